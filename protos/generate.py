@@ -1,0 +1,64 @@
+"""Generates the Python code of every .proto beside this file; `--check` demands that the committed code is the same.
+
+Run from anywhere: `python protos/generate.py [--check]`. Needs grpcio-tools and mypy-protobuf (the `dev` extra).
+"""
+
+import argparse
+import filecmp
+import importlib.resources
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+GENERATED = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")
+
+
+def generate(out: Path) -> list[Path]:
+    """Writes the generated code under `out`, laid out as under ROOT, and returns the files' relative paths."""
+    import google.rpc
+    import grpc_tools
+
+    includes = [ROOT, Path(str(importlib.resources.files(grpc_tools) / "_proto"))]
+    includes += [Path(entry).parent.parent for entry in google.rpc.__path__]
+    protos = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.proto"))
+    scripts = Path(sys.executable).parent
+    subprocess.run(  # noqa: S603 - fixed arguments
+        [
+            sys.executable, "-m", "grpc_tools.protoc",
+            *(f"-I{include}" for include in includes),
+            f"--plugin=protoc-gen-mypy_grpc={scripts / 'protoc-gen-mypy_grpc'}",
+            f"--python_out={out}", f"--pyi_out={out}", f"--grpc_python_out={out}", f"--mypy_grpc_out={out}",
+            *map(str, protos),
+        ],
+        check=True,
+    )  # fmt: skip
+    return sorted(path.relative_to(out) for path in out.rglob("*") if path.name.endswith(GENERATED))
+
+
+def main() -> int:
+    """Returns 1 where `--check` finds that the committed code is not what the protos generate."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing; fail where the committed code differs")
+    check = parser.parse_args().check
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch)
+        wanted = generate(out)
+        present = {path.relative_to(ROOT) for path in ROOT.rglob("*") if path.name.endswith(GENERATED)}
+        stale = [p for p in wanted if p not in present or not filecmp.cmp(out / p, ROOT / p, shallow=False)]
+        stale += sorted(present - set(wanted))
+        if check:
+            for path in stale:
+                print(f"{path} is not what `make protos` generates", file=sys.stderr)  # noqa: T201
+            return 1 if stale else 0
+        for path in wanted:
+            shutil.copyfile(out / path, ROOT / path)
+        for path in present - set(wanted):
+            (ROOT / path).unlink()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+from turnout_proto.v1 import catalog_pb2 as _catalog_pb2
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class LoadVersionRequest(_message.Message):
+    __slots__ = ("model", "version")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class LoadVersionResponse(_message.Message):
+    __slots__ = ("version",)
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    version: _catalog_pb2.ModelVersion
+    def __init__(self, version: _Optional[_Union[_catalog_pb2.ModelVersion, _Mapping]] = ...) -> None: ...
+
+class UnloadVersionRequest(_message.Message):
+    __slots__ = ("model", "version")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class UnloadVersionResponse(_message.Message):
+    __slots__ = ("version",)
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    version: _catalog_pb2.ModelVersion
+    def __init__(self, version: _Optional[_Union[_catalog_pb2.ModelVersion, _Mapping]] = ...) -> None: ...
+
+class ReleaseVersionRequest(_message.Message):
+    __slots__ = ("model", "version", "actor", "reason")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    actor: str
+    reason: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ReleaseVersionResponse(_message.Message):
+    __slots__ = ("changed",)
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    changed: bool
+    def __init__(self, changed: bool = ...) -> None: ...
+
+class SetTagRequest(_message.Message):
+    __slots__ = ("model", "tag", "version", "actor", "reason")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TAG_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    tag: str
+    version: str
+    actor: str
+    reason: str
+    def __init__(self, model: _Optional[str] = ..., tag: _Optional[str] = ..., version: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class SetTagResponse(_message.Message):
+    __slots__ = ("previous_version",)
+    PREVIOUS_VERSION_FIELD_NUMBER: _ClassVar[int]
+    previous_version: str
+    def __init__(self, previous_version: _Optional[str] = ...) -> None: ...
+
+class DeleteTagRequest(_message.Message):
+    __slots__ = ("model", "tag", "actor", "reason")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TAG_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    tag: str
+    actor: str
+    reason: str
+    def __init__(self, model: _Optional[str] = ..., tag: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class DeleteTagResponse(_message.Message):
+    __slots__ = ("previous_version",)
+    PREVIOUS_VERSION_FIELD_NUMBER: _ClassVar[int]
+    previous_version: str
+    def __init__(self, previous_version: _Optional[str] = ...) -> None: ...

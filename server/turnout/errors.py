@@ -1,0 +1,187 @@
+"""What can go wrong, in one tree.
+
+    TurnoutError
+    ├── InvalidRequest            the caller's fault; says which field, what was expected and what came
+    │   ├── InvalidSelector
+    │   ├── InvalidTensor
+    │   └── InvalidModel          what was to be published is not fit to be
+    ├── NotFound                  names the nearest that exist
+    │   ├── ModelNotFound
+    │   ├── VersionNotFound
+    │   └── TagNotFound
+    ├── AlreadyExists             other content stands under that version
+    ├── NotLoaded                 known, but not in service, and nothing is about to change that
+    ├── Unavailable               try again soon
+    │   ├── VersionLoading
+    │   └── Draining
+    ├── Exhausted                 a bound was met; try again later
+    │   ├── QueueFull
+    │   └── MemoryBudgetExceeded
+    ├── DeadlineExceeded
+    ├── RequestCancelled
+    ├── PermissionDenied
+    ├── Unsupported
+    ├── DigestMismatch            bytes changed since they were published
+    ├── ModelFailure              the model raised
+    └── ConfigError               the server or a command was set up wrongly
+
+No error here knows of gRPC or HTTP: `turnout.rpc.errors` is the one table to status codes. A message is one sentence
+that a client may read: it holds no path, no traceback and no payload.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """What is wrong with one field of a request.
+
+    Attributes:
+        field: Path of the field, for example `inputs[0].shape` or `version`.
+        description: What was expected and what came.
+    """
+
+    field: str
+    description: str
+
+
+class TurnoutError(Exception):
+    """The root of all errors that Turnout raises on purpose.
+
+    Attributes:
+        message: One sentence for the caller.
+        violations: The fields at fault, if any.
+        retry_after: Seconds after which trying again makes sense; None where it does not.
+    """
+
+    def __init__(
+        self, message: str, *, violations: Sequence[Violation] = (), retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.violations = tuple(violations)
+        self.retry_after = retry_after
+
+
+class InvalidRequest(TurnoutError):
+    """The request can never succeed as it is."""
+
+    @classmethod
+    def at(cls, field: str, description: str) -> "InvalidRequest":
+        """Makes an error about one field; the message names it too, for clients that read no details."""
+        return cls(f"{field}: {description}", violations=[Violation(field, description)])
+
+
+class InvalidSelector(InvalidRequest):
+    """A version selector that does not parse; it is never guessed at."""
+
+
+class InvalidTensor(InvalidRequest):
+    """An input or requested output that the model's signature does not have, or not so."""
+
+
+class InvalidModel(InvalidRequest):
+    """What was to be published is no valid version of a model."""
+
+
+class NotFound(TurnoutError):
+    """Nothing goes by that name."""
+
+
+class ModelNotFound(NotFound):
+    """No model goes by that name."""
+
+    @classmethod
+    def named(cls, name: str, known: Sequence[str]) -> "ModelNotFound":
+        """Makes the error for the model `name`, with the nearest of the `known` names."""
+        return cls(f"no model is named {name[:64]!r}; {_nearest(name, known, 'models')}")
+
+
+class VersionNotFound(NotFound):
+    """No version of the model answers the selector."""
+
+    @classmethod
+    def of(cls, model: str, selector: str, known: Sequence[str]) -> "VersionNotFound":
+        """Makes the error for `selector` on `model`, with the nearest of the `known` versions and tags."""
+        wanted = f"no version of {model} is {selector[:256]!r}" if selector else f"{model} has no released version"
+        return cls(f"{wanted}; {_nearest(selector, known, 'versions')}")
+
+
+class TagNotFound(NotFound):
+    """The model has no such tag."""
+
+    @classmethod
+    def of(cls, model: str, tag: str, known: Sequence[str]) -> "TagNotFound":
+        """Makes the error for `tag` on `model`, with the nearest of the `known` tags."""
+        return cls(f"{model} has no tag {tag[:64]!r}; {_nearest(tag, known, 'tags')}")
+
+
+class AlreadyExists(TurnoutError):
+    """A version is immutable: other content stands under it already."""
+
+
+class NotLoaded(TurnoutError):
+    """The version is known, but not in service, and nothing is about to change that."""
+
+
+class Unavailable(TurnoutError):
+    """Not now; the same request may well succeed soon."""
+
+
+class VersionLoading(Unavailable):
+    """The version is on its way into service."""
+
+
+class Draining(Unavailable):
+    """The server or the version takes no new requests."""
+
+
+class Exhausted(TurnoutError):
+    """A bound on a resource was met; the request was not begun."""
+
+
+class QueueFull(Exhausted):
+    """The version's queue holds as many requests or bytes as it may."""
+
+
+class MemoryBudgetExceeded(Exhausted):
+    """A memory limit was met."""
+
+
+class DeadlineExceeded(TurnoutError):
+    """The request's deadline passed before its answer was there; it may never have been computed."""
+
+
+class RequestCancelled(TurnoutError):
+    """The caller gave the request up."""
+
+
+class PermissionDenied(TurnoutError):
+    """The listener that was asked does not do this; another may."""
+
+
+class Unsupported(TurnoutError):
+    """A part of a protocol that Turnout does not speak."""
+
+
+class DigestMismatch(TurnoutError):
+    """A version's bytes are not those that were published; it is never served."""
+
+
+class ModelFailure(TurnoutError):
+    """The model raised on this request."""
+
+
+class ConfigError(TurnoutError):
+    """The server, or a command, was set up wrongly."""
+
+
+def _nearest(name: str, known: Sequence[str], noun: str) -> str:
+    """Says which of the `known` names come nearest to `name`, in half a sentence."""
+    if not known:
+        return f"there are no {noun}"
+    near = get_close_matches(name, known, n=3, cutoff=0.5) or list(known[:5])
+    more = "" if len(near) == len(known) else ", ..."
+    return f"{'nearest' if more else 'there are'}: {', '.join(near)}{more}"
