@@ -1,0 +1,122 @@
+"""What is served, as an immutable snapshot that one assignment swaps.
+
+A request reads `Catalog.snapshot` once and sees one state of the world whole, whatever is loaded, released or tagged
+beside it.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from semver import Version
+
+from turnout.errors import ModelNotFound
+from turnout.registry.manifest import Manifest
+from turnout.registry.standing import Declarations, Standing
+from turnout.serving.lifecycle import LifecycleState
+
+
+@dataclass(frozen=True, slots=True)
+class VersionEntry:
+    """One version as the server sees it now.
+
+    Attributes:
+        manifest: What its publisher states.
+        digest: `sha256:` of the canonical manifest.
+        standing: What it was declared fit for.
+        state: Where it is in its life.
+        reason: Why it is in that state, in words; "" where there is nothing to say.
+        handle: Runs it (`turnout.serving.handle.VersionHandle`); present exactly while the state is Ready.
+        providers: Execution providers its session really runs on, in order; () where it is not loaded.
+        max_batch_rows: Rows a batch may hold; 0 where it is served unbatched or not loaded.
+        batching: Why it is batched as it is, in words.
+        load_seconds: Time that verification, loading and warming took; 0.0 where it is not loaded.
+    """
+
+    manifest: Manifest
+    digest: str
+    standing: Standing
+    state: LifecycleState
+    reason: str = ""
+    handle: Any = field(default=None, compare=False)
+    providers: tuple[str, ...] = ()
+    max_batch_rows: int = 0
+    batching: str = ""
+    load_seconds: float = 0.0
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self.manifest.model
+
+    @property
+    def version(self) -> Version:
+        """The exact version."""
+        return self.manifest.version
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """One model as the server sees it now.
+
+    Attributes:
+        name: Its name.
+        versions: By version, the highest precedence first.
+        declarations: Standings and tags.
+    """
+
+    name: str
+    versions: Mapping[Version, VersionEntry]
+    declarations: Declarations = field(default_factory=Declarations)
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogSnapshot:
+    """All models as the server saw them at one moment.
+
+    Attributes:
+        models: By name, sorted.
+        generation: Grows by one with each snapshot; caches of resolutions hang on it.
+        complete: True once every version that should be loaded has been Ready or Failed.
+    """
+
+    models: Mapping[str, ModelEntry] = field(default_factory=dict)
+    generation: int = 0
+    complete: bool = False
+
+    def model(self, name: str) -> ModelEntry:
+        """Returns the model of that name.
+
+        Raises:
+            ModelNotFound: There is none; the error names the nearest.
+        """
+        entry = self.models.get(name)
+        if entry is None:
+            raise ModelNotFound.named(name, list(self.models))
+        return entry
+
+
+class Catalog:
+    """Holds the current snapshot. Written by the manager alone, on the event loop; read by everyone."""
+
+    def __init__(self) -> None:
+        self.snapshot = CatalogSnapshot()
+        self._changed = asyncio.Event()
+
+    def swap(self, snapshot: CatalogSnapshot) -> None:
+        """Makes `snapshot` the current one and wakes who waits for a change."""
+        self.snapshot = snapshot
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def changed(self) -> CatalogSnapshot:
+        """Waits for the next swap and returns the snapshot current then."""
+        await self._changed.wait()
+        return self.snapshot
+
+    async def wait_for(self, condition: Callable[[CatalogSnapshot], bool]) -> CatalogSnapshot:
+        """Waits until `condition` holds of the current snapshot, and returns that snapshot."""
+        while not condition(self.snapshot):
+            await self._changed.wait()
+        return self.snapshot
