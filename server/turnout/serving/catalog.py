@@ -7,14 +7,17 @@ beside it.
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from semver import Version
 
-from turnout.errors import ModelNotFound
+from turnout.errors import ModelNotFound, TurnoutError
 from turnout.registry.manifest import Manifest
 from turnout.registry.standing import Declarations, Standing
 from turnout.serving.lifecycle import LifecycleState
+
+if TYPE_CHECKING:  # a handle runs requests, whose types name the entries of this module
+    from turnout.serving.handle import VersionHandle
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,8 @@ class VersionEntry:
         standing: What it was declared fit for.
         state: Where it is in its life.
         reason: Why it is in that state, in words; "" where there is nothing to say.
-        handle: Runs it (`turnout.serving.handle.VersionHandle`); present exactly while the state is Ready.
+        failure: The error that made it Failed; None in every other state.
+        handle: Runs it; present exactly while the state is Ready.
         providers: Execution providers its session really runs on, in order; () where it is not loaded.
         max_batch_rows: Rows a batch may hold; 0 where it is served unbatched or not loaded.
         batching: Why it is batched as it is, in words.
@@ -39,7 +43,8 @@ class VersionEntry:
     standing: Standing
     state: LifecycleState
     reason: str = ""
-    handle: Any = field(default=None, compare=False)
+    failure: TurnoutError | None = None
+    handle: "VersionHandle | None" = field(default=None, compare=False)
     providers: tuple[str, ...] = ()
     max_batch_rows: int = 0
     batching: str = ""

@@ -4,17 +4,17 @@ This is the narrow port behind which the engine lives: protocols hand in decoded
 nothing of sessions, queues or routes.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from turnout.serving.catalog import VersionEntry
-
-Array = NDArray[Any]
+from turnout.errors import TurnoutError
+from turnout.serving.catalog import Catalog, VersionEntry
+from turnout.serving.tensor import Array
+from turnout.telemetry.logging import AccessLog
+from turnout.telemetry.metrics import Metrics
 
 
 class Role(StrEnum):
@@ -53,6 +53,7 @@ class InferenceRequest:
         request_id: Names the request in logs.
         routing_key: Requests with the same key meet the same version while the weights allow it; "" for none.
         deadline: `time.monotonic()` after which nobody waits for the answer; None for no bound.
+        arrived: `time.monotonic()` when the request came, before it was decoded.
     """
 
     model: str
@@ -62,6 +63,7 @@ class InferenceRequest:
     request_id: str = ""
     routing_key: str = ""
     deadline: float | None = None
+    arrived: float = field(default_factory=time.monotonic)
 
 
 @dataclass(slots=True)
@@ -76,7 +78,7 @@ class InferenceResult:
         batch_rows: Rows in the batch that the request ran in; 0 where the version is not batched.
     """
 
-    outputs: Sequence[tuple[str, np.ndarray[Any, Any]]]
+    outputs: Sequence[tuple[str, Array]]
     route: Route
     queue_seconds: float
     compute_seconds: float
@@ -98,5 +100,73 @@ class Router(Protocol):
         ...
 
     def describe(self, model: str, selector: str) -> VersionEntry:
-        """Returns the version that the selector names, whatever its state. Raises as `route` for what does not exist."""
+        """Returns the version that the selector names, whatever its state. Raises as `route` where there is none."""
         ...
+
+
+class Inference:
+    """Answers requests: asks the router, runs the version, counts what happened. Used on the event loop only."""
+
+    def __init__(
+        self,
+        router: Router,
+        catalog: Catalog,
+        metrics: Metrics,
+        access: AccessLog,
+        code_of: Callable[[BaseException], str],
+    ) -> None:
+        """Puts the data plane together.
+
+        Args:
+            router: Decides who answers.
+            catalog: Tells which model names are real ones.
+            metrics: Counts requests that reach no version.
+            access: Logs requests.
+            code_of: Name of the status code that an error becomes; the protocols' one table.
+        """
+        self._router = router
+        self._catalog = catalog
+        self._metrics = metrics
+        self._access = access
+        self._code_of = code_of
+
+    async def infer(self, request: InferenceRequest) -> InferenceResult:
+        """Answers `request`.
+
+        Raises:
+            TurnoutError: As `Router.route` and `VersionHandle.infer`.
+        """
+        try:
+            route = self._router.route(request.model, request.selector, request.routing_key)
+        except TurnoutError as error:
+            self.refuse(request, error)
+            raise
+        handle = route.entry.handle
+        assert handle is not None, "a router answers with versions that are ready"
+        recorder = handle.recorder.role(route.role)
+        try:
+            names, answer = await handle.infer(request.inputs, request.outputs, request.deadline)
+        except BaseException as error:
+            took = time.monotonic() - request.arrived
+            code = self._code_of(error)
+            recorder.failed(code, took)
+            self._access.failed(request, route, code, took, error)
+            raise
+        took = time.monotonic() - request.arrived
+        recorder.answered(took, answer.queue_seconds, answer.compute_seconds)
+        if self._access.sampled():
+            self._access.answered(request, route, took, answer)
+        return InferenceResult(
+            list(zip(names, answer.outputs, strict=True)),
+            route,
+            answer.queue_seconds,
+            answer.compute_seconds,
+            answer.batch_rows,
+        )
+
+    def refuse(self, request: InferenceRequest, error: TurnoutError) -> None:
+        """Counts and logs a request that reached no version, such as one that could not be decoded."""
+        code = self._code_of(error)
+        known = request.model in self._catalog.snapshot.models
+        self._metrics.unrouted(request.model if known else "", code)
+        self._access.failed(request, None, code, time.monotonic() - request.arrived, error)

@@ -1,0 +1,44 @@
+"""Settings of a server: what they are (`settings`), what they are made of (`values`), where they come from (`sources`).
+
+`Settings(...)` reads nothing but its arguments; `load_settings` reads `turnout.toml`, `TURNOUT_*` and flags.
+"""
+
+from turnout.config.settings import (
+    Batching,
+    Drain,
+    Limits,
+    Loading,
+    Log,
+    ModelOverrides,
+    ModelSettings,
+    Oip,
+    QueueLimits,
+    Repository,
+    Runtime,
+    Settings,
+)
+from turnout.config.sources import Loaded, load_settings
+from turnout.config.values import Address, Load, LoadAll, LoadLatest, LoadSelectors, Provider
+
+__all__ = [
+    "Address",
+    "Batching",
+    "Drain",
+    "Limits",
+    "Load",
+    "LoadAll",
+    "LoadLatest",
+    "LoadSelectors",
+    "Loaded",
+    "Loading",
+    "Log",
+    "ModelOverrides",
+    "ModelSettings",
+    "Oip",
+    "Provider",
+    "QueueLimits",
+    "Repository",
+    "Runtime",
+    "Settings",
+    "load_settings",
+]

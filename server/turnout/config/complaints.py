@@ -1,0 +1,119 @@
+"""What is wrong with a configuration, in sentences that name the key, what was expected and what came."""
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from turnout.config.rendering import redacted
+from turnout.config.settings import MODEL_KEY, ModelOverrides, Settings
+
+_EXPECTED = {
+    "bool": "true or false",
+    "byte": 'a size in bytes, such as 1048576 or "64MiB"',
+    "dict": "a table",
+    "finite": "a finite number",
+    "float": "a number",
+    "int": "a whole number",
+    "mapping": "a table",
+    "model": "a table",
+    "path": "a path",
+    "string": "text",
+    "tuple": "a list",
+}
+"""By the first word of pydantic's error type."""
+
+
+def complaints(error: ValidationError, origins: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yields each key at fault with a sentence about it.
+
+    Args:
+        error: What pydantic found.
+        origins: As in `turnout.config.sources.Loaded`.
+    """
+    for one in error.errors(include_url=False):
+        path = [str(part) for part in one["loc"] if isinstance(part, str) and part != "[key]"]
+        key = ".".join(path)
+        if one["type"] == "extra_forbidden":
+            yield key, _unknown(path, _origin(key, origins))
+        elif one["loc"][-1] == "[key]":
+            yield key, f"{_place(key, _origin(key, origins))}: {path[-1]!r} names no model, expected {MODEL_KEY}"
+        else:
+            got = redacted(one["input"]) if key == "state" and isinstance(one["input"], str) else one["input"]
+            shown = "a table" if isinstance(got, Mapping) else repr(got)
+            if len(shown) > 80:
+                shown = shown[:77] + "..."
+            yield key, f"{_place(key, _origin(key, origins))}: expected {_expected(one)}, got {shown}"
+
+
+def unknown_variable(name: str) -> str | None:
+    """Says that the environment variable `name` is no setting; returns None where it is one."""
+    path = name.removeprefix("TURNOUT_").lower().split("__")
+    if (path[0] == "model" and len(path) < 3) or ".".join(path) in _known(path):
+        return None
+    return _unknown(path, name)
+
+
+def _origin(key: str, origins: Mapping[str, str]) -> str:
+    """Returns where `key`, or anything below it, came from."""
+    if key in origins:
+        return origins[key]
+    return next((origin for held, origin in origins.items() if held.startswith(f"{key}.")), "")
+
+
+def _place(key: str, origin: str) -> str:
+    if origin.startswith(("--", "TURNOUT_")) or not origin:
+        return origin or key
+    return f"{key} in {origin}"
+
+
+def _expected(one: Any) -> str:
+    kind, context = one["type"], one.get("ctx", {})
+    if kind == "value_error":
+        return str(context["error"]).removeprefix("expected ")
+    if kind == "greater_than_equal":
+        return f"{context['ge']} or more"
+    if kind == "less_than_equal":
+        return f"{context['le']} or less"
+    if kind == "literal_error":
+        return str(context["expected"])
+    if kind == "too_short":
+        return "at least one item"
+    return _EXPECTED.get(kind.split("_")[0], str(one["msg"]))
+
+
+def _unknown(path: list[str], origin: str) -> str:
+    near = _nearest(path)
+    if origin.startswith("TURNOUT_"):
+        near = ["TURNOUT_" + key.upper().replace(".", "__") for key in near]
+        return f"no setting goes by the environment variable {origin}; nearest: {', '.join(near)}"
+    return f"{origin or 'the configuration'} has an unknown key {'.'.join(path)!r}; nearest: {', '.join(near)}"
+
+
+def _nearest(path: list[str]) -> list[str]:
+    """Returns the dotted keys nearest to `path`: beside it, of the same name elsewhere, or nearest as a whole."""
+    known = _known(path)
+    table = "".join(f"{part}." for part in path[:-1])
+    beside = [key for key in known if key.startswith(table) and "." not in key[len(table) :]]
+    names = [key[len(table) :] for key in beside]
+    return (
+        [table + name for name in get_close_matches(path[-1], names, n=1, cutoff=0.7)]
+        or [key for key in known if key.split(".")[-1] == path[-1]][:3]
+        or get_close_matches(".".join(path), known, n=3, cutoff=0.5)
+        or beside[:5]
+        or known[:5]
+    )
+
+
+def _known(path: list[str]) -> list[str]:
+    """Returns all dotted keys, those of the model that `path` leads to included."""
+    known = list(_keys(Settings, ""))
+    return [*known, *_keys(ModelOverrides, f"model.{path[1]}.")] if path[0] == "model" and len(path) > 1 else known
+
+
+def _keys(section: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _keys(field.annotation, f"{prefix}{name}.")

@@ -1,0 +1,67 @@
+"""Settings as TOML that, read again, gives the same settings."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from turnout.config.settings import Settings
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_SECRET_PARAMETER = re.compile(r"((?:^|&)[^=&]*(?:password|passwd|secret|token)[^=&]*=)[^&]*", re.IGNORECASE)
+
+
+def render_toml(settings: Settings, origins: Mapping[str, str]) -> str:
+    """Returns `settings` as TOML, each value that is no default with its origin beside it, passwords as `***`.
+
+    Args:
+        settings: The settings.
+        origins: As in `turnout.config.sources.Loaded`.
+    """
+    body = settings.model_dump(mode="json")
+    body["state"] = redacted(settings.state_url)
+    body["model"] = settings.model_dump(mode="json", include={"model"}, exclude_unset=True).get("model", {})
+    return "".join(f"{line}\n" for line in _table(body, "", origins))
+
+
+def redacted(url: str) -> str:
+    """Returns `url` with the password in it, and any in its query, as `***`."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "***"
+    netloc = parts.netloc
+    if "@" in netloc and ":" in (user_part := netloc.rpartition("@")[0]):
+        netloc = f"{user_part.partition(':')[0]}:***@{netloc.rpartition('@')[2]}"
+    query = _SECRET_PARAMETER.sub(r"\1***", parts.query)
+    # urlunsplit drops the empty authority of sqlite:///file, so the url stays as it was where there is nothing to hide.
+    return (
+        url
+        if (netloc, query) == (parts.netloc, parts.query)
+        else urlunsplit(parts._replace(netloc=netloc, query=query))
+    )
+
+
+def _table(table: Mapping[str, Any], prefix: str, origins: Mapping[str, str]) -> Iterator[str]:
+    scalars = {key: value for key, value in table.items() if not isinstance(value, dict)}
+    if prefix and (scalars or not table):
+        yield f"\n[{prefix[:-1]}]"
+    for key, value in scalars.items():
+        origin = origins.get(prefix + key)
+        yield f"{_key(key)} = {_value(value)}" + (f"  # {origin}" if origin else "")
+    for key, value in table.items():
+        if isinstance(value, dict) and (value or prefix):
+            yield from _table(value, f"{prefix}{_key(key)}.", origins)
+
+
+def _key(key: str) -> str:
+    return key if _BARE_KEY.fullmatch(key) else json.dumps(key)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, list):
+        return f"[{', '.join(_value(item) for item in value)}]"
+    return json.dumps(value)

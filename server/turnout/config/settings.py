@@ -1,0 +1,269 @@
+"""What can be set, as frozen values with their defaults. Durations end in `_s`, `_ms` or `_us`; sizes in `_bytes`."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ByteSize, ConfigDict, Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from turnout.config.values import (
+    Address,
+    AddressField,
+    Count,
+    CountOrNone,
+    DatabaseUrl,
+    DeviceIds,
+    Duration,
+    Durations,
+    Load,
+    LoadAll,
+    LoadField,
+    Providers,
+    Share,
+    Size,
+    SizeOrNone,
+)
+
+MODEL_KEY = r"[a-z0-9][a-z0-9_-]{0,62}"
+"""Names that `[model.<name>]` takes: `turnout.registry.manifest.MODEL_NAME`, which lies above this module."""
+
+_MIB = 1024 * 1024
+
+
+class Section(BaseModel):
+    """A table of the file: frozen, and closed to keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class QueueLimits(Section):
+    """Bounds of one version's queue; what would pass them is refused at once, with RESOURCE_EXHAUSTED.
+
+    Attributes:
+        max_queue_requests: Most requests that wait for a runner.
+        max_queue_bytes: Most bytes of inputs that wait for a runner.
+    """
+
+    max_queue_requests: Count = 512
+    max_queue_bytes: Size = ByteSize(256 * _MIB)
+
+
+class Limits(QueueLimits):
+    """Bounds on what clients may send; those of the queues hold for each version and can be set per model too.
+
+    Attributes:
+        max_message_bytes: Largest gRPC message, in and out.
+        max_stream_items: Most requests under way on one PredictStream; reading from the stream waits beyond that.
+        http_max_body_bytes: Largest body of an HTTP request.
+    """
+
+    max_message_bytes: Size = ByteSize(64 * _MIB)
+    max_stream_items: Count = 256
+    http_max_body_bytes: Size = ByteSize(64 * _MIB)
+
+
+class Batching(Section):
+    """How requests are put together.
+
+    Attributes:
+        enabled: False: no version is batched, whatever its manifest says.
+        max_rows: Most rows in a batch; a manifest may ask for fewer.
+        max_delay_ms: How long a free runner waits for a fuller batch. 0: it takes what is there.
+        only_where_it_pays: Batch only as many rows as warm-up showed to cost less together than apart.
+    """
+
+    enabled: bool = True
+    max_rows: Count = 32
+    max_delay_ms: Duration = 0.0
+    only_where_it_pays: bool = True
+
+
+class Runtime(Section):
+    """How ONNX Runtime sessions are made.
+
+    Attributes:
+        providers: What to run on, in order of preference; one that is named and not usable fails the load. `auto`:
+            CUDA where it works, else the CPU.
+        device_ids: Devices of a GPU provider; a version gets one session on each.
+        intra_op_threads: Threads that one run may use on the CPU; 0 leaves it to ONNX Runtime.
+        runners: Runs of a version that go on at the same time, per device; 0: as many as cores on the CPU, and as many
+            as pay on a GPU.
+        optimization_level: Of the graph, by ONNX Runtime.
+        cpu_arena: Keep freed CPU memory for the next run instead of giving it back each time.
+        arena_limit_bytes: Most memory that a version's arena may take on each GPU; 0 for no bound.
+        arena_extend_strategy: Whether an arena grows by doubling or by what is asked of it.
+        inline_threshold_us: A version on the CPU whose run takes less than this runs on the event loop itself when
+            nothing waits, since handing it to a thread would cost more; 0 turns that off.
+    """
+
+    providers: Providers = "auto"
+    device_ids: DeviceIds = (0,)
+    intra_op_threads: CountOrNone = 1
+    runners: CountOrNone = 0
+    optimization_level: Literal["all", "extended", "basic", "disabled"] = "all"
+    cpu_arena: bool = True
+    arena_limit_bytes: SizeOrNone = ByteSize(0)
+    arena_extend_strategy: Literal["next_power_of_two", "same_as_requested"] = "same_as_requested"
+    inline_threshold_us: CountOrNone = 300
+
+
+class Drain(Section):
+    """How the server stops.
+
+    Attributes:
+        timeout_s: How long requests under way may take after the first SIGTERM or SIGINT.
+    """
+
+    timeout_s: Duration = 30.0
+
+
+class Repository(Section):
+    """How the server follows the model repository and the state store.
+
+    Attributes:
+        watch: Pick up what other processes publish.
+        poll_interval_s: How often the state store is asked for new releases and tags.
+    """
+
+    watch: bool = True
+    poll_interval_s: Annotated[Duration, Field(ge=0.01)] = 0.25
+
+
+class Loading(Section):
+    """How versions come into service.
+
+    Attributes:
+        concurrency: Most versions that load at the same time.
+        warmup_runs: Runs of each batch size that will be used, before a version is Ready.
+    """
+
+    concurrency: Count = 2
+    warmup_runs: CountOrNone = 2
+
+
+class Oip(Section):
+    """The Open Inference Protocol on the data listener.
+
+    Attributes:
+        allow_repository_control: Let data clients load and unload versions (RepositoryModelLoad and -Unload).
+    """
+
+    allow_repository_control: bool = False
+
+
+class Log(Section):
+    """What is logged, to standard error.
+
+    Attributes:
+        format: `auto` is `console` on a terminal and `json` elsewhere.
+        level: The least severe events that are logged.
+        access_sample_rate: Share of successful requests that get a line, 0 to 1; failed ones always do.
+    """
+
+    format: Literal["auto", "json", "console"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    access_sample_rate: Share = 0.01
+
+
+class ModelOverrides(Section):
+    """What `[model.<name>]` sets otherwise than for every model; of each section only the keys given count.
+
+    Attributes:
+        load: Which versions are loaded.
+        slo_ms: Latency objectives; slower requests are counted exactly by `turnout_slo_exceeded_total`.
+        batching, runtime, limits: As the sections of the same name.
+    """
+
+    load: LoadField = LoadAll()
+    slo_ms: Durations = ()
+    batching: Batching = Batching()
+    runtime: Runtime = Runtime()
+    limits: QueueLimits = QueueLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """What holds for one model: its own settings over everybody's."""
+
+    load: Load
+    slo_ms: tuple[float, ...]
+    batching: Batching
+    runtime: Runtime
+    limits: QueueLimits
+
+
+S = TypeVar("S", bound=Section)
+
+
+class Settings(BaseSettings):
+    """All settings of a server.
+
+    Attributes:
+        models: Root of the model repository.
+        state: URL of the state store; "" for a SQLite file in the repository.
+        grpc, http: The data listeners. They listen on every interface, since a model server's clients are elsewhere;
+            nothing on them changes what is served.
+        control: The operators' listener; loopback, since whoever reaches it decides what is served.
+        model: By model name.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="TURNOUT_",
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+    )
+
+    models: Path = Path("models")
+    state: DatabaseUrl = ""
+    grpc: AddressField = Address("0.0.0.0", 8001)  # noqa: S104 - see the docstring
+    http: AddressField = Address("0.0.0.0", 8000)  # noqa: S104
+    control: AddressField = Address("127.0.0.1", 8003)
+    limits: Limits = Limits()
+    batching: Batching = Batching()
+    runtime: Runtime = Runtime()
+    drain: Drain = Drain()
+    repository: Repository = Repository()
+    loading: Loading = Loading()
+    oip: Oip = Oip()
+    log: Log = Log()
+    model: Mapping[Annotated[str, Field(pattern=f"^{MODEL_KEY}$")], ModelOverrides] = Field(default_factory=dict)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Reads the arguments alone, so that no environment reaches a `Settings` by surprise."""
+        return (init_settings,)
+
+    @property
+    def state_url(self) -> str:
+        """URL of the state store: `state`, or that of `<models>/.turnout/state.db`."""
+        return self.state or f"sqlite:///{(self.models / '.turnout' / 'state.db').absolute()}"
+
+    def for_model(self, name: str) -> ModelSettings:
+        """Returns what holds for the model `name`."""
+        own = self.model.get(name, ModelOverrides())
+        return ModelSettings(
+            load=own.load,
+            slo_ms=own.slo_ms,
+            batching=_over(self.batching, own.batching),
+            runtime=_over(self.runtime, own.runtime),
+            limits=_over(QueueLimits(**_some(self.limits, QueueLimits.model_fields)), own.limits),
+        )
+
+
+def _over(base: S, own: S) -> S:
+    return base.model_copy(update=_some(own, own.model_fields_set))
+
+
+def _some(section: Section, keys: Iterable[str]) -> dict[str, Any]:
+    return {key: getattr(section, key) for key in keys}

@@ -1,0 +1,160 @@
+"""Where settings come from: flags over environment over file over defaults; what none of them knows is an error."""
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_settings import EnvSettingsSource, SettingsError
+from pydantic_settings.sources.utils import parse_env_vars
+
+from turnout.config.complaints import complaints, unknown_variable
+from turnout.config.settings import Settings
+from turnout.errors import ConfigError, Violation
+
+DEFAULT_FILE = Path("turnout.toml")
+PREFIX = "TURNOUT_"
+
+OTHER_VARIABLES = frozenset({"TURNOUT_CONFIG", "TURNOUT_SERVER"})
+"""Variables that name no setting: the file, and the server that commands talk to."""
+
+# Kubernetes gives every pod variables about each service beside it, and one is likely to be called turnout.
+_SERVICE_LINK = re.compile(r"TURNOUT_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
+_SERVICE_LINK_URL = re.compile(r"(tcp|udp|sctp)://")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings and where they came from.
+
+    Attributes:
+        settings: The settings.
+        file: The file that was read, if any.
+        origins: By dotted key: the flag (`--grpc`), the variable (`TURNOUT_GRPC`) or the file's path. A key that is
+            not there has its default.
+    """
+
+    settings: Settings
+    file: Path | None
+    origins: Mapping[str, str]
+
+
+def load_settings(
+    config: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Loaded:
+    """Reads the settings of a server.
+
+    Args:
+        config: The file to read; None: what TURNOUT_CONFIG names, else `./turnout.toml` where there is one.
+        flags: By top-level key; a value of None was not given.
+        environ: The environment; None for that of the process.
+
+    Raises:
+        ConfigError: The file cannot be read; a key or variable is unknown; a value is not what it should be.
+    """
+    environ = os.environ if environ is None else environ
+    file = _file(config, environ)
+    origins: dict[str, str] = {}
+    merged: dict[str, Any] = {}
+    in_file = _read(file)
+    in_environment = _Environment(environ).read()
+    in_flags = {key: value for key, value in (flags or {}).items() if value is not None}
+    for key, _ in _leaves(in_file):
+        origins[key] = str(file)
+    for key, _ in _leaves(in_environment):
+        origins[key] = _variable(key, environ)
+    for key in in_flags:
+        origins[key] = f"--{key}"
+    for source in (in_file, in_environment, in_flags):
+        _merge(merged, source)
+    try:
+        settings = Settings(**merged)
+    except ValidationError as error:
+        violations = [Violation(key, text) for key, text in complaints(error, origins)]
+        raise ConfigError("; ".join(v.description for v in violations), violations=violations) from None
+    return Loaded(settings, file, origins)
+
+
+def _file(config: Path | None, environ: Mapping[str, str]) -> Path | None:
+    if config is not None:
+        return config
+    if named := environ.get("TURNOUT_CONFIG"):
+        return Path(named)
+    return DEFAULT_FILE if DEFAULT_FILE.exists() else None
+
+
+def _read(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration file {file}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from None
+
+
+class _Environment(EnvSettingsSource):
+    """The `TURNOUT_*` variables of one environment."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        super().__init__(Settings)
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return parse_env_vars(self._environ, self.case_sensitive, self.env_ignore_empty, self.env_parse_none_str)
+
+    def read(self) -> dict[str, Any]:
+        """Returns what the variables set, nested by table.
+
+        Raises:
+            ConfigError: A variable names no setting, or one that names a table does not hold a JSON object.
+        """
+        for name, value in self._environ.items():
+            if not name.startswith(PREFIX) or name in OTHER_VARIABLES or not value or _is_service_link(name, value):
+                continue
+            if complaint := unknown_variable(name):
+                raise ConfigError(complaint)
+        try:
+            return self()
+        except SettingsError as error:
+            table = re.search(r'"(\w+)"', str(error))
+            name = PREFIX + table[1].upper() if table else "a TURNOUT_ variable"
+            raise ConfigError(f"{name}: expected a table, as a JSON object, or single keys as {name}__KEY") from None
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    if _SERVICE_LINK.fullmatch(name):
+        return True
+    return name.endswith("_PORT") and _SERVICE_LINK_URL.match(value) is not None
+
+
+def _variable(key: str, environ: Mapping[str, str]) -> str:
+    """Returns the variable that set `key`: its own, or one that holds a table with it."""
+    upper = {name.upper() for name in environ}
+    parts = key.upper().split(".")
+    names = [PREFIX + "__".join(parts[:n]) for n in range(len(parts), 0, -1)]
+    return next((name for name in names if name in upper), names[0])
+
+
+def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _merge(into: dict[str, Any], table: Mapping[str, Any]) -> None:
+    for key, value in table.items():
+        held = into.get(key)
+        if isinstance(value, dict) and isinstance(held, dict):
+            _merge(held, value)
+        else:
+            into[key] = value

@@ -1,0 +1,155 @@
+"""The value types of settings, and how text and TOML become them."""
+
+import json
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, ByteSize, Field, PlainSerializer, PlainValidator
+from pydantic_settings import NoDecode
+
+_ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a listener listens.
+
+    Attributes:
+        host: Name or address, IPv6 without its brackets.
+        port: 0 for any free port.
+    """
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads `HOST:PORT`, an IPv6 host in brackets.
+
+        Raises:
+            ValueError: It is not of that form.
+        """
+        match = _ADDRESS.fullmatch(text)
+        if match is None or int(match["port"]) > 65535:
+            raise ValueError("expected HOST:PORT, such as 127.0.0.1:8001 or [::1]:8001, with a port of 0 to 65535")
+        return cls(match["v6"] or match["host"], int(match["port"]))
+
+
+@dataclass(frozen=True, slots=True)
+class LoadAll:
+    """Every version of the model is loaded."""
+
+    def __str__(self) -> str:
+        return "all"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadLatest:
+    """The `count` versions of highest precedence are loaded."""
+
+    count: int
+
+    def __str__(self) -> str:
+        return f"latest:{self.count}"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSelectors:
+    """What the `selectors` name is loaded; with none of them, only what an operator loads."""
+
+    selectors: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return ", ".join(self.selectors)
+
+
+Load = LoadAll | LoadLatest | LoadSelectors
+
+
+class Provider(StrEnum):
+    """What a session can run on."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+    TENSORRT = "tensorrt"
+
+
+def _parse_address(value: Any) -> Address:
+    if isinstance(value, Address):
+        return value
+    return Address.parse(value if isinstance(value, str) else "")
+
+
+def _parse_load(value: Any) -> Load:
+    value = _listed(value) if isinstance(value, str) and value.startswith("[") else value
+    if isinstance(value, LoadAll | LoadLatest | LoadSelectors):
+        return value
+    if value == "all":
+        return LoadAll()
+    if isinstance(value, str) and (match := re.fullmatch(r"latest:([1-9][0-9]{0,5})", value)):
+        return LoadLatest(int(match[1]))
+    if isinstance(value, list | tuple) and all(isinstance(item, str) and item for item in value):
+        return LoadSelectors(tuple(value))
+    raise ValueError('expected "all", "latest:N" with N of 1 or more, or a list of selectors')
+
+
+def _load_text(load: Load) -> str | list[str]:
+    return list(load.selectors) if isinstance(load, LoadSelectors) else str(load)
+
+
+def _listed(value: Any) -> Any:
+    """Turns what an environment variable can hold of a list, `a,b` or `["a", "b"]`, into that list."""
+    if not isinstance(value, str):
+        return value
+    if not value.startswith("["):
+        return [item.strip() for item in value.split(",")]
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        raise ValueError("expected a list") from None
+
+
+def _parse_providers(value: Any) -> Literal["auto"] | tuple[Provider, ...]:
+    if value == "auto":
+        return "auto"
+    names = _listed(value)
+    if isinstance(names, list | tuple) and names and all(name in list(Provider) for name in names):
+        return tuple(Provider(name) for name in names)
+    raise ValueError(f'expected "auto" or a list of {", ".join(Provider)}')
+
+
+def _providers_text(providers: Literal["auto"] | tuple[Provider, ...]) -> str | list[str]:
+    return providers if providers == "auto" else [str(provider) for provider in providers]
+
+
+def _parse_url(value: Any) -> str:
+    if isinstance(value, str) and (not value or re.match(r"[a-z0-9]+(\+[a-z0-9]+)?:", value)):
+        return value
+    raise ValueError("expected a database URL, such as sqlite:///state.db or postgresql://user@host/database")
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):  # pydantic would read true as 1
+        raise ValueError("expected a number")
+    return value
+
+
+AddressField = Annotated[Address, NoDecode, PlainValidator(_parse_address), PlainSerializer(str)]
+LoadField = Annotated[Load, NoDecode, PlainValidator(_parse_load), PlainSerializer(_load_text)]
+Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
+CountOrNone = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
+Duration = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1)]
+Size = Annotated[ByteSize, BeforeValidator(_no_bool), Field(ge=1)]
+SizeOrNone = Annotated[ByteSize, BeforeValidator(_no_bool), Field(ge=0)]
+Providers = Annotated[
+    Literal["auto"] | tuple[Provider, ...], NoDecode, PlainValidator(_parse_providers), PlainSerializer(_providers_text)
+]
+DatabaseUrl = Annotated[str, PlainValidator(_parse_url)]
+Durations = Annotated[tuple[Duration, ...], NoDecode, BeforeValidator(_listed)]
+DeviceIds = Annotated[tuple[CountOrNone, ...], NoDecode, BeforeValidator(_listed), Field(min_length=1)]

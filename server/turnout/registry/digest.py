@@ -1,0 +1,61 @@
+"""Digests: of a manifest in its canonical form, and of files of any size."""
+
+import hashlib
+from collections.abc import Callable
+from typing import BinaryIO
+
+import rfc8785
+
+from turnout.registry.manifest import Manifest
+
+BLOCK = 1 << 20
+"""Bytes that are read at a time, and so all the memory that hashing a file takes."""
+
+Progress = Callable[[int], None]
+"""Called with the number of bytes that were just dealt with, once a block."""
+
+
+def canonical_bytes(manifest: Manifest) -> bytes:
+    """Returns the manifest in the canonical form of RFC 8785. `manifest.json` holds exactly these bytes, so that
+    `sha256sum manifest.json` prints the version's digest.
+
+    Raises:
+        ValueError: The form has no room for a value: an integer beyond 2**53, a float that is not finite, text that is
+            no Unicode.
+    """
+    return rfc8785.dumps(manifest.to_json())
+
+
+def manifest_digest(manifest: Manifest) -> str:
+    """Returns `sha256:` and the hex digest of the canonical manifest: it pins the version's whole content.
+
+    Raises:
+        ValueError: As `canonical_bytes`.
+    """
+    return bytes_digest(canonical_bytes(manifest))
+
+
+def bytes_digest(data: bytes) -> str:
+    """Returns `sha256:` and the hex digest of `data`."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def stream_digest(source: BinaryIO, *, copy_to: BinaryIO | None = None, progress: Progress | None = None) -> str:
+    """Reads `source` to its end, a block at a time, and returns `sha256:` and the hex digest of what was read.
+
+    Args:
+        source: A binary stream.
+        copy_to: Where to write what is read.
+        progress: Told of each block.
+
+    Raises:
+        OSError: Reading or writing failed.
+    """
+    digest = hashlib.sha256()
+    while block := source.read(BLOCK):
+        digest.update(block)
+        if copy_to is not None:
+            copy_to.write(block)
+        if progress is not None:
+            progress(len(block))
+    return f"sha256:{digest.hexdigest()}"

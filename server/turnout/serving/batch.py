@@ -1,0 +1,83 @@
+"""What a batch is: which requests may share a run, how their inputs are put together and their outputs taken apart.
+
+Pure functions of a `BatchPlan`; the queue and the threads are `turnout.serving.batcher`'s.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+
+import numpy as np
+
+from turnout.serving.batchability import BatchPlan
+from turnout.serving.tensor import Array
+
+_SHARED_VALUE_BYTES = 256
+"""Inputs outside the batch are compared by value, so they must be small (a sampling rate, a threshold)."""
+
+
+Line = tuple[Hashable, ...]
+"""What requests must have in common to share a run; they wait in one line."""
+
+
+def shape_of(plan: BatchPlan, inputs: Mapping[str, Array]) -> tuple[Line, int] | None:
+    """Returns the line that a request waits in, and its rows.
+
+    Returns:
+        None where the request runs alone: its version is unbatched, its batched inputs do not agree on the number of
+        rows, it has no rows, or an input outside the batch is too large to compare.
+    """
+    if plan.max_rows < 2:
+        return None
+    rows = -1
+    common: list[Hashable] = []
+    for name in sorted(inputs):
+        array = inputs[name]
+        axis = plan.input_axes.get(name)
+        if axis is None:
+            if array.nbytes > _SHARED_VALUE_BYTES or array.dtype == object:
+                return None
+            common.append((name, array.shape, array.tobytes()))
+            continue
+        shape = array.shape
+        if rows not in (-1, shape[axis]):
+            return None
+        rows = shape[axis]
+        common.append((name, shape[:axis], shape[axis + 1 :]))
+    return (tuple(common), rows) if rows > 0 else None
+
+
+def join(plan: BatchPlan, requests: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:
+    """Returns the inputs of one run for `requests` of one shape, in their order."""
+    if len(requests) == 1:
+        return requests[0]
+    first = requests[0]
+    return {
+        name: np.concatenate([r[name] for r in requests], axis=plan.input_axes[name]) if name in plan.input_axes else a
+        for name, a in first.items()
+    }
+
+
+def split(
+    plan: BatchPlan, outputs: Mapping[str, Array], rows: Sequence[int], wanted: Sequence[Sequence[str]]
+) -> list[list[Array]]:
+    """Returns each request's own outputs out of those of the run, as views.
+
+    Args:
+        plan: That the run was made by.
+        outputs: Of the run, by name.
+        rows: Of each request, in the order they were joined.
+        wanted: Names of the outputs of each request, in its order.
+    """
+    if len(rows) == 1:
+        return [[outputs[name] for name in wanted[0]]]
+    answers: list[list[Array]] = []
+    start = 0
+    for count, names in zip(rows, wanted, strict=True):
+        answers.append([_rows(outputs[name], plan.output_axes.get(name), start, start + count) for name in names])
+        start += count
+    return answers
+
+
+def _rows(array: Array, axis: int | None, start: int, stop: int) -> Array:
+    if axis is None:
+        return array
+    return array[(slice(None),) * axis + (slice(start, stop),)]

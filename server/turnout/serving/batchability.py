@@ -1,0 +1,193 @@
+"""Finds out, by running a version, whether and how its requests may be put together.
+
+Two different single-row requests are run by themselves and then as one batch of two. Only where each row of the batch
+answers as it did alone, within tolerance, are requests of different clients ever put into one run.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from turnout.errors import TurnoutError
+from turnout.registry.manifest import Batching, Manifest, Tolerance
+from turnout.registry.signature import DataType, Signature
+from turnout.serving.session import Run
+from turnout.serving.synthetic import FREE_SIZES, synthetic_inputs
+from turnout.serving.tensor import Array
+
+TOLERANCES: Mapping[DataType, Tolerance] = {
+    DataType.FLOAT64: Tolerance(1e-7, 1e-5),
+    DataType.FLOAT32: Tolerance(1e-5, 1e-3),
+    DataType.FLOAT16: Tolerance(1e-3, 1e-2),
+    DataType.BFLOAT16: Tolerance(1e-2, 5e-2),
+}
+"""How far one output may be from another that should be the same, where the manifest does not say: kernels pick other
+blockings, and so other orders of summation, for other batch sizes. Other dtypes must be equal."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """How a version's requests are put together.
+
+    Attributes:
+        max_rows: Most rows in a batch; 0 where requests run one at a time.
+        input_axes: The axis along which each batched input grows; an input not named is the same for a whole batch.
+        output_axes: The axis along which each batched output grows; an output not named is given to every request.
+        reason: Why it is so, in words.
+        sample: Inputs of one row that the model runs on, for warm-up; None where none were found.
+    """
+
+    max_rows: int
+    input_axes: Mapping[str, int] = field(default_factory=dict)
+    output_axes: Mapping[str, int] = field(default_factory=dict)
+    reason: str = ""
+    sample: Mapping[str, Array] | None = None
+
+
+def prove(run: Run, manifest: Manifest, max_rows: int, golden: Mapping[str, Array] | None) -> BatchPlan:
+    """Runs the model a few times and returns the plan that this proves.
+
+    Args:
+        run: Runs the model.
+        manifest: Of the version; what it declares about batching is checked as well.
+        max_rows: Most rows that the server allows; 0 turns batching off.
+        golden: Inputs of a golden case, which real models accept where synthetic ones may be refused.
+    """
+    signature, declared = manifest.signature, manifest.batching or Batching()
+    candidates = [dict(declared.axes)] if declared.axes is not None else list(_likely_axes(signature))
+    sample, trouble = _sample(run, signature, candidates[0] if candidates else {}, golden)
+    if not declared.enabled:
+        return BatchPlan(0, reason="unbatched: the manifest says so", sample=sample)
+    if max_rows < 2:
+        return BatchPlan(0, reason="unbatched: the configuration says so", sample=sample)
+    if not candidates:
+        return BatchPlan(0, reason="unbatched: no input has a free dimension", sample=sample)
+    rows = min(max_rows, declared.max_rows or max_rows)
+    if sample is None:
+        return _unproved(declared, signature, rows, trouble)
+    failure = ""
+    for input_axes in candidates:
+        output_axes, failure = _try_axes(run, manifest, input_axes, sample)
+        if output_axes is not None:
+            said = "declared and proved" if declared.axes is not None else "proved"
+            axes = ", ".join(f"{name} axis {axis}" for name, axis in input_axes.items())
+            return BatchPlan(rows, input_axes, output_axes, f"batched ({said}: {axes})", sample)
+    return BatchPlan(0, reason=f"unbatched: {failure}", sample=sample)
+
+
+def differs(got: Array, expected: Array, tolerance: Tolerance | None) -> bool:
+    """Tells whether two values of one output are further apart than `tolerance` (None: not equal) allows."""
+    if got.shape != expected.shape:
+        return True
+    if tolerance is None or got.dtype == object:
+        return not np.array_equal(got, expected)
+    return not np.allclose(
+        got.astype(np.float64), expected.astype(np.float64), rtol=tolerance.rtol, atol=tolerance.atol, equal_nan=True
+    )
+
+
+def _likely_axes(signature: Signature) -> Iterator[dict[str, int]]:
+    """Yields guesses at the inputs' batch axes: the first free dimension of each, then axis 0 alone."""
+    needed = [spec for spec in signature.inputs if not spec.has_default]
+    first_free = {
+        spec.name: next(i for i, d in enumerate(spec.shape) if not isinstance(d, int))
+        for spec in needed
+        if any(not isinstance(d, int) for d in spec.shape)
+    }
+    if first_free:
+        yield first_free
+    leading = {name: axis for name, axis in first_free.items() if axis == 0}
+    if leading and leading != first_free:
+        yield leading
+
+
+def _sample(
+    run: Run, signature: Signature, axes: Mapping[str, int], golden: Mapping[str, Array] | None
+) -> tuple[dict[str, Array] | None, str]:
+    """Returns one-row inputs that the model runs on, or None and what it said to the last that were tried."""
+    names = [spec.name for spec in signature.outputs]
+    trouble = ""
+    tries: list[dict[str, Array]] = []
+    if golden is not None:
+        rows = {name: a.shape[axes[name]] for name, a in golden.items() if name in axes and a.ndim > axes[name]}
+        if all(count >= 1 for count in rows.values()):
+            tries.append({n: np.take(a, [0], axis=axes[n]) if n in rows else a for n, a in golden.items()})
+    tries += [synthetic_inputs(signature, size, axes, 1, seed=1) for size in FREE_SIZES]
+    for inputs in tries:
+        try:
+            run(inputs, names)
+        except TurnoutError as error:
+            trouble = error.message
+        else:
+            return inputs, ""
+    return None, trouble
+
+
+def _try_axes(
+    run: Run, manifest: Manifest, input_axes: Mapping[str, int], sample: Mapping[str, Array]
+) -> tuple[dict[str, int] | None, str]:
+    """Returns the outputs' batch axes if batching along `input_axes` changes no answer, else None and why not."""
+    names = [spec.name for spec in manifest.signature.outputs]
+    first, second = _one_row(sample, input_axes), _one_row(_other_values(sample, input_axes), input_axes)
+    together = {
+        name: np.concatenate([array, second[name]], axis=input_axes[name]) if name in input_axes else array
+        for name, array in first.items()
+    }
+    try:
+        alone = [run(first, names), run(second, names)]
+        both = run(together, names)
+    except TurnoutError as error:
+        return None, f"a batch of two cannot be run: {error.message}"
+    axes: dict[str, int] = {}
+    for index, spec in enumerate(manifest.signature.outputs):
+        one, two, pair = alone[0][index], alone[1][index], both[index]
+        tolerance = (
+            manifest.tolerances.get(spec.name) or manifest.tolerances.get(spec.dtype) or TOLERANCES.get(spec.dtype)
+        )
+        axis = _growing_axis(one, pair)
+        if axis is None:
+            if differs(one, pair, tolerance) or differs(two, pair, tolerance):
+                return None, f"output {spec.name} does not grow with the batch"
+            continue
+        if differs(pair, np.concatenate([one, two], axis=axis), tolerance):
+            return None, f"output {spec.name} of a batch of two differs from two single answers"
+        axes[spec.name] = axis
+    return (axes, "") if axes else (None, "no output grows with the batch")
+
+
+def _growing_axis(one: Array, two: Array) -> int | None:
+    """Returns the axis that two rows make longer by as much as one row has, or None."""
+    if one.ndim != two.ndim:
+        return None
+    grown = [i for i, (a, b) in enumerate(zip(one.shape, two.shape, strict=True)) if a != b]
+    if len(grown) != 1 or one.shape[grown[0]] != 1 or two.shape[grown[0]] != 2:
+        return None
+    return grown[0]
+
+
+def _one_row(inputs: Mapping[str, Array], axes: Mapping[str, int]) -> dict[str, Array]:
+    return {name: np.take(a, [0], axis=axes[name]) if name in axes else a for name, a in inputs.items()}
+
+
+def _other_values(inputs: Mapping[str, Array], axes: Mapping[str, int]) -> dict[str, Array]:
+    """Returns inputs of the same shapes whose batched values differ: reversed along their last axis and shifted."""
+    return {name: _shifted(array) if name in axes else array for name, array in inputs.items()}
+
+
+def _shifted(array: Array) -> Array:
+    if array.dtype == object or array.dtype == np.bool_:
+        return np.flip(array, axis=-1) if array.dtype == object else ~array
+    if array.dtype.kind in "iu":
+        # Stay within the values seen: an index past them might be out of the model's range.
+        return (array.max(initial=0) - array).astype(array.dtype) if array.size else array
+    return (np.flip(array, axis=-1).astype(np.float32) * 0.5 + 0.25).astype(array.dtype)
+
+
+def _unproved(declared: Batching, signature: Signature, rows: int, trouble: str) -> BatchPlan:
+    """Plans for a model that ran on none of the inputs tried: only what its publisher declares is believed."""
+    if declared.axes is None:
+        return BatchPlan(0, reason=f"unbatched: no inputs were found that it runs on, so nothing is proved ({trouble})")
+    inputs = {spec.name: declared.axes[spec.name] for spec in signature.inputs if spec.name in declared.axes}
+    outputs = {spec.name: declared.axes[spec.name] for spec in signature.outputs if spec.name in declared.axes}
+    return BatchPlan(rows, inputs, outputs, "batched (declared; could not be proved: publish a golden case)")

@@ -1,0 +1,125 @@
+"""A version in service. Whoever holds the handle keeps the version alive: holding one costs its memory.
+
+`VersionHandle.infer` is the whole way of a request through a version: check, run, count. `close` refuses what comes
+after, waits for what is under way, and frees the sessions.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+
+from turnout.config import ModelSettings
+from turnout.errors import NotLoaded
+from turnout.registry.manifest import Manifest
+from turnout.serving.batcher import Answer, Batcher, QueueBounds
+from turnout.serving.loader import LoadedVersion
+from turnout.serving.memory import give_back
+from turnout.serving.tensor import Array
+from turnout.serving.validation import Validator
+from turnout.telemetry.metrics import VersionRecorder
+
+_OVERRUN = 20.0
+"""An inline run that takes this many times the threshold shows that its time cannot be judged by its size."""
+
+
+class VersionHandle:
+    """Runs one loaded version. Used on the event loop only.
+
+    Attributes:
+        manifest: Of the version.
+        loaded: What the loader brought.
+        recorder: What is counted about the version.
+    """
+
+    def __init__(
+        self, manifest: Manifest, loaded: LoadedVersion, settings: ModelSettings, recorder: VersionRecorder
+    ) -> None:
+        self.manifest = manifest
+        self.loaded: LoadedVersion | None = loaded
+        self.recorder = recorder
+        self._validator = Validator(manifest.signature)
+        self._run = loaded.run
+        self._inline_bytes = loaded.inline_bytes
+        self._inline_limit = settings.runtime.inline_threshold_us * 1e-6 * _OVERRUN
+        self._inline_rows = 1 if loaded.plan.max_rows else 0
+        self._inflight = 0
+        self._closing = False
+        self._idle = asyncio.Event()
+        self._batcher = Batcher(
+            f"{manifest.model}@{manifest.version}",
+            loaded.plan,
+            QueueBounds(
+                settings.limits.max_queue_requests,
+                int(settings.limits.max_queue_bytes),
+                settings.batching.max_delay_ms / 1e3,
+            ),
+            loaded.runners,
+            recorder.batch_rows.observe,
+        )
+
+    @property
+    def inflight(self) -> int:
+        """Requests under way."""
+        return self._inflight
+
+    @property
+    def queue_depth(self) -> int:
+        """Requests that wait for a runner."""
+        return self._batcher.depth
+
+    async def infer(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str], deadline: float | None
+    ) -> tuple[Sequence[str], Answer]:
+        """Answers a request.
+
+        Args:
+            inputs: By name, as they came.
+            outputs: Names of the outputs wanted; none means all.
+            deadline: `time.monotonic()` after which the answer is worth nothing; None for never.
+
+        Returns:
+            The outputs' names, and what the run gave.
+
+        Raises:
+            InvalidTensor: The request does not fit the signature.
+            NotLoaded: The version is on its way out.
+            QueueFull, DeadlineExceeded, ModelFailure, MemoryBudgetExceeded: As `Batcher.submit`.
+        """
+        if self._closing:
+            raise NotLoaded(f"{self.manifest.model} {self.manifest.version} is being unloaded")
+        names = self._validator.check(inputs, outputs)
+        self._inflight += 1
+        try:
+            if self._inline_bytes and not self._batcher.depth:
+                size = 0
+                for array in inputs.values():
+                    size += array.nbytes
+                if size <= self._inline_bytes:
+                    return names, self._infer_inline(inputs, names)
+            return names, await self._batcher.submit(inputs, names, deadline)
+        finally:
+            self._inflight -= 1
+            if self._closing and not self._inflight:
+                self._idle.set()
+
+    async def close(self) -> None:
+        """Takes the version out of service: waits for the requests under way, then frees its memory."""
+        self._closing = True
+        if self._inflight:
+            await self._idle.wait()
+        self._batcher.close()
+        await self._batcher.wait_closed()
+        # Everything that refers to the sessions goes before memory is given back.
+        self.loaded = None
+        del self._run, self._batcher
+        await asyncio.to_thread(give_back)
+
+    def _infer_inline(self, inputs: Mapping[str, Array], names: Sequence[str]) -> Answer:
+        """Runs on the event loop: for runs shorter than the hand-over to a thread and back would be."""
+        start = time.monotonic()
+        values = self._run(inputs, names)
+        took = time.monotonic() - start
+        if took > self._inline_limit:
+            self._inline_bytes = 0
+        self.recorder.batch_rows.observe(1)
+        return Answer(values, 0.0, took, self._inline_rows)

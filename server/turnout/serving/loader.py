@@ -1,0 +1,174 @@
+"""Brings one version into memory: verify, read, find out how it batches, warm. Runs in a loader thread.
+
+Loader threads run at a lower priority than the rest of the process: a load may take a core for seconds, and the
+requests of the versions that serve beside it come first.
+"""
+
+import contextlib
+import functools
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import onnx
+from semver import Version
+
+from turnout.config import Batching, ModelSettings
+from turnout.registry.golden import read_cases
+from turnout.registry.manifest import MODEL_FILE, Manifest
+from turnout.serving import providers
+from turnout.serving.batchability import BatchPlan, prove
+from turnout.serving.binding import BoundRunner, pinned_allocator
+from turnout.serving.memory import used_bytes
+from turnout.serving.session import MakeRunner, Run, Session
+from turnout.serving.warmup import WarmUp, paying_plan, warm_up
+
+_NICENESS = 10
+
+_INLINE_MODEL_BYTES = 16 * 1024 * 1024
+_UNBOUNDED_OPERATORS = frozenset({"Loop", "Scan", "SequenceMap", "If"})
+"""Control flow, whose running time depends on the values given: never run on the event loop."""
+
+RUNNERS_PER_GPU = 2
+"""One runner copies inputs while the other computes; more only queue on the device."""
+
+
+class VerifiedFiles(Protocol):
+    """What the loader needs of the repository."""
+
+    def verify(self, model: str, version: Version) -> object:
+        """Checks every file's digest. Raises DigestMismatch where one is not what was published."""
+        ...
+
+    def directory(self, model: str, version: Version) -> Path:
+        """Returns the version's directory."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedVersion:
+    """A version in memory, warm.
+
+    Attributes:
+        sessions: One for each device.
+        runners: Makers of a `Run` for each runner thread.
+        run: Runs on the calling thread; only on the CPU.
+        plan: How requests are put together.
+        warmth: What warm-up found.
+        inline_bytes: Requests with at most so many bytes of inputs run in less than the configured threshold, and so on
+            the event loop itself; 0 where none do.
+        memory_bytes: What loading took, by device.
+        seconds: What loading took.
+    """
+
+    sessions: Sequence[Session]
+    runners: Sequence[MakeRunner]
+    run: Run
+    plan: BatchPlan
+    warmth: WarmUp
+    inline_bytes: int
+    memory_bytes: dict[str, int]
+    seconds: float
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """Execution providers that the sessions run on."""
+        return self.sessions[0].providers
+
+
+def load(
+    files: VerifiedFiles, manifest: Manifest, settings: ModelSettings, warmup_runs: int, on_loaded: Callable[[], None]
+) -> LoadedVersion:
+    """Brings a version into memory.
+
+    Args:
+        files: The repository.
+        manifest: Of the version.
+        settings: Of its model.
+        warmup_runs: Of each batch size.
+        on_loaded: Called when it is in memory and warm-up begins.
+
+    Raises:
+        DigestMismatch: Its bytes are not those that were published.
+        ModelFailure, MemoryBudgetExceeded: ONNX Runtime cannot load it.
+        ConfigError: A provider was asked for that cannot be used here.
+    """
+    began = time.monotonic()
+    runtime = settings.runtime
+    if runtime.intra_op_threads == 1:  # a thread pool of the session would inherit the low priority
+        lower_priority()
+    files.verify(manifest.model, manifest.version)
+    directory = files.directory(manifest.model, manifest.version)
+    names = providers.choose([] if runtime.providers == "auto" else [str(p) for p in runtime.providers])
+    on_gpu = names[0] != providers.CPU
+    devices = [f"cuda:{i}" for i in runtime.device_ids] if on_gpu else ["cpu"]
+    before = {device: used_bytes(device) for device in devices}
+    sessions = [
+        Session(directory / MODEL_FILE, manifest.signature, names, device_id, runtime)
+        for device_id in (runtime.device_ids if on_gpu else (0,))
+    ]
+    on_loaded()
+    cases = read_cases(directory)
+    golden = cases[0].inputs if cases else None
+    plan = prove(sessions[0].run, manifest, _max_rows(settings.batching), golden)
+    outputs = [spec.name for spec in manifest.signature.outputs]
+    warmth = warm_up(sessions[0].run, plan, outputs, warmup_runs)
+    for session in sessions[1:]:
+        warm_up(session.run, plan, outputs, warmup_runs)
+    if settings.batching.only_where_it_pays:
+        plan = paying_plan(plan, warmth)
+    inline_bytes = 0 if on_gpu else _inline_bytes(warmth, runtime.inline_threshold_us * 1e-6)
+    if inline_bytes and not _bounded(directory / MODEL_FILE):
+        inline_bytes = 0
+    return LoadedVersion(
+        sessions=sessions,
+        runners=_runners(sessions, on_gpu, runtime.runners),
+        run=sessions[0].run,
+        plan=replace(plan, sample=None),
+        warmth=warmth,
+        inline_bytes=inline_bytes,
+        memory_bytes={device: max(used_bytes(device) - before[device], 0) for device in devices},
+        seconds=time.monotonic() - began,
+    )
+
+
+def lower_priority() -> None:
+    """Lowers the calling thread's priority (on Linux niceness belongs to a thread, and its children inherit it)."""
+    try:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+    except (OSError, AttributeError):  # not Linux, or not allowed: loads are only less polite then
+        return
+
+
+def _runners(sessions: Sequence[Session], on_gpu: bool, wanted: int) -> Sequence[MakeRunner]:
+    if on_gpu:
+        allocate = pinned_allocator()
+        count = wanted or RUNNERS_PER_GPU
+        return [functools.partial(BoundRunner, session, allocate) for _ in range(count) for session in sessions]
+
+    def shared() -> AbstractContextManager[Run]:
+        return contextlib.nullcontext(sessions[0].run)
+
+    return [shared] * (wanted or len(os.sched_getaffinity(0)))
+
+
+def _max_rows(batching: Batching) -> int:
+    return batching.max_rows if batching.enabled else 0
+
+
+def _inline_bytes(warmth: WarmUp, threshold: float) -> int:
+    quick = [rows for rows, seconds in warmth.seconds_by_rows.items() if seconds < threshold]
+    return max(quick) * max(warmth.bytes_per_row, 1) if quick else 0
+
+
+def _bounded(model: Path) -> bool:
+    """Tells whether the running time of the graph can be judged by the size of its inputs."""
+    if model.stat().st_size > _INLINE_MODEL_BYTES:
+        return False
+    nodes = onnx.load(model, load_external_data=False).graph.node
+    return all(node.domain in ("", "ai.onnx") and node.op_type not in _UNBOUNDED_OPERATORS for node in nodes)

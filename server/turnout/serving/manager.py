@@ -1,0 +1,296 @@
+"""Brings what is loaded in line with what should be: the one writer of the catalog.
+
+`refresh` reads what exists (repository) and what was declared (state store); `reconcile` compares with what is loaded
+and starts loads and unloads beside the traffic. Each version's state moves only along `turnout.serving.lifecycle`.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from semver import Version
+from structlog.typing import FilteringBoundLogger
+
+from turnout.config import Settings
+from turnout.errors import ModelFailure, NotLoaded, TurnoutError, VersionNotFound
+from turnout.registry.manifest import Manifest
+from turnout.registry.standing import Declared
+from turnout.serving.catalog import Catalog, CatalogSnapshot, ModelEntry, VersionEntry
+from turnout.serving.handle import VersionHandle
+from turnout.serving.lifecycle import LifecycleState, step
+from turnout.serving.load_policy import Resolve, Wish, moves, wanted
+from turnout.serving.loader import VerifiedFiles, load
+from turnout.telemetry.metrics import KnownVersion, Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A version that exists on disk."""
+
+    manifest: Manifest
+    digest: str
+
+
+class Source(VerifiedFiles, Protocol):
+    """What the manager needs of the repository."""
+
+    def published(self) -> Sequence[Published]:
+        """Returns every version that exists; reads the disk."""
+        ...
+
+
+class Manager:
+    """Owns the versions of one server. Used on the event loop only; loads run in threads of its own."""
+
+    def __init__(
+        self,
+        source: Source,
+        declared: Callable[[], Declared],
+        settings: Settings,
+        resolve: Resolve,
+        catalog: Catalog,
+        metrics: Metrics,
+        log: FilteringBoundLogger,
+    ) -> None:
+        """Prepares; nothing is read before the first `refresh`.
+
+        Args:
+            source: The repository.
+            declared: Reads the state store; called in a thread.
+            settings: Of the server.
+            resolve: Finds what a selector in `load` names.
+            catalog: Where the outcome goes.
+            metrics: Counts by version.
+            log: Where loads and unloads are told.
+        """
+        self._source = source
+        self._declared = declared
+        self._settings = settings
+        self._resolve = resolve
+        self._catalog = catalog
+        self._metrics = metrics
+        self._log = log
+        self._entries: dict[str, dict[Version, VersionEntry]] = {}
+        self._declarations = Declared()
+        self._asked: dict[str, dict[Version, bool]] = {}
+        self._tasks: dict[tuple[str, Version], asyncio.Task[None]] = {}
+        self._refreshing = asyncio.Lock()
+        self._loads = ThreadPoolExecutor(settings.loading.concurrency, thread_name_prefix="load")
+        self._begun = False
+        self._closing = False
+
+    async def refresh(self) -> None:
+        """Reads what exists and what was declared, and starts what follows from it.
+
+        Raises:
+            TurnoutError: The repository or the state store cannot be read; what was known stays in force.
+        """
+        async with self._refreshing:
+            published, declared = await asyncio.gather(
+                asyncio.to_thread(self._source.published), asyncio.to_thread(self._declared)
+            )
+            self._declarations = declared
+            self._take_in(published)
+            self._begun = True
+            self.reconcile()
+
+    def reconcile(self) -> None:
+        """Starts the loads and unloads that are due, and swaps the catalog."""
+        if not self._closing:
+            for model, entries in self._entries.items():
+                due = moves(self._wanted(model), {v: e.state for v, e in entries.items()})
+                for version in due.load:
+                    self._start(model, version, self._load(model, version), LifecycleState.LOADING)
+                for version in due.unload:
+                    self._start(model, version, self._unload(model, version), LifecycleState.DRAINING)
+        self._swap()
+
+    async def load(self, model: str, version: Version) -> VersionEntry:
+        """Loads a version, if it is not loaded, and waits until it is Ready.
+
+        Raises:
+            ModelNotFound, VersionNotFound: It does not exist.
+            NotLoaded: It could not be loaded; the message says why.
+        """
+        entry = await self._ask(model, version, load=True)
+        if entry.state is LifecycleState.FAILED:
+            self._start(model, version, self._load(model, version), LifecycleState.LOADING)
+        await self._settle(model, version)
+        entry = self._entries[model][version]
+        if entry.state is not LifecycleState.READY:
+            raise NotLoaded(f"{model} {version} could not be loaded: {entry.reason or entry.state}")
+        return entry
+
+    async def unload(self, model: str, version: Version) -> VersionEntry:
+        """Takes a version out of service and waits until its memory is freed. It stays out until `load`.
+
+        Raises:
+            ModelNotFound, VersionNotFound: It does not exist.
+        """
+        await self._ask(model, version, load=False)
+        await self._settle(model, version)
+        return self._entries[model][version]
+
+    async def close(self, bound: float) -> None:
+        """Takes every version out of service, waiting at most `bound` seconds for requests under way."""
+        self._closing = True
+        for task in self._tasks.values():
+            task.cancel()
+        ready = [e.handle for entries in self._entries.values() for e in entries.values() if e.handle is not None]
+        if ready:
+            await asyncio.wait([asyncio.create_task(handle.close()) for handle in ready], timeout=bound)
+        self._loads.shutdown(wait=False, cancel_futures=True)
+
+    def sample(self) -> None:
+        """Copies what changes by itself into the recorders; called before a scrape."""
+        for entries in self._entries.values():
+            for entry in entries.values():
+                if entry.handle is not None:
+                    entry.handle.recorder.inflight = entry.handle.inflight
+                    entry.handle.recorder.queue_depth = entry.handle.queue_depth
+
+    def _wanted(self, model: str) -> set[Version]:
+        wish = Wish(self._settings.for_model(model).load, self._asked.get(model, {}))
+        return wanted(wish, list(self._entries[model]), self._declarations.of(model), self._resolve)
+
+    def _take_in(self, published: Iterable[Published]) -> None:
+        """Adds what is new and drops what is gone from disk, once it is out of service."""
+        found: dict[str, dict[Version, Published]] = {}
+        for item in published:
+            found.setdefault(item.manifest.model, {})[item.manifest.version] = item
+        for model, versions in found.items():
+            entries = self._entries.setdefault(model, {})
+            for version, item in versions.items():
+                known = entries.get(version)
+                if known is None or (known.digest != item.digest and known.state.settled and known.handle is None):
+                    entries[version] = VersionEntry(
+                        item.manifest, item.digest, self._declarations.of(model).standing(version), LifecycleState.NEW
+                    )
+        for model, entries in list(self._entries.items()):
+            for version, entry in list(entries.items()):
+                if version in found.get(model, {}):
+                    continue
+                if entry.state is LifecycleState.READY:
+                    self._start(model, version, self._unload(model, version), LifecycleState.DRAINING)
+                elif entry.state.settled:
+                    del entries[version]
+                    self._metrics.retire(model, str(version))
+            if not entries:
+                del self._entries[model]
+
+    async def _ask(self, model: str, version: Version, *, load: bool) -> VersionEntry:
+        if version not in self._entries.get(model, {}):
+            await self.refresh()  # it may have been published a moment ago
+        entries = self._catalog.snapshot.model(model).versions
+        if version not in entries:
+            raise VersionNotFound.of(model, str(version), [str(v) for v in entries])
+        self._asked.setdefault(model, {})[version] = load
+        await self._settle(model, version)
+        self.reconcile()
+        return self._entries[model][version]
+
+    async def _settle(self, model: str, version: Version) -> None:
+        task = self._tasks.get((model, version))
+        if task is not None:
+            await asyncio.wait([task])
+
+    def _start(self, model: str, version: Version, work: Any, state: LifecycleState) -> None:
+        self._move(model, version, state)
+        task = asyncio.create_task(work, name=f"{state} {model}@{version}")
+        self._tasks[model, version] = task
+        task.add_done_callback(lambda _: self._finish(model, version, task))
+
+    def _finish(self, model: str, version: Version, task: "asyncio.Task[None]") -> None:
+        if self._tasks.get((model, version)) is task:
+            del self._tasks[model, version]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("lifecycle task died", model=model, version=str(version), exc_info=error)
+        if not self._closing:
+            self.reconcile()  # what was asked for meanwhile is due now
+
+    async def _load(self, model: str, version: Version) -> None:
+        entry = self._entries[model][version]
+        settings = self._settings.for_model(model)
+        loop = asyncio.get_running_loop()
+
+        def warming() -> None:
+            loop.call_soon_threadsafe(self._move, model, version, LifecycleState.WARMING)
+
+        try:
+            loaded = await loop.run_in_executor(
+                self._loads, load, self._source, entry.manifest, settings, self._settings.loading.warmup_runs, warming
+            )
+        except TurnoutError as error:
+            self._failed(entry, error)
+            return
+        except Exception as error:  # noqa: BLE001 - one version's trouble must not end the others' service
+            self._failed(entry, _unexpected(error))
+            return
+        recorder = self._metrics.version(model, str(version), entry.digest, [ms / 1e3 for ms in settings.slo_ms])
+        recorder.load_seconds = loaded.seconds
+        recorder.memory_bytes = dict(loaded.memory_bytes)
+        handle = VersionHandle(entry.manifest, loaded, settings, recorder)
+        self._move(
+            model, version, LifecycleState.READY, handle=handle, providers=loaded.providers,
+            max_batch_rows=loaded.plan.max_rows, batching=loaded.plan.reason, load_seconds=loaded.seconds,
+        )  # fmt: skip
+        self._log.info(
+            "version ready", model=model, version=str(version), seconds=round(loaded.seconds, 3),
+            providers=loaded.providers, batching=loaded.plan.reason,
+        )  # fmt: skip
+        if loaded.warmth.warning:
+            self._log.warning("warm-up incomplete", model=model, version=str(version), reason=loaded.warmth.warning)
+
+    async def _unload(self, model: str, version: Version) -> None:
+        handle = self._entries[model][version].handle
+        self._put(replace(self._entries[model][version], handle=None))
+        if handle is not None:
+            await handle.close()
+        self._metrics.retire(model, str(version))
+        self._move(
+            model, version, LifecycleState.UNLOADED, providers=(), max_batch_rows=0, batching="", load_seconds=0.0
+        )
+        self._log.info("version unloaded", model=model, version=str(version))
+
+    def _failed(self, entry: VersionEntry, error: TurnoutError) -> None:
+        self._move(entry.model, entry.version, LifecycleState.FAILED, reason=error.message, failure=error)
+        self._log.error(
+            "version failed to load", model=entry.model, version=str(entry.version), reason=error.message,
+            cause=repr(error.__cause__) if error.__cause__ else None,
+        )  # fmt: skip
+
+    def _move(self, model: str, version: Version, state: LifecycleState, **changes: Any) -> None:
+        entry = self._entries[model][version]
+        cleared: Mapping[str, Any] = {"reason": "", "failure": None} | changes
+        self._put(replace(entry, state=step(entry.state, state), **cleared))
+
+    def _put(self, entry: VersionEntry) -> None:
+        self._entries[entry.model][entry.version] = entry
+        self._swap()
+
+    def _swap(self) -> None:
+        """Makes a new snapshot of what is known, and tells the recorders."""
+        models = {}
+        for model in sorted(self._entries):
+            declarations = self._declarations.of(model)
+            entries = {
+                version: replace(entry, standing=declarations.standing(version))
+                for version, entry in sorted(self._entries[model].items(), reverse=True)
+            }
+            models[model] = ModelEntry(model, entries, declarations)
+        self._metrics.known = [
+            KnownVersion(m.name, str(e.version), e.digest, str(e.state))
+            for m in models.values()
+            for e in m.versions.values()
+        ]
+        last = self._catalog.snapshot
+        complete = last.complete or (self._begun and not self._tasks)
+        self._catalog.swap(CatalogSnapshot(models, last.generation + 1, complete))
+
+
+def _unexpected(error: Exception) -> ModelFailure:
+    failure = ModelFailure(f"it cannot be loaded ({type(error).__name__})")
+    failure.__cause__ = error
+    return failure

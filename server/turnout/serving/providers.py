@@ -1,0 +1,136 @@
+"""Execution providers of ONNX Runtime: which are there, which really work, which a session should ask for.
+
+A provider counts as there only if a session really runs on it: ONNX Runtime lists CUDA as available wherever the GPU
+wheel is installed, and falls back to the CPU silently where the libraries or the device are missing.
+"""
+
+import contextlib
+import functools
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from turnout.errors import ConfigError
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+
+_SHORT_NAMES = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderReport:
+    """What was found out about one provider.
+
+    Attributes:
+        name: ONNX Runtime's name of it.
+        available: The installed ONNX Runtime was built with it.
+        usable: A session really ran on it.
+        detail: Why it is not usable; "" where it is.
+    """
+
+    name: str
+    available: bool
+    usable: bool
+    detail: str = ""
+
+
+def start_runtime() -> None:
+    """Prepares ONNX Runtime for this process: no telemetry, CUDA libraries of the `gpu` extra found, quiet logging.
+
+    Call it once before the first session. Wheels since 1.29 send telemetry on Linux unless told not to.
+    """
+    ort.disable_telemetry_events()
+    ort.set_default_logger_severity(4)  # what matters is raised; the rest would go to standard error unstructured
+    missing_cuda_libraries()
+
+
+@functools.cache
+def missing_cuda_libraries() -> tuple[str, ...]:
+    """Loads the CUDA and cuDNN libraries that pip installed, and returns the names of those that were not found."""
+    if CUDA not in ort.get_available_providers() or not hasattr(ort, "preload_dlls"):
+        return ()
+    with contextlib.redirect_stdout(io.StringIO()) as printed:  # preload_dlls prints what it misses
+        ort.preload_dlls()
+    return tuple(re.findall(r"Failed to load (\S+?):", printed.getvalue()))
+
+
+@functools.cache
+def usable_providers() -> tuple[str, ...]:
+    """Returns the providers on which a session really runs, the fastest first; the CPU is always among them.
+
+    TensorRT is left out: it is used only where a model's configuration asks for it.
+    """
+    return tuple(report.name for report in probe() if report.usable and report.name != TENSORRT)
+
+
+def probe() -> list[ProviderReport]:
+    """Tries each provider that Turnout knows with a session of one operator, the fastest first."""
+    available = ort.get_available_providers()
+    return [_probe_one(name, name in available) for name in (TENSORRT, CUDA, CPU)]
+
+
+def choose(wanted: Sequence[str]) -> tuple[str, ...]:
+    """Returns the providers that a session is to be made with, in order, ending in the CPU.
+
+    Args:
+        wanted: Short names (`cpu`, `cuda`, `tensorrt`) in order of preference; empty means whatever is usable.
+
+    Raises:
+        ConfigError: A provider was asked for by name and cannot be used here.
+    """
+    if not wanted:
+        return usable_providers()
+    chosen: list[str] = []
+    for short in wanted:
+        name = _SHORT_NAMES.get(short)
+        if name is None:
+            raise ConfigError(f"provider {short!r} is unknown; there are: {', '.join(_SHORT_NAMES)}")
+        report = next(r for r in probe() if r.name == name)
+        if not report.usable:
+            raise ConfigError(f"provider {short!r} was asked for and cannot be used here: {report.detail}")
+        chosen.append(name)
+    return tuple(dict.fromkeys([*chosen, CPU]))
+
+
+def _probe_one(name: str, available: bool) -> ProviderReport:
+    if not available:
+        return ProviderReport(name, False, False, f"this build of ONNX Runtime {ort.__version__} does not hold it")
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # falling back to the CPU is announced by print
+            session = ort.InferenceSession(_identity_model(), options, providers=[name, CPU] if name != CPU else [CPU])
+            session.disable_fallback()
+            session.run(None, {"x": np.zeros(1, np.float32)})
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime raises many kinds; each means "cannot be used", and why
+        return ProviderReport(name, True, False, _first_line(str(error)))
+    if session.get_providers()[0] != name:
+        return ProviderReport(name, True, False, _missing_reason(name))
+    return ProviderReport(name, True, True)
+
+
+def _missing_reason(name: str) -> str:
+    if name == TENSORRT:
+        return "TensorRT's libraries (libnvinfer) or a device were not found"
+    if missing := missing_cuda_libraries():
+        return f"not found: {', '.join(missing)}; they come with pip install 'turnout[gpu]'"
+    return "the CUDA libraries are there, but no device or driver that works with them"
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0][:300] if text.strip() else "it raised without saying why"
+
+
+@functools.cache
+def _identity_model() -> bytes:
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Add", ["x", "x"], ["y"])], "probe", [x], [y])
+    opset = onnx.helper.make_opsetid("", 13)
+    return onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()

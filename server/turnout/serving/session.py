@@ -1,0 +1,162 @@
+"""One ONNX Runtime session of one version on one device.
+
+`Session.run` is thread-safe and shared by a version's runners on the CPU. On CUDA each runner takes a `BoundRunner` of
+its own (`turnout.serving.binding`), since an IO binding serves one run at a time.
+"""
+
+import ctypes
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnxruntime as ort
+from onnx import TensorProto
+
+from turnout.config import Runtime
+from turnout.errors import MemoryBudgetExceeded, ModelFailure
+from turnout.registry.signature import DataType, Signature
+from turnout.serving.providers import CPU, CUDA, TENSORRT
+from turnout.serving.tensor import Array
+
+Run = Callable[[Mapping[str, Array], Sequence[str]], list[Array]]
+"""Runs a model: inputs by name and names of the outputs wanted in; their values, in that order, out."""
+
+MakeRunner = Callable[[], AbstractContextManager[Run]]
+"""Makes what one runner thread runs with, in that thread; leaving the context frees what belongs to the thread."""
+
+_LEVELS = {
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+_STRATEGIES = {"next_power_of_two": "kNextPowerOfTwo", "same_as_requested": "kSameAsRequested"}
+
+
+class Session:
+    """A model in memory on one device.
+
+    Attributes:
+        providers: Execution providers the session really runs on, in order.
+        device: `cpu` or `cuda:N`.
+    """
+
+    def __init__(
+        self, model: Path, signature: Signature, providers: Sequence[str], device_id: int, runtime: Runtime
+    ) -> None:
+        """Reads and optimises the graph; takes as long as that takes, without holding the GIL.
+
+        Args:
+            model: The ONNX file; external data is found beside it.
+            signature: Of that model.
+            providers: ONNX Runtime's names, in order of preference.
+            device_id: Of a GPU provider.
+            runtime: The model's settings.
+
+        Raises:
+            ModelFailure: ONNX Runtime cannot load the model.
+            MemoryBudgetExceeded: It does not fit the memory it may take.
+        """
+        try:
+            self._session: Any = ort.InferenceSession(
+                str(model), _options(runtime), providers=_with_options(providers, device_id, runtime)
+            )
+        except Exception as error:
+            raise _translated(error, "ONNX Runtime cannot load it") from error
+        self._session.disable_fallback()
+        self.providers: tuple[str, ...] = tuple(self._session.get_providers())
+        self.device = f"cuda:{device_id}" if self.providers[0] in (CUDA, TENSORRT) else "cpu"
+        self.device_id = device_id
+        self._bfloat16_outputs = frozenset(s.name for s in signature.outputs if s.dtype is DataType.BFLOAT16)
+        self._bfloat16 = bool(self._bfloat16_outputs) or any(s.dtype is DataType.BFLOAT16 for s in signature.inputs)
+
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """Runs the model once, on host arrays.
+
+        Args:
+            inputs: By name, of the signature's dtypes and of shapes that fit it.
+            outputs: Names of the outputs wanted.
+
+        Returns:
+            The outputs' values, in that order.
+
+        Raises:
+            ModelFailure: The model raised.
+            MemoryBudgetExceeded: The arena met its limit.
+        """
+        try:
+            if self._bfloat16:
+                return self._run_values(inputs, outputs)
+            values: list[Array] = self._session.run(outputs, inputs)
+        except Exception as error:
+            raise _translated(error, "the model raised") from error
+        return values
+
+    def bind(self) -> Any:
+        """Returns a new IO binding of this session."""
+        return self._session.io_binding()
+
+    def run_bound(self, binding: Any) -> None:
+        """Runs the model once on what `binding` binds. Raises as `run`."""
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:
+            raise _translated(error, "the model raised") from error
+
+    def _run_values(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """Runs through OrtValues: ONNX Runtime's NumPy interface does not know ml_dtypes' bfloat16."""
+        values = self._session.run_with_ort_values(outputs, {name: ort_value(array) for name, array in inputs.items()})
+        return [
+            host_array(value) if name in self._bfloat16_outputs else value.numpy()
+            for name, value in zip(outputs, values, strict=True)
+        ]
+
+
+def ort_value(array: Array) -> Any:
+    """Returns an OrtValue over `array`'s own memory, whatever its dtype; it keeps the array alive."""
+    if array.dtype == ml_dtypes.bfloat16:
+        bits = np.ascontiguousarray(array).view(np.uint16)
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, TensorProto.BFLOAT16)
+    return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+def host_array(value: Any) -> Array:
+    """Returns a copy of a bfloat16 OrtValue in host memory, which OrtValue.numpy() refuses to make."""
+    count = int(np.prod(value.shape(), dtype=np.int64))
+    if count == 0:
+        return np.empty(value.shape(), ml_dtypes.bfloat16)
+    memory = (ctypes.c_uint16 * count).from_address(value.data_ptr())
+    array: Array = np.ctypeslib.as_array(memory).copy().view(ml_dtypes.bfloat16).reshape(value.shape())
+    return array
+
+
+def _options(runtime: Runtime) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # errors are raised; ONNX Runtime would print them to standard error as well
+    options.intra_op_num_threads = runtime.intra_op_threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = _LEVELS[runtime.optimization_level]
+    options.enable_cpu_mem_arena = runtime.cpu_arena
+    # A spinning pool burns a core that the event loop needs: on 2 cores it halves the throughput of small models.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _with_options(providers: Sequence[str], device_id: int, runtime: Runtime) -> list[tuple[str, dict[str, str]]]:
+    gpu = {"device_id": str(device_id)}
+    cuda = gpu | {"arena_extend_strategy": _STRATEGIES[runtime.arena_extend_strategy]}
+    if runtime.arena_limit_bytes:
+        cuda["gpu_mem_limit"] = str(int(runtime.arena_limit_bytes))
+    by_name: dict[str, dict[str, str]] = {CPU: {}, CUDA: cuda, TENSORRT: gpu}
+    return [(name, by_name[name]) for name in providers]
+
+
+def _translated(error: Exception, what: str) -> ModelFailure | MemoryBudgetExceeded:
+    """Translates what ONNX Runtime raised; its text may hold paths, so it goes to the log as the cause, not on."""
+    text = str(error)
+    if isinstance(error, MemoryError) or "Failed to allocate memory" in text or "out of memory" in text:
+        return MemoryBudgetExceeded(f"{what}: a memory limit was met", retry_after=1.0)
+    return ModelFailure(f"{what} ({type(error).__name__})")

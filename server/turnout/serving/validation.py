@@ -1,0 +1,100 @@
+"""Checks a request against a version's signature. Pure.
+
+On the way of every request: compiled once per version, about two microseconds a check.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from turnout.errors import InvalidTensor, Violation
+from turnout.registry.signature import Signature, TensorSpec
+from turnout.serving.tensor import NUMPY_DTYPES, Array
+
+
+class Validator:
+    """What one signature accepts.
+
+    Attributes:
+        output_names: Of all outputs, in the signature's order.
+    """
+
+    def __init__(self, signature: Signature) -> None:
+        self.output_names = [spec.name for spec in signature.outputs]
+        self._outputs = frozenset(self.output_names)
+        self._inputs = {
+            spec.name: (
+                spec,
+                NUMPY_DTYPES[spec.dtype],
+                len(spec.shape),
+                [(axis, size) for axis, size in enumerate(spec.shape) if isinstance(size, int)],
+            )
+            for spec in signature.inputs
+        }
+        self._required = frozenset(spec.name for spec in signature.inputs if not spec.has_default)
+
+    def check(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Sequence[str]:
+        """Returns the names of the outputs wanted.
+
+        Args:
+            inputs: By name.
+            outputs: Names wanted; none means all.
+
+        Raises:
+            InvalidTensor: An input is unknown or missing, or of another dtype, rank or fixed dimension; or an output is
+                unknown or wanted twice. All that is wrong is told at once.
+        """
+        known = self._inputs
+        if not self._required <= inputs.keys():
+            raise _invalid(self._faults(inputs, outputs))
+        for name, array in inputs.items():
+            expected = known.get(name)
+            if expected is None:
+                raise _invalid(self._faults(inputs, outputs))
+            _, dtype, rank, fixed = expected
+            shape = array.shape
+            if array.dtype != dtype or len(shape) != rank:
+                raise _invalid(self._faults(inputs, outputs))
+            for axis, size in fixed:
+                if shape[axis] != size:
+                    raise _invalid(self._faults(inputs, outputs))
+        if not outputs:
+            return self.output_names
+        if not self._outputs.issuperset(outputs) or len(set(outputs)) != len(outputs):
+            raise _invalid(self._faults(inputs, outputs))
+        return outputs
+
+    def _faults(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Violation]:
+        """Lists everything that is wrong; run only when something is."""
+        faults = [
+            Violation(f"inputs.{name}", f"missing; expected {self._inputs[name][0]}")
+            for name in sorted(self._required - inputs.keys())
+        ]
+        for name, array in inputs.items():
+            entry = self._inputs.get(name)
+            if entry is None:
+                faults.append(Violation(f"inputs.{name[:64]}", f"unknown; expected {', '.join(self._inputs)}"))
+            elif not _fits(entry[0], array):
+                faults.append(Violation(f"inputs.{name}", f"expected {entry[0]}, got {_described(array)}"))
+        for name in outputs:
+            if name not in self._outputs:
+                expected = ", ".join(self.output_names)
+                faults.append(Violation(f"outputs.{name[:64]}", f"unknown; expected some of {expected}"))
+        if len(set(outputs)) != len(outputs):
+            faults.append(Violation("outputs", "an output is wanted twice"))
+        return faults
+
+
+def _invalid(faults: Sequence[Violation]) -> InvalidTensor:
+    return InvalidTensor("; ".join(f"{fault.field}: {fault.description}" for fault in faults), violations=faults)
+
+
+def _fits(spec: TensorSpec, array: Array) -> bool:
+    return (
+        array.dtype == NUMPY_DTYPES[spec.dtype]
+        and array.ndim == len(spec.shape)
+        and all(not isinstance(d, int) or d == got for d, got in zip(spec.shape, array.shape, strict=True))
+    )
+
+
+def _described(array: Array) -> str:
+    dtype = "string" if array.dtype == object else array.dtype.name
+    return f"{dtype}[{', '.join(map(str, array.shape))}]"

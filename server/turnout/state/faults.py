@@ -1,0 +1,68 @@
+"""What a database driver's error means to someone who runs Turnout. Nothing of a driver's own words is passed on."""
+
+import sqlite3
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why the database cannot be used.
+
+    Attributes:
+        cause: What is wrong, to be read after "the state store cannot be used:".
+        lasting: Nothing but a change of the set-up mends it, so at the start it is an error of configuration.
+    """
+
+    cause: str
+    lasting: bool = False
+
+
+_LOCKED = Fault("its lock was held for too long by another writer")
+_FULL = Fault("its disk is full")
+_READ_ONLY = Fault("it is read-only", lasting=True)
+_SILENT = Fault("it does not answer")
+
+_SQLITE = {
+    sqlite3.SQLITE_BUSY: _LOCKED,
+    sqlite3.SQLITE_LOCKED: _LOCKED,
+    sqlite3.SQLITE_FULL: _FULL,
+    sqlite3.SQLITE_IOERR: Fault("its file could not be read or written"),
+    sqlite3.SQLITE_CANTOPEN: Fault("its file cannot be opened", lasting=True),
+    sqlite3.SQLITE_PERM: Fault("its file may not be used by this user", lasting=True),
+    sqlite3.SQLITE_READONLY: _READ_ONLY,
+    sqlite3.SQLITE_CORRUPT: Fault("its file is damaged", lasting=True),
+    sqlite3.SQLITE_NOTADB: Fault("its file is no SQLite database", lasting=True),
+}
+
+_POSTGRESQL = {
+    "08": _SILENT,
+    "25006": _READ_ONLY,
+    "28": Fault("it refuses this user or password", lasting=True),
+    "3D000": Fault("it has no database of that name", lasting=True),
+    "40001": _LOCKED,
+    "40P01": _LOCKED,
+    "42501": Fault("this user may not do that in it", lasting=True),
+    "53": Fault("it has no connection or memory left"),
+    "53100": _FULL,
+    "55P03": _LOCKED,
+    "57P": Fault("it is starting or shutting down"),
+    "58": Fault("its files could not be read or written"),
+}
+"""By SQLSTATE, or the beginning of it that a class of them shares; the longest that fits counts."""
+
+
+def diagnose(error: BaseException, *, lost: bool) -> Fault | None:
+    """Says what a driver's `error` means; None where it tells of a mistake in Turnout, not of the database's health.
+
+    Args:
+        error: As sqlite3 or psycopg raised it.
+        lost: The connection was lost by it, or never made.
+    """
+    if isinstance(error, sqlite3.Error):
+        # The low byte is the primary code; SQLite 3.40 has 30 of them and some 70 extended ones.
+        return _SQLITE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+    state = getattr(error, "sqlstate", None) or ""
+    fitting = [start for start in _POSTGRESQL if state.startswith(start)]
+    if fitting:
+        return _POSTGRESQL[max(fitting, key=len)]
+    return _SILENT if lost else None

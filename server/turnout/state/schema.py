@@ -1,0 +1,80 @@
+"""The tables of the state store.
+
+`turnout.state.migrations` brings a database to exactly these; a test compares the two. A change here comes with a
+migration.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+)
+
+VERSION_LENGTH = 255
+"""Most characters of a version: it names a directory, and file systems hold names of 255 bytes."""
+NAME_LENGTH = 63
+"""Most characters of a model's name or a tag."""
+ACTOR_LENGTH = 256
+REASON_LENGTH = 1024
+
+METADATA = MetaData(
+    # Every constraint has a name, so that a later migration can change it on both databases.
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+revision = Table(
+    "revision",
+    METADATA,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, nullable=False),
+    CheckConstraint("id = 1", name="one_row"),
+)
+"""One row, whose number is that of the latest change. Writers lock it first, so that changes stand in one line."""
+
+standings = Table(
+    "standings",
+    METADATA,
+    Column("model", String(NAME_LENGTH), primary_key=True),
+    # Without build metadata: versions that differ in it only are one version, and the registry refuses the second.
+    Column("version", String(VERSION_LENGTH), primary_key=True),
+    Column("standing", String(16), nullable=False),
+    CheckConstraint("standing IN ('released', 'yanked')", name="standing"),
+)
+"""Versions that are candidates no more."""
+
+tags = Table(
+    "tags",
+    METADATA,
+    Column("model", String(NAME_LENGTH), primary_key=True),
+    Column("tag", String(NAME_LENGTH), primary_key=True),
+    Column("version", String(VERSION_LENGTH), nullable=False),
+)
+
+events = Table(
+    "events",
+    METADATA,
+    # The revision that the change made, so ids are 1, 2, 3 ... with no gap, which a database's own sequence does not
+    # promise. On SQLite only a column of type INTEGER is the row's own key.
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+    # Text, so that both databases give back the same characters: UTC, ISO 8601, microseconds, Z.
+    Column("time", String(27), nullable=False),
+    Column("model", String(NAME_LENGTH), nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("subject", String(VERSION_LENGTH), nullable=False),
+    Column("actor", String(ACTOR_LENGTH), nullable=False),
+    Column("reason", String(REASON_LENGTH), nullable=False),
+    Column("payload", Text, nullable=False),
+    Index(None, "model", "id"),
+)
+"""Every change there ever was. Triggers refuse to change or remove a row."""

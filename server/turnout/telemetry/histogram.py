@@ -1,0 +1,40 @@
+"""A histogram that costs half a microsecond to observe. Owned by the event loop: no lock."""
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+
+
+def geometric_bounds(lowest: float, highest: float, ratio: float) -> tuple[float, ...]:
+    """Returns upper bounds from `lowest` to `highest`, evenly spaced in the logarithm, at most `ratio` apart."""
+    steps = math.ceil(math.log(highest / lowest) / math.log(ratio) - 1e-9)
+    return tuple(float(f"{lowest * (highest / lowest) ** (i / steps):.5g}") for i in range(steps + 1))
+
+
+LATENCY_BOUNDS = geometric_bounds(250e-6, 30.0, 1.5)
+"""Seconds. One list for every version and every latency family, so that they can be compared and summed."""
+
+BATCH_BOUNDS = tuple(float(2**i) for i in range(11))
+"""Rows of a batch."""
+
+
+class Histogram:
+    """Counts of observations by bucket, and their sum.
+
+    Attributes:
+        bounds: Upper bounds of the buckets, inclusive, ascending; a last bucket without bound follows.
+        counts: Observations by bucket (not cumulative); one longer than `bounds`.
+        total: Sum of all observations.
+    """
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Counts one observation."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value

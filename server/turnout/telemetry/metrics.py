@@ -1,0 +1,244 @@
+"""What is counted about each version, and how a scrape reads it (DESIGN.md section 6).
+
+All recording happens on the event loop, into plain Python objects that one scrape reads: no lock, about two
+microseconds a request. Labels come from the registry and from fixed lists, never from a client.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from turnout.telemetry.exposition import Family, Labels, render
+from turnout.telemetry.histogram import BATCH_BOUNDS, LATENCY_BOUNDS, Histogram
+
+_GRACE_SCRAPES = 2
+"""Scrapes for which the series of a version that left are still shown, so that its last counts are not lost."""
+
+
+class RoleRecorder:
+    """What is counted about one version in one role.
+
+    Attributes:
+        codes: Requests by status code name.
+        duration: Seconds from arrival to answer.
+        queue: Seconds from admission to the start of the run.
+        compute: Seconds of the run, of the whole batch.
+        slo_exceeded: Requests slower than each of the model's SLO edges, in the edges' order.
+    """
+
+    __slots__ = ("codes", "compute", "duration", "queue", "slo_edges", "slo_exceeded")
+
+    def __init__(self, slo_edges: Sequence[float]) -> None:
+        self.codes: dict[str, int] = {}
+        self.duration = Histogram(LATENCY_BOUNDS)
+        self.queue = Histogram(LATENCY_BOUNDS)
+        self.compute = Histogram(LATENCY_BOUNDS)
+        self.slo_edges = tuple(slo_edges)
+        self.slo_exceeded = [0] * len(self.slo_edges)
+
+    def answered(self, duration: float, queue: float, compute: float) -> None:
+        """Counts a request that got its prediction; times in seconds."""
+        self.codes["OK"] = self.codes.get("OK", 0) + 1
+        self.queue.observe(queue)
+        self.compute.observe(compute)
+        self._took(duration)
+
+    def failed(self, code: str, duration: float) -> None:
+        """Counts a request that ended otherwise, after `duration` seconds."""
+        self.codes[code] = self.codes.get(code, 0) + 1
+        self._took(duration)
+
+    def _took(self, duration: float) -> None:
+        self.duration.observe(duration)
+        for index, edge in enumerate(self.slo_edges):
+            if duration > edge:
+                self.slo_exceeded[index] += 1
+
+
+@dataclass(slots=True)
+class VersionRecorder:
+    """What is counted about one version; lives as long as its series are shown.
+
+    Attributes:
+        model, version, digest: Labels.
+        slo_edges: The model's latency objectives, in seconds.
+        roles: Recorders by role.
+        batch_rows: Rows of each batch that ran.
+        inflight: Requests admitted and not yet answered.
+        queue_depth: Requests that wait for a runner.
+        load_seconds: Time of its last load.
+        memory_bytes: By device (`cpu`, `cuda:0`).
+        traffic_weight: By role and kind (`desired`, `applied`), 0 to 1.
+        scrapes_left: None while the version is known; else how many more scrapes show it.
+    """
+
+    model: str
+    version: str
+    digest: str
+    slo_edges: Sequence[float] = ()
+    roles: dict[str, RoleRecorder] = field(default_factory=dict)
+    batch_rows: Histogram = field(default_factory=lambda: Histogram(BATCH_BOUNDS))
+    inflight: int = 0
+    queue_depth: int = 0
+    load_seconds: float = 0.0
+    memory_bytes: dict[str, int] = field(default_factory=dict)
+    traffic_weight: dict[tuple[str, str], float] = field(default_factory=dict)
+    scrapes_left: int | None = None
+
+    def role(self, role: str) -> RoleRecorder:
+        """Returns the recorder of `role`, made at first use."""
+        recorder = self.roles.get(role)
+        if recorder is None:
+            recorder = self.roles[role] = RoleRecorder(self.slo_edges)
+        return recorder
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Labels of the series that are told apart by version alone."""
+        return {"model": self.model, "version": self.version}
+
+
+@dataclass(frozen=True, slots=True)
+class KnownVersion:
+    """A version that the server knows, loaded or not.
+
+    Attributes:
+        model, version, digest: Which.
+        state: Where it is in its life.
+    """
+
+    model: str
+    version: str
+    digest: str
+    state: str
+
+
+class Metrics:
+    """All metrics of one server. Made once by the composition root; there is no global registry.
+
+    Attributes:
+        known: Every version that the server knows; replaced whole by the manager.
+    """
+
+    def __init__(self) -> None:
+        self.known: Sequence[KnownVersion] = ()
+        self._versions: dict[tuple[str, str], VersionRecorder] = {}
+        self._unrouted: dict[tuple[str, str], int] = {}
+        self._process = CollectorRegistry(auto_describe=False)
+        ProcessCollector(registry=self._process)
+        PlatformCollector(registry=self._process)
+        GCCollector(registry=self._process)
+
+    def version(self, model: str, version: str, digest: str, slo_edges: Sequence[float] = ()) -> VersionRecorder:
+        """Returns the recorder of a version that comes into service.
+
+        One that left and came back within the grace keeps its counts.
+
+        Args:
+            model: Its model's name.
+            version: The exact version.
+            digest: Of that version.
+            slo_edges: The model's latency objectives, in seconds.
+        """
+        key = (model, version)
+        recorder = self._versions.get(key)
+        if recorder is None or recorder.digest != digest:
+            recorder = self._versions[key] = VersionRecorder(model, version, digest, slo_edges)
+        recorder.scrapes_left = None
+        return recorder
+
+    def retire(self, model: str, version: str) -> None:
+        """Says that a version left: its series go after two more scrapes."""
+        recorder = self._versions.get((model, version))
+        if recorder is not None and recorder.scrapes_left is None:
+            recorder.scrapes_left = _GRACE_SCRAPES
+
+    def unrouted(self, model: str, code: str) -> None:
+        """Counts a request that reached no version.
+
+        Args:
+            model: Name of a model that exists, or "": never a name that a client made up.
+            code: Status code name.
+        """
+        key = (model, code)
+        self._unrouted[key] = self._unrouted.get(key, 0) + 1
+
+    async def scrape(self) -> bytes:
+        """Returns the text of all metrics, and lets the grace of versions that left run down by one scrape."""
+        versions = list(self._versions.values())
+        text = await render(self._families(versions))
+        for recorder in versions:
+            if recorder.scrapes_left is not None:
+                recorder.scrapes_left -= 1
+                if recorder.scrapes_left <= 0 and self._versions.get((recorder.model, recorder.version)) is recorder:
+                    del self._versions[recorder.model, recorder.version]
+        return text + generate_latest(self._process)
+
+    def _families(self, versions: Sequence[VersionRecorder]) -> Iterator[Family]:
+        yield Family("turnout_requests_total", "counter", "Requests by how they ended.", self._requests(versions))
+        for name, text, attribute in (
+            ("turnout_request_duration_seconds", "From arrival to answer.", "duration"),
+            ("turnout_queue_duration_seconds", "From admission to the start of the run.", "queue"),
+            ("turnout_compute_duration_seconds", "The model's run, of the whole batch.", "compute"),
+        ):
+            yield Family(name, "histogram", text, list(_role_histograms(versions, attribute)))
+        yield Family(
+            "turnout_batch_size", "histogram", "Rows of each batch that ran.",
+            [(v.labels, v.batch_rows) for v in versions if any(v.batch_rows.counts)],
+        )  # fmt: skip
+        yield Family(
+            "turnout_slo_exceeded_total", "counter",
+            "Requests slower than the model's own latency objective, counted exactly.",
+            [
+                (v.labels | {"role": role, "threshold": repr(edge)}, float(count))
+                for v in versions
+                for role, r in v.roles.items()
+                for edge, count in zip(r.slo_edges, r.slo_exceeded, strict=True)
+            ],
+        )  # fmt: skip
+        yield Family(
+            "turnout_version_info", "gauge", "1 for each version that the server knows, by its state.",
+            [({"model": k.model, "version": k.version, "digest": k.digest, "state": k.state}, 1.0) for k in self.known],
+        )  # fmt: skip
+        yield from _gauges(versions)
+
+    def _requests(self, versions: Sequence[VersionRecorder]) -> Iterator[tuple[Labels, float]]:
+        for v in versions:
+            for role, recorder in v.roles.items():
+                for code, count in recorder.codes.items():
+                    yield v.labels | {"role": role, "code": code}, count
+        for (model, code), count in self._unrouted.items():
+            yield {"model": model, "version": "", "role": "", "code": code}, count
+
+
+def _role_histograms(versions: Iterable[VersionRecorder], attribute: str) -> Iterator[tuple[Labels, Histogram]]:
+    for v in versions:
+        for role, recorder in v.roles.items():
+            yield v.labels | {"role": role}, getattr(recorder, attribute)
+
+
+def _gauges(versions: Sequence[VersionRecorder]) -> Iterator[Family]:
+    present = [v for v in versions if v.scrapes_left is None]
+    yield Family(
+        "turnout_inflight_requests", "gauge", "Requests admitted and not yet answered.",
+        [(v.labels, v.inflight) for v in present],
+    )  # fmt: skip
+    yield Family(
+        "turnout_queue_depth", "gauge", "Requests that wait for a runner.", [(v.labels, v.queue_depth) for v in present]
+    )
+    yield Family(
+        "turnout_version_load_duration_seconds", "gauge", "Time of the version's last load, warm-up included.",
+        [(v.labels, v.load_seconds) for v in present if v.load_seconds],
+    )  # fmt: skip
+    yield Family(
+        "turnout_version_memory_bytes", "gauge", "Memory that loading the version took, by device.",
+        [(v.labels | {"device": d}, n) for v in present for d, n in v.memory_bytes.items()],
+    )  # fmt: skip
+    yield Family(
+        "turnout_traffic_weight", "gauge", "Share of the unpinned traffic, 0 to 1, as wished for and as in force.",
+        [(v.labels | {"role": r, "kind": k}, w) for v in present for (r, k), w in v.traffic_weight.items()],
+    )  # fmt: skip

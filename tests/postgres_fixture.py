@@ -1,0 +1,137 @@
+"""A private PostgreSQL server for tests: Debian's, in a directory of its own, on a free port of 127.0.0.1.
+
+A test module that needs it says `pytest_plugins = ["postgres_fixture"]`.
+"""
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import psycopg
+import pytest
+
+PASSWORD = "correct-horse"
+_USER = "turnout"
+_START_BOUND = 30.0  # seconds; takes 1 to 2 on two busy cores
+
+
+class PostgresServer:
+    """A cluster, and the server on it while it is started."""
+
+    def __init__(self, binaries: Path, directory: Path, run_as: str | None) -> None:
+        self._binaries = binaries
+        self._data = directory / "data"
+        self._sockets = directory
+        self._run_as = run_as
+        self._log = directory / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._numbers = count(1)
+        self.port = _free_port()
+        password_file = directory / "password"
+        password_file.write_text(PASSWORD)
+        if run_as is not None:
+            account = pwd.getpwnam(run_as)
+            for path in (directory, password_file):
+                os.chown(path, account.pw_uid, account.pw_gid)
+        initdb = [binaries / "initdb", "--no-sync", "--username", _USER, "--auth", "scram-sha-256"]
+        initdb += ["--pwfile", password_file, "--encoding", "UTF8", "--locale", "C", "--pgdata", self._data]
+        subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd=directory, **self._account())
+
+    def start(self) -> None:
+        """Starts the server and returns once it answers."""
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            "unix_socket_directories": str(self._sockets),
+            "fsync": "off",  # these tests kill clients, not the machine
+            "logging_collector": "off",
+        }
+        command: list[str | Path] = [self._binaries / "postgres", "-D", self._data]
+        for name, value in settings.items():
+            command += ["-c", f"{name}={value}"]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self._sockets, **self._account()
+            )
+        deadline = time.monotonic() + _START_BOUND
+        while True:
+            try:
+                psycopg.connect(self.url("postgres")).close()
+                return
+            except psycopg.OperationalError:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"PostgreSQL did not start: {self._log.read_text()}") from None
+                time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Stops the server; its clients' connections are cut."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown
+            self._process.wait(timeout=_START_BOUND)
+            self._process = None
+
+    def url(self, database: str) -> str:
+        """Returns the URL of a database."""
+        return f"postgresql://{_USER}:{PASSWORD}@127.0.0.1:{self.port}/{database}"
+
+    def new_database(self) -> str:
+        """Makes an empty database and returns its URL."""
+        name = f"state_{next(self._numbers)}"
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}".encode())
+        return self.url(name)
+
+    def _account(self) -> dict[str, object]:
+        if self._run_as is None:
+            return {}
+        return {"user": self._run_as, "group": pwd.getpwnam(self._run_as).pw_gid, "extra_groups": []}
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A server that runs; a test that stops it starts it again."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: float(path.parts[-3]))
+    if not found:
+        pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
+    run_as = None
+    if os.geteuid() == 0:
+        # PostgreSQL refuses to run as root; Debian's package makes this account.
+        run_as = "postgres"
+        try:
+            pwd.getpwnam(run_as)
+        except KeyError:
+            pytest.skip("there is no account 'postgres' to run PostgreSQL as (apt-get install postgresql)")
+    # Not pytest's tmp_path: only its owner may enter that, and a socket's path is bounded to 107 bytes.
+    directory = Path(tempfile.mkdtemp(prefix="turnout-pg-"))
+    try:
+        server = PostgresServer(found[-1].parent, directory, run_as)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(directory)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def state_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a new database, of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/state/state.db"
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return server.new_database()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
