@@ -1,6 +1,7 @@
 """A private PostgreSQL server for tests: Debian's, in a directory of its own, on a free port of 127.0.0.1.
 
-A test module that needs it says `pytest_plugins = ["postgres_fixture"]`.
+A test module that needs it says `pytest_plugins = ["postgres_fixture"]`, so that one server serves all of them.
+PYTEST_DONT_REWRITE: modules import names from here before the plugin is registered, and there is no assert to rewrite.
 """
 
 import os
@@ -14,6 +15,7 @@ import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -41,7 +43,7 @@ class PostgresServer:
             account = pwd.getpwnam(run_as)
             for path in (directory, password_file):
                 os.chown(path, account.pw_uid, account.pw_gid)
-        initdb = [binaries / "initdb", "--no-sync", "--username", _USER, "--auth", "scram-sha-256"]
+        initdb: list[str | Path] = [binaries / "initdb", "--no-sync", "--username", _USER, "--auth", "scram-sha-256"]
         initdb += ["--pwfile", password_file, "--encoding", "UTF8", "--locale", "C", "--pgdata", self._data]
         subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd=directory, **self._account())
 
@@ -89,7 +91,7 @@ class PostgresServer:
             connection.execute(f"CREATE DATABASE {name}".encode())
         return self.url(name)
 
-    def _account(self) -> dict[str, object]:
+    def _account(self) -> dict[str, Any]:
         if self._run_as is None:
             return {}
         return {"user": self._run_as, "group": pwd.getpwnam(self._run_as).pw_gid, "extra_groups": []}

@@ -19,10 +19,15 @@ def render_toml(settings: Settings, origins: Mapping[str, str]) -> str:
         settings: The settings.
         origins: As in `turnout.config.sources.Loaded`.
     """
+    return "".join(f"{line}\n" for line in _table(as_data(settings), "", origins))
+
+
+def as_data(settings: Settings) -> dict[str, Any]:
+    """Returns `settings` as plain values, of each model only what it overrides, passwords as `***`."""
     body = settings.model_dump(mode="json")
     body["state"] = redacted(settings.state_url)
     body["model"] = settings.model_dump(mode="json", include={"model"}, exclude_unset=True).get("model", {})
-    return "".join(f"{line}\n" for line in _table(body, "", origins))
+    return body
 
 
 def redacted(url: str) -> str:

@@ -113,9 +113,11 @@ class Drain(Section):
     """How the server stops.
 
     Attributes:
-        timeout_s: How long requests under way may take after the first SIGTERM or SIGINT.
+        delay_s: How long requests are still taken after readiness went off, for load balancers to notice.
+        timeout_s: How long requests under way may take after that.
     """
 
+    delay_s: Duration = 0.0
     timeout_s: Duration = 30.0
 
 

@@ -19,8 +19,8 @@ from turnout.errors import ConfigError, Violation
 DEFAULT_FILE = Path("turnout.toml")
 PREFIX = "TURNOUT_"
 
-OTHER_VARIABLES = frozenset({"TURNOUT_CONFIG", "TURNOUT_SERVER"})
-"""Variables that name no setting: the file, and the server that commands talk to."""
+FILE_VARIABLE = "TURNOUT_CONFIG"
+"""Names the file; the one variable that is no setting."""
 
 # Kubernetes gives every pod variables about each service beside it, and one is likely to be called turnout.
 _SERVICE_LINK = re.compile(r"TURNOUT_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
@@ -84,7 +84,7 @@ def load_settings(
 def _file(config: Path | None, environ: Mapping[str, str]) -> Path | None:
     if config is not None:
         return config
-    if named := environ.get("TURNOUT_CONFIG"):
+    if named := environ.get(FILE_VARIABLE):
         return Path(named)
     return DEFAULT_FILE if DEFAULT_FILE.exists() else None
 
@@ -117,7 +117,7 @@ class _Environment(EnvSettingsSource):
             ConfigError: A variable names no setting, or one that names a table does not hold a JSON object.
         """
         for name, value in self._environ.items():
-            if not name.startswith(PREFIX) or name in OTHER_VARIABLES or not value or _is_service_link(name, value):
+            if not name.startswith(PREFIX) or name == FILE_VARIABLE or not value or _is_service_link(name, value):
                 continue
             if complaint := unknown_variable(name):
                 raise ConfigError(complaint)

@@ -43,8 +43,8 @@ def open_inside(directory: Path, path: str) -> Iterator[BinaryIO]:
         path: Relative, with forward slashes, without `.` and `..`.
 
     Raises:
-        OSError: It is not there or cannot be read; with the number ELOOP, where a link stands somewhere on the way or at
-            its end is no regular file. `explain` puts it into words.
+        OSError: It is not there or cannot be read; or, with the number ELOOP, a link stands somewhere on the way or no
+            regular file at its end. `explain` puts it into words.
     """
     *parents, name = path.split("/")
     here = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

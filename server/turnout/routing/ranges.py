@@ -76,16 +76,18 @@ class Comparator:
     operator: Operator
     version: Version
     _bound: Precedence = field(init=False, repr=False, compare=False)
+    _holds: Callable[[Precedence, Precedence], bool] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_bound", precedence(self.version))
+        object.__setattr__(self, "_holds", _HOLDS[self.operator])
 
     def __str__(self) -> str:
         return f"{self.operator}{self.version}"
 
     def admits(self, key: Precedence) -> bool:
         """Whether a version of that precedence lies within this bound."""
-        return _HOLDS[self.operator](key, self._bound)
+        return self._holds(key, self._bound)
 
     def names_prerelease_of(self, key: Precedence) -> bool:
         """Whether the bound is itself a prerelease, of the same core version as `key`."""
@@ -127,11 +129,14 @@ class Range:
         writes `^3.3.0-rc.1` asked for prereleases of 3.3.0, and for no other's.
         """
         key = precedence(version)
-        return any(
-            all(comparator.admits(key) for comparator in alternative)
-            and (key[3] == 1 or any(comparator.names_prerelease_of(key) for comparator in alternative))
-            for alternative in self.alternatives
-        )
+        for alternative in self.alternatives:
+            for comparator in alternative:
+                if not comparator.admits(key):
+                    break
+            else:
+                if key[3] == 1 or any(comparator.names_prerelease_of(key) for comparator in alternative):
+                    return True
+        return False
 
 
 _IDENTIFIER = r"(?:0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
@@ -228,7 +233,8 @@ def _comparators(text: str) -> list[Comparator]:
     while True:
         match = _COMPARATOR.match(text, position)
         if match is None:
-            raise ValueError(f"expected a version at {text[position : position + 16]!r}")
+            rest = text[position : position + 16]
+            raise ValueError(f"expected a version at {repr(rest) if rest else 'the end'}")
         partial = _Partial.parse(match["partial"])
         bare = match["operator"] is None
         if bare and "," in text and partial.minor is not None and (partial.patch is not None or partial.ends_early):

@@ -1,4 +1,4 @@
-"""What a client writes in the version field, and which version it names. Pure.
+"""What a client writes in the version field. Pure; which version it then names is `turnout.routing.resolution`.
 
     ""                        Default     the highest released version that is no prerelease (or what a policy says)
     3.2.0  v3.2.0             Exact       that version, candidate or not
@@ -12,16 +12,12 @@ version (`x`, `v3`, `v03`) is never a tag.
 """
 
 import re
-from bisect import bisect_right
-from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Self
 
 from semver import Version
 
-from turnout.errors import InvalidRequest, InvalidSelector, VersionNotFound
-from turnout.registry.standing import Standing
-from turnout.routing.ranges import MAX_NUMBER, Range, precedence
+from turnout.errors import InvalidRequest, InvalidSelector
+from turnout.routing.ranges import MAX_NUMBER, Range
 
 MAX_LENGTH = 256
 """Bytes that a selector may have."""
@@ -147,7 +143,7 @@ def tag_name(text: str) -> str:
     except InvalidSelector:
         selector = Default()
     if not isinstance(selector, Default) or _VERSION_LIKE.fullmatch(text):
-        raise InvalidRequest.at("tag", f"{_quoted(text)} reads as a version or a range, which no tag may")
+        raise InvalidRequest.at("tag", f"{_quoted(text)} reads as a version, a range or a digest, which no tag may")
     raise InvalidRequest.at("tag", f"expected a name of the form {_TAG.pattern}, got {_quoted(text)}")
 
 
@@ -172,157 +168,3 @@ def _malformed(text: str, what: str) -> InvalidRequest:
 
 def _quoted(text: str) -> str:
     return repr(text) if len(text) <= 64 else f"{text[:64]!r}..."
-
-
-@dataclass(frozen=True, slots=True)
-class VersionIndex:
-    """One model's versions, laid out for `resolve`.
-
-    Attributes:
-        model: The model's name.
-        versions: All of them, the highest precedence first. No two have the same precedence.
-        released: Those declared fit for general traffic, in the same order.
-        yanked: Those withdrawn.
-        tags: Where each tag stands.
-        digests: Versions by digest.
-        ready: Those that can answer now.
-        coming: Those on their way to be ready.
-    """
-
-    model: str
-    versions: tuple[Version, ...]
-    released: tuple[Version, ...]
-    yanked: frozenset[Version]
-    tags: Mapping[str, Version]
-    digests: Mapping[str, Version]
-    ready: frozenset[Version]
-    coming: frozenset[Version]
-
-    @classmethod
-    def of(
-        cls,
-        model: str,
-        standings: Mapping[Version, Standing],
-        *,
-        tags: Mapping[str, Version] | None = None,
-        digests: Mapping[str, Version] | None = None,
-        ready: Collection[Version] = (),
-        coming: Collection[Version] = (),
-    ) -> Self:
-        """Makes the index of the versions in `standings`, in whatever order they come."""
-        versions = tuple(sorted(standings, key=precedence, reverse=True))
-        return cls(
-            model=model,
-            versions=versions,
-            released=tuple(v for v in versions if standings[v] is Standing.RELEASED),
-            yanked=frozenset(v for v in versions if standings[v] is Standing.YANKED),
-            tags=tags or {},
-            digests=digests or {},
-            ready=frozenset(ready),
-            coming=frozenset(coming),
-        )
-
-    def find(self, version: Version) -> Version | None:
-        """Returns the published version of the same precedence, with its own build metadata, or None."""
-        above = self._above(version)
-        found = self.versions[above] if above < len(self.versions) else None
-        return found if found is not None and precedence(found) == precedence(version) else None
-
-    def around(self, version: Version) -> tuple[Version, ...]:
-        """Returns the two versions next above `version` and the two next at or below it, fewer at the ends."""
-        above = self._above(version)
-        return self.versions[max(0, above - 2) : above + 2]
-
-    def _above(self, version: Version) -> int:
-        """How many versions are higher."""
-        return len(self.versions) - bisect_right(self.versions[::-1], precedence(version), key=precedence)
-
-
-def resolve(selector: Selector, versions: VersionIndex, *, prefer_ready: bool = True) -> Version:
-    """Returns the version that `selector` names.
-
-    A pin, a digest and a tag name one version. A range, `latest` and the empty selector choose among released versions:
-    the highest that is ready, so that one still loading takes no traffic from the one below it; where none is, the
-    highest that is coming; where none is either, the highest. With `prefer_ready=False` it is the highest in any case.
-
-    Raises:
-        VersionNotFound: There is no such version; the error names the nearest.
-    """
-    match selector:
-        case Default() | Latest():
-            return _choose(selector, versions, lambda version: version.prerelease is None, prefer_ready=prefer_ready)
-        case InRange(range=wanted):
-            return _choose(selector, versions, wanted.satisfied_by, prefer_ready=prefer_ready)
-        case Exact(version=pinned):
-            found = versions.find(pinned)
-            if found is None or pinned.build not in (None, found.build):
-                raise VersionNotFound(
-                    f"no version of {versions.model} is {str(pinned)!r}; {_listed('nearest', versions.around(pinned))}"
-                )
-            return found
-        case ByDigest(digest=digest):
-            found = versions.digests.get(digest)
-            if found is None:
-                raise VersionNotFound(
-                    f"no version of {versions.model} has the digest {digest}; {_listed('there are', versions.versions)}"
-                )
-            return found
-        case ByTag(name=name):
-            target = versions.tags.get(name)
-            if target is None:
-                known = [*versions.tags, *map(str, versions.versions)]
-                raise VersionNotFound.of(versions.model, name, known)
-            found = versions.find(target)
-            if found is None:
-                raise VersionNotFound(f"the tag {name!r} of {versions.model} stands at {target}, which is not there")
-            return found
-
-
-def _choose(
-    selector: Default | Latest | InRange,
-    versions: VersionIndex,
-    fits: Callable[[Version], bool],
-    *,
-    prefer_ready: bool,
-) -> Version:
-    highest: Version | None = None
-    coming: Version | None = None
-    for version in versions.released:
-        if not fits(version):
-            continue
-        if not prefer_ready or version in versions.ready:
-            return version
-        if highest is None:
-            highest = version
-        if coming is None and version in versions.coming:
-            coming = version
-    if highest is None:
-        raise _nothing_released(selector, versions, fits)
-    return coming or highest
-
-
-def _nothing_released(
-    selector: Default | Latest | InRange, versions: VersionIndex, fits: Callable[[Version], bool]
-) -> VersionNotFound:
-    """Says that no released version fits, and which other would fit or comes near."""
-    near: Collection[Version] = versions.versions
-    if isinstance(selector, InRange):
-        wanted = f"no released version of {versions.model} satisfies {str(selector)!r}"
-        bounds = [comparator.version for alternative in selector.range.alternatives for comparator in alternative]
-        if bounds:
-            near = versions.around(bounds[0])
-    else:
-        wanted = f"{versions.model} has no released version other than prereleases"
-    fitting = [version for version in versions.versions if fits(version)]
-    candidate = next((version for version in fitting if version not in versions.yanked), None)
-    if candidate is not None:
-        return VersionNotFound(f"{wanted}; {candidate} would do, but is a candidate")
-    if fitting:
-        return VersionNotFound(f"{wanted}; {fitting[0]} would do, but was yanked")
-    return VersionNotFound(f"{wanted}; {_listed('nearest', near)}")
-
-
-def _listed(noun: str, versions: Collection[Version]) -> str:
-    if not versions:
-        return "there are no versions"
-    return f"{noun}: {', '.join(str(version) for version in list(versions)[:4])}{', ...' if len(versions) > 4 else ''}"

@@ -13,7 +13,7 @@ from turnout.errors import TurnoutError
 from turnout.registry.manifest import Batching, Manifest, Tolerance
 from turnout.registry.signature import DataType, Signature
 from turnout.serving.session import Run
-from turnout.serving.synthetic import FREE_SIZES, synthetic_inputs
+from turnout.serving.synthetic import FREE_SIZES, INTEGERS_BELOW, synthetic_inputs
 from turnout.serving.tensor import Array
 
 TOLERANCES: Mapping[DataType, Tolerance] = {
@@ -113,7 +113,7 @@ def _sample(
         rows = {name: a.shape[axes[name]] for name, a in golden.items() if name in axes and a.ndim > axes[name]}
         if all(count >= 1 for count in rows.values()):
             tries.append({n: np.take(a, [0], axis=axes[n]) if n in rows else a for n, a in golden.items()})
-    tries += [synthetic_inputs(signature, size, axes, 1, seed=1) for size in FREE_SIZES]
+    tries += [synthetic_inputs(signature, size, below, axes, seed=1) for below in INTEGERS_BELOW for size in FREE_SIZES]
     for inputs in tries:
         try:
             run(inputs, names)

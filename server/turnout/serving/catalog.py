@@ -36,6 +36,7 @@ class VersionEntry:
         max_batch_rows: Rows a batch may hold; 0 where it is served unbatched or not loaded.
         batching: Why it is batched as it is, in words.
         load_seconds: Time that verification, loading and warming took; 0.0 where it is not loaded.
+        version_text: The version as text; made once, since every answer carries it.
     """
 
     manifest: Manifest
@@ -49,6 +50,10 @@ class VersionEntry:
     max_batch_rows: int = 0
     batching: str = ""
     load_seconds: float = 0.0
+    version_text: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "version_text", str(self.manifest.version))
 
     @property
     def model(self) -> str:

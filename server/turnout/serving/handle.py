@@ -1,7 +1,7 @@
 """A version in service. Whoever holds the handle keeps the version alive: holding one costs its memory.
 
-`VersionHandle.infer` is the whole way of a request through a version: check, run, count. `close` refuses what comes
-after, waits for what is under way, and frees the sessions.
+`infer_now` and `infer` are the way of a request through a version. `close` refuses what comes after, waits for what is
+under way, and frees the sessions.
 """
 
 import asyncio
@@ -67,10 +67,40 @@ class VersionHandle:
         """Requests that wait for a runner."""
         return self._batcher.depth
 
+    def infer_now(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> tuple[Sequence[str], Answer] | None:
+        """Answers a request at once, if its run is shorter than handing it to a thread would be.
+
+        Args:
+            inputs: By name, as they came.
+            outputs: Names of the outputs wanted; none means all.
+
+        Returns:
+            The outputs' names and what the run gave; None where `infer` is the way.
+
+        Raises:
+            InvalidTensor: The request does not fit the signature.
+            ModelFailure, MemoryBudgetExceeded: The run failed.
+        """
+        if not self._inline_bytes or self._closing or self._batcher.depth:
+            return None
+        size = 0
+        for array in inputs.values():
+            size += array.nbytes
+        if size > self._inline_bytes:
+            return None
+        names = self._validator.check(inputs, outputs)
+        start = time.monotonic()
+        values = self._run(inputs, names)
+        took = time.monotonic() - start
+        if took > self._inline_limit:
+            self._inline_bytes = 0
+        self.recorder.batch_rows.observe(1)
+        return names, Answer(values, 0.0, took, self._inline_rows)
+
     async def infer(
         self, inputs: Mapping[str, Array], outputs: Sequence[str], deadline: float | None
     ) -> tuple[Sequence[str], Answer]:
-        """Answers a request.
+        """Answers a request on a runner.
 
         Args:
             inputs: By name, as they came.
@@ -90,12 +120,6 @@ class VersionHandle:
         names = self._validator.check(inputs, outputs)
         self._inflight += 1
         try:
-            if self._inline_bytes and not self._batcher.depth:
-                size = 0
-                for array in inputs.values():
-                    size += array.nbytes
-                if size <= self._inline_bytes:
-                    return names, self._infer_inline(inputs, names)
             return names, await self._batcher.submit(inputs, names, deadline)
         finally:
             self._inflight -= 1
@@ -113,13 +137,3 @@ class VersionHandle:
         self.loaded = None
         del self._run, self._batcher
         await asyncio.to_thread(give_back)
-
-    def _infer_inline(self, inputs: Mapping[str, Array], names: Sequence[str]) -> Answer:
-        """Runs on the event loop: for runs shorter than the hand-over to a thread and back would be."""
-        start = time.monotonic()
-        values = self._run(inputs, names)
-        took = time.monotonic() - start
-        if took > self._inline_limit:
-            self._inline_bytes = 0
-        self.recorder.batch_rows.observe(1)
-        return Answer(values, 0.0, took, self._inline_rows)

@@ -4,14 +4,17 @@ This is the narrow port behind which the engine lives: protocols hand in decoded
 nothing of sessions, queues or routes.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from turnout.errors import TurnoutError
+from turnout.errors import Draining, TurnoutError
+from turnout.serving.batcher import Answer
 from turnout.serving.catalog import Catalog, VersionEntry
+from turnout.serving.handle import VersionHandle
 from turnout.serving.tensor import Array
 from turnout.telemetry.logging import AccessLog
 from turnout.telemetry.metrics import Metrics
@@ -105,7 +108,11 @@ class Router(Protocol):
 
 
 class Inference:
-    """Answers requests: asks the router, runs the version, counts what happened. Used on the event loop only."""
+    """Answers requests: asks the router, runs the version, counts what happened. Used on the event loop only.
+
+    Attributes:
+        draining: Set once the server stops: new requests are refused, those under way are finished.
+    """
 
     def __init__(
         self,
@@ -129,31 +136,70 @@ class Inference:
         self._metrics = metrics
         self._access = access
         self._code_of = code_of
+        self.draining = asyncio.Event()
+
+    def infer_now(self, request: InferenceRequest) -> InferenceResult | None:
+        """Answers `request` at once where its version is quick enough for that; None where `infer` is the way.
+
+        Callers that may wait use `await inference.infer(request)`; this is for those to whom a task is too dear.
+
+        Raises:
+            TurnoutError: As `infer`.
+        """
+        route = self._route(request)
+        handle = _handle(route)
+        try:
+            answered = handle.infer_now(request.inputs, request.outputs)
+        except TurnoutError as error:
+            self._failed(request, route, handle, error)
+            raise
+        return None if answered is None else self._answered(request, route, handle, answered)
 
     async def infer(self, request: InferenceRequest) -> InferenceResult:
         """Answers `request`.
 
         Raises:
-            TurnoutError: As `Router.route` and `VersionHandle.infer`.
+            TurnoutError: As `Router.route`, `VersionHandle.infer_now` and `VersionHandle.infer`.
         """
+        route = self._route(request)
+        handle = _handle(route)
         try:
-            route = self._router.route(request.model, request.selector, request.routing_key)
+            answered = handle.infer_now(request.inputs, request.outputs)
+            if answered is None:
+                answered = await handle.infer(request.inputs, request.outputs, request.deadline)
+        except BaseException as error:
+            self._failed(request, route, handle, error)
+            raise
+        return self._answered(request, route, handle, answered)
+
+    def refuse(self, request: InferenceRequest, error: TurnoutError) -> None:
+        """Counts and logs a request that reached no version, such as one that could not be decoded."""
+        code = self._code_of(error)
+        known = request.model in self._catalog.snapshot.models
+        self._metrics.unrouted(request.model if known else "", code)
+        self._access.failed(request, None, code, time.monotonic() - request.arrived, error)
+
+    def _route(self, request: InferenceRequest) -> Route:
+        if self.draining.is_set():
+            refusal = Draining("the server is stopping", retry_after=1.0)
+            self.refuse(request, refusal)
+            raise refusal
+        try:
+            return self._router.route(request.model, request.selector, request.routing_key)
         except TurnoutError as error:
             self.refuse(request, error)
             raise
-        handle = route.entry.handle
-        assert handle is not None, "a router answers with versions that are ready"
-        recorder = handle.recorder.role(route.role)
-        try:
-            names, answer = await handle.infer(request.inputs, request.outputs, request.deadline)
-        except BaseException as error:
-            took = time.monotonic() - request.arrived
-            code = self._code_of(error)
-            recorder.failed(code, took)
-            self._access.failed(request, route, code, took, error)
-            raise
+
+    def _answered(
+        self,
+        request: InferenceRequest,
+        route: Route,
+        handle: VersionHandle,
+        answered: tuple[Sequence[str], Answer],
+    ) -> InferenceResult:
+        names, answer = answered
         took = time.monotonic() - request.arrived
-        recorder.answered(took, answer.queue_seconds, answer.compute_seconds)
+        handle.recorder.role(route.role).answered(took, answer.queue_seconds, answer.compute_seconds)
         if self._access.sampled():
             self._access.answered(request, route, took, answer)
         return InferenceResult(
@@ -164,9 +210,14 @@ class Inference:
             answer.batch_rows,
         )
 
-    def refuse(self, request: InferenceRequest, error: TurnoutError) -> None:
-        """Counts and logs a request that reached no version, such as one that could not be decoded."""
+    def _failed(self, request: InferenceRequest, route: Route, handle: VersionHandle, error: BaseException) -> None:
+        took = time.monotonic() - request.arrived
         code = self._code_of(error)
-        known = request.model in self._catalog.snapshot.models
-        self._metrics.unrouted(request.model if known else "", code)
-        self._access.failed(request, None, code, time.monotonic() - request.arrived, error)
+        handle.recorder.role(route.role).failed(code, took)
+        self._access.failed(request, route, code, took, error)
+
+
+def _handle(route: Route) -> VersionHandle:
+    handle = route.entry.handle
+    assert handle is not None, "a router answers with versions that are ready"
+    return handle

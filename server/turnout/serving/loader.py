@@ -13,14 +13,14 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import onnx
-from semver import Version
 
 from turnout.config import Batching, ModelSettings
 from turnout.registry.golden import read_cases
-from turnout.registry.manifest import MODEL_FILE, Manifest
+from turnout.registry.listing import Published
+from turnout.registry.manifest import MODEL_FILE
+from turnout.registry.repository import Repository
 from turnout.serving import providers
 from turnout.serving.batchability import BatchPlan, prove
 from turnout.serving.binding import BoundRunner, pinned_allocator
@@ -36,18 +36,6 @@ _UNBOUNDED_OPERATORS = frozenset({"Loop", "Scan", "SequenceMap", "If"})
 
 RUNNERS_PER_GPU = 2
 """One runner copies inputs while the other computes; more only queue on the device."""
-
-
-class VerifiedFiles(Protocol):
-    """What the loader needs of the repository."""
-
-    def verify(self, model: str, version: Version) -> object:
-        """Checks every file's digest. Raises DigestMismatch where one is not what was published."""
-        ...
-
-    def directory(self, model: str, version: Version) -> Path:
-        """Returns the version's directory."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +70,17 @@ class LoadedVersion:
 
 
 def load(
-    files: VerifiedFiles, manifest: Manifest, settings: ModelSettings, warmup_runs: int, on_loaded: Callable[[], None]
+    repository: Repository,
+    published: Published,
+    settings: ModelSettings,
+    warmup_runs: int,
+    on_loaded: Callable[[], None],
 ) -> LoadedVersion:
     """Brings a version into memory.
 
     Args:
-        files: The repository.
-        manifest: Of the version.
+        repository: The versions on disk.
+        published: The version, as it was seen there.
         settings: Of its model.
         warmup_runs: Of each batch size.
         on_loaded: Called when it is in memory and warm-up begins.
@@ -102,8 +94,9 @@ def load(
     runtime = settings.runtime
     if runtime.intra_op_threads == 1:  # a thread pool of the session would inherit the low priority
         lower_priority()
-    files.verify(manifest.model, manifest.version)
-    directory = files.directory(manifest.model, manifest.version)
+    manifest = published.manifest
+    repository.verify(manifest.model, manifest.version, expected=published.digest)
+    directory = repository.directory(manifest.model, manifest.version)
     names = providers.choose([] if runtime.providers == "auto" else [str(p) for p in runtime.providers])
     on_gpu = names[0] != providers.CPU
     devices = [f"cuda:{i}" for i in runtime.device_ids] if on_gpu else ["cpu"]
@@ -117,10 +110,11 @@ def load(
     golden = cases[0].inputs if cases else None
     plan = prove(sessions[0].run, manifest, _max_rows(settings.batching), golden)
     outputs = [spec.name for spec in manifest.signature.outputs]
-    warmth = warm_up(sessions[0].run, plan, outputs, warmup_runs)
+    pays = settings.batching.only_where_it_pays
+    warmth = warm_up(sessions[0].run, plan, outputs, warmup_runs, pays)
     for session in sessions[1:]:
-        warm_up(session.run, plan, outputs, warmup_runs)
-    if settings.batching.only_where_it_pays:
+        warm_up(session.run, plan, outputs, warmup_runs, pays)
+    if pays:
         plan = paying_plan(plan, warmth)
     inline_bytes = 0 if on_gpu else _inline_bytes(warmth, runtime.inline_threshold_us * 1e-6)
     if inline_bytes and not _bounded(directory / MODEL_FILE):

@@ -5,40 +5,25 @@ and starts loads and unloads beside the traffic. Each version's state moves only
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
 from semver import Version
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Settings
 from turnout.errors import ModelFailure, NotLoaded, TurnoutError, VersionNotFound
-from turnout.registry.manifest import Manifest
+from turnout.registry.listing import Published
+from turnout.registry.repository import Repository
 from turnout.registry.standing import Declared
 from turnout.serving.catalog import Catalog, CatalogSnapshot, ModelEntry, VersionEntry
 from turnout.serving.handle import VersionHandle
 from turnout.serving.lifecycle import LifecycleState, step
 from turnout.serving.load_policy import Resolve, Wish, moves, wanted
-from turnout.serving.loader import VerifiedFiles, load
+from turnout.serving.loader import load
 from turnout.telemetry.metrics import KnownVersion, Metrics
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """A version that exists on disk."""
-
-    manifest: Manifest
-    digest: str
-
-
-class Source(VerifiedFiles, Protocol):
-    """What the manager needs of the repository."""
-
-    def published(self) -> Sequence[Published]:
-        """Returns every version that exists; reads the disk."""
-        ...
 
 
 class Manager:
@@ -46,7 +31,7 @@ class Manager:
 
     def __init__(
         self,
-        source: Source,
+        repository: Repository,
         declared: Callable[[], Declared],
         settings: Settings,
         resolve: Resolve,
@@ -57,7 +42,7 @@ class Manager:
         """Prepares; nothing is read before the first `refresh`.
 
         Args:
-            source: The repository.
+            repository: The versions on disk.
             declared: Reads the state store; called in a thread.
             settings: Of the server.
             resolve: Finds what a selector in `load` names.
@@ -65,7 +50,7 @@ class Manager:
             metrics: Counts by version.
             log: Where loads and unloads are told.
         """
-        self._source = source
+        self._repository = repository
         self._declared = declared
         self._settings = settings
         self._resolve = resolve
@@ -89,12 +74,13 @@ class Manager:
         """
         async with self._refreshing:
             published, declared = await asyncio.gather(
-                asyncio.to_thread(self._source.published), asyncio.to_thread(self._declared)
+                asyncio.to_thread(self._repository.published), asyncio.to_thread(self._declared)
             )
             self._declarations = declared
             self._take_in(published)
-            self._begun = True
             self.reconcile()
+            self._begun = True
+            self._swap()
 
     def reconcile(self) -> None:
         """Starts the loads and unloads that are due, and swaps the catalog."""
@@ -220,7 +206,13 @@ class Manager:
 
         try:
             loaded = await loop.run_in_executor(
-                self._loads, load, self._source, entry.manifest, settings, self._settings.loading.warmup_runs, warming
+                self._loads,
+                load,
+                self._repository,
+                Published(entry.manifest, entry.digest),
+                settings,
+                self._settings.loading.warmup_runs,
+                warming,
             )
         except TurnoutError as error:
             self._failed(entry, error)
@@ -286,7 +278,8 @@ class Manager:
             for e in m.versions.values()
         ]
         last = self._catalog.snapshot
-        complete = last.complete or (self._begun and not self._tasks)
+        settled = all(e.state.settled for m in models.values() for e in m.versions.values())
+        complete = last.complete or (self._begun and settled)
         self._catalog.swap(CatalogSnapshot(models, last.generation + 1, complete))
 
 

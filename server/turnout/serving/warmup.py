@@ -13,6 +13,9 @@ from turnout.serving.tensor import Array
 _BUDGET_SECONDS = 20.0
 """Larger batches are left cold once warm-up has taken this long."""
 
+_GIVE_UP = 8
+"""Batches of this many times the best size so far are the last that are tried."""
+
 _WORTHWHILE = 0.95
 """A larger batch pays if a row in it costs at most this much of what it costs in a smaller one."""
 
@@ -33,7 +36,12 @@ class WarmUp:
 
 
 def warm_up(
-    run: Run, plan: BatchPlan, outputs: Sequence[str], runs: int, clock: Callable[[], float] = time.perf_counter
+    run: Run,
+    plan: BatchPlan,
+    outputs: Sequence[str],
+    runs: int,
+    only_where_it_pays: bool,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> WarmUp:
     """Runs the sample at each batch size that will be used.
 
@@ -42,6 +50,7 @@ def warm_up(
         plan: Holds the sample.
         outputs: Names of all outputs.
         runs: Of each batch size; 0 skips warm-up.
+        only_where_it_pays: Stop at batch sizes that will not be used, since rows in them cost as much as alone.
         clock: Seconds.
     """
     if not runs:
@@ -62,6 +71,8 @@ def warm_up(
         except TurnoutError as error:
             warning = f"warm-up with {rows} rows failed: {error.message}"
             break
+        if only_where_it_pays and rows >= _GIVE_UP * best_rows(quickest):
+            break
     return WarmUp(quickest, sum(a.nbytes for a in plan.sample.values()), warning)
 
 
@@ -70,17 +81,23 @@ def paying_plan(plan: BatchPlan, warmth: WarmUp) -> BatchPlan:
     times = warmth.seconds_by_rows
     if plan.max_rows < 2 or len(times) < 2:
         return plan
-    best = 1
-    for rows, seconds in times.items():
-        if seconds / rows <= _WORTHWHILE * times[best] / best:
-            best = rows
+    best = best_rows(times)
     largest = max(times)
     measured = f"1 row {times[1] * 1e3:.2f} ms, {largest} rows {times[largest] * 1e3:.2f} ms"
     if best == 1:
         return replace(plan, max_rows=0, reason=f"unbatched: batching does not pay here ({measured})")
-    if best < largest:
+    if best < min(largest, plan.max_rows):
         return replace(plan, max_rows=best, reason=f"{plan.reason}; more than {best} rows do not pay ({measured})")
     return plan
+
+
+def best_rows(seconds_by_rows: Mapping[int, float]) -> int:
+    """Returns the largest batch size whose rows are worth their company, from the times of sizes in ascending order."""
+    best = 1
+    for rows, seconds in seconds_by_rows.items():
+        if seconds / rows <= _WORTHWHILE * seconds_by_rows[best] / best:
+            best = rows
+    return best
 
 
 def _sizes(max_rows: int) -> list[int]:

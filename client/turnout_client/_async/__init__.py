@@ -1,0 +1,1 @@
+"""The client for asyncio: written by hand, and what `_sync` is generated from."""

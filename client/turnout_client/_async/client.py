@@ -1,0 +1,201 @@
+"""The client itself: predictions, the catalog, readiness."""
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+from numpy.typing import ArrayLike
+
+from turnout_client._async.connection import Connection, sleep
+from turnout_client._async.readiness import wait_until_serving
+from turnout_client._async.stream import StreamTransport
+from turnout_client._async.unary import UnaryTransport
+from turnout_client.config import Metadata, Options, Transport, channel_options, checked_target
+from turnout_client.errors import TurnoutClientError
+from turnout_client.model import ModelInfo, Prediction, VersionInfo
+from turnout_client.retry import Attempts, RetryPolicy
+from turnout_client.wire import PredictCall, read_model, read_prediction, read_version
+from turnout_proto.v1.catalog_pb2 import GetModelRequest, GetVersionRequest, ListModelsRequest
+
+RequestT = TypeVar("RequestT")
+ResponseT = TypeVar("ResponseT")
+
+
+class AsyncClient:
+    """Talks to a Turnout server. It is shared by the tasks of one event loop.
+
+        async with AsyncClient("127.0.0.1:8001", version="^3.2") as client:
+            prediction = await client.predict("magika", {"bytes": features})
+            prediction["target_label"], prediction.version
+
+    Nothing is sent before the first call. UNAVAILABLE is tried again, and so is RESOURCE_EXHAUSTED where the server
+    says when; a call's timeout bounds all its tries together.
+
+    Args:
+        target: `HOST:PORT`, `dns:///HOST:PORT`, `unix:PATH`, or several addresses as `ipv4:HOST:PORT,HOST:PORT`, which
+            calls take turns over.
+        version: The selector of predictions that name none: an exact version, a range, a digest or a tag; "" leaves the
+            choice to the server.
+        timeout: Seconds that a call may take where it says nothing itself; None for no bound.
+        transport: "unary" makes a call of each prediction. "stream" sends all of them over one stream to one server,
+            which costs both sides about half as much for a small model.
+        retries: How often a call is tried again, or the whole policy.
+        credentials: Of the channel, for TLS; None for plain text.
+        metadata: Pairs sent with each call.
+        options: gRPC channel arguments; they replace this client's own of the same name.
+
+    Raises:
+        ValueError: The target, transport or number of retries is none.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        version: str = "",
+        timeout: float | None = 10.0,
+        transport: Transport = "unary",
+        retries: int | RetryPolicy = 3,
+        credentials: grpc.ChannelCredentials | None = None,
+        metadata: Metadata = (),
+        options: Options = (),
+    ) -> None:
+        if transport not in ("unary", "stream"):
+            raise ValueError(f"expected the transport 'unary' or 'stream', got {transport!r}")
+        self._version = version
+        self._timeout = timeout
+        self._policy = RetryPolicy(retries) if isinstance(retries, int) else retries
+        self._connection = Connection(checked_target(target), credentials, channel_options(options), metadata)
+        self._transport = (StreamTransport if transport == "stream" else UnaryTransport)(self._connection)
+
+    async def predict(
+        self,
+        model: str,
+        inputs: Mapping[str, ArrayLike],
+        *,
+        version: str | None = None,
+        outputs: Sequence[str] = (),
+        routing_key: str = "",
+        request_id: str = "",
+        timeout: float | None = None,
+    ) -> Prediction:
+        """Runs `model` on `inputs` and returns its outputs, with the version that answered.
+
+        Args:
+            model: The model's name.
+            inputs: By name. NumPy arrays travel as they are, in any layout and byte order; anything else is what
+                `numpy.asarray` makes of it, so that a list of Python floats is float64.
+            version: A selector; None for the client's.
+            outputs: Names of the outputs wanted, in order; () for all.
+            routing_key: Requests with the same key meet the same version while the weights allow it.
+            request_id: Names the request in the server's log. On a stream, an id that is under way already is replaced.
+            timeout: Seconds that the call may take with all its retries; None for the client's, infinity for no bound.
+
+        Raises:
+            InvalidArgument: The selector, or an input, is not what the model asks for.
+            NotFound: There is no such model or version.
+            FailedPrecondition: The version is not in service.
+            Unavailable, ResourceExhausted: Not now, and not in the time or tries allowed.
+            DeadlineExceeded: The time is over.
+            Internal: The model failed.
+            TurnoutClientError: Any other status; the tree stands in `turnout_client.errors`.
+        """
+        if isinstance(outputs, str):
+            raise TypeError(f"expected a sequence of output names, got the string {outputs!r}")
+        selector = self._version if version is None else version
+        call = PredictCall(model, selector, inputs, outputs, request_id, routing_key)
+        attempts = self._attempts(timeout)
+        while True:
+            try:
+                return read_prediction(await self._transport.predict(call, attempts.remaining()))
+            except TurnoutClientError as error:
+                pause = attempts.pause_after(error)
+                if pause is None:
+                    raise
+            await sleep(pause)
+
+    async def models(self, *, timeout: float | None = None) -> tuple[ModelInfo, ...]:
+        """Returns the models that the server knows, by name.
+
+        Raises:
+            TurnoutClientError: As `predict`.
+        """
+        stub = self._connection.stubs.catalog
+        response = await self._fetch(stub.ListModels, ListModelsRequest(), timeout)
+        return tuple(read_model(model) for model in response.models)
+
+    async def get_model(self, name: str, *, timeout: float | None = None) -> ModelInfo:
+        """Returns the model `name` with all its versions.
+
+        Raises:
+            NotFound: There is none; the message names the nearest.
+            TurnoutClientError: As `predict`.
+        """
+        stub = self._connection.stubs.catalog
+        response = await self._fetch(stub.GetModel, GetModelRequest(model=name), timeout)
+        return read_model(response.model)
+
+    async def get_version(self, name: str, selector: str = "", *, timeout: float | None = None) -> VersionInfo:
+        """Returns the version that `selector` resolves to, whatever its state.
+
+        Raises:
+            InvalidArgument: The selector does not parse.
+            NotFound: There is no such model, or no version answers the selector.
+            TurnoutClientError: As `predict`.
+        """
+        stub = self._connection.stubs.catalog
+        response = await self._fetch(stub.GetVersion, GetVersionRequest(model=name, version=selector), timeout)
+        return read_version(response.version)
+
+    async def wait_ready(self, model: str | None = None, selector: str = "", *, timeout: float | None = 60.0) -> None:
+        """Returns once the server is ready, or the version of `model` that `selector` names is.
+
+        A server that is not there yet is waited for, and so is a model. Where the target has several addresses, one of
+        them is asked.
+
+        Args:
+            model: The model's name; None asks for the server as a whole.
+            selector: As in `predict`; "" for the version that the server chooses.
+            timeout: Seconds to wait; None or infinity for no bound.
+
+        Raises:
+            DeadlineExceeded: It was not ready in time; the message tells what the server said last.
+            TurnoutClientError: The server has no health service, or refuses this caller.
+        """
+        if model is None and selector:
+            raise ValueError(f"the selector {selector!r} needs a model")
+        service = "" if model is None else f"model:{model}"
+        await wait_until_serving(self._connection, f"{service}@{selector}" if selector else service, timeout)
+
+    async def aclose(self) -> None:
+        """Ends the calls under way with `Cancelled`, and closes the channel. Closing twice changes nothing."""
+        await self._transport.aclose()
+        await self._connection.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def _attempts(self, timeout: float | None) -> Attempts:
+        return Attempts(self._policy, self._timeout if timeout is None else timeout)
+
+    async def _fetch(
+        self,
+        method: "grpc.aio.UnaryUnaryMultiCallable[RequestT, ResponseT]",
+        request: RequestT,
+        timeout: float | None,
+    ) -> ResponseT:
+        attempts = self._attempts(timeout)
+        while True:
+            try:
+                return await self._connection.invoke(method, request, attempts.remaining())
+            except TurnoutClientError as error:
+                pause = attempts.pause_after(error)
+                if pause is None:
+                    raise
+            await sleep(pause)

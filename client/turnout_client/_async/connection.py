@@ -1,0 +1,134 @@
+"""A channel on asyncio, opened at its first use. Its counterpart in `_sync` is written by hand as well."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from turnout_client.config import Metadata, Options
+from turnout_client.errors import Cancelled, ClientClosed, error_of_break, error_of_call
+from turnout_proto.v1.catalog_pb2_grpc import CatalogServiceStub
+from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
+
+if TYPE_CHECKING:
+    from turnout_proto.v1.catalog_pb2_grpc import CatalogServiceAsyncStub
+    from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceAsyncStub
+
+RequestT = TypeVar("RequestT")
+ResponseT = TypeVar("ResponseT")
+
+sleep = asyncio.sleep
+
+
+@dataclass(frozen=True, slots=True)
+class Stubs:
+    """The services that a server offers on its data listener."""
+
+    prediction: "PredictionServiceAsyncStub"
+    catalog: "CatalogServiceAsyncStub"
+    health: Any  # grpc_health has no types
+
+
+class Connection:
+    """One channel and what each call over it needs. It belongs to the event loop of its first use.
+
+    Attributes:
+        metadata: Sent with each call.
+    """
+
+    def __init__(
+        self, target: str, credentials: grpc.ChannelCredentials | None, options: Options, metadata: Metadata
+    ) -> None:
+        self.metadata = tuple(metadata)
+        self._target = target
+        self._credentials = credentials
+        self._options = options
+        self._channel: grpc.aio.Channel | None = None
+        self._stubs: Stubs | None = None
+        self._closed = False
+
+    @property
+    def stubs(self) -> Stubs:
+        """The services; the first use opens the channel.
+
+        Raises:
+            ClientClosed: It was closed.
+        """
+        if self._stubs is None:
+            if self._closed:
+                raise ClientClosed("the client was closed")
+            if self._credentials is None:
+                channel = grpc.aio.insecure_channel(self._target, options=self._options)
+            else:
+                channel = grpc.aio.secure_channel(self._target, self._credentials, options=self._options)
+            self._channel = channel
+            self._stubs = Stubs(PredictionServiceStub(channel), CatalogServiceStub(channel), HealthStub(channel))
+        return self._stubs
+
+    async def invoke(
+        self,
+        method: "grpc.aio.UnaryUnaryMultiCallable[RequestT, ResponseT]",
+        request: RequestT,
+        timeout: float | None,
+        request_id: str = "",
+    ) -> ResponseT:
+        """Makes one unary call and returns its answer.
+
+        Raises:
+            TurnoutClientError: The call ended with a status.
+        """
+        try:
+            return await method(request, timeout=timeout, metadata=self.metadata)
+        except grpc.aio.AioRpcError as error:
+            raise error_of_call(error, request_id) from error
+        except asyncio.CancelledError:
+            self._raise_if_closed(request_id)
+            raise
+
+    async def watch_health(
+        self,
+        service: str,
+        timeout: float | None,
+        enough: Callable[[int], bool],
+    ) -> None:
+        """Hands each status of `service` to `enough` until that is satisfied; waits for a server to be there.
+
+        Raises:
+            Unavailable: The server ended the watch.
+            TurnoutClientError: The call ended with a status.
+        """
+        request = HealthCheckRequest(service=service)
+        watch = self.stubs.health.Watch(request, timeout=timeout, metadata=self.metadata, wait_for_ready=True)
+        try:
+            while (reply := await watch.read()) is not grpc.aio.EOF:
+                if enough(reply.status):
+                    return
+            raise error_of_break(None)
+        except grpc.aio.AioRpcError as error:
+            raise error_of_break(error, has_deadline=True) from error
+        except asyncio.CancelledError:
+            self._raise_if_closed()
+            raise
+        finally:
+            watch.cancel()
+
+    async def aclose(self) -> None:
+        """Ends the calls under way and closes the channel. Closing twice changes nothing."""
+        self._closed = True
+        self._stubs = None
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close()
+
+    def _raise_if_closed(self, request_id: str = "") -> None:
+        """Tells a call that ended with the channel from one whose task was cancelled.
+
+        Closing a channel cancels its calls, and so their awaiters, though nobody cancelled those.
+        """
+        task = asyncio.current_task()
+        if self._closed and task is not None and not task.cancelling():
+            raise Cancelled("the client was closed", request_id=request_id) from None

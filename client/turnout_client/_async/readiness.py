@@ -1,0 +1,36 @@
+"""Waiting until a server, or a model on it, is ready."""
+
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+
+from turnout_client._async.connection import Connection, sleep
+from turnout_client.errors import DeadlineExceeded, Unavailable
+from turnout_client.retry import Attempts, RetryPolicy
+
+PATIENT = RetryPolicy(retries=2**63, first_backoff=0.05, max_backoff=1.0)
+"""A server that is yet to come is waited for as long as the caller says."""
+
+
+async def wait_until_serving(connection: Connection, service: str, timeout: float | None) -> None:
+    """Returns once the health service says that `service` is SERVING.
+
+    Raises:
+        DeadlineExceeded: It did not say so within `timeout` seconds; the message tells what it said last.
+        TurnoutClientError: The server has no health service, or refuses this caller.
+    """
+    attempts = Attempts(PATIENT, timeout)
+    heard = "no server answered"
+
+    def serving(status: int) -> bool:
+        nonlocal heard
+        heard = f"the server last said {HealthCheckResponse.ServingStatus.Name(status)}"
+        return bool(status == HealthCheckResponse.SERVING)
+
+    while True:
+        try:
+            return await connection.watch_health(service, attempts.remaining(), serving)
+        except (DeadlineExceeded, Unavailable) as error:
+            pause = None if isinstance(error, DeadlineExceeded) else attempts.pause_after(error)
+            if pause is None:
+                what = service or "the server"
+                raise DeadlineExceeded(f"{what} was not ready within {timeout} s: {heard}") from error
+        await sleep(pause)

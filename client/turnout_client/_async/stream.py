@@ -1,0 +1,186 @@
+"""Predictions over one PredictStream, on asyncio. Its counterpart in `_sync` is written by hand as well."""
+
+import asyncio
+import math
+from collections import deque
+from dataclasses import dataclass
+
+import grpc
+
+from turnout_client._async.connection import Connection
+from turnout_client.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Internal,
+    TurnoutClientError,
+    error_of_break,
+    error_of_status,
+)
+from turnout_client.stream_ids import StreamIds
+from turnout_client.wire import PredictCall
+from turnout_proto.v1.prediction_pb2 import PredictResponse, PredictStreamRequest, PredictStreamResponse
+
+MAX_TIMEOUT_MS = 2**32 - 1
+
+
+class StreamTransport:
+    """Sends concurrent predictions over one stream, which is opened when there is none that works."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._stream: _Stream | None = None
+
+    async def predict(self, call: PredictCall, timeout: float | None) -> PredictResponse:
+        """Returns the answer to `call`, which may take `timeout` seconds.
+
+        Raises:
+            Unavailable: The stream broke before the answer came.
+            TurnoutClientError: As the item's status says.
+        """
+        stream = self._stream
+        if stream is None or stream.broken:
+            stream = self._stream = _Stream(self._connection)
+        return await stream.predict(call, timeout)
+
+    async def aclose(self) -> None:
+        """Fails what waits for an answer with Cancelled and ends the stream."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            await stream.aclose()
+
+
+@dataclass(slots=True, eq=False)
+class _Item:
+    """One request from its `predict` to its answer."""
+
+    request_id: str
+    message: PredictStreamRequest | None  # let go of once it is sent, since the item waits on
+    answer: asyncio.Future[PredictResponse]
+    sent: bool = False
+
+
+class _Stream:
+    """One PredictStream with its two tasks: one writes what waits in the outbox, one hands out what is answered.
+
+    Attributes:
+        broken: It takes no more requests.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.broken = False
+        self._loop = asyncio.get_running_loop()
+        self._call = connection.stubs.prediction.PredictStream(metadata=connection.metadata)
+        self._ids = StreamIds()
+        self._pending: dict[str, _Item] = {}
+        self._outbox: deque[_Item | str] = deque()  # a string is the id of a request to cancel
+        self._filled = asyncio.Event()
+        self._reader = self._loop.create_task(self._read(), name="turnout-client stream reader")
+        self._writer = self._loop.create_task(self._write(), name="turnout-client stream writer")
+        self._reader.add_done_callback(self._on_end)
+        self._writer.add_done_callback(self._on_end)
+
+    async def predict(self, call: PredictCall, timeout: float | None) -> PredictResponse:
+        message = PredictStreamRequest()
+        call.write(message.request)
+        request_id = message.request.request_id = self._ids.claim(call.request_id, self._pending)
+        answer: asyncio.Future[PredictResponse] = self._loop.create_future()
+        item = _Item(request_id, message, answer)
+        timer = None
+        if timeout is not None:
+            message.timeout_ms = min(math.ceil(timeout * 1000), MAX_TIMEOUT_MS)
+            timer = self._loop.call_later(timeout, self._expire, item)
+        self._pending[request_id] = item
+        self._put(item)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if not answer.cancelled():
+                answer.exception()  # came in the same turn of the loop; asyncio logs what nobody looks at
+            if self._drop(item) and item.sent:
+                self._put(request_id)
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    async def aclose(self) -> None:
+        self._break(Cancelled("the client was closed"))
+        await asyncio.gather(self._reader, self._writer, return_exceptions=True)
+
+    def _put(self, entry: _Item | str) -> None:
+        self._outbox.append(entry)
+        self._filled.set()
+
+    def _expire(self, item: _Item) -> None:
+        # The server is not told: it got timeout_ms, and its own clock ends the request there.
+        if self._drop(item) and not item.answer.done():
+            item.answer.set_exception(
+                DeadlineExceeded("no answer came within the time allowed", request_id=item.request_id)
+            )
+
+    def _drop(self, item: _Item) -> bool:
+        """Gives up waiting for the item; returns whether it was being waited for."""
+        if self._pending.pop(item.request_id, None) is None:
+            return False
+        item.message = None
+        self._ids.abandon(item.request_id)
+        return True
+
+    async def _write(self) -> None:
+        while True:
+            while self._outbox:
+                entry = self._outbox.popleft()
+                if isinstance(entry, str):
+                    message = PredictStreamRequest(cancel=entry)
+                elif entry.message is None:
+                    self._ids.free(entry.request_id)
+                    continue
+                else:
+                    message, entry.message, entry.sent = entry.message, None, True
+                await self._call.write(message)
+            self._filled.clear()
+            await self._filled.wait()
+
+    async def _read(self) -> None:
+        pending = self._pending
+        while True:
+            reply = await self._call.read()
+            if not isinstance(reply, PredictStreamResponse):  # grpc.aio.EOF
+                return
+            item = pending.pop(reply.request_id, None)
+            if item is None:
+                self._ids.free(reply.request_id)
+            elif item.answer.done():
+                continue  # its task was cancelled a moment ago
+            elif reply.HasField("response"):
+                item.answer.set_result(reply.response)
+            else:
+                item.answer.set_exception(error_of_status(reply.error, reply.request_id))
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        """Breaks the stream when one of its tasks ends, whatever the reason."""
+        if task.cancelled():
+            self._break(Cancelled("the client was closed"))
+            return
+        error = task.exception()
+        if isinstance(error, grpc.aio.AioRpcError):
+            self._break(error_of_break(error))
+        elif error is None:
+            self._break(error_of_break(None))
+        elif task is self._reader or not isinstance(error, asyncio.InvalidStateError):
+            self._break(Internal(f"the stream cannot be used: {error}"))
+        # else: the writer met a call that has ended; the reader tells how it did.
+
+    def _break(self, error: TurnoutClientError) -> None:
+        """Fails all that waits with an error like `error` and ends the stream."""
+        if self.broken:
+            return
+        self.broken = True
+        for item in self._pending.values():
+            if not item.answer.done():
+                item.answer.set_exception(error.of_request(item.request_id))
+        self._pending.clear()
+        self._outbox.clear()
+        self._call.cancel()
+        self._reader.cancel()
+        self._writer.cancel()

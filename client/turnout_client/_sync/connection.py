@@ -1,0 +1,121 @@
+"""A channel for threads, opened at its first use. Its counterpart in `_async` is written by hand as well."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from turnout_client.config import Metadata, Options
+from turnout_client.errors import ClientClosed, FailedCall, error_of_break, error_of_call
+from turnout_proto.v1.catalog_pb2_grpc import CatalogServiceStub
+from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
+
+RequestT = TypeVar("RequestT")
+ResponseT = TypeVar("ResponseT")
+
+sleep = time.sleep
+
+
+@dataclass(frozen=True, slots=True)
+class Stubs:
+    """The services that a server offers on its data listener."""
+
+    prediction: PredictionServiceStub
+    catalog: CatalogServiceStub
+    health: Any  # grpc_health has no types
+
+
+class Connection:
+    """One channel and what each call over it needs. Threads may share it.
+
+    Attributes:
+        metadata: Sent with each call.
+    """
+
+    def __init__(
+        self, target: str, credentials: grpc.ChannelCredentials | None, options: Options, metadata: Metadata
+    ) -> None:
+        self.metadata = tuple(metadata)
+        self._target = target
+        self._credentials = credentials
+        self._options = options
+        self._lock = threading.Lock()
+        self._channel: grpc.Channel | None = None
+        self._stubs: Stubs | None = None
+        self._closed = False
+
+    @property
+    def stubs(self) -> Stubs:
+        """The services; the first use opens the channel.
+
+        Raises:
+            ClientClosed: It was closed.
+        """
+        return self._stubs or self._open()
+
+    def _open(self) -> Stubs:
+        with self._lock:
+            if self._closed:
+                raise ClientClosed("the client was closed")
+            if self._stubs is None:
+                if self._credentials is None:
+                    channel = grpc.insecure_channel(self._target, options=self._options)
+                else:
+                    channel = grpc.secure_channel(self._target, self._credentials, options=self._options)
+                self._channel = channel
+                self._stubs = Stubs(PredictionServiceStub(channel), CatalogServiceStub(channel), HealthStub(channel))
+            return self._stubs
+
+    def invoke(
+        self,
+        method: "grpc.UnaryUnaryMultiCallable[RequestT, ResponseT]",
+        request: RequestT,
+        timeout: float | None,
+        request_id: str = "",
+    ) -> ResponseT:
+        """Makes one unary call and returns its answer.
+
+        Raises:
+            TurnoutClientError: The call ended with a status.
+        """
+        try:
+            return method(request, timeout=timeout, metadata=self.metadata)
+        except grpc.RpcError as error:
+            raise error_of_call(cast(FailedCall, error), request_id) from error
+        except ValueError:
+            if self._closed:  # what gRPC raises where another thread closed the channel just now
+                raise ClientClosed("the client was closed") from None
+            raise
+
+    def watch_health(self, service: str, timeout: float | None, enough: Callable[[int], bool]) -> None:
+        """Hands each status of `service` to `enough` until that is satisfied; waits for a server to be there.
+
+        Raises:
+            Unavailable: The server ended the watch.
+            TurnoutClientError: The call ended with a status.
+        """
+        request = HealthCheckRequest(service=service)
+        watch = self.stubs.health.Watch(request, timeout=timeout, metadata=self.metadata, wait_for_ready=True)
+        try:
+            for reply in watch:
+                if enough(reply.status):
+                    return
+            raise error_of_break(None)
+        except grpc.RpcError as error:
+            raise error_of_break(cast(FailedCall, error), has_deadline=True) from error
+        finally:
+            watch.cancel()
+
+    def close(self) -> None:
+        """Ends the calls under way and closes the channel. Closing twice changes nothing."""
+        with self._lock:
+            self._closed = True
+            self._stubs = None
+            channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()

@@ -1,0 +1,159 @@
+"""Between the protocol's messages and the client's values. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from turnout_client.errors import Internal, InvalidArgument, Violation
+from turnout_client.model import (
+    ModelInfo,
+    Prediction,
+    Role,
+    Standing,
+    TensorInfo,
+    Timing,
+    VersionInfo,
+    VersionState,
+)
+from turnout_proto.tensors import TensorError, append, decode
+from turnout_proto.v1 import catalog_pb2, prediction_pb2
+
+E = TypeVar("E", bound=StrEnum)
+
+
+def _by_number(values: type[E], wire: Any) -> dict[int, E]:
+    """Maps the numbers of a protocol's enum to the members of `values` that bear the same names."""
+    prefix = wire.DESCRIPTOR.values_by_number[0].name.removesuffix("UNSPECIFIED")
+    return {number: values[name.removeprefix(prefix)] for name, number in wire.items()}
+
+
+_ROLES = _by_number(Role, prediction_pb2.Role)
+_STANDINGS = _by_number(Standing, catalog_pb2.Standing)
+_STATES = _by_number(VersionState, catalog_pb2.VersionState)
+_DTYPES = {number: name.removeprefix("DATA_TYPE_").lower() for name, number in prediction_pb2.DataType.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class PredictCall:
+    """What one `predict` asks for.
+
+    Attributes:
+        model: The model's name.
+        version: A selector; "" leaves the choice to the server.
+        inputs: By name.
+        outputs: Names of the outputs wanted; () for all.
+        request_id: Names the request in the server's log; "" lets the server make one up.
+        routing_key: Requests with the same key meet the same version while the weights allow it.
+    """
+
+    model: str
+    version: str
+    inputs: Mapping[str, ArrayLike]
+    outputs: Sequence[str]
+    request_id: str
+    routing_key: str
+
+    def write(self, request: prediction_pb2.PredictRequest) -> None:
+        """Fills the empty `request` in its place, since protobuf copies a message that is put into another.
+
+        Raises:
+            InvalidArgument: An input is nothing that a tensor can hold.
+        """
+        request.model = self.model
+        if self.version:
+            request.version = self.version
+        if self.request_id:
+            request.request_id = self.request_id
+        if self.routing_key:
+            request.routing_key = self.routing_key
+        if self.outputs:
+            request.outputs.extend(self.outputs)
+        tensors = request.inputs
+        for name, value in self.inputs.items():
+            try:
+                append(tensors, name, np.asarray(value))
+            except ValueError as error:
+                raise _bad_input(len(tensors), name, error) from error
+
+
+def read_prediction(response: prediction_pb2.PredictResponse) -> Prediction:
+    """Returns the prediction in `response`.
+
+    Raises:
+        Internal: An output is no valid tensor.
+    """
+    route, timing = response.route, response.timing
+    try:
+        outputs = {tensor.name: decode(tensor) for tensor in response.outputs}
+    except TensorError as error:
+        raise Internal(
+            f"the server answered with a malformed tensor: {error}", request_id=response.request_id
+        ) from error
+    return Prediction(
+        outputs,
+        response.model,
+        route.version,
+        route.digest,
+        _ROLES.get(route.role, Role.UNSPECIFIED),
+        route.epoch,
+        Timing(timing.queue_us * 1e-6, timing.compute_us * 1e-6, timing.batch_rows),
+        response.request_id,
+    )
+
+
+def read_model(model: catalog_pb2.Model) -> ModelInfo:
+    """Returns the model in the message."""
+    return ModelInfo(model.name, tuple(read_version(version) for version in model.versions), model.default_version)
+
+
+def read_version(version: catalog_pb2.ModelVersion) -> VersionInfo:
+    """Returns the version in the message; what a newer server says in enums is UNSPECIFIED."""
+    return VersionInfo(
+        version=version.version,
+        digest=version.digest,
+        standing=_STANDINGS.get(version.standing, Standing.UNSPECIFIED),
+        state=_STATES.get(version.state, VersionState.UNSPECIFIED),
+        reason=version.reason,
+        tags=tuple(version.tags),
+        inputs=_tensors(version.inputs),
+        outputs=_tensors(version.outputs),
+        size_bytes=version.size_bytes,
+        max_batch_rows=version.max_batch_rows,
+        batching=version.batching,
+        providers=tuple(version.providers),
+        load_seconds=version.load_seconds,
+    )
+
+
+def _tensors(specs: Iterable[catalog_pb2.TensorSpec]) -> tuple[TensorInfo, ...]:
+    return tuple(
+        TensorInfo(
+            spec.name,
+            _DTYPES.get(spec.data_type, "unspecified"),
+            tuple(_dimension(dim) for dim in spec.shape),
+            spec.has_default,
+        )
+        for spec in specs
+    )
+
+
+def _dimension(dim: catalog_pb2.Dimension) -> int | str | None:
+    match dim.WhichOneof("kind"):
+        case "size":
+            return dim.size
+        case "symbol":
+            return dim.symbol
+        case _:
+            return None
+
+
+def _bad_input(index: int, name: str, error: ValueError) -> InvalidArgument:
+    if isinstance(error, TensorError):
+        field, description = f"inputs[{index}].{error.field}", error.description
+    else:
+        field, description = f"inputs[{index}]", f"expected something that NumPy makes an array of: {error}"
+    return InvalidArgument(f"input {name!r}: {description}", violations=[Violation(field, description)])

@@ -1,0 +1,211 @@
+"""Puts a server together and runs it: the only place where the parts meet.
+
+running()   startup -> serve -> drain -> shutdown, as one context
+run()       the same for a process: until a signal, or until a part that must not end does
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+from structlog.typing import FilteringBoundLogger
+
+from turnout.config import Address, Settings
+from turnout.errors import TurnoutError
+from turnout.registry.repository import Repository
+from turnout.registry.staging import sweep
+from turnout.routing.configured import named
+from turnout.routing.declarations import Declarer
+from turnout.routing.router import CatalogRouter
+from turnout.routing.weights import record_weights
+from turnout.rpc.codec import new_request_id
+from turnout.rpc.errors import code_name
+from turnout.rpc.server import Services, control_server, data_server, listen
+from turnout.serving import providers
+from turnout.serving.catalog import Catalog
+from turnout.serving.follow import follow
+from turnout.serving.inference import Inference
+from turnout.serving.manager import Manager
+from turnout.state.store import StateStore
+from turnout.telemetry.logging import AccessLog, make_logger
+from turnout.telemetry.metrics import Metrics
+from turnout.web.server import EmbeddedServer, Web, bind, http_server
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that runs.
+
+    Attributes:
+        grpc: Where the data listener listens.
+        http: Where the HTTP listener listens.
+        control: Where the control listener listens.
+        services: What the listeners serve.
+        failed: Done when a part that must not end ended; its exception says why.
+    """
+
+    grpc: Address
+    http: Address
+    control: Address
+    services: Services
+    failed: "asyncio.Future[None]"
+
+
+@asynccontextmanager
+async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterator[Running]:
+    """Runs a server for as long as the context is entered; leaving it drains and stops the server.
+
+    Raises:
+        ConfigError: An address cannot be had, or a setting cannot be met here.
+        Unavailable: The state store does not answer.
+    """
+    async with AsyncExitStack() as stack:
+        await asyncio.to_thread(providers.start_runtime)
+        root = await asyncio.to_thread(_prepare_repository, settings, log)
+        store = await asyncio.to_thread(StateStore.open, settings.state_url)
+        stack.callback(store.close)
+
+        repository, catalog, metrics = Repository(root), Catalog(), Metrics()
+        router = CatalogRouter(catalog)
+        access = AccessLog(log, settings.log.access_sample_rate)
+        inference = Inference(router, catalog, metrics, access, code_name)
+        manager = Manager(repository, store.declared, settings, named, catalog, metrics, log)
+        services = Services(
+            inference, catalog, router, manager, Declarer(repository, store), lambda: not readiness_off.is_set()
+        )
+        readiness_off = asyncio.Event()
+
+        async def scrape() -> bytes:
+            manager.sample()
+            record_weights(catalog, router)
+            return await metrics.scrape()
+
+        web = Web(inference, router, scrape, services.ready, new_request_id, int(settings.limits.http_max_body_bytes))
+        data, control = data_server(services, settings), control_server(services, settings)
+        http_socket = bind(settings.http)
+        stack.callback(http_socket.close)
+        addresses = (
+            listen(data, settings.grpc),
+            Address(settings.http.host, http_socket.getsockname()[1]),
+            listen(control, settings.control),
+        )
+        http = http_server(web)
+        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        side_tasks = _SideTasks(failed)
+        stack.push_async_callback(side_tasks.cancel)
+
+        await manager.refresh()
+        await data.start()
+        await control.start()
+        side_tasks.start("http", http.serve(sockets=[http_socket]))
+        side_tasks.start("follow", follow(manager, store.revision, root, settings.repository, log))
+        stack.push_async_callback(_stop, services, settings, data, control, http, side_tasks)
+        try:
+            yield Running(*addresses, services, failed)
+        finally:
+            readiness_off.set()
+            catalog.swap(catalog.snapshot)  # wakes who watches the health
+
+
+async def run(settings: Settings) -> int:
+    """Runs a server until SIGTERM or SIGINT; a second signal ends the process at once.
+
+    Returns:
+        The exit code: 0 after a drain, 1 where a part that must not end did.
+
+    Raises:
+        ConfigError, Unavailable: As `running`.
+    """
+    log = make_logger(settings.log.format, settings.log.level)
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+
+    def on_signal() -> None:
+        if stopping.is_set():
+            os._exit(1)  # asked twice: no drain, no farewell
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    async with running(settings, log) as server:
+        log.info("listening", grpc=str(server.grpc), http=str(server.http), control=str(server.control))
+        signalled = asyncio.ensure_future(stopping.wait())
+        ends: list[asyncio.Future[Any]] = [signalled, server.failed]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        signalled.cancel()
+        failure = server.failed.exception() if server.failed.done() else None
+        if failure is not None:
+            log.error("a side task died; the server stops", reason=str(failure), exc_info=failure)
+        log.info("draining", seconds=settings.drain.timeout_s)
+    log.info("stopped")
+    return 0 if failure is None else 1
+
+
+class _SideTasks:
+    """Tasks that run as long as the server does. One that ends by itself stops the server."""
+
+    def __init__(self, failed: "asyncio.Future[None]") -> None:
+        self._failed = failed
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+
+    def expect_end(self) -> None:
+        """Says that from now on a task may end."""
+        for task in self._tasks:
+            task.remove_done_callback(self._ended)
+
+    async def cancel(self) -> None:
+        self.expect_end()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._failed.cancel()
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        if self._failed.done() or task.cancelled():
+            return
+        error = RuntimeError(f"side task {task.get_name()!r} ended")
+        error.__cause__ = task.exception()
+        self._failed.set_exception(error)
+
+
+async def _stop(
+    services: Services,
+    settings: Settings,
+    data: grpc.aio.Server,
+    control: grpc.aio.Server,
+    http: EmbeddedServer,
+    side_tasks: _SideTasks,
+) -> None:
+    """Drains: readiness is off already; then no new request is taken, then those under way are finished."""
+    await asyncio.sleep(settings.drain.delay_s)
+    services.inference.draining.set()
+    bound = settings.drain.timeout_s
+    await asyncio.gather(data.stop(bound), control.stop(min(bound, 1.0)))
+    side_tasks.expect_end()
+    http.should_exit = True
+    await services.manager.close(bound)
+
+
+def _prepare_repository(settings: Settings, log: FilteringBoundLogger) -> Path:
+    """Makes the directory if need be, sweeps what crashed publishes left, and reports what is no version."""
+    root = settings.models.absolute()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for name in sweep(root):
+            log.warning("swept a publish that never finished", staging=name)
+        for problem in Repository(root).scan().problems:
+            log.warning("not served", reason=str(problem))
+    except OSError as error:
+        raise TurnoutError(f"the repository {root} cannot be read: {error.strerror}") from error
+    return root

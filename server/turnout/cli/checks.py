@@ -1,0 +1,173 @@
+"""What `turnout doctor` looks at. A check that finds something broken stops none after it."""
+
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from turnout import __version__
+from turnout.cli import machine
+from turnout.cli.output import size_text
+from turnout.config import Provider, Runtime, Settings, load_settings
+from turnout.config.rendering import redacted
+from turnout.errors import ConfigError, TurnoutError
+from turnout.registry.repository import Repository
+from turnout.serving.providers import CPU, CUDA, TENSORRT, missing_cuda_libraries, probe, start_runtime
+from turnout.state.engine import Database, Location
+
+_SHORT = {CPU: Provider.CPU, CUDA: Provider.CUDA, TENSORRT: Provider.TENSORRT}
+
+
+class Health(StrEnum):
+    """How a check ended."""
+
+    OK = "ok"
+    NOTE = "note"
+    """Worth knowing: not there, and nothing that is configured needs it."""
+    BROKEN = "broken"
+    """The server cannot work as configured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: What it is.
+        health: How it is.
+        detail: What was found; where that is not well, what to do about it.
+    """
+
+    name: str
+    health: Health
+    detail: str
+
+
+def examine(config: Path | None, flags: Mapping[str, Any]) -> Iterator[Check]:
+    """Looks at everything that a server needs.
+
+    Args:
+        config: As `load_settings` takes it.
+        flags: As `load_settings` takes them.
+    """
+    start_runtime()
+    yield from _installation()
+    try:
+        loaded = load_settings(config, flags)
+    except ConfigError as error:
+        yield Check("configuration", Health.BROKEN, error.message)
+        settings = Settings()
+    else:
+        settings = loaded.settings
+        yield Check("configuration", Health.OK, str(loaded.file) if loaded.file else "no file; defaults hold")
+    driver = machine.cuda_driver()
+    yield from _providers(_wanted(settings))
+    yield _cuda_libraries()
+    yield from _devices(driver, _wanted_devices(settings))
+    yield from _repository(settings)
+    yield _state(settings)
+
+
+def _installation() -> Iterator[Check]:
+    yield Check("turnout", Health.OK, __version__)
+    yield Check("python", Health.OK, f"{platform.python_version()} ({platform.python_implementation()})")
+    available = machine.available_memory()
+    memory = size_text(machine.usable_memory()) + (f", {size_text(available)} of it free" if available else "")
+    yield Check(
+        "machine", Health.OK, f"{platform.system()} {platform.machine()}, {machine.usable_cores():g} cores, {memory}"
+    )
+    yield Check("onnxruntime", Health.OK, f"{ort.__version__}, its telemetry turned off")
+
+
+def _wanted(settings: Settings) -> frozenset[Provider]:
+    """Returns the providers that the configuration names."""
+    named = (runtime.providers for runtime in _runtimes(settings))
+    return frozenset(provider for providers in named if providers != "auto" for provider in providers)
+
+
+def _wanted_devices(settings: Settings) -> frozenset[int]:
+    """Returns the devices that must be there: those of runtimes that ask for a GPU by name."""
+    return frozenset(
+        device
+        for runtime in _runtimes(settings)
+        if runtime.providers != "auto" and set(runtime.providers) & {Provider.CUDA, Provider.TENSORRT}
+        for device in runtime.device_ids
+    )
+
+
+def _runtimes(settings: Settings) -> list[Runtime]:
+    return [settings.runtime, *(settings.for_model(name).runtime for name in settings.model)]
+
+
+def _providers(wanted: frozenset[Provider]) -> Iterator[Check]:
+    for report in probe():
+        short = _SHORT[report.name]
+        needed = short is Provider.CPU or short in wanted
+        if report.usable:
+            yield Check(short, Health.OK, "a session really runs on it")
+        else:
+            asked = "; the configuration asks for it" if short in wanted else ""
+            yield Check(short, Health.BROKEN if needed else Health.NOTE, report.detail + asked)
+
+
+def _cuda_libraries() -> Check:
+    if CUDA not in ort.get_available_providers():
+        return Check("cuda libraries", Health.NOTE, "this build of ONNX Runtime has no use for them")
+    missing = missing_cuda_libraries()
+    if missing:
+        return Check(
+            "cuda libraries", Health.NOTE, f"not found: {', '.join(missing)}; they come with pip install 'turnout[gpu]'"
+        )
+    return Check("cuda libraries", Health.OK, "all found")
+
+
+def _devices(driver: machine.CudaDriver, wanted: frozenset[int]) -> Iterator[Check]:
+    if not driver.devices:
+        yield Check("cuda devices", Health.BROKEN if wanted else Health.NOTE, driver.detail)
+        return
+    for device in driver.devices:
+        detail = f"{device.name}, {size_text(device.memory_bytes)}, compute capability {device.capability}"
+        yield Check(f"cuda:{device.index}", Health.OK, f"{detail}, driver for CUDA up to {driver.version}")
+    for index in sorted(wanted - {device.index for device in driver.devices}):
+        yield Check(
+            f"cuda:{index}", Health.BROKEN, "the configuration asks for it, and the driver names no such device"
+        )
+
+
+def _repository(settings: Settings) -> Iterator[Check]:
+    root = settings.models
+    if not root.is_dir():
+        yield Check("repository", Health.NOTE, f"{root} is not there yet; publishing makes it")
+        return
+    try:
+        listing = Repository(root).scan()
+    except OSError as error:
+        yield Check("repository", Health.BROKEN, f"{root} cannot be read: {error.strerror}")
+        return
+    writable = "" if os.access(root, os.W_OK) else ", read-only for this user"
+    detail = f"{root}: {len(listing.models)} models, {len(listing.published)} versions{writable}"
+    yield Check("repository", Health.OK, detail)
+    for problem in listing.problems:
+        yield Check("repository", Health.NOTE, str(problem))
+    for name in sorted(set(settings.model) - set(listing.models)):
+        known = f"; nearest: {near[0]}" if (near := get_close_matches(name, listing.models, n=1)) else ""
+        yield Check("configuration", Health.NOTE, f"[model.{name}] is about no model of the repository{known}")
+
+
+def _state(settings: Settings) -> Check:
+    shown = redacted(settings.state_url)
+    try:
+        location = Location.parse(settings.state_url)
+        file = location.url.database if location.url.drivername == "sqlite" else None
+        if file and not Path(file).exists():
+            return Check("state store", Health.OK, f"{shown} will be made when something is first declared or served")
+        Database(location).close()
+    except TurnoutError as error:
+        return Check("state store", Health.BROKEN, error.message)
+    return Check("state store", Health.OK, f"{shown} answers")

@@ -1,0 +1,109 @@
+"""Commands that talk to a running server."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import grpc
+
+from turnout.cli.output import ServerRefused
+from turnout.config import Address, load_settings
+from turnout.errors import ConfigError, Violation
+from turnout_client import Client, TurnoutClientError, Unavailable
+from turnout_client.config import channel_options
+from turnout_client.errors import FailedCall, error_of_call
+from turnout_client.model import VersionInfo
+from turnout_client.wire import read_version
+from turnout_proto.v1.control_pb2 import LoadVersionRequest, UnloadVersionRequest
+from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
+
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what to connect to where a server listens everywhere
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server.
+
+    Attributes:
+        address: Of its control listener, which offers what the data listener does too.
+    """
+
+    address: Address
+
+    @classmethod
+    def named(cls, server: str | None, config: Path | None) -> "Server":
+        """Returns the server at `server`, or where that is None, the one that the configuration describes.
+
+        Raises:
+            ConfigError: The address or the configuration is wrong.
+        """
+        if server is not None:
+            try:
+                return cls(Address.parse(server))
+            except ValueError as error:
+                raise ConfigError(f"--server: {error}, got {server!r}") from None
+        control = load_settings(config).settings.control
+        if control.port == 0:
+            raise ConfigError("the configuration leaves the control listener's port open: name it with --server")
+        return cls(Address(_WILDCARDS.get(control.host, control.host), control.port))
+
+    @contextmanager
+    def client(self, timeout: float) -> Iterator[Client]:
+        """Opens a client; what the server answers with leaves the block as `ServerRefused`.
+
+        Args:
+            timeout: Seconds that a call may take.
+        """
+        with self._translated(), Client(str(self.address), timeout=timeout, retries=0) as client:
+            yield client
+
+    def load(self, model: str, version: str, timeout: float) -> VersionInfo:
+        """Loads a version and returns it once it is Ready.
+
+        Raises:
+            ServerRefused: It cannot be loaded, or no server answers.
+        """
+        with self._control() as control:
+            request = LoadVersionRequest(model=model, version=version)
+            return read_version(control.LoadVersion(request, timeout=timeout).version)
+
+    def unload(self, model: str, version: str, timeout: float) -> VersionInfo:
+        """Takes a version out of service and returns it once that is done.
+
+        Raises:
+            ServerRefused: There is none, or no server answers.
+        """
+        with self._control() as control:
+            request = UnloadVersionRequest(model=model, version=version)
+            return read_version(control.UnloadVersion(request, timeout=timeout).version)
+
+    @contextmanager
+    def _control(self) -> Iterator[ControlServiceStub]:
+        with self._translated(), grpc.insecure_channel(str(self.address), options=channel_options()) as channel:
+            try:
+                yield ControlServiceStub(channel)
+            except grpc.RpcError as error:
+                raise error_of_call(cast(FailedCall, error)) from error
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except TurnoutClientError as error:
+            message = error.message
+            if isinstance(error, Unavailable) and not self._listens():
+                message = (
+                    f"no server answers at {self.address}; start one with `turnout serve`, or name it with --server"
+                )
+            violations = [Violation(v.field, v.description) for v in error.violations]
+            raise ServerRefused(type(error).__name__, message, violations=violations) from error
+
+    def _listens(self) -> bool:
+        try:
+            socket.create_connection((self.address.host, self.address.port), timeout=1.0).close()
+        except OSError:
+            return False
+        return True

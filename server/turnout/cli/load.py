@@ -1,0 +1,55 @@
+"""`turnout load` and `turnout unload`."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from turnout.cli.options import ConfigOption, JsonOption, ServerOption, TimeoutOption
+from turnout.cli.output import Output, reporting
+
+if TYPE_CHECKING:
+    from turnout_client import VersionInfo
+
+VersionArgument = Annotated[str, typer.Argument(metavar="NAME@VERSION", help="For example magika@3.2.0.")]
+
+
+def load(
+    version: VersionArgument,
+    server: ServerOption = None,
+    timeout: TimeoutOption = 300.0,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Load a version into a running server, and wait until it is ready."""
+    from turnout.cli.connection import Server
+    from turnout.cli.workspace import exact_reference
+
+    with reporting(as_json=as_json) as out:
+        name, exact = exact_reference(version)
+        _tell(out, name, Server.named(server, config).load(name, str(exact), timeout))
+
+
+def unload(
+    version: VersionArgument,
+    server: ServerOption = None,
+    timeout: TimeoutOption = 300.0,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a version out of a running server, once the requests under way are answered."""
+    from turnout.cli.connection import Server
+    from turnout.cli.workspace import exact_reference
+
+    with reporting(as_json=as_json) as out:
+        name, exact = exact_reference(version)
+        _tell(out, name, Server.named(server, config).unload(name, str(exact), timeout))
+
+
+def _tell(out: Output, name: str, version: "VersionInfo") -> None:
+    providers = f" on {', '.join(version.providers)}" if version.providers else ""
+    took = f" in {version.load_seconds:.2f} s" if version.load_seconds else ""
+    reason = f": {version.reason}" if version.reason else ""
+    out.show(
+        {"model": name, **asdict(version)}, f"{name} {version.version} is {version.state}{providers}{took}{reason}"
+    )

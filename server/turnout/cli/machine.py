@@ -1,0 +1,109 @@
+"""What this machine has: cores, memory, CUDA devices. Everything is asked of the system itself, nothing is started."""
+
+import ctypes
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
+_MEMINFO = Path("/proc/meminfo")
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
+
+
+@dataclass(frozen=True, slots=True)
+class CudaDevice:
+    """One device that CUDA's driver names.
+
+    Attributes:
+        index: As `device_ids` counts.
+        name: For example `NVIDIA H100 80GB HBM3`.
+        memory_bytes: All it has.
+        capability: Compute capability, for example `9.0`.
+    """
+
+    index: int
+    name: str
+    memory_bytes: int
+    capability: str
+
+
+@dataclass(frozen=True, slots=True)
+class CudaDriver:
+    """What CUDA's driver says.
+
+    Attributes:
+        version: Highest CUDA version that it runs, for example `13.0`; "" where there is no driver.
+        devices: That it names.
+        detail: Why there are none; "" where there are some.
+    """
+
+    version: str
+    devices: tuple[CudaDevice, ...]
+    detail: str = ""
+
+
+def usable_cores() -> float:
+    """Returns the cores that this process may use: those it may run on, or the control group's quota if less."""
+    scheduled = float(len(os.sched_getaffinity(0)))
+    try:
+        quota, period = (_CGROUP / "cpu.max").read_text().split()
+        return scheduled if quota == "max" else min(scheduled, int(quota) / int(period))
+    except (OSError, ValueError):
+        return scheduled
+
+
+def usable_memory() -> int:
+    """Returns the memory that this process may use, in bytes: the machine's, or the control group's limit."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        return total if limit == "max" else min(total, int(limit))
+    except (OSError, ValueError):
+        return total
+
+
+def available_memory() -> int | None:
+    """Returns the memory that can be had without swapping, in bytes; None where the system does not tell."""
+    try:
+        lines = _MEMINFO.read_text().splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable:"))
+        return int(line.split()[1]) * 1024
+    except (OSError, ValueError, StopIteration, IndexError):
+        return None
+
+
+def cuda_driver() -> CudaDriver:
+    """Asks the CUDA driver for its devices; needs neither the CUDA toolkit nor ONNX Runtime."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return CudaDriver("", (), "no NVIDIA driver (libcuda.so.1) is installed here")
+    version = ctypes.c_int()
+    cuda.cuDriverGetVersion(ctypes.byref(version))
+    named = f"{version.value // 1000}.{version.value % 1000 // 10}"
+    count = ctypes.c_int()
+    code = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
+    if code:
+        return CudaDriver(named, (), f"the NVIDIA driver is there and says: {_error_name(cuda, code)}")
+    if not count.value:
+        return CudaDriver(named, (), "the NVIDIA driver is there and names no device")
+    return CudaDriver(named, tuple(_device(cuda, index) for index in range(count.value)))
+
+
+def _device(cuda: ctypes.CDLL, index: int) -> CudaDevice:
+    device, memory = ctypes.c_int(), ctypes.c_size_t()
+    name = ctypes.create_string_buffer(256)
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    cuda.cuDeviceGet(ctypes.byref(device), index)
+    cuda.cuDeviceGetName(name, len(name), device)
+    cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
+    cuda.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, device)
+    cuda.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, device)
+    return CudaDevice(index, name.value.decode("utf-8", "replace"), memory.value, f"{major.value}.{minor.value}")
+
+
+def _error_name(cuda: ctypes.CDLL, code: int) -> str:
+    text = ctypes.c_char_p()
+    if cuda.cuGetErrorName(code, ctypes.byref(text)) or text.value is None:
+        return f"error {code}"
+    return text.value.decode("ascii", "replace")

@@ -1,0 +1,66 @@
+"""The `turnout` command. What a command imports costs the start of every one, so each imports in its own body."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from turnout.cli.doctor import doctor
+from turnout.cli.load import load, unload
+from turnout.cli.models import models
+from turnout.cli.predict import predict
+from turnout.cli.publish import publish
+from turnout.cli.release import release
+from turnout.cli.serve import serve
+from turnout.cli.show import show
+from turnout.cli.tag import tag
+from turnout.cli.verify import verify
+
+_REPOSITORY = "The repository, with or without a server"
+_SERVER = "A running server"
+_HERE = "This machine"
+
+
+def main() -> None:
+    """Runs the command line of this process."""
+    application()()
+
+
+def application() -> typer.Typer:
+    """Returns the command line."""
+    app = typer.Typer(
+        name="turnout",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_turnout)
+    commands: dict[str, tuple[Callable[..., None], ...]] = {
+        _HERE: (serve, doctor),
+        _REPOSITORY: (publish, release, tag, models, show, verify),
+        _SERVER: (predict, load, unload),
+    }
+    for panel, members in commands.items():
+        for command in members:
+            app.command(rich_help_panel=panel)(command)
+    return app
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        from turnout import __version__
+
+        typer.echo(f"turnout {__version__}")
+        raise typer.Exit
+
+
+def _turnout(
+    version: Annotated[
+        bool, typer.Option("--version", metavar="", callback=_print_version, is_eager=True, help="Print and exit.")
+    ] = False,
+) -> None:
+    """Serve many versions of ONNX models at once, and switch between them without stopping."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""`turnout models`."""
+
+from turnout.cli.options import ConfigOption, JsonOption, LiveOption, ModelsOption, StateOption
+from turnout.cli.output import reporting
+
+
+def models(
+    server: LiveOption = None,
+    models: ModelsOption = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List all models and their versions."""
+    from turnout.cli.connection import Server
+    from turnout.cli.survey import survey_disk, survey_server
+    from turnout.cli.tables import versions_table
+    from turnout.cli.workspace import Workspace
+
+    with reporting(as_json=as_json) as out:
+        if server is not None:
+            survey = survey_server(Server.named(server, config))
+        else:
+            survey = survey_disk(Workspace.open(models, state, config))
+        out.show(
+            survey.to_json(), versions_table(survey.versions) if survey.versions else "no version is published yet"
+        )
+        for problem in survey.problems:
+            out.note(f"note: {problem}")

@@ -1,0 +1,154 @@
+"""What commands print: tables for people, JSON for programs, one sentence for what went wrong."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from turnout.errors import TurnoutError, Violation
+
+_PIPE_WIDTH = 400
+"""Columns that a table may take where no terminal says otherwise: `grep` and `awk` want a row on one line."""
+
+_LONG_WORK = 64 * 1024 * 1024
+"""Bytes from which reading or copying them takes long enough to watch."""
+
+
+class ServerRefused(TurnoutError):
+    """A running server answered with an error, or none answered.
+
+    Attributes:
+        kind: Name of the error in the client's tree, such as `NotFound`.
+    """
+
+    def __init__(self, kind: str, message: str, *, violations: Sequence[Violation] = ()) -> None:
+        super().__init__(message, violations=violations)
+        self.kind = kind
+
+
+class Output:
+    """Where one command prints to.
+
+    Attributes:
+        as_json: JSON was asked for.
+    """
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+        self._out = _console(stderr=False)
+        self._err = _console(stderr=True)
+
+    def show(self, body: Any, *renderables: RenderableType) -> None:
+        """Prints `body` where JSON was asked for, and the renderables where not."""
+        if self.as_json:
+            typer.echo(json.dumps(_finite(body), indent=2, ensure_ascii=False, allow_nan=False, default=str))
+        else:
+            for renderable in renderables:
+                self._out.print(renderable, soft_wrap=isinstance(renderable, str | Text))
+
+    def note(self, sentence: str) -> None:
+        """Tells people something on standard error; where JSON was asked for, `body` has to hold it."""
+        if not self.as_json:
+            self._err.print(sentence, soft_wrap=True)
+
+    @contextmanager
+    def progress(self, what: str, size: int) -> Iterator[Callable[[int], None]]:
+        """Shows a bar on standard error while the block runs, where that is a terminal and `size` is worth it.
+
+        Args:
+            what: Stands before the bar.
+            size: Bytes to deal with.
+
+        Yields:
+            What is to be told the number of bytes just dealt with.
+        """
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+        quiet = self.as_json or not self._err.is_terminal or size < _LONG_WORK
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+        )
+        with Progress(*columns, console=self._err, transient=True, disable=quiet) as bar:
+            task = bar.add_task(what, total=size)
+            yield lambda done: bar.advance(task, done)
+
+    def error(self, error: TurnoutError) -> None:
+        """Prints `error` on standard error."""
+        if self.as_json:
+            violations = [{"field": v.field, "description": v.description} for v in error.violations]
+            kind = error.kind if isinstance(error, ServerRefused) else type(error).__name__
+            body = {"error": {"kind": kind, "message": error.message, "violations": violations}}
+            typer.echo(json.dumps(body, indent=2, ensure_ascii=False), err=True)
+            return
+        several = [v.description for v in error.violations] if len(error.violations) > 1 else [error.message]
+        for sentence in several:
+            self._err.print(Text.assemble(("error: ", "bold red"), sentence), soft_wrap=True)
+
+
+@contextmanager
+def reporting(*, as_json: bool) -> Iterator[Output]:
+    """Gives a command its output; a TurnoutError that leaves the block is printed and ends the process with 1."""
+    output = Output(as_json=as_json)
+    try:
+        yield output
+    except TurnoutError as error:
+        output.error(error)
+        raise typer.Exit(1) from None
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[RenderableType]], *, right: Sequence[str] = ()) -> Table:
+    """Returns a table without lines.
+
+    Args:
+        columns: Headings.
+        rows: Cells; text is printed as it is, not as markup.
+        right: Columns that hold numbers.
+    """
+    grid = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold", show_header=any(columns))
+    for column in columns:
+        grid.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    return grid
+
+
+def facts(pairs: Iterable[tuple[str, RenderableType]]) -> Table:
+    """Returns names and values, one pair a line."""
+    return table(("", ""), ((Text(name, "bold"), value) for name, value in pairs))
+
+
+def size_text(size: int) -> str:
+    """Returns a number of bytes for people: `3.0 MiB`."""
+    scaled = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if scaled < 1024:
+            return f"{size} B" if unit == "B" else f"{scaled:.1f} {unit}"
+        scaled /= 1024
+    return f"{scaled:.1f} TiB"
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    return console
+
+
+def _finite(body: Any) -> Any:
+    """Returns `body` with "NaN", "Infinity" and "-Infinity", as protobuf's JSON has them: JSON has no such numbers."""
+    if isinstance(body, float) and not math.isfinite(body):
+        return "NaN" if math.isnan(body) else ("Infinity" if body > 0 else "-Infinity")
+    if isinstance(body, Mapping):
+        return {key: _finite(value) for key, value in body.items()}
+    if isinstance(body, list | tuple):
+        return [_finite(value) for value in body]
+    return body

@@ -1,0 +1,117 @@
+"""`turnout publish`."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, ReasonOption, StateOption
+from turnout.cli.output import facts, reporting, size_text, table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from semver import Version
+
+    from turnout.cli.workspace import Workspace
+    from turnout.registry.publish import PublishResult
+    from turnout.registry.standing import Standing
+
+
+def publish(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The model, for example magika.")],
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="Exact, for example 3.2.0 or 3.3.0-rc.1.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="ONNX file; its external data lies beside it.")],
+    meta: Annotated[
+        Path | None,
+        typer.Option("--meta", metavar="FILE", help="Description, authors, batching, tolerances; TOML or JSON."),
+    ] = None,
+    golden: Annotated[
+        list[Path] | None,
+        typer.Option("--golden", metavar="FILE", help="Example inputs and outputs as .npz; may be repeated."),
+    ] = None,
+    release: Annotated[
+        bool, typer.Option("--release", metavar="", help="Release it too, as `turnout release` does.")
+    ] = False,
+    actor: ActorOption = None,
+    reason: ReasonOption = "",
+    models: ModelsOption = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check an ONNX model and put it into the repository as an immutable version.
+
+    Publishing the same content again changes nothing. Running servers load it at once.
+    """
+    from turnout.cli.workspace import Workspace, actor_or_login
+    from turnout.errors import InvalidRequest
+    from turnout.registry.metadata import VersionMetadata, read_metadata
+    from turnout.registry.names import check_model_name, parse_version
+    from turnout.registry.publish import PublishRequest
+    from turnout.registry.publish import publish as publish_version
+
+    with reporting(as_json=as_json) as out:
+        check_model_name(name)
+        if not file.exists():
+            raise InvalidRequest.at("FILE", f"there is no {file}")
+        request = PublishRequest(
+            name,
+            parse_version(version),
+            file,
+            metadata=VersionMetadata() if meta is None else read_metadata(meta),
+            golden=tuple(golden or ()),
+        )
+        workspace = Workspace.open(models, state, config)
+        # Before the copy: a store that cannot be used must not leave a version behind that was meant to be released.
+        with workspace.store() if release else nullcontext() as store:
+            size = file.stat().st_size if file.is_file() else 0
+            with out.progress("publishing", size) as advance:
+                result = publish_version(
+                    workspace.repository, request, yanked=lambda: _yanked(workspace, name), progress=advance
+                )
+            if store is not None:
+                store.release(name, request.version, actor=actor_or_login(actor), reason=reason)
+        standing = workspace.declared().of(name).standing(request.version)
+        out.show(_body(result, standing), *_shown(result, standing))
+
+
+def _yanked(workspace: "Workspace", name: str) -> "list[Version]":
+    from turnout.registry.standing import Standing
+
+    standings = workspace.declared().of(name).standings
+    return [version for version, standing in standings.items() if standing is Standing.YANKED]
+
+
+def _body(result: "PublishResult", standing: "Standing") -> dict[str, object]:
+    return {
+        "model": result.manifest.model,
+        "version": str(result.manifest.version),
+        "digest": result.digest,
+        "created": result.created,
+        "standing": standing,
+        "size_bytes": result.manifest.size,
+        "gates": [
+            {"gate": one.gate, "outcome": one.verdict.outcome, "evidence": one.verdict.evidence}
+            for one in result.report.results
+        ],
+    }
+
+
+def _shown(result: "PublishResult", standing: "Standing") -> "list[RenderableType]":
+    manifest = result.manifest
+    done = "published" if result.created else "was published before, the same in every byte"
+    pairs: list[tuple[str, RenderableType]] = [
+        ("digest", result.digest),
+        ("standing", standing),
+        ("files", f"{len(manifest.files)}, {size_text(manifest.size)}"),
+        ("inputs", "\n".join(map(str, manifest.signature.inputs))),
+        ("outputs", "\n".join(map(str, manifest.signature.outputs))),
+    ]
+    if result.report.results:
+        gates = [(one.gate, Text(one.verdict.outcome, "green"), one.verdict.evidence) for one in result.report.results]
+        pairs.append(("gates", table(("", "", ""), gates)))
+    if standing == "candidate":
+        pairs.append(("next", f"turnout release {manifest.model}@{manifest.version}"))
+    return [f"{manifest.model} {manifest.version} {done}", facts(pairs)]

@@ -1,0 +1,50 @@
+"""`turnout serve`."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from turnout.cli.options import ConfigOption, ModelsOption, StateOption
+from turnout.cli.output import reporting
+
+
+def serve(
+    grpc: Annotated[
+        str | None,
+        typer.Option("--grpc", metavar="HOST:PORT", help="gRPC data listener. (default: 0.0.0.0:8001)"),
+    ] = None,
+    http: Annotated[
+        str | None,
+        typer.Option("--http", metavar="HOST:PORT", help="HTTP listener. (default: 0.0.0.0:8000)"),
+    ] = None,
+    control: Annotated[
+        str | None,
+        typer.Option("--control", metavar="HOST:PORT", help="Operators' gRPC listener. (default: 127.0.0.1:8003)"),
+    ] = None,
+    models: ModelsOption = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", metavar="", help="Print the effective configuration as TOML and exit.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", metavar="", help="Log in JSON; print the configuration in JSON.")
+    ] = False,
+) -> None:
+    """Serve every version in the repository, until SIGTERM."""
+    from turnout.config import load_settings
+    from turnout.config.rendering import as_data, render_toml
+
+    with reporting(as_json=as_json) as out:
+        flags = {"grpc": grpc, "http": http, "control": control, "models": models, "state": state}
+        loaded = load_settings(config, flags)
+        settings = loaded.settings
+        if as_json:
+            settings = settings.model_copy(update={"log": settings.log.model_copy(update={"format": "json"})})
+        if print_config:
+            out.show(as_data(settings), render_toml(settings, loaded.origins).rstrip("\n"))
+            return
+        from turnout.app import run
+
+        raise typer.Exit(asyncio.run(run(settings)))

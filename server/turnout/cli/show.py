@@ -1,0 +1,72 @@
+"""`turnout show`."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from turnout.cli.options import ConfigOption, JsonOption, LiveOption, ModelsOption, StateOption
+from turnout.cli.output import Output, reporting
+
+if TYPE_CHECKING:
+    from turnout.cli.survey import Details
+
+
+def show(
+    version: Annotated[
+        str, typer.Argument(metavar="NAME[@SELECTOR]", help="A model, or one of its versions, as in magika@^3.")
+    ],
+    server: LiveOption = None,
+    models: ModelsOption = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Describe a model, or the version that a selector names.
+
+    Of a model: all versions, the latest declarations, and more of the version that answers by default.
+    """
+    from turnout.cli.connection import Server
+    from turnout.cli.survey import details_from_disk, details_from_server
+    from turnout.cli.workspace import Workspace, split_reference
+
+    with reporting(as_json=as_json) as out:
+        name, selector = split_reference(version)
+        if server is not None:
+            found = details_from_server(Server.named(server, config), name, selector)
+        else:
+            found = details_from_disk(Workspace.open(models, state, config), name, selector)
+        if selector is None:
+            _show_model(out, found)
+        else:
+            _show_version(out, found)
+
+
+def _show_version(out: Output, found: "Details") -> None:
+    from turnout.cli.tables import details
+
+    assert found.chosen is not None, "a selector names a version, or is refused"
+    out.show(found.chosen.to_json(), details(found.chosen))
+
+
+def _show_model(out: Output, found: "Details") -> None:
+    from turnout.cli.survey import model_json
+    from turnout.cli.tables import details, events_table, versions_table
+
+    body: dict[str, Any] = model_json(found.versions)
+    shown: list[Any] = [versions_table(found.versions)]
+    if found.events is not None:
+        body["events"] = [
+            {
+                "time": event.time.isoformat(),
+                "kind": event.kind,
+                "actor": event.actor,
+                "reason": event.reason,
+                **event.payload,
+            }
+            for event in found.events
+        ]
+    if found.events:
+        shown += ["", events_table(found.events)]
+    if found.chosen is not None:
+        shown += ["", details(found.chosen)]
+    out.show(body, *shown)

@@ -1,0 +1,100 @@
+"""Versions and declarations as tables for people."""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from turnout.cli.description import Description
+from turnout.cli.output import facts, size_text, table
+from turnout.state.events import Event
+
+_STYLES = {"released": "green", "yanked": "red", "ready": "green", "failed": "bold red"}
+_DIGEST_SHOWN = len("sha256:") + 12
+
+
+def versions_table(versions: Sequence[Description]) -> Table:
+    """Returns a row for each version; the state too, where a server told it."""
+    live = any(version.live for version in versions)
+    columns = ["MODEL", "VERSION", "DEFAULT", "STANDING", *(["STATE"] if live else []), "TAGS", "SIZE", "DIGEST"]
+    rows = []
+    for version in versions:
+        row: list[RenderableType] = [
+            version.model,
+            version.version,
+            "default" if version.default else "",
+            _styled(version.standing),
+            ", ".join(version.tags),
+            size_text(version.size_bytes),
+            version.digest[:_DIGEST_SHOWN],
+        ]
+        if live:
+            row.insert(4, _styled(version.live.state if version.live else ""))
+        rows.append(row)
+    return table(columns, rows, right=["SIZE"])
+
+
+def details(version: Description) -> Table:
+    """Returns everything about one version."""
+    pairs: list[tuple[str, RenderableType]] = [
+        ("version", f"{version.model} {version.version}"),
+        ("digest", version.digest),
+        ("standing", _styled(version.standing)),
+        ("tags", ", ".join(version.tags) or "none"),
+    ]
+    if live := version.live:
+        reason = f": {live.reason}" if live.reason else ""
+        pairs.append(("state", Text.assemble(_styled(live.state), reason)))
+        if live.providers:
+            pairs.append(("runs on", ", ".join(live.providers)))
+            pairs.append(("loaded in", f"{live.load_seconds:.2f} s"))
+    pairs.append(("inputs", "\n".join(f"{s}{' (may be left out)' if s.has_default else ''}" for s in version.inputs)))
+    pairs.append(("outputs", "\n".join(map(str, version.outputs))))
+    if version.batching:
+        rows = version.live.max_batch_rows if version.live else 0
+        pairs.append(("batching", f"up to {rows} rows; {version.batching}" if rows else version.batching))
+    if content := version.content:
+        files = [(file.path, size_text(file.size), file.digest[:_DIGEST_SHOWN]) for file in content.files]
+        pairs.append(("files", table(("", "", ""), files)))
+        pairs.append(("operators", ", ".join(f"{domain or 'ai.onnx'} {v}" for domain, v in content.opset.items())))
+        for name, (atol, rtol) in content.tolerances.items():
+            pairs.append(("tolerance", f"{name}: {atol:g} + {rtol:g} x expected"))
+        pairs += [(name, _free(value)) for name, value in content.metadata.items()]
+    else:
+        pairs.append(("size", size_text(version.size_bytes)))
+    return facts(pairs)
+
+
+def events_table(events: Sequence[Event]) -> Table:
+    """Returns a row for each declaration."""
+    rows = [(_when(e.time), _what(e), e.actor, e.reason) for e in events]
+    return table(("DECLARED", "", "BY", "WHY"), rows)
+
+
+def _when(time: datetime) -> str:
+    return time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _what(event: Event) -> str:
+    payload = event.payload
+    match event.kind:
+        case "released":
+            return f"{payload['version']} released"
+        case "tag_set":
+            before = f", it was {payload['previous']}" if payload.get("previous") else ""
+            return f"tag {payload['tag']} is {payload['version']}{before}"
+        case "tag_deleted":
+            return f"tag {payload['tag']} removed, it was {payload['previous']}"
+        case _:  # a later release of Turnout wrote it
+            return f"{event.kind} {event.subject}"
+
+
+def _free(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _styled(word: str) -> Text:
+    return Text(word, _STYLES.get(word, ""))

@@ -1,0 +1,122 @@
+"""`turnout verify`."""
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from turnout.cli.options import ConfigOption, JsonOption, ModelsOption, StateOption
+from turnout.cli.output import reporting, size_text, table
+from turnout.errors import DigestMismatch, TurnoutError
+
+if TYPE_CHECKING:
+    from turnout.cli.workspace import Workspace
+    from turnout.registry.digest import Progress
+    from turnout.registry.listing import Listing, Problem, Published
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What reading one version showed.
+
+    Attributes:
+        model: Its model.
+        version: As its directory is named.
+        digest: The version's digest; None where its manifest cannot be read.
+        size_bytes: Of its files, as its manifest says; 0 where that cannot be read.
+        fault: What is not as it was published, "" where all is.
+    """
+
+    model: str
+    version: str
+    digest: str | None
+    size_bytes: int
+    fault: str
+
+
+def verify(
+    version: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME[@SELECTOR]", help="A model, or one of its versions. (default: everything)"),
+    ] = None,
+    models: ModelsOption = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Read every byte of published versions and compare it with what was published.
+
+    Ends with 1 where a file changed, is missing, or does not belong there.
+    """
+    from turnout.cli.workspace import Workspace, split_reference
+
+    with reporting(as_json=as_json) as out:
+        name, selector = (None, None) if version is None else split_reference(version)
+        workspace = Workspace.open(models, state, config)
+        listing = workspace.scan()
+        damaged = _damaged(workspace, listing, name, selector)
+        chosen = _chosen(workspace, listing, name, selector, damaged)
+        with out.progress("verifying", sum(p.manifest.size for p in chosen)) as advance:
+            results = [Verified(p.model, p.version, None, 0, p.reason) for p in damaged]
+            results += [_verify(workspace, published, advance) for published in chosen]
+        bad = sum(1 for result in results if result.fault)
+        rows = [
+            (
+                f"{result.model} {result.version}",
+                Text("changed", "bold red") if result.fault else Text("ok", "green"),
+                result.fault or f"{size_text(result.size_bytes)}, {result.digest}",
+            )
+            for result in results
+        ]
+        body = {"ok": not bad, "versions": [asdict(result) for result in results]}
+        ending = [f"\n{bad} of {len(results)} versions are not what was published"] if bad else []
+        out.show(body, table(("", "", ""), rows), *ending)
+        if bad:
+            raise typer.Exit(1)
+
+
+def _damaged(workspace: "Workspace", listing: "Listing", name: str | None, selector: str | None) -> "list[Problem]":
+    """Returns what was published, of what was asked for, and cannot even be read as a version now."""
+    from turnout.registry.manifest import MANIFEST_FILE
+
+    root = workspace.repository.root
+    return [
+        problem
+        for problem in listing.problems
+        if (root / problem.model / problem.version / MANIFEST_FILE).exists()
+        and name in (None, problem.model)
+        and selector in (None, problem.version)
+    ]
+
+
+def _chosen(
+    workspace: "Workspace", listing: "Listing", name: str | None, selector: str | None, damaged: "list[Problem]"
+) -> "list[Published]":
+    """Returns the versions to read, of what was asked for.
+
+    Raises:
+        TurnoutError: There is none, nor a damaged one.
+    """
+    from turnout.cli.workspace import ModelVersions
+    from turnout.routing.selector import parse
+
+    if name is None:
+        return list(listing.published)
+    try:
+        known = ModelVersions.of(name, listing, workspace.declared())
+        return list(known.published.values()) if selector is None else [known.resolve(parse(selector))]
+    except TurnoutError:
+        if damaged:
+            return []
+        raise
+
+
+def _verify(workspace: "Workspace", published: "Published", advance: "Progress") -> Verified:
+    manifest = published.manifest
+    fault = ""
+    try:
+        workspace.repository.verify(manifest.model, manifest.version, progress=advance)
+    except DigestMismatch as error:
+        fault = error.message
+    return Verified(manifest.model, str(manifest.version), published.digest, manifest.size, fault)

@@ -1,0 +1,165 @@
+"""The repository and the state store that a command works on, with no server between."""
+
+import getpass
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from semver import Version
+
+from turnout.config import Settings, load_settings
+from turnout.errors import ConfigError, InvalidRequest, ModelNotFound
+from turnout.registry.listing import Listing, Published
+from turnout.registry.names import check_model_name, parse_version
+from turnout.registry.repository import Repository
+from turnout.registry.standing import Declared
+from turnout.routing.resolution import VersionIndex, resolve
+from turnout.routing.selector import Selector
+from turnout.state.engine import Location
+from turnout.state.store import StateStore
+
+_ACTOR_BYTES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """What `--models`, `--state` and `--config` name.
+
+    Attributes:
+        settings: As a server would have them.
+        repository: The models.
+    """
+
+    settings: Settings
+    repository: Repository
+
+    @classmethod
+    def open(cls, models: Path | None, state: str | None, config: Path | None) -> Self:
+        """Reads the configuration. Neither repository nor store is touched.
+
+        Raises:
+            ConfigError: It is wrong.
+        """
+        settings = load_settings(config, {"models": models, "state": state}).settings
+        return cls(settings, Repository(settings.models))
+
+    def store(self) -> StateStore:
+        """Opens the state store, and makes it where there is none."""
+        return StateStore.open(self.settings.state_url)
+
+    def require_repository(self) -> None:
+        """Checks that there is a repository.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        root = self.repository.root
+        if not root.is_dir():
+            raise ConfigError(
+                f"there is no model repository at {root}: name one with --models DIR, or make it by publishing to it"
+            )
+
+    def scan(self) -> Listing:
+        """Reads what exists.
+
+        Raises:
+            ConfigError: There is no repository, or it cannot be read.
+        """
+        self.require_repository()
+        root = self.repository.root
+        try:
+            return self.repository.scan()
+        except OSError as error:
+            raise ConfigError(f"the model repository {root} cannot be read: {error.strerror}") from None
+
+    def declared(self) -> Declared:
+        """Returns all declarations; a store that is not there yet holds none, and is not made by looking."""
+        location = Location.parse(self.settings.state_url)
+        if location.url.drivername == "sqlite" and not Path(location.url.database or "").exists():
+            return Declared()
+        with self.store() as store:
+            return store.declared()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersions:
+    """One model: what was published, and what was declared about it.
+
+    Attributes:
+        name: The model's name.
+        published: By version, the highest precedence first.
+        index: For selectors.
+    """
+
+    name: str
+    published: Mapping[Version, Published]
+    index: VersionIndex
+
+    @classmethod
+    def of(cls, name: str, listing: Listing, declared: Declared) -> Self:
+        """Gathers what is known of the model `name`.
+
+        Raises:
+            InvalidRequest: That is no model name.
+            ModelNotFound: There is none; the error names the nearest.
+        """
+        published = {p.manifest.version: p for p in reversed(listing.versions(check_model_name(name)))}
+        if not published:
+            raise ModelNotFound.named(name, listing.models)
+        declarations = declared.of(name)
+        index = VersionIndex.of(
+            name,
+            {version: declarations.standing(version) for version in published},
+            tags=declarations.tags,
+            digests={p.digest: version for version, p in published.items()},
+        )
+        return cls(name, published, index)
+
+    def resolve(self, selector: Selector) -> Published:
+        """Returns the version that `selector` names.
+
+        Raises:
+            VersionNotFound: None does; the error names the nearest.
+        """
+        return self.published[resolve(selector, self.index, prefer_ready=False)]
+
+    @property
+    def default(self) -> Version | None:
+        """The version that the empty selector answers with, None where nothing is released."""
+        return next((v for v in self.index.released if v.prerelease is None), None)
+
+
+def split_reference(text: str) -> tuple[str, str | None]:
+    """Splits `NAME@SELECTOR`; the selector is None where there is no `@`.
+
+    Raises:
+        InvalidRequest: NAME is no model name.
+    """
+    name, at, selector = text.partition("@")
+    return check_model_name(name), selector if at else None
+
+
+def exact_reference(text: str) -> tuple[str, Version]:
+    """Splits `NAME@VERSION`.
+
+    Raises:
+        InvalidRequest: NAME is no model name, or VERSION is missing or not exact.
+    """
+    name, version = split_reference(text)
+    if not version:
+        raise InvalidRequest.at("version", f"expected NAME@VERSION, such as {name}@3.2.0, got {text[:128]!r}")
+    return name, parse_version(version)
+
+
+def actor_or_login(actor: str | None) -> str:
+    """Returns `actor`, or login and host of who runs this, where nobody was named."""
+    if actor is not None:
+        return actor
+    try:
+        login = getpass.getuser()
+    except (KeyError, OSError):  # containers run as user ids that no user database has
+        login = f"uid {os.getuid()}"
+    return f"{login}@{socket.gethostname()}".encode()[:_ACTOR_BYTES].decode("utf-8", "ignore")

@@ -1,0 +1,260 @@
+"""The versions on disk: which exist, whether their bytes are what was published, what is in the way of others.
+
+    <root>/<model>/<version>/{manifest.json, model.onnx, *.data, golden/*.npz}
+    <root>/.staging/            where publishes are built (`turnout.registry.staging`)
+
+A directory is a version from the moment it holds a manifest, and its manifest is put there last.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from semver import Version
+
+from turnout.errors import DigestMismatch, ModelNotFound, VersionNotFound
+from turnout.registry.digest import Progress, bytes_digest, canonical_bytes, stream_digest
+from turnout.registry.files import explain, open_inside, walk
+from turnout.registry.listing import Listing, Problem, Published, unpublished
+from turnout.registry.manifest import MANIFEST_FILE, MODEL_NAME, FileEntry, Manifest
+from turnout.registry.names import check_model_name, is_exact_version
+from turnout.registry.staging import sweep
+
+MAX_MANIFEST_BYTES = 16 << 20
+
+_NAMED_FILES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Stamp:
+    """What changes when a manifest does, so that an unchanged one need not be read again.
+
+    The change time is there for tools that set the modification time back; nobody can set the change time.
+    """
+
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    stamp: _Stamp
+    found: Published | Problem
+
+
+class Repository:
+    """A directory of models. Safe to use from several threads and several processes."""
+
+    def __init__(self, root: Path) -> None:
+        """Prepares; nothing is read or made before it is needed.
+
+        Args:
+            root: Directory of the models; need not exist.
+        """
+        self.root = root
+        self._seen: Mapping[tuple[str, str], _Seen] = {}
+
+    def scan(self) -> Listing:
+        """Reads what exists. A manifest that did not change since the last scan is not read again, so that a scan of
+        some hundred versions takes milliseconds, and a version that stayed is the same object as before.
+
+        Raises:
+            OSError: The root cannot be read.
+        """
+        seen: dict[tuple[str, str], _Seen] = {}
+        published: list[Published] = []
+        problems: list[Problem] = []
+        for model in _names(self.root):
+            if fault := self._model_fault(model):
+                problems.append(Problem(model, "", fault))
+                continue
+            for version in _names(self.root / model):
+                found = self._examine(model, version, seen)
+                if isinstance(found, Published):
+                    published.append(found)
+                elif found is not None:
+                    problems.append(found)
+        self._seen = seen
+        published.sort(key=lambda p: (p.manifest.model, p.manifest.version, str(p.manifest.version)))
+        return Listing(tuple(published), tuple(sorted(problems, key=lambda p: (p.model, p.version))))
+
+    def published(self) -> Sequence[Published]:
+        """Returns every version that exists, as `scan` does."""
+        return self.scan().published
+
+    def directory(self, model: str, version: Version) -> Path:
+        """Returns where that version stands, or would stand.
+
+        Raises:
+            InvalidRequest: `model` is no model name.
+        """
+        return self.root / check_model_name(model) / str(version)
+
+    def find(self, model: str, version: Version) -> Published:
+        """Reads one version's manifest.
+
+        Raises:
+            InvalidRequest: `model` is no model name.
+            ModelNotFound, VersionNotFound: It does not exist; the error names the nearest.
+            DigestMismatch: It exists, and its manifest is not one.
+        """
+        directory = self.directory(model, version)
+        link = directory.is_symlink() or directory.parent.is_symlink()
+        if link or not os.path.lexists(directory / MANIFEST_FILE):
+            raise self._not_found(model, version)
+        try:
+            return _read_version(directory, model, str(version))
+        except (ValueError, OSError) as error:
+            raise DigestMismatch(f"{model} {version}: {_manifest_fault(error)}") from error
+
+    def verify(
+        self, model: str, version: Version, *, expected: str | None = None, progress: Progress | None = None
+    ) -> Published:
+        """Reads every byte of a version and compares it with the manifest.
+
+        Args:
+            model: Its model.
+            version: Exact version.
+            expected: The version's digest, where it is known from elsewhere; without it, a manifest that another valid
+                one took the place of goes unnoticed.
+            progress: Told of each block read.
+
+        Returns:
+            The version.
+
+        Raises:
+            ModelNotFound, VersionNotFound: It does not exist.
+            DigestMismatch: Files changed, are missing, or are too many; the message names them.
+        """
+        published = self.find(model, version)
+        directory = self.directory(model, version)
+        manifest = published.manifest
+        faults: list[str] = []
+        if expected is not None and published.digest != expected:
+            faults.append(f"{MANIFEST_FILE} is not what was published (expected {expected}, got {published.digest})")
+        checks = ((entry.path, _file_fault(directory, entry, progress)) for entry in manifest.files)
+        faults += [f"{path} {fault}" for path, fault in checks if fault]
+        known = {MANIFEST_FILE, *(entry.path for entry in manifest.files)}
+        try:
+            faults += sorted(
+                f"{found.path} does not belong to it" for found in walk(directory) if found.path not in known
+            )
+        except OSError as error:
+            faults.append(f"a directory {explain(error)}")
+        if faults:
+            more = f" (and {len(faults) - _NAMED_FILES} more)" if len(faults) > _NAMED_FILES else ""
+            raise DigestMismatch(f"{model} {version}: {', '.join(faults[:_NAMED_FILES])}{more}")
+        return published
+
+    def sweep(self) -> tuple[str, ...]:
+        """Removes what publishes that were cut short left behind, never what one that runs is building.
+
+        Returns:
+            Names of the staging directories removed.
+
+        Raises:
+            Unavailable: The repository's lock could not be had.
+            OSError: The staging directory cannot be read.
+        """
+        return sweep(self.root)
+
+    def _model_fault(self, model: str) -> str | None:
+        if not MODEL_NAME.fullmatch(model):
+            return f"directory {model!r} is no model name, expected a-z, 0-9, _ and -"
+        if (self.root / model).is_symlink():
+            return f"directory {model!r} is a link, and links are not followed"
+        return None
+
+    def _examine(self, model: str, version: str, seen: dict[tuple[str, str], _Seen]) -> Published | Problem | None:
+        directory = self.root / model / version
+        try:
+            status = os.lstat(directory / MANIFEST_FILE)
+        except FileNotFoundError:
+            return unpublished(directory, model, version)
+        except OSError as error:
+            return Problem(model, version, f"{model} {version}: {MANIFEST_FILE} {explain(error)}")
+        stamp = _Stamp(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        before = self._seen.get((model, version))
+        if before is None or before.stamp != stamp:
+            before = _Seen(stamp, _look(directory, model, version))
+        seen[model, version] = before
+        return before.found
+
+    def _not_found(self, model: str, version: Version) -> ModelNotFound | VersionNotFound:
+        listing = self.scan()
+        if versions := listing.versions(model):
+            return VersionNotFound.of(model, str(version), [str(p.manifest.version) for p in versions])
+        return ModelNotFound.named(model, listing.models)
+
+
+def _names(directory: Path) -> Iterator[str]:
+    """Names of the directories, and links to such, in `directory`, save hidden ones; none where it does not exist."""
+    try:
+        with os.scandir(directory) as entries:
+            yield from [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
+    except FileNotFoundError:
+        return
+
+
+def _look(directory: Path, model: str, version: str) -> Published | Problem:
+    if directory.is_symlink():
+        return Problem(model, version, f"{model} {version} is a link, and links are not followed")
+    if not is_exact_version(version):
+        return Problem(model, version, f"{model} {version!r}: the directory's name is no exact version")
+    try:
+        return _read_version(directory, model, version)
+    except (ValueError, OSError) as error:
+        return Problem(model, version, f"{model} {version}: {_manifest_fault(error)}")
+
+
+def _read_version(directory: Path, model: str, version: str) -> Published:
+    """Reads a manifest.
+
+    Raises:
+        ValueError: It is none, or that of another version.
+        OSError: It cannot be read.
+    """
+    with open_inside(directory, MANIFEST_FILE) as file:
+        data = file.read(MAX_MANIFEST_BYTES + 1)
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ValueError(f"is larger than {MAX_MANIFEST_BYTES} bytes")
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("is no JSON") from error
+    try:
+        manifest = Manifest.from_json(body)
+        canonical = canonical_bytes(manifest)
+    except RecursionError as error:
+        raise ValueError("is nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(f"is no manifest that this release reads: {error}") from error
+    # Also meets fields that this release does not know: its digest would leave them out, and so be another than the
+    # publisher's.
+    if canonical != data:
+        raise ValueError("is not in its canonical form, or a later release of Turnout wrote it")
+    if (manifest.model, str(manifest.version)) != (model, version):
+        raise ValueError(f"is that of {manifest.model} {manifest.version}")
+    return Published(manifest, bytes_digest(data))
+
+
+def _manifest_fault(error: ValueError | OSError) -> str:
+    return f"{MANIFEST_FILE} {explain(error) if isinstance(error, OSError) else error}"
+
+
+def _file_fault(directory: Path, entry: FileEntry, progress: Progress | None) -> str | None:
+    """Says how a file differs from its entry in the manifest."""
+    try:
+        with open_inside(directory, entry.path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != entry.size:
+                return f"is not what was published (expected {entry.size} bytes, got {size})"
+            if stream_digest(file, progress=progress) != entry.digest:
+                return "is not what was published"
+    except OSError as error:
+        return explain(error)
+    return None

@@ -1,0 +1,59 @@
+"""What the installed ONNX Runtime can load, as it says itself.
+
+No table of releases is kept here, and `onnx.defs.onnx_opset_version()` would speak for another package: onnx 1.23 knows
+operator set 28 and IR version 14 where onnxruntime 1.31 takes 26 and 13. So an empty graph that claims what the model
+claims is handed to ONNX Runtime (0.3 ms), which refuses at its door what it would refuse of the model.
+"""
+
+import re
+from collections.abc import Mapping
+
+import onnxruntime as ort
+from onnx import TensorProto, helper
+
+_IR_LIMIT = re.compile(r"max supported IR version: (\d+)")
+_OPSET_LIMIT = re.compile(r"support for domain (\S+) is till opset (\d+)")
+_SILENT = 4
+
+
+def runtime_name() -> str:
+    """Returns the runtime and its release."""
+    return f"ONNX Runtime {ort.__version__}"
+
+
+def refusal(ir_version: int, opset: Mapping[str, int]) -> str | None:
+    """Says why the installed ONNX Runtime takes no model of that kind; None where it takes it.
+
+    Whether it has every operator that a model uses only loading that model can say.
+
+    Args:
+        ir_version: Version of the ONNX format.
+        opset: Operator set version by domain; the default domain is "".
+    """
+    ort.disable_telemetry_events()
+    options = ort.SessionOptions()
+    options.log_severity_level = _SILENT
+    try:
+        ort.InferenceSession(_empty_model(ir_version, opset), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001  # ONNX Runtime's errors share no other base
+        return f"{runtime_name()} {_in_words(str(error), ir_version, opset)}"
+    return None
+
+
+def _empty_model(ir_version: int, opset: Mapping[str, int]) -> bytes:
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([], "probe", [value], [value])
+    imports = [helper.make_opsetid(domain, version) for domain, version in opset.items()]
+    data: bytes = helper.make_model(graph, opset_imports=imports, ir_version=ir_version).SerializeToString()
+    return data
+
+
+def _in_words(error: str, ir_version: int, opset: Mapping[str, int]) -> str:
+    if limit := _IR_LIMIT.search(error):
+        return f"takes ONNX IR versions up to {limit[1]}, the model has {ir_version}"
+    if limit := _OPSET_LIMIT.search(error):
+        domain = limit[1]
+        said = opset.get("" if domain == "ai.onnx" else domain)
+        return f"takes operator set {domain} up to version {limit[2]}, the model imports {said}"
+    claims = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in opset.items())
+    return f"takes no model of ONNX IR version {ir_version} with operator sets {claims}"

@@ -1,0 +1,129 @@
+"""Where publishes are built, out of sight: `<root>/.staging/<uuid>/version/`.
+
+Each staging directory holds a lock file that its builder keeps locked (flock), so the kernel itself says whether the
+builder lives: a kill -9 lets go of the lock, and the next sweep takes the directory away; a publish that runs is never
+swept, however long it takes. Making, sweeping and committing take turns by one more lock, the repository's.
+"""
+
+import errno
+import fcntl
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+from turnout.errors import Unavailable
+
+STAGING = ".staging"
+
+LOCK_PATIENCE = 30.0
+"""Seconds to wait for the repository's lock. It is held for some renames and fsyncs."""
+
+_LOCK = ".lock"
+_OWNER = "owner"
+_VERSION = "version"
+_UUID = re.compile(r"[0-9a-f]{32}")
+_POLL = 0.02
+
+
+@contextmanager
+def staged(root: Path) -> Iterator[Path]:
+    """Makes an empty directory to build a version in, and removes what is left of it at the end, whatever happens.
+
+    Args:
+        root: Of the repository; made if it does not exist.
+
+    Yields:
+        The directory; it may be renamed away.
+
+    Raises:
+        Unavailable: The repository's lock could not be had.
+        OSError: The repository cannot be written to.
+    """
+    (root / STAGING).mkdir(parents=True, exist_ok=True)
+    home = root / STAGING / uuid4().hex
+    owner = -1
+    try:
+        with locked(root):
+            home.mkdir()
+            owner = os.open(home / _OWNER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(owner, fcntl.LOCK_EX)
+        (home / _VERSION).mkdir()
+        yield home / _VERSION
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+        if owner >= 0:
+            os.close(owner)
+
+
+@contextmanager
+def locked(root: Path, patience: float = LOCK_PATIENCE) -> Iterator[None]:
+    """Holds the repository's lock, against other threads as well as other processes.
+
+    Args:
+        root: Of the repository.
+        patience: Seconds to wait for it.
+
+    Raises:
+        Unavailable: It could not be had in that time.
+        OSError: The repository cannot be written to.
+    """
+    descriptor = os.open(root / STAGING / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        until = time.monotonic() + patience
+        while not _try_lock(descriptor):
+            if time.monotonic() >= until:
+                raise Unavailable(f"another process has held the repository's lock for {patience:g} s", retry_after=1.0)
+            time.sleep(_POLL)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def sweep(root: Path) -> tuple[str, ...]:
+    """Removes the staging directories whose builder is gone, and returns their names.
+
+    A repository that cannot be written to has nobody to publish into it, and is left as it is.
+
+    Raises:
+        Unavailable: The repository's lock could not be had.
+    """
+    if not (root / STAGING).is_dir():
+        return ()
+    abandoned: list[tuple[Path, int]] = []
+    try:
+        with locked(root):
+            # Builders lock their owner file while they hold the repository's lock: one without it has no builder.
+            homes = sorted(home for home in (root / STAGING).iterdir() if _UUID.fullmatch(home.name))
+            abandoned += [(home, owner) for home in homes if (owner := _claim(home)) is not None]
+        for home, _ in abandoned:
+            shutil.rmtree(home, ignore_errors=True)
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+    finally:
+        for _, owner in abandoned:
+            os.close(owner)
+    return tuple(home.name for home, _ in abandoned if not home.exists())
+
+
+def _claim(home: Path) -> int | None:
+    """Takes over a staging directory; None where its builder, or another sweep, has it."""
+    with suppress(OSError):
+        owner = os.open(home / _OWNER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        if _try_lock(owner):
+            return owner
+        os.close(owner)
+    return None
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

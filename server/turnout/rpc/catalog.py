@@ -1,0 +1,119 @@
+"""`turnout.v1.CatalogService`: what is served, read from one snapshot."""
+
+from typing import Any
+
+import grpc
+
+from turnout.errors import TurnoutError
+from turnout.registry.signature import DataType, Dimension, TensorSpec
+from turnout.registry.standing import Standing
+from turnout.rpc.errors import abort
+from turnout.serving.catalog import Catalog, ModelEntry, VersionEntry
+from turnout.serving.inference import Router
+from turnout.serving.lifecycle import LifecycleState
+from turnout_proto.v1 import catalog_pb2 as pb
+from turnout_proto.v1 import catalog_pb2_grpc, prediction_pb2
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_STATES = {
+    LifecycleState.NEW: pb.VERSION_STATE_NEW,
+    LifecycleState.LOADING: pb.VERSION_STATE_LOADING,
+    LifecycleState.WARMING: pb.VERSION_STATE_WARMING,
+    LifecycleState.READY: pb.VERSION_STATE_READY,
+    LifecycleState.DRAINING: pb.VERSION_STATE_DRAINING,
+    LifecycleState.UNLOADED: pb.VERSION_STATE_UNLOADED,
+    LifecycleState.FAILED: pb.VERSION_STATE_FAILED,
+}
+_STANDINGS = {
+    Standing.CANDIDATE: pb.STANDING_CANDIDATE,
+    Standing.RELEASED: pb.STANDING_RELEASED,
+    Standing.YANKED: pb.STANDING_YANKED,
+}
+_DATA_TYPES = {
+    DataType.BOOL: prediction_pb2.DATA_TYPE_BOOL,
+    DataType.UINT8: prediction_pb2.DATA_TYPE_UINT8,
+    DataType.UINT16: prediction_pb2.DATA_TYPE_UINT16,
+    DataType.UINT32: prediction_pb2.DATA_TYPE_UINT32,
+    DataType.UINT64: prediction_pb2.DATA_TYPE_UINT64,
+    DataType.INT8: prediction_pb2.DATA_TYPE_INT8,
+    DataType.INT16: prediction_pb2.DATA_TYPE_INT16,
+    DataType.INT32: prediction_pb2.DATA_TYPE_INT32,
+    DataType.INT64: prediction_pb2.DATA_TYPE_INT64,
+    DataType.FLOAT16: prediction_pb2.DATA_TYPE_FLOAT16,
+    DataType.BFLOAT16: prediction_pb2.DATA_TYPE_BFLOAT16,
+    DataType.FLOAT32: prediction_pb2.DATA_TYPE_FLOAT32,
+    DataType.FLOAT64: prediction_pb2.DATA_TYPE_FLOAT64,
+    DataType.STRING: prediction_pb2.DATA_TYPE_STRING,
+}
+
+
+class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
+    """Tells what is served."""
+
+    def __init__(self, catalog: Catalog, router: Router) -> None:
+        self._catalog = catalog
+        self._router = router
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:  # noqa: N802
+        """Lists the models."""
+        models = self._catalog.snapshot.models.values()
+        return pb.ListModelsResponse(models=[self._model(entry) for entry in models])
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:  # noqa: N802
+        """Describes one model."""
+        try:
+            return pb.GetModelResponse(model=self._model(self._catalog.snapshot.model(request.model)))
+        except TurnoutError as error:
+            await abort(context, error)
+
+    async def GetVersion(self, request: pb.GetVersionRequest, context: Context) -> pb.GetVersionResponse:  # noqa: N802
+        """Describes the version that a selector names."""
+        try:
+            entry = self._router.describe(request.model, request.version)
+            return pb.GetVersionResponse(version=version_message(entry, self._catalog.snapshot.model(request.model)))
+        except TurnoutError as error:
+            await abort(context, error)
+
+    def _model(self, entry: ModelEntry) -> pb.Model:
+        try:
+            default = self._router.describe(entry.name, "").version_text
+        except TurnoutError:  # nothing is released yet
+            default = ""
+        versions = [version_message(version, entry) for version in entry.versions.values()]
+        return pb.Model(name=entry.name, versions=versions, default_version=default)
+
+
+def version_message(entry: VersionEntry, model: ModelEntry) -> pb.ModelVersion:
+    """Returns `entry` as a message; `model` gives its tags."""
+    tags = sorted(tag for tag, version in model.declarations.tags.items() if version == entry.version)
+    return pb.ModelVersion(
+        version=entry.version_text,
+        digest=entry.digest,
+        standing=_STANDINGS[entry.standing],
+        state=_STATES[entry.state],
+        reason=entry.reason,
+        tags=tags,
+        inputs=[_spec(spec) for spec in entry.manifest.signature.inputs],
+        outputs=[_spec(spec) for spec in entry.manifest.signature.outputs],
+        size_bytes=entry.manifest.size,
+        max_batch_rows=entry.max_batch_rows,
+        batching=entry.batching,
+        providers=entry.providers,
+        load_seconds=entry.load_seconds,
+    )
+
+
+def _spec(spec: TensorSpec) -> pb.TensorSpec:
+    return pb.TensorSpec(
+        name=spec.name,
+        data_type=_DATA_TYPES[spec.dtype],
+        shape=[_dimension(d) for d in spec.shape],
+        has_default=spec.has_default,
+    )
+
+
+def _dimension(dimension: Dimension) -> pb.Dimension:
+    if isinstance(dimension, int):
+        return pb.Dimension(size=dimension)
+    return pb.Dimension(symbol=dimension) if dimension is not None else pb.Dimension()

@@ -1,0 +1,94 @@
+"""The one table from errors to gRPC status codes, and the status details that clients act on."""
+
+import asyncio
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import BadRequest, RetryInfo
+from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
+
+from turnout import errors
+
+CODES: dict[type[BaseException], grpc.StatusCode] = {
+    errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.NotFound: grpc.StatusCode.NOT_FOUND,
+    errors.AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
+    errors.NotLoaded: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.Exhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.RequestCancelled: grpc.StatusCode.CANCELLED,
+    errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
+    errors.Unsupported: grpc.StatusCode.UNIMPLEMENTED,
+    errors.DigestMismatch: grpc.StatusCode.DATA_LOSS,
+    errors.ModelFailure: grpc.StatusCode.INTERNAL,
+    errors.ConfigError: grpc.StatusCode.INTERNAL,
+    asyncio.CancelledError: grpc.StatusCode.CANCELLED,
+}
+"""By error class; a class not named here has its nearest base's code, and what is no TurnoutError is INTERNAL."""
+
+_MAX_MESSAGE = 1024
+"""Characters of a status message: it travels in a header, and headers are bounded."""
+
+_MAX_VIOLATIONS = 16
+
+
+def code_of(error: BaseException) -> grpc.StatusCode:
+    """Returns the status code that `error` becomes."""
+    for base in type(error).__mro__:
+        code = CODES.get(base)
+        if code is not None:
+            return code
+    return grpc.StatusCode.INTERNAL
+
+
+def code_name(error: BaseException) -> str:
+    """Returns the name of the status code that `error` becomes, as metrics and logs show it."""
+    return code_of(error).name
+
+
+def to_status(error: errors.TurnoutError, request_id: str = "") -> Status:
+    """Returns `error` as a google.rpc.Status with the details that clients act on.
+
+    Args:
+        error: Whose message and violations a client may read.
+        request_id: Named in the message of a failure inside the server, so that its log line can be found.
+    """
+    code = code_of(error)
+    message = error.message
+    if request_id and code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.DATA_LOSS):
+        message = f"{message} (request {request_id})"
+    details: list[Message] = []
+    if error.violations:
+        details.append(
+            BadRequest(
+                field_violations=[
+                    BadRequest.FieldViolation(field=v.field[:256], description=v.description[:_MAX_MESSAGE])
+                    for v in error.violations[:_MAX_VIOLATIONS]
+                ]
+            )
+        )
+    if error.retry_after is not None:
+        delay = Duration()
+        delay.FromMilliseconds(max(int(error.retry_after * 1000), 1))
+        details.append(RetryInfo(retry_delay=delay))
+    return Status(code=code.value[0], message=message[:_MAX_MESSAGE], details=[_packed(d) for d in details])
+
+
+async def abort(
+    context: "grpc.aio.ServicerContext[Any, Any]", error: errors.TurnoutError, request_id: str = ""
+) -> NoReturn:
+    """Ends the call with the status of `error`."""
+    status = rpc_status.to_status(to_status(error, request_id))
+    await context.abort(status.code, status.details, status.trailing_metadata)
+    raise AssertionError("abort raises")
+
+
+def _packed(message: Message) -> AnyMessage:
+    packed = AnyMessage()
+    packed.Pack(message)
+    return packed

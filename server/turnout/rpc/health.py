@@ -1,0 +1,85 @@
+"""`grpc.health.v1`: Check and Watch, for the server, its services and single models.
+
+Names: "" and each service's full name follow the server's readiness; `model:NAME` and `model:NAME@SELECTOR` are SERVING
+while what they name answers requests.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from turnout.errors import InvalidSelector, NotFound, TurnoutError
+from turnout.rpc.errors import abort
+from turnout.serving.catalog import Catalog
+from turnout.serving.inference import Router
+
+_MODEL = "model:"
+_Status = health_pb2.HealthCheckResponse
+
+
+class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # grpc_health ships no types
+    """Tells what is ready."""
+
+    def __init__(self, catalog: Catalog, router: Router, ready: Callable[[], bool], services: frozenset[str]) -> None:
+        """Prepares.
+
+        Args:
+            catalog: Woken with each change.
+            router: Finds what a selector names.
+            ready: Tells whether the server as a whole takes requests.
+            services: Full names of the services served.
+        """
+        self._catalog = catalog
+        self._router = router
+        self._ready = ready
+        self._services = services
+
+    async def Check(self, request: Any, context: "grpc.aio.ServicerContext[Any, Any]") -> Any:  # noqa: N802 - gRPC's
+        """Answers the status of now; NOT_FOUND for a name that nothing has."""
+        try:
+            status = self._status(request.service)
+        except TurnoutError as error:
+            await abort(context, error)
+        return _Status(status=status)
+
+    async def Watch(  # noqa: N802 - gRPC's
+        self, request: Any, context: "grpc.aio.ServicerContext[Any, Any]"
+    ) -> AsyncIterator[Any]:
+        """Sends the status of now and then each change of it; SERVICE_UNKNOWN for a name that nothing has yet."""
+        last = None
+        while True:
+            changed = asyncio.ensure_future(self._catalog.changed())
+            try:
+                status = self._watched(request.service)
+                if status != last:
+                    last = status
+                    yield _Status(status=status)
+                await changed
+            finally:
+                changed.cancel()
+
+    def _watched(self, service: str) -> int:
+        try:
+            return self._status(service)
+        except TurnoutError:
+            return int(_Status.SERVICE_UNKNOWN)
+
+    def _status(self, service: str) -> int:
+        if service == "" or service in self._services:
+            return int(_Status.SERVING if self._ready() else _Status.NOT_SERVING)
+        if not service.startswith(_MODEL):
+            raise NotFound(f"no service is named {service[:64]!r}; models are asked for as model:NAME[@SELECTOR]")
+        name, _, selector = service[len(_MODEL) :].partition("@")
+        self._catalog.snapshot.model(name)
+        try:
+            self._router.route(name, selector, "")
+        except (NotFound, InvalidSelector):
+            if selector:
+                raise
+            return int(_Status.NOT_SERVING)  # the model exists, but nothing of it is released
+        except TurnoutError:
+            return int(_Status.NOT_SERVING)
+        return int(_Status.SERVING if self._ready() else _Status.NOT_SERVING)

@@ -1,0 +1,137 @@
+"""One PredictStream: many requests under way, answered as they are ready, each by its own status.
+
+    reader (the handler itself): read -> answer at once, or start a task      writer task: answers -> stream
+
+Requests of quick versions are answered in the reader without a task of their own; that is what makes a stream cost half
+of unary calls. Reading pauses while as many requests as allowed are unanswered, so a client that does not read its
+answers stops itself and nobody else.
+"""
+
+import asyncio
+from collections import deque
+
+import grpc
+
+from turnout.errors import Draining, InvalidRequest, ModelFailure, TurnoutError
+from turnout.rpc import codec
+from turnout.rpc.errors import abort, to_status
+from turnout.serving.inference import Inference, InferenceRequest
+from turnout_proto.v1 import prediction_pb2 as pb
+
+Context = grpc.aio.ServicerContext[pb.PredictStreamRequest, pb.PredictStreamResponse]
+
+
+class Multiplexer:
+    """Serves one stream from its opening to its end."""
+
+    def __init__(self, inference: Inference, context: Context, max_items: int) -> None:
+        self._inference = inference
+        self._context = context
+        self._max_items = max_items
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._answers: deque[pb.PredictStreamResponse] = deque()
+        self._wake_writer = asyncio.Event()
+        self._room = asyncio.Event()
+        self._reading = True
+
+    async def run(self) -> None:
+        """Reads until the client half-closes or the server drains, then finishes what is under way.
+
+        A broken stream cancels all that is under way. A drained one ends with UNAVAILABLE, which sends its client to
+        open another, elsewhere.
+        """
+        reader = asyncio.create_task(self._read(), name="PredictStream reader")
+        writer = asyncio.create_task(self._write(), name="PredictStream writer")
+        draining = asyncio.create_task(self._inference.draining.wait())
+        try:
+            await asyncio.wait([reader, writer, draining], return_when=asyncio.FIRST_COMPLETED)
+            if reader.done():
+                reader.result()
+            if writer.done():
+                writer.result()
+            if self._tasks:
+                await asyncio.wait(self._tasks.values())
+            self._reading = False
+            self._wake_writer.set()
+            await writer
+            if not reader.done():
+                await abort(self._context, Draining("the server is stopping", retry_after=1.0))
+        finally:
+            for task in [*self._tasks.values(), reader, writer, draining]:
+                task.cancel()
+            await asyncio.gather(reader, writer, draining, return_exceptions=True)
+
+    async def _read(self) -> None:
+        while isinstance(item := await self._context.read(), pb.PredictStreamRequest):  # else grpc.aio.EOF
+            self._take(item)
+            while len(self._tasks) + len(self._answers) >= self._max_items:
+                self._room.clear()
+                await self._room.wait()
+
+    async def _write(self) -> None:
+        """Writes answers in the order they are ready; gRPC allows one write at a time."""
+        while self._reading or self._answers:
+            if not self._answers:
+                self._wake_writer.clear()
+                await self._wake_writer.wait()
+                continue
+            await self._context.write(self._answers.popleft())
+            self._room.set()
+
+    def _take(self, item: pb.PredictStreamRequest) -> None:
+        kind = item.WhichOneof("item")
+        if kind == "request":
+            self._begin(item.request, item.timeout_ms)
+        elif kind == "cancel":
+            if (task := self._tasks.get(item.cancel)) is not None:
+                task.cancel()
+        else:
+            self._fail("", InvalidRequest.at("item", "expected a request or a cancel"))
+
+    def _begin(self, message: pb.PredictRequest, timeout_ms: int) -> None:
+        remaining = self._context.time_remaining()
+        if timeout_ms:
+            remaining = min(timeout_ms / 1e3, remaining) if remaining is not None else timeout_ms / 1e3
+        call = codec.envelope(message, remaining)
+        try:
+            if not message.request_id:
+                raise InvalidRequest.at("request.request_id", "expected an id; answers are told apart by it")
+            if call.request_id in self._tasks:
+                raise InvalidRequest.at("request.request_id", f"{call.request_id!r} is under way on this stream")
+            call.inputs = codec.inputs_of(message)
+        except InvalidRequest as error:
+            self._inference.refuse(call, error)
+            self._fail(message.request_id, error)
+            return
+        try:
+            result = self._inference.infer_now(call)
+        except TurnoutError as error:
+            self._fail(call.request_id, error)
+            return
+        if result is not None:
+            self._answer(pb.PredictStreamResponse(request_id=call.request_id, response=codec.response(call, result)))
+            return
+        task = asyncio.create_task(self._infer(call))
+        self._tasks[call.request_id] = task
+        task.add_done_callback(lambda _: self._done(call.request_id))
+
+    async def _infer(self, call: InferenceRequest) -> None:
+        try:
+            result = await self._inference.infer(call)
+            self._answer(pb.PredictStreamResponse(request_id=call.request_id, response=codec.response(call, result)))
+        except TurnoutError as error:
+            self._fail(call.request_id, error)
+        except Exception as error:  # noqa: BLE001 - an item's trouble is its own answer, never the stream's end
+            failure = ModelFailure(f"the request failed ({type(error).__name__})")
+            self._fail(call.request_id, failure)
+
+    def _done(self, request_id: str) -> None:
+        self._tasks.pop(request_id, None)
+        self._room.set()
+
+    def _fail(self, request_id: str, error: TurnoutError) -> None:
+        self._answer(pb.PredictStreamResponse(request_id=request_id, error=to_status(error, request_id)))
+
+    def _answer(self, response: pb.PredictStreamResponse) -> None:
+        self._answers.append(response)
+        self._wake_writer.set()

@@ -1,0 +1,145 @@
+"""ModelInfer and ModelStreamInfer: decode, hand to the data plane, encode."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+
+import grpc
+
+from turnout.errors import ModelFailure, TurnoutError
+from turnout.rpc.errors import abort, to_status
+from turnout.rpc.oip.exchange import Metadata, answer, envelope, fill
+from turnout.serving.inference import Inference, InferenceRequest, InferenceResult
+from turnout_proto.oip.inference_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
+
+Context = grpc.aio.ServicerContext[ModelInferRequest, ModelInferResponse]
+StreamContext = grpc.aio.ServicerContext[ModelInferRequest, ModelStreamInferResponse]
+
+_LOG = logging.getLogger(__name__)
+
+_FINAL = "triton_final_response"
+"""Every request has one answer, so every answer is its request's last."""
+
+
+class InferenceMethods:
+    """Runs requests."""
+
+    def __init__(self, inference: Inference, max_stream_items: int) -> None:
+        """Prepares.
+
+        Args:
+            inference: The data plane.
+            max_stream_items: Most requests under way on one stream; reading from it waits beyond that.
+        """
+        self._inference = inference
+        self._max_stream_items = max_stream_items
+
+    async def model_infer(self, message: ModelInferRequest, context: Context) -> ModelInferResponse:
+        """Answers one request."""
+        call = envelope(message, context.time_remaining())
+        try:
+            classes = _fill(self._inference, call, message, context.invocation_metadata() or ())
+            result = await self._inference.infer(call)
+            response = ModelInferResponse()
+            answer(response, message, result, classes)
+            return response
+        except TurnoutError as error:
+            await abort(context, error, call.request_id)
+        except Exception as error:  # noqa: BLE001 - grpcio would tell the client the exception's own words
+            await abort(context, unexpected(error), call.request_id)
+
+    async def model_stream_infer(self, messages: AsyncIterator[ModelInferRequest], context: StreamContext) -> None:
+        """Answers the requests of one stream, in their order."""
+        await OrderedStream(self._inference, context, self._max_stream_items).run(messages)
+
+
+class OrderedStream:
+    """Serves one stream from its opening to its end: many requests under way, answered in the order they came.
+
+        reader (the handler itself): read -> answer at once, or start a task      writer task: oldest -> stream
+
+    Triton keeps that order for models with one answer a request, and its clients rely on it where they set no ids.
+    """
+
+    def __init__(self, inference: Inference, context: StreamContext, max_items: int) -> None:
+        self._inference = inference
+        self._context = context
+        self._metadata: Metadata = context.invocation_metadata() or ()
+        self._room = asyncio.Semaphore(max_items)
+        self._oldest: asyncio.Queue[asyncio.Task[ModelStreamInferResponse] | ModelStreamInferResponse | None]
+        self._oldest = asyncio.Queue()
+
+    async def run(self, messages: AsyncIterator[ModelInferRequest]) -> None:
+        """Reads until the client half-closes, then finishes what is under way; a broken stream cancels it."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._write())
+            async for message in messages:
+                await self._room.acquire()
+                self._oldest.put_nowait(self._begin(message, group))
+            self._oldest.put_nowait(None)
+
+    async def _write(self) -> None:
+        while (item := await self._oldest.get()) is not None:
+            await self._context.write(await item if isinstance(item, asyncio.Task) else item)
+            self._room.release()
+
+    def _begin(
+        self, message: ModelInferRequest, group: asyncio.TaskGroup
+    ) -> asyncio.Task[ModelStreamInferResponse] | ModelStreamInferResponse:
+        """Answers at once where that is possible, else starts a task that will."""
+        call = envelope(message, self._context.time_remaining())
+        try:
+            classes = _fill(self._inference, call, message, self._metadata)
+            result = self._inference.infer_now(call)
+            if result is not None:
+                return _answered(message, result, classes)
+        except TurnoutError as error:
+            return _failed(message, call, error)
+        except Exception as error:  # noqa: BLE001 - an item's trouble is its own answer, never the stream's end
+            return _failed(message, call, unexpected(error))
+        return group.create_task(self._infer(message, call, classes))
+
+    async def _infer(
+        self, message: ModelInferRequest, call: InferenceRequest, classes: Mapping[str, int]
+    ) -> ModelStreamInferResponse:
+        try:
+            return _answered(message, await self._inference.infer(call), classes)
+        except TurnoutError as error:
+            return _failed(message, call, error)
+        except Exception as error:  # noqa: BLE001 - as above
+            return _failed(message, call, unexpected(error))
+
+
+def unexpected(error: Exception) -> ModelFailure:
+    """Logs an error that nobody foresaw, and returns what a client may know of it."""
+    _LOG.error("unexpected error", exc_info=error)
+    return ModelFailure(f"the request failed ({type(error).__name__})")
+
+
+def _fill(
+    inference: Inference, call: InferenceRequest, message: ModelInferRequest, metadata: Metadata
+) -> Mapping[str, int]:
+    try:
+        return fill(call, message, metadata)
+    except TurnoutError as error:
+        inference.refuse(call, error)
+        raise
+
+
+def _answered(
+    message: ModelInferRequest, result: InferenceResult, classes: Mapping[str, int]
+) -> ModelStreamInferResponse:
+    response = ModelStreamInferResponse()
+    answer(response.infer_response, message, result, classes)
+    response.infer_response.parameters[_FINAL].bool_param = True
+    return response
+
+
+def _failed(message: ModelInferRequest, call: InferenceRequest, error: TurnoutError) -> ModelStreamInferResponse:
+    response = ModelStreamInferResponse(error_message=to_status(error, call.request_id).message)
+    infer_response = response.infer_response
+    infer_response.id = message.id
+    infer_response.model_name = message.model_name
+    infer_response.model_version = message.model_version
+    infer_response.parameters[_FINAL].bool_param = True
+    return response

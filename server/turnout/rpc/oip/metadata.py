@@ -1,0 +1,102 @@
+"""Versions in the form of ModelMetadata and ModelConfig. Pure."""
+
+from turnout.registry.manifest import MODEL_FILE
+from turnout.registry.signature import TensorSpec
+from turnout.rpc.oip.elements import ELEMENT_TYPES
+from turnout.serving.catalog import CatalogSnapshot, VersionEntry
+from turnout.serving.lifecycle import LifecycleState
+from turnout_proto.oip.inference_pb2 import ModelMetadataResponse
+from turnout_proto.oip.model_config_pb2 import (
+    ModelConfig,
+    ModelDynamicBatching,
+    ModelInput,
+    ModelOutput,
+    ModelTransactionPolicy,
+)
+
+PLATFORM = "onnxruntime_onnx"
+BACKEND = "onnxruntime"
+
+
+def model_metadata(entry: VersionEntry, snapshot: CatalogSnapshot) -> ModelMetadataResponse:
+    """Describes a version, and names all versions of its model that are ready.
+
+    They stand in ascending order: Triton's do, and clients take the last for the newest.
+    """
+    versions = snapshot.model(entry.model).versions.values()
+    signature = entry.manifest.signature
+    return ModelMetadataResponse(
+        name=entry.model,
+        versions=[str(other.version) for other in reversed(list(versions)) if other.state is LifecycleState.READY],
+        platform=PLATFORM,
+        inputs=[_tensor_metadata(spec) for spec in signature.inputs],
+        outputs=[_tensor_metadata(spec) for spec in signature.outputs],
+    )
+
+
+def model_config(entry: VersionEntry) -> ModelConfig:
+    """Describes a version as Triton's model configuration would."""
+    rows = entry.max_batch_rows if batches_along_first_axis(entry) else 0
+    config = ModelConfig(
+        name=entry.model,
+        platform=PLATFORM,
+        backend=BACKEND,
+        max_batch_size=rows,
+        dynamic_batching=ModelDynamicBatching() if rows else None,
+        default_model_filename=MODEL_FILE,
+        model_transaction_policy=ModelTransactionPolicy(decoupled=False),
+    )
+    for spec in entry.manifest.signature.inputs:
+        config.input.append(
+            ModelInput(
+                name=spec.name,
+                data_type=ELEMENT_TYPES[spec.dtype].config,
+                dims=_sizes(spec)[1 if rows else 0 :],
+                optional=spec.has_default,
+            )
+        )
+    for spec in entry.manifest.signature.outputs:
+        config.output.append(
+            ModelOutput(
+                name=spec.name,
+                data_type=ELEMENT_TYPES[spec.dtype].config,
+                dims=_sizes(spec)[1 if rows else 0 :],
+            )
+        )
+    config.parameters["turnout_version"].string_value = str(entry.version)
+    config.parameters["turnout_digest"].string_value = entry.digest
+    return config
+
+
+def batches_along_first_axis(entry: VersionEntry) -> bool:
+    """Tells whether the first dimension of every input and output counts the rows of a batch.
+
+    That is what `max_batch_size` means to Triton's clients: they drop the first dimension of every shape in the
+    metadata and put a row count of their own in its place. A version that is batched along other axes, or has an input
+    that is the same for a whole batch, must therefore tell them that it is not batched at all.
+    """
+    if not entry.max_batch_rows:
+        return False
+    declared = entry.manifest.batching.axes if entry.manifest.batching is not None else None
+    signature = entry.manifest.signature
+    # Where the publisher declares no axes, a version is batched along the first free dimension of each input.
+    return (
+        all(_starts_free(spec) and not spec.has_default for spec in signature.inputs)
+        and all(_starts_free(spec) for spec in signature.outputs)
+        and (declared is None or all(declared.get(spec.name) == 0 for spec in signature.inputs))
+        and (declared is None or all(declared.get(spec.name, 0) == 0 for spec in signature.outputs))
+    )
+
+
+def _starts_free(spec: TensorSpec) -> bool:
+    return bool(spec.shape) and not isinstance(spec.shape[0], int)
+
+
+def _sizes(spec: TensorSpec) -> list[int]:
+    return [size if isinstance(size, int) else -1 for size in spec.shape]
+
+
+def _tensor_metadata(spec: TensorSpec) -> ModelMetadataResponse.TensorMetadata:
+    return ModelMetadataResponse.TensorMetadata(
+        name=spec.name, datatype=ELEMENT_TYPES[spec.dtype].name, shape=_sizes(spec)
+    )

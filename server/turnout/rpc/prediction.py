@@ -1,0 +1,56 @@
+"""`turnout.v1.PredictionService`: decode, hand to the data plane, encode."""
+
+import grpc
+
+from turnout.errors import InvalidRequest, TurnoutError
+from turnout.rpc import codec
+from turnout.rpc.errors import abort
+from turnout.rpc.multiplex import Multiplexer
+from turnout.serving.inference import Inference, InferenceRequest
+from turnout_proto.v1 import prediction_pb2 as pb
+from turnout_proto.v1 import prediction_pb2_grpc
+
+Context = grpc.aio.ServicerContext[pb.PredictRequest, pb.PredictResponse]
+StreamContext = grpc.aio.ServicerContext[pb.PredictStreamRequest, pb.PredictStreamResponse]
+
+
+class PredictionServicer(prediction_pb2_grpc.PredictionServiceServicer):
+    """Answers predictions."""
+
+    def __init__(self, inference: Inference, max_stream_items: int) -> None:
+        """Prepares.
+
+        Args:
+            inference: The data plane.
+            max_stream_items: Most requests under way on one stream.
+        """
+        self._inference = inference
+        self._max_stream_items = max_stream_items
+
+    async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:  # noqa: N802 - gRPC's
+        """Runs one request."""
+        call = codec.envelope(request, context.time_remaining())
+        try:
+            decode(self._inference, call, request)
+            return codec.response(call, await self._inference.infer(call))
+        except TurnoutError as error:
+            await abort(context, error, call.request_id)
+
+    async def PredictStream(  # type: ignore[override]  # noqa: N802 - gRPC's name; it reads and writes by its context
+        self, _: object, context: StreamContext
+    ) -> None:
+        """Runs many requests; answers in the order they are ready."""
+        await Multiplexer(self._inference, context, self._max_stream_items).run()
+
+
+def decode(inference: Inference, call: InferenceRequest, message: pb.PredictRequest) -> None:
+    """Puts the tensors of `message` into `call`.
+
+    Raises:
+        InvalidRequest: They are malformed; it has been counted and logged.
+    """
+    try:
+        call.inputs = codec.inputs_of(message)
+    except InvalidRequest as error:
+        inference.refuse(call, error)
+        raise

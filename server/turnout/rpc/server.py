@@ -1,0 +1,140 @@
+"""The two gRPC listeners and what each of them serves."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import grpc
+from grpc_channelz.v1 import channelz
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from turnout.config import Address, Settings
+from turnout.errors import ConfigError
+from turnout.routing.declarations import Declarer
+from turnout.rpc.catalog import CatalogServicer
+from turnout.rpc.control import ControlServicer
+from turnout.rpc.health import HealthServicer
+from turnout.rpc.oip.service import SERVICE_NAME as OIP_SERVICE
+from turnout.rpc.oip.service import oip_handler
+from turnout.rpc.prediction import PredictionServicer
+from turnout.serving.catalog import Catalog
+from turnout.serving.inference import Inference, Router
+from turnout.serving.manager import Manager
+from turnout_proto.oip import inference_pb2 as oip_pb2
+from turnout_proto.v1 import (
+    catalog_pb2,
+    catalog_pb2_grpc,
+    control_pb2,
+    control_pb2_grpc,
+    prediction_pb2,
+    prediction_pb2_grpc,
+)
+
+PREDICTION = prediction_pb2.DESCRIPTOR.services_by_name["PredictionService"].full_name
+CATALOG = catalog_pb2.DESCRIPTOR.services_by_name["CatalogService"].full_name
+CONTROL = control_pb2.DESCRIPTOR.services_by_name["ControlService"].full_name
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the listeners serve.
+
+    Attributes:
+        inference: The data plane.
+        catalog: What is served.
+        router: Finds what a selector names.
+        manager: Loads and unloads.
+        declarer: Records releases and tags.
+        accepting: Tells whether the server takes requests; False once it drains.
+    """
+
+    inference: Inference
+    catalog: Catalog
+    router: Router
+    manager: Manager
+    declarer: Declarer
+    accepting: Callable[[], bool]
+
+    def ready(self) -> bool:
+        """Tells whether traffic should be sent here: all that should be loaded is, and the server does not drain."""
+        return self.catalog.snapshot.complete and self.accepting()
+
+
+def data_server(services: Services, settings: Settings) -> grpc.aio.Server:
+    """Returns the listener for clients: prediction, catalog, OIP, health, reflection. Nothing on it changes a thing."""
+    server = grpc.aio.server(options=_options(settings))
+    _add_data_services(server, services, settings, allow_repository_control=settings.oip.allow_repository_control)
+    names = [PREDICTION, CATALOG, HEALTH, OIP_SERVICE]
+    _add_health(server, services, names)
+    # Reflection finds services by descriptor, and OIP's messages live under our own package name (shared/OIP.md).
+    listed = [PREDICTION, CATALOG, HEALTH, oip_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name]
+    reflection.enable_server_reflection([*listed, reflection.SERVICE_NAME], server)
+    return server
+
+
+def control_server(services: Services, settings: Settings) -> grpc.aio.Server:
+    """Returns the listener for operators: everything of the data listener, and control and channelz besides."""
+    server = grpc.aio.server(options=[*_options(settings), ("grpc.enable_channelz", 1)])
+    _add_data_services(server, services, settings, allow_repository_control=True)
+    control_pb2_grpc.add_ControlServiceServicer_to_server(
+        ControlServicer(services.manager, services.catalog, services.declarer), server
+    )
+    channelz.add_channelz_servicer(server)
+    _add_health(server, services, [PREDICTION, CATALOG, CONTROL, HEALTH, OIP_SERVICE])
+    reflection.enable_server_reflection([PREDICTION, CATALOG, CONTROL, HEALTH, reflection.SERVICE_NAME], server)
+    return server
+
+
+def listen(server: grpc.aio.Server, address: Address) -> Address:
+    """Binds `server`, and returns where it listens, with the real port where 0 was asked for.
+
+    Raises:
+        ConfigError: The address cannot be had.
+    """
+    try:
+        port = server.add_insecure_port(str(address))
+    except RuntimeError as error:
+        raise ConfigError(f"{address} cannot be listened on; is another server there?") from error
+    return Address(address.host, port)
+
+
+def _add_data_services(
+    server: grpc.aio.Server, services: Services, settings: Settings, *, allow_repository_control: bool
+) -> None:
+    prediction_pb2_grpc.add_PredictionServiceServicer_to_server(
+        PredictionServicer(services.inference, settings.limits.max_stream_items), server
+    )
+    catalog_pb2_grpc.add_CatalogServiceServicer_to_server(CatalogServicer(services.catalog, services.router), server)
+    server.add_generic_rpc_handlers(
+        (
+            oip_handler(
+                inference=services.inference,
+                router=services.router,
+                catalog=services.catalog,
+                control=services.manager,
+                accepting=services.accepting,
+                allow_repository_control=allow_repository_control,
+                max_stream_items=settings.limits.max_stream_items,
+            ),
+        )
+    )
+
+
+def _add_health(server: grpc.aio.Server, services: Services, names: Sequence[str]) -> None:
+    servicer = HealthServicer(services.catalog, services.router, services.ready, frozenset(names))
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    size = int(settings.limits.max_message_bytes)
+    return [
+        ("grpc.max_receive_message_length", size),
+        ("grpc.max_send_message_length", size),
+        ("grpc.so_reuseport", 0),  # two servers on one port by mistake would share its traffic unnoticed
+        # Clients keep idle connections alive with pings; the default answers that with GOAWAY "too_many_pings".
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+    ]

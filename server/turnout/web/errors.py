@@ -1,0 +1,35 @@
+"""The one table from errors to HTTP status codes."""
+
+import math
+from http import HTTPStatus
+
+from starlette.responses import JSONResponse
+
+from turnout import errors
+
+STATUSES: dict[type[BaseException], HTTPStatus] = {
+    errors.InvalidRequest: HTTPStatus.BAD_REQUEST,
+    errors.NotFound: HTTPStatus.NOT_FOUND,
+    errors.AlreadyExists: HTTPStatus.CONFLICT,
+    errors.NotLoaded: HTTPStatus.CONFLICT,
+    errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.Exhausted: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.DeadlineExceeded: HTTPStatus.GATEWAY_TIMEOUT,
+    errors.PermissionDenied: HTTPStatus.FORBIDDEN,
+    errors.Unsupported: HTTPStatus.NOT_IMPLEMENTED,
+}
+"""By error class; a class not named here has its nearest base's status, and any other error is a 500."""
+
+
+def error_response(error: errors.TurnoutError, request_id: str = "") -> JSONResponse:
+    """Returns `error` as `{"error": {"message", "violations", "request_id"}}`, with Retry-After where it helps."""
+    status = next((STATUSES[b] for b in type(error).__mro__ if b in STATUSES), HTTPStatus.INTERNAL_SERVER_ERROR)
+    body = {
+        "error": {
+            "message": error.message,
+            "violations": [{"field": v.field, "description": v.description} for v in error.violations],
+            "request_id": request_id,
+        }
+    }
+    headers = {} if error.retry_after is None else {"Retry-After": str(math.ceil(error.retry_after))}
+    return JSONResponse(body, status, headers)

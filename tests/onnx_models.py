@@ -1,0 +1,156 @@
+"""Tiny ONNX models to test with. Each function returns a fresh model that ONNX Runtime loads."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+OPSET = 17
+IR_VERSION = 8
+
+Dim = int | str | None
+
+
+def tensor(name: str, element: int, shape: Sequence[Dim]) -> ValueInfoProto:
+    """Describes an input or output."""
+    return helper.make_tensor_value_info(name, element, list(shape))
+
+
+def model(
+    nodes: Sequence[NodeProto],
+    inputs: Sequence[ValueInfoProto],
+    outputs: Sequence[ValueInfoProto],
+    initializers: Sequence[TensorProto] = (),
+    *,
+    opset: Mapping[str, int] | None = None,
+    ir_version: int = IR_VERSION,
+) -> ModelProto:
+    """Puts a model together."""
+    graph = helper.make_graph(list(nodes), "test", list(inputs), list(outputs), list(initializers))
+    imports = [helper.make_opsetid(domain, version) for domain, version in (opset or {"": OPSET}).items()]
+    return helper.make_model(graph, opset_imports=imports, ir_version=ir_version)
+
+
+def matmul(size: int = 64, *, seed: int = 0, batch: Dim = "batch") -> ModelProto:
+    """y = x @ w. Models of different seeds differ in their weights alone."""
+    weights = np.random.default_rng(seed).standard_normal((size, size), dtype=np.float32)
+    return model(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        [tensor("x", TensorProto.FLOAT, [batch, size])],
+        [tensor("y", TensorProto.FLOAT, [batch, size])],
+        [numpy_helper.from_array(weights, "w")],
+    )
+
+
+def scaled(factor: float) -> ModelProto:
+    """y = factor * x, so that an answer tells which model gave it."""
+    return model(
+        [helper.make_node("Mul", ["x", "factor"], ["y"])],
+        [tensor("x", TensorProto.FLOAT, ["batch", 4])],
+        [tensor("y", TensorProto.FLOAT, ["batch", 4])],
+        [numpy_helper.from_array(np.array(factor, np.float32), "factor")],
+    )
+
+
+def add_with_default(*, ir_version: int = IR_VERSION) -> ModelProto:
+    """y = x + bias, where the input `bias` may be left out (from IR version 4 on)."""
+    return model(
+        [helper.make_node("Add", ["x", "bias"], ["y"])],
+        [tensor("x", TensorProto.FLOAT, ["batch", 3]), tensor("bias", TensorProto.FLOAT, [3])],
+        [tensor("y", TensorProto.FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(np.array([1, 2, 3], np.float32), "bias")],
+        ir_version=ir_version,
+    )
+
+
+def identity(element: int = TensorProto.FLOAT, shape: Sequence[Dim] = ("batch", 4)) -> ModelProto:
+    """y = x, of any element type."""
+    return model(
+        [helper.make_node("Identity", ["x"], ["y"])], [tensor("x", element, shape)], [tensor("y", element, shape)]
+    )
+
+
+def string_identity() -> ModelProto:
+    """y = x, of strings."""
+    return identity(TensorProto.STRING, ["batch"])
+
+
+def scalar() -> ModelProto:
+    """y = x + x, of one number without dimensions."""
+    return model(
+        [helper.make_node("Add", ["x", "x"], ["y"])],
+        [tensor("x", TensorProto.FLOAT, [])],
+        [tensor("y", TensorProto.FLOAT, [])],
+    )
+
+
+def bfloat16_cast() -> ModelProto:
+    """y = x, from bfloat16 to float32."""
+    return model(
+        [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)],
+        [tensor("x", TensorProto.BFLOAT16, ["batch", 2])],
+        [tensor("y", TensorProto.FLOAT, ["batch", 2])],
+    )
+
+
+def if_with_weights() -> ModelProto:
+    """y = 2 if flag else 3, of constants that are initialisers of the two branches."""
+    return model(
+        [helper.make_node("If", ["flag"], ["y"], then_branch=_branch("two", 2.0), else_branch=_branch("three", 3.0))],
+        [tensor("flag", TensorProto.BOOL, [])],
+        [tensor("y", TensorProto.FLOAT, [1])],
+    )
+
+
+def constant_node() -> ModelProto:
+    """y = x + c, where c is an attribute of a Constant node, not an initialiser."""
+    value = numpy_helper.from_array(np.array([5], np.float32), "c_value")
+    return model(
+        [helper.make_node("Constant", [], ["c"], value=value), helper.make_node("Add", ["x", "c"], ["y"])],
+        [tensor("x", TensorProto.FLOAT, ["batch"])],
+        [tensor("y", TensorProto.FLOAT, ["batch"])],
+    )
+
+
+def sequence_output() -> ModelProto:
+    """ys = [x], a sequence of tensors."""
+    sequence = helper.make_tensor_sequence_value_info("ys", TensorProto.FLOAT, ["batch"])
+    return model(
+        [helper.make_node("SequenceConstruct", ["x"], ["ys"])], [tensor("x", TensorProto.FLOAT, ["batch"])], [sequence]
+    )
+
+
+def save(proto: ModelProto, path: Path) -> Path:
+    """Writes a model and returns its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def move_out(weights: TensorProto, location: str, *, offset: int | None = None) -> bytes:
+    """Points a tensor at a file, whether or not there is one, and returns the bytes that belong there."""
+    data = bytes(weights.raw_data)
+    weights.ClearField("raw_data")
+    weights.data_location = TensorProto.EXTERNAL
+    del weights.external_data[:]
+    stated = {"location": location, "length": str(len(data))} | ({} if offset is None else {"offset": str(offset)})
+    for key, value in stated.items():
+        entry = weights.external_data.add()
+        entry.key, entry.value = key, value
+    return data
+
+
+def save_external(directory: Path, *, location: str = "weights.data", seed: int = 0) -> Path:
+    """Writes a matmul model that keeps its weights in `location` and returns its path."""
+    proto = matmul(seed=seed)
+    data = move_out(proto.graph.initializer[0], location)
+    (directory / location).parent.mkdir(parents=True, exist_ok=True)
+    (directory / location).write_bytes(data)
+    return save(proto, directory / "model.onnx")
+
+
+def _branch(name: str, value: float) -> GraphProto:
+    weights = numpy_helper.from_array(np.array([value], np.float32), f"{name}_weights")
+    node = helper.make_node("Identity", [f"{name}_weights"], [name])
+    return helper.make_graph([node], name, [], [tensor(name, TensorProto.FLOAT, [1])], [weights])

@@ -1,0 +1,125 @@
+import pytest
+
+from turnout.errors import InvalidRequest, Unsupported
+from turnout.rpc.oip.codec import MAX_TENSORS
+from turnout.rpc.oip.exchange import envelope, fill
+from turnout.rpc.oip.parameters import MAX_ID, MAX_ROUTING_KEY, check_id, read_options, read_outputs
+from turnout_proto.oip.inference_pb2 import InferParameter, ModelInferRequest
+
+
+def wanting(name, **parameters):
+    request = ModelInferRequest()
+    output = request.outputs.add(name=name)
+    for key, value in parameters.items():
+        output.parameters[key].CopyFrom(value)
+    return request
+
+
+def test_without_parameters_a_request_asks_for_nothing_more():
+    assert read_options({}, ()) == (None, "")
+
+
+def test_a_timeout_is_microseconds():
+    assert read_options({"timeout": InferParameter(int64_param=1_500_000)}, ()) == (1.5, "")
+    assert read_options({"timeout": InferParameter(uint64_param=250)}, ()) == (0.00025, "")
+
+
+def test_a_timeout_of_0_is_none():
+    assert read_options({"timeout": InferParameter(int64_param=0)}, ()) == (None, "")
+
+
+@pytest.mark.parametrize("value", [InferParameter(int64_param=-1), InferParameter(string_param="1"), InferParameter()])
+def test_a_timeout_that_is_none_is_refused(value):
+    with pytest.raises(InvalidRequest, match=r"parameters\.timeout"):
+        read_options({"timeout": value}, ())
+
+
+@pytest.mark.parametrize(
+    ("of_call", "of_request", "left"), [(5.0, 1_000_000, 1.0), (0.5, 1_000_000, 0.5), (None, 1, 1e-6)]
+)
+def test_the_earlier_of_deadline_and_timeout_holds(of_call, of_request, left):
+    message = ModelInferRequest()
+    message.parameters["timeout"].int64_param = of_request
+    call = envelope(message, of_call)
+
+    fill(call, message, ())
+
+    assert call.deadline == pytest.approx(call.arrived + left)
+
+
+def test_the_routing_key_comes_from_a_parameter_or_else_from_metadata():
+    metadata = (("user-agent", "x"), ("x-routing-key", "alice"))
+
+    assert read_options({}, metadata) == (None, "alice")
+    assert read_options({"routing_key": InferParameter(string_param="bob")}, metadata) == (None, "bob")
+
+
+@pytest.mark.parametrize("value", [InferParameter(int64_param=1), InferParameter(string_param="é" * MAX_ROUTING_KEY)])
+def test_a_routing_key_is_bounded_text(value):
+    with pytest.raises(InvalidRequest, match=r"parameters\.routing_key"):
+        read_options({"routing_key": value}, ())
+
+
+def test_a_routing_key_in_metadata_is_bounded_too():
+    with pytest.raises(InvalidRequest, match="x-routing-key"):
+        read_options({}, [("x-routing-key", "k" * (MAX_ROUTING_KEY + 1))])
+
+
+@pytest.mark.parametrize("value", [InferParameter(int64_param=7), InferParameter(string_param="s")])
+def test_a_sequence_is_refused(value):
+    with pytest.raises(Unsupported, match="sequences"):
+        read_options({"sequence_id": value}, ())
+
+
+def test_the_empty_sequence_is_none():
+    assert read_options({"sequence_id": InferParameter(int64_param=0)}, ()) == (None, "")
+
+
+def test_parameters_that_nobody_knows_are_of_no_effect():
+    parameters = {
+        "priority": InferParameter(uint64_param=1),
+        "triton_enable_empty_final_response": InferParameter(bool_param=True),
+        "mine": InferParameter(double_param=0.5),
+    }
+
+    assert read_options(parameters, ()) == (None, "")
+
+
+def test_outputs_keep_their_order_and_none_means_all():
+    request = wanting("b")
+    request.outputs.add(name="a")
+
+    assert read_outputs(request) == (["b", "a"], {})
+    assert read_outputs(ModelInferRequest()) == ((), {})
+
+
+def test_a_classification_is_asked_for_by_output():
+    assert read_outputs(wanting("y", classification=InferParameter(int64_param=3))) == (["y"], {"y": 3})
+
+
+@pytest.mark.parametrize(
+    "value", [InferParameter(int64_param=0), InferParameter(int64_param=-2), InferParameter(bool_param=True)]
+)
+def test_a_classification_is_a_count(value):
+    with pytest.raises(InvalidRequest, match=r"outputs\[0\]\.parameters\.classification"):
+        read_outputs(wanting("y", classification=value))
+
+
+def test_an_output_in_shared_memory_is_refused():
+    with pytest.raises(Unsupported, match="shared memory"):
+        read_outputs(wanting("y", shared_memory_region=InferParameter(string_param="r")))
+
+
+def test_too_many_outputs_are_refused():
+    request = ModelInferRequest()
+    for _ in range(MAX_TENSORS + 1):
+        request.outputs.add()
+
+    with pytest.raises(InvalidRequest, match="outputs"):
+        read_outputs(request)
+
+
+def test_an_id_is_bounded_in_bytes():
+    assert check_id("é" * (MAX_ID // 2)) == "é" * (MAX_ID // 2)
+    with pytest.raises(InvalidRequest, match="id"):
+        check_id("é" * (MAX_ID // 2 + 1))
