@@ -1,0 +1,70 @@
+"""Fixtures that build on each other: repository -> server -> client."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from semver import Version
+
+from turnout.app import Running, running
+from turnout.config import Address, Settings
+from turnout.registry.publish import PublishRequest, publish
+from turnout.registry.repository import Repository
+from turnout.routing.declarations import Declarer
+from turnout.state.store import StateStore
+from turnout.telemetry.logging import make_logger
+
+LOOPBACK = Address("127.0.0.1", 0)
+
+Publish = Callable[..., str]
+StartServer = Callable[..., Awaitable[Running]]
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """The root of an empty model repository."""
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def publish_model(models: Path, tmp_path: Path) -> Publish:
+    """Publishes `model` (a ModelProto, or the path of a file) as NAME VERSION, released unless told otherwise."""
+
+    def publish_one(name: str, version: str, model: onnx.ModelProto | Path, *, release: bool = True, **more: Any) -> str:
+        if isinstance(model, onnx.ModelProto):
+            path = tmp_path / f"{name}-{version}.onnx"
+            onnx.save(model, path)
+        else:
+            path = model
+        repository = Repository(models)
+        exact = Version.parse(version)
+        result = publish(repository, PublishRequest(name, exact, path, **more))
+        if release:
+            with StateStore.open(Settings(models=models).state_url) as store:
+                Declarer(repository, store).release(name, exact, actor="test", reason="")
+        return result.digest
+
+    return publish_one
+
+
+def make_settings(models: Path, **settings: Any) -> Settings:
+    """Settings of a server on free loopback ports."""
+    return Settings(**{"models": models, "grpc": LOOPBACK, "http": LOOPBACK, "control": LOOPBACK} | settings)
+
+
+@pytest.fixture
+async def start_server(models: Path) -> AsyncIterator[StartServer]:
+    """Starts real servers in this process, on free ports, and stops them at the end of the test."""
+    async with AsyncExitStack() as stack:
+
+        async def start(*, wait: bool = True, **settings: Any) -> Running:
+            log = make_logger("json", "warning")
+            server = await stack.enter_async_context(running(make_settings(models, **settings), log))
+            if wait:
+                await server.services.catalog.wait_for(lambda snapshot: snapshot.complete)
+            return server
+
+        yield start
