@@ -25,6 +25,8 @@ from turnout.serving.load_policy import Resolve, Wish, moves, wanted
 from turnout.serving.loader import load
 from turnout.telemetry.metrics import KnownVersion, Metrics
 
+_NOT_IN_MEMORY = {LifecycleState.NEW, LifecycleState.UNLOADED, LifecycleState.FAILED}
+
 
 class Manager:
     """Owns the versions of one server. Used on the event loop only; loads run in threads of its own."""
@@ -60,6 +62,7 @@ class Manager:
         self._entries: dict[str, dict[Version, VersionEntry]] = {}
         self._declarations = Declared()
         self._asked: dict[str, dict[Version, bool]] = {}
+        self._present: set[tuple[str, Version]] = set()
         self._tasks: dict[tuple[str, Version], asyncio.Task[None]] = {}
         self._refreshing = asyncio.Lock()
         self._loads = ThreadPoolExecutor(settings.loading.concurrency, thread_name_prefix="load")
@@ -83,8 +86,9 @@ class Manager:
             self._swap()
 
     def reconcile(self) -> None:
-        """Starts the loads and unloads that are due, and swaps the catalog."""
+        """Drops what is gone from disk, starts the loads and unloads that are due, and swaps the catalog."""
         if not self._closing:
+            self._drop_gone()
             for model, entries in self._entries.items():
                 due = moves(self._wanted(model), {v: e.state for v, e in entries.items()})
                 for version in due.load:
@@ -138,31 +142,28 @@ class Manager:
                     entry.handle.recorder.queue_depth = entry.handle.queue_depth
 
     def _wanted(self, model: str) -> set[Version]:
+        present = [version for version in self._entries[model] if (model, version) in self._present]
         wish = Wish(self._settings.for_model(model).load, self._asked.get(model, {}))
-        return wanted(wish, list(self._entries[model]), self._declarations.of(model), self._resolve)
+        return wanted(wish, present, self._declarations.of(model), self._resolve)
 
     def _take_in(self, published: Iterable[Published]) -> None:
-        """Adds what is new and drops what is gone from disk, once it is out of service."""
-        found: dict[str, dict[Version, Published]] = {}
+        """Notes what exists on disk. A version in memory stays what it was when it was loaded."""
+        self._present = set()
         for item in published:
-            found.setdefault(item.manifest.model, {})[item.manifest.version] = item
-        for model, versions in found.items():
+            model, version = item.manifest.model, item.manifest.version
+            self._present.add((model, version))
             entries = self._entries.setdefault(model, {})
-            for version, item in versions.items():
-                known = entries.get(version)
-                if known is None or (known.digest != item.digest and known.state.settled and known.handle is None):
-                    entries[version] = VersionEntry(
-                        item.manifest, item.digest, self._declarations.of(model).standing(version), LifecycleState.NEW
-                    )
+            known = entries.get(version)
+            if known is None or (known.digest != item.digest and known.state in _NOT_IN_MEMORY):
+                standing = self._declarations.of(model).standing(version)
+                entries[version] = VersionEntry(item.manifest, item.digest, standing, LifecycleState.NEW)
+
+    def _drop_gone(self) -> None:
+        """Forgets versions that are on disk no more; those in service are unloaded first, as nobody wants them."""
         for model, entries in list(self._entries.items()):
             for version, entry in list(entries.items()):
-                if version in found.get(model, {}):
-                    continue
-                if entry.state is LifecycleState.READY:
-                    self._start(model, version, self._unload(model, version), LifecycleState.DRAINING)
-                elif entry.state.settled:
+                if (model, version) not in self._present and entry.state in _NOT_IN_MEMORY:
                     del entries[version]
-                    self._metrics.retire(model, str(version))
             if not entries:
                 del self._entries[model]
 
