@@ -53,9 +53,8 @@ def _edits(source: str) -> Iterator[tuple[tuple[int, int], tuple[int, int], str]
             yield token.start, tokens[index + 1].start, ""
         elif token.type == tokenize.NAME and token.string in NAMES:
             yield token.start, token.end, NAMES[token.string]
-        elif token.type in (tokenize.STRING, tokenize.COMMENT):
-            if (text := _prose(token.string)) != token.string:
-                yield token.start, token.end, text
+        elif token.type in (tokenize.STRING, tokenize.COMMENT) and (text := _prose(token.string)) != token.string:
+            yield token.start, token.end, text
 
 
 def _prose(text: str) -> str:

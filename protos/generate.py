@@ -16,25 +16,36 @@ ROOT = Path(__file__).resolve().parent
 GENERATED = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")
 
 
-def generate(out: Path) -> list[Path]:
-    """Writes the generated code under `out`, laid out as under ROOT, and returns the files' relative paths."""
+def include_paths() -> list[Path]:
+    """Returns where imports of the .proto files are found: here, in grpcio-tools, in googleapis-common-protos."""
     import google.rpc
     import grpc_tools
 
-    includes = [ROOT, Path(str(importlib.resources.files(grpc_tools) / "_proto"))]
-    includes += [Path(entry).parent.parent for entry in google.rpc.__path__]
-    protos = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.proto"))
+    bundled = Path(str(importlib.resources.files(grpc_tools) / "_proto"))
+    return [ROOT, bundled, *(Path(entry).parent.parent for entry in google.rpc.__path__)]
+
+
+def proto_files() -> list[Path]:
+    """Returns the .proto files, relative to ROOT."""
+    return sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.proto"))
+
+
+def generate(out: Path) -> list[Path]:
+    """Writes the generated code under `out`, laid out as under ROOT, and returns the files' relative paths."""
     scripts = Path(sys.executable).parent
-    subprocess.run(  # noqa: S603 - fixed arguments
+    done = subprocess.run(  # noqa: S603 - fixed arguments
         [
             sys.executable, "-m", "grpc_tools.protoc",
-            *(f"-I{include}" for include in includes),
+            *(f"-I{include}" for include in include_paths()),
             f"--plugin=protoc-gen-mypy_grpc={scripts / 'protoc-gen-mypy_grpc'}",
             f"--python_out={out}", f"--pyi_out={out}", f"--grpc_python_out={out}", f"--mypy_grpc_out={out}",
-            *map(str, protos),
+            *map(str, proto_files()),
         ],
-        check=True,
+        stderr=subprocess.PIPE,
+        text=True,
     )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(done.stderr)
     return sorted(path.relative_to(out) for path in out.rglob("*") if path.name.endswith(GENERATED))
 
 

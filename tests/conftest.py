@@ -33,7 +33,9 @@ def models(tmp_path: Path) -> Path:
 def publish_model(models: Path, tmp_path: Path) -> Publish:
     """Publishes `model` (a ModelProto, or the path of a file) as NAME VERSION, released unless told otherwise."""
 
-    def publish_one(name: str, version: str, model: onnx.ModelProto | Path, *, release: bool = True, **more: Any) -> str:
+    def publish_one(
+        name: str, version: str, model: onnx.ModelProto | Path, *, release: bool = True, **more: Any
+    ) -> str:
         if isinstance(model, onnx.ModelProto):
             path = tmp_path / f"{name}-{version}.onnx"
             onnx.save(model, path)

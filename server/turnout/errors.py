@@ -56,9 +56,7 @@ class TurnoutError(Exception):
         retry_after: Seconds after which trying again makes sense; None where it does not.
     """
 
-    def __init__(
-        self, message: str, *, violations: Sequence[Violation] = (), retry_after: float | None = None
-    ) -> None:
+    def __init__(self, message: str, *, violations: Sequence[Violation] = (), retry_after: float | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.violations = tuple(violations)

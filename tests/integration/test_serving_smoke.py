@@ -3,6 +3,7 @@
 import grpc
 import numpy as np
 import onnxruntime as ort
+
 from onnx_models import matmul
 from turnout_proto import tensors
 from turnout_proto.v1 import prediction_pb2 as pb

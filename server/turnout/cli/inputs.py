@@ -78,7 +78,7 @@ def _random(spec: TensorSpec, written: str | None) -> Array:
     if written is not None:
         shape = () if written == "scalar" else tuple(int(size) for size in written.split("x"))
     plain = TensorSpec(spec.name, spec.dtype, shape)
-    return synthetic_inputs(Signature((plain,), ()), free_size=1, axes={}, rows=1, seed=_SEED)[spec.name]
+    return synthetic_inputs(Signature((plain,), ()), free_size=1, integers_below=256, axes={}, seed=_SEED)[spec.name]
 
 
 def _from_json(spec: TensorSpec, value: Any) -> Array:

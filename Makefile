@@ -1,0 +1,50 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# Needs python3 (3.11 or later) with venv, and a package index that pip is set up for.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.set-up
+GRPC   ?= 127.0.0.1:8001
+HTTP   ?= 127.0.0.1:8000
+
+.PHONY: demo test check bench protos serve format clean
+
+demo: $(STAMP)
+	$(BIN)/python examples/magika/demo.py
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+# The quick loop: seconds, not minutes.
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python protos/generate.py --check
+	$(BIN)/python protos/lint.py
+	$(BIN)/python client/unasync.py --check
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/python -m pytest tests/unit tests/property -m "not slow"
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/run.py
+
+protos: $(STAMP)
+	$(BIN)/python protos/generate.py
+
+serve: $(STAMP)
+	$(BIN)/turnout serve --grpc $(GRPC) --http $(HTTP)
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
