@@ -32,6 +32,7 @@ that a client may read: it holds no path, no traceback and no payload.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class InvalidRequest(TurnoutError):
     """The request can never succeed as it is."""
 
     @classmethod
-    def at(cls, field: str, description: str) -> "InvalidRequest":
+    def at(cls, field: str, description: str) -> Self:
         """Makes an error about one field; the message names it too, for clients that read no details."""
         return cls(f"{field}: {description}", violations=[Violation(field, description)])
 

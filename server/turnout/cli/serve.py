@@ -1,6 +1,5 @@
 """`turnout serve`."""
 
-import asyncio
 from typing import Annotated
 
 import typer
@@ -45,6 +44,6 @@ def serve(
         if print_config:
             out.show(as_data(settings), render_toml(settings, loaded.origins).rstrip("\n"))
             return
-        from turnout.app import run
+        from turnout.app import serve as serve_until_stopped
 
-        raise typer.Exit(asyncio.run(run(settings)))
+        raise typer.Exit(serve_until_stopped(settings))

@@ -1,10 +1,11 @@
 """`turnout.v1` messages to the data plane's values and back."""
 
+import functools
 import itertools
 import time
 import uuid
 
-from turnout.errors import InvalidRequest, InvalidTensor, Violation
+from turnout.errors import InvalidRequest, InvalidTensor
 from turnout.serving.inference import InferenceRequest, InferenceResult, Role
 from turnout.serving.tensor import Array
 from turnout_proto import tensors
@@ -20,13 +21,13 @@ _ROLES = {
     Role.SHADOW: pb.ROLE_SHADOW,
 }
 
-_process = uuid.uuid4().hex[:12]
+_process = uuid.uuid4().hex[:12] + "-"
 _numbers = itertools.count(1)
 
 
 def new_request_id() -> str:
     """Returns an id that no other request of this or another process has."""
-    return f"{_process}-{next(_numbers):x}"
+    return _process + str(next(_numbers))
 
 
 def envelope(message: pb.PredictRequest, remaining: float | None) -> InferenceRequest:
@@ -42,52 +43,55 @@ def envelope(message: pb.PredictRequest, remaining: float | None) -> InferenceRe
         message.version,
         {},
         message.outputs,
-        message.request_id[:_MAX_REQUEST_ID] or new_request_id(),
+        message.request_id or new_request_id(),
         message.routing_key,
         None if remaining is None else now + remaining,
         now,
     )
 
 
-def inputs_of(message: pb.PredictRequest) -> dict[str, Array]:
-    """Returns the request's tensors by name, as views of the message's bytes.
+def fill(request: InferenceRequest, message: pb.PredictRequest) -> None:
+    """Puts the tensors of `message` into `request`, by name, as views of the message's bytes.
 
     Raises:
         InvalidRequest, InvalidTensor: A field is not what the protocol says it is.
     """
-    if len(message.request_id) > _MAX_REQUEST_ID:
+    if len(request.request_id) > _MAX_REQUEST_ID:
         raise InvalidRequest.at("request_id", f"expected at most {_MAX_REQUEST_ID} characters")
-    if len(message.routing_key) > _MAX_ROUTING_KEY:
+    if len(request.routing_key) > _MAX_ROUTING_KEY:
         raise InvalidRequest.at("routing_key", f"expected at most {_MAX_ROUTING_KEY} characters")
     inputs: dict[str, Array] = {}
-    for index, tensor in enumerate(message.inputs):
+    for tensor in message.inputs:
         name = tensor.name
         if name in inputs:
-            raise InvalidTensor.at(f"inputs[{index}].name", f"{name[:64]!r} stands twice")
+            raise InvalidTensor.at(f"inputs[{len(inputs)}].name", f"{name[:64]!r} stands twice")
         try:
             inputs[name] = tensors.decode(tensor)
         except tensors.TensorError as error:
-            field = f"inputs[{index}].{error.field}"
-            text = f"{field}: {error.description}"
-            raise InvalidTensor(text, violations=[Violation(field, error.description)]) from error
-    return inputs
+            raise InvalidTensor.at(f"inputs[{len(inputs)}].{error.field}", error.description) from error
+    request.inputs = inputs
 
 
 def response(request: InferenceRequest, result: InferenceResult) -> pb.PredictResponse:
     """Returns the answer as a message."""
-    entry = result.route.entry
+    route, answer = result.route, result.answer
     message = pb.PredictResponse(
         request_id=request.request_id,
         model=request.model,
-        route=pb.Route(
-            version=entry.version_text, digest=entry.digest, role=_ROLES[result.route.role], epoch=result.route.epoch
-        ),
+        route=_route(route.entry.version_text, route.entry.digest, route.role, route.epoch),
         timing=pb.Timing(
-            queue_us=int(result.queue_seconds * 1e6),
-            compute_us=int(result.compute_seconds * 1e6),
-            batch_rows=result.batch_rows,
+            queue_us=int(answer.queue_seconds * 1e6),
+            compute_us=int(answer.compute_seconds * 1e6),
+            batch_rows=answer.batch_rows,
         ),
     )
-    for name, array in result.outputs:
-        tensors.append(message.outputs, name, array)
+    outputs = message.outputs
+    for name, array in zip(result.names, answer.outputs, strict=True):
+        tensors.append(outputs, name, array)
     return message
+
+
+@functools.lru_cache(maxsize=4096)
+def _route(version: str, digest: str, role: Role, epoch: int) -> pb.Route:
+    """Returns a route as a message that nobody changes: thousands of answers bear the same one."""
+    return pb.Route(version=version, digest=digest, role=_ROLES[role], epoch=epoch)

@@ -98,7 +98,7 @@ class Multiplexer:
                 raise InvalidRequest.at("request.request_id", "expected an id; answers are told apart by it")
             if call.request_id in self._tasks:
                 raise InvalidRequest.at("request.request_id", f"{call.request_id!r} is under way on this stream")
-            call.inputs = codec.inputs_of(message)
+            codec.fill(call, message)
         except InvalidRequest as error:
             self._inference.refuse(call, error)
             self._fail(message.request_id, error)

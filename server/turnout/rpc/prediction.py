@@ -6,7 +6,7 @@ from turnout.errors import InvalidRequest, TurnoutError
 from turnout.rpc import codec
 from turnout.rpc.errors import abort
 from turnout.rpc.multiplex import Multiplexer
-from turnout.serving.inference import Inference, InferenceRequest
+from turnout.serving.inference import Inference
 from turnout_proto.v1 import prediction_pb2 as pb
 from turnout_proto.v1 import prediction_pb2_grpc
 
@@ -31,8 +31,13 @@ class PredictionServicer(prediction_pb2_grpc.PredictionServiceServicer):
         """Runs one request."""
         call = codec.envelope(request, context.time_remaining())
         try:
-            decode(self._inference, call, request)
-            return codec.response(call, await self._inference.infer(call))
+            try:
+                codec.fill(call, request)
+            except InvalidRequest as error:
+                self._inference.refuse(call, error)
+                raise
+            result = self._inference.infer_now(call) or await self._inference.infer(call)
+            return codec.response(call, result)
         except TurnoutError as error:
             await abort(context, error, call.request_id)
 
@@ -41,16 +46,3 @@ class PredictionServicer(prediction_pb2_grpc.PredictionServiceServicer):
     ) -> None:
         """Runs many requests; answers in the order they are ready."""
         await Multiplexer(self._inference, context, self._max_stream_items).run()
-
-
-def decode(inference: Inference, call: InferenceRequest, message: pb.PredictRequest) -> None:
-    """Puts the tensors of `message` into `call`.
-
-    Raises:
-        InvalidRequest: They are malformed; it has been counted and logged.
-    """
-    try:
-        call.inputs = codec.inputs_of(message)
-    except InvalidRequest as error:
-        inference.refuse(call, error)
-        raise

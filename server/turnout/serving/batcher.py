@@ -85,6 +85,9 @@ class Batcher:
 
     Made and used on the event loop; the runners are threads of its own, started as they are first needed, so that a
     hundred idle versions cost no thread.
+
+    Attributes:
+        waiting: Requests that wait.
     """
 
     def __init__(
@@ -113,17 +116,12 @@ class Batcher:
         self._threads: list[threading.Thread] = []
         self._ready = threading.Condition()  # guards all that follows
         self._lines: OrderedDict[Line, deque[_Waiting]] = OrderedDict()
-        self._waiting = 0
-        self._waiting_bytes = 0
+        self.waiting = 0
+        self._bytes_waiting = 0
         self._idle = 0
         self._closed = False
         self._solo = 0
         self._mean_compute = 0.0
-
-    @property
-    def depth(self) -> int:
-        """Requests that wait."""
-        return self._waiting
 
     async def submit(self, inputs: Mapping[str, Array], outputs: Sequence[str], deadline: float | None) -> Answer:
         """Queues a request and waits for its answer.
@@ -178,8 +176,8 @@ class Batcher:
             line, rows = shape
             waiting = _Waiting(inputs, outputs, rows, nbytes, line, deadline, now, future)
             self._lines.setdefault(line, deque()).append(waiting)
-            self._waiting += 1
-            self._waiting_bytes += nbytes
+            self.waiting += 1
+            self._bytes_waiting += nbytes
             if self._idle:
                 self._ready.notify()
             elif len(self._threads) < len(self._makers):
@@ -188,14 +186,14 @@ class Batcher:
 
     def _refuse_if_full(self, nbytes: int) -> None:
         bounds = self._bounds
-        if self._waiting >= bounds.requests:
-            what = f"{self._waiting} requests wait for {self._name}, the most that may"
-        elif self._waiting and self._waiting_bytes + nbytes > bounds.nbytes:
-            what = f"{self._waiting_bytes} bytes wait for {self._name}, and {nbytes} more would pass {bounds.nbytes}"
+        if self.waiting >= bounds.requests:
+            what = f"{self.waiting} requests wait for {self._name}, the most that may"
+        elif self.waiting and self._bytes_waiting + nbytes > bounds.nbytes:
+            what = f"{self._bytes_waiting} bytes wait for {self._name}, and {nbytes} more would pass {bounds.nbytes}"
         else:
             return
         # By when the queue of now has been worked off, at the pace of the latest runs.
-        expected = self._waiting * self._mean_compute / max(len(self._threads), 1)
+        expected = self.waiting * self._mean_compute / max(len(self._threads), 1)
         raise QueueFull(what, retry_after=min(max(expected, 0.01), 5.0))
 
     def _start_runner(self) -> None:
@@ -223,8 +221,8 @@ class Batcher:
                     del self._lines[waiting.line]
 
     def _forget(self, waiting: _Waiting) -> None:
-        self._waiting -= 1
-        self._waiting_bytes -= waiting.nbytes
+        self.waiting -= 1
+        self._bytes_waiting -= waiting.nbytes
 
     # What follows runs in the runner threads.
 
@@ -246,7 +244,7 @@ class Batcher:
             self._closed = True
             left = [waiting for line in self._lines.values() for waiting in line]
             self._lines.clear()
-            self._waiting = self._waiting_bytes = 0
+            self.waiting = self._bytes_waiting = 0
             self._ready.notify_all()
         if left:
             self._hand_over(_Outcome(left, 0, [error] * len(left)))

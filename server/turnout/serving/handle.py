@@ -65,7 +65,7 @@ class VersionHandle:
     @property
     def queue_depth(self) -> int:
         """Requests that wait for a runner."""
-        return self._batcher.depth
+        return self._batcher.waiting
 
     def infer_now(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> tuple[Sequence[str], Answer] | None:
         """Answers a request at once, if its run is shorter than handing it to a thread would be.
@@ -81,7 +81,7 @@ class VersionHandle:
             InvalidTensor: The request does not fit the signature.
             ModelFailure, MemoryBudgetExceeded: The run failed.
         """
-        if not self._inline_bytes or self._closing or self._batcher.depth:
+        if not self._inline_bytes or self._closing or self._batcher.waiting:
             return None
         size = 0
         for array in inputs.values():

@@ -6,7 +6,7 @@ nothing of sessions, queues or routes.
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -74,18 +74,19 @@ class InferenceResult:
     """The answer to an InferenceRequest.
 
     Attributes:
-        outputs: Name and value of each output, in the order asked for.
+        names: Of the outputs, in the order asked for.
+        answer: Their values, and how they came about.
         route: Which version answered, and why.
-        queue_seconds: From admission to the start of the run.
-        compute_seconds: Time of the model's run, of the whole batch.
-        batch_rows: Rows in the batch that the request ran in; 0 where the version is not batched.
     """
 
-    outputs: Sequence[tuple[str, Array]]
+    names: Sequence[str]
+    answer: Answer
     route: Route
-    queue_seconds: float
-    compute_seconds: float
-    batch_rows: int
+
+    @property
+    def outputs(self) -> Iterator[tuple[str, Array]]:
+        """Name and value of each output, in the order asked for."""
+        return zip(self.names, self.answer.outputs, strict=True)
 
 
 class Router(Protocol):
@@ -111,7 +112,7 @@ class Inference:
     """Answers requests: asks the router, runs the version, counts what happened. Used on the event loop only.
 
     Attributes:
-        draining: Set once the server stops: new requests are refused, those under way are finished.
+        draining: Set by `drain`; what is long-lived on a connection ends then.
     """
 
     def __init__(
@@ -136,15 +137,19 @@ class Inference:
         self._metrics = metrics
         self._access = access
         self._code_of = code_of
+        self._draining = False
         self.draining = asyncio.Event()
+
+    def drain(self) -> None:
+        """Refuses new requests from now on; those under way are finished."""
+        self._draining = True
+        self.draining.set()
 
     def infer_now(self, request: InferenceRequest) -> InferenceResult | None:
         """Answers `request` at once where its version is quick enough for that; None where `infer` is the way.
 
-        Callers that may wait use `await inference.infer(request)`; this is for those to whom a task is too dear.
-
         Raises:
-            TurnoutError: As `infer`.
+            TurnoutError: As `Router.route` and `VersionHandle.infer_now`.
         """
         route = self._route(request)
         handle = _handle(route)
@@ -153,24 +158,25 @@ class Inference:
         except TurnoutError as error:
             self._failed(request, route, handle, error)
             raise
-        return None if answered is None else self._answered(request, route, handle, answered)
+        return None if answered is None else self._answered(request, route, handle, *answered)
 
     async def infer(self, request: InferenceRequest) -> InferenceResult:
-        """Answers `request`.
+        """Answers `request`, at once or on a runner.
 
         Raises:
-            TurnoutError: As `Router.route`, `VersionHandle.infer_now` and `VersionHandle.infer`.
+            TurnoutError: As `infer_now` and `VersionHandle.infer`.
         """
+        result = self.infer_now(request)
+        if result is not None:
+            return result
         route = self._route(request)
         handle = _handle(route)
         try:
-            answered = handle.infer_now(request.inputs, request.outputs)
-            if answered is None:
-                answered = await handle.infer(request.inputs, request.outputs, request.deadline)
+            names, answer = await handle.infer(request.inputs, request.outputs, request.deadline)
         except BaseException as error:
             self._failed(request, route, handle, error)
             raise
-        return self._answered(request, route, handle, answered)
+        return self._answered(request, route, handle, names, answer)
 
     def refuse(self, request: InferenceRequest, error: TurnoutError) -> None:
         """Counts and logs a request that reached no version, such as one that could not be decoded."""
@@ -180,7 +186,7 @@ class Inference:
         self._access.failed(request, None, code, time.monotonic() - request.arrived, error)
 
     def _route(self, request: InferenceRequest) -> Route:
-        if self.draining.is_set():
+        if self._draining:
             refusal = Draining("the server is stopping", retry_after=1.0)
             self.refuse(request, refusal)
             raise refusal
@@ -195,20 +201,17 @@ class Inference:
         request: InferenceRequest,
         route: Route,
         handle: VersionHandle,
-        answered: tuple[Sequence[str], Answer],
+        names: Sequence[str],
+        answer: Answer,
     ) -> InferenceResult:
-        names, answer = answered
         took = time.monotonic() - request.arrived
-        handle.recorder.role(route.role).answered(took, answer.queue_seconds, answer.compute_seconds)
+        recorder = handle.recorder
+        (recorder.roles.get(route.role) or recorder.role(route.role)).answered(
+            took, answer.queue_seconds, answer.compute_seconds
+        )
         if self._access.sampled():
             self._access.answered(request, route, took, answer)
-        return InferenceResult(
-            list(zip(names, answer.outputs, strict=True)),
-            route,
-            answer.queue_seconds,
-            answer.compute_seconds,
-            answer.batch_rows,
-        )
+        return InferenceResult(names, answer, route)
 
     def _failed(self, request: InferenceRequest, route: Route, handle: VersionHandle, error: BaseException) -> None:
         took = time.monotonic() - request.arrived

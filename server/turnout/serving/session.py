@@ -67,6 +67,10 @@ class Session:
         except Exception as error:
             raise _translated(error, "ONNX Runtime cannot load it") from error
         self._session.disable_fallback()
+        # The compiled session below ONNX Runtime's Python class: that class checks input names again and makes run
+        # options anew for each run, which doubles the cost of a small model's run (4.5 us instead of 2.5).
+        self._run = self._session._sess.run
+        self._run_options = ort.RunOptions()
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         self.device = f"cuda:{device_id}" if self.providers[0] in (CUDA, TENSORRT) else "cpu"
         self.device_id = device_id
@@ -90,7 +94,7 @@ class Session:
         try:
             if self._bfloat16:
                 return self._run_values(inputs, outputs)
-            values: list[Array] = self._session.run(outputs, inputs)
+            values: list[Array] = self._run(outputs, inputs, self._run_options)
         except Exception as error:
             raise _translated(error, "the model raised") from error
         return values

@@ -61,11 +61,11 @@ class AccessLog:
         """
         self._log = log
         self._rate = sample_rate
-        self._random = random.Random()  # noqa: S311 - sampling needs no secrecy
+        self._random = random.Random().random  # noqa: S311 - sampling needs no secrecy
 
     def sampled(self) -> bool:
         """Tells whether the next answered request gets a line."""
-        return self._rate > 0.0 and self._random.random() < self._rate
+        return self._rate > 0.0 and self._random() < self._rate
 
     def answered(self, request: Requested, route: Any, took: float, answer: Any) -> None:
         """Logs an answered request; `took` in seconds."""
@@ -88,7 +88,7 @@ class AccessLog:
         write = self._log.error if code in _SERVER_FAULTS else self._log.warning
         write(
             "request",
-            request_id=request.request_id,
+            request_id=request.request_id[:128],
             model=request.model[:64],
             selector=request.selector[:256],
             version=str(route.entry.version) if route is not None else "",

@@ -4,6 +4,7 @@ All recording happens on the event loop, into plain Python objects that one scra
 microseconds a request. Labels come from the registry and from fixed lists, never from a client.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -33,7 +34,7 @@ class RoleRecorder:
     __slots__ = ("codes", "compute", "duration", "queue", "slo_edges", "slo_exceeded")
 
     def __init__(self, slo_edges: Sequence[float]) -> None:
-        self.codes: dict[str, int] = {}
+        self.codes: defaultdict[str, int] = defaultdict(int)
         self.duration = Histogram(LATENCY_BOUNDS)
         self.queue = Histogram(LATENCY_BOUNDS)
         self.compute = Histogram(LATENCY_BOUNDS)
@@ -42,18 +43,20 @@ class RoleRecorder:
 
     def answered(self, duration: float, queue: float, compute: float) -> None:
         """Counts a request that got its prediction; times in seconds."""
-        self.codes["OK"] = self.codes.get("OK", 0) + 1
+        self.codes["OK"] += 1
         self.queue.observe(queue)
         self.compute.observe(compute)
-        self._took(duration)
+        self.duration.observe(duration)
+        if self.slo_edges:
+            self._compare(duration)
 
     def failed(self, code: str, duration: float) -> None:
         """Counts a request that ended otherwise, after `duration` seconds."""
-        self.codes[code] = self.codes.get(code, 0) + 1
-        self._took(duration)
-
-    def _took(self, duration: float) -> None:
+        self.codes[code] += 1
         self.duration.observe(duration)
+        self._compare(duration)
+
+    def _compare(self, duration: float) -> None:
         for index, edge in enumerate(self.slo_edges):
             if duration > edge:
                 self.slo_exceeded[index] += 1

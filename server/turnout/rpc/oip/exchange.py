@@ -79,7 +79,7 @@ def answer(
     parameters["turnout_role"].string_param = route.role
     parameters["turnout_epoch"].uint64_param = route.epoch
     parameters["turnout_digest"].string_param = entry.digest
-    outputs = result.outputs
+    outputs = list(result.outputs)
     if classes:
         by_rows = batches_along_first_axis(entry)
         outputs = [

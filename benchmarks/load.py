@@ -1,0 +1,98 @@
+"""The load generator: built once from loadgen/, run as a process, read as a value."""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+PROTOS = HERE.parent / "protos"
+PACKAGES = ("libgrpc++-dev", "libprotobuf-dev", "protobuf-compiler", "protobuf-compiler-grpc", "pkg-config", "g++")
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one run of the generator saw.
+
+    Attributes:
+        rps: Answers a second.
+        p50_ms, p99_ms, max_ms: Latency.
+        answers: Requests that were answered.
+    """
+
+    rps: float
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+    answers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the generator sends, and where."""
+
+    address: str
+    model: str
+    selector: str
+    input: str
+    dtype: str
+    dims: str
+
+
+class Generator:
+    """The compiled load generator."""
+
+    def __init__(self) -> None:
+        """Compiles it, unless that was done for the same source before."""
+        self._binary = _build()
+
+    def start(self, target: Target, mode: str, in_flight: int, seconds: float) -> "subprocess.Popen[str]":
+        """Starts a run; `finish` reads it."""
+        t = target
+        command = [t.address, t.model, t.selector, t.input, t.dtype, t.dims, mode, str(in_flight), str(seconds)]
+        return subprocess.Popen([str(self._binary), *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def finish(self, process: "subprocess.Popen[str]") -> Load:
+        """Waits for a run. A single request that failed ends the benchmark: its numbers would mean nothing."""
+        out, err = process.communicate(timeout=600)
+        if process.returncode:
+            raise SystemExit(f"the load generator saw failures: {out.strip() or err.strip()}")
+        body = json.loads(out)
+        return Load(body["rps"], body["p50_ms"], body["p99_ms"], body["max_ms"], body["answers"])
+
+    def run(self, target: Target, mode: str, in_flight: int, seconds: float) -> Load:
+        """Runs once."""
+        return self.finish(self.start(target, mode, in_flight, seconds))
+
+
+def _build() -> Path:
+    import google.rpc
+
+    source = HERE / "loadgen" / "loadgen.cc"
+    out = Path(tempfile.gettempdir()) / "turnout-loadgen"
+    binary = out / "loadgen"
+    newest = max(source.stat().st_mtime, (PROTOS / "turnout_proto/v1/prediction.proto").stat().st_mtime)
+    if binary.exists() and binary.stat().st_mtime > newest:
+        return binary
+    if not all(shutil.which(tool) for tool in ("protoc", "grpc_cpp_plugin", "pkg-config", "g++")):
+        raise SystemExit(f"the load generator is compiled; install first: apt-get install {' '.join(PACKAGES)}")
+    out.mkdir(exist_ok=True)
+    google = Path(next(iter(google.rpc.__path__))).parent.parent
+    plugin = shutil.which("grpc_cpp_plugin")
+    protos = ["turnout_proto/v1/prediction.proto", "google/rpc/status.proto"]
+    _run("protoc", f"-I{PROTOS}", f"-I{google}", f"--cpp_out={out}", *protos)
+    _run("protoc", f"-I{PROTOS}", f"-I{google}", f"--grpc_out={out}", f"--plugin=protoc-gen-grpc={plugin}", protos[0])
+    flags = subprocess.check_output(["pkg-config", "--cflags", "--libs", "grpc++", "protobuf"], text=True).split()
+    generated = [*map(str, out.rglob("*.pb.cc"))]
+    _run("g++", "-O2", "-std=c++17", f"-I{out}", str(source), *generated, "-o", str(binary), *flags, "-lpthread")
+    return binary
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.stderr.write(done.stderr)
+        raise SystemExit(f"{command[0]} failed")
