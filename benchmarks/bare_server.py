@@ -1,6 +1,6 @@
 """What Turnout is measured against: a bare `grpc.aio` handler that calls the session inline, and nothing else.
 
-    python benchmarks/bare_server.py MODEL.onnx      prints its port
+python benchmarks/bare_server.py MODEL.onnx      prints its port
 """
 
 import asyncio

@@ -53,7 +53,9 @@ class Generator:
         """Starts a run; `finish` reads it."""
         t = target
         command = [t.address, t.model, t.selector, t.input, t.dtype, t.dims, mode, str(in_flight), str(seconds)]
-        return subprocess.Popen([str(self._binary), *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            [str(self._binary), *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
 
     def finish(self, process: "subprocess.Popen[str]") -> Load:
         """Waits for a run. A single request that failed ends the benchmark: its numbers would mean nothing."""

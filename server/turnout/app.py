@@ -7,7 +7,7 @@ run()       the same for a process: until a signal, or until a part that must no
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,12 +113,6 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             catalog.swap(catalog.snapshot)  # wakes who watches the health
 
 
-def serve(settings: Settings) -> int:
-    """Runs a server in an event loop of its own; as `run`."""
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(run(settings))
-
-
 async def run(settings: Settings) -> int:
     """Runs a server until SIGTERM or SIGINT; a second signal ends the process at once.
 
@@ -151,15 +145,6 @@ async def run(settings: Settings) -> int:
         log.info("draining", seconds=settings.drain.timeout_s)
     log.info("stopped")
     return 0 if failure is None else 1
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Returns uvloop's loop where there is one: it takes 12 % off the cost of a unary call (docs/decisions/0008)."""
-    try:
-        import uvloop
-    except ImportError:  # Windows
-        return None
-    return uvloop.new_event_loop
 
 
 class _SideTasks:

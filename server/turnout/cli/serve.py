@@ -1,5 +1,6 @@
 """`turnout serve`."""
 
+import asyncio
 from typing import Annotated
 
 import typer
@@ -44,6 +45,6 @@ def serve(
         if print_config:
             out.show(as_data(settings), render_toml(settings, loaded.origins).rstrip("\n"))
             return
-        from turnout.app import serve as serve_until_stopped
+        from turnout.app import run
 
-        raise typer.Exit(serve_until_stopped(settings))
+        raise typer.Exit(asyncio.run(run(settings)))

@@ -152,13 +152,16 @@ class Inference:
             TurnoutError: As `Router.route` and `VersionHandle.infer_now`.
         """
         route = self._route(request)
-        handle = _handle(route)
+        handle = route.entry.handle
+        assert handle is not None, "a router answers with versions that are ready"
         try:
             answered = handle.infer_now(request.inputs, request.outputs)
         except TurnoutError as error:
             self._failed(request, route, handle, error)
             raise
-        return None if answered is None else self._answered(request, route, handle, *answered)
+        if answered is None:
+            return None
+        return self._answered(request, route, handle, *answered)
 
     async def infer(self, request: InferenceRequest) -> InferenceResult:
         """Answers `request`, at once or on a runner.
@@ -170,7 +173,8 @@ class Inference:
         if result is not None:
             return result
         route = self._route(request)
-        handle = _handle(route)
+        handle = route.entry.handle
+        assert handle is not None, "a router answers with versions that are ready"
         try:
             names, answer = await handle.infer(request.inputs, request.outputs, request.deadline)
         except BaseException as error:
@@ -218,9 +222,3 @@ class Inference:
         code = self._code_of(error)
         handle.recorder.role(route.role).failed(code, took)
         self._access.failed(request, route, code, took, error)
-
-
-def _handle(route: Route) -> VersionHandle:
-    handle = route.entry.handle
-    assert handle is not None, "a router answers with versions that are ready"
-    return handle

@@ -4,6 +4,7 @@ All recording happens on the event loop, into plain Python objects that one scra
 microseconds a request. Labels come from the registry and from fixed lists, never from a client.
 """
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -44,9 +45,13 @@ class RoleRecorder:
     def answered(self, duration: float, queue: float, compute: float) -> None:
         """Counts a request that got its prediction; times in seconds."""
         self.codes["OK"] += 1
-        self.queue.observe(queue)
-        self.compute.observe(compute)
-        self.duration.observe(duration)
+        # Histogram.observe, written out three times over: this runs for every request, and calls are what it costs.
+        self.duration.counts[bisect_left(LATENCY_BOUNDS, duration)] += 1
+        self.duration.total += duration
+        self.queue.counts[bisect_left(LATENCY_BOUNDS, queue) if queue else 0] += 1
+        self.queue.total += queue
+        self.compute.counts[bisect_left(LATENCY_BOUNDS, compute)] += 1
+        self.compute.total += compute
         if self.slo_edges:
             self._compare(duration)
 
