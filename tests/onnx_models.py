@@ -154,3 +154,59 @@ def _branch(name: str, value: float) -> GraphProto:
     weights = numpy_helper.from_array(np.array([value], np.float32), f"{name}_weights")
     node = helper.make_node("Identity", [f"{name}_weights"], [name])
     return helper.make_graph([node], name, [], [tensor(name, TensorProto.FLOAT, [1])], [weights])
+
+
+def slow() -> ModelProto:
+    """y = x + n, after n rounds of a loop of no use: as slow as the caller asks. float32 (batch, 4), int64 scalar n."""
+    square = numpy_helper.from_array(np.eye(96, dtype=np.float32) * 0.5, "square")
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["work_in", "square"], ["work_out"]),
+            helper.make_node("Identity", ["go"], ["go_on"]),
+        ],
+        "round",
+        [
+            tensor("i", TensorProto.INT64, []),
+            tensor("go", TensorProto.BOOL, []),
+            tensor("work_in", TensorProto.FLOAT, [96, 96]),
+        ],
+        [tensor("go_on", TensorProto.BOOL, []), tensor("work_out", TensorProto.FLOAT, [96, 96])],
+    )
+    nodes = [
+        helper.make_node("Loop", ["n", "", "square"], ["worked"], body=body),
+        helper.make_node("ReduceMin", ["worked"], ["least"], keepdims=0),
+        helper.make_node("Mul", ["least", "zero"], ["nothing"]),
+        helper.make_node("Cast", ["n"], ["rounds"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["x", "rounds"], ["moved"]),
+        helper.make_node("Add", ["moved", "nothing"], ["y"]),
+    ]
+    zero = numpy_helper.from_array(np.float32(0), "zero")
+    return model(
+        nodes,
+        [tensor("x", TensorProto.FLOAT, ["batch", 4]), tensor("n", TensorProto.INT64, [])],
+        [tensor("y", TensorProto.FLOAT, ["batch", 4])],
+        [square, zero],
+    )
+
+
+def look_up() -> ModelProto:
+    """y = table[index]: raises where the index is out of range. int64 (batch,) in, float32 (batch, 4) out."""
+    table = numpy_helper.from_array(np.arange(1200, dtype=np.float32).reshape(300, 4), "table")
+    return model(
+        [helper.make_node("Gather", ["table", "index"], ["y"])],
+        [tensor("index", TensorProto.INT64, ["batch"])],
+        [tensor("y", TensorProto.FLOAT, ["batch", 4])],
+        [table],
+    )
+
+
+def leaky() -> ModelProto:
+    """y = x - mean of the batch: each row's answer depends on the others. float32 (batch, 4)."""
+    return model(
+        [
+            helper.make_node("ReduceMean", ["x"], ["mean"], axes=[0], keepdims=1),
+            helper.make_node("Sub", ["x", "mean"], ["y"]),
+        ],
+        [tensor("x", TensorProto.FLOAT, ["batch", 4])],
+        [tensor("y", TensorProto.FLOAT, ["batch", 4])],
+    )

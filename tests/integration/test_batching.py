@@ -1,0 +1,132 @@
+"""Requests share runs where that was proved right, and each gets its own answer."""
+
+import asyncio
+
+import numpy as np
+import onnxruntime as ort
+from semver import Version
+
+from onnx_models import leaky, look_up, matmul, scaled, slow, string_identity
+from turnout.config import Batching, Runtime
+from wire import outputs_of, refusal, request, stub_of
+
+ALWAYS = Batching(only_where_it_pays=False)
+ONE_RUNNER = Runtime(runners=1, inline_threshold_us=0)
+
+
+def _handle(server, model: str = "m"):
+    return server.services.catalog.snapshot.models[model].versions[Version(1, 0, 0)].handle
+
+
+def _batches(server) -> tuple[int, float]:
+    """How many runs there were, and how many rows in all."""
+    histogram = _handle(server).recorder.batch_rows
+    return sum(histogram.counts), histogram.total
+
+
+async def test_concurrent_requests_share_runs_and_each_gets_its_own_rows(publish_model, start_server) -> None:
+    model = matmul()
+    publish_model("m", "1.0.0", model)
+    server = await start_server(batching=ALWAYS, runtime=ONE_RUNNER)
+    random = np.random.default_rng(3)
+    sent = [random.standard_normal((1 + i % 3, 64)).astype(np.float32) for i in range(60)]
+    async with stub_of(server) as stub:
+        answers = await asyncio.gather(*(stub.Predict(request("m", x=x)) for x in sent))
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    for x, answer in zip(sent, answers, strict=True):
+        np.testing.assert_allclose(outputs_of(answer)["y"], session.run(None, {"x": x})[0], rtol=1e-4, atol=1e-4)
+    runs, rows = _batches(server)
+    assert rows == sum(len(x) for x in sent)
+    assert runs < len(sent)
+    assert max(answer.timing.batch_rows for answer in answers) > 3
+
+
+async def test_a_model_whose_rows_leak_into_each_other_is_not_batched(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", leaky())
+    server = await start_server(batching=ALWAYS, runtime=ONE_RUNNER)
+    x = np.arange(8, dtype=np.float32).reshape(2, 4)
+    async with stub_of(server) as stub:
+        answers = await asyncio.gather(*(stub.Predict(request("m", x=x + i)) for i in range(20)))
+    for answer in answers:
+        np.testing.assert_array_equal(outputs_of(answer)["y"], x - x.mean(axis=0))
+        assert answer.timing.batch_rows == 0
+    entry = server.services.catalog.snapshot.models["m"].versions[Version(1, 0, 0)]
+    assert "differs" in entry.batching
+
+
+async def test_one_bad_request_in_a_batch_fails_alone(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", look_up())
+    server = await start_server(batching=Batching(only_where_it_pays=False, max_delay_ms=200), runtime=ONE_RUNNER)
+    async with stub_of(server) as stub:
+        good = [stub.Predict(request("m", index=np.array([i]))) for i in range(5)]
+        refused = await refusal(stub.Predict(request("m", index=np.array([5000]))))
+        answers = await asyncio.gather(*good)
+    assert refused.code.name == "INTERNAL"
+    for i, answer in enumerate(answers):
+        np.testing.assert_array_equal(outputs_of(answer)["y"], np.arange(4 * i, 4 * i + 4, dtype=np.float32)[None])
+
+
+async def test_other_shapes_and_other_shared_values_wait_in_other_lines(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", slow())
+    server = await start_server(batching=ALWAYS, runtime=ONE_RUNNER)
+    x = np.zeros((1, 4), np.float32)
+    async with stub_of(server) as stub:
+        calls = [stub.Predict(request("m", x=x, n=np.int64(i % 4))) for i in range(40)]
+        answers = await asyncio.gather(*calls)
+    for i, answer in enumerate(answers):
+        np.testing.assert_array_equal(outputs_of(answer)["y"], x + i % 4)
+
+
+async def test_a_free_runner_waits_for_company_only_as_long_as_configured(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", scaled(2))
+    server = await start_server(
+        batching=Batching(only_where_it_pays=False, max_rows=8, max_delay_ms=2000), runtime=ONE_RUNNER
+    )
+    x = np.zeros((1, 4), np.float32)
+    async with stub_of(server) as stub:
+        answers = await asyncio.gather(*(stub.Predict(request("m", x=x), timeout=30) for _ in range(8)))
+        alone = await stub.Predict(request("m", x=x), timeout=30)
+    assert [answer.timing.batch_rows for answer in answers] == [8] * 8
+    assert alone.timing.batch_rows == 1
+    assert alone.timing.queue_us >= 1_900_000
+
+
+async def test_a_request_larger_than_a_batch_runs_by_itself(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", scaled(2))
+    server = await start_server(batching=Batching(only_where_it_pays=False, max_rows=4), runtime=ONE_RUNNER)
+    x = np.ones((9, 4), np.float32)
+    async with stub_of(server) as stub:
+        answer = await stub.Predict(request("m", x=x))
+    np.testing.assert_array_equal(outputs_of(answer)["y"], 2 * x)
+
+
+async def test_strings_are_batched_too(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", string_identity())
+    server = await start_server(batching=ALWAYS, runtime=ONE_RUNNER)
+    name = _handle(server).manifest.signature.inputs[0].name
+    rank = len(_handle(server).manifest.signature.inputs[0].shape)
+    sent = [np.array(f"wörd {i}", dtype=object).reshape((1,) * rank) for i in range(20)]
+    async with stub_of(server) as stub:
+        answers = await asyncio.gather(*(stub.Predict(request("m", **{name: words})) for words in sent))
+    for words, answer in zip(sent, answers, strict=True):
+        assert next(iter(outputs_of(answer).values())).ravel().tolist() == words.ravel().tolist()
+
+
+async def test_quick_models_run_without_a_thread_and_count_all_the_same(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", scaled(2))
+    server = await start_server(runtime=Runtime(inline_threshold_us=100_000))
+    x = np.ones((1, 4), np.float32)
+    async with stub_of(server) as stub:
+        answer = await stub.Predict(request("m", x=x))
+    np.testing.assert_array_equal(outputs_of(answer)["y"], 2 * x)
+    assert answer.timing.queue_us == 0
+    assert _batches(server) == (1, 1.0)
+    assert not _handle(server)._batcher._threads
+
+
+async def test_control_flow_never_runs_on_the_event_loop(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", slow())
+    server = await start_server(runtime=Runtime(inline_threshold_us=1_000_000))
+    async with stub_of(server) as stub:
+        await stub.Predict(request("m", x=np.ones((1, 4), np.float32), n=np.int64(1)))
+    assert _handle(server)._batcher._threads

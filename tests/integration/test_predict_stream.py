@@ -1,0 +1,152 @@
+"""One stream carries many requests; each has its own end."""
+
+import asyncio
+
+import grpc
+import numpy as np
+
+from onnx_models import scaled, slow
+from turnout.config import Runtime
+from turnout_proto.v1 import prediction_pb2 as pb
+from wire import X, outputs_of, request, stub_of
+
+THREADS = Runtime(inline_threshold_us=0, runners=2)
+
+
+def _item(model: str, request_id: str, timeout_ms: int = 0, version: str = "", **inputs) -> pb.PredictStreamRequest:
+    return pb.PredictStreamRequest(
+        request=request(model, version, request_id=request_id, **inputs), timeout_ms=timeout_ms
+    )
+
+
+async def _read(stream, count: int) -> dict[str, pb.PredictStreamResponse]:
+    answers = {}
+    async with asyncio.timeout(20):
+        for _ in range(count):
+            answer = await stream.read()
+            assert answer is not grpc.aio.EOF
+            answers[answer.request_id] = answer
+    return answers
+
+
+async def test_answers_bear_their_requests_id_whatever_the_order(publish_model, start_server) -> None:
+    publish_model("fast", "1.0.0", scaled(3))
+    publish_model("slow", "1.0.0", slow())
+    async with stub_of(await start_server()) as stub:
+        stream = stub.PredictStream()
+        await stream.write(_item("slow", "late", x=X, n=np.int64(20_000)))
+        for i in range(20):
+            await stream.write(_item("fast", f"r{i}", x=X + i))
+        first = await stream.read()
+        answers = await _read(stream, 20)
+        await stream.done_writing()
+        assert await stream.read() is grpc.aio.EOF
+    assert first.request_id == "r0"
+    for i in range(1, 20):
+        np.testing.assert_array_equal(outputs_of(answers[f"r{i}"].response)["y"], 3 * (X + i))
+    assert "late" in answers
+
+
+async def test_one_items_failure_is_its_own_status_and_not_the_streams_end(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", scaled(1))
+    async with stub_of(await start_server()) as stub:
+        stream = stub.PredictStream()
+        await stream.write(_item("nobody", "a", x=X))
+        await stream.write(_item("m", "b", version="^^", x=X))
+        await stream.write(_item("m", "c", x=X.astype(np.float64)))
+        await stream.write(_item("m", "", x=X))
+        await stream.write(pb.PredictStreamRequest())
+        await stream.write(_item("m", "d", x=X))
+        answers = await _read(stream, 6)
+        await stream.done_writing()
+    codes = {name: answer.error.code for name, answer in answers.items()}
+    assert codes["a"] == grpc.StatusCode.NOT_FOUND.value[0]
+    assert codes["b"] == codes["c"] == codes[""] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    assert answers["d"].WhichOneof("result") == "response"
+
+
+async def test_an_id_that_is_under_way_is_refused(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", slow())
+    async with stub_of(await start_server(runtime=THREADS)) as stub:
+        stream = stub.PredictStream()
+        await stream.write(_item("m", "a", x=X, n=np.int64(30_000)))
+        await stream.write(_item("m", "a", x=X, n=np.int64(1)))
+        refused = await stream.read()
+        answered = await stream.read()
+        await stream.done_writing()
+    assert refused.error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    assert answered.WhichOneof("result") == "response"
+
+
+async def test_an_item_has_a_time_of_its_own(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", slow())
+    async with stub_of(await start_server(runtime=Runtime(runners=1, inline_threshold_us=0))) as stub:
+        stream = stub.PredictStream()
+        await stream.write(_item("m", "long", x=X, n=np.int64(40_000)))
+        await stream.write(_item("m", "short", timeout_ms=20, x=X, n=np.int64(2)))
+        answers = await _read(stream, 2)
+        await stream.done_writing()
+    assert answers["short"].error.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+    assert answers["long"].WhichOneof("result") == "response"
+
+
+async def test_a_cancelled_item_is_not_answered(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", slow())
+    async with stub_of(await start_server(runtime=Runtime(runners=1, inline_threshold_us=0))) as stub:
+        stream = stub.PredictStream()
+        await stream.write(_item("m", "first", x=X, n=np.int64(30_000)))
+        await stream.write(_item("m", "given up", x=X, n=np.int64(2)))
+        await stream.write(pb.PredictStreamRequest(cancel="given up"))
+        await stream.write(_item("m", "last", x=X, n=np.int64(3)))
+        answers = await _read(stream, 2)
+        await stream.done_writing()
+        assert await stream.read() is grpc.aio.EOF
+    assert answers.keys() == {"first", "last"}
+
+
+async def test_a_client_that_does_not_read_stops_itself_and_nobody_else(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", scaled(1))
+    server = await start_server(limits={"max_stream_items": 4})
+    rows = np.zeros((4000, 4), np.float32)
+    async with stub_of(server) as stub:
+        stream = stub.PredictStream()
+
+        async def flood() -> None:
+            for i in range(200):
+                await stream.write(_item("m", str(i), x=rows))
+            await stream.done_writing()
+
+        writer = asyncio.create_task(flood())
+        assert (await stub.Predict(request("m", x=X))).outputs  # another caller is served meanwhile
+        answers = await _read(stream, 200)
+        await writer
+    assert len(answers) == 200
+
+
+async def test_a_half_closed_stream_finishes_what_is_under_way(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", slow())
+    async with stub_of(await start_server(runtime=THREADS)) as stub:
+        stream = stub.PredictStream()
+        for i in range(4):
+            await stream.write(_item("m", str(i), x=X, n=np.int64(5_000 + i)))
+        await stream.done_writing()
+        assert len(await _read(stream, 4)) == 4
+        assert await stream.read() is grpc.aio.EOF
+        assert await stream.code() is grpc.StatusCode.OK
+
+
+async def test_a_drained_stream_finishes_and_ends_with_unavailable(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", slow())
+    server = await start_server(runtime=THREADS)
+    async with stub_of(server) as stub:
+        stream = stub.PredictStream()
+        await stream.write(_item("m", "quick", x=X, n=np.int64(1)))
+        await _read(stream, 1)
+        await stream.write(_item("m", "under way", x=X, n=np.int64(20_000)))
+        handle = next(iter(server.services.catalog.snapshot.models["m"].versions.values())).handle
+        async with asyncio.timeout(10):
+            while not handle.inflight:
+                await asyncio.sleep(0.001)
+        server.services.inference.drain()
+        assert "under way" in await _read(stream, 1)
+        assert await stream.code() is grpc.StatusCode.UNAVAILABLE
