@@ -9,6 +9,7 @@ import sys
 import grpc
 import numpy as np
 import onnxruntime as ort
+
 from turnout_proto.v1 import prediction_pb2 as pb
 from turnout_proto.v1 import prediction_pb2_grpc
 

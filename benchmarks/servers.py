@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 from semver import Version
+
 from turnout.config import Settings
 from turnout.registry.publish import PublishRequest, publish
 from turnout.registry.repository import Repository

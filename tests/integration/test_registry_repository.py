@@ -1,7 +1,6 @@
 import json
 import os
 import shlex
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from turnout.errors import DigestMismatch, InvalidRequest, ModelNotFound, Versio
 from turnout.registry.digest import canonical_bytes
 from turnout.registry.publish import PublishRequest, publish
 from turnout.registry.repository import Repository
+from turnout.registry.staging import locked
 
 V1, V2 = Version(1), Version(2)
 
@@ -245,9 +245,7 @@ def test_another_valid_manifest_is_found_where_the_digest_is_known(repository):
     other = replace(result.manifest, metadata={"notes": "changed"})
     unseal(repository.directory("m", V1) / "manifest.json").write_bytes(canonical_bytes(other))
     assert repository.verify("m", V1).digest != result.digest
-    with pytest.raises(
-        DigestMismatch, match=r"^m 1\.0\.0: manifest\.json is not what was published \(expected sha256:"
-    ):
+    with pytest.raises(DigestMismatch, match=r"manifest\.json is not what was published \(expected sha"):
         repository.verify("m", V1, expected=result.digest)
 
 
@@ -324,7 +322,7 @@ def test_what_nobody_builds_any_more_is_swept(repository):
     assert repository.sweep() == ()
 
 
-def test_a_directory_that_appears_while_it_is_scanned_does_not_end_the_scan(repository):
+def test_an_empty_directory_is_nobodys_problem(repository):
     put(repository)
     (repository.root / "empty").mkdir()
     (repository.root / "m" / "9.9.9").mkdir()
@@ -333,11 +331,8 @@ def test_a_directory_that_appears_while_it_is_scanned_does_not_end_the_scan(repo
     assert listing.problems == ()
 
 
-def test_a_scan_waits_for_no_lock(repository):
+def test_reading_waits_for_no_lock(repository):
     put(repository)
-    from turnout.registry.staging import locked
-
     with locked(repository.root):
-        began = time.monotonic()
         assert len(repository.published()) == 1
-        assert time.monotonic() - began < 5
+        repository.verify("m", V1)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import quote
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -249,7 +250,7 @@ class Settings(BaseSettings):
     @property
     def state_url(self) -> str:
         """URL of the state store: `state`, or that of `<models>/.turnout/state.db`."""
-        return self.state or f"sqlite:///{(self.models / '.turnout' / 'state.db').absolute()}"
+        return self.state or "sqlite:///" + quote(str((self.models / ".turnout" / "state.db").absolute()))
 
     def for_model(self, name: str) -> ModelSettings:
         """Returns what holds for the model `name`."""

@@ -15,6 +15,7 @@ import grpc
 from turnout.errors import Draining, InvalidRequest, ModelFailure, TurnoutError
 from turnout.rpc import codec
 from turnout.rpc.errors import abort, to_status
+from turnout.rpc.malformed import Malformed, refusal
 from turnout.serving.inference import Inference, InferenceRequest
 from turnout_proto.v1 import prediction_pb2 as pb
 
@@ -62,7 +63,7 @@ class Multiplexer:
             await asyncio.gather(reader, writer, draining, return_exceptions=True)
 
     async def _read(self) -> None:
-        while isinstance(item := await self._context.read(), pb.PredictStreamRequest):  # else grpc.aio.EOF
+        while isinstance(item := await self._context.read(), pb.PredictStreamRequest | Malformed):  # else grpc.aio.EOF
             self._take(item)
             while len(self._tasks) + len(self._answers) >= self._max_items:
                 self._room.clear()
@@ -78,7 +79,10 @@ class Multiplexer:
             await self._context.write(self._answers.popleft())
             self._room.set()
 
-    def _take(self, item: pb.PredictStreamRequest) -> None:
+    def _take(self, item: pb.PredictStreamRequest | Malformed) -> None:
+        if isinstance(item, Malformed):
+            self._fail("", refusal("turnout.v1.PredictStreamRequest"))
+            return
         kind = item.WhichOneof("item")
         if kind == "request":
             self._begin(item.request, item.timeout_ms)

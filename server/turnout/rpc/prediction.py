@@ -1,10 +1,13 @@
 """`turnout.v1.PredictionService`: decode, hand to the data plane, encode."""
 
+from typing import Any
+
 import grpc
 
 from turnout.errors import InvalidRequest, TurnoutError
 from turnout.rpc import codec
 from turnout.rpc.errors import abort
+from turnout.rpc.malformed import Malformed, refusal, streaming, unary
 from turnout.rpc.multiplex import Multiplexer
 from turnout.serving.inference import Inference
 from turnout_proto.v1 import prediction_pb2 as pb
@@ -27,8 +30,17 @@ class PredictionServicer(prediction_pb2_grpc.PredictionServiceServicer):
         self._inference = inference
         self._max_stream_items = max_stream_items
 
-    async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:  # noqa: N802 - gRPC's
+    def handlers(self) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
+        """Returns the service's methods, for registration."""
+        return {
+            "Predict": unary(self.Predict, pb.PredictRequest, pb.PredictResponse),
+            "PredictStream": streaming(self.PredictStream, pb.PredictStreamRequest, pb.PredictStreamResponse),
+        }
+
+    async def Predict(self, request: pb.PredictRequest | Malformed, context: Context) -> pb.PredictResponse:  # noqa: N802 - gRPC's
         """Runs one request."""
+        if isinstance(request, Malformed):
+            await abort(context, refusal("turnout.v1.PredictRequest"))
         call = codec.envelope(request, context.time_remaining())
         try:
             try:

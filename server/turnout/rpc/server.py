@@ -27,7 +27,6 @@ from turnout_proto.v1 import (
     control_pb2,
     control_pb2_grpc,
     prediction_pb2,
-    prediction_pb2_grpc,
 )
 
 PREDICTION = prediction_pb2.DESCRIPTOR.services_by_name["PredictionService"].full_name
@@ -102,9 +101,8 @@ def listen(server: grpc.aio.Server, address: Address) -> Address:
 def _add_data_services(
     server: grpc.aio.Server, services: Services, settings: Settings, *, allow_repository_control: bool
 ) -> None:
-    prediction_pb2_grpc.add_PredictionServiceServicer_to_server(
-        PredictionServicer(services.inference, settings.limits.max_stream_items), server
-    )
+    prediction = PredictionServicer(services.inference, settings.limits.max_stream_items)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(PREDICTION, prediction.handlers()),))
     catalog_pb2_grpc.add_CatalogServiceServicer_to_server(CatalogServicer(services.catalog, services.router), server)
     server.add_generic_rpc_handlers(
         (

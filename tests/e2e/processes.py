@@ -1,0 +1,61 @@
+"""The `turnout` command and its server, as processes."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+TURNOUT = [sys.executable, "-m", "turnout.cli.main"]
+
+
+def turnout(*arguments: str | Path, check: bool = True) -> "subprocess.CompletedProcess[str]":
+    """Runs a command to its end."""
+    done = subprocess.run([*TURNOUT, *map(str, arguments)], capture_output=True, text=True, timeout=60)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@dataclass
+class ServerProcess:
+    """A server in a process of its own."""
+
+    process: "subprocess.Popen[bytes]"
+    log: Path
+    grpc: str
+    http: str
+    control: str
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        return self.process.wait(timeout=60)
+
+
+@contextmanager
+def serving(models: Path, **environment: str) -> Iterator[ServerProcess]:
+    """Starts `turnout serve`; it is killed at the end if it still runs."""
+    log = models.parent / f"server-{time.monotonic_ns()}.log"
+    command = [*TURNOUT, "serve", "--models", str(models), "--json"]
+    for name in ("grpc", "http", "control"):
+        command += [f"--{name}", "127.0.0.1:0"]
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(command, stderr=stderr, env=os.environ | environment)
+    try:
+        pattern = re.compile(r'"grpc": "([^"]+)", "http": "([^"]+)", "control": "([^"]+)"')
+        deadline = time.monotonic() + 60
+        while not (found := pattern.search(log.read_text())):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.02)
+        yield ServerProcess(process, log, *found.groups())
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()

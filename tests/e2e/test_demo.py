@@ -1,0 +1,17 @@
+"""The demonstration shows what the README promises."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DEMO = Path(__file__).parents[2] / "examples" / "magika" / "demo.py"
+
+
+@pytest.mark.slow
+def test_the_demonstration_holds_all_it_claims() -> None:
+    done = subprocess.run([sys.executable, str(DEMO)], capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for shown in ("^1 -> 1.0.0", "^3 -> 3.3.0", "stable -> 3.2.0", "NOT_FOUND", "p99", "drained, exit code 0"):
+        assert shown in done.stdout

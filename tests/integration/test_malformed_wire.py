@@ -1,0 +1,74 @@
+"""Whatever bytes come, the server answers with a status of the caller's fault, or rightly, and lives on."""
+
+import asyncio
+
+import grpc
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from onnx_models import scaled
+from turnout_proto.v1 import prediction_pb2 as pb
+from wire import X, outputs_of, request
+
+CALLERS_FAULT = {
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.INTERNAL,  # gRPC's own answer to bytes that are no message at all
+}
+
+tensors = st.builds(
+    pb.Tensor,
+    name=st.sampled_from(["x", "", "y", "x" * 300]),
+    data_type=st.integers(-1, 40).filter(lambda n: n >= 0),
+    shape=st.lists(st.integers(-2, 5) | st.sampled_from([2**31, 2**62, -(2**63)]), max_size=40),
+    raw=st.binary(max_size=80),
+    strings=st.lists(st.binary(max_size=4), max_size=3),
+)
+messages = st.builds(
+    pb.PredictRequest,
+    model=st.sampled_from(["m", "", "../m", "M", "m" * 500]),
+    version=st.sampled_from(["", "1.0.0", "^1", "latest"]) | st.text(max_size=30),
+    request_id=st.text(max_size=200),
+    inputs=st.lists(tensors, max_size=3),
+    outputs=st.lists(st.sampled_from(["y", "z", ""]), max_size=3),
+).map(lambda message: message.SerializeToString())
+
+
+@pytest.fixture
+async def raw_call(publish_model, start_server):
+    """Calls Predict with bytes as they are; returns the status code and the bytes of the answer."""
+    publish_model("m", "1.0.0", scaled(2))
+    server = await start_server(log={"level": "error"})
+    async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
+        call = channel.unary_unary("/turnout.v1.PredictionService/Predict")
+
+        async def send(payload: bytes) -> tuple[grpc.StatusCode, bytes]:
+            try:
+                return grpc.StatusCode.OK, await call(payload, timeout=10)
+            except grpc.aio.AioRpcError as error:
+                return error.code(), b""
+
+        yield send
+
+
+@pytest.mark.parametrize("payloads", [messages, st.binary(max_size=200)], ids=["messages", "bytes"])
+async def test_malformed_requests_are_the_callers_fault_and_harm_nobody(raw_call, payloads) -> None:
+    loop = asyncio.get_running_loop()
+
+    @settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(payloads)
+    def check(payload: bytes) -> None:
+        code, answer = asyncio.run_coroutine_threadsafe(raw_call(payload), loop).result(20)
+        if code is grpc.StatusCode.OK:
+            (x,) = (t for t in pb.PredictRequest.FromString(payload).inputs if t.name == "x")
+            sent = np.frombuffer(x.raw, np.float32).reshape(tuple(x.shape))
+            for got in outputs_of(pb.PredictResponse.FromString(answer)).values():
+                np.testing.assert_array_equal(got, 2 * sent)
+        else:
+            assert code in CALLERS_FAULT, code
+
+    await asyncio.to_thread(check)
+    code, _ = await raw_call(request("m", x=X).SerializeToString())
+    assert code is grpc.StatusCode.OK
