@@ -139,7 +139,7 @@ def test_the_client_gets_typed_errors_and_predictions_on_both_transports(publish
                 np.testing.assert_array_equal(prediction["y"], 2 * X)
                 assert (prediction.version, str(prediction.role)) == ("1.0.0", "pinned")
                 assert client.predict("m", {"x": X}, version="2.0.0").version == "2.0.0"
-                with pytest.raises(NotFound, match="nearest|there are"):
+                with pytest.raises(NotFound, match=r"nearest|there are"):
                     client.predict("m", {"x": X}, version="^7")
                 with pytest.raises(InvalidArgument) as invalid:
                     client.predict("m", {"x": X.astype(np.float64)})
