@@ -59,13 +59,12 @@ def _read(spec: TensorSpec, value: str) -> Array:
 
 def _from_file(spec: TensorSpec, path: Path) -> Array:
     try:
-        array: Array = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            array: Array = np.lib.format.read_array(file, allow_pickle=False)
     except OSError as error:
-        raise InvalidTensor.at(f"inputs.{spec.name}", f"{path} cannot be read: {error.strerror or error}") from None
+        raise InvalidTensor.at(f"inputs.{spec.name}", f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, EOFError) as error:
         raise InvalidTensor.at(f"inputs.{spec.name}", f"{path} is no .npy file of plain elements: {error}") from None
-    if not isinstance(array, np.ndarray):
-        raise InvalidTensor.at(f"inputs.{spec.name}", f"{path} is an archive of arrays, expected a .npy file")
     if array.dtype.kind == "U":
         return array.astype(object)
     if spec.dtype is DataType.BFLOAT16 and array.dtype == np.dtype("V2"):
@@ -87,10 +86,12 @@ def _from_json(spec: TensorSpec, value: Any) -> Array:
     try:
         loose = np.array(value, dtype=object)
     except ValueError:
-        raise InvalidTensor.at(field, "the JSON lists are not of one length at each depth") from None
-    odd = next((item for item in loose.flat if not _fits(spec.dtype, item)), None)
-    if odd is not None or (loose.size and any(item is None for item in loose.flat)):
-        raise InvalidTensor.at(field, f"expected {spec.dtype} elements, got {json.dumps(odd)[:40]}")
+        raise InvalidTensor.at(field, "expected JSON lists of one length at each depth") from None
+    for item in loose.flat:
+        if isinstance(item, list):
+            raise InvalidTensor.at(field, "expected JSON lists of one length at each depth")
+        if not _fits(spec.dtype, item):
+            raise InvalidTensor.at(field, f"expected {spec.dtype} elements, got {json.dumps(item)[:40]}")
     try:
         return loose.astype(NUMPY_DTYPES[spec.dtype])
     except OverflowError:

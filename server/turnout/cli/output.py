@@ -47,7 +47,7 @@ class Output:
     def show(self, body: Any, *renderables: RenderableType) -> None:
         """Prints `body` where JSON was asked for, and the renderables where not."""
         if self.as_json:
-            typer.echo(json.dumps(_finite(body), indent=2, ensure_ascii=False, allow_nan=False, default=str))
+            typer.echo(_json(_finite(body)))
         else:
             for renderable in renderables:
                 self._out.print(renderable, soft_wrap=isinstance(renderable, str | Text))
@@ -152,3 +152,14 @@ def _finite(body: Any) -> Any:
     if isinstance(body, list | tuple):
         return [_finite(value) for value in body]
     return body
+
+
+def _json(body: Any, indent: str = "") -> str:
+    """Returns `body` as JSON, objects over several lines and lists of plain values, such as tensors, on one."""
+    deeper = indent + "  "
+    if isinstance(body, Mapping) and body:
+        items = [f"{json.dumps(key, ensure_ascii=False)}: {_json(value, deeper)}" for key, value in body.items()]
+        return f"{{\n{deeper}" + f",\n{deeper}".join(items) + f"\n{indent}}}"
+    if isinstance(body, list) and any(isinstance(value, Mapping) for value in body):
+        return f"[\n{deeper}" + f",\n{deeper}".join(_json(value, deeper) for value in body) + f"\n{indent}]"
+    return json.dumps(body, ensure_ascii=False, allow_nan=False)

@@ -85,7 +85,7 @@ def _tell(out: Output, prediction: "Prediction") -> None:
         (name, f"{dtype_name(array)}[{', '.join(map(str, array.shape))}]", summary(array))
         for name, array in prediction.outputs.items()
     ]
-    batch = f", in a batch of {timing.batch_rows} rows" if timing.batch_rows else ""
+    batch = f", in a batch of {timing.batch_rows} rows" if timing.batch_rows > 1 else ""
     out.show(
         body,
         facts(

@@ -58,7 +58,7 @@ def verify(
         damaged = _damaged(workspace, listing, name, selector)
         chosen = _chosen(workspace, listing, name, selector, damaged)
         with out.progress("verifying", sum(p.manifest.size for p in chosen)) as advance:
-            results = [Verified(p.model, p.version, None, 0, p.reason) for p in damaged]
+            results = [_unreadable(problem) for problem in damaged]
             results += [_verify(workspace, published, advance) for published in chosen]
         bad = sum(1 for result in results if result.fault)
         rows = [
@@ -118,5 +118,10 @@ def _verify(workspace: "Workspace", published: "Published", advance: "Progress")
     try:
         workspace.repository.verify(manifest.model, manifest.version, progress=advance)
     except DigestMismatch as error:
-        fault = error.message
+        fault = error.message.removeprefix(f"{manifest.model} {manifest.version}: ")
     return Verified(manifest.model, str(manifest.version), published.digest, manifest.size, fault)
+
+
+def _unreadable(problem: "Problem") -> Verified:
+    fault = problem.reason.removeprefix(f"{problem.model} {problem.version}: ")
+    return Verified(problem.model, problem.version, None, 0, fault)

@@ -1,6 +1,7 @@
 """Digests: of a manifest in its canonical form, and of files of any size."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from typing import BinaryIO
 
@@ -24,6 +25,27 @@ def canonical_bytes(manifest: Manifest) -> bytes:
             no Unicode.
     """
     return rfc8785.dumps(manifest.to_json())
+
+
+def read_canonical(data: bytes) -> Manifest:
+    """Reads what `canonical_bytes` wrote, and nothing else: any other spelling, and any field that this release does not
+    know, would have the version go by another digest than its publisher's.
+
+    Raises:
+        ValueError: It is not that; the message is half a sentence that follows the file's name.
+    """
+    try:
+        body = json.loads(data, parse_int=_number)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("is no JSON") from error
+    try:
+        manifest = Manifest.from_json(body)
+        canonical = canonical_bytes(manifest)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"is no manifest that this release reads: {error}") from error
+    if canonical != data:
+        raise ValueError("is not in its canonical form, or a later release of Turnout wrote it")
+    return manifest
 
 
 def manifest_digest(manifest: Manifest) -> str:
@@ -59,3 +81,9 @@ def stream_digest(source: BinaryIO, *, copy_to: BinaryIO | None = None, progress
         if progress is not None:
             progress(len(block))
     return f"sha256:{digest.hexdigest()}"
+
+
+def _number(text: str) -> int | float:
+    # The canonical form writes the float 1e17 as an integer; beyond 2**53 its numbers are floats.
+    value = int(text)
+    return value if abs(value) < 1 << 53 else float(text)

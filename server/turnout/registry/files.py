@@ -56,9 +56,18 @@ def open_inside(directory: Path, path: str) -> Iterator[BinaryIO]:
         handle = _open_step(name, _FILE, here)
     finally:
         os.close(here)
-    with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(errno.ELOOP, "no regular file", path)
+    with _plain(handle) as file:
+        yield file
+
+
+@contextmanager
+def open_outside(path: Path) -> Iterator[BinaryIO]:
+    """Opens a regular file that someone named, following links: where they lead was that person's choice.
+
+    Raises:
+        OSError: It is not there or cannot be read; or, with the number ELOOP, it is no regular file.
+    """
+    with _plain(os.open(path, _FILE & ~os.O_NOFOLLOW)) as file:
         yield file
 
 
@@ -143,6 +152,17 @@ def explain(error: OSError) -> str:
             return "is a link, or no regular file"
         case _:
             return f"cannot be read ({error.strerror or type(error).__name__})"
+
+
+def _plain(descriptor: int) -> BinaryIO:
+    """Makes a file of a descriptor, which is closed if there is a directory or a device at its end."""
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.ELOOP, "no regular file")
+        return os.fdopen(descriptor, "rb")
+    except OSError:
+        os.close(descriptor)
+        raise
 
 
 def _open_step(name: str, flags: int, directory: int) -> int:

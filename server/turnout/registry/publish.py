@@ -5,11 +5,9 @@ the next sweep removes.
 """
 
 import errno
-import os
 import re
-import stat
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -19,7 +17,7 @@ from semver import Version
 from turnout.errors import ConfigError, Exhausted, InvalidModel, Violation
 from turnout.registry.commit import Yanked, check_number, commit, is_published
 from turnout.registry.digest import Progress, bytes_digest, canonical_bytes
-from turnout.registry.files import copy_file, explain, open_inside, write_file
+from turnout.registry.files import copy_file, explain, open_inside, open_outside, write_file
 from turnout.registry.gates import Candidate, Gate, GateReport, run_gates
 from turnout.registry.golden import GOLDEN_DIRECTORY, read_case
 from turnout.registry.integrity import IntegrityGate
@@ -119,15 +117,13 @@ def publish(
 
 def _stage(directory: Path, request: PublishRequest, progress: Progress | None) -> Candidate:
     """Copies what is to be published, and describes the copy: what the source becomes meanwhile does not matter."""
-    with _open_source(request.source, "the ONNX file") as source:
+    with _source(open_outside(request.source), "the ONNX file") as source:
         files = [copy_file(source, directory, MODEL_FILE, progress)]
     facts = read_model(directory / MODEL_FILE)
     request.metadata.check_against(facts.signature)
     for external in facts.external:
-        with ExitStack() as opened:
-            # Only opening it: what fails later may well be the copy, for which the source is not to blame.
-            with _reading(f"external data {external.path!r}"):
-                source = opened.enter_context(open_inside(request.source.parent, external.path))
+        opening = open_inside(request.source.parent, external.path)
+        with _source(opening, f"external data {external.path!r}") as source:
             files.append(copy_file(source, directory, external.path, progress))
     files += _stage_golden(directory, request.golden, facts.signature, progress)
     manifest = _manifest(request, files, facts)
@@ -166,7 +162,7 @@ def _stage_golden(
         if [other.name for other in golden].count(case.name) > 1:
             raise InvalidModel(f"two golden cases are named {case.name!r}")
         path = f"{GOLDEN_DIRECTORY}/{case.name}"
-        with _open_source(case, f"golden case {case.name!r}") as source:
+        with _source(open_outside(case), f"golden case {case.name!r}") as source:
             yield copy_file(source, directory, path, progress)
         _check_golden(directory / path, signature)
 
@@ -185,23 +181,14 @@ def _check_golden(path: Path, signature: Signature) -> None:
 
 
 @contextmanager
-def _open_source(path: Path, what: str) -> Iterator[BinaryIO]:
-    """Opens a file that the publisher named, following links: where it leads was the publisher's choice."""
-    with _reading(what):
-        # Without O_NONBLOCK, opening a FIFO waits for its writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise InvalidModel(f"{what} is no regular file")
+def _source(opening: AbstractContextManager[BinaryIO], what: str) -> Iterator[BinaryIO]:
+    """Opens a source and holds it open. Only opening it is its fault: what fails later may as well be the copy."""
+    with ExitStack() as opened:
+        try:
+            file = opened.enter_context(opening)
+        except OSError as error:
+            raise InvalidModel(f"{what} {explain(error)}") from error
         yield file
-
-
-@contextmanager
-def _reading(what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InvalidModel(f"{what} {explain(error)}") from error
 
 
 @contextmanager

@@ -6,7 +6,6 @@
 A directory is a version from the moment it holds a manifest, and its manifest is put there last.
 """
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from semver import Version
 
 from turnout.errors import DigestMismatch, ModelNotFound, VersionNotFound
-from turnout.registry.digest import Progress, bytes_digest, canonical_bytes, stream_digest
+from turnout.registry.digest import Progress, bytes_digest, read_canonical, stream_digest
 from turnout.registry.files import explain, open_inside, walk
 from turnout.registry.listing import Listing, Problem, Published, unpublished
 from turnout.registry.manifest import MANIFEST_FILE, MODEL_NAME, FileEntry, Manifest
@@ -222,21 +221,7 @@ def _read_version(directory: Path, model: str, version: str) -> Published:
         data = file.read(MAX_MANIFEST_BYTES + 1)
     if len(data) > MAX_MANIFEST_BYTES:
         raise ValueError(f"is larger than {MAX_MANIFEST_BYTES} bytes")
-    try:
-        body = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ValueError("is no JSON") from error
-    try:
-        manifest = Manifest.from_json(body)
-        canonical = canonical_bytes(manifest)
-    except RecursionError as error:
-        raise ValueError("is nested too deeply") from error
-    except ValueError as error:
-        raise ValueError(f"is no manifest that this release reads: {error}") from error
-    # Also meets fields that this release does not know: its digest would leave them out, and so be another than the
-    # publisher's.
-    if canonical != data:
-        raise ValueError("is not in its canonical form, or a later release of Turnout wrote it")
+    manifest = read_canonical(data)
     if (manifest.model, str(manifest.version)) != (model, version):
         raise ValueError(f"is that of {manifest.model} {manifest.version}")
     return Published(manifest, bytes_digest(data))

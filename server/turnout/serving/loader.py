@@ -28,7 +28,7 @@ from turnout.serving.memory import used_bytes
 from turnout.serving.session import MakeRunner, Run, Session
 from turnout.serving.warmup import WarmUp, paying_plan, warm_up
 
-_NICENESS = 10
+_NICENESS = 19
 
 _INLINE_MODEL_BYTES = 16 * 1024 * 1024
 _UNBOUNDED_OPERATORS = frozenset({"Loop", "Scan", "SequenceMap", "If"})

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Mapping
 
 import grpc
 
-from turnout.errors import ModelFailure, TurnoutError
+from turnout.errors import Draining, ModelFailure, TurnoutError
 from turnout.rpc.errors import abort, to_status
+from turnout.rpc.malformed import Malformed, refusal
 from turnout.rpc.oip.exchange import Metadata, answer, envelope, fill
 from turnout.serving.inference import Inference, InferenceRequest, InferenceResult
 from turnout_proto.oip.inference_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
@@ -16,6 +17,8 @@ Context = grpc.aio.ServicerContext[ModelInferRequest, ModelInferResponse]
 StreamContext = grpc.aio.ServicerContext[ModelInferRequest, ModelStreamInferResponse]
 
 _LOG = logging.getLogger(__name__)
+
+_REQUEST = "inference.ModelInferRequest"
 
 _FINAL = "triton_final_response"
 """Every request has one answer, so every answer is its request's last."""
@@ -34,12 +37,14 @@ class InferenceMethods:
         self._inference = inference
         self._max_stream_items = max_stream_items
 
-    async def model_infer(self, message: ModelInferRequest, context: Context) -> ModelInferResponse:
+    async def model_infer(self, message: ModelInferRequest | Malformed, context: Context) -> ModelInferResponse:
         """Answers one request."""
+        if isinstance(message, Malformed):
+            await abort(context, refusal(_REQUEST))
         call = envelope(message, context.time_remaining())
         try:
             classes = _fill(self._inference, call, message, context.invocation_metadata() or ())
-            result = await self._inference.infer(call)
+            result = self._inference.infer_now(call) or await self._inference.infer(call)
             response = ModelInferResponse()
             answer(response, message, result, classes)
             return response
@@ -48,7 +53,9 @@ class InferenceMethods:
         except Exception as error:  # noqa: BLE001 - grpcio would tell the client the exception's own words
             await abort(context, unexpected(error), call.request_id)
 
-    async def model_stream_infer(self, messages: AsyncIterator[ModelInferRequest], context: StreamContext) -> None:
+    async def model_stream_infer(
+        self, messages: AsyncIterator[ModelInferRequest | Malformed], context: StreamContext
+    ) -> None:
         """Answers the requests of one stream, in their order."""
         await OrderedStream(self._inference, context, self._max_stream_items).run(messages)
 
@@ -56,7 +63,7 @@ class InferenceMethods:
 class OrderedStream:
     """Serves one stream from its opening to its end: many requests under way, answered in the order they came.
 
-        reader (the handler itself): read -> answer at once, or start a task      writer task: oldest -> stream
+        reader: read -> answer at once, or start a task      writer: oldest answer -> stream
 
     Triton keeps that order for models with one answer a request, and its clients rely on it where they set no ids.
     """
@@ -69,14 +76,29 @@ class OrderedStream:
         self._oldest: asyncio.Queue[asyncio.Task[ModelStreamInferResponse] | ModelStreamInferResponse | None]
         self._oldest = asyncio.Queue()
 
-    async def run(self, messages: AsyncIterator[ModelInferRequest]) -> None:
-        """Reads until the client half-closes, then finishes what is under way; a broken stream cancels it."""
+    async def run(self, messages: AsyncIterator[ModelInferRequest | Malformed]) -> None:
+        """Reads until the client half-closes or the server drains, then finishes what is under way.
+
+        A broken stream cancels all that is under way. A drained one ends with UNAVAILABLE, which sends its client to
+        open another, elsewhere.
+        """
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._write())
-            async for message in messages:
-                await self._room.acquire()
-                self._oldest.put_nowait(self._begin(message, group))
+            reader = group.create_task(self._read(messages, group))
+            writer = group.create_task(self._write())
+            draining = group.create_task(self._inference.draining.wait())
+            await asyncio.wait([reader, writer, draining], return_when=asyncio.FIRST_COMPLETED)
+            drained = not reader.done()
+            reader.cancel()
+            draining.cancel()
             self._oldest.put_nowait(None)
+            await writer
+        if drained:
+            await abort(self._context, Draining("the server is stopping", retry_after=1.0))
+
+    async def _read(self, messages: AsyncIterator[ModelInferRequest | Malformed], group: asyncio.TaskGroup) -> None:
+        async for message in messages:
+            await self._room.acquire()
+            self._oldest.put_nowait(_unreadable() if isinstance(message, Malformed) else self._begin(message, group))
 
     async def _write(self) -> None:
         while (item := await self._oldest.get()) is not None:
@@ -124,6 +146,10 @@ def _fill(
     except TurnoutError as error:
         inference.refuse(call, error)
         raise
+
+
+def _unreadable() -> ModelStreamInferResponse:
+    return ModelStreamInferResponse(error_message=refusal(_REQUEST).message)
 
 
 def _answered(

@@ -8,6 +8,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from turnout.errors import TurnoutError, Unsupported
 from turnout.rpc.errors import abort
+from turnout.rpc.malformed import Malformed, refusal, streaming, unary
 from turnout.rpc.oip.description import DescriptionMethods
 from turnout.rpc.oip.inference import InferenceMethods, unexpected
 from turnout.rpc.oip.repository import RepositoryMethods, VersionControl
@@ -79,12 +80,9 @@ def oip_handler(
         name: grpc.unary_unary_rpc_method_handler(_refusal(reason)) for name, reason in REFUSED.items()
     }
     for method in inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods:
-        make = grpc.stream_stream_rpc_method_handler if method.client_streaming else grpc.unary_unary_rpc_method_handler
-        handlers[method.name] = make(
-            behaviours[method.name],
-            request_deserializer=GetMessageClass(method.input_type).FromString,
-            response_serializer=GetMessageClass(method.output_type).SerializeToString,
-        )
+        make = streaming if method.client_streaming else unary
+        request, response = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+        handlers[method.name] = make(behaviours[method.name], request, response)
     return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
 
 
@@ -93,6 +91,8 @@ def _guarded(method: Method) -> Callable[..., Awaitable[Any]]:
 
     async def behaviour(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
+            if isinstance(request, Malformed):
+                raise refusal("message of this method")
             return await method(request)
         except TurnoutError as error:
             await abort(context, error)

@@ -1,0 +1,44 @@
+"""Prints all benchmark tables: `make bench`, or `python benchmarks/run.py [--quick] [--json] [TABLE ...]`."""
+
+import argparse
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+
+import memory
+import real
+import tiny
+import versions
+from load import Generator
+from tables import show
+
+TABLES = {"tiny": tiny, "magika": real, "versions": versions, "memory": memory}
+
+
+def main() -> int:
+    """Returns how many targets were not met."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tables", nargs="*", choices=[[], *TABLES], help="which; all of them by default")
+    parser.add_argument("--quick", action="store_true", help="short windows, for a first look")
+    parser.add_argument("--json", action="store_true", help="one JSON object a row")
+    arguments = parser.parse_args()
+    windows, seconds = (3, 0.7) if arguments.quick else (9, 2.0)
+    generator = Generator()
+    if not arguments.json:
+        print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}; "
+              f"medians of {windows} interleaved windows of {seconds} s")  # fmt: skip
+    missed = 0
+    for name in arguments.tables or TABLES:
+        with tempfile.TemporaryDirectory(prefix="turnout-bench-") as scratch:
+            rows = TABLES[name].measure(Path(scratch), generator, windows, seconds)
+        show(TABLES[name].TITLE, rows, as_json=arguments.json)
+        missed += sum(not row.met for row in rows)
+    return missed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,215 @@
+"""A real gRPC server whose answers a test writes, to meet the client with every fault a server can have.
+
+It speaks `turnout.v1` and `grpc.health.v1`, and knows no models: `predict` and `stream` are plain functions that a test
+replaces. Threads serve it, so that clients of either kind can be driven from one event loop.
+"""
+
+import asyncio
+import inspect
+import queue
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import BadRequest, RequestInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+from grpc_health.v1.health import HealthServicer
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from grpc_status import rpc_status
+
+from turnout_client import AsyncClient, Client
+from turnout_proto.v1 import catalog_pb2, prediction_pb2_grpc
+from turnout_proto.v1.catalog_pb2_grpc import CatalogServiceServicer, add_CatalogServiceServicer_to_server
+from turnout_proto.v1.prediction_pb2 import (
+    ROLE_PINNED,
+    PredictRequest,
+    PredictResponse,
+    PredictStreamRequest,
+    PredictStreamResponse,
+)
+
+BOUND = 20.0  # seconds that anything here may take before the test fails
+
+Predict = Callable[[PredictRequest], PredictResponse]
+Stream = Callable[[Iterator[PredictStreamRequest], grpc.ServicerContext], Iterator[PredictStreamResponse]]
+
+
+class Fault(Exception):
+    """Raised by a test's `predict` to end the call, or the item of a stream, with a status."""
+
+    def __init__(self, code: grpc.StatusCode, message: str = "so it is", *details: Message) -> None:
+        super().__init__(message)
+        self.status = Status(code=code.value[0], message=message)
+        for detail in details:
+            self.status.details.add().Pack(detail)
+
+
+def retry_info(seconds: float) -> RetryInfo:
+    delay = Duration()
+    delay.FromNanoseconds(int(seconds * 1e9))
+    return RetryInfo(retry_delay=delay)
+
+
+def bad_request(**violations: str) -> BadRequest:
+    faults = [BadRequest.FieldViolation(field=field, description=text) for field, text in violations.items()]
+    return BadRequest(field_violations=faults)
+
+
+def request_info(request_id: str) -> RequestInfo:
+    return RequestInfo(request_id=request_id)
+
+
+def echo(request: PredictRequest) -> PredictResponse:
+    """Answers with the inputs as outputs."""
+    response = PredictResponse(request_id=request.request_id or "made-up", model=request.model)
+    response.route.version = request.version or "1.0.0"
+    response.route.role = ROLE_PINNED
+    response.outputs.extend(request.inputs)
+    return response
+
+
+def answer_to(item: PredictStreamRequest, predict: Predict = echo) -> PredictStreamResponse:
+    """Answers one item of a stream as `predict` does."""
+    try:
+        return PredictStreamResponse(request_id=item.request.request_id, response=predict(item.request))
+    except Fault as fault:
+        return PredictStreamResponse(request_id=item.request.request_id, error=fault.status)
+
+
+class FaultServer:
+    """The server.
+
+    Attributes:
+        predict: Answers Predict and each item of the default stream; may raise Fault.
+        stream: Answers PredictStream, in place of the default.
+        seen: Each request that came, over either method.
+        items: Each item of the default stream that came, cancellations too.
+        metadata: The metadata of the last call.
+        health: What grpc.health.v1 says.
+        catalog: The models that the catalog holds.
+    """
+
+    def __init__(self, port: int = 0) -> None:
+        self.predict: Predict = echo
+        self.stream: Stream | None = None
+        self.seen: list[PredictRequest] = []
+        self.items: queue.SimpleQueue[PredictStreamRequest] = queue.SimpleQueue()
+        self.metadata: dict[str, Any] = {}
+        self.streams = 0
+        self.health = HealthServicer()
+        self.catalog: list[catalog_pb2.Model] = []
+        self._threads = ThreadPoolExecutor(max_workers=32)
+        self._server = grpc.server(self._threads, options=[("grpc.so_reuseport", 0)])
+        prediction_pb2_grpc.add_PredictionServiceServicer_to_server(_Prediction(self), self._server)
+        add_CatalogServiceServicer_to_server(_Catalog(self), self._server)
+        add_HealthServicer_to_server(self.health, self._server)
+        self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
+        self._server.start()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def stop(self) -> None:
+        """Ends every call at once, as a killed process does, and waits until all threads are gone."""
+        self._server.stop(None).wait(BOUND)
+        self._threads.shutdown()
+
+
+class _Prediction(prediction_pb2_grpc.PredictionServiceServicer):
+    def __init__(self, server: FaultServer) -> None:
+        self._server = server
+
+    def Predict(self, request: PredictRequest, context: grpc.ServicerContext) -> PredictResponse:
+        self._note(request, context)
+        try:
+            return self._server.predict(request)
+        except Fault as fault:
+            context.abort_with_status(rpc_status.to_status(fault.status))
+            raise
+
+    def PredictStream(
+        self, items: Iterator[PredictStreamRequest], context: grpc.ServicerContext
+    ) -> Iterator[PredictStreamResponse]:
+        self._server.streams += 1
+        try:
+            if self._server.stream is not None:
+                yield from self._server.stream(items, context)
+                return
+            for item in items:
+                self._server.items.put(item)
+                if item.HasField("request"):
+                    self._note(item.request, context)
+                    yield answer_to(item, self._server.predict)
+        except Fault as fault:
+            context.abort_with_status(rpc_status.to_status(fault.status))
+
+    def _note(self, request: PredictRequest, context: grpc.ServicerContext) -> None:
+        self._server.seen.append(request)
+        self._server.metadata = dict(context.invocation_metadata())
+
+
+class _Catalog(CatalogServiceServicer):
+    def __init__(self, server: FaultServer) -> None:
+        self._server = server
+
+    def ListModels(self, request: Any, context: grpc.ServicerContext) -> catalog_pb2.ListModelsResponse:
+        return catalog_pb2.ListModelsResponse(models=self._server.catalog)
+
+    def GetModel(self, request: Any, context: grpc.ServicerContext) -> catalog_pb2.GetModelResponse:
+        return catalog_pb2.GetModelResponse(model=self._named(request.model, context))
+
+    def GetVersion(self, request: Any, context: grpc.ServicerContext) -> catalog_pb2.GetVersionResponse:
+        versions = self._named(request.model, context).versions
+        wanted = request.version or versions[0].version
+        return catalog_pb2.GetVersionResponse(version=next(v for v in versions if v.version == wanted))
+
+    def _named(self, name: str, context: grpc.ServicerContext) -> catalog_pb2.Model:
+        for model in self._server.catalog:
+            if model.name == name:
+                return model
+        context.abort(grpc.StatusCode.NOT_FOUND, f"no model is named {name!r}")
+        raise AssertionError("abort raises")
+
+
+@contextmanager
+def fault_server(port: int = 0) -> Iterator[FaultServer]:
+    """Runs a server for the length of a block."""
+    server = FaultServer(port)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+class AnyClient:
+    """A client of either kind under the asyncio one's interface, so that one test holds both to a rule."""
+
+    def __init__(self, kind: type[AsyncClient] | type[Client], target: str, **options: Any) -> None:
+        self.client = kind(target, **options)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self.client, name)
+        if inspect.iscoroutinefunction(method):
+            return method
+        return lambda *args, **named: asyncio.to_thread(method, *args, **named)
+
+    async def __aenter__(self) -> "AnyClient":
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        if isinstance(self.client, AsyncClient):
+            await self.client.aclose()
+        else:
+            await asyncio.to_thread(self.client.close)
+
+
+async def within_bound(condition: Callable[[], bool]) -> None:
+    """Waits until `condition` holds."""
+    async with asyncio.timeout(BOUND):
+        while not condition():
+            await asyncio.sleep(0.005)
