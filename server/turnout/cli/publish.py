@@ -1,5 +1,6 @@
 """`turnout publish`."""
 
+import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from turnout.cli.workspace import Workspace
     from turnout.registry.publish import PublishResult
     from turnout.registry.standing import Standing
+
+
+_NICENESS = 10
+"""Hashing and checking can wait; a server on the same machine cannot."""
 
 
 def publish(
@@ -53,6 +58,7 @@ def publish(
     from turnout.registry.publish import publish as publish_version
 
     with reporting(as_json=as_json) as out:
+        os.nice(_NICENESS)
         check_model_name(name)
         if not file.exists():
             raise InvalidRequest.at("FILE", f"there is no {file}")

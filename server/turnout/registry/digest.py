@@ -28,7 +28,7 @@ def canonical_bytes(manifest: Manifest) -> bytes:
 
 
 def read_canonical(data: bytes) -> Manifest:
-    """Reads what `canonical_bytes` wrote, and nothing else: any other spelling, and any field that this release does not
+    """Reads what `canonical_bytes` wrote, and nothing else: any other spelling, or a field that this release does not
     know, would have the version go by another digest than its publisher's.
 
     Raises:

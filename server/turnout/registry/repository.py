@@ -17,7 +17,7 @@ from turnout.errors import DigestMismatch, ModelNotFound, VersionNotFound
 from turnout.registry.digest import Progress, bytes_digest, read_canonical, stream_digest
 from turnout.registry.files import explain, open_inside, walk
 from turnout.registry.listing import Listing, Problem, Published, unpublished
-from turnout.registry.manifest import MANIFEST_FILE, MODEL_NAME, FileEntry, Manifest
+from turnout.registry.manifest import MANIFEST_FILE, MODEL_NAME, FileEntry
 from turnout.registry.names import check_model_name, is_exact_version
 from turnout.registry.staging import sweep
 

@@ -13,7 +13,8 @@ import ml_dtypes
 import numpy as np
 from onnx import TensorProto
 
-from turnout.serving.session import Session, host_array
+from turnout.registry.signature import DataType, Signature
+from turnout.serving.session import Session, host_array, ort_value
 from turnout.serving.tensor import Array
 
 Allocate = Callable[[int], "HostBuffer"]
@@ -82,6 +83,11 @@ def _pinned(cudart: ctypes.CDLL, size: int) -> HostBuffer:
     return HostBuffer(size, address, None, free)
 
 
+def bindable(signature: Signature) -> bool:
+    """Tells whether a model's tensors can be bound: ONNX Runtime binds no strings."""
+    return all(spec.dtype is not DataType.STRING for spec in (*signature.inputs, *signature.outputs))
+
+
 class BoundRunner:
     """Runs one session through a binding of its own. Not thread-safe: one runner thread owns it."""
 
@@ -117,8 +123,8 @@ class BoundRunner:
         self._buffers.clear()
 
     def _bind_input(self, name: str, array: Array) -> None:
-        if array.dtype == object or array.size == 0:
-            self._binding.bind_cpu_input(name, array)  # strings live in ONNX Runtime's own memory; nothing to pin
+        if array.size == 0:
+            self._binding.bind_ortvalue_input(name, ort_value(array))  # there is nothing to pin
             return
         buffer = self._buffers.get(name)
         if buffer is None or buffer.size < array.nbytes:

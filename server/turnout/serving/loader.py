@@ -23,7 +23,7 @@ from turnout.registry.manifest import MODEL_FILE
 from turnout.registry.repository import Repository
 from turnout.serving import providers
 from turnout.serving.batchability import BatchPlan, prove
-from turnout.serving.binding import BoundRunner, pinned_allocator
+from turnout.serving.binding import BoundRunner, bindable, pinned_allocator
 from turnout.serving.memory import used_bytes
 from turnout.serving.session import MakeRunner, Run, Session
 from turnout.serving.warmup import WarmUp, paying_plan, warm_up
@@ -121,7 +121,7 @@ def load(
         inline_bytes = 0
     return LoadedVersion(
         sessions=sessions,
-        runners=_runners(sessions, on_gpu, runtime.runners),
+        runners=_runners(sessions, on_gpu and bindable(manifest.signature), on_gpu, runtime.runners),
         run=sessions[0].run,
         plan=replace(plan, sample=None),
         warmth=warmth,
@@ -139,16 +139,17 @@ def lower_priority() -> None:
         return
 
 
-def _runners(sessions: Sequence[Session], on_gpu: bool, wanted: int) -> Sequence[MakeRunner]:
-    if on_gpu:
+def _runners(sessions: Sequence[Session], bound: bool, on_gpu: bool, wanted: int) -> Sequence[MakeRunner]:
+    count = wanted or (RUNNERS_PER_GPU if on_gpu else len(os.sched_getaffinity(0)))
+    if bound:
         allocate = pinned_allocator()
-        count = wanted or RUNNERS_PER_GPU
         return [functools.partial(BoundRunner, session, allocate) for _ in range(count) for session in sessions]
+    return [functools.partial(_shared, session) for _ in range(count) for session in sessions]
 
-    def shared() -> AbstractContextManager[Run]:
-        return contextlib.nullcontext(sessions[0].run)
 
-    return [shared] * (wanted or len(os.sched_getaffinity(0)))
+def _shared(session: Session) -> AbstractContextManager[Run]:
+    """Makes a runner that shares its session's thread-safe `run`."""
+    return contextlib.nullcontext(session.run)
 
 
 def _max_rows(batching: Batching) -> int:

@@ -1,0 +1,303 @@
+"""The commands that need no server, as processes: what they change, print and end with."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onnx_models import add_with_default, save, scaled
+
+pytestmark = pytest.mark.slow
+
+TURNOUT = [sys.executable, "-m", "turnout.cli.main"]
+
+
+class Shell:
+    """A working directory with a repository in `models`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith("TURNOUT_")}
+
+    def run(self, *arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
+        done = subprocess.run(
+            [*TURNOUT, *arguments], cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+    def json(self, *arguments: str, code: int = 0) -> Any:
+        done = self.run(*arguments, "--json", code=code)
+        return json.loads(done.stdout)
+
+    def error(self, *arguments: str) -> str:
+        """Runs what must fail, and returns its one sentence, the same in both forms."""
+        done = self.run(*arguments, code=1)
+        assert done.stdout == ""
+        told = json.loads(self.run(*arguments, "--json", code=1).stderr)["error"]["message"]
+        assert done.stderr == f"error: {told}\n"
+        return str(told)
+
+    def publish(self, name: str, version: str, factor: float = 1.0, *options: str) -> Any:
+        save(scaled(factor), self.folder / "model.onnx")
+        return self.json("publish", name, version, "model.onnx", *options)
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
+
+
+def versions(shell: Shell) -> dict[str, tuple[str, bool, list[str]]]:
+    (model,) = shell.json("models")["models"]
+    return {v["version"]: (v["standing"], v["default"], v["tags"]) for v in model["versions"]}
+
+
+def test_a_published_version_is_a_candidate_until_it_is_released(shell: Shell) -> None:
+    shell.publish("m", "1.0.0")
+    assert versions(shell) == {"1.0.0": ("candidate", False, [])}
+    assert shell.json("release", "m@v1.0.0") == {"model": "m", "version": "1.0.0", "changed": True}
+    assert shell.json("release", "m@1.0.0")["changed"] is False
+    assert versions(shell) == {"1.0.0": ("released", True, [])}
+
+
+def test_the_default_is_the_highest_release_by_precedence(shell: Shell) -> None:
+    shell.publish("m", "1.9.0", 1, "--release")
+    shell.publish("m", "1.10.0", 2, "--release")
+    shell.publish("m", "2.0.0-rc.1", 3, "--release")
+    shell.publish("m", "3.0.0", 4)
+    assert versions(shell) == {
+        "3.0.0": ("candidate", False, []),
+        "2.0.0-rc.1": ("released", False, []),
+        "1.10.0": ("released", True, []),
+        "1.9.0": ("released", False, []),
+    }
+    assert shell.json("show", "m@")["version"] == "1.10.0"
+    assert shell.json("show", "m@^1.9")["version"] == "1.10.0"
+    assert shell.json("show", "m@3.0.0")["version"] == "3.0.0"
+
+
+def test_publishing_again_changes_nothing_and_other_content_is_refused(shell: Shell) -> None:
+    first = shell.publish("m", "1.0.0", 1)
+    again = shell.publish("m", "1.0.0", 1)
+    assert (first["created"], again["created"]) == (True, False)
+    assert first["digest"] == again["digest"]
+    save(scaled(2), shell.folder / "other.onnx")
+    assert "exists with other content" in shell.error("publish", "m", "1.0.0", "other.onnx")
+
+
+def test_a_tag_moves_and_goes(shell: Shell) -> None:
+    shell.publish("m", "1.0.0", 1)
+    shell.publish("m", "2.0.0", 2)
+    assert shell.json("tag", "m", "stable", "1.0.0")["previous_version"] is None
+    assert shell.json("tag", "m", "stable", "2.0.0")["previous_version"] == "1.0.0"
+    assert versions(shell)["2.0.0"][2] == ["stable"]
+    assert shell.json("show", "m@stable")["version"] == "2.0.0"
+    assert shell.json("tag", "--delete", "m", "stable")["previous_version"] == "2.0.0"
+    assert "has no tag 'stable'" in shell.error("tag", "--delete", "m", "stable")
+
+
+def test_what_does_not_exist_is_refused_with_the_nearest(shell: Shell) -> None:
+    shell.publish("magika", "1.10.0")
+    assert shell.error("release", "magika@1.11.0") == "no version of magika is '1.11.0'; there are: 1.10.0"
+    assert shell.error("tag", "magica", "stable", "1.10.0") == "no model is named 'magica'; there are: magika"
+    assert "magika" in shell.error("show", "magica")
+    assert "1.10.0" in shell.error("verify", "magika@2.0.0")
+
+
+def test_a_malformed_name_version_tag_or_selector_is_refused(shell: Shell) -> None:
+    shell.publish("m", "1.0.0")
+    assert "no model name" in shell.error("publish", "M", "1.0.0", "model.onnx")
+    assert "no exact version" in shell.error("publish", "m", "1.0", "model.onnx")
+    assert "expected NAME@VERSION" in shell.error("release", "m")
+    assert "reserved" in shell.error("tag", "m", "latest", "1.0.0")
+    assert "reads as a version" in shell.error("tag", "m", "v1", "1.0.0")
+    assert "expected a version" in shell.error("show", "m@^1,")
+
+
+def test_a_file_that_is_no_model_is_refused_and_named(shell: Shell) -> None:
+    (shell.folder / "text.onnx").write_text("hello")
+    assert shell.error("publish", "m", "1.0.0", "nowhere.onnx") == "FILE: there is no nowhere.onnx"
+    assert "no ONNX model" in shell.error("publish", "m", "1.0.0", "text.onnx")
+    assert not (shell.folder / "models" / "m").exists()
+
+
+def test_what_a_publisher_says_is_shown(shell: Shell) -> None:
+    (shell.folder / "meta.toml").write_text(
+        'description = "doubles"\n[batching]\nmax_rows = 8\naxes = { x = 0, y = 0 }\n'
+    )
+    shell.publish("m", "1.0.0", 2, "--meta", "meta.toml")
+    shown = shell.json("show", "m@1.0.0")
+    assert shown["metadata"] == {"description": "doubles"}
+    assert shown["batching"] == "on, up to 8 rows, along x[0], y[0]"
+    assert shown["inputs"] == [{"name": "x", "dtype": "float32", "shape": ["batch", 4]}]
+    assert [file["path"] for file in shown["files"]] == ["model.onnx"]
+    text = shell.run("show", "m@1.0.0").stdout
+    assert "doubles" in text
+    assert "x: float32[batch, 4]" in text
+
+
+def test_an_input_that_may_be_left_out_is_shown_as_such(shell: Shell) -> None:
+    save(add_with_default(), shell.folder / "model.onnx")
+    shell.run("publish", "m", "1.0.0", "model.onnx")
+    assert "bias: float32[3] (may be left out)" in shell.run("show", "m@1.0.0").stdout
+
+
+def test_who_declared_what_and_why_is_kept(shell: Shell) -> None:
+    shell.publish("m", "1.0.0", 1, "--release", "--actor", "ada", "--reason", "it is good")
+    shell.run("tag", "m", "stable", "1.0.0")
+    newest, first = shell.json("show", "m")["events"]
+    assert (first["kind"], first["actor"], first["reason"]) == ("released", "ada", "it is good")
+    assert (newest["kind"], newest["tag"], newest["version"]) == ("tag_set", "stable", "1.0.0")
+    assert "@" in newest["actor"]
+
+
+def test_verify_ends_with_1_and_names_each_changed_file(shell: Shell) -> None:
+    for version in ("1.0.0", "2.0.0", "3.0.0"):
+        shell.publish("m", version, float(version[0]))
+    assert shell.json("verify")["ok"] is True
+    changed = shell.folder / "models" / "m" / "2.0.0" / "model.onnx"
+    changed.chmod(0o644)
+    changed.write_bytes(changed.read_bytes()[:-1] + b"\0")
+    manifest = shell.folder / "models" / "m" / "3.0.0" / "manifest.json"
+    manifest.chmod(0o644)
+    manifest.write_text("{}")
+    found = shell.json("verify", code=1)
+    faults = {v["version"]: v["fault"] for v in found["versions"]}
+    assert faults["1.0.0"] == ""
+    assert faults["2.0.0"] == "model.onnx is not what was published"
+    assert faults["3.0.0"].startswith("manifest.json")
+    assert "model.onnx is not what was published" in shell.run("verify", "m@2.0.0", code=1).stdout
+    assert "manifest.json" in shell.run("verify", "m@3.0.0", code=1).stdout
+    assert shell.json("verify", "m@1.0.0")["ok"] is True
+
+
+def test_a_directory_without_a_manifest_is_told_with_the_command_that_publishes_it(shell: Shell) -> None:
+    save(scaled(1), shell.folder / "models" / "m" / "1" / "model.onnx")
+    done = shell.run("models")
+    assert done.stdout == "no version is published yet\n"
+    assert done.stderr.endswith("publish it with: turnout publish m 1.0.0 models/m/1/model.onnx\n")
+    (problem,) = shell.json("models")["problems"]
+    shell.run(*problem["command"].split()[1:])
+    assert versions(shell) == {"1.0.0": ("candidate", False, [])}
+
+
+def test_looking_makes_no_state_store(shell: Shell) -> None:
+    shell.publish("m", "1.0.0")
+    for command in (["models"], ["show", "m"], ["verify"], ["doctor"]):
+        shell.run(*command)
+    assert not (shell.folder / "models" / ".turnout").exists()
+
+
+def test_without_a_repository_a_command_says_how_to_name_one(shell: Shell) -> None:
+    for command in (["models"], ["verify"], ["show", "m"], ["release", "m@1.0.0"], ["tag", "m", "t", "1.0.0"]):
+        assert shell.error(*command).startswith("there is no model repository at models: name one with --models DIR")
+    assert list(shell.folder.iterdir()) == []
+
+
+def test_repository_and_store_come_from_flags_environment_and_file(shell: Shell) -> None:
+    (shell.folder / "turnout.toml").write_text('models = "from_file"\n')
+    shell.publish("m", "1.0.0")
+    assert (shell.folder / "from_file" / "m").is_dir()
+    shell.environment["TURNOUT_MODELS"] = "from_environment"
+    shell.publish("m", "1.0.0")
+    assert (shell.folder / "from_environment" / "m").is_dir()
+    shell.publish("m", "1.0.0", 1, "--models", "from_flag", "--state", "sqlite:///elsewhere.db", "--release")
+    assert (shell.folder / "from_flag" / "m").is_dir()
+    assert (shell.folder / "elsewhere.db").is_file()
+    assert not (shell.folder / "from_flag" / ".turnout").exists()
+
+
+def test_a_store_that_cannot_be_used_leaves_nothing_published(shell: Shell) -> None:
+    save(scaled(1), shell.folder / "model.onnx")
+    message = shell.error("publish", "m", "1.0.0", "model.onnx", "--release", "--state", "mysql://host/db")
+    assert "mysql" in message
+    assert not (shell.folder / "models").exists()
+
+
+def test_a_wrong_configuration_is_told_before_anything_is_done(shell: Shell) -> None:
+    (shell.folder / "turnout.toml").write_text("[batching]\nmax_row = 1\nenabled = 3.5\n")
+    save(scaled(1), shell.folder / "model.onnx")
+    done = shell.run("publish", "m", "1.0.0", "model.onnx", code=1)
+    assert done.stderr.splitlines() == [
+        "error: batching.enabled in turnout.toml: expected true or false, got 3.5",
+        "error: turnout.toml has an unknown key 'batching.max_row'; nearest: batching.max_rows",
+    ]
+    assert not (shell.folder / "models").exists()
+
+
+def test_a_usage_error_ends_with_2(shell: Shell) -> None:
+    shell.run("modls", code=2)
+    shell.run("models", "--jsn", code=2)
+    shell.run("release", code=2)
+    assert "VERSION is missing" in shell.run("tag", "m", "stable", code=2).stderr
+    assert "takes no VERSION" in shell.run("tag", "--delete", "m", "stable", "1.0.0", code=2).stderr
+
+
+def test_print_config_shows_what_would_be_served(shell: Shell) -> None:
+    shell.environment["TURNOUT_STATE"] = "postgresql://me:hunter2@host/db"
+    done = shell.run("serve", "--print-config", "--grpc", "127.0.0.1:9001")
+    assert 'grpc = "127.0.0.1:9001"  # --grpc' in done.stdout
+    assert 'state = "postgresql://me:***@host/db"  # TURNOUT_STATE' in done.stdout
+    assert shell.json("serve", "--print-config")["log"]["format"] == "json"
+    assert "--grpc: expected HOST:PORT" in shell.error("serve", "--grpc", "9001")
+
+
+def test_doctor_is_well_on_the_cpu_and_says_what_is_missing(shell: Shell) -> None:
+    found = shell.json("doctor")
+    checks = {check["name"]: check for check in found["checks"]}
+    assert found["ok"] is True
+    assert checks["cpu"]["health"] == "ok"
+    assert {
+        "turnout",
+        "python",
+        "machine",
+        "onnxruntime",
+        "cuda",
+        "cuda libraries",
+        "repository",
+        "state store",
+    } <= set(checks)
+    assert "telemetry turned off" in checks["onnxruntime"]["detail"]
+
+
+def test_doctor_ends_with_1_where_something_configured_is_missing(shell: Shell) -> None:
+    shell.publish("magika", "1.0.0")
+    (shell.folder / "turnout.toml").write_text(
+        'state = "sqlite:///models/magika"\n[model.magica]\nruntime = { providers = ["cuda"], device_ids = [63] }\n'
+    )
+    found = shell.json("doctor", code=1)
+    broken = {check["name"] for check in found["checks"] if check["health"] == "broken"}
+    assert "state store" in broken
+    assert broken & {"cuda:63", "cuda devices"}
+    notes = [check["detail"] for check in found["checks"] if check["health"] == "note"]
+    assert "[model.magica] is about no model of the repository; nearest: magika" in notes
+    (shell.folder / "turnout.toml").write_text("nonsense = 1\n")
+    assert "unknown key 'nonsense'" in shell.run("doctor", code=1).stdout
+
+
+def test_help_and_version_are_quick_since_nothing_heavy_is_imported(shell: Shell) -> None:
+    code = "import sys, turnout.cli.main; print(sorted({'onnxruntime', 'grpc', 'numpy', 'sqlalchemy', 'pydantic'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+    assert shell.run("--version").stdout.startswith("turnout ")
+    for command in (
+        "serve",
+        "publish",
+        "release",
+        "tag",
+        "models",
+        "show",
+        "verify",
+        "predict",
+        "load",
+        "unload",
+        "doctor",
+    ):
+        assert command in shell.run("--help").stdout
+        assert "--json" in shell.run(command, "--help").stdout

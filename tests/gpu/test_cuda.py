@@ -1,0 +1,74 @@
+"""Sessions on CUDA: bound, bounded, and gone when they are unloaded."""
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from semver import Version
+
+from onnx_models import matmul
+from turnout.config import Runtime
+from turnout.serving.memory import cuda_used_bytes
+from turnout.serving.providers import CUDA
+from wire import outputs_of, request, stub_of
+
+pytestmark = pytest.mark.gpu
+
+MIB = 1024 * 1024
+
+
+def _entry(server, version: str = "1.0.0"):
+    return server.services.catalog.snapshot.models["m"].versions[Version.parse(version)]
+
+
+async def test_cuda_answers_as_the_cpu_does(publish_model, start_server) -> None:
+    model = matmul(256)
+    publish_model("m", "1.0.0", model)
+    server = await start_server()
+    assert _entry(server).providers[0] == CUDA
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    random = np.random.default_rng(1)
+    async with stub_of(server) as stub:
+        for rows in (1, 5, 2, 40):
+            x = random.standard_normal((rows, 256)).astype(np.float32)
+            answer = await stub.Predict(request("m", x=x))
+            np.testing.assert_allclose(outputs_of(answer)["y"], session.run(None, {"x": x})[0], rtol=1e-2, atol=1e-2)
+
+
+async def test_unloading_gives_the_devices_memory_back(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", matmul(64))
+    publish_model("m", "2.0.0", matmul(4096))
+    server = await start_server()
+    manager = server.services.manager
+    await manager.unload("m", Version(2))
+    before = cuda_used_bytes(0)
+    for _ in range(5):
+        await manager.load("m", Version(2))
+        assert cuda_used_bytes(0) - before >= 60 * MIB  # 64 MiB of weights
+        await manager.unload("m", Version(2))
+    assert cuda_used_bytes(0) - before <= 8 * MIB
+
+
+async def test_two_versions_that_alternate_do_not_grow_memory(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", matmul(1024))
+    publish_model("m", "2.0.0", matmul(1024, seed=1))
+    server = await start_server()
+
+    async def alternate(stub, rounds: int) -> int:
+        for index in range(rounds):
+            x = np.zeros((1 + index % 16, 1024), np.float32)
+            for version in ("1.0.0", "2.0.0"):
+                await stub.Predict(request("m", version, x=x))
+        return cuda_used_bytes(0)
+
+    async with stub_of(server) as stub:
+        settled = await alternate(stub, 50)
+        later = await alternate(stub, 500)
+    assert later - settled <= 2 * MIB
+
+
+async def test_an_arena_keeps_to_its_limit(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", matmul(4096))
+    server = await start_server(runtime=Runtime(arena_limit_bytes=16 * MIB))
+    entry = _entry(server)
+    assert entry.handle is None
+    assert "memory" in entry.reason

@@ -1,0 +1,121 @@
+"""What clients ask beside predictions, in the order in which perf_analyzer asks it, and the repository."""
+
+from tensors import X, tensor
+from tritonclient.grpc import InferenceServerClient, model_config_pb2
+
+from refusals import refused
+from run_rules import Addresses
+
+
+def states(client: InferenceServerClient, model: str) -> dict[str, str]:
+    index = client.get_model_repository_index()
+    return {entry.version: entry.state for entry in index.models if entry.name == model}
+
+
+def test_the_server_is_live_and_ready(addresses: Addresses) -> None:
+    with InferenceServerClient(addresses.data) as client:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+
+
+def test_the_server_does_not_claim_statistics(addresses: Addresses) -> None:
+    with InferenceServerClient(addresses.data) as client:
+        metadata = client.get_server_metadata()
+        error = refused(client.get_inference_statistics, model_name="scale")
+    assert metadata.name == "turnout"
+    assert metadata.version
+    assert "statistics" not in metadata.extensions
+    assert {"binary_tensor_data", "classification"} <= set(metadata.extensions)
+    assert error.status() == "StatusCode.UNIMPLEMENTED"
+    assert "metrics" in error.message()
+
+
+def test_a_model_is_ready_where_a_request_would_be_taken(addresses: Addresses) -> None:
+    with InferenceServerClient(addresses.data) as client:
+        expected = {"": True, "^1": True, "2.0.0": True, "stable": True, "^2": False, "9.9.9": False, "nobody": False}
+        assert {version: client.is_model_ready("scale", version) for version in expected} == expected
+        assert not client.is_model_ready("nobody")
+        assert refused(client.is_model_ready, model_name="scale", model_version="^^").status() == (
+            "StatusCode.INVALID_ARGUMENT"
+        )
+
+
+def test_metadata_tells_inputs_outputs_and_ready_versions(addresses: Addresses) -> None:
+    with InferenceServerClient(addresses.data) as client:
+        metadata = client.get_model_metadata("scale", "^1.9")
+    assert metadata.name == "scale"
+    assert list(metadata.versions) == ["1.9.0", "1.10.0", "2.0.0"]
+    assert [(t.name, t.datatype, list(t.shape)) for t in metadata.inputs] == [("x", "FP32", [-1, 4])]
+    assert [(t.name, t.datatype, list(t.shape)) for t in metadata.outputs] == [("y", "FP32", [-1, 4])]
+
+
+def test_a_batched_models_config_drops_the_first_dimension_of_its_metadata(addresses: Addresses) -> None:
+    with InferenceServerClient(addresses.data) as client:
+        metadata = client.get_model_metadata("scale")
+        config = client.get_model_config("scale").config
+    assert config.max_batch_size > 1
+    assert config.HasField("dynamic_batching")
+    assert not config.model_transaction_policy.decoupled
+    assert {tensor.name for tensor in config.input} <= {tensor.name for tensor in metadata.inputs}
+    assert list(config.input[0].dims) == list(metadata.inputs[0].shape)[1:]
+    assert config.input[0].data_type == model_config_pb2.TYPE_FP32
+    assert config.parameters["turnout_version"].string_value == "1.10.0"
+
+
+def test_an_unbatched_models_config_keeps_every_dimension(addresses: Addresses) -> None:
+    with InferenceServerClient(addresses.data) as client:
+        config = client.get_model_config("text", "1.0.0", as_json=True)["config"]
+        scalars = client.get_model_config("slow").config
+    assert config["platform"] == "onnxruntime_onnx"
+    assert scalars.max_batch_size == 0
+    assert [list(tensor.dims) for tensor in scalars.input] == [[-1, 4], []]
+
+
+def test_the_index_lists_every_version_with_its_state(addresses: Addresses) -> None:
+    with InferenceServerClient(addresses.data) as client:
+        assert states(client, "scale") == {"1.9.0": "READY", "1.10.0": "READY", "2.0.0": "READY"}
+
+
+def test_the_data_listener_loads_and_unloads_nothing(addresses: Addresses) -> None:
+    with InferenceServerClient(addresses.data) as client:
+        for call in (client.load_model, client.unload_model):
+            error = refused(call, model_name="moved")
+            assert error.status() == "StatusCode.PERMISSION_DENIED"
+            assert "control listener" in error.message()
+
+
+def test_the_control_listener_unloads_and_loads_by_selector(addresses: Addresses) -> None:
+    with InferenceServerClient(addresses.control) as client:
+        client.unload_model("moved@1.0.0")
+        assert states(client, "moved") == {"1.0.0": "UNAVAILABLE", "1.1.0": "READY"}
+        assert not client.is_model_ready("moved", "1.0.0")
+        error = refused(client.infer, model_name="moved", inputs=[tensor("x", X)], model_version="1.0.0")
+        assert error.status() == "StatusCode.FAILED_PRECONDITION"
+        client.load_model("moved@~1.0")
+        assert states(client, "moved") == {"1.0.0": "READY", "1.1.0": "READY"}
+
+
+def test_a_bare_name_unloads_every_version_and_loads_the_default_one(addresses: Addresses) -> None:
+    with InferenceServerClient(addresses.control) as client:
+        client.unload_model("moved", unload_dependents=True)
+        assert set(states(client, "moved").values()) == {"UNAVAILABLE"}
+        client.load_model("moved")
+        assert states(client, "moved") == {"1.0.0": "UNAVAILABLE", "1.1.0": "READY"}
+        client.load_model("moved@1.0.0")
+
+
+def test_what_a_version_was_published_with_cannot_be_replaced(addresses: Addresses) -> None:
+    with InferenceServerClient(addresses.control) as client:
+        config = refused(client.load_model, model_name="moved", config="{}")
+        files = refused(client.load_model, model_name="moved", config="{}", files={"file:1/model.onnx": b"x"})
+        missing = refused(client.load_model, model_name="moved@7.0.0")
+    assert {config.status(), files.status()} == {"StatusCode.UNIMPLEMENTED"}
+    assert missing.status() == "StatusCode.NOT_FOUND"
+
+
+def test_settings_of_tracing_and_logging_are_refused_in_words(addresses: Addresses) -> None:
+    with InferenceServerClient(addresses.data) as client:
+        for call in (client.get_trace_settings, client.get_log_settings):
+            error = refused(call)
+            assert error.status() == "StatusCode.UNIMPLEMENTED"
+            assert "settings" in error.message()
