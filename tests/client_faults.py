@@ -6,7 +6,6 @@ replaces. Threads serve it, so that clients of either kind can be driven from on
 
 import asyncio
 import inspect
-import queue
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -89,6 +88,7 @@ class FaultServer:
         seen: Each request that came, over either method.
         items: Each item of the default stream that came, cancellations too.
         metadata: The metadata of the last call.
+        streams: How many streams were opened.
         health: What grpc.health.v1 says.
         catalog: The models that the catalog holds.
     """
@@ -97,7 +97,7 @@ class FaultServer:
         self.predict: Predict = echo
         self.stream: Stream | None = None
         self.seen: list[PredictRequest] = []
-        self.items: queue.SimpleQueue[PredictStreamRequest] = queue.SimpleQueue()
+        self.items: list[PredictStreamRequest] = []
         self.metadata: dict[str, Any] = {}
         self.streams = 0
         self.health = HealthServicer()
@@ -114,8 +114,12 @@ class FaultServer:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
+    def kill(self) -> None:
+        """Ends every call and frees the port at once, as a killed process does."""
+        self._server.stop(None)
+
     def stop(self) -> None:
-        """Ends every call at once, as a killed process does, and waits until all threads are gone."""
+        """Ends every call at once and waits until all threads are gone."""
         self._server.stop(None).wait(BOUND)
         self._threads.shutdown()
 
@@ -141,7 +145,7 @@ class _Prediction(prediction_pb2_grpc.PredictionServiceServicer):
                 yield from self._server.stream(items, context)
                 return
             for item in items:
-                self._server.items.put(item)
+                self._server.items.append(item)
                 if item.HasField("request"):
                     self._note(item.request, context)
                     yield answer_to(item, self._server.predict)

@@ -187,7 +187,9 @@ def test_a_repository_that_may_not_be_written_to_is_read_and_left_as_it_is(repos
     publish(repository, PublishRequest("m", V1, source))
     stale = repository.root / ".staging" / ("0" * 32)
     stale.mkdir()
-    for path, mode in ((stale.parent, 0o555), (stale.parent / ".lock", 0o444)):
+    closed = repository.root / "closed"
+    closed.mkdir()
+    for path, mode in ((stale.parent, 0o555), (stale.parent / ".lock", 0o444), (closed, 0)):
         path.chmod(mode)
     # Root may write anywhere; from inside the directory, no parent's rights matter to whom it becomes.
     reader = (
@@ -197,9 +199,10 @@ def test_a_repository_that_may_not_be_written_to_is_read_and_left_as_it_is(repos
         "repository.verify('m', Version(1))  # has Python import what it may not be able to later\n"
         "os.geteuid() or os.setresuid(65534, 65534, 65534)\n"
         "repository.verify('m', Version(1))\n"
-        "print(len(repository.published()), repository.sweep())"
+        "listing = repository.scan()\n"
+        "print(len(listing.published), repository.sweep(), *listing.problems)"
     )
     command = [sys.executable, "-c", reader]
     done = subprocess.run(command, cwd=repository.root, capture_output=True, text=True, timeout=60)
-    assert done.stdout.strip() == "1 ()", done.stderr
+    assert done.stdout.strip() == "1 () the directory of closed cannot be read (Permission denied)", done.stderr
     assert stale.exists()

@@ -3,11 +3,10 @@
 import asyncio
 
 import numpy as np
+from run_rules import Addresses
 from tensors import FACTORS, VERSIONS, X, rounds, tensor
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
-
-from run_rules import Addresses
 
 
 async def test_many_calls_at_once_get_their_own_answers(addresses: Addresses) -> None:

@@ -3,10 +3,9 @@
 import queue
 
 import numpy as np
+from run_rules import Addresses
 from tensors import X, rounds, tensor
 from tritonclient.grpc import InferenceServerClient
-
-from run_rules import Addresses
 
 WAIT = 30
 """Seconds that an answer may take."""

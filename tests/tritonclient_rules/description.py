@@ -1,10 +1,9 @@
 """What clients ask beside predictions, in the order in which perf_analyzer asks it, and the repository."""
 
-from tensors import X, tensor
-from tritonclient.grpc import InferenceServerClient, model_config_pb2
-
 from refusals import refused
 from run_rules import Addresses
+from tensors import X, tensor
+from tritonclient.grpc import InferenceServerClient, model_config_pb2
 
 
 def states(client: InferenceServerClient, model: str) -> dict[str, str]:
@@ -64,9 +63,11 @@ def test_a_batched_models_config_drops_the_first_dimension_of_its_metadata(addre
 
 def test_an_unbatched_models_config_keeps_every_dimension(addresses: Addresses) -> None:
     with InferenceServerClient(addresses.data) as client:
-        config = client.get_model_config("text", "1.0.0", as_json=True)["config"]
+        text = client.get_model_config("text", "1.0.0", as_json=True)["config"]
         scalars = client.get_model_config("slow").config
-    assert config["platform"] == "onnxruntime_onnx"
+    assert text["platform"] == "onnxruntime_onnx"
+    assert "max_batch_size" not in text
+    assert text["input"][0]["dims"] == ["-1"]
     assert scalars.max_batch_size == 0
     assert [list(tensor.dims) for tensor in scalars.input] == [[-1, 4], []]
 

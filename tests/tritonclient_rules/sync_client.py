@@ -2,11 +2,10 @@
 
 import ml_dtypes
 import numpy as np
-from tensors import FACTORS, VERSIONS, X, rounds, tensor
-from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
-
 from refusals import refused
 from run_rules import Addresses
+from tensors import FACTORS, VERSIONS, X, rounds, tensor
+from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 
 
 def test_model_version_is_a_selector_and_the_answer_names_the_version(addresses: Addresses) -> None:

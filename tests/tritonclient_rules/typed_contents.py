@@ -2,9 +2,8 @@
 
 import grpc
 import numpy as np
-from tritonclient.grpc import service_pb2, service_pb2_grpc
-
 from run_rules import Addresses
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 
 def request(

@@ -67,6 +67,13 @@ def test_a_version_that_is_not_batched_keeps_all_dimensions():
     assert [list(tensor.dims) for tensor in (*config.input, *config.output)] == [[-1, 64], [-1, -1]]
 
 
+def test_an_output_may_be_one_number_a_row():
+    config = model_config(entry(rows=32, outputs=(TensorSpec("label", DataType.INT64, ("n",)),)))
+
+    assert config.max_batch_size == 32
+    assert list(config.output[0].dims) == []
+
+
 def test_config_names_the_exact_version_it_describes():
     config = model_config(entry())
 
@@ -86,6 +93,7 @@ def test_config_tells_optional_inputs():
 SPECIMENS = {
     "an input without dimensions": {"inputs": (X, TensorSpec("rate", DataType.INT64, ()))},
     "an input with a fixed first dimension": {"inputs": (X, TensorSpec("state", DataType.FLOAT32, (2, "n", 128)))},
+    "an input with no other dimension": {"inputs": (TensorSpec("text", DataType.STRING, ("n",)),)},
     "an input that may be left out": {"inputs": (X, TensorSpec("k", DataType.INT64, ("n",), has_default=True))},
     "an output with a fixed first dimension": {"outputs": (Y, TensorSpec("state", DataType.FLOAT32, (2, "n", 128)))},
     "another declared axis": {"inputs": (Y,), "batching": Batching(axes={"y": 1})},

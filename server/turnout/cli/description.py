@@ -1,7 +1,7 @@
 """One version as commands tell it, whether a server or the disk told them."""
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from semver import Version
 
@@ -9,7 +9,9 @@ from turnout.registry.listing import Published
 from turnout.registry.manifest import Batching, FileEntry
 from turnout.registry.signature import DataType, TensorSpec
 from turnout.registry.standing import Declarations
-from turnout_client.model import ModelInfo, TensorInfo, VersionInfo
+
+if TYPE_CHECKING:  # importing the client imports gRPC
+    from turnout_client.model import ModelInfo, TensorInfo, VersionInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ class Description:
         )
 
     @classmethod
-    def from_server(cls, model: ModelInfo, version: VersionInfo) -> Self:
+    def from_server(cls, model: "ModelInfo", version: "VersionInfo") -> Self:
         """Describes a version that a server told of."""
         return cls(
             model=model.name,
@@ -149,7 +151,7 @@ class Description:
         return body
 
 
-def spec_of(tensor: TensorInfo) -> TensorSpec:
+def spec_of(tensor: "TensorInfo") -> TensorSpec:
     """Returns what a server told of an input or output, as signatures hold it."""
     return TensorSpec(tensor.name, DataType(tensor.dtype), tensor.shape, tensor.has_default)
 

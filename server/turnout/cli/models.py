@@ -12,13 +12,15 @@ def models(
     as_json: JsonOption = False,
 ) -> None:
     """List all models and their versions."""
-    from turnout.cli.connection import Server
-    from turnout.cli.survey import survey_disk, survey_server
+    from turnout.cli.survey import survey_disk
     from turnout.cli.tables import versions_table
     from turnout.cli.workspace import Workspace
 
     with reporting(as_json=as_json) as out:
         if server is not None:
+            from turnout.cli.connection import Server
+            from turnout.cli.live import survey_server
+
             survey = survey_server(Server.named(server, config))
         else:
             survey = survey_disk(Workspace.open(models, state, config))

@@ -25,13 +25,15 @@ def show(
 
     Of a model: all versions, the latest declarations, and more of the version that answers by default.
     """
-    from turnout.cli.connection import Server
-    from turnout.cli.survey import details_from_disk, details_from_server
+    from turnout.cli.survey import details_from_disk
     from turnout.cli.workspace import Workspace, split_reference
 
     with reporting(as_json=as_json) as out:
         name, selector = split_reference(version)
         if server is not None:
+            from turnout.cli.connection import Server
+            from turnout.cli.live import details_from_server
+
             found = details_from_server(Server.named(server, config), name, selector)
         else:
             found = details_from_disk(Workspace.open(models, state, config), name, selector)

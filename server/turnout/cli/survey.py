@@ -1,16 +1,14 @@
-"""The versions that exist, from the disk or from a running server."""
+"""The versions that exist, as the disk tells."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from turnout.cli.connection import Server
 from turnout.cli.description import Description
 from turnout.cli.workspace import ModelVersions, Workspace
 from turnout.registry.listing import Problem
 from turnout.routing.selector import parse
 from turnout.state.events import Event
 
-_TIMEOUT = 10.0
 _EVENTS = 10
 
 
@@ -77,13 +75,6 @@ def survey_disk(workspace: Workspace) -> Survey:
     return Survey(versions, listing.problems)
 
 
-def survey_server(server: Server) -> Survey:
-    """Asks a running server."""
-    with server.client(_TIMEOUT) as client:
-        models = client.models()
-    return Survey(tuple(Description.from_server(model, version) for model in models for version in model.versions))
-
-
 def details_from_disk(workspace: Workspace, name: str, selector: str | None) -> Details:
     """Reads what is known of the model `name`.
 
@@ -103,16 +94,3 @@ def details_from_disk(workspace: Workspace, name: str, selector: str | None) -> 
         with workspace.store() as store:
             events = tuple(store.events(name, limit=_EVENTS))
     return Details(tuple(described.values()), None if chosen is None else described[chosen], events)
-
-
-def details_from_server(server: Server, name: str, selector: str | None) -> Details:
-    """Asks a running server for the model `name`.
-
-    Raises:
-        ServerRefused: There is no such model or version, or no server answers.
-    """
-    with server.client(_TIMEOUT) as client:
-        model = client.get_model(name)
-        wanted = model.default_version if selector is None else client.get_version(name, selector).version
-    described = {version.version: Description.from_server(model, version) for version in model.versions}
-    return Details(tuple(described.values()), described.get(wanted), None)

@@ -7,7 +7,7 @@ A directory is a version from the moment it holds a manifest, and its manifest i
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +56,7 @@ class Repository:
         """
         self.root = root
         self._seen: Mapping[tuple[str, str], _Seen] = {}
+        self._order: tuple[list[Published], tuple[Published, ...]] = ([], ())
 
     def scan(self) -> Listing:
         """Reads what exists. A manifest that did not change since the last scan is not read again, so that a scan of
@@ -71,15 +72,19 @@ class Repository:
             if fault := self._model_fault(model):
                 problems.append(Problem(model, "", fault))
                 continue
-            for version in _names(self.root / model):
+            try:
+                versions = _names(self.root / model)
+            except OSError as error:
+                problems.append(Problem(model, "", f"the directory of {model} {explain(error)}"))
+                continue
+            for version in versions:
                 found = self._examine(model, version, seen)
                 if isinstance(found, Published):
                     published.append(found)
                 elif found is not None:
                     problems.append(found)
         self._seen = seen
-        published.sort(key=lambda p: (p.manifest.model, p.manifest.version, str(p.manifest.version)))
-        return Listing(tuple(published), tuple(sorted(problems, key=lambda p: (p.model, p.version))))
+        return Listing(self._sorted(published), tuple(sorted(problems, key=lambda p: (p.model, p.version))))
 
     def published(self) -> Sequence[Published]:
         """Returns every version that exists, as `scan` does."""
@@ -168,10 +173,18 @@ class Repository:
             return f"directory {model!r} is a link, and links are not followed"
         return None
 
+    def _sorted(self, published: list[Published]) -> tuple[Published, ...]:
+        # Comparing versions took three quarters of a scan in which nothing had changed (300 versions, 6 of 8 ms).
+        before, order = self._order
+        if len(before) != len(published) or any(a is not b for a, b in zip(before, published, strict=True)):
+            order = tuple(sorted(published, key=_place))
+            self._order = (published, order)
+        return order
+
     def _examine(self, model: str, version: str, seen: dict[tuple[str, str], _Seen]) -> Published | Problem | None:
         directory = self.root / model / version
         try:
-            status = os.lstat(directory / MANIFEST_FILE)
+            status = os.lstat(f"{directory}/{MANIFEST_FILE}")
         except FileNotFoundError:
             return unpublished(directory, model, version)
         except OSError as error:
@@ -190,13 +203,18 @@ class Repository:
         return ModelNotFound.named(model, listing.models)
 
 
-def _names(directory: Path) -> Iterator[str]:
+def _place(published: Published) -> tuple[str, Version, str]:
+    # Build metadata has no part in precedence; the text makes the order of such twins one.
+    return published.manifest.model, published.manifest.version, str(published.manifest.version)
+
+
+def _names(directory: Path) -> list[str]:
     """Names of the directories, and links to such, in `directory`, save hidden ones; none where it does not exist."""
     try:
         with os.scandir(directory) as entries:
-            yield from [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
+            return [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
     except FileNotFoundError:
-        return
+        return []
 
 
 def _look(directory: Path, model: str, version: str) -> Published | Problem:

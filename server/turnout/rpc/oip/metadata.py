@@ -73,7 +73,8 @@ def batches_along_first_axis(entry: VersionEntry) -> bool:
 
     That is what `max_batch_size` means to Triton's clients: they drop the first dimension of every shape in the
     metadata and put a row count of their own in its place. A version that is batched along other axes, or has an input
-    that is the same for a whole batch, must therefore tell them that it is not batched at all.
+    that is the same for a whole batch, must therefore tell them that it is not batched at all; so must one with an input
+    that has no other dimension, since perf_analyzer can make no data for the empty shape that is left.
     """
     if not entry.max_batch_rows:
         return False
@@ -81,7 +82,7 @@ def batches_along_first_axis(entry: VersionEntry) -> bool:
     signature = entry.manifest.signature
     # Where the publisher declares no axes, a version is batched along the first free dimension of each input.
     return (
-        all(_starts_free(spec) and not spec.has_default for spec in signature.inputs)
+        all(_starts_free(spec) and len(spec.shape) > 1 and not spec.has_default for spec in signature.inputs)
         and all(_starts_free(spec) for spec in signature.outputs)
         and (declared is None or all(declared.get(spec.name) == 0 for spec in signature.inputs))
         and (declared is None or all(declared.get(spec.name, 0) == 0 for spec in signature.outputs))

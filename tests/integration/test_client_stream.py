@@ -1,0 +1,299 @@
+"""Many predictions over one stream: each has its own answer, its own failure and its own end."""
+
+import asyncio
+import queue
+import threading
+
+import grpc
+import numpy as np
+import pytest
+
+from client_faults import (
+    BOUND,
+    AnyClient,
+    Fault,
+    FaultServer,
+    answer_to,
+    bad_request,
+    echo,
+    fault_server,
+    within_bound,
+)
+from turnout_client import (
+    AsyncClient,
+    Cancelled,
+    Client,
+    DeadlineExceeded,
+    InvalidArgument,
+    PermissionDenied,
+    RetryPolicy,
+    Unavailable,
+    Violation,
+)
+from turnout_proto.v1.prediction_pb2 import PredictStreamResponse
+
+PATIENT = RetryPolicy(retries=1000, first_backoff=0.01, max_backoff=0.05)
+
+
+@pytest.fixture
+def server():
+    with fault_server() as running:
+        yield running
+
+
+@pytest.fixture(params=[AsyncClient, Client])
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+async def client(server, kind):
+    async with AnyClient(kind, server.address, transport="stream", retries=0) as opened:
+        yield opened
+
+
+class Held:
+    """A stream that reads every item and answers none before the test says what."""
+
+    def __init__(self, server: FaultServer) -> None:
+        self.items = []
+        self.answers: queue.SimpleQueue[PredictStreamResponse | None] = queue.SimpleQueue()
+        server.stream = self._serve
+
+    @property
+    def requests(self):
+        return [item.request for item in self.items if item.HasField("request")]
+
+    @property
+    def cancelled(self):
+        return [item.cancel for item in self.items if item.HasField("cancel")]
+
+    def _serve(self, items, context):
+        context.add_callback(lambda: self.answers.put(None))
+        threading.Thread(target=self._read, args=(items,), daemon=True).start()
+        while (answer := self.answers.get(timeout=BOUND)) is not None:
+            yield answer
+
+    def _read(self, items):
+        try:
+            for item in items:
+                self.items.append(item)
+        except grpc.RpcError:
+            return  # the client went away
+
+
+async def test_all_predictions_share_one_stream(client, server):
+    answers = await asyncio.gather(*(client.predict("m", {"x": np.array(n)}) for n in range(100)))
+    assert [int(answer["x"]) for answer in answers] == list(range(100))
+    assert server.streams == 1
+    assert len({request.request_id for request in server.seen}) == 100
+
+
+async def test_answers_find_their_requests_in_whatever_order_they_come(client, server):
+    held = Held(server)
+    asked = [asyncio.create_task(client.predict("m", {"x": np.array(n)})) for n in range(5)]
+    await within_bound(lambda: len(held.items) == 5)
+    for item in sorted(held.items, key=lambda item: -int.from_bytes(item.request.inputs[0].raw, "little")):
+        held.answers.put(answer_to(item))
+    assert [int(answer["x"]) for answer in await asyncio.gather(*asked)] == list(range(5))
+
+
+async def test_one_items_failure_leaves_the_others(client, server):
+    def predict(request):
+        if request.model == "bad":
+            raise Fault(grpc.StatusCode.INVALID_ARGUMENT, "no", bad_request(version="expected a selector"))
+        return echo(request)
+
+    server.predict = predict
+    names = ["m", "bad", "m", "bad", "m"]
+    ends = await asyncio.gather(*(client.predict(name, {}) for name in names), return_exceptions=True)
+    assert [type(end).__name__ for end in ends] == [
+        "InvalidArgument" if name == "bad" else "Prediction" for name in names
+    ]
+    failure = ends[1]
+    assert isinstance(failure, InvalidArgument)
+    assert failure.violations == (Violation("version", "expected a selector"),)
+    assert failure.request_id in {request.request_id for request in server.seen}
+    assert server.streams == 1
+
+
+async def test_an_id_that_is_under_way_is_replaced(client, server):
+    held = Held(server)
+    asked = [asyncio.create_task(client.predict("m", {"x": np.array(n)}, request_id="same")) for n in range(3)]
+    await within_bound(lambda: len(held.items) == 3)
+    assert len({request.request_id for request in held.requests}) == 3
+    assert "same" in {request.request_id for request in held.requests}
+    for item in held.items:
+        held.answers.put(answer_to(item))
+    assert [int(answer["x"]) for answer in await asyncio.gather(*asked)] == [0, 1, 2]
+
+
+async def test_each_item_bears_its_own_time_and_ends_at_it(client, server):
+    held = Held(server)
+    patient = asyncio.create_task(client.predict("m", {}, timeout=20))
+    await within_bound(lambda: len(held.items) == 1)
+    with pytest.raises(DeadlineExceeded) as caught:
+        await client.predict("m", {}, timeout=0.1)
+    assert not patient.done()
+    slow, quick = held.items
+    assert 19_000 < slow.timeout_ms <= 20_000
+    assert 0 < quick.timeout_ms <= 100
+    assert caught.value.request_id == quick.request.request_id
+    held.answers.put(answer_to(slow))
+    await patient
+    assert not held.cancelled
+
+
+async def test_a_late_answer_reaches_no_later_request_of_the_same_id(client, server):
+    held = Held(server)
+    with pytest.raises(DeadlineExceeded):
+        await client.predict("m", {"x": np.array(1)}, request_id="same", timeout=0.05)
+    second = asyncio.create_task(client.predict("m", {"x": np.array(2)}, request_id="same"))
+    await within_bound(lambda: len(held.items) == 2)
+    for item in held.items:
+        held.answers.put(answer_to(item))
+    assert int((await second)["x"]) == 2
+    third = asyncio.create_task(client.predict("m", {"x": np.array(3)}, request_id="same"))
+    await within_bound(lambda: len(held.items) == 3)
+    assert held.requests[2].request_id == "same"
+    held.answers.put(answer_to(held.items[2]))
+    await third
+
+
+async def test_cancelling_the_task_that_waits_cancels_the_item_and_nothing_else(server):
+    held = Held(server)
+    async with AsyncClient(server.address, transport="stream") as client:
+        given_up = asyncio.create_task(client.predict("m", {}))
+        kept = asyncio.create_task(client.predict("m", {}))
+        await within_bound(lambda: len(held.items) == 2)
+        given_up.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+        await within_bound(lambda: held.cancelled == [held.requests[0].request_id])
+        held.answers.put(answer_to(held.items[0]))  # was under way: nobody's any more
+        held.answers.put(answer_to(held.items[1]))
+        await kept
+        assert server.streams == 1
+
+
+async def test_what_was_cancelled_before_it_was_sent_is_never_sent(server):
+    async with AsyncClient(server.address, transport="stream") as client:
+        await client.predict("m", {}, request_id="first")
+        given_up = asyncio.create_task(client.predict("m", {}, request_id="never"))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        await asyncio.gather(given_up, return_exceptions=True)
+        await client.predict("m", {}, request_id="last")
+    assert [request.request_id for request in server.seen] == ["first", "last"]
+    assert not [item for item in server.items if item.HasField("cancel")]
+
+
+@pytest.mark.parametrize("peace", [True, False], ids=["ended by the server", "killed with the server"])
+async def test_a_broken_stream_fails_all_that_waits_and_the_next_call_opens_another(client, server, kind, peace):
+    held = Held(server)
+    asked = [asyncio.create_task(client.predict("m", {})) for _ in range(3)]
+    await within_bound(lambda: len(held.items) == 3)
+    if peace:
+        held.answers.put(None)
+    else:
+        await asyncio.to_thread(server.stop)
+    ends = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(end) for end in ends] == [Unavailable] * 3
+    assert {end.request_id for end in ends} == {request.request_id for request in held.requests}
+    if peace:
+        server.stream = None
+        await client.predict("m", {})
+        assert server.streams == 2
+
+
+async def test_what_a_broken_stream_left_unanswered_is_tried_again(server, kind):
+    opened = []
+
+    def break_once(items, context):
+        opened.append(None)
+        for item in items:
+            if len(opened) == 1:
+                return
+            yield answer_to(item)
+
+    server.stream = break_once
+    async with AnyClient(kind, server.address, transport="stream", retries=PATIENT) as client:
+        await asyncio.gather(*(client.predict("m", {}) for _ in range(10)))
+    assert len(opened) >= 2
+
+
+async def test_a_stream_that_is_refused_says_why(client, server):
+    def refuse(items, context):
+        raise Fault(grpc.StatusCode.PERMISSION_DENIED, "not you")
+        yield
+
+    server.stream = refuse
+    with pytest.raises(PermissionDenied, match="not you"):
+        await client.predict("m", {})
+
+
+@pytest.mark.parametrize(
+    "code", [grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED]
+)
+async def test_a_stream_that_somebody_on_the_way_ends_is_unavailable(client, server, code):
+    def break_off(items, context):
+        next(items)
+        raise Fault(code, "stream reset")
+        yield
+
+    server.stream = break_off
+    with pytest.raises(Unavailable, match="the stream broke: stream reset"):
+        await client.predict("m", {})
+
+
+async def test_closing_the_client_ends_what_waits(server, kind):
+    held = Held(server)
+    client = AnyClient(kind, server.address, transport="stream")
+    asked = asyncio.create_task(client.predict("m", {}))
+    await within_bound(lambda: len(held.items) == 1)
+    await client.__aexit__()
+    with pytest.raises(Cancelled, match="the client was closed"):
+        await asked
+
+
+async def test_closing_the_client_ends_unary_calls_too_and_cancels_no_task(server, kind):
+    release = threading.Event()
+
+    def hold(request):
+        release.wait(BOUND)
+        return echo(request)
+
+    server.predict = hold
+    client = AnyClient(kind, server.address)
+    asked = asyncio.create_task(client.predict("m", {}))
+    await within_bound(lambda: len(server.seen) == 1)
+    await client.__aexit__()
+    with pytest.raises(Cancelled):
+        await asked
+    release.set()
+
+
+async def test_items_that_wait_for_the_network_expire_there(server, kind):
+    """The server reads nothing: what flow control holds back ends at its own deadline."""
+
+    def stuck(items, context):
+        release.wait(BOUND)
+        yield from ()
+
+    release = threading.Event()
+    server.stream = stuck
+    big = np.zeros(1 << 20, np.uint8)
+    async with AnyClient(kind, server.address, transport="stream", retries=0) as client:
+        ends = await asyncio.gather(
+            *(client.predict("m", {"x": big}, timeout=0.3) for _ in range(8)), return_exceptions=True
+        )
+        assert [type(end) for end in ends] == [DeadlineExceeded] * 8
+    release.set()
+
+
+async def test_no_thread_outlives_its_client(server):
+    client = AnyClient(Client, server.address, transport="stream")
+    await client.predict("m", {})
+    assert [thread for thread in threading.enumerate() if thread.name.startswith("turnout-client")]
+    await client.__aexit__()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("turnout-client")]

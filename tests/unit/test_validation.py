@@ -1,0 +1,49 @@
+"""A request is checked against the signature, and all that is wrong is told at once."""
+
+import numpy as np
+import pytest
+
+from turnout.errors import InvalidTensor
+from turnout.registry.signature import DataType, Signature, TensorSpec
+from turnout.serving.validation import Validator
+
+VALIDATOR = Validator(
+    Signature(
+        (
+            TensorSpec("x", DataType.FLOAT32, ("N", 4)),
+            TensorSpec("bias", DataType.FLOAT32, (4,), has_default=True),
+            TensorSpec("word", DataType.STRING, ()),
+        ),
+        (TensorSpec("y", DataType.FLOAT32, ("N", 4)), TensorSpec("z", DataType.INT64, ())),
+    )
+)
+X = np.zeros((2, 4), np.float32)
+WORD = np.array("a", dtype=object)
+
+
+def test_free_dimensions_take_any_size_and_defaults_may_be_left_out() -> None:
+    for rows in (0, 1, 7):
+        assert VALIDATOR.check({"x": np.zeros((rows, 4), np.float32), "word": WORD}, ()) == ["y", "z"]
+
+
+def test_wanted_outputs_keep_their_order() -> None:
+    assert list(VALIDATOR.check({"x": X, "word": WORD}, ["z", "y"])) == ["z", "y"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "fields"),
+    [
+        ({}, (), {"inputs.x", "inputs.word"}),
+        ({"x": X}, (), {"inputs.word"}),
+        ({"x": X, "word": WORD, "q": X}, (), {"inputs.q"}),
+        ({"x": X.astype(np.float64), "word": X}, (), {"inputs.x", "inputs.word"}),
+        ({"x": X[0], "word": WORD}, (), {"inputs.x"}),
+        ({"x": np.zeros((2, 5), np.float32), "word": WORD}, (), {"inputs.x"}),
+        ({"x": X, "word": WORD}, ["y", "nope"], {"outputs.nope"}),
+        ({"x": X, "word": WORD}, ["y", "y"], {"outputs"}),
+    ],
+)
+def test_everything_wrong_is_told_by_field(inputs, outputs, fields) -> None:
+    with pytest.raises(InvalidTensor) as refused:
+        VALIDATOR.check(inputs, outputs)
+    assert {violation.field for violation in refused.value.violations} == fields
