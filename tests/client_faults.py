@@ -33,6 +33,14 @@ from turnout_proto.v1.prediction_pb2 import (
 
 BOUND = 20.0  # seconds that anything here may take before the test fails
 
+OPTIONS = [
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", -1),
+    # Nothing is taken from the network that nobody reads, so that a test can hold a client's writes up.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 65_536),
+]
+
 Predict = Callable[[PredictRequest], PredictResponse]
 Stream = Callable[[Iterator[PredictStreamRequest], grpc.ServicerContext], Iterator[PredictStreamResponse]]
 
@@ -103,7 +111,7 @@ class FaultServer:
         self.health = HealthServicer()
         self.catalog: list[catalog_pb2.Model] = []
         self._threads = ThreadPoolExecutor(max_workers=32)
-        self._server = grpc.server(self._threads, options=[("grpc.so_reuseport", 0)])
+        self._server = grpc.server(self._threads, options=OPTIONS)
         prediction_pb2_grpc.add_PredictionServiceServicer_to_server(_Prediction(self), self._server)
         add_CatalogServiceServicer_to_server(_Catalog(self), self._server)
         add_HealthServicer_to_server(self.health, self._server)

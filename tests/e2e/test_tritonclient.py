@@ -29,7 +29,7 @@ from turnout.state.store import StateStore
 sys.path.insert(0, str(Path(__file__).parent))
 from processes import ServerProcess, serving
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the first run on a machine installs tritonclient
 
 TRITONCLIENT = "2.73.0"
 RULES = Path(__file__).parent.parent / "tritonclient_rules"
@@ -83,7 +83,7 @@ def tritonclient_python() -> Path:
     """The interpreter of an environment that holds tritonclient; made once per machine."""
     home = Path.home() / ".cache" / "turnout" / f"tritonclient-{TRITONCLIENT}"
     home.parent.mkdir(parents=True, exist_ok=True)
-    with home.with_suffix(".lock").open("w") as lock:
+    with home.with_name(f"{home.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         complete = home / ".complete"
         if not complete.exists():

@@ -114,13 +114,14 @@ async def test_strings_are_batched_too(publish_model, start_server) -> None:
 
 async def test_quick_models_run_without_a_thread_and_count_all_the_same(publish_model, start_server) -> None:
     publish_model("m", "1.0.0", scaled(2))
-    server = await start_server(runtime=Runtime(inline_threshold_us=100_000))
-    x = np.ones((1, 4), np.float32)
+    server = await start_server(batching=ALWAYS, runtime=Runtime(inline_threshold_us=100_000))
     async with stub_of(server) as stub:
-        answer = await stub.Predict(request("m", x=x))
-    np.testing.assert_array_equal(outputs_of(answer)["y"], 2 * x)
-    assert answer.timing.queue_us == 0
-    assert _batches(server) == (1, 1.0)
+        for rows in (1, 3):
+            x = np.ones((rows, 4), np.float32)
+            answer = await stub.Predict(request("m", x=x))
+            np.testing.assert_array_equal(outputs_of(answer)["y"], 2 * x)
+            assert (answer.timing.queue_us, answer.timing.batch_rows) == (0, rows)
+    assert _batches(server) == (2, 4.0)
     assert not _handle(server)._batcher._threads
 
 

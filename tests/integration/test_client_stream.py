@@ -176,16 +176,40 @@ async def test_cancelling_the_task_that_waits_cancels_the_item_and_nothing_else(
         assert server.streams == 1
 
 
-async def test_what_was_cancelled_before_it_was_sent_is_never_sent(server):
-    async with AsyncClient(server.address, transport="stream") as client:
-        await client.predict("m", {}, request_id="first")
-        given_up = asyncio.create_task(client.predict("m", {}, request_id="never"))
-        await asyncio.sleep(0)
-        given_up.cancel()
-        await asyncio.gather(given_up, return_exceptions=True)
+async def test_what_is_given_up_before_it_was_sent_is_never_sent(server, kind):
+    """The server reads nothing for a while, so that flow control holds the last items back."""
+    reads = threading.Event()
+
+    def late(items, context):
+        reads.wait(BOUND)
+        for item in items:
+            server.items.append(item)
+            yield answer_to(item)
+
+    class Big:
+        encoded = 0
+
+        def __array__(self, dtype=None, copy=None):
+            Big.encoded += 1
+            return np.zeros(1 << 20, np.uint8)
+
+    server.stream = late
+    async with AnyClient(kind, server.address, transport="stream", retries=0) as client:
+        sent = [asyncio.create_task(client.predict("m", {"x": Big()})) for _ in range(4)]
+        await within_bound(lambda: Big.encoded == 4)
+        with pytest.raises(DeadlineExceeded):
+            await client.predict("m", {}, request_id="expired", timeout=0.2)
+        if kind is AsyncClient:
+            cancelled = asyncio.create_task(client.predict("m", {}, request_id="cancelled"))
+            await asyncio.sleep(0)
+            cancelled.cancel()
+            await asyncio.wait([cancelled])
+        reads.set()
+        await asyncio.gather(*sent)
         await client.predict("m", {}, request_id="last")
-    assert [request.request_id for request in server.seen] == ["first", "last"]
-    assert not [item for item in server.items if item.HasField("cancel")]
+        await client.predict("m", {}, request_id="expired")
+    small = [item.request.request_id or item.cancel for item in server.items if not item.request.inputs]
+    assert small == ["last", "expired"]
 
 
 @pytest.mark.parametrize("peace", [True, False], ids=["ended by the server", "killed with the server"])

@@ -18,6 +18,7 @@ from turnout.config import (
 )
 from turnout.config.settings import MODEL_KEY
 from turnout.registry.manifest import MODEL_NAME
+from turnout.state.engine import Location
 
 
 @pytest.mark.parametrize(
@@ -101,6 +102,11 @@ def test_control_is_loopback_and_state_lies_in_the_repository_by_default(tmp_pat
     assert settings.control.host == "127.0.0.1"
     assert settings.state_url == f"sqlite:///{tmp_path}/.turnout/state.db"
     assert Settings(state="postgresql://h/db").state_url == "postgresql://h/db"
+
+
+@pytest.mark.parametrize("path", ["/srv/models", "/srv/my models", "/srv/über%41#1?"])
+def test_the_default_state_url_is_the_one_that_the_store_reads_as_that_file(path: str) -> None:
+    assert Location.parse(Settings(models=Path(path)).state_url).url.database == f"{path}/.turnout/state.db"
 
 
 def test_a_model_table_takes_exactly_the_names_that_models_have() -> None:

@@ -3,7 +3,9 @@
 import asyncio
 import math
 from collections import deque
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import grpc
 
@@ -20,7 +22,15 @@ from turnout_client.stream_ids import StreamIds
 from turnout_client.wire import PredictCall
 from turnout_proto.v1.prediction_pb2 import PredictResponse, PredictStreamRequest, PredictStreamResponse
 
+T = TypeVar("T")
+
 MAX_TIMEOUT_MS = 2**32 - 1
+
+STATUS_GRACE = 1.0
+"""Seconds that a call's status may come after its last answer; it comes within the same turn of the loop or two."""
+
+WRITE_FAILED = "Internal error from Core"
+"""What grpc.aio says in the place of a status where a write failed (`_AioCall.set_internal_error`)."""
 
 
 class StreamTransport:
@@ -59,6 +69,24 @@ class _Item:
     sent: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Status:
+    """How a call ended, in the form that `error_of_break` reads."""
+
+    number: grpc.StatusCode
+    message: str
+    metadata: Iterable[tuple[str, str | bytes]]
+
+    def code(self) -> grpc.StatusCode:
+        return self.number
+
+    def details(self) -> str:
+        return self.message
+
+    def trailing_metadata(self) -> Iterable[tuple[str, str | bytes]]:
+        return self.metadata
+
+
 class _Stream:
     """One PredictStream with its two tasks: one writes what waits in the outbox, one hands out what is answered.
 
@@ -76,6 +104,8 @@ class _Stream:
         self._filled = asyncio.Event()
         self._reader = self._loop.create_task(self._read(), name="turnout-client stream reader")
         self._writer = self._loop.create_task(self._write(), name="turnout-client stream writer")
+        self._ending: TurnoutClientError | None = None
+        self._call.add_done_callback(self._on_status)
         self._reader.add_done_callback(self._on_end)
         self._writer.add_done_callback(self._on_end)
 
@@ -163,18 +193,32 @@ class _Stream:
             self._break(Cancelled("the client was closed"))
             return
         error = task.exception()
-        if isinstance(error, grpc.aio.AioRpcError):
-            self._break(error_of_break(error))
-        elif error is None:
-            self._break(error_of_break(None))
-        elif task is self._reader or not isinstance(error, asyncio.InvalidStateError):
+        if not isinstance(error, grpc.aio.AioRpcError | asyncio.InvalidStateError | None):
             self._break(Internal(f"the stream cannot be used: {error}"))
-        # else: the writer met a call that has ended; the reader tells how it did.
+        elif task is self._reader:  # what ends the writer ends the reader too, after the last answer
+            self.broken = True
+            if self._ending is not None:
+                self._break(self._ending)
+            else:
+                self._loop.call_later(STATUS_GRACE, self._break, error_of_break(None))
+
+    def _on_status(self, call: object) -> None:
+        """Notes how the call ended.
+
+        A write that fails makes grpc.aio put an INTERNAL of its own in the place of the server's status, which comes a
+        moment later or has come a moment before. So each is looked at when it comes, and that one is passed over.
+        """
+        status = _Status(
+            _at_once(self._call.code()), _at_once(self._call.details()), _at_once(self._call.trailing_metadata())
+        )
+        if status.message == WRITE_FAILED:
+            return
+        self._ending = error_of_break(None if status.number is grpc.StatusCode.OK else status)
+        if self._reader.done():
+            self._break(self._ending)
 
     def _break(self, error: TurnoutClientError) -> None:
-        """Fails all that waits with an error like `error` and ends the stream."""
-        if self.broken:
-            return
+        """Fails all that waits with an error like `error` and ends the stream. Doing so twice changes nothing."""
         self.broken = True
         for item in self._pending.values():
             if not item.answer.done():
@@ -184,3 +228,13 @@ class _Stream:
         self._call.cancel()
         self._reader.cancel()
         self._writer.cancel()
+
+
+def _at_once(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Returns what `coroutine` returns without waiting for anything, as those of a call that is done do."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return cast(T, end.value)
+    coroutine.close()
+    raise RuntimeError("a call that is done does not know its status")

@@ -20,7 +20,6 @@ from turnout_client.errors import (
     FailedCall,
     Internal,
     TurnoutClientError,
-    Unavailable,
     error_of_break,
     error_of_status,
 )
@@ -85,13 +84,10 @@ class _Stream:
     """One PredictStream with its two threads: gRPC's takes what waits in the outbox, ours hands out what is answered.
 
     Who takes an item out of `_pending` is the one who finishes it.
-
-    Attributes:
-        broken: It takes no more requests.
     """
 
     def __init__(self, connection: Connection) -> None:
-        self.broken = False
+        self._ending: TurnoutClientError | None = None
         self._closing = False
         self._lock = threading.Lock()
         self._ids = StreamIds()
@@ -101,6 +97,11 @@ class _Stream:
         self._reader = threading.Thread(target=self._read, name="turnout-client stream reader", daemon=True)
         self._reader.start()
 
+    @property
+    def broken(self) -> bool:
+        """Whether it takes no more requests."""
+        return self._ending is not None
+
     def predict(self, call: PredictCall, timeout: float | None) -> PredictResponse:
         message = PredictStreamRequest()
         call.write(message.request)
@@ -108,8 +109,8 @@ class _Stream:
             message.timeout_ms = min(math.ceil(timeout * 1000), MAX_TIMEOUT_MS)
         item = _Item(message)
         with self._lock:
-            if self.broken:
-                raise Unavailable("the stream broke", request_id=call.request_id)
+            if self._ending is not None:
+                raise self._ending.of_request(call.request_id)
             item.request_id = message.request.request_id = self._ids.claim(call.request_id, self._pending)
             self._pending[item.request_id] = item
         self._outbox.put(item)
@@ -175,7 +176,7 @@ class _Stream:
     def _break(self, error: TurnoutClientError) -> None:
         """Fails all that waits with an error like `error` and ends the stream."""
         with self._lock:
-            self.broken = True
+            self._ending = error
             items = list(self._pending.values())
             self._pending.clear()
         for item in items:

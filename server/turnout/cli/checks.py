@@ -14,7 +14,7 @@ import onnxruntime as ort
 from turnout import __version__
 from turnout.cli import machine
 from turnout.cli.output import size_text
-from turnout.config import Provider, Runtime, Settings, load_settings
+from turnout.config import Loaded, Provider, Runtime, Settings, load_settings
 from turnout.config.rendering import redacted
 from turnout.errors import ConfigError, TurnoutError
 from turnout.registry.repository import Repository
@@ -65,13 +65,20 @@ def examine(config: Path | None, flags: Mapping[str, Any]) -> Iterator[Check]:
         settings = Settings()
     else:
         settings = loaded.settings
-        yield Check("configuration", Health.OK, str(loaded.file) if loaded.file else "no file; defaults hold")
+        yield Check("configuration", Health.OK, _sources(loaded))
     driver = machine.cuda_driver()
     yield from _providers(_wanted(settings))
     yield _cuda_libraries()
     yield from _devices(driver, _wanted_devices(settings))
     yield from _repository(settings)
     yield _state(settings)
+
+
+def _sources(loaded: Loaded) -> str:
+    """Returns the file, flags and variables that anything came from."""
+    file = str(loaded.file) if loaded.file else "no file"
+    others = sorted(set(loaded.origins.values()) - {str(loaded.file)})
+    return f"{file}; {', '.join(others) or 'nothing else'}; defaults for the rest"
 
 
 def _installation() -> Iterator[Check]:

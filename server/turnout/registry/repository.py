@@ -161,7 +161,6 @@ class Repository:
             Names of the staging directories removed.
 
         Raises:
-            Unavailable: The repository's lock could not be had.
             OSError: The staging directory cannot be read.
         """
         return sweep(self.root)

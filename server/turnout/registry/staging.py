@@ -23,6 +23,9 @@ STAGING = ".staging"
 LOCK_PATIENCE = 30.0
 """Seconds to wait for the repository's lock. It is held for some renames and fsyncs."""
 
+SWEEP_PATIENCE = 1.0
+"""Seconds that a sweep waits for it."""
+
 _LOCK = ".lock"
 _OWNER = "owner"
 _VERSION = "version"
@@ -87,21 +90,24 @@ def locked(root: Path, patience: float = LOCK_PATIENCE) -> Iterator[None]:
 def sweep(root: Path) -> tuple[str, ...]:
     """Removes the staging directories whose builder is gone, and returns their names.
 
-    A repository that cannot be written to has nobody to publish into it, and is left as it is.
+    Nobody has to wait for it, a server that starts least of all: where the lock is held or the repository cannot be
+    written to, nothing is swept, and a later sweep will.
 
     Raises:
-        Unavailable: The repository's lock could not be had.
+        OSError: The staging directory cannot be read.
     """
     if not (root / STAGING).is_dir():
         return ()
     abandoned: list[tuple[Path, int]] = []
     try:
-        with locked(root):
+        with locked(root, SWEEP_PATIENCE):
             # Builders lock their owner file while they hold the repository's lock: one without it has no builder.
             homes = sorted(home for home in (root / STAGING).iterdir() if _UUID.fullmatch(home.name))
             abandoned += [(home, owner) for home in homes if (owner := _claim(home)) is not None]
         for home, _ in abandoned:
             shutil.rmtree(home, ignore_errors=True)
+    except Unavailable:
+        return ()
     except OSError as error:
         if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise

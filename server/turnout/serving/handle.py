@@ -42,7 +42,9 @@ class VersionHandle:
         self._run = loaded.run
         self._inline_bytes = loaded.inline_bytes
         self._inline_limit = settings.runtime.inline_threshold_us * 1e-6 * _OVERRUN
-        self._inline_rows = 1 if loaded.plan.max_rows else 0
+        required = [spec.name for spec in manifest.signature.inputs if not spec.has_default]
+        axes = loaded.plan.input_axes if loaded.plan.max_rows else {}
+        self._row_axis = next(((name, axes[name]) for name in required if name in axes), None)
         self._inflight = 0
         self._closing = False
         self._idle = asyncio.Event()
@@ -95,9 +97,13 @@ class VersionHandle:
         took = time.monotonic() - start
         if took > self._inline_limit:
             self._inline_bytes = 0
-        self._batch_rows.counts[0] += 1  # the first bucket is that of one row
-        self._batch_rows.total += 1.0
-        return names, Answer(values, 0.0, took, self._inline_rows)
+        if self._row_axis is None:
+            self._batch_rows.observe(1)
+            return names, Answer(values, 0.0, took, 0)
+        name, axis = self._row_axis
+        rows = inputs[name].shape[axis]
+        self._batch_rows.observe(rows)
+        return names, Answer(values, 0.0, took, rows)
 
     async def infer(
         self, inputs: Mapping[str, Array], outputs: Sequence[str], deadline: float | None

@@ -21,7 +21,7 @@ class ElementType:
         dtype: Of the arrays that hold such elements; `object` for BYTES, whose elements are `str`.
         size: Bytes of an element on the wire; 0 for BYTES, whose elements have sizes of their own.
         contents: The field of InferTensorContents that holds such elements; "" where they travel raw only.
-        contents_dtype: Of the elements of that field, which may be wider.
+        contents_dtype: Of the elements of that field, which may be wider; `dtype` where there is no such field.
         config: The type's number in a ModelConfig.
     """
 
@@ -43,8 +43,8 @@ _WIRE = {
     DataType.INT16: ("INT16", "int_contents", np.int32, model_config_pb2.DATA_TYPE_INT16),
     DataType.INT32: ("INT32", "int_contents", np.int32, model_config_pb2.DATA_TYPE_INT32),
     DataType.INT64: ("INT64", "int64_contents", np.int64, model_config_pb2.DATA_TYPE_INT64),
-    DataType.FLOAT16: ("FP16", "", np.float16, model_config_pb2.DATA_TYPE_FP16),
-    DataType.BFLOAT16: ("BF16", "", np.float32, model_config_pb2.DATA_TYPE_BF16),
+    DataType.FLOAT16: ("FP16", "", None, model_config_pb2.DATA_TYPE_FP16),
+    DataType.BFLOAT16: ("BF16", "", None, model_config_pb2.DATA_TYPE_BF16),
     DataType.FLOAT32: ("FP32", "fp32_contents", np.float32, model_config_pb2.DATA_TYPE_FP32),
     DataType.FLOAT64: ("FP64", "fp64_contents", np.float64, model_config_pb2.DATA_TYPE_FP64),
     DataType.STRING: ("BYTES", "bytes_contents", np.object_, model_config_pb2.DATA_TYPE_STRING),
@@ -54,9 +54,8 @@ _WIRE = {
 def _element_type(kind: DataType) -> ElementType:
     name, contents, contents_dtype, config = _WIRE[kind]
     dtype = NUMPY_DTYPES[kind]
-    return ElementType(
-        name, dtype, 0 if dtype.hasobject else dtype.itemsize, contents, np.dtype(contents_dtype), config
-    )
+    size = 0 if dtype.hasobject else dtype.itemsize
+    return ElementType(name, dtype, size, contents, np.dtype(contents_dtype) if contents else dtype, config)
 
 
 ELEMENT_TYPES: Mapping[DataType, ElementType] = MappingProxyType({kind: _element_type(kind) for kind in DataType})

@@ -73,8 +73,8 @@ def batches_along_first_axis(entry: VersionEntry) -> bool:
 
     That is what `max_batch_size` means to Triton's clients: they drop the first dimension of every shape in the
     metadata and put a row count of their own in its place. A version that is batched along other axes, or has an input
-    that is the same for a whole batch, must therefore tell them that it is not batched at all; so must one with an input
-    that has no other dimension, since perf_analyzer can make no data for the empty shape that is left.
+    that is the same for a whole batch, must therefore tell them that it is not batched at all. So must one with an
+    input of one dimension, since perf_analyzer can make no data for the empty shape that is left.
     """
     if not entry.max_batch_rows:
         return False
