@@ -1,0 +1,130 @@
+"""Both clients, over both transports, against the server they are made for."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from client_faults import AnyClient
+from onnx_models import matmul, scaled, slow, string_identity
+from turnout_client import (
+    AsyncClient,
+    Client,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    Role,
+    Standing,
+    VersionState,
+)
+
+X = np.arange(8, dtype=np.float32).reshape(2, 4)
+
+
+@pytest.fixture(params=[AsyncClient, Client])
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(params=["unary", "stream"])
+def transport(request):
+    return request.param
+
+
+@pytest.fixture
+def connect(kind, transport):
+    def to(server, **options):
+        return AnyClient(kind, str(server.grpc), transport=transport, **options)
+
+    return to
+
+
+async def test_versions_answer_side_by_side(publish_model, start_server, connect) -> None:
+    digests = {v: publish_model("m", v, scaled(float(v[0]))) for v in ("1.0.0", "1.10.0", "3.2.0")}
+    async with connect(await start_server(), version="^1") as client:
+        for version, answers in (
+            (None, "1.10.0"),
+            ("", "3.2.0"),
+            ("1.0.0", "1.0.0"),
+            (digests["3.2.0"], "3.2.0"),
+            ("~1.0", "1.0.0"),
+        ):
+            prediction = await client.predict("m", {"x": X}, version=version)
+            assert prediction.version == answers
+            assert prediction.digest == digests[answers]
+            assert prediction.role is (Role.BASELINE if version == "" else Role.PINNED)
+            np.testing.assert_array_equal(prediction["y"], float(answers[0]) * X)
+
+
+async def test_many_predictions_at_once_each_get_their_own(publish_model, start_server, connect) -> None:
+    publish_model("m", "1.0.0", scaled(2))
+    async with connect(await start_server()) as client:
+        answers = await asyncio.gather(*(client.predict("m", {"x": X + n}) for n in range(200)))
+    for n, answer in enumerate(answers):
+        np.testing.assert_array_equal(answer["y"], 2 * (X + n))
+
+
+async def test_text_goes_in_and_comes_out(publish_model, start_server, connect) -> None:
+    publish_model("words", "1.0.0", string_identity())
+    async with connect(await start_server()) as client:
+        prediction = await client.predict("words", {"x": ["a", "žluť", ""]})
+    assert prediction["y"].tolist() == ["a", "žluť", ""]
+
+
+async def test_what_is_wrong_with_an_input_is_told_field_by_field(publish_model, start_server, connect) -> None:
+    publish_model("m", "1.0.0", scaled(1))
+    async with connect(await start_server()) as client:
+        with pytest.raises(InvalidArgument) as caught:
+            await client.predict("m", {"x": X.astype(np.float64)})
+        (violation,) = caught.value.violations
+        assert violation.field == "inputs.x"
+        assert violation.description == "expected x: float32[batch, 4], got float64[2, 4]"
+        with pytest.raises(InvalidArgument) as caught:
+            await client.predict("m", {"x": X}, version="^^1")
+        assert [violation.field for violation in caught.value.violations] == ["version"]
+        with pytest.raises(NotFound, match=r"1\.0\.0"):
+            await client.predict("m", {"x": X}, version="2.0.0")
+
+
+async def test_a_deadline_holds_on_both_sides(publish_model, start_server, connect) -> None:
+    publish_model("slow", "1.0.0", slow())
+    async with connect(await start_server()) as client:
+        await client.predict("slow", {"x": X[:1], "n": np.int64(1)})
+        with pytest.raises(DeadlineExceeded):
+            await client.predict("slow", {"x": X[:1], "n": np.int64(200_000)}, timeout=0.05)
+        await client.predict("slow", {"x": X[:1], "n": np.int64(1)}, timeout=30)
+
+
+async def test_the_catalog_says_what_is_served(publish_model, start_server, connect) -> None:
+    publish_model("m", "1.0.0", matmul(8))
+    publish_model("m", "2.0.0-rc.1", matmul(8, seed=1), release=False)
+    async with connect(await start_server()) as client:
+        (model,) = await client.models()
+        assert (model.name, model.default_version) == ("m", "1.0.0")
+        assert [version.version for version in model.versions] == ["2.0.0-rc.1", "1.0.0"]
+        assert [version.standing for version in model.versions] == [Standing.CANDIDATE, Standing.RELEASED]
+        assert {version.state for version in model.versions} == {VersionState.READY}
+        assert str(model.versions[1].inputs[0]) == "x: float32[batch, 8]"
+        assert await client.get_model("m") == model
+        assert await client.get_version("m", "1") == model.versions[1]
+        with pytest.raises(NotFound, match="m"):
+            await client.get_model("n")
+
+
+async def test_waiting_for_the_server_and_for_a_model_of_it(publish_model, start_server, connect) -> None:
+    publish_model("m", "1.0.0", scaled(1))
+    async with connect(await start_server(wait=False)) as client:
+        await client.wait_ready(timeout=30)
+        await client.wait_ready("m", timeout=30)
+        await client.wait_ready("m", "^1", timeout=30)
+        with pytest.raises(DeadlineExceeded, match=r"model:m@\^2 was not ready within 0.2 s"):
+            await client.wait_ready("m", "^2", timeout=0.2)
+
+
+async def test_a_model_that_is_published_later_is_waited_for(publish_model, start_server, connect) -> None:
+    publish_model("m", "1.0.0", scaled(1))
+    async with connect(await start_server()) as client:
+        waiting = asyncio.create_task(client.wait_ready("late", timeout=30))
+        await asyncio.to_thread(publish_model, "late", "1.0.0", scaled(5))
+        await waiting
+        assert (await client.predict("late", {"x": X})).version == "1.0.0"
