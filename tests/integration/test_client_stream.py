@@ -2,7 +2,9 @@
 
 import asyncio
 import queue
+import signal
 import threading
+import time
 
 import grpc
 import numpy as np
@@ -174,6 +176,22 @@ async def test_cancelling_the_task_that_waits_cancels_the_item_and_nothing_else(
         held.answers.put(answer_to(held.items[1]))
         await kept
         assert server.streams == 1
+
+
+def test_interrupting_the_main_thread_cancels_the_item(server):
+    held = Held(server)
+
+    def interrupt_once_held():
+        deadline = time.monotonic() + BOUND
+        while not held.items and time.monotonic() < deadline:
+            time.sleep(0.005)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    with Client(server.address, transport="stream") as client:
+        threading.Thread(target=interrupt_once_held).start()
+        with pytest.raises(KeyboardInterrupt):
+            client.predict("m", {}, timeout=BOUND)
+        asyncio.run(within_bound(lambda: held.cancelled == [held.requests[0].request_id]))
 
 
 async def test_what_is_given_up_before_it_was_sent_is_never_sent(server, kind):

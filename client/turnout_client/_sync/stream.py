@@ -120,7 +120,7 @@ class _Stream:
                 if self._drop(item):
                     raise DeadlineExceeded("no answer came within the time allowed", request_id=item.request_id)
                 item.done.acquire()
-        except KeyboardInterrupt:
+        except BaseException:  # what a signal's handler raises in the main thread
             if self._drop(item) and item.sent:
                 self._outbox.put(item.request_id)
             raise

@@ -12,6 +12,7 @@ from turnout.errors import InvalidRequest, InvalidTensor
 from turnout.registry.signature import DataType, Signature, TensorSpec
 from turnout.serving.synthetic import synthetic_inputs
 from turnout.serving.tensor import NUMPY_DTYPES, Array
+from turnout.web.json_tensors import from_json
 
 _RANDOM = re.compile(r"random(?::(?P<shape>[0-9]+(?:x[0-9]+)*|scalar))?")
 _SEED = 0
@@ -50,7 +51,7 @@ def _read(spec: TensorSpec, value: str) -> Array:
     if match := _RANDOM.fullmatch(value):
         return _random(spec, match["shape"])
     try:
-        return _from_json(spec, json.loads(value))
+        return from_json(spec, json.loads(value))
     except json.JSONDecodeError as error:
         raise InvalidTensor.at(
             f"inputs.{spec.name}", f"expected @FILE.npy, JSON, random or random:4x64, got {value[:40]!r} ({error})"
@@ -78,36 +79,6 @@ def _random(spec: TensorSpec, written: str | None) -> Array:
         shape = () if written == "scalar" else tuple(int(size) for size in written.split("x"))
     plain = TensorSpec(spec.name, spec.dtype, shape)
     return synthetic_inputs(Signature((plain,), ()), free_size=1, integers_below=256, axes={}, seed=_SEED)[spec.name]
-
-
-def _from_json(spec: TensorSpec, value: Any) -> Array:
-    """Makes an array of the input's dtype; nothing is rounded, cut off or read as another kind of value."""
-    field = f"inputs.{spec.name}"
-    try:
-        loose = np.array(value, dtype=object)
-    except ValueError:
-        raise InvalidTensor.at(field, "expected JSON lists of one length at each depth") from None
-    for item in loose.flat:
-        if isinstance(item, list):
-            raise InvalidTensor.at(field, "expected JSON lists of one length at each depth")
-        if not _fits(spec.dtype, item):
-            raise InvalidTensor.at(field, f"expected {spec.dtype} elements, got {json.dumps(item)[:40]}")
-    try:
-        return loose.astype(NUMPY_DTYPES[spec.dtype])
-    except OverflowError:
-        raise InvalidTensor.at(field, f"a number is out of the range of {spec.dtype}") from None
-
-
-def _fits(dtype: DataType, item: Any) -> bool:
-    if dtype is DataType.STRING:
-        return isinstance(item, str)
-    if dtype is DataType.BOOL:
-        return isinstance(item, bool)
-    if isinstance(item, bool):
-        return False
-    if NUMPY_DTYPES[dtype].kind in "iu":
-        return isinstance(item, int)
-    return isinstance(item, int | float)
 
 
 def json_elements(array: Array) -> Any:

@@ -1,12 +1,16 @@
-"""Tensors as nested JSON lists, for people with curl. Numbers take the dtype that the model's signature names."""
+"""Tensors as nested JSON lists, for people with curl and for the command line.
 
+Numbers take the dtype that the model's signature names.
+"""
+
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from turnout.errors import InvalidTensor
-from turnout.registry.signature import DataType, Signature
+from turnout.registry.signature import DataType, Signature, TensorSpec
 from turnout.serving.tensor import NUMPY_DTYPES, Array
 
 
@@ -26,10 +30,7 @@ def to_arrays(inputs: Mapping[str, Any], signature: Signature) -> dict[str, Arra
         if spec is None:
             known = ", ".join(s.name for s in signature.inputs)
             raise InvalidTensor.at(f"inputs.{name[:64]}", f"unknown; expected {known}")
-        try:
-            arrays[name] = _array(value, spec.dtype)
-        except (ValueError, TypeError, OverflowError) as error:
-            raise InvalidTensor.at(f"inputs.{name}", f"expected {spec} as nested lists") from error
+        arrays[name] = from_json(spec, value)
     return arrays
 
 
@@ -43,22 +44,39 @@ def to_json(array: Array) -> Any:
     return array.tolist()
 
 
-def _array(value: Any, dtype: DataType) -> Array:
-    target = NUMPY_DTYPES[dtype]
+def from_json(spec: TensorSpec, value: Any) -> Array:
+    """Returns one input as an array of its dtype; nothing is rounded, cut off or read as another kind of value.
+
+    Args:
+        spec: The input; its shape is not looked at.
+        value: Nested lists, or one element for a scalar.
+
+    Raises:
+        InvalidTensor: The lists are ragged, or an element has no place in the dtype.
+    """
+    field = f"inputs.{spec.name}"
+    try:
+        loose = np.array(value, dtype=object)
+    except ValueError:
+        raise InvalidTensor.at(field, "expected JSON lists of one length at each depth") from None
+    for item in loose.flat:
+        if isinstance(item, list):
+            raise InvalidTensor.at(field, "expected JSON lists of one length at each depth")
+        if not _fits(spec.dtype, item):
+            raise InvalidTensor.at(field, f"expected {spec.dtype} elements, got {json.dumps(item)[:40]}")
+    try:
+        return loose.astype(NUMPY_DTYPES[spec.dtype])
+    except OverflowError:
+        raise InvalidTensor.at(field, f"a number is out of the range of {spec.dtype}") from None
+
+
+def _fits(dtype: DataType, item: Any) -> bool:
     if dtype is DataType.STRING:
-        array = np.array(value, dtype=object)
-        if not all(isinstance(item, str) for item in array.ravel()):
-            raise ValueError("not all strings")
-        return array
-    raw = np.asarray(value)
-    if raw.dtype.kind not in "bifu" and raw.size:
-        raise ValueError("not all numbers")
-    if target.kind in "iu" and raw.dtype.kind == "f":
-        raise ValueError("fractions for an integer input")
-    if (target.kind == "b") != (raw.dtype.kind == "b") and raw.size:
-        raise ValueError("booleans and numbers are not one another")
-    if target.kind in "iu" and raw.size:
-        limits = np.iinfo(target)
-        if int(raw.min()) < limits.min or int(raw.max()) > limits.max:
-            raise OverflowError("out of range")
-    return raw.astype(target)
+        return isinstance(item, str)
+    if dtype is DataType.BOOL:
+        return isinstance(item, bool)
+    if isinstance(item, bool):
+        return False
+    if NUMPY_DTYPES[dtype].kind in "iu":
+        return isinstance(item, int)
+    return isinstance(item, int | float)
