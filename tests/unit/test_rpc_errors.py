@@ -4,7 +4,7 @@ import inspect
 
 import grpc
 import pytest
-from google.rpc.error_details_pb2 import BadRequest, RetryInfo
+from google.rpc.error_details_pb2 import BadRequest, RequestInfo, RetryInfo
 
 from turnout import errors
 from turnout.rpc.errors import code_of, to_status
@@ -32,6 +32,12 @@ def test_details_name_the_field_and_the_time_to_try_again() -> None:
     retry = RetryInfo()
     assert to_status(errors.QueueFull("full", retry_after=0.25)).details[0].Unpack(retry)
     assert retry.retry_delay.ToMilliseconds() == 250
+
+
+def test_the_request_is_named_in_the_details() -> None:
+    info = RequestInfo()
+    assert to_status(errors.NotFound("nothing"), "r-9").details[0].Unpack(info)
+    assert info.request_id == "r-9"
 
 
 def test_a_message_is_bounded_and_a_failure_names_its_request() -> None:

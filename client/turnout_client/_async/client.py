@@ -38,8 +38,8 @@ class AsyncClient:
         version: The selector of predictions that name none: an exact version, a range, a digest or a tag; "" leaves the
             choice to the server.
         timeout: Seconds that a call may take where it says nothing itself; None for no bound.
-        transport: "unary" makes a call of each prediction. "stream" sends all of them over one stream to one server,
-            which costs both sides about half as much for a small model.
+        transport: "unary" makes a call of each prediction. "stream" sends all of them over one stream to one server:
+            with 16 in flight on asyncio 1.8 times as many predictions of a small model a second, on threads 1.3.
         retries: How often a call is tried again, or the whole policy.
         credentials: Of the channel, for TLS; None for plain text.
         metadata: Pairs sent with each call.

@@ -7,7 +7,7 @@ import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
-from google.rpc.error_details_pb2 import BadRequest, RetryInfo
+from google.rpc.error_details_pb2 import BadRequest, RequestInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
@@ -56,7 +56,8 @@ def to_status(error: errors.TurnoutError, request_id: str = "") -> Status:
 
     Args:
         error: Whose message and violations a client may read.
-        request_id: Named in the message of a failure inside the server, so that its log line can be found.
+        request_id: Told as a detail, and in the message of a failure inside the server, so that its log line can be
+            found.
     """
     code = code_of(error)
     message = error.message
@@ -76,6 +77,8 @@ def to_status(error: errors.TurnoutError, request_id: str = "") -> Status:
         delay = Duration()
         delay.FromMilliseconds(max(int(error.retry_after * 1000), 1))
         details.append(RetryInfo(retry_delay=delay))
+    if request_id:
+        details.append(RequestInfo(request_id=request_id[:128]))
     return Status(code=code.value[0], message=message[:_MAX_MESSAGE], details=[_packed(d) for d in details])
 
 
