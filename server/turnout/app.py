@@ -20,9 +20,14 @@ from turnout.config import Address, Settings
 from turnout.errors import TurnoutError
 from turnout.registry.repository import Repository
 from turnout.registry.staging import sweep
+from turnout.routing.applied import Policies
 from turnout.routing.configured import named
 from turnout.routing.declarations import Declarer
-from turnout.routing.router import CatalogRouter
+from turnout.routing.explain import Explainer
+from turnout.routing.preferences import PreferenceReader
+from turnout.routing.router import PolicyRouter
+from turnout.routing.shadow.service import Shadows
+from turnout.routing.traffic import Traffic
 from turnout.routing.weights import record_weights
 from turnout.rpc.codec import new_request_id
 from turnout.rpc.errors import code_name
@@ -36,6 +41,9 @@ from turnout.state.store import StateStore
 from turnout.telemetry.logging import AccessLog, make_logger
 from turnout.telemetry.metrics import Metrics
 from turnout.web.server import EmbeddedServer, Web, bind, http_server
+
+_SHADOWS_CLOSE_SECONDS = 1.0
+"""What copies that run may hold the server's end up by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +80,40 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         stack.callback(store.close)
 
         repository, catalog, metrics = Repository(root), Catalog(), Metrics()
-        router = CatalogRouter(catalog)
+        policies = Policies()
+        router = PolicyRouter(catalog, policies)
         access = AccessLog(log, settings.log.access_sample_rate)
         inference = Inference(router, catalog, metrics, access, code_name)
-        manager = Manager(repository, store.declared, settings, named, catalog, metrics, log)
+        manager = Manager(repository, store.declared, settings, named, policies.held, catalog, metrics, log)
+        shadows = Shadows(settings, catalog, metrics, repository.directory, log)
+        stack.push_async_callback(shadows.close, _SHADOWS_CLOSE_SECONDS)
+        traffic = Traffic(store, catalog, policies, shadows.observe, log)
         services = Services(
-            inference, catalog, router, manager, Declarer(repository, store), lambda: not readiness_off.is_set()
+            inference=inference,
+            catalog=catalog,
+            router=router,
+            manager=manager,
+            declarer=Declarer(repository, store),
+            traffic=traffic,
+            explainer=Explainer(router, catalog, policies),
+            policies=policies,
+            shadows=shadows,
+            accepting=lambda: not readiness_off.is_set(),
         )
         readiness_off = asyncio.Event()
 
         async def scrape() -> bytes:
             manager.sample()
-            record_weights(catalog, router)
+            record_weights(catalog, policies, router)
             return await metrics.scrape()
 
-        web = Web(inference, router, scrape, services.ready, new_request_id, int(settings.limits.http_max_body_bytes))
+        async def refresh() -> None:
+            await traffic.refresh()  # first: what a policy needs is loaded, and stays so
+            await manager.refresh()
+
+        preferences = PreferenceReader(settings.routing)
+        body_bytes = int(settings.limits.http_max_body_bytes)
+        web = Web(inference, preferences, router, scrape, services.ready, new_request_id, body_bytes)
         data, control = data_server(services, settings), control_server(services, settings)
         http_socket = bind(settings.http)
         stack.callback(http_socket.close)
@@ -100,11 +127,11 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         side_tasks = _SideTasks(failed)
         stack.push_async_callback(side_tasks.cancel)
 
-        await manager.refresh()
+        await refresh()
         await data.start()
         await control.start()
         side_tasks.start("http", http.serve(sockets=[http_socket]))
-        side_tasks.start("follow", follow(manager, store.revision, root, settings.repository, log))
+        side_tasks.start("follow", follow(refresh, store.revision, root, settings.repository, log))
         stack.push_async_callback(_stop, services, settings, data, control, http, side_tasks)
         try:
             yield Running(*addresses, services, failed)

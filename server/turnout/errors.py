@@ -10,6 +10,8 @@
     │   ├── VersionNotFound
     │   └── TagNotFound
     ├── AlreadyExists             other content stands under that version
+    ├── Conflict                  what the change was based on has changed meanwhile
+    ├── ChangeRefused             the change would harm what is served, or changes are frozen
     ├── NotLoaded                 known, but not in service, and nothing is about to change that
     ├── Unavailable               try again soon
     │   ├── VersionLoading
@@ -23,6 +25,8 @@
     ├── Unsupported
     ├── DigestMismatch            bytes changed since they were published
     ├── ModelFailure              the model raised
+    │   ├── ModelCrashed          it took the process down that it ran in
+    │   └── ModelTimedOut         its run was ended
     └── ConfigError               the server or a command was set up wrongly
 
 No error here knows of gRPC or HTTP: `turnout.rpc.errors` is the one table to status codes. A message is one sentence
@@ -121,6 +125,14 @@ class AlreadyExists(TurnoutError):
     """A version is immutable: other content stands under it already."""
 
 
+class Conflict(TurnoutError):
+    """What the change was based on has changed meanwhile; look again, and decide anew."""
+
+
+class ChangeRefused(TurnoutError):
+    """The change would harm what is served, or changes are frozen; nothing was changed."""
+
+
 class NotLoaded(TurnoutError):
     """The version is known, but not in service, and nothing is about to change that."""
 
@@ -171,6 +183,14 @@ class DigestMismatch(TurnoutError):
 
 class ModelFailure(TurnoutError):
     """The model raised on this request."""
+
+
+class ModelCrashed(ModelFailure):
+    """The run took the process down that it ran in."""
+
+
+class ModelTimedOut(ModelFailure):
+    """The run took longer than it may and was ended."""
 
 
 class ConfigError(TurnoutError):

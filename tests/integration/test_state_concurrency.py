@@ -56,6 +56,20 @@ store = StateStore.open(sys.argv[1], now=wait)
 store.set_tag("magika", "stable", Version(2, 0, 0), actor="ada", reason="")
 """
 
+# All rows of the change are written when its transaction, the only one after opening, is about to be committed.
+_STOP_AT_COMMIT_OF_A_POLICY = """
+import sys
+from sqlalchemy import Engine, event
+from turnout.state.store import StateStore
+store = StateStore.open(sys.argv[1])
+@event.listens_for(Engine, "commit")
+def wait(connection):
+    (rows,) = connection.exec_driver_sql("SELECT count(*) FROM policies").one()
+    print("ready" if rows == 2 else rows, flush=True)
+    sys.stdin.readline()
+store.put_policy("magika", {"baseline": "2.0.0"}, expected_epoch=1, action="set", actor="ada", reason="")
+"""
+
 
 @contextmanager
 def process(program: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
@@ -231,3 +245,17 @@ def test_a_process_killed_in_mid_transaction_leaves_the_earlier_state(state_url:
     with StateStore.open(state_url) as store:
         assert store.revision() == 3
         assert store.declared().of("magika").standing(V1) is Standing.RELEASED
+
+
+@pytest.mark.slow
+def test_a_process_killed_with_a_policy_written_and_not_committed_leaves_the_earlier_one(state_url: str) -> None:
+    with StateStore.open(state_url) as store:
+        store.put_policy("magika", {"baseline": "1.0.0"}, expected_epoch=0, action="set", **WHO)
+        before = store.policies(), store.events(), store.revision()
+        with process(_STOP_AT_COMMIT_OF_A_POLICY, state_url) as child:
+            assert (store.policies(), store.events(), store.revision()) == before
+            child.send_signal(signal.SIGKILL)
+            assert child.wait(10) == -signal.SIGKILL
+        assert (store.policies(), store.events(), store.revision()) == before
+        # Its lock went with it, and its epoch is still to be had.
+        assert store.put_policy("magika", {}, expected_epoch=1, action="clear", **WHO).epoch == 2

@@ -5,14 +5,17 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from semver import Version
 from sqlalchemy import Connection, inspect
+from sqlalchemy.exc import DBAPIError
 
 from turnout.errors import ConfigError
+from turnout.registry.standing import Standing
 from turnout.state import migrations
 from turnout.state.engine import Database, Location
 from turnout.state.schema import METADATA
@@ -78,12 +81,14 @@ def test_a_database_of_a_newer_release_is_refused_and_left_alone(state_url: str,
     with database.writing() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0999'")
 
-    with pytest.raises(ConfigError, match=r"has schema '0999', and this release of Turnout knows none after '0001'"):
+    with pytest.raises(
+        ConfigError, match=rf"has schema '0999', and this release .* knows none after '{migrations.HEAD}'"
+    ):
         StateStore.open(state_url)
 
     with database.writing() as connection:
         assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one() == "0999"
-        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
+        connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{migrations.HEAD}'")
     with StateStore.open(state_url) as store:
         assert store.revision() == 1
 
@@ -101,6 +106,74 @@ def test_a_migration_that_fails_leaves_nothing_behind(state_url: str, database: 
         connection.exec_driver_sql("DROP TABLE events")
     with StateStore.open(state_url) as store:
         assert store.revision() == 0
+
+
+def migrate_to(database: Database, revision: str) -> None:
+    """Makes in an empty database what an earlier release made."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    with database.writing() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+
+def rows(database: Database, tables: list[str]) -> dict[str, list[tuple[object, ...]]]:
+    with database.reading() as connection:
+        return {
+            table: sorted(tuple(row) for row in connection.execute(METADATA.tables[table].select())) for table in tables
+        }
+
+
+def test_a_database_of_the_first_schema_keeps_its_data_and_gains_policies(state_url: str, database: Database) -> None:
+    first = ["events", "revision", "standings", "tags"]
+    migrate_to(database, "0001")
+    with database.writing() as connection:
+        assert sorted(inspect(connection).get_table_names()) == ["alembic_version", *first]
+        for statement in (
+            "UPDATE revision SET number = 3",
+            "INSERT INTO standings VALUES ('magika', '3.2.0', 'released'), ('magika', '3.1.0', 'yanked')",
+            "INSERT INTO tags VALUES ('magika', 'stable', '3.2.0+build.7')",
+            "INSERT INTO events VALUES "
+            "(1, '2026-03-01T10:00:00.000250Z', 'magika', 'released', '3.1.0', 'ada', '', '{\"version\":\"3.1.0\"}'),"
+            "(2, '2026-03-01T10:00:01.000250Z', 'magika', 'released', '3.2.0', 'ada', '', '{\"version\":\"3.2.0\"}'),"
+            "(3, '2026-03-01T10:00:02.000250Z', 'magika', 'tag_set', 'stable', 'bob', 'faster', "
+            '\'{"previous":null,"tag":"stable","version":"3.2.0+build.7"}\')',
+        ):
+            connection.exec_driver_sql(statement)
+    before = rows(database, first)
+
+    with StateStore.open(state_url) as store:
+        assert rows(database, first) == before
+        with database.reading() as connection:
+            assert differences(connection) == []
+        assert store.revision() == 3
+        assert store.policies() == {}
+        declared = store.declared().of("magika")
+        assert declared.standing(Version(3, 2, 0)) is Standing.RELEASED
+        assert declared.standing(Version(3, 1, 0)) is Standing.YANKED
+        assert str(declared.tags["stable"]) == "3.2.0+build.7"
+        assert [(event.id, event.reason) for event in store.events()] == [(3, "faster"), (2, ""), (1, "")]
+
+        made = store.put_policy("magika", {"baseline": "3.2.0"}, expected_epoch=0, action="set", actor="", reason="")
+        assert (made.epoch, made.revision) == (1, 4)
+    for table in ("events", "policies"):
+        with pytest.raises(DBAPIError, match=f"{table} are append-only"), database.writing() as connection:
+            connection.exec_driver_sql(f"DELETE FROM {table}")
+
+
+def test_an_upgrade_that_fails_leaves_the_first_schema_as_it_was(state_url: str, database: Database) -> None:
+    migrate_to(database, "0001")
+    with database.writing() as connection:
+        connection.exec_driver_sql("CREATE TABLE policies (id INTEGER)")  # some other program's
+
+    with pytest.raises(DBAPIError, match="already exists"):
+        StateStore.open(state_url)
+
+    with database.writing() as connection:
+        assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one() == "0001"
+        connection.exec_driver_sql("DROP TABLE policies")
+    with StateStore.open(state_url) as store:
+        assert store.policies() == {}
 
 
 def test_opening_a_database_that_is_up_to_date_writes_nothing(tmp_path: Path) -> None:

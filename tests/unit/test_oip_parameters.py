@@ -1,9 +1,10 @@
 import pytest
 
 from turnout.errors import InvalidRequest, Unsupported
+from turnout.routing.preferences import MAX_KEY_BYTES
 from turnout.rpc.oip.codec import MAX_TENSORS
 from turnout.rpc.oip.exchange import envelope, fill
-from turnout.rpc.oip.parameters import MAX_ID, MAX_ROUTING_KEY, check_id, read_options, read_outputs
+from turnout.rpc.oip.parameters import MAX_ID, check_id, read_options, read_outputs
 from turnout_proto.oip.inference_pb2 import InferParameter, ModelInferRequest
 
 
@@ -16,22 +17,22 @@ def wanting(name, **parameters):
 
 
 def test_without_parameters_a_request_asks_for_nothing_more():
-    assert read_options({}, ()) == (None, "")
+    assert read_options({}) == (None, "")
 
 
 def test_a_timeout_is_microseconds():
-    assert read_options({"timeout": InferParameter(int64_param=1_500_000)}, ()) == (1.5, "")
-    assert read_options({"timeout": InferParameter(uint64_param=250)}, ()) == (0.00025, "")
+    assert read_options({"timeout": InferParameter(int64_param=1_500_000)}) == (1.5, "")
+    assert read_options({"timeout": InferParameter(uint64_param=250)}) == (0.00025, "")
 
 
 def test_a_timeout_of_0_is_none():
-    assert read_options({"timeout": InferParameter(int64_param=0)}, ()) == (None, "")
+    assert read_options({"timeout": InferParameter(int64_param=0)}) == (None, "")
 
 
 @pytest.mark.parametrize("value", [InferParameter(int64_param=-1), InferParameter(string_param="1"), InferParameter()])
 def test_a_timeout_that_is_none_is_refused(value):
     with pytest.raises(InvalidRequest, match=r"parameters\.timeout"):
-        read_options({"timeout": value}, ())
+        read_options({"timeout": value})
 
 
 @pytest.mark.parametrize(
@@ -42,37 +43,29 @@ def test_the_earlier_of_deadline_and_timeout_holds(of_call, of_request, left):
     message.parameters["timeout"].int64_param = of_request
     call = envelope(message, of_call)
 
-    fill(call, message, ())
+    fill(call, message)
 
     assert call.deadline == pytest.approx(call.arrived + left)
 
 
-def test_the_routing_key_comes_from_a_parameter_or_else_from_metadata():
-    metadata = (("user-agent", "x"), ("x-routing-key", "alice"))
-
-    assert read_options({}, metadata) == (None, "alice")
-    assert read_options({"routing_key": InferParameter(string_param="bob")}, metadata) == (None, "bob")
+def test_the_routing_key_comes_from_a_parameter():
+    assert read_options({"routing_key": InferParameter(string_param="bob")}) == (None, "bob")
 
 
-@pytest.mark.parametrize("value", [InferParameter(int64_param=1), InferParameter(string_param="é" * MAX_ROUTING_KEY)])
+@pytest.mark.parametrize("value", [InferParameter(int64_param=1), InferParameter(string_param="é" * MAX_KEY_BYTES)])
 def test_a_routing_key_is_bounded_text(value):
     with pytest.raises(InvalidRequest, match=r"parameters\.routing_key"):
-        read_options({"routing_key": value}, ())
-
-
-def test_a_routing_key_in_metadata_is_bounded_too():
-    with pytest.raises(InvalidRequest, match="x-routing-key"):
-        read_options({}, [("x-routing-key", "k" * (MAX_ROUTING_KEY + 1))])
+        read_options({"routing_key": value})
 
 
 @pytest.mark.parametrize("value", [InferParameter(int64_param=7), InferParameter(string_param="s")])
 def test_a_sequence_is_refused(value):
     with pytest.raises(Unsupported, match="sequences"):
-        read_options({"sequence_id": value}, ())
+        read_options({"sequence_id": value})
 
 
 def test_the_empty_sequence_is_none():
-    assert read_options({"sequence_id": InferParameter(int64_param=0)}, ()) == (None, "")
+    assert read_options({"sequence_id": InferParameter(int64_param=0)}) == (None, "")
 
 
 def test_parameters_that_nobody_knows_are_of_no_effect():
@@ -82,7 +75,7 @@ def test_parameters_that_nobody_knows_are_of_no_effect():
         "mine": InferParameter(double_param=0.5),
     }
 
-    assert read_options(parameters, ()) == (None, "")
+    assert read_options(parameters) == (None, "")
 
 
 def test_outputs_keep_their_order_and_none_means_all():

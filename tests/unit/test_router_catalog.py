@@ -1,10 +1,8 @@
 """The router answers by the catalog's current snapshot: who answers, in which role, or why nobody does."""
 
-from collections.abc import Mapping
-
 import pytest
-from semver import Version
 
+from ready import digest_of, entry, put
 from turnout.errors import (
     DigestMismatch,
     InvalidSelector,
@@ -15,41 +13,14 @@ from turnout.errors import (
     VersionLoading,
     VersionNotFound,
 )
-from turnout.registry.manifest import FileEntry, Manifest
-from turnout.registry.signature import Signature
-from turnout.registry.standing import Declarations, Standing
-from turnout.routing.router import MAX_ROUTES, CatalogRouter
-from turnout.serving.catalog import Catalog, CatalogSnapshot, ModelEntry, VersionEntry
+from turnout.registry.standing import Standing
+from turnout.routing.applied import Policies
+from turnout.routing.router import MAX_ROUTES, PolicyRouter
+from turnout.serving.catalog import Catalog
 from turnout.serving.inference import Role, Router
 from turnout.serving.lifecycle import LifecycleState
 
 READY, FAILED = LifecycleState.READY, LifecycleState.FAILED
-
-
-def entry(
-    version: str,
-    state: LifecycleState = READY,
-    standing: Standing = Standing.RELEASED,
-    reason: str = "",
-    failure: TurnoutError | None = None,
-) -> VersionEntry:
-    weights = FileEntry("model.onnx", 1, "sha256:" + "0" * 64)
-    manifest = Manifest("magika", Version.parse(version), (weights,), Signature((), ()), {"": 18}, 9)
-    return VersionEntry(manifest, digest_of(version), standing, state, reason, failure)
-
-
-def digest_of(version: str) -> str:
-    return "sha256:" + version.encode().hex().rjust(64, "0")
-
-
-def put(catalog: Catalog, *entries: VersionEntry, tags: Mapping[str, str] | None = None) -> None:
-    """Swaps in a snapshot in which the model `magika` has these versions."""
-    declarations = Declarations(
-        {e.version: e.standing for e in entries}, {tag: Version.parse(v) for tag, v in (tags or {}).items()}
-    )
-    ordered = sorted(entries, key=lambda e: e.version, reverse=True)
-    model = ModelEntry("magika", {e.version: e for e in ordered}, declarations)
-    catalog.swap(CatalogSnapshot({"magika": model}, catalog.snapshot.generation + 1))
 
 
 @pytest.fixture
@@ -59,7 +30,7 @@ def catalog() -> Catalog:
 
 @pytest.fixture
 def router(catalog: Catalog) -> Router:
-    return CatalogRouter(catalog)
+    return PolicyRouter(catalog, Policies())
 
 
 def answered(router: Router, selector: str) -> str:

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from turnout_proto.v1 import control_pb2 as turnout__proto_dot_v1_dot_control__pb2
+from turnout_proto.v1 import traffic_pb2 as turnout__proto_dot_v1_dot_traffic__pb2
 
 GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
@@ -60,6 +61,51 @@ class ControlServiceStub(object):
                 request_serializer=turnout__proto_dot_v1_dot_control__pb2.DeleteTagRequest.SerializeToString,
                 response_deserializer=turnout__proto_dot_v1_dot_control__pb2.DeleteTagResponse.FromString,
                 _registered_method=True)
+        self.GetTraffic = channel.unary_unary(
+                '/turnout.v1.ControlService/GetTraffic',
+                request_serializer=turnout__proto_dot_v1_dot_traffic__pb2.GetTrafficRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_v1_dot_traffic__pb2.GetTrafficResponse.FromString,
+                _registered_method=True)
+        self.SetTraffic = channel.unary_unary(
+                '/turnout.v1.ControlService/SetTraffic',
+                request_serializer=turnout__proto_dot_v1_dot_traffic__pb2.SetTrafficRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_v1_dot_traffic__pb2.SetTrafficResponse.FromString,
+                _registered_method=True)
+        self.RampTraffic = channel.unary_unary(
+                '/turnout.v1.ControlService/RampTraffic',
+                request_serializer=turnout__proto_dot_v1_dot_traffic__pb2.RampTrafficRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_v1_dot_traffic__pb2.RampTrafficResponse.FromString,
+                _registered_method=True)
+        self.ClearTraffic = channel.unary_unary(
+                '/turnout.v1.ControlService/ClearTraffic',
+                request_serializer=turnout__proto_dot_v1_dot_traffic__pb2.ClearTrafficRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_v1_dot_traffic__pb2.ClearTrafficResponse.FromString,
+                _registered_method=True)
+        self.FreezeTraffic = channel.unary_unary(
+                '/turnout.v1.ControlService/FreezeTraffic',
+                request_serializer=turnout__proto_dot_v1_dot_traffic__pb2.FreezeTrafficRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_v1_dot_traffic__pb2.FreezeTrafficResponse.FromString,
+                _registered_method=True)
+        self.RevertTraffic = channel.unary_unary(
+                '/turnout.v1.ControlService/RevertTraffic',
+                request_serializer=turnout__proto_dot_v1_dot_traffic__pb2.RevertTrafficRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_v1_dot_traffic__pb2.RevertTrafficResponse.FromString,
+                _registered_method=True)
+        self.ListTrafficHistory = channel.unary_unary(
+                '/turnout.v1.ControlService/ListTrafficHistory',
+                request_serializer=turnout__proto_dot_v1_dot_traffic__pb2.ListTrafficHistoryRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_v1_dot_traffic__pb2.ListTrafficHistoryResponse.FromString,
+                _registered_method=True)
+        self.ExplainRoute = channel.unary_unary(
+                '/turnout.v1.ControlService/ExplainRoute',
+                request_serializer=turnout__proto_dot_v1_dot_traffic__pb2.ExplainRouteRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_v1_dot_traffic__pb2.ExplainRouteResponse.FromString,
+                _registered_method=True)
+        self.GetShadowReport = channel.unary_unary(
+                '/turnout.v1.ControlService/GetShadowReport',
+                request_serializer=turnout__proto_dot_v1_dot_traffic__pb2.GetShadowReportRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_v1_dot_traffic__pb2.GetShadowReportResponse.FromString,
+                _registered_method=True)
 
 
 class ControlServiceServicer(object):
@@ -102,6 +148,73 @@ class ControlServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTraffic(self, request, context):
+        """Tells how traffic is routed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetTraffic(self, request, context):
+        """Puts a policy in place of the one in force.
+
+        Errors of this and of each change below: INVALID_ARGUMENT (no policy can be so), NOT_FOUND (no such model, version or
+        epoch), FAILED_PRECONDITION (a version is not ready, not released or does not fit the baseline's clients, or changes
+        are frozen), ABORTED (another change came first; look again).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RampTraffic(self, request, context):
+        """Gives one canary another weight; the others keep theirs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClearTraffic(self, request, context):
+        """Ends the policy: the highest released version answers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FreezeTraffic(self, request, context):
+        """Refuses changes from now on, or takes them again. What takes traffic back is taken in any case.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevertTraffic(self, request, context):
+        """Puts an earlier epoch's policy in force again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTrafficHistory(self, request, context):
+        """Tells the policies that were.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainRoute(self, request, context):
+        """Tells, step by step, how a request would be routed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetShadowReport(self, request, context):
+        """Tells what the shadows of a model differ in.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -129,6 +242,51 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.DeleteTag,
                     request_deserializer=turnout__proto_dot_v1_dot_control__pb2.DeleteTagRequest.FromString,
                     response_serializer=turnout__proto_dot_v1_dot_control__pb2.DeleteTagResponse.SerializeToString,
+            ),
+            'GetTraffic': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTraffic,
+                    request_deserializer=turnout__proto_dot_v1_dot_traffic__pb2.GetTrafficRequest.FromString,
+                    response_serializer=turnout__proto_dot_v1_dot_traffic__pb2.GetTrafficResponse.SerializeToString,
+            ),
+            'SetTraffic': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetTraffic,
+                    request_deserializer=turnout__proto_dot_v1_dot_traffic__pb2.SetTrafficRequest.FromString,
+                    response_serializer=turnout__proto_dot_v1_dot_traffic__pb2.SetTrafficResponse.SerializeToString,
+            ),
+            'RampTraffic': grpc.unary_unary_rpc_method_handler(
+                    servicer.RampTraffic,
+                    request_deserializer=turnout__proto_dot_v1_dot_traffic__pb2.RampTrafficRequest.FromString,
+                    response_serializer=turnout__proto_dot_v1_dot_traffic__pb2.RampTrafficResponse.SerializeToString,
+            ),
+            'ClearTraffic': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClearTraffic,
+                    request_deserializer=turnout__proto_dot_v1_dot_traffic__pb2.ClearTrafficRequest.FromString,
+                    response_serializer=turnout__proto_dot_v1_dot_traffic__pb2.ClearTrafficResponse.SerializeToString,
+            ),
+            'FreezeTraffic': grpc.unary_unary_rpc_method_handler(
+                    servicer.FreezeTraffic,
+                    request_deserializer=turnout__proto_dot_v1_dot_traffic__pb2.FreezeTrafficRequest.FromString,
+                    response_serializer=turnout__proto_dot_v1_dot_traffic__pb2.FreezeTrafficResponse.SerializeToString,
+            ),
+            'RevertTraffic': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevertTraffic,
+                    request_deserializer=turnout__proto_dot_v1_dot_traffic__pb2.RevertTrafficRequest.FromString,
+                    response_serializer=turnout__proto_dot_v1_dot_traffic__pb2.RevertTrafficResponse.SerializeToString,
+            ),
+            'ListTrafficHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTrafficHistory,
+                    request_deserializer=turnout__proto_dot_v1_dot_traffic__pb2.ListTrafficHistoryRequest.FromString,
+                    response_serializer=turnout__proto_dot_v1_dot_traffic__pb2.ListTrafficHistoryResponse.SerializeToString,
+            ),
+            'ExplainRoute': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainRoute,
+                    request_deserializer=turnout__proto_dot_v1_dot_traffic__pb2.ExplainRouteRequest.FromString,
+                    response_serializer=turnout__proto_dot_v1_dot_traffic__pb2.ExplainRouteResponse.SerializeToString,
+            ),
+            'GetShadowReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetShadowReport,
+                    request_deserializer=turnout__proto_dot_v1_dot_traffic__pb2.GetShadowReportRequest.FromString,
+                    response_serializer=turnout__proto_dot_v1_dot_traffic__pb2.GetShadowReportResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -267,6 +425,249 @@ class ControlService(object):
             '/turnout.v1.ControlService/DeleteTag',
             turnout__proto_dot_v1_dot_control__pb2.DeleteTagRequest.SerializeToString,
             turnout__proto_dot_v1_dot_control__pb2.DeleteTagResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTraffic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.v1.ControlService/GetTraffic',
+            turnout__proto_dot_v1_dot_traffic__pb2.GetTrafficRequest.SerializeToString,
+            turnout__proto_dot_v1_dot_traffic__pb2.GetTrafficResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetTraffic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.v1.ControlService/SetTraffic',
+            turnout__proto_dot_v1_dot_traffic__pb2.SetTrafficRequest.SerializeToString,
+            turnout__proto_dot_v1_dot_traffic__pb2.SetTrafficResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RampTraffic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.v1.ControlService/RampTraffic',
+            turnout__proto_dot_v1_dot_traffic__pb2.RampTrafficRequest.SerializeToString,
+            turnout__proto_dot_v1_dot_traffic__pb2.RampTrafficResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClearTraffic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.v1.ControlService/ClearTraffic',
+            turnout__proto_dot_v1_dot_traffic__pb2.ClearTrafficRequest.SerializeToString,
+            turnout__proto_dot_v1_dot_traffic__pb2.ClearTrafficResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FreezeTraffic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.v1.ControlService/FreezeTraffic',
+            turnout__proto_dot_v1_dot_traffic__pb2.FreezeTrafficRequest.SerializeToString,
+            turnout__proto_dot_v1_dot_traffic__pb2.FreezeTrafficResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevertTraffic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.v1.ControlService/RevertTraffic',
+            turnout__proto_dot_v1_dot_traffic__pb2.RevertTrafficRequest.SerializeToString,
+            turnout__proto_dot_v1_dot_traffic__pb2.RevertTrafficResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTrafficHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.v1.ControlService/ListTrafficHistory',
+            turnout__proto_dot_v1_dot_traffic__pb2.ListTrafficHistoryRequest.SerializeToString,
+            turnout__proto_dot_v1_dot_traffic__pb2.ListTrafficHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainRoute(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.v1.ControlService/ExplainRoute',
+            turnout__proto_dot_v1_dot_traffic__pb2.ExplainRouteRequest.SerializeToString,
+            turnout__proto_dot_v1_dot_traffic__pb2.ExplainRouteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetShadowReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.v1.ControlService/GetShadowReport',
+            turnout__proto_dot_v1_dot_traffic__pb2.GetShadowReportRequest.SerializeToString,
+            turnout__proto_dot_v1_dot_traffic__pb2.GetShadowReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

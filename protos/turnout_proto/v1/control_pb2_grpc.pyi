@@ -6,6 +6,7 @@ What operators do to a running server."""
 from collections import abc as _abc
 from grpc import aio as _aio
 from turnout_proto.v1 import control_pb2 as _control_pb2
+from turnout_proto.v1 import traffic_pb2 as _traffic_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -45,6 +46,29 @@ class ControlServiceStub:
     """Makes a tag name a version, whether or not the tag existed."""
     DeleteTag: _grpc.UnaryUnaryMultiCallable[_control_pb2.DeleteTagRequest, _control_pb2.DeleteTagResponse]
     """Removes a tag. NOT_FOUND where there is none."""
+    GetTraffic: _grpc.UnaryUnaryMultiCallable[_traffic_pb2.GetTrafficRequest, _traffic_pb2.GetTrafficResponse]
+    """Tells how traffic is routed."""
+    SetTraffic: _grpc.UnaryUnaryMultiCallable[_traffic_pb2.SetTrafficRequest, _traffic_pb2.SetTrafficResponse]
+    """Puts a policy in place of the one in force.
+
+    Errors of this and of each change below: INVALID_ARGUMENT (no policy can be so), NOT_FOUND (no such model, version or
+    epoch), FAILED_PRECONDITION (a version is not ready, not released or does not fit the baseline's clients, or changes
+    are frozen), ABORTED (another change came first; look again).
+    """
+    RampTraffic: _grpc.UnaryUnaryMultiCallable[_traffic_pb2.RampTrafficRequest, _traffic_pb2.RampTrafficResponse]
+    """Gives one canary another weight; the others keep theirs."""
+    ClearTraffic: _grpc.UnaryUnaryMultiCallable[_traffic_pb2.ClearTrafficRequest, _traffic_pb2.ClearTrafficResponse]
+    """Ends the policy: the highest released version answers."""
+    FreezeTraffic: _grpc.UnaryUnaryMultiCallable[_traffic_pb2.FreezeTrafficRequest, _traffic_pb2.FreezeTrafficResponse]
+    """Refuses changes from now on, or takes them again. What takes traffic back is taken in any case."""
+    RevertTraffic: _grpc.UnaryUnaryMultiCallable[_traffic_pb2.RevertTrafficRequest, _traffic_pb2.RevertTrafficResponse]
+    """Puts an earlier epoch's policy in force again."""
+    ListTrafficHistory: _grpc.UnaryUnaryMultiCallable[_traffic_pb2.ListTrafficHistoryRequest, _traffic_pb2.ListTrafficHistoryResponse]
+    """Tells the policies that were."""
+    ExplainRoute: _grpc.UnaryUnaryMultiCallable[_traffic_pb2.ExplainRouteRequest, _traffic_pb2.ExplainRouteResponse]
+    """Tells, step by step, how a request would be routed."""
+    GetShadowReport: _grpc.UnaryUnaryMultiCallable[_traffic_pb2.GetShadowReportRequest, _traffic_pb2.GetShadowReportResponse]
+    """Tells what the shadows of a model differ in."""
 
 @_typing.type_check_only
 class ControlServiceAsyncStub(ControlServiceStub):
@@ -63,6 +87,29 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Makes a tag name a version, whether or not the tag existed."""
     DeleteTag: _aio.UnaryUnaryMultiCallable[_control_pb2.DeleteTagRequest, _control_pb2.DeleteTagResponse]  # type: ignore[assignment]
     """Removes a tag. NOT_FOUND where there is none."""
+    GetTraffic: _aio.UnaryUnaryMultiCallable[_traffic_pb2.GetTrafficRequest, _traffic_pb2.GetTrafficResponse]  # type: ignore[assignment]
+    """Tells how traffic is routed."""
+    SetTraffic: _aio.UnaryUnaryMultiCallable[_traffic_pb2.SetTrafficRequest, _traffic_pb2.SetTrafficResponse]  # type: ignore[assignment]
+    """Puts a policy in place of the one in force.
+
+    Errors of this and of each change below: INVALID_ARGUMENT (no policy can be so), NOT_FOUND (no such model, version or
+    epoch), FAILED_PRECONDITION (a version is not ready, not released or does not fit the baseline's clients, or changes
+    are frozen), ABORTED (another change came first; look again).
+    """
+    RampTraffic: _aio.UnaryUnaryMultiCallable[_traffic_pb2.RampTrafficRequest, _traffic_pb2.RampTrafficResponse]  # type: ignore[assignment]
+    """Gives one canary another weight; the others keep theirs."""
+    ClearTraffic: _aio.UnaryUnaryMultiCallable[_traffic_pb2.ClearTrafficRequest, _traffic_pb2.ClearTrafficResponse]  # type: ignore[assignment]
+    """Ends the policy: the highest released version answers."""
+    FreezeTraffic: _aio.UnaryUnaryMultiCallable[_traffic_pb2.FreezeTrafficRequest, _traffic_pb2.FreezeTrafficResponse]  # type: ignore[assignment]
+    """Refuses changes from now on, or takes them again. What takes traffic back is taken in any case."""
+    RevertTraffic: _aio.UnaryUnaryMultiCallable[_traffic_pb2.RevertTrafficRequest, _traffic_pb2.RevertTrafficResponse]  # type: ignore[assignment]
+    """Puts an earlier epoch's policy in force again."""
+    ListTrafficHistory: _aio.UnaryUnaryMultiCallable[_traffic_pb2.ListTrafficHistoryRequest, _traffic_pb2.ListTrafficHistoryResponse]  # type: ignore[assignment]
+    """Tells the policies that were."""
+    ExplainRoute: _aio.UnaryUnaryMultiCallable[_traffic_pb2.ExplainRouteRequest, _traffic_pb2.ExplainRouteResponse]  # type: ignore[assignment]
+    """Tells, step by step, how a request would be routed."""
+    GetShadowReport: _aio.UnaryUnaryMultiCallable[_traffic_pb2.GetShadowReportRequest, _traffic_pb2.GetShadowReportResponse]  # type: ignore[assignment]
+    """Tells what the shadows of a model differ in."""
 
 class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
     """Changes what is served. Served on the control listener only (default 127.0.0.1:8003)."""
@@ -108,5 +155,82 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.DeleteTagResponse, _abc.Awaitable[_control_pb2.DeleteTagResponse]]:
         """Removes a tag. NOT_FOUND where there is none."""
+
+    @_abc_1.abstractmethod
+    def GetTraffic(
+        self,
+        request: _traffic_pb2.GetTrafficRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_traffic_pb2.GetTrafficResponse, _abc.Awaitable[_traffic_pb2.GetTrafficResponse]]:
+        """Tells how traffic is routed."""
+
+    @_abc_1.abstractmethod
+    def SetTraffic(
+        self,
+        request: _traffic_pb2.SetTrafficRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_traffic_pb2.SetTrafficResponse, _abc.Awaitable[_traffic_pb2.SetTrafficResponse]]:
+        """Puts a policy in place of the one in force.
+
+        Errors of this and of each change below: INVALID_ARGUMENT (no policy can be so), NOT_FOUND (no such model, version or
+        epoch), FAILED_PRECONDITION (a version is not ready, not released or does not fit the baseline's clients, or changes
+        are frozen), ABORTED (another change came first; look again).
+        """
+
+    @_abc_1.abstractmethod
+    def RampTraffic(
+        self,
+        request: _traffic_pb2.RampTrafficRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_traffic_pb2.RampTrafficResponse, _abc.Awaitable[_traffic_pb2.RampTrafficResponse]]:
+        """Gives one canary another weight; the others keep theirs."""
+
+    @_abc_1.abstractmethod
+    def ClearTraffic(
+        self,
+        request: _traffic_pb2.ClearTrafficRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_traffic_pb2.ClearTrafficResponse, _abc.Awaitable[_traffic_pb2.ClearTrafficResponse]]:
+        """Ends the policy: the highest released version answers."""
+
+    @_abc_1.abstractmethod
+    def FreezeTraffic(
+        self,
+        request: _traffic_pb2.FreezeTrafficRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_traffic_pb2.FreezeTrafficResponse, _abc.Awaitable[_traffic_pb2.FreezeTrafficResponse]]:
+        """Refuses changes from now on, or takes them again. What takes traffic back is taken in any case."""
+
+    @_abc_1.abstractmethod
+    def RevertTraffic(
+        self,
+        request: _traffic_pb2.RevertTrafficRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_traffic_pb2.RevertTrafficResponse, _abc.Awaitable[_traffic_pb2.RevertTrafficResponse]]:
+        """Puts an earlier epoch's policy in force again."""
+
+    @_abc_1.abstractmethod
+    def ListTrafficHistory(
+        self,
+        request: _traffic_pb2.ListTrafficHistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_traffic_pb2.ListTrafficHistoryResponse, _abc.Awaitable[_traffic_pb2.ListTrafficHistoryResponse]]:
+        """Tells the policies that were."""
+
+    @_abc_1.abstractmethod
+    def ExplainRoute(
+        self,
+        request: _traffic_pb2.ExplainRouteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_traffic_pb2.ExplainRouteResponse, _abc.Awaitable[_traffic_pb2.ExplainRouteResponse]]:
+        """Tells, step by step, how a request would be routed."""
+
+    @_abc_1.abstractmethod
+    def GetShadowReport(
+        self,
+        request: _traffic_pb2.GetShadowReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_traffic_pb2.GetShadowReportResponse, _abc.Awaitable[_traffic_pb2.GetShadowReportResponse]]:
+        """Tells what the shadows of a model differ in."""
 
 def add_ControlServiceServicer_to_server(servicer: ControlServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -14,8 +14,10 @@ from turnout.config.settings import (
     Oip,
     QueueLimits,
     Repository,
+    Routing,
     Runtime,
     Settings,
+    ShadowLane,
 )
 from turnout.config.sources import Loaded, load_settings
 from turnout.config.values import Address, Load, LoadAll, LoadLatest, LoadSelectors, Provider
@@ -38,7 +40,9 @@ __all__ = [
     "Provider",
     "QueueLimits",
     "Repository",
+    "Routing",
     "Runtime",
     "Settings",
+    "ShadowLane",
     "load_settings",
 ]

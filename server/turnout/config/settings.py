@@ -21,6 +21,7 @@ from turnout.config.values import (
     Load,
     LoadAll,
     LoadField,
+    Networks,
     Providers,
     Share,
     Size,
@@ -146,6 +147,70 @@ class Loading(Section):
     warmup_runs: CountOrNone = 2
 
 
+class Routing(Section):
+    """How requests say where they want to go, beside the version field.
+
+    Attributes:
+        key_header: Metadata or header that carries the routing key of a request which has none of its own.
+        version_override_from: Networks whose callers may force a version with `x-turnout-version`, for testing. None by
+            default: the header is refused then.
+    """
+
+    key_header: Annotated[str, Field(pattern=r"^[a-z0-9_.-]{0,60}[a-z0-9_.]$")] = "x-routing-key"
+    version_override_from: Networks = ()
+
+
+class OutputTolerance(Section):
+    """How far an output of a shadow may be from the baseline's: |got - expected| <= atol + rtol * |expected|.
+
+    Attributes:
+        atol: Absolute part.
+        rtol: Relative part.
+    """
+
+    atol: Duration = 0.0
+    rtol: Duration = 0.0
+
+
+class ShadowLane(Section):
+    """How copies of requests are run and compared.
+
+    Attributes:
+        isolation: `thread` runs a shadow in the server's process; `process` in a child process of its own, for what may
+            take a process down.
+        memory_limit_bytes: Most memory that a shadow may take beside its model: on a GPU for its own arena, with
+            `process` for the child; 0 for no bound. In the server's process on a CPU nothing can bound it.
+        max_inflight: Copies that are run at the same time.
+        max_queue_requests, max_queue_bytes: Copies that may wait, and bytes of their inputs and outputs; what would
+            pass that is dropped and counted.
+        max_lag_s: A copy that waited this long is dropped and counted.
+        timeout_s: A run is ended after this.
+        noise_rate: Share of the copies that the baseline runs once more, to see its own noise.
+        top_k: Classes that are compared where an output is scores.
+        keep_worst: Disagreements that are kept for people to look at, for each pair.
+        keep_inputs: Keep their inputs too.
+        redact: `package.module:function` that is given a model's name and the inputs by name before they are kept, and
+            returns what may be kept of them.
+        tolerances: By output name or by dtype; before those of the manifest.
+        scores: By output name: whether it is scores, whatever its values look like.
+    """
+
+    isolation: Literal["thread", "process"] = "thread"
+    memory_limit_bytes: SizeOrNone = ByteSize(0)
+    max_inflight: Annotated[Count, Field(le=2)] = 2
+    max_queue_requests: Count = 64
+    max_queue_bytes: Size = ByteSize(64 * _MIB)
+    max_lag_s: Duration = 5.0
+    timeout_s: Annotated[Duration, Field(gt=0)] = 10.0
+    noise_rate: Share = 0.02
+    top_k: Count = 5
+    keep_worst: Annotated[CountOrNone, Field(le=100)] = 20
+    keep_inputs: bool = False
+    redact: Annotated[str, Field(pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*)?$")] = ""
+    tolerances: Mapping[str, OutputTolerance] = Field(default_factory=dict)
+    scores: Mapping[str, bool] = Field(default_factory=dict)
+
+
 class Oip(Section):
     """The Open Inference Protocol on the data listener.
 
@@ -176,7 +241,7 @@ class ModelOverrides(Section):
     Attributes:
         load: Which versions are loaded.
         slo_ms: Latency objectives; slower requests are counted exactly by `turnout_slo_exceeded_total`.
-        batching, runtime, limits: As the sections of the same name.
+        batching, runtime, limits, shadow: As the sections of the same name.
     """
 
     load: LoadField = LoadAll()
@@ -184,6 +249,7 @@ class ModelOverrides(Section):
     batching: Batching = Batching()
     runtime: Runtime = Runtime()
     limits: QueueLimits = QueueLimits()
+    shadow: ShadowLane = ShadowLane()
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +261,7 @@ class ModelSettings:
     batching: Batching
     runtime: Runtime
     limits: QueueLimits
+    shadow: ShadowLane
 
 
 S = TypeVar("S", bound=Section)
@@ -231,6 +298,8 @@ class Settings(BaseSettings):
     drain: Drain = Drain()
     repository: Repository = Repository()
     loading: Loading = Loading()
+    routing: Routing = Routing()
+    shadow: ShadowLane = ShadowLane()
     oip: Oip = Oip()
     log: Log = Log()
     model: Mapping[Annotated[str, Field(pattern=f"^{MODEL_KEY}$")], ModelOverrides] = Field(default_factory=dict)
@@ -261,6 +330,7 @@ class Settings(BaseSettings):
             batching=_over(self.batching, own.batching),
             runtime=_over(self.runtime, own.runtime),
             limits=_over(QueueLimits(**_some(self.limits, QueueLimits.model_fields)), own.limits),
+            shadow=_over(self.shadow, own.shadow),
         )
 
 

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ByteSize, Field, PlainSerializer, PlainValidator
@@ -67,6 +68,8 @@ class LoadSelectors:
     def __str__(self) -> str:
         return ", ".join(self.selectors)
 
+
+Network = IPv4Network | IPv6Network
 
 Load = LoadAll | LoadLatest | LoadSelectors
 
@@ -133,6 +136,20 @@ def _parse_url(value: Any) -> str:
     raise ValueError("expected a database URL, such as sqlite:///state.db or postgresql://user@host/database")
 
 
+def _parse_networks(value: Any) -> tuple[Network, ...]:
+    names = _listed(value) if value else []
+    if not isinstance(names, list | tuple):
+        raise ValueError("expected a list of networks, such as 127.0.0.0/8 or ::1")
+    try:
+        return tuple(ip_network(str(name)) for name in names)
+    except ValueError as error:
+        raise ValueError(f"expected networks, such as 127.0.0.0/8 or ::1: {error}") from None
+
+
+def _networks_text(networks: tuple[Network, ...]) -> list[str]:
+    return [str(network) for network in networks]
+
+
 def _no_bool(value: Any) -> Any:
     if isinstance(value, bool):  # pydantic would read true as 1
         raise ValueError("expected a number")
@@ -150,6 +167,7 @@ SizeOrNone = Annotated[ByteSize, BeforeValidator(_no_bool), Field(ge=0)]
 Providers = Annotated[
     Literal["auto"] | tuple[Provider, ...], NoDecode, PlainValidator(_parse_providers), PlainSerializer(_providers_text)
 ]
+Networks = Annotated[tuple[Network, ...], NoDecode, PlainValidator(_parse_networks), PlainSerializer(_networks_text)]
 DatabaseUrl = Annotated[str, PlainValidator(_parse_url)]
 Durations = Annotated[tuple[Duration, ...], NoDecode, BeforeValidator(_listed)]
 DeviceIds = Annotated[tuple[CountOrNone, ...], NoDecode, BeforeValidator(_listed), Field(min_length=1)]

@@ -95,6 +95,8 @@ class Manifest:
         ir_version: Version of the ONNX format.
         batching: As declared; None where the publisher says nothing.
         tolerances: By output name, or by dtype for outputs not named.
+        scores: By output name, whether it holds scores of classes along its last axis, so that the class of the highest
+            is what matters; of an output not named its values tell.
         metadata: Free text about the version (description, authors, licence, training ...), as JSON values.
     """
 
@@ -106,6 +108,7 @@ class Manifest:
     ir_version: int
     batching: Batching | None = None
     tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
+    scores: Mapping[str, bool] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -141,6 +144,8 @@ class Manifest:
             }
         if self.tolerances:
             body["tolerances"] = {name: {"atol": t.atol, "rtol": t.rtol} for name, t in self.tolerances.items()}
+        if self.scores:
+            body["scores"] = dict(self.scores)
         if self.metadata:
             body["metadata"] = dict(self.metadata)
         return body
@@ -165,6 +170,7 @@ class Manifest:
                 ir_version=int(body["ir_version"]),
                 batching=None if batching is None else Batching(**batching),
                 tolerances={name: Tolerance(**t) for name, t in body.get("tolerances", {}).items()},
+                scores={str(name): bool(is_so) for name, is_so in body.get("scores", {}).items()},
                 metadata=dict(body.get("metadata", {})),
             )
         except (KeyError, TypeError, AttributeError) as error:

@@ -12,6 +12,9 @@ dataset = "2026-04"
 max_rows = 64
 axes = { bytes = 0, target_label = 0 }
 
+[scores]                                    # the class with the highest value is what matters
+target_label = true
+
 [tolerances.target_label]                   # or a dtype: [tolerances.float32]
 atol = 1e-5
 rtol = 1e-3
@@ -35,7 +38,7 @@ MAX_DEPTH = 16
 """How deep free metadata may be nested."""
 
 _TEXTS = ("description", "licence", "notes")
-_TOP = (*_TEXTS, "authors", "metadata", "batching", "tolerances")
+_TOP = (*_TEXTS, "authors", "metadata", "batching", "tolerances", "scores")
 _STATED = (*_TEXTS, "authors")
 _MAX_INTEGER = 2**53 - 1
 
@@ -52,6 +55,7 @@ class VersionMetadata:
         free: Anything else, as JSON values; none of the names above.
         batching: How requests may be put together; None leaves it to the server.
         tolerances: By output name, or by dtype for outputs not named.
+        scores: By output name, whether it holds scores of classes.
     """
 
     description: str = ""
@@ -61,6 +65,7 @@ class VersionMetadata:
     free: Mapping[str, Any] = field(default_factory=dict)
     batching: Batching | None = None
     tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
+    scores: Mapping[str, bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if taken := sorted(set(_STATED) & set(self.free)):
@@ -88,6 +93,9 @@ class VersionMetadata:
         for name in self.tolerances:
             if name not in outputs and name not in list(DataType):
                 raise InvalidModel(f"tolerances.{name}: no output and no dtype; the outputs are {', '.join(outputs)}")
+        for name in self.scores:
+            if name not in outputs:
+                raise InvalidModel(f"scores.{name}: no output; the outputs are {', '.join(outputs)}")
 
 
 def read_metadata(path: Path) -> VersionMetadata:
@@ -132,6 +140,9 @@ def parse_metadata(body: object) -> VersionMetadata:
             name: _tolerance(_table(value, f"tolerances.{name}"), f"tolerances.{name}")
             for name, value in _table(top.get("tolerances", {}), "tolerances").items()
         },
+        scores={
+            name: _flag(value, f"scores.{name}") for name, value in _table(top.get("scores", {}), "scores").items()
+        },
         **{name: _text(top[name], name) for name in _TEXTS if name in top},
     )
 
@@ -150,9 +161,8 @@ def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _batching(table: Mapping[str, Any]) -> Batching:
     _check_keys(table, ("enabled", "max_rows", "axes"), "batching.")
-    enabled, max_rows, axes = table.get("enabled", True), table.get("max_rows"), table.get("axes")
-    if not isinstance(enabled, bool):
-        raise InvalidRequest.at("batching.enabled", "expected true or false")
+    enabled = _flag(table.get("enabled", True), "batching.enabled")
+    max_rows, axes = table.get("max_rows"), table.get("axes")
     if max_rows is not None:
         _integer(max_rows, "batching.max_rows")
     if axes is not None:
@@ -161,6 +171,12 @@ def _batching(table: Mapping[str, Any]) -> Batching:
         return Batching(enabled, max_rows, axes)
     except ValueError as error:
         raise InvalidRequest(str(error)) from error
+
+
+def _flag(value: object, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidRequest.at(where, "expected true or false")
+    return value
 
 
 def _tolerance(table: Mapping[str, Any], where: str) -> Tolerance:

@@ -147,6 +147,7 @@ def _manifest(request: PublishRequest, files: Sequence[FileEntry], facts: ModelF
             ir_version=facts.ir_version,
             batching=request.metadata.batching,
             tolerances=request.metadata.tolerances,
+            scores=request.metadata.scores,
             metadata=request.metadata.to_manifest(),
         )
     except ValueError as error:

@@ -1,10 +1,14 @@
-"""Who answers a request: the selector's resolution, remembered for as long as nothing changes."""
+"""Who answers a request: the selector's resolution and the model's policy, remembered while nothing changes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from turnout.errors import DigestMismatch, NotLoaded, TurnoutError, VersionLoading
+from turnout.routing.applied import AppliedPolicy, Policies
+from turnout.routing.policy import Policy, eligible
 from turnout.routing.resolution import VersionIndex, resolve
-from turnout.routing.selector import parse
+from turnout.routing.selector import Selector, parse
+from turnout.routing.split import Split, Turn
 from turnout.serving.catalog import Catalog, CatalogSnapshot, ModelEntry, VersionEntry
 from turnout.serving.inference import Role, Route
 from turnout.serving.lifecycle import LifecycleState
@@ -17,49 +21,59 @@ LOADING_RETRY_SECONDS = 1.0
 
 _COMING = (LifecycleState.LOADING, LifecycleState.WARMING)
 
+Way = Route | Split
+"""Where requests for one selector go: all to one version, or to one of several."""
+
 
 @dataclass(slots=True, eq=False)
 class _Resolutions:
-    """What was worked out about one snapshot so far; it goes when the snapshot does.
+    """What was worked out about one state of the world so far; it goes when that does.
 
     Attributes:
-        snapshot: That it holds for.
-        routes: By model and selector, as written; successes only.
+        snapshot, policies: The state of the world.
+        ways: By model and selector, as written; successes only.
         indexes: By model.
     """
 
     snapshot: CatalogSnapshot
-    routes: dict[tuple[str, str], Route] = field(default_factory=dict)
+    policies: Mapping[str, AppliedPolicy]
+    ways: dict[tuple[str, str], Way] = field(default_factory=dict)
     indexes: dict[str, VersionIndex] = field(default_factory=dict)
 
-    def find(self, model: str, selector: str, *, prefer_ready: bool) -> VersionEntry:
+    def entry(self, model: str, selector: Selector, *, prefer_ready: bool) -> VersionEntry:
         """Returns the version that the selector names. Raises as `Router.describe`."""
-        entry = self.snapshot.model(model)
+        known = self.snapshot.model(model)
+        applied = self.policies.get(model)
+        policy = applied.state.policy if applied else None
+        if policy is not None and eligible(selector, policy) is not None:
+            return _baseline(known, policy)
         index = self.indexes.get(model)
         if index is None:
-            index = self.indexes[model] = _index(entry)
-        return entry.versions[resolve(parse(selector), index, prefer_ready=prefer_ready)]
+            index = self.indexes[model] = _index(known)
+        return known.versions[resolve(selector, index, prefer_ready=prefer_ready)]
 
 
-class CatalogRouter:
-    """Routes by what the catalog holds; implements `turnout.serving.inference.Router`.
+class PolicyRouter:
+    """Routes by the policies in force and by what the catalog holds; implements `turnout.serving.inference.Router`.
 
-    Each call reads the catalog once and so sees one state of the world. A known route costs one look-up; the first
-    request for a selector after a change works its route out again. The empty selector plays the baseline's role, every
-    other one pins.
+    Each call sees one state of the world whole: one catalog, one epoch. A known way costs one look-up, and a choice
+    among canaries one more; the first request for a selector after a change works its way out again.
     """
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, policies: Policies) -> None:
         self._catalog = catalog
-        self._resolutions = _Resolutions(catalog.snapshot)
+        self._policies = policies
+        self._resolutions = _Resolutions(catalog.snapshot, policies.current)
+        self._turns: dict[tuple[str, str], Turn] = {}
 
-    def route(self, model: str, selector: str, routing_key: str) -> Route:
-        """Returns the route of a request.
+    def route(self, model: str, selector: str, routing_key: str = "", *, baseline_only: bool = False) -> Route:
+        """Returns the route of a request, which counts as one of the requests that traffic is split by.
 
         Args:
             model: The model's name, as the client wrote it.
             selector: The version selector, as the client wrote it.
-            routing_key: Keeps a client with one version while traffic is split; one version has it all here.
+            routing_key: Requests with the same key meet the same version while the weights allow it; "" for none.
+            baseline_only: No canary may answer.
 
         Raises:
             InvalidSelector: The selector does not parse.
@@ -68,19 +82,20 @@ class CatalogRouter:
             DigestMismatch: What it names was changed on disk since its publication.
         """
         resolutions = self._resolutions
-        if resolutions.snapshot is not self._catalog.snapshot:
+        if resolutions.snapshot is not self._catalog.snapshot or resolutions.policies is not self._policies.current:
             resolutions = self._start_over()
-        route = resolutions.routes.get((model, selector))
-        if route is not None:
-            return route
-        entry = resolutions.find(model, selector, prefer_ready=True)
-        if entry.state is not LifecycleState.READY:
-            raise _refusal(entry)
-        if len(resolutions.routes) >= MAX_ROUTES:
-            resolutions.routes.clear()
-        route = Route(entry, Role.PINNED if selector else Role.BASELINE)
-        resolutions.routes[model, selector] = route
-        return route
+        way = resolutions.ways.get((model, selector))
+        if way is None:
+            way = self._find(resolutions, model, selector)
+        if way.__class__ is Route:
+            return way
+        assert isinstance(way, Split)
+        return way.choose(routing_key, baseline_only=baseline_only)
+
+    def way(self, model: str, selector: str) -> Way:
+        """Returns where requests for a selector go, without sending one. Raises as `route`."""
+        resolutions = self._start_over()
+        return self._find(resolutions, model, selector)
 
     def describe(self, model: str, selector: str) -> VersionEntry:
         """Returns the version that the selector names, whatever its state; a range names its highest, ready or not.
@@ -90,13 +105,62 @@ class CatalogRouter:
             ModelNotFound, VersionNotFound: It parses and nothing answers it.
         """
         resolutions = self._resolutions
-        if resolutions.snapshot is not self._catalog.snapshot:
+        if resolutions.snapshot is not self._catalog.snapshot or resolutions.policies is not self._policies.current:
             resolutions = self._start_over()
-        return resolutions.find(model, selector, prefer_ready=False)
+        return resolutions.entry(model, parse(selector), prefer_ready=False)
 
     def _start_over(self) -> _Resolutions:
-        resolutions = self._resolutions = _Resolutions(self._catalog.snapshot)
+        resolutions = self._resolutions = _Resolutions(self._catalog.snapshot, self._policies.current)
         return resolutions
+
+    def _find(self, resolutions: _Resolutions, model: str, selector: str) -> Way:
+        parsed = parse(selector)
+        entry = resolutions.entry(model, parsed, prefer_ready=True)
+        if entry.state is not LifecycleState.READY:
+            raise _refusal(entry)
+        if len(resolutions.ways) >= MAX_ROUTES:
+            resolutions.ways.clear()
+        applied = resolutions.policies.get(model)
+        if applied is None:
+            way: Way = Route.to(entry, Role.PINNED if selector else Role.BASELINE)
+        elif applied.state.policy is None or (canaries := eligible(parsed, applied.state.policy)) is None:
+            way = Route.to(entry, Role.PINNED if selector else Role.BASELINE, applied.epoch)
+        else:
+            baseline = Route.to(entry, Role.BASELINE, applied.epoch, applied.observer)
+            versions = resolutions.snapshot.model(model).versions
+            able = {str(v): e for v in canaries if (e := versions.get(v)) and e.state is LifecycleState.READY}
+            way = self._split(applied, baseline, able, (model, selector))
+        resolutions.ways[model, selector] = way
+        return way
+
+    def _split(
+        self, applied: AppliedPolicy, baseline: Route, able: Mapping[str, VersionEntry], key: tuple[str, str]
+    ) -> Way:
+        """Returns the way of a selector that the policy decides on.
+
+        Args:
+            applied: The policy.
+            baseline: The route of who is no canary's.
+            able: Canaries that may answer the selector and can, by version.
+            key: Model and selector.
+        """
+        names = applied.owners.names
+        routes = [baseline] + [
+            Route.to(able[name], Role.CANARY, applied.epoch) if name in able else baseline for name in names[1:]
+        ]
+        if all(route is baseline for route in routes):
+            return baseline
+        if len(self._turns) >= MAX_ROUTES:
+            self._turns.clear()
+        turn = self._turns.setdefault(key, Turn())
+        return Split(applied.owners, routes, applied.tally if len(able) >= len(names) - 1 else None, turn)
+
+
+def _baseline(known: ModelEntry, policy: Policy) -> VersionEntry:
+    entry = known.versions.get(policy.baseline)
+    if entry is None:
+        raise NotLoaded(f"{policy.baseline}, the baseline of {known.name}'s policy, is not in this server's repository")
+    return entry
 
 
 def _index(entry: ModelEntry) -> VersionIndex:

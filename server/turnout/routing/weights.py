@@ -1,23 +1,104 @@
-"""Which share of a model's unpinned traffic each version has, for the metrics."""
+"""Which share of a model's unpinned traffic each version has, as wished for and as in force."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from turnout.errors import TurnoutError
-from turnout.serving.catalog import Catalog
-from turnout.serving.inference import Router
+from turnout.routing.applied import AppliedPolicy, Policies
+from turnout.routing.policy import UNITS, Policy
+from turnout.routing.slots import SLOTS
+from turnout.serving.catalog import Catalog, ModelEntry
+from turnout.serving.inference import Role, Router
+from turnout.serving.lifecycle import LifecycleState
 
 
-def record_weights(catalog: Catalog, router: Router) -> None:
-    """Tells the recorders of the versions in service their share, as wished for and as in force.
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One version's part in one role.
 
-    What should answer is the highest released version; what does is the highest that is ready. The two differ while one
-    is loading or failed to load.
+    Attributes:
+        version: The version, as text.
+        role: Its role.
+        desired: As the policy wishes, 0 to 1; of a shadow, its rate.
+        applied: As in force: a canary that is not ready has none, and the baseline has its share.
+        decisions: Requests of this epoch that it answered, of those that every version of the policy might have.
+        share: The same as a share of those; None before the first, and of shadows.
+        deviation: Standard deviations between `decisions` and what `applied` lets expect, were requests independent.
+    """
+
+    version: str
+    role: Role
+    desired: float
+    applied: float
+    decisions: int = 0
+    share: float | None = None
+    deviation: float = 0.0
+
+
+def shares(known: ModelEntry, applied: AppliedPolicy, policy: Policy) -> list[Share]:
+    """Returns the part of each version of a policy: the baseline, the canaries, the shadows."""
+    ready = {str(v) for v, entry in known.versions.items() if entry.state is LifecycleState.READY}
+    table = applied.state.table
+    decisions = dict(zip(applied.owners.names, applied.tally, strict=True))
+    in_force = {
+        str(c.version): table.slots_of(str(c.version)) / SLOTS if str(c.version) in ready else 0.0
+        for c in policy.canaries
+    }
+    baseline = str(policy.baseline)
+    left = 1.0 - sum(in_force.values()) if baseline in ready else 0.0
+    total = sum(applied.tally)
+    desired = (UNITS - sum(c.weight for c in policy.canaries)) / UNITS
+    found = [_share(baseline, Role.BASELINE, desired, left, decisions[""], total)]
+    for canary in policy.canaries:
+        name = str(canary.version)
+        weight = canary.weight / UNITS
+        found.append(_share(name, Role.CANARY, weight, in_force[name], decisions.get(name, 0), total))
+    for shadow in policy.shadows:
+        name, rate = str(shadow.version), shadow.rate / UNITS
+        found.append(Share(name, Role.SHADOW, rate, rate if name in ready and baseline in ready else 0.0))
+    return found
+
+
+def record_weights(catalog: Catalog, policies: Policies, router: Router) -> None:
+    """Tells the recorders of the versions in service their part, for the metrics.
+
+    Without a policy, what should answer is the highest released version, and what does is the highest that is ready.
     """
     for model in catalog.snapshot.models.values():
-        shares: dict[object, dict[tuple[str, str], float]] = {}
-        for kind, find in (("desired", router.describe), ("applied", lambda m, s: router.route(m, s, "").entry)):
-            try:
-                shares.setdefault(find(model.name, "").version, {})["baseline", kind] = 1.0
-            except TurnoutError:  # nothing is released, or nothing that is answers now
-                continue
-        for version, entry in model.versions.items():
+        applied = policies.current.get(model.name)
+        if applied is None or applied.state.policy is None:
+            parts: Mapping[str, list[Share]] = _without_policy(model, router)
+        else:
+            parts = {}
+            for share in shares(model, applied, applied.state.policy):
+                parts = {**parts, share.version: [*parts.get(share.version, []), share]}
+        for entry in model.versions.values():
             if entry.handle is not None:
-                entry.handle.recorder.traffic_weight = shares.get(version, {})
+                own = parts.get(entry.version_text, [])
+                recorder = entry.handle.recorder
+                recorder.traffic_weight = {
+                    (str(s.role), kind): value
+                    for s in own
+                    for kind, value in (("desired", s.desired), ("applied", s.applied))
+                }
+                recorder.traffic_share = {str(s.role): s.share for s in own if s.share is not None}
+
+
+def _share(version: str, role: Role, desired: float, applied: float, decisions: int, total: int) -> Share:
+    expected = applied * total
+    spread = (expected * (1.0 - applied)) ** 0.5
+    deviation = (decisions - expected) / spread if spread else 0.0
+    return Share(version, role, desired, applied, decisions, decisions / total if total else None, deviation)
+
+
+def _without_policy(model: ModelEntry, router: Router) -> dict[str, list[Share]]:
+    desired = applied = ""
+    try:
+        desired = router.describe(model.name, "").version_text
+        applied = router.route(model.name, "").entry.version_text
+    except TurnoutError:  # nothing is released, or nothing that is answers now
+        pass
+    return {
+        version: [Share(version, Role.BASELINE, float(version == desired), float(version == applied))]
+        for version in {desired, applied} - {""}
+    }

@@ -1,12 +1,11 @@
 """`turnout.v1` messages to the data plane's values and back."""
 
-import functools
 import itertools
 import time
 import uuid
 
 from turnout.errors import InvalidRequest, InvalidTensor
-from turnout.serving.inference import InferenceRequest, InferenceResult, Role
+from turnout.serving.inference import InferenceRequest, InferenceResult, Role, Route
 from turnout.serving.tensor import Array
 from turnout_proto import tensors
 from turnout_proto.v1 import prediction_pb2 as pb
@@ -14,12 +13,15 @@ from turnout_proto.v1 import prediction_pb2 as pb
 _MAX_REQUEST_ID = 128
 _MAX_ROUTING_KEY = 1024
 
-_ROLES = {
+ROLES = {
     Role.PINNED: pb.ROLE_PINNED,
     Role.BASELINE: pb.ROLE_BASELINE,
     Role.CANARY: pb.ROLE_CANARY,
     Role.SHADOW: pb.ROLE_SHADOW,
 }
+
+_BEGINNING = "turnout.v1 answer"
+_TRAILING = "trailing metadata"
 
 _process = uuid.uuid4().hex[:12] + "-"
 _numbers = itertools.count(1)
@@ -75,10 +77,7 @@ def fill(request: InferenceRequest, message: pb.PredictRequest) -> None:
 def response(request: InferenceRequest, result: InferenceResult) -> pb.PredictResponse:
     """Returns the answer as a message."""
     route, answer = result.route, result.answer
-    entry = route.entry
-    message = pb.PredictResponse.FromString(
-        _beginning(request.model, entry.version_text, entry.digest, route.role, route.epoch)
-    )
+    message = pb.PredictResponse.FromString(route.memo.get(_BEGINNING) or _beginning(route))
     message.request_id = request.request_id
     timing = message.timing
     timing.queue_us = int(answer.queue_seconds * 1e6)
@@ -90,8 +89,28 @@ def response(request: InferenceRequest, result: InferenceResult) -> pb.PredictRe
     return message
 
 
-@functools.lru_cache(maxsize=4096)
-def _beginning(model: str, version: str, digest: str, role: Role, epoch: int) -> bytes:
+def route_message(route: Route) -> pb.Route:
+    """Returns which version answers, and why."""
+    entry = route.entry
+    return pb.Route(version=entry.version_text, digest=entry.digest, role=ROLES[route.role], epoch=route.epoch)
+
+
+def trailing_metadata(route: Route) -> tuple[tuple[str, str], ...]:
+    """Returns which version answers, and why, for clients and proxies that look at metadata only."""
+    known: tuple[tuple[str, str], ...] | None = route.memo.get(_TRAILING)
+    if known is None:
+        entry = route.entry
+        known = route.memo[_TRAILING] = (
+            ("x-turnout-version", entry.version_text),
+            ("x-turnout-digest", entry.digest),
+            ("x-turnout-role", str(route.role)),
+            ("x-turnout-epoch", str(route.epoch)),
+        )
+    return known
+
+
+def _beginning(route: Route) -> bytes:
     """Returns what thousands of answers have in common; parsing it is cheaper than building it (1.5 us, not 2.3)."""
-    route = pb.Route(version=version, digest=digest, role=_ROLES[role], epoch=epoch)
-    return pb.PredictResponse(model=model, route=route).SerializeToString()
+    message = pb.PredictResponse(model=route.entry.model, route=route_message(route))
+    beginning = route.memo[_BEGINNING] = message.SerializeToString()
+    return beginning

@@ -13,6 +13,7 @@ from collections import deque
 import grpc
 
 from turnout.errors import Draining, InvalidRequest, ModelFailure, TurnoutError
+from turnout.routing.preferences import Preferences
 from turnout.rpc import codec
 from turnout.rpc.errors import abort, to_status
 from turnout.rpc.malformed import Malformed, refusal
@@ -25,8 +26,9 @@ Context = grpc.aio.ServicerContext[pb.PredictStreamRequest, pb.PredictStreamResp
 class Multiplexer:
     """Serves one stream from its opening to its end."""
 
-    def __init__(self, inference: Inference, context: Context, max_items: int) -> None:
+    def __init__(self, inference: Inference, preferences: Preferences, context: Context, max_items: int) -> None:
         self._inference = inference
+        self._preferences = preferences
         self._context = context
         self._max_items = max_items
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -103,6 +105,7 @@ class Multiplexer:
             if call.request_id in self._tasks:
                 raise InvalidRequest.at("request.request_id", f"{call.request_id!r} is under way on this stream")
             codec.fill(call, message)
+            self._preferences.apply(call)
         except InvalidRequest as error:
             self._inference.refuse(call, error)
             self._fail(message.request_id, error)

@@ -4,7 +4,8 @@ from typing import Any
 
 import grpc
 
-from turnout.errors import InvalidRequest, TurnoutError
+from turnout.errors import TurnoutError
+from turnout.routing.preferences import PreferenceReader, peer_host
 from turnout.rpc import codec
 from turnout.rpc.errors import abort
 from turnout.rpc.malformed import Malformed, refusal, streaming, unary
@@ -20,14 +21,16 @@ StreamContext = grpc.aio.ServicerContext[pb.PredictStreamRequest, pb.PredictStre
 class PredictionServicer(prediction_pb2_grpc.PredictionServiceServicer):
     """Answers predictions."""
 
-    def __init__(self, inference: Inference, max_stream_items: int) -> None:
+    def __init__(self, inference: Inference, preferences: PreferenceReader, max_stream_items: int) -> None:
         """Prepares.
 
         Args:
             inference: The data plane.
+            preferences: Reads what a call's metadata asks for.
             max_stream_items: Most requests under way on one stream.
         """
         self._inference = inference
+        self._preferences = preferences
         self._max_stream_items = max_stream_items
 
     def handlers(self) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
@@ -45,10 +48,14 @@ class PredictionServicer(prediction_pb2_grpc.PredictionServiceServicer):
         try:
             try:
                 codec.fill(call, request)
-            except InvalidRequest as error:
+                self._preferences.read(context.invocation_metadata() or (), lambda: peer_host(context.peer())).apply(
+                    call
+                )
+            except TurnoutError as error:
                 self._inference.refuse(call, error)
                 raise
             result = self._inference.infer_now(call) or await self._inference.infer(call)
+            context.set_trailing_metadata(codec.trailing_metadata(result.route))
             return codec.response(call, result)
         except TurnoutError as error:
             await abort(context, error, call.request_id)
@@ -57,4 +64,8 @@ class PredictionServicer(prediction_pb2_grpc.PredictionServiceServicer):
         self, _: object, context: StreamContext
     ) -> None:
         """Runs many requests; answers in the order they are ready."""
-        await Multiplexer(self._inference, context, self._max_stream_items).run()
+        try:
+            preferences = self._preferences.read(context.invocation_metadata() or (), lambda: peer_host(context.peer()))
+        except TurnoutError as error:
+            await abort(context, error)
+        await Multiplexer(self._inference, preferences, context, self._max_stream_items).run()

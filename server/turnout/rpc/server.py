@@ -10,9 +10,14 @@ from grpc_reflection.v1alpha import reflection
 
 from turnout.config import Address, Settings
 from turnout.errors import ConfigError
+from turnout.routing.applied import Policies
 from turnout.routing.declarations import Declarer
+from turnout.routing.explain import Explainer
+from turnout.routing.preferences import PreferenceReader
+from turnout.routing.shadow.service import Shadows
+from turnout.routing.traffic import Traffic
 from turnout.rpc.catalog import CatalogServicer
-from turnout.rpc.control import ControlServicer
+from turnout.rpc.control.service import ControlServicer
 from turnout.rpc.health import HealthServicer
 from turnout.rpc.oip.service import SERVICE_NAME as OIP_SERVICE
 from turnout.rpc.oip.service import oip_handler
@@ -45,6 +50,10 @@ class Services:
         router: Finds what a selector names.
         manager: Loads and unloads.
         declarer: Records releases and tags.
+        traffic: Changes policies.
+        explainer: Explains routes.
+        policies: In force.
+        shadows: The lanes of copies.
         accepting: Tells whether the server takes requests; False once it drains.
     """
 
@@ -53,6 +62,10 @@ class Services:
     router: Router
     manager: Manager
     declarer: Declarer
+    traffic: Traffic
+    explainer: Explainer
+    policies: Policies
+    shadows: Shadows
     accepting: Callable[[], bool]
 
     def ready(self) -> bool:
@@ -77,7 +90,16 @@ def control_server(services: Services, settings: Settings) -> grpc.aio.Server:
     server = grpc.aio.server(options=[*_options(settings), ("grpc.enable_channelz", 1)])
     _add_data_services(server, services, settings, allow_repository_control=True)
     control_pb2_grpc.add_ControlServiceServicer_to_server(
-        ControlServicer(services.manager, services.catalog, services.declarer), server
+        ControlServicer(
+            manager=services.manager,
+            catalog=services.catalog,
+            declarer=services.declarer,
+            traffic=services.traffic,
+            policies=services.policies,
+            explainer=services.explainer,
+            shadows=services.shadows,
+        ),
+        server,
     )
     channelz.add_channelz_servicer(server)
     _add_health(server, services, [PREDICTION, CATALOG, CONTROL, HEALTH, OIP_SERVICE])
@@ -101,13 +123,15 @@ def listen(server: grpc.aio.Server, address: Address) -> Address:
 def _add_data_services(
     server: grpc.aio.Server, services: Services, settings: Settings, *, allow_repository_control: bool
 ) -> None:
-    prediction = PredictionServicer(services.inference, settings.limits.max_stream_items)
+    preferences = PreferenceReader(settings.routing)
+    prediction = PredictionServicer(services.inference, preferences, settings.limits.max_stream_items)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(PREDICTION, prediction.handlers()),))
     catalog_pb2_grpc.add_CatalogServiceServicer_to_server(CatalogServicer(services.catalog, services.router), server)
     server.add_generic_rpc_handlers(
         (
             oip_handler(
                 inference=services.inference,
+                preferences=preferences,
                 router=services.router,
                 catalog=services.catalog,
                 control=services.manager,

@@ -1,11 +1,11 @@
-"""Keeps the manager in step with what other processes publish, release and tag.
+"""Keeps a server in step with what other processes publish, release and tag.
 
 The state store is asked for its revision a few times a second (one indexed row); the repository is watched, and read
 again from time to time besides, for file systems that tell nobody of changes.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
@@ -13,32 +13,35 @@ from watchfiles import Change, awatch
 
 from turnout.config import Repository as RepositorySettings
 from turnout.errors import TurnoutError
-from turnout.serving.manager import Manager
 
 _RESCAN_SECONDS = 10.0
 _WATCH_STEP_MS = 50
 
 
+Refresh = Callable[[], Awaitable[None]]
+"""Reads again what exists and what was declared."""
+
+
 async def follow(
-    manager: Manager, revision: Callable[[], int], root: Path, settings: RepositorySettings, log: FilteringBoundLogger
+    refresh: Refresh, revision: Callable[[], int], root: Path, settings: RepositorySettings, log: FilteringBoundLogger
 ) -> None:
-    """Refreshes the manager whenever something changed; runs until it is cancelled.
+    """Refreshes whenever something changed; runs until it is cancelled.
 
     Args:
-        manager: To be kept in step.
+        refresh: Called then; what it raises is told, and what was known stays in force.
         revision: Of the state store; called in a thread.
         root: Of the repository, absolute; must exist.
         settings: How often to look, and whether to watch.
         log: Where trouble is told; what was known stays in force meanwhile.
     """
     async with asyncio.TaskGroup() as group:
-        group.create_task(_follow_state(manager, revision, settings.poll_interval_s, log), name="follow state")
+        group.create_task(_follow_state(refresh, revision, settings.poll_interval_s, log), name="follow state")
         if settings.watch:
-            group.create_task(_follow_disk(manager, root, log), name="follow repository")
+            group.create_task(_follow_disk(refresh, root, log), name="follow repository")
 
 
 async def _follow_state(
-    manager: Manager, revision: Callable[[], int], interval: float, log: FilteringBoundLogger
+    refresh: Refresh, revision: Callable[[], int], interval: float, log: FilteringBoundLogger
 ) -> None:
     known: int | None = None
     trouble = ""
@@ -48,7 +51,7 @@ async def _follow_state(
         try:
             current = await asyncio.to_thread(revision)
             if current != known or loop.time() >= rescan_at:
-                await manager.refresh()
+                await refresh()
                 known = current
                 rescan_at = loop.time() + _RESCAN_SECONDS
             trouble = ""
@@ -59,13 +62,13 @@ async def _follow_state(
         await asyncio.sleep(interval)
 
 
-async def _follow_disk(manager: Manager, root: Path, log: FilteringBoundLogger) -> None:
+async def _follow_disk(refresh: Refresh, root: Path, log: FilteringBoundLogger) -> None:
     def concerns_versions(_: Change, path: str) -> bool:
         top = Path(path).relative_to(root).parts[:1]
         return not top or not top[0].startswith(".")  # .staging and .turnout are not versions
 
     async for _ in awatch(root, watch_filter=concerns_versions, step=_WATCH_STEP_MS, debounce=200):
         try:
-            await manager.refresh()
+            await refresh()
         except (TurnoutError, OSError) as error:
             log.error("repository cannot be read; what was known stays in force", reason=str(error))

@@ -6,7 +6,8 @@ under way, and frees the sessions.
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from turnout.config import ModelSettings
 from turnout.errors import NotLoaded
@@ -46,6 +47,7 @@ class VersionHandle:
         axes = loaded.plan.input_axes if loaded.plan.max_rows else {}
         self._row_axis = next(((name, axes[name]) for name in required if name in axes), None)
         self._inflight = 0
+        self._guests = 0
         self._closing = False
         self._idle = asyncio.Event()
         self._batcher = Batcher(
@@ -59,6 +61,11 @@ class VersionHandle:
             loaded.runners,
             recorder.batch_rows.observe,
         )
+
+    @property
+    def closing(self) -> bool:
+        """The version is on its way out, and takes no request."""
+        return self._closing
 
     @property
     def inflight(self) -> int:
@@ -131,13 +138,36 @@ class VersionHandle:
             return names, await self._batcher.submit(inputs, names, deadline)
         finally:
             self._inflight -= 1
-            if self._closing and not self._inflight:
-                self._idle.set()
+            self._left()
+
+    def check(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Sequence[str]:
+        """Returns the names of the outputs that such a request gets.
+
+        Raises:
+            InvalidTensor: The request does not fit the signature.
+        """
+        return self._validator.check(inputs, outputs)
+
+    @contextmanager
+    def borrowed(self) -> Iterator[LoadedVersion]:
+        """Lends what is loaded to work beside the version's requests; it stays in memory meanwhile.
+
+        Raises:
+            NotLoaded: The version is on its way out.
+        """
+        if self._closing or self.loaded is None:
+            raise NotLoaded(f"{self.manifest.model} {self.manifest.version} is being unloaded")
+        self._guests += 1
+        try:
+            yield self.loaded
+        finally:
+            self._guests -= 1
+            self._left()
 
     async def close(self) -> None:
         """Takes the version out of service: waits for the requests under way, then frees its memory."""
         self._closing = True
-        if self._inflight:
+        if self._inflight or self._guests:
             await self._idle.wait()
         self._batcher.close()
         await self._batcher.wait_closed()
@@ -145,3 +175,7 @@ class VersionHandle:
         self.loaded = None
         del self._run, self._batcher
         await asyncio.to_thread(give_back)
+
+    def _left(self) -> None:
+        if self._closing and not self._inflight and not self._guests:
+            self._idle.set()

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 from turnout.errors import Draining, TurnoutError
 from turnout.serving.batcher import Answer
@@ -17,7 +17,7 @@ from turnout.serving.catalog import Catalog, VersionEntry
 from turnout.serving.handle import VersionHandle
 from turnout.serving.tensor import Array
 from turnout.telemetry.logging import AccessLog
-from turnout.telemetry.metrics import Metrics
+from turnout.telemetry.metrics import Metrics, RoleRecorder
 
 
 class Role(StrEnum):
@@ -29,19 +29,42 @@ class Role(StrEnum):
     SHADOW = "shadow"
 
 
-@dataclass(frozen=True, slots=True)
+class AnswerObserver(Protocol):
+    """Is told of answers once they are on their way to the client; `turnout.routing.shadow` has the one that ships."""
+
+    def answered(self, request: "InferenceRequest", result: "InferenceResult") -> None:
+        """Takes note of an answer. Quick, and raises nothing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Route:
     """Which version answers, and why it does.
 
     Attributes:
-        entry: The version.
+        entry: The version; it is Ready.
         role: How it came to answer.
-        epoch: Epoch of the policy that decided; 0 where the model has none.
+        epoch: Of the model's routing policy; 0 where it never had one.
+        handle: Of the entry.
+        recorder: Counts what the version does in that role.
+        observer: Is told of the answers; None where nobody wants to know.
+        memo: What protocols have worked out about the route, by a name of theirs; it goes when the route does.
     """
 
     entry: VersionEntry
     role: Role
-    epoch: int = 0
+    epoch: int
+    handle: VersionHandle
+    recorder: RoleRecorder
+    observer: AnswerObserver | None = None
+    memo: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def to(cls, entry: VersionEntry, role: Role, epoch: int = 0, observer: AnswerObserver | None = None) -> Self:
+        """Makes the route to a version that is Ready."""
+        handle = entry.handle
+        assert handle is not None, "a version that is Ready has a handle"
+        return cls(entry, role, epoch, handle, handle.recorder.role(role), observer)
 
 
 @dataclass(slots=True)
@@ -55,8 +78,10 @@ class InferenceRequest:
         outputs: Names of the outputs wanted, in order; empty means all, in the signature's order.
         request_id: Names the request in logs.
         routing_key: Requests with the same key meet the same version while the weights allow it; "" for none.
+        baseline_only: No canary may answer.
         deadline: `time.monotonic()` after which nobody waits for the answer; None for no bound.
         arrived: `time.monotonic()` when the request came, before it was decoded.
+        route: Where it goes, once that was decided; a request is routed once.
     """
 
     model: str
@@ -67,6 +92,8 @@ class InferenceRequest:
     routing_key: str = ""
     deadline: float | None = None
     arrived: float = field(default_factory=time.monotonic)
+    baseline_only: bool = False
+    route: Route | None = None
 
 
 @dataclass(slots=True)
@@ -92,8 +119,8 @@ class InferenceResult:
 class Router(Protocol):
     """Decides who answers. `turnout.routing.router` is the one that ships."""
 
-    def route(self, model: str, selector: str, routing_key: str) -> Route:
-        """Returns the route of a request.
+    def route(self, model: str, selector: str, routing_key: str = "", *, baseline_only: bool = False) -> Route:
+        """Returns the route of a request, which counts as one of the requests that traffic is split by.
 
         Raises:
             InvalidSelector: The selector does not parse.
@@ -152,35 +179,30 @@ class Inference:
             TurnoutError: As `Router.route` and `VersionHandle.infer_now`.
         """
         route = self._route(request)
-        handle = route.entry.handle
-        assert handle is not None, "a router answers with versions that are ready"
         try:
-            answered = handle.infer_now(request.inputs, request.outputs)
+            answered = route.handle.infer_now(request.inputs, request.outputs)
         except TurnoutError as error:
-            self._failed(request, route, handle, error)
+            self._failed(request, route, error)
             raise
         if answered is None:
             return None
-        return self._answered(request, route, handle, *answered)
+        return self._answered(request, route, *answered)
 
     async def infer(self, request: InferenceRequest) -> InferenceResult:
-        """Answers `request`, at once or on a runner.
+        """Answers `request` on a runner; for one that `infer_now` left.
 
         Raises:
             TurnoutError: As `infer_now` and `VersionHandle.infer`.
         """
-        result = self.infer_now(request)
-        if result is not None:
-            return result
-        route = self._route(request)
-        handle = route.entry.handle
-        assert handle is not None, "a router answers with versions that are ready"
+        route = request.route
+        if route is None or route.handle.closing:  # it was routed, and then the version left
+            route = self._route(request)
         try:
-            names, answer = await handle.infer(request.inputs, request.outputs, request.deadline)
+            names, answer = await route.handle.infer(request.inputs, request.outputs, request.deadline)
         except BaseException as error:
-            self._failed(request, route, handle, error)
+            self._failed(request, route, error)
             raise
-        return self._answered(request, route, handle, names, answer)
+        return self._answered(request, route, names, answer)
 
     def refuse(self, request: InferenceRequest, error: TurnoutError) -> None:
         """Counts and logs a request that reached no version, such as one that could not be decoded."""
@@ -195,30 +217,31 @@ class Inference:
             self.refuse(request, refusal)
             raise refusal
         try:
-            return self._router.route(request.model, request.selector, request.routing_key)
+            route = self._router.route(
+                request.model, request.selector, request.routing_key, baseline_only=request.baseline_only
+            )
         except TurnoutError as error:
             self.refuse(request, error)
             raise
+        route.recorder.decisions += 1
+        request.route = route
+        return route
 
     def _answered(
-        self,
-        request: InferenceRequest,
-        route: Route,
-        handle: VersionHandle,
-        names: Sequence[str],
-        answer: Answer,
+        self, request: InferenceRequest, route: Route, names: Sequence[str], answer: Answer
     ) -> InferenceResult:
         took = time.monotonic() - request.arrived
-        recorder = handle.recorder
-        (recorder.roles.get(route.role) or recorder.role(route.role)).answered(
-            took, answer.queue_seconds, answer.compute_seconds
-        )
+        route.recorder.answered(took, answer.queue_seconds, answer.compute_seconds)
         if self._access.sampled():
             self._access.answered(request, route, took, answer)
-        return InferenceResult(names, answer, route)
+        result = InferenceResult(names, answer, route)
+        if route.observer is not None:
+            # The protocol's handler goes on from here without a pause until it has handed the answer to gRPC.
+            asyncio.get_running_loop().call_soon(route.observer.answered, request, result)
+        return result
 
-    def _failed(self, request: InferenceRequest, route: Route, handle: VersionHandle, error: BaseException) -> None:
+    def _failed(self, request: InferenceRequest, route: Route, error: BaseException) -> None:
         took = time.monotonic() - request.arrived
         code = self._code_of(error)
-        handle.recorder.role(route.role).failed(code, took)
+        route.recorder.failed(code, took)
         self._access.failed(request, route, code, took, error)

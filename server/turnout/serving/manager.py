@@ -14,7 +14,7 @@ from semver import Version
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Settings
-from turnout.errors import ModelFailure, NotLoaded, TurnoutError, VersionNotFound
+from turnout.errors import ChangeRefused, ModelFailure, NotLoaded, TurnoutError, VersionNotFound
 from turnout.registry.listing import Published
 from turnout.registry.repository import Repository
 from turnout.registry.standing import Declared
@@ -37,6 +37,7 @@ class Manager:
         declared: Callable[[], Declared],
         settings: Settings,
         resolve: Resolve,
+        held: Callable[[str], Mapping[Version, str]],
         catalog: Catalog,
         metrics: Metrics,
         log: FilteringBoundLogger,
@@ -48,6 +49,7 @@ class Manager:
             declared: Reads the state store; called in a thread.
             settings: Of the server.
             resolve: Finds what a selector in `load` names.
+            held: Tells which of a model's versions have to stay loaded, and as what.
             catalog: Where the outcome goes.
             metrics: Counts by version.
             log: Where loads and unloads are told.
@@ -56,6 +58,7 @@ class Manager:
         self._declared = declared
         self._settings = settings
         self._resolve = resolve
+        self._held = held
         self._catalog = catalog
         self._metrics = metrics
         self._log = log
@@ -118,7 +121,10 @@ class Manager:
 
         Raises:
             ModelNotFound, VersionNotFound: It does not exist.
+            ChangeRefused: Traffic goes to it by the model's policy.
         """
+        if role := self._held(model).get(version):
+            raise ChangeRefused(f"{version} is {role} in the policy of {model}: take it out of the policy first")
         await self._ask(model, version, load=False)
         await self._settle(model, version)
         return self._entries[model][version]
@@ -144,7 +150,8 @@ class Manager:
     def _wanted(self, model: str) -> set[Version]:
         present = [version for version in self._entries[model] if (model, version) in self._present]
         wish = Wish(self._settings.for_model(model).load, self._asked.get(model, {}))
-        return wanted(wish, present, self._declarations.of(model), self._resolve)
+        chosen = wanted(wish, present, self._declarations.of(model), self._resolve)
+        return chosen | (self._held(model).keys() & set(present))
 
     def _take_in(self, published: Iterable[Published]) -> None:
         """Notes what exists on disk. A version in memory stays what it was when it was loaded."""

@@ -16,7 +16,7 @@ import onnxruntime as ort
 from onnx import TensorProto
 
 from turnout.config import Runtime
-from turnout.errors import MemoryBudgetExceeded, ModelFailure
+from turnout.errors import MemoryBudgetExceeded, ModelFailure, ModelTimedOut
 from turnout.registry.signature import DataType, Signature
 from turnout.serving.providers import CPU, CUDA, TENSORRT
 from turnout.serving.tensor import Array
@@ -34,6 +34,17 @@ _LEVELS = {
     "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
 _STRATEGIES = {"next_power_of_two": "kNextPowerOfTwo", "same_as_requested": "kSameAsRequested"}
+
+
+class Stop:
+    """Ends one run: ONNX Runtime looks between two nodes of the graph whether it shall go on."""
+
+    def __init__(self) -> None:
+        self.options = ort.RunOptions()
+
+    def __call__(self) -> None:
+        """Has the run raise ModelTimedOut before its next node."""
+        self.options.terminate = True
 
 
 class Session:
@@ -77,24 +88,27 @@ class Session:
         self._bfloat16_outputs = frozenset(s.name for s in signature.outputs if s.dtype is DataType.BFLOAT16)
         self._bfloat16 = bool(self._bfloat16_outputs) or any(s.dtype is DataType.BFLOAT16 for s in signature.inputs)
 
-    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str], stop: "Stop | None" = None) -> list[Array]:
         """Runs the model once, on host arrays.
 
         Args:
             inputs: By name, of the signature's dtypes and of shapes that fit it.
             outputs: Names of the outputs wanted.
+            stop: Can end the run from another thread.
 
         Returns:
             The outputs' values, in that order.
 
         Raises:
             ModelFailure: The model raised.
+            ModelTimedOut: It was stopped.
             MemoryBudgetExceeded: The arena met its limit.
         """
         try:
+            options = self._run_options if stop is None else stop.options
             if self._bfloat16:
-                return self._run_values(inputs, outputs)
-            values: list[Array] = self._run(outputs, inputs, self._run_options)
+                return self._run_values(inputs, outputs, options)
+            values: list[Array] = self._run(outputs, inputs, options)
         except Exception as error:
             raise _translated(error, "the model raised") from error
         return values
@@ -110,9 +124,10 @@ class Session:
         except Exception as error:
             raise _translated(error, "the model raised") from error
 
-    def _run_values(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+    def _run_values(self, inputs: Mapping[str, Array], outputs: Sequence[str], options: Any) -> list[Array]:
         """Runs through OrtValues: ONNX Runtime's NumPy interface does not know ml_dtypes' bfloat16."""
-        values = self._session.run_with_ort_values(outputs, {name: ort_value(array) for name, array in inputs.items()})
+        given = {name: ort_value(array) for name, array in inputs.items()}
+        values = self._session.run_with_ort_values(outputs, given, options)
         return [
             host_array(value) if name in self._bfloat16_outputs else value.numpy()
             for name, value in zip(outputs, values, strict=True)
@@ -163,4 +178,6 @@ def _translated(error: Exception, what: str) -> ModelFailure | MemoryBudgetExcee
     text = str(error)
     if isinstance(error, MemoryError) or "Failed to allocate memory" in text or "out of memory" in text:
         return MemoryBudgetExceeded(f"{what}: a memory limit was met", retry_after=1.0)
+    if "terminate flag" in text:
+        return ModelTimedOut("the run was stopped")
     return ModelFailure(f"{what} ({type(error).__name__})")

@@ -22,6 +22,8 @@ class EventKind(StrEnum):
     """A tag came to name a version. Payload: tag, version, previous (null where the tag is new)."""
     TAG_DELETED = "tag_deleted"
     """A tag went. Payload: tag, previous."""
+    POLICY_CHANGED = "policy_changed"
+    """A model's policy came to another epoch. Payload: epoch, action, document (empty: no policy)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class Event:
         time: When, in UTC, to the microsecond.
         model: The model it is about.
         kind: An `EventKind`, or one that a later release of Turnout writes.
-        subject: The version or tag that changed.
+        subject: The version or tag that changed, or the policy's epoch that came.
         actor: Who asked for it; empty where they did not say.
         reason: Why; empty where they did not say.
         payload: The change itself, as JSON values.
@@ -49,12 +51,17 @@ class Event:
     payload: Mapping[str, Any] = field(default_factory=dict)
 
 
+def time_text(time: datetime) -> str:
+    """Returns `time`, which has a zone, as the state store keeps it: UTC, ISO 8601, microseconds, Z."""
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
 def append(connection: Connection, event: Event) -> None:
     """Writes `event`; its payload in the one form that RFC 8785 gives it, so that its characters can be signed."""
     connection.execute(
         insert(schema.events).values(
             id=event.id,
-            time=event.time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            time=time_text(event.time),
             model=event.model,
             kind=str(event.kind),
             subject=event.subject,

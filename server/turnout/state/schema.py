@@ -23,6 +23,7 @@ NAME_LENGTH = 63
 """Most characters of a model's name or a tag."""
 ACTOR_LENGTH = 256
 REASON_LENGTH = 1024
+ACTION_LENGTH = 32
 
 METADATA = MetaData(
     # Every constraint has a name, so that a later migration can change it on both databases.
@@ -78,3 +79,19 @@ events = Table(
     Index(None, "model", "id"),
 )
 """Every change there ever was. Triggers refuse to change or remove a row."""
+
+policies = Table(
+    "policies",
+    METADATA,
+    Column("model", String(NAME_LENGTH), primary_key=True),
+    Column("epoch", BigInteger, primary_key=True),
+    # That of the change that made it, so also the id of its event.
+    Column("revision", BigInteger, nullable=False),
+    # As in events.
+    Column("time", String(27), nullable=False),
+    Column("action", String(ACTION_LENGTH), nullable=False),
+    Column("actor", String(ACTOR_LENGTH), nullable=False),
+    Column("reason", String(REASON_LENGTH), nullable=False),
+    Column("document", Text, nullable=False),
+)
+"""Every policy there ever was; the highest epoch of a model is in force. Triggers refuse to change or remove a row."""

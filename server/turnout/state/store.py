@@ -1,8 +1,10 @@
-"""What was declared about versions after their publication, kept in a database that several servers may share."""
+"""What was declared about versions after their publication, and the policies between them.
+
+Kept in a database that several servers may share.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
@@ -10,16 +12,17 @@ from typing import Any, Self
 from semver import Version
 from sqlalchemy import Connection, delete, insert, select, update
 
-from turnout.errors import InvalidRequest, TagNotFound
-from turnout.registry.manifest import MODEL_NAME
+from turnout.errors import NotFound, TagNotFound
 from turnout.registry.standing import Declarations, Declared, Standing
-from turnout.state import events, migrations, schema
+from turnout.state import events, migrations, policies, schema
+from turnout.state.change import Change, check_limit, check_model, check_text, version_key
 from turnout.state.engine import LOCK_WAIT, Database, Location
 from turnout.state.events import Event, EventKind
+from turnout.state.policies import PolicyRecord
 
 
 class StateStore:
-    """The declarations about all models.
+    """The declarations about all models, and their policies.
 
     Its methods block, and may be called from any thread; any number of processes may have the same store open. Every
     change makes a new revision and writes one event, in one transaction with the change itself.
@@ -115,13 +118,15 @@ class StateStore:
             InvalidRequest: The version is yanked, or an argument is too long.
             Unavailable: The database cannot be used now.
         """
-        _check_text("version", str(version), schema.VERSION_LENGTH)
+        check_text("version", str(version), schema.VERSION_LENGTH)
         with self._change(model, actor, reason) as change:
             if change.standing(version) is Standing.RELEASED:
                 return False
             change.refuse_yanked(version)
             change.connection.execute(
-                insert(schema.standings).values(model=model, version=_key(version), standing=Standing.RELEASED.value)
+                insert(schema.standings).values(
+                    model=model, version=version_key(version), standing=Standing.RELEASED.value
+                )
             )
             change.record(EventKind.RELEASED, str(version), {"version": str(version)})
         return True
@@ -144,8 +149,8 @@ class StateStore:
             InvalidRequest: The version is yanked, or an argument is too long.
             Unavailable: The database cannot be used now.
         """
-        _check_text("version", str(version), schema.VERSION_LENGTH)
-        _check_text("tag", tag, schema.NAME_LENGTH, least=1)
+        check_text("version", str(version), schema.VERSION_LENGTH)
+        check_text("tag", tag, schema.NAME_LENGTH, least=1)
         with self._change(model, actor, reason) as change:
             change.refuse_yanked(version)
             previous = change.tags().get(tag)
@@ -175,7 +180,7 @@ class StateStore:
             InvalidRequest: An argument is too long.
             Unavailable: The database cannot be used now.
         """
-        _check_text("tag", tag, schema.NAME_LENGTH, least=1)
+        check_text("tag", tag, schema.NAME_LENGTH, least=1)
         with self._change(model, actor, reason) as change:
             known = change.tags()
             if tag not in known:
@@ -183,6 +188,83 @@ class StateStore:
             change.connection.execute(delete(schema.tags).where(*_is_tag(model, tag)))
             change.record(EventKind.TAG_DELETED, tag, {"tag": tag, "previous": known[tag]})
         return Version.parse(known[tag])
+
+    def policies(self) -> dict[str, PolicyRecord]:
+        """Returns the policy in force of each model that ever had one; its document is empty where it has none now.
+
+        Raises:
+            Unavailable: The database cannot be used now.
+        """
+        with self._database.reading() as connection:
+            return {record.model: record for record in policies.in_force(connection)}
+
+    def policy_history(self, model: str, limit: int = 100) -> list[PolicyRecord]:
+        """Returns the last epochs of a model's policy, newest first.
+
+        Args:
+            model: Whose; of one that never had a policy there are none.
+            limit: At most that many, 1 or more.
+
+        Raises:
+            InvalidRequest: `limit` is below 1, or `model` can be no model's name.
+            Unavailable: The database cannot be used now.
+        """
+        check_model(model)
+        check_limit(limit)
+        with self._database.reading() as connection:
+            return policies.latest(connection, model, limit)
+
+    def policy_at(self, model: str, epoch: int) -> PolicyRecord:
+        """Returns one epoch of a model's policy.
+
+        Raises:
+            NotFound: There was no such epoch; names those there were.
+            InvalidRequest: `model` can be no model's name.
+            Unavailable: The database cannot be used now.
+        """
+        check_model(model)
+        with self._database.reading() as connection:
+            last = policies.last_epoch(connection, model)
+            if 1 <= epoch <= last:
+                return policies.at(connection, model, epoch)
+        if last == 0:
+            raise NotFound(f"{model} has never had a policy")
+        were = "epoch 1 only" if last == 1 else f"epochs 1 to {last}"
+        raise NotFound(f"there is no epoch {epoch}: the policy of {model} has had {were}")
+
+    def put_policy(
+        self, model: str, document: Mapping[str, Any], *, expected_epoch: int, action: str, actor: str, reason: str
+    ) -> PolicyRecord:
+        """Puts the next epoch of a model's policy in force, if the one before is still the one that was looked at.
+
+        Args:
+            model: Its model.
+            document: The policy as a JSON object, at most 256 KiB in canonical form; empty: none from now on. That it
+                means something is for the caller to know.
+            expected_epoch: The epoch that it is to follow, 0 where there is none.
+            action: What is done, in a word of 1 to 32 bytes.
+            actor: Who asks, at most 256 bytes.
+            reason: Why, at most 1,024 bytes.
+
+        Returns:
+            What is in force now, its document as it will be read again.
+
+        Raises:
+            Conflict: Another epoch is in force; says which, who set it, and why.
+            InvalidRequest: The document is too large or too deep, or JSON cannot hold it; or another argument is too
+                long.
+            Unavailable: The database cannot be used now.
+        """
+        check_text("action", action, schema.ACTION_LENGTH, least=1)
+        kept = policies.as_kept(document)
+        with self._change(model, actor, reason) as change:
+            change.refuse_other_epoch(expected_epoch)
+            epoch = expected_epoch + 1
+            payload = {"epoch": epoch, "action": action, "document": kept}
+            event = change.record(EventKind.POLICY_CHANGED, f"epoch {epoch}", payload)
+            record = PolicyRecord(model, epoch, event.id, event.time, action, actor, reason, kept)
+            policies.append(change.connection, record)
+        return record
 
     def events(self, model: str | None = None, limit: int = 100) -> list[Event]:
         """Returns the last changes, newest first.
@@ -195,64 +277,20 @@ class StateStore:
             InvalidRequest: `limit` is below 1.
             Unavailable: The database cannot be used now.
         """
-        if limit < 1:
-            raise InvalidRequest.at("limit", f"expected 1 or more, got {limit}")
+        check_limit(limit)
         with self._database.reading() as connection:
             return events.latest(connection, model, limit)
 
     @contextmanager
-    def _change(self, model: str, actor: str, reason: str) -> Iterator["_Change"]:
+    def _change(self, model: str, actor: str, reason: str) -> Iterator[Change]:
         """A transaction that may record a change of `model`; no other one changes anything until it ends."""
-        if not MODEL_NAME.fullmatch(model):
-            raise InvalidRequest.at("model", f"expected a name of the form {MODEL_NAME.pattern}, got {model[:64]!r}")
-        _check_text("actor", actor, schema.ACTOR_LENGTH)
-        _check_text("reason", reason, schema.REASON_LENGTH)
+        check_model(model)
+        check_text("actor", actor, schema.ACTOR_LENGTH)
+        check_text("reason", reason, schema.REASON_LENGTH)
         with self._database.writing() as connection:
             # SQLite knows no FOR UPDATE, and SQLAlchemy leaves it out there: BEGIN IMMEDIATE has locked all.
             number = connection.execute(select(schema.revision.c.number).with_for_update()).scalar_one()
-            yield _Change(connection, int(number), model, actor, reason, self._now)
-
-
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """A change under way, in its transaction.
-
-    Attributes:
-        connection: In the transaction, with the revision locked.
-        revision: The number of the change before.
-        model: The model that changes.
-        actor: Who asks.
-        reason: Why.
-        now: The clock.
-    """
-
-    connection: Connection
-    revision: int
-    model: str
-    actor: str
-    reason: str
-    now: Callable[[], datetime]
-
-    def standing(self, version: Version) -> Standing:
-        query = select(schema.standings.c.standing).where(
-            schema.standings.c.model == self.model, schema.standings.c.version == _key(version)
-        )
-        return Standing(self.connection.execute(query).scalar_one_or_none() or Standing.CANDIDATE)
-
-    def refuse_yanked(self, version: Version) -> None:
-        if self.standing(version) is Standing.YANKED:
-            raise InvalidRequest.at("version", f"{version} of {self.model} is yanked, and is never used again")
-
-    def tags(self) -> dict[str, str]:
-        query = select(schema.tags.c.tag, schema.tags.c.version).where(schema.tags.c.model == self.model)
-        return {row.tag: row.version for row in self.connection.execute(query)}
-
-    def record(self, kind: EventKind, subject: str, payload: Mapping[str, str | None]) -> None:
-        """Makes the next revision, and the event that tells of it."""
-        number = self.revision + 1
-        self.connection.execute(update(schema.revision).values(number=number))
-        event = Event(number, self.now(), self.model, kind, subject, self.actor, self.reason, payload)
-        events.append(self.connection, event)
+            yield Change(connection, int(number), model, actor, reason, self._now)
 
 
 def _revision(connection: Connection) -> int:
@@ -261,19 +299,3 @@ def _revision(connection: Connection) -> int:
 
 def _is_tag(model: str, tag: str) -> tuple[Any, Any]:
     return schema.tags.c.model == model, schema.tags.c.tag == tag
-
-
-def _key(version: Version) -> str:
-    return str(version.replace(build=None))
-
-
-def _check_text(field: str, text: str, most: int, *, least: int = 0) -> None:
-    """Refuses text of fewer than `least` or more than `most` bytes, or that not both databases can hold."""
-    try:
-        size = len(text.encode())
-    except UnicodeEncodeError:
-        raise InvalidRequest.at(field, "expected text that UTF-8 can hold, got a lone surrogate") from None
-    if not least <= size <= most:
-        raise InvalidRequest.at(field, f"expected {least} to {most} bytes, got {size}")
-    if "\0" in text:
-        raise InvalidRequest.at(field, "expected text without NUL characters")

@@ -16,6 +16,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from turnout.telemetry.exposition import Family, Labels, render
 from turnout.telemetry.histogram import BATCH_BOUNDS, LATENCY_BOUNDS, Histogram
+from turnout.telemetry.shadow import ShadowRecorder, shadow_families
 
 _GRACE_SCRAPES = 2
 """Scrapes for which the series of a version that left are still shown, so that its last counts are not lost."""
@@ -25,6 +26,7 @@ class RoleRecorder:
     """What is counted about one version in one role.
 
     Attributes:
+        decisions: Requests that routing sent here.
         codes: Requests by status code name.
         duration: Seconds from arrival to answer.
         queue: Seconds from admission to the start of the run.
@@ -32,9 +34,10 @@ class RoleRecorder:
         slo_exceeded: Requests slower than each of the model's SLO edges, in the edges' order.
     """
 
-    __slots__ = ("codes", "compute", "duration", "queue", "slo_edges", "slo_exceeded")
+    __slots__ = ("codes", "compute", "decisions", "duration", "queue", "slo_edges", "slo_exceeded")
 
     def __init__(self, slo_edges: Sequence[float]) -> None:
+        self.decisions = 0
         self.codes: defaultdict[str, int] = defaultdict(int)
         self.duration = Histogram(LATENCY_BOUNDS)
         self.queue = Histogram(LATENCY_BOUNDS)
@@ -81,6 +84,7 @@ class VersionRecorder:
         load_seconds: Time of its last load.
         memory_bytes: By device (`cpu`, `cuda:0`).
         traffic_weight: By role and kind (`desired`, `applied`), 0 to 1.
+        traffic_share: By role: share of the decisions of the policy's present epoch.
         scrapes_left: None while the version is known; else how many more scrapes show it.
     """
 
@@ -95,6 +99,7 @@ class VersionRecorder:
     load_seconds: float = 0.0
     memory_bytes: dict[str, int] = field(default_factory=dict)
     traffic_weight: dict[tuple[str, str], float] = field(default_factory=dict)
+    traffic_share: dict[str, float] = field(default_factory=dict)
     scrapes_left: int | None = None
 
     def role(self, role: str) -> RoleRecorder:
@@ -136,6 +141,7 @@ class Metrics:
         self.known: Sequence[KnownVersion] = ()
         self._versions: dict[tuple[str, str], VersionRecorder] = {}
         self._unrouted: dict[tuple[str, str], int] = {}
+        self._shadows: dict[tuple[str, str], ShadowRecorder] = {}
         self._process = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._process)
         PlatformCollector(registry=self._process)
@@ -175,6 +181,13 @@ class Metrics:
         key = (model, code)
         self._unrouted[key] = self._unrouted.get(key, 0) + 1
 
+    def shadow(self, model: str, version: str) -> ShadowRecorder:
+        """Returns the recorder of a version as a shadow, made at first use; its series go when the version's do."""
+        recorder = self._shadows.get((model, version))
+        if recorder is None:
+            recorder = self._shadows[model, version] = ShadowRecorder(model, version)
+        return recorder
+
     async def scrape(self) -> bytes:
         """Returns the text of all metrics, and lets the grace of versions that left run down by one scrape."""
         versions = list(self._versions.values())
@@ -184,10 +197,20 @@ class Metrics:
                 recorder.scrapes_left -= 1
                 if recorder.scrapes_left <= 0 and self._versions.get((recorder.model, recorder.version)) is recorder:
                     del self._versions[recorder.model, recorder.version]
+                    self._shadows.pop((recorder.model, recorder.version), None)
         return text + generate_latest(self._process)
 
     def _families(self, versions: Sequence[VersionRecorder]) -> Iterator[Family]:
         yield Family("turnout_requests_total", "counter", "Requests by how they ended.", self._requests(versions))
+        yield Family(
+            "turnout_route_decisions_total", "counter", "Requests by the version and role that routing chose.",
+            [
+                (v.labels | {"role": role}, float(recorder.decisions))
+                for v in versions
+                for role, recorder in v.roles.items()
+                if recorder.decisions
+            ],
+        )  # fmt: skip
         for name, text, attribute in (
             ("turnout_request_duration_seconds", "From arrival to answer.", "duration"),
             ("turnout_queue_duration_seconds", "From admission to the start of the run.", "queue"),
@@ -213,6 +236,7 @@ class Metrics:
             [({"model": k.model, "version": k.version, "digest": k.digest, "state": k.state}, 1.0) for k in self.known],
         )  # fmt: skip
         yield from _gauges(versions)
+        yield from shadow_families(list(self._shadows.values()))
 
     def _requests(self, versions: Sequence[VersionRecorder]) -> Iterator[tuple[Labels, float]]:
         for v in versions:
@@ -249,4 +273,8 @@ def _gauges(versions: Sequence[VersionRecorder]) -> Iterator[Family]:
     yield Family(
         "turnout_traffic_weight", "gauge", "Share of the unpinned traffic, 0 to 1, as wished for and as in force.",
         [(v.labels | {"role": r, "kind": k}, w) for v in present for (r, k), w in v.traffic_weight.items()],
+    )  # fmt: skip
+    yield Family(
+        "turnout_traffic_share", "gauge", "Share of the decisions of the policy's present epoch.",
+        [(v.labels | {"role": role}, share) for v in present for role, share in v.traffic_share.items()],
     )  # fmt: skip

@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from turnout.config import Address
 from turnout.errors import ConfigError, InvalidRequest, ModelFailure, TurnoutError
+from turnout.routing.preferences import PreferenceReader
 from turnout.serving.inference import Inference, InferenceRequest, Router
 from turnout.telemetry.exposition import CONTENT_TYPE
 from turnout.web.errors import error_response
@@ -28,6 +29,7 @@ class Web:
 
     Attributes:
         inference: The data plane.
+        preferences: Reads what a request's headers ask for.
         router: Finds the signature that a request's JSON is read by.
         scrape: Returns the metrics' text.
         ready: Tells whether the server takes requests.
@@ -36,6 +38,7 @@ class Web:
     """
 
     inference: Inference
+    preferences: PreferenceReader
     router: Router
     scrape: Callable[[], Awaitable[bytes]]
     ready: Callable[[], bool]
@@ -73,10 +76,11 @@ class Web:
             request.path_params.get("selector", ""),
             {},
             request_id=request.headers.get("x-request-id", "")[:128] or self.new_request_id(),
-            routing_key=request.headers.get("x-routing-key", "")[:1024],
             arrived=time.monotonic(),
         )
         try:
+            host = request.client.host if request.client is not None else ""
+            self.preferences.read(request.headers.items(), lambda: host).apply(call)
             await self._decode(request, call)
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it
@@ -84,7 +88,7 @@ class Web:
             self.inference.refuse(call, error)
             return error_response(error, call.request_id)
         try:
-            result = await self.inference.infer(call)
+            result = self.inference.infer_now(call) or await self.inference.infer(call)
         except TurnoutError as error:
             return error_response(error, call.request_id)
         except Exception as error:  # noqa: BLE001 - logged with its cause by the data plane; a client gets no traceback

@@ -1,7 +1,7 @@
 """ModelInfer messages to the data plane's values and back."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from turnout.rpc.codec import new_request_id
 from turnout.rpc.oip.classification import classify
@@ -12,8 +12,6 @@ from turnout.serving.inference import InferenceRequest, InferenceResult
 from turnout_proto.oip.inference_pb2 import ModelInferRequest, ModelInferResponse
 
 _LOGGED_ID = 128
-
-Metadata = Iterable[tuple[str, str | bytes]]
 
 
 def envelope(message: ModelInferRequest, remaining: float | None) -> InferenceRequest:
@@ -36,7 +34,7 @@ def envelope(message: ModelInferRequest, remaining: float | None) -> InferenceRe
     )
 
 
-def fill(call: InferenceRequest, message: ModelInferRequest, metadata: Metadata) -> Mapping[str, int]:
+def fill(call: InferenceRequest, message: ModelInferRequest) -> Mapping[str, int]:
     """Puts the rest of a request into `call`.
 
     Returns:
@@ -49,7 +47,7 @@ def fill(call: InferenceRequest, message: ModelInferRequest, metadata: Metadata)
     check_id(message.id)
     call.inputs = decode_inputs(message)
     call.outputs, classes = read_outputs(message)
-    timeout, call.routing_key = read_options(message.parameters, metadata)
+    timeout, call.routing_key = read_options(message.parameters)
     if timeout is not None:
         expiry = call.arrived + timeout
         call.deadline = expiry if call.deadline is None else min(call.deadline, expiry)

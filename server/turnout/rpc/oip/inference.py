@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator, Mapping
 import grpc
 
 from turnout.errors import Draining, ModelFailure, TurnoutError
+from turnout.routing.preferences import PreferenceReader, Preferences, peer_host
+from turnout.rpc.codec import trailing_metadata
 from turnout.rpc.errors import abort, to_status
 from turnout.rpc.malformed import Malformed, refusal
-from turnout.rpc.oip.exchange import Metadata, answer, envelope, fill
+from turnout.rpc.oip.exchange import answer, envelope, fill
 from turnout.serving.inference import Inference, InferenceRequest, InferenceResult
 from turnout_proto.oip.inference_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 
@@ -27,14 +29,16 @@ _FINAL = "triton_final_response"
 class InferenceMethods:
     """Runs requests."""
 
-    def __init__(self, inference: Inference, max_stream_items: int) -> None:
+    def __init__(self, inference: Inference, preferences: PreferenceReader, max_stream_items: int) -> None:
         """Prepares.
 
         Args:
             inference: The data plane.
+            preferences: Reads what a call's metadata asks for.
             max_stream_items: Most requests under way on one stream; reading from it waits beyond that.
         """
         self._inference = inference
+        self._preferences = preferences
         self._max_stream_items = max_stream_items
 
     async def model_infer(self, message: ModelInferRequest | Malformed, context: Context) -> ModelInferResponse:
@@ -43,8 +47,16 @@ class InferenceMethods:
             await abort(context, refusal(_REQUEST))
         call = envelope(message, context.time_remaining())
         try:
-            classes = _fill(self._inference, call, message, context.invocation_metadata() or ())
+            try:
+                classes = fill(call, message)
+                self._preferences.read(context.invocation_metadata() or (), lambda: peer_host(context.peer())).apply(
+                    call
+                )
+            except TurnoutError as error:
+                self._inference.refuse(call, error)
+                raise
             result = self._inference.infer_now(call) or await self._inference.infer(call)
+            context.set_trailing_metadata(trailing_metadata(result.route))
             response = ModelInferResponse()
             answer(response, message, result, classes)
             return response
@@ -57,7 +69,11 @@ class InferenceMethods:
         self, messages: AsyncIterator[ModelInferRequest | Malformed], context: StreamContext
     ) -> None:
         """Answers the requests of one stream, in their order."""
-        await OrderedStream(self._inference, context, self._max_stream_items).run(messages)
+        try:
+            preferences = self._preferences.read(context.invocation_metadata() or (), lambda: peer_host(context.peer()))
+        except TurnoutError as error:
+            await abort(context, error)
+        await OrderedStream(self._inference, preferences, context, self._max_stream_items).run(messages)
 
 
 class OrderedStream:
@@ -68,10 +84,10 @@ class OrderedStream:
     Triton keeps that order for models with one answer a request, and its clients rely on it where they set no ids.
     """
 
-    def __init__(self, inference: Inference, context: StreamContext, max_items: int) -> None:
+    def __init__(self, inference: Inference, preferences: Preferences, context: StreamContext, max_items: int) -> None:
         self._inference = inference
+        self._preferences = preferences
         self._context = context
-        self._metadata: Metadata = context.invocation_metadata() or ()
         self._room = asyncio.Semaphore(max_items)
         self._oldest: asyncio.Queue[asyncio.Task[ModelStreamInferResponse] | ModelStreamInferResponse | None]
         self._oldest = asyncio.Queue()
@@ -111,7 +127,7 @@ class OrderedStream:
         """Answers at once where that is possible, else starts a task that will."""
         call = envelope(message, self._context.time_remaining())
         try:
-            classes = _fill(self._inference, call, message, self._metadata)
+            classes = self._fill(call, message)
             result = self._inference.infer_now(call)
             if result is not None:
                 return _answered(message, result, classes)
@@ -120,6 +136,15 @@ class OrderedStream:
         except Exception as error:  # noqa: BLE001 - an item's trouble is its own answer, never the stream's end
             return _failed(message, call, unexpected(error))
         return group.create_task(self._infer(message, call, classes))
+
+    def _fill(self, call: InferenceRequest, message: ModelInferRequest) -> Mapping[str, int]:
+        try:
+            classes = fill(call, message)
+        except TurnoutError as error:
+            self._inference.refuse(call, error)
+            raise
+        self._preferences.apply(call)
+        return classes
 
     async def _infer(
         self, message: ModelInferRequest, call: InferenceRequest, classes: Mapping[str, int]
@@ -136,16 +161,6 @@ def unexpected(error: Exception) -> ModelFailure:
     """Logs an error that nobody foresaw, and returns what a client may know of it."""
     _LOG.error("unexpected error", exc_info=error)
     return ModelFailure(f"the request failed ({type(error).__name__})")
-
-
-def _fill(
-    inference: Inference, call: InferenceRequest, message: ModelInferRequest, metadata: Metadata
-) -> Mapping[str, int]:
-    try:
-        return fill(call, message, metadata)
-    except TurnoutError as error:
-        inference.refuse(call, error)
-        raise
 
 
 def _unreadable() -> ModelStreamInferResponse:

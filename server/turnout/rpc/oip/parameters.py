@@ -1,16 +1,14 @@
 """What the parameters of a request ask for. Those that are not named here are of no effect, as the protocol has it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from turnout.errors import InvalidRequest, Unsupported
+from turnout.routing.preferences import MAX_KEY_BYTES
 from turnout.rpc.oip.codec import MAX_TENSORS, refuse_shared_memory
 from turnout_proto.oip.inference_pb2 import InferParameter, ModelInferRequest
 
 ROUTING_KEY = "routing_key"
-ROUTING_KEY_METADATA = "x-routing-key"
-MAX_ROUTING_KEY = 1024
-"""Longest routing key, in bytes."""
 
 MAX_ID = 1024
 """Longest request id, in bytes."""
@@ -56,10 +54,8 @@ def read_outputs(request: ModelInferRequest) -> tuple[Sequence[str], Mapping[str
     return names, classes
 
 
-def read_options(
-    parameters: Mapping[str, InferParameter], metadata: Iterable[tuple[str, str | bytes]]
-) -> tuple[float | None, str]:
-    """Returns what else a request's parameters and its call's metadata ask for. A parameter overrides metadata.
+def read_options(parameters: Mapping[str, InferParameter]) -> tuple[float | None, str]:
+    """Returns what else a request's parameters ask for.
 
     Returns:
         Seconds after which nobody waits for the answer, None where the request does not say; and the routing key, ""
@@ -71,9 +67,6 @@ def read_options(
     """
     timeout: float | None = None
     routing_key = ""
-    for key, value in metadata:
-        if key == ROUTING_KEY_METADATA:
-            routing_key = _bounded_key(value if isinstance(value, str) else "", f"metadata {ROUTING_KEY_METADATA}")
     for key in parameters:
         if key == _TIMEOUT:
             microseconds = _whole(parameters[key], f"parameters.{_TIMEOUT}")
@@ -84,7 +77,9 @@ def read_options(
         elif key == ROUTING_KEY:
             if parameters[key].WhichOneof("parameter_choice") != "string_param":
                 raise InvalidRequest.at(f"parameters.{ROUTING_KEY}", "expected a string_param")
-            routing_key = _bounded_key(parameters[key].string_param, f"parameters.{ROUTING_KEY}")
+            routing_key = parameters[key].string_param
+            if len(routing_key.encode()) > MAX_KEY_BYTES:
+                raise InvalidRequest.at(f"parameters.{ROUTING_KEY}", f"expected at most {MAX_KEY_BYTES} bytes")
         elif key == _SEQUENCE and _names_a_sequence(parameters[key]):
             raise Unsupported(f"parameters.{_SEQUENCE}: sequences are not supported; requests share no state")
     return timeout, routing_key
@@ -109,12 +104,6 @@ def _whole(parameter: InferParameter, field_path: str) -> int:
             return parameter.uint64_param
         case _:
             raise InvalidRequest.at(field_path, "expected a whole number, in int64_param or uint64_param")
-
-
-def _bounded_key(key: str, field_path: str) -> str:
-    if len(key.encode()) > MAX_ROUTING_KEY:
-        raise InvalidRequest.at(field_path, f"expected at most {MAX_ROUTING_KEY} bytes")
-    return key
 
 
 def _names_a_sequence(parameter: InferParameter) -> bool:

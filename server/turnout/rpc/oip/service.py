@@ -7,6 +7,7 @@ import grpc
 from google.protobuf.message_factory import GetMessageClass
 
 from turnout.errors import TurnoutError, Unsupported
+from turnout.routing.preferences import PreferenceReader
 from turnout.rpc.errors import abort
 from turnout.rpc.malformed import Malformed, refusal, streaming, unary
 from turnout.rpc.oip.description import DescriptionMethods
@@ -42,6 +43,7 @@ Method = Callable[[Any], Awaitable[Any]]
 def oip_handler(
     *,
     inference: Inference,
+    preferences: PreferenceReader,
     router: Router,
     catalog: Catalog,
     control: VersionControl,
@@ -53,6 +55,7 @@ def oip_handler(
 
     Args:
         inference: The data plane.
+        preferences: Reads what a call's metadata asks for.
         router: Tells which version a selector names.
         catalog: Tells what is served.
         control: Loads and unloads versions.
@@ -60,7 +63,7 @@ def oip_handler(
         allow_repository_control: Whether clients may load and unload versions.
         max_stream_items: Most requests under way on one ModelStreamInfer.
     """
-    infers = InferenceMethods(inference, max_stream_items)
+    infers = InferenceMethods(inference, preferences, max_stream_items)
     describes = DescriptionMethods(router, catalog, accepting)
     repository = RepositoryMethods(router, catalog, control, allow_control=allow_repository_control)
     behaviours: dict[str, Callable[..., Any]] = {

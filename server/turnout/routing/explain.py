@@ -1,0 +1,139 @@
+"""How a request would be routed, step by step, for people and programs. Runs and counts nothing."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from turnout.errors import TurnoutError
+from turnout.routing.applied import AppliedPolicy, Policies
+from turnout.routing.policy import UNITS, Policy, eligible
+from turnout.routing.router import PolicyRouter
+from turnout.routing.selector import ByDigest, ByTag, Default, Exact, InRange, Latest, Selector, parse
+from turnout.routing.slots import SLOTS, slot_of
+from turnout.routing.split import Split
+from turnout.serving.catalog import Catalog, ModelEntry
+from turnout.serving.inference import Route
+from turnout.serving.lifecycle import LifecycleState
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a decision: what was looked at, and what was found."""
+
+    subject: str
+    finding: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How a request would be routed.
+
+    Attributes:
+        steps: In their order.
+        chances: Who may answer and how likely; empty where nobody does.
+        refusal: Why nobody does; None where somebody does.
+        slot: Of the routing key; None where no slot decides.
+    """
+
+    steps: tuple[Step, ...]
+    chances: Mapping[Route, float]
+    refusal: TurnoutError | None
+    slot: int | None
+
+
+class Explainer:
+    """Explains routes. The answer itself comes from the router, so that the two cannot differ."""
+
+    def __init__(self, router: PolicyRouter, catalog: Catalog, policies: Policies) -> None:
+        self._router = router
+        self._catalog = catalog
+        self._policies = policies
+
+    def explain(self, model: str, selector: str, routing_key: str, *, baseline_only: bool) -> Explanation:
+        """Returns how such a request would be routed.
+
+        Raises:
+            InvalidSelector: The selector does not parse.
+            ModelNotFound: There is no such model.
+        """
+        known = self._catalog.snapshot.model(model)
+        parsed = parse(selector)
+        applied = self._policies.current.get(model)
+        steps = [Step("selector", _meaning(parsed))]
+        canaries = None
+        if applied is None or applied.state.policy is None:
+            steps.append(Step("policy", "there is none: released versions are chosen among by precedence alone"))
+        else:
+            canaries = eligible(parsed, applied.state.policy)
+            steps += _policy_steps(applied, applied.state.policy, parsed, canaries)
+        slot = None
+        if applied is not None and applied.state.policy is not None and canaries:
+            for version in sorted(canaries):
+                steps.append(_readiness(known, applied, version))
+            if baseline_only:
+                steps.append(Step("role", "the caller asks for the baseline only: no canary answers"))
+            elif routing_key:
+                slot = slot_of(applied.owners.salt, routing_key)
+                steps += _slot_steps(applied, slot)
+            else:
+                steps.append(Step("key", "there is none: the next of an even sequence, by weight"))
+        try:
+            way = self._router.way(model, selector)
+        except TurnoutError as error:
+            return Explanation((*steps, Step("answer", error.message)), {}, error, slot)
+        chances = way.chances(routing_key, baseline_only=baseline_only) if isinstance(way, Split) else {way: 1.0}
+        return Explanation((*steps, *_answers(chances)), chances, None, slot)
+
+
+def _meaning(selector: Selector) -> str:
+    match selector:
+        case Default():
+            return "empty: the policy decides, or the highest released version answers"
+        case Latest():
+            return "latest: the highest released version that is no prerelease"
+        case Exact(version=version):
+            return f"exactly {version}: no policy touches it"
+        case ByDigest(digest=digest):
+            return f"the version whose digest is {digest}: no policy touches it"
+        case ByTag(name=name):
+            return f"the tag {name}: no policy touches where it stands"
+        case InRange(range=wanted):
+            return f"the range {wanted}: released versions only"
+
+
+def _policy_steps(
+    applied: AppliedPolicy, policy: Policy, selector: Selector, canaries: frozenset[object] | None
+) -> Iterator[Step]:
+    shares = "".join(f", canary {c.version} at {c.weight / UNITS:.2%}" for c in policy.canaries)
+    shadows = "".join(f", shadow {s.version} at {s.rate / UNITS:.2%}" for s in policy.shadows)
+    yield Step("policy", f"epoch {applied.epoch}: baseline {policy.baseline}{shares}{shadows}")
+    if isinstance(selector, InRange):
+        if canaries is None:
+            yield Step("range", f"the baseline {policy.baseline} is not in it: the highest released version that is")
+        else:
+            yield Step("range", f"the baseline {policy.baseline} is in it: the policy decides")
+            for canary in policy.canaries:
+                if canary.version not in canaries:
+                    yield Step("range", f"the canary {canary.version} is not in it: its share goes to the baseline")
+    elif canaries is None:
+        yield Step("policy", "the selector names one version: the policy has no say")
+
+
+def _readiness(known: ModelEntry, applied: AppliedPolicy, version: object) -> Step:
+    entry = next((e for v, e in known.versions.items() if str(v) == str(version)), None)
+    slots = applied.state.table.slots_of(str(version))
+    if entry is None or entry.state is not LifecycleState.READY:
+        state = "not in the repository" if entry is None else str(entry.state)
+        return Step("readiness", f"the canary {version} is {state}: its share goes to the baseline")
+    return Step("readiness", f"the canary {version} is Ready and owns {slots} of {SLOTS} slots")
+
+
+def _slot_steps(applied: AppliedPolicy, slot: int) -> Iterator[Step]:
+    yield Step("slot", f"the key's hash under the policy's salt is slot {slot}")
+    owner = applied.owners.names[applied.owners.by_slot[slot]]
+    yield Step("owner", f"slot {slot} is owned by " + (f"the canary {owner}" if owner else "nobody: the baseline's"))
+
+
+def _answers(chances: Mapping[Route, float]) -> Iterator[Step]:
+    for route, chance in sorted(chances.items(), key=lambda item: -item[1]):
+        likely = "" if chance == 1 else f", {chance:.2%} of requests"
+        yield Step("answer", f"{route.entry.version_text} as {route.role}{likely}")

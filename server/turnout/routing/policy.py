@@ -1,0 +1,273 @@
+"""A model's live routing as a value: one baseline, canaries with weights, shadows with rates. Pure.
+
+Every change makes a new `PolicyState` of the next epoch out of the one before; `changed_problems` says why a change may
+not be taken. Keeping them and putting them in force is `turnout.routing.traffic`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from semver import Version
+
+from turnout.registry.compat import refusals
+from turnout.registry.signature import Signature
+from turnout.registry.standing import Standing
+from turnout.routing.selector import Default, InRange, Selector
+from turnout.routing.slots import SLOTS, SlotTable
+
+UNITS = 10_000
+"""Weights and rates are whole numbers of these: a step is 0.01 %."""
+
+_SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A version that gets a share of the baseline's requests.
+
+    Attributes:
+        version: Which.
+        weight: Its share, 0 to `UNITS`.
+    """
+
+    version: Version
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """A version that gets copies of the baseline's requests.
+
+    Attributes:
+        version: Which.
+        rate: Share of the requests that are copied, 0 to `UNITS`.
+    """
+
+    version: Version
+    rate: int
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Who answers requests that pin no version.
+
+    Attributes:
+        baseline: Answers what no canary does.
+        canaries: In the order they were named.
+        shadows: In the order they were named.
+    """
+
+    baseline: Version
+    canaries: tuple[Canary, ...] = ()
+    shadows: tuple[Shadow, ...] = ()
+
+    @property
+    def versions(self) -> frozenset[Version]:
+        """Every version that has a part in it."""
+        return frozenset((self.baseline, *(c.version for c in self.canaries), *(s.version for s in self.shadows)))
+
+    def weight(self, version: Version) -> int:
+        """Returns the weight of a canary, 0 where `version` is none."""
+        return next((c.weight for c in self.canaries if c.version == version), 0)
+
+    def rate(self, version: Version) -> int:
+        """Returns the rate of a shadow, 0 where `version` is none."""
+        return next((s.rate for s in self.shadows if s.version == version), 0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the form that the state store holds."""
+        return {
+            "baseline": str(self.baseline),
+            "canaries": [{"version": str(c.version), "weight": c.weight} for c in self.canaries],
+            "shadows": [{"version": str(s.version), "rate": s.rate} for s in self.shadows],
+        }
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Self:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: It did not write that.
+        """
+        return cls(
+            Version.parse(body["baseline"]),
+            tuple(Canary(Version.parse(c["version"]), int(c["weight"])) for c in body["canaries"]),
+            tuple(Shadow(Version.parse(s["version"]), int(s["rate"])) for s in body["shadows"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyState:
+    """What one epoch holds.
+
+    Attributes:
+        policy: None: the highest released version answers.
+        frozen: Only changes that take traffic back are taken.
+        table: Which keys each canary has.
+    """
+
+    policy: Policy | None = None
+    frozen: bool = False
+    table: SlotTable = field(default_factory=lambda: SlotTable(b""))
+
+    def with_policy(self, policy: Policy, salt: bytes) -> Self:
+        """Returns the state in which `policy` is in force.
+
+        Args:
+            policy: The new one.
+            salt: Taken where there was no canary before, so that another trial meets other keys; canaries that go on
+                keep theirs.
+        """
+        begins = policy.canaries and (self.policy is None or not self.policy.canaries)
+        table = SlotTable(salt) if begins else self.table
+        wanted = {str(c.version): _slots(c.weight) for c in policy.canaries}
+        return replace(self, policy=policy, table=table.arranged(wanted))
+
+    def with_canary(self, canary: Canary, salt: bytes) -> Self:
+        """Returns the state in which one canary has another weight, or has come to be one; there is a policy."""
+        assert self.policy is not None
+        known = self.policy.canaries
+        if any(c.version == canary.version for c in known):
+            canaries = tuple(canary if c.version == canary.version else c for c in known)
+        else:
+            canaries = (*known, canary)
+        return self.with_policy(replace(self.policy, canaries=canaries), salt)
+
+    def cleared(self) -> Self:
+        """Returns the state without a policy."""
+        return replace(self, policy=None, table=SlotTable(self.table.salt))
+
+    def with_frozen(self, frozen: bool) -> Self:
+        """Returns the state in which changes are refused, or taken again."""
+        return replace(self, frozen=frozen)
+
+    def reverted(self, earlier: "PolicyState") -> Self:
+        """Returns the state with the policy, and the very keys, of an earlier one; frozen where it is now."""
+        return replace(self, policy=earlier.policy, table=earlier.table)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the form that the state store holds."""
+        policy = None if self.policy is None else self.policy.to_json()
+        return {"schema": _SCHEMA, "policy": policy, "frozen": self.frozen, "slots": self.table.to_json()}
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Self:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueError: It did not write that, or a later release of Turnout did.
+        """
+        try:
+            if body["schema"] != _SCHEMA:
+                raise ValueError(f"policy schema {body['schema']!r} is not {_SCHEMA}, the one this release reads")
+            policy = None if body["policy"] is None else Policy.from_json(body["policy"])
+            return cls(policy, bool(body["frozen"]), SlotTable.from_json(body["slots"]))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a policy: {type(error).__name__} {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """What is known about a version when a policy is decided on.
+
+    Attributes:
+        standing: What it was declared fit for.
+        ready: It can answer now.
+        signature: What it takes and gives.
+    """
+
+    standing: Standing
+    ready: bool
+    signature: Signature
+
+
+def eligible(selector: Selector, policy: Policy) -> frozenset[Version] | None:
+    """Returns the canaries that a request may meet; None where the policy does not decide on it.
+
+    The empty selector leaves all to the policy. A range does so where the baseline satisfies it, and is never sent to a
+    canary that does not. Whatever else a client writes names one version, and no policy touches that.
+    """
+    match selector:
+        case Default():
+            return frozenset(canary.version for canary in policy.canaries)
+        case InRange(range=wanted) if wanted.satisfied_by(policy.baseline):
+            return frozenset(c.version for c in policy.canaries if wanted.satisfied_by(c.version))
+        case _:
+            return None
+
+
+def malformed(policy: Policy) -> list[tuple[str, str]]:
+    """Returns why no policy can be so, whatever is known of its versions: fields, and what is wrong with them."""
+    problems: list[tuple[str, str]] = []
+    for index, canary in enumerate(policy.canaries):
+        if not 0 <= canary.weight <= UNITS:
+            problems.append((f"canaries[{index}].weight", "expected 0 to 1"))
+        if canary.version == policy.baseline:
+            problems.append((f"canaries[{index}].version", f"{canary.version} is the baseline"))
+    for index, shadow in enumerate(policy.shadows):
+        if not 0 <= shadow.rate <= UNITS:
+            problems.append((f"shadows[{index}].rate", "expected 0 to 1"))
+        if shadow.version == policy.baseline:
+            problems.append((f"shadows[{index}].version", f"{shadow.version} is the baseline"))
+    for side, versions in (
+        ("canaries", [c.version for c in policy.canaries]),
+        ("shadows", [s.version for s in policy.shadows]),
+    ):
+        problems += [(side, f"{v} stands twice") for v in dict.fromkeys(versions) if versions.count(v) > 1]
+    total = sum(c.weight for c in policy.canaries)
+    if total > UNITS:
+        problems.append(("canaries", f"their weights sum to {total / UNITS:.4%}, and the most is 100%"))
+    return problems
+
+
+def unfit(policy: Policy, facts: Mapping[Version, Fact], *, force: bool) -> list[str]:
+    """Returns why `policy` cannot be in force now, in sentences.
+
+    Args:
+        policy: Well formed; each of its versions has a fact.
+        facts: What is known about the model's versions.
+        force: Leave the signatures out.
+    """
+    baseline = facts[policy.baseline]
+    problems: list[str] = []
+    if baseline.standing is Standing.CANDIDATE:
+        problems.append(f"{policy.baseline} is a candidate: release it before it becomes the baseline")
+    for version in sorted(policy.versions):
+        if facts[version].standing is Standing.YANKED:
+            problems.append(f"{version} was yanked")
+        if not facts[version].ready:
+            problems.append(f"{version} is not ready: load it first")
+    if not force:
+        for canary in policy.canaries:
+            problems += _misfits(f"canary {canary.version}", baseline.signature, facts[canary.version].signature)
+        for shadow in policy.shadows:
+            problems += _misfits(f"shadow {shadow.version}", baseline.signature, facts[shadow.version].signature)
+    return problems
+
+
+def takes_back(before: PolicyState, after: PolicyState, earlier_baselines: Iterable[Version]) -> bool:
+    """Tells whether a change only takes traffic back, as is allowed while changes are frozen.
+
+    No canary gains, no shadow does, and the baseline is the one it was or one that was it in an earlier epoch. To end
+    the policy is no way back: it lets whatever was released last have everything.
+    """
+    if after.policy is None:
+        return before.policy is None
+    if before.policy is None:
+        return False
+    old, new = before.policy, after.policy
+    return (
+        (new.baseline == old.baseline or new.baseline in set(earlier_baselines))
+        and all(c.weight <= old.weight(c.version) for c in new.canaries)
+        and all(s.rate <= old.rate(s.version) for s in new.shadows)
+    )
+
+
+def _misfits(who: str, baseline: Signature, other: Signature) -> list[str]:
+    return [f"{who} does not fit the baseline's clients: {reason}" for reason in refusals(baseline, other)]
+
+
+def _slots(weight: int) -> int:
+    """Returns the slots that come nearest to a weight; at least one, so that no canary is silently without traffic."""
+    return max(round(weight * SLOTS / UNITS), 1) if weight else 0

@@ -1,0 +1,196 @@
+"""What came of one shadow's comparisons with one baseline. Owned by the event loop."""
+
+import heapq
+import itertools
+import math
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from turnout.routing.compare import Comparison, OutputComparison
+from turnout.serving.tensor import Array
+from turnout.telemetry.shadow import ShadowRecorder
+
+_KEPT_OUTCOMES = 65_536
+
+
+class Outcome(StrEnum):
+    """What became of a copy that was run."""
+
+    AGREED = "agreed"
+    DISAGREED = "disagreed"
+    INVALID = "invalid"
+    """The shadow's signature refuses the request."""
+    FAILED = "failed"
+    """The shadow raised."""
+    TIMED_OUT = "timed_out"
+    CRASHED = "crashed"
+    """The shadow took its child process down."""
+    MEMORY = "memory"
+    """The shadow met its memory limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One outcome, for the evidence of a rollout.
+
+    Attributes:
+        number: Of the copy in its pair, from 1.
+        epoch: Of the policy that had the copy taken.
+        offered: `time.monotonic()` when the live answer had left.
+        outcome: What became of it.
+    """
+
+    number: int
+    epoch: int
+    offered: float
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """One request that the two versions answered differently.
+
+    Attributes:
+        request_id: The request.
+        time: When it was compared, UTC.
+        comparison: In what they differ.
+        inputs: What may be kept of the inputs; empty unless that is configured.
+    """
+
+    request_id: str
+    time: datetime
+    comparison: Comparison
+    inputs: Mapping[str, Array]
+
+
+@dataclass(slots=True)
+class OutputRecord:
+    """How one output compared so far.
+
+    Attributes:
+        compared: How often.
+        mismatches: Disagreements by kind.
+        measured: How often its values could be compared.
+        max_abs: Largest absolute difference.
+        sum_abs: Sum over the copies of each one's largest absolute difference.
+        ranked: How often it held scores.
+        sum_top1, sum_top_k: Sums over those.
+    """
+
+    compared: int = 0
+    mismatches: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    measured: int = 0
+    max_abs: float = 0.0
+    sum_abs: float = 0.0
+    ranked: int = 0
+    sum_top1: float = 0.0
+    sum_top_k: float = 0.0
+
+    def take(self, comparison: OutputComparison) -> None:
+        """Counts one comparison."""
+        self.compared += 1
+        if comparison.kind is not None:
+            self.mismatches[comparison.kind] += 1
+        if math.isfinite(comparison.max_abs):
+            self.measured += 1
+            self.max_abs = max(self.max_abs, comparison.max_abs)
+            self.sum_abs += comparison.max_abs
+        if comparison.top1 is not None and comparison.top_k is not None:
+            self.ranked += 1
+            self.sum_top1 += comparison.top1
+            self.sum_top_k += comparison.top_k
+
+
+class Ledger:
+    """Everything that is known of one pair.
+
+    Attributes:
+        recorder: Counts for the metrics.
+        compared: Copies whose outputs were compared.
+        disagreed: Those that disagreed.
+        noise_runs: Copies that the baseline ran once more.
+        noise_disagreements: Those whose second answer disagreed with the first.
+        outputs: By name.
+        samples: The latest outcomes, the oldest first.
+    """
+
+    def __init__(self, recorder: ShadowRecorder, keep_worst: int) -> None:
+        self.recorder = recorder
+        self.compared = 0
+        self.disagreed = 0
+        self.noise_runs = 0
+        self.noise_disagreements = 0
+        self.outputs: dict[str, OutputRecord] = {}
+        self.samples: deque[Sample] = deque(maxlen=_KEPT_OUTCOMES)
+        self.outcomes: defaultdict[str, int] = defaultdict(int)
+        self.dropped: defaultdict[str, int] = defaultdict(int)
+        self._keep_worst = keep_worst
+        self._worst: list[tuple[float, int, Disagreement]] = []
+        self._numbers = itertools.count(1)
+
+    @property
+    def agreement(self) -> float | None:
+        """Share of the compared copies that agree, with what the baseline does to itself taken off."""
+        if not self.compared:
+            return None
+        noise = self.noise_disagreements / self.noise_runs if self.noise_runs else 0.0
+        return 1.0 - max(self.disagreed / self.compared - noise, 0.0)
+
+    @property
+    def worst(self) -> Sequence[Disagreement]:
+        """The worst disagreements, the worst first."""
+        return [disagreement for _, _, disagreement in sorted(self._worst, key=lambda item: item[:2], reverse=True)]
+
+    def drop(self, reason: str) -> None:
+        """Counts a copy that was not run."""
+        self.dropped[reason] += 1
+        self.recorder.dropped[reason] += 1
+
+    def failed(self, outcome: Outcome, epoch: int, offered: float) -> None:
+        """Counts a copy that was run and not compared."""
+        self._count(outcome, epoch, offered)
+
+    def compare(self, comparison: Comparison, epoch: int, offered: float, lag: float) -> bool:
+        """Counts a comparison, `lag` seconds after the live answer.
+
+        Returns:
+            True where it is one of the worst so far, and its Disagreement should be kept.
+        """
+        self.compared += 1
+        self.recorder.lag.observe(lag)
+        for output in comparison.outputs:
+            self.outputs.setdefault(output.name, OutputRecord()).take(output)
+            if output.kind is not None:
+                self.recorder.mismatches[output.name, str(output.kind)] += 1
+            if math.isfinite(output.max_abs):
+                self.recorder.difference(output.name, output.max_abs)
+        if not comparison.agrees:
+            self.disagreed += 1
+        self._count(Outcome.AGREED if comparison.agrees else Outcome.DISAGREED, epoch, offered)
+        self.recorder.agreement = self.agreement
+        return not comparison.agrees and self._among_worst(comparison.severity)
+
+    def keep(self, disagreement: Disagreement) -> None:
+        """Keeps one of the worst disagreements; the least of them goes where there are more than may be kept."""
+        item = (disagreement.comparison.severity, next(self._numbers), disagreement)
+        if len(self._worst) < self._keep_worst:
+            heapq.heappush(self._worst, item)
+        elif self._keep_worst:
+            heapq.heappushpop(self._worst, item)
+
+    def noise(self, comparison: Comparison) -> None:
+        """Counts a comparison of the baseline with itself."""
+        self.noise_runs += 1
+        self.noise_disagreements += not comparison.agrees
+        self.recorder.agreement = self.agreement
+
+    def _among_worst(self, severity: float) -> bool:
+        return len(self._worst) < self._keep_worst or (self._keep_worst > 0 and severity >= self._worst[0][0])
+
+    def _count(self, outcome: Outcome, epoch: int, offered: float) -> None:
+        self.outcomes[outcome] += 1
+        self.recorder.outcomes[outcome] += 1
+        self.samples.append(Sample(sum(self.outcomes.values()), epoch, offered, outcome))

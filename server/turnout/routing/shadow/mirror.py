@@ -1,0 +1,77 @@
+"""Which answers are copied to which shadows."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from turnout.routing.policy import UNITS
+from turnout.routing.shadow.lane import Copy, Lane
+from turnout.serving.inference import InferenceRequest, InferenceResult
+
+_HEAD_BYTES = 64
+"""Of each input, what the hash sees: enough to tell requests apart, little enough to cost next to nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A lane and its share.
+
+    Attributes:
+        lane: Where copies go.
+        rate: Share of the answers that are copied, 0 to `UNITS`.
+    """
+
+    lane: Lane
+    rate: int
+
+
+class Mirror:
+    """Offers a model's answers to its shadows; implements `turnout.serving.inference.AnswerObserver`."""
+
+    def __init__(self, targets: Sequence[Target], epoch: int) -> None:
+        """Prepares.
+
+        Args:
+            targets: The model's shadows.
+            epoch: Of the policy that names them.
+        """
+        self._targets = targets
+        self._epoch = epoch
+
+    def answered(self, request: InferenceRequest, result: InferenceResult) -> None:
+        """Queues a copy for each shadow whose share the request falls in."""
+        material = _material(request)
+        copy: Copy | None = None
+        for target in self._targets:
+            if position_of(material, target.lane.pair.shadow) >= target.rate:
+                continue
+            if copy is None:
+                copy = _copy(request, result, self._epoch)
+            target.lane.offer(copy)
+
+
+def position_of(material: bytes, shadow: str) -> int:
+    """Returns where a request stands among `UNITS` for one shadow: the same in every process, independent of others."""
+    digest = hashlib.blake2b(material, digest_size=8, key=shadow.encode()[:64]).digest()
+    return int.from_bytes(digest, "little") % UNITS
+
+
+def _material(request: InferenceRequest) -> bytes:
+    """Returns what tells a request from others: its id, and how its inputs begin.
+
+    The id alone would not do, since some clients send one id for all; nor would the inputs, since a popular one would
+    always be copied or never.
+    """
+    parts = [request.request_id.encode("utf-8", "surrogatepass")]
+    for name, array in request.inputs.items():
+        parts.append(name.encode())
+        if array.dtype != object and array.size:
+            parts.append(array.reshape(-1)[:_HEAD_BYTES].tobytes()[:_HEAD_BYTES])
+    return b"\0".join(parts)
+
+
+def _copy(request: InferenceRequest, result: InferenceResult, epoch: int) -> Copy:
+    expected = result.answer.outputs
+    nbytes = sum(a.nbytes for a in request.inputs.values()) + sum(a.nbytes for a in expected)
+    return Copy(request.request_id, request.inputs, result.names, expected, epoch, time.monotonic(), nbytes)

@@ -1,0 +1,182 @@
+"""Runs copies of requests where they can harm nobody.
+
+In the server's process a run has a thread of the lowest priority, which does nothing but run: what is Python about a
+copy is done on the event loop, since a thread of low priority that is kept from its core while it holds the interpreter
+lock keeps everyone from it. In a child process (`turnout.serving.isolated`) even a native crash ends only the child.
+"""
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from turnout.errors import ModelCrashed, ModelTimedOut, TurnoutError
+from turnout.serving.isolated import IsolatedSession
+from turnout.serving.loader import lower_priority
+from turnout.serving.session import Session, Stop
+from turnout.serving.tensor import Array
+
+_GRACE_SECONDS = 2.0
+"""What a run that was told to stop may take until its next node; past that it hangs in one."""
+
+_MAX_CRASHES = 5
+"""Crashes in a row after which a child is not started again: each start costs a load."""
+
+
+class CopyRunner(Protocol):
+    """Runs copies.
+
+    Attributes:
+        broken: Why it can run no more; "" while it can.
+    """
+
+    broken: str
+
+    async def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """Runs the shadow once.
+
+        Raises:
+            ModelFailure, ModelTimedOut, ModelCrashed, MemoryBudgetExceeded: It failed, and how.
+        """
+        ...
+
+    def close(self) -> None:
+        """Ends what runs, without waiting for it."""
+        ...
+
+
+class Workers:
+    """Threads that run one call at a time each. Daemons, so that a call that hangs cannot hold the process's exit."""
+
+    def __init__(self, name: str, count: int, *, low_priority: bool) -> None:
+        self._name = name
+        self._count = count
+        self._low_priority = low_priority
+        self._loop = asyncio.get_running_loop()
+        self._calls: queue.SimpleQueue[tuple[Callable[[], object], asyncio.Future[object]] | None] = queue.SimpleQueue()
+        self._threads = 0
+
+    async def call(self, work: Callable[[], object]) -> object:
+        """Runs `work` in a thread and returns what it returns."""
+        future: asyncio.Future[object] = self._loop.create_future()
+        if self._threads < self._count:
+            self._threads += 1
+            threading.Thread(target=self._work, name=f"{self._name}-{self._threads}", daemon=True).start()
+        self._calls.put((work, future))
+        return await future
+
+    def close(self) -> None:
+        """Lets each thread end after what it is at."""
+        for _ in range(self._threads):
+            self._calls.put(None)
+
+    def _work(self) -> None:
+        if self._low_priority:
+            lower_priority()
+        while (call := self._calls.get()) is not None:
+            work, future = call
+            try:
+                settle: Callable[[], None] = _result(future, work())
+            except BaseException as error:  # noqa: BLE001 - it belongs to who waits for the future
+                settle = _error(future, error)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                self._loop.call_soon_threadsafe(settle)
+            del call, work, future, settle  # an idle thread keeps no tensors
+
+
+class ThreadRunner:
+    """Runs copies in this process, on a session that is shared with the version's own requests or is its own."""
+
+    def __init__(self, name: str, session: Session, threads: int, timeout: float) -> None:
+        self.broken = ""
+        self._session = session
+        self._timeout = timeout
+        self._workers = Workers(f"shadow-{name}", threads, low_priority=True)
+        self._stops: set[Stop] = set()
+
+    async def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """Runs the shadow once; ends the run where it takes longer than it may."""
+        stop = Stop()
+        session = self._session
+        self._stops.add(stop)
+        running = asyncio.ensure_future(self._workers.call(lambda: session.run(inputs, outputs, stop)))
+        try:
+            done, _ = await asyncio.wait([running], timeout=self._timeout)
+            if not done:
+                stop()
+                done, _ = await asyncio.wait([running], timeout=_GRACE_SECONDS)
+            if not done:
+                self.broken = f"a run hangs: it was told to end after {self._timeout:g} s and did not"
+                running.add_done_callback(_forget)
+                raise ModelTimedOut(self.broken)
+        finally:
+            stop()  # where the lane was cancelled meanwhile, nobody waits for the run
+            self._stops.discard(stop)
+        values = running.result()
+        assert isinstance(values, list)
+        return values
+
+    def close(self) -> None:
+        """Tells what runs to stop."""
+        for stop in self._stops:
+            stop()
+        self._workers.close()
+
+
+class ProcessRunner:
+    """Runs copies in a child process, which is started at the first copy and again after each crash."""
+
+    def __init__(self, name: str, start: Callable[[], IsolatedSession], timeout: float) -> None:
+        self.broken = ""
+        self._start = start
+        self._timeout = timeout
+        # Of ordinary priority: all that this thread does is to copy tensors; the child lowers its own.
+        self._workers = Workers(f"shadow-{name}", 1, low_priority=False)
+        self._child: IsolatedSession | None = None
+        self._crashes = 0
+
+    async def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """Runs the shadow once."""
+        values = await self._workers.call(lambda: self._run(inputs, outputs))
+        assert isinstance(values, list)
+        return values
+
+    def close(self) -> None:
+        """Ends the child."""
+        self._workers.close()
+        if self._child is not None:
+            # It waits for the child a little, and the loop has better to do.
+            threading.Thread(target=self._child.close, name="shadow child ends", daemon=True).start()
+
+    def _run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        try:
+            if self._child is None:
+                self._child = self._start()
+            elif not self._child.alive:
+                self._child.restart()
+            values = self._child.run(inputs, outputs, self._timeout)
+        except (ModelCrashed, ModelTimedOut) as error:
+            self._crashes += 1
+            if self._crashes >= _MAX_CRASHES:
+                self.broken = f"its process ended {self._crashes} times in a row, the last time so: {error.message}"
+            raise
+        except TurnoutError:
+            self._crashes = 0
+            raise
+        self._crashes = 0
+        return values
+
+
+def _result(future: "asyncio.Future[object]", value: object) -> Callable[[], None]:
+    return lambda: None if future.done() else future.set_result(value)
+
+
+def _error(future: "asyncio.Future[object]", error: BaseException) -> Callable[[], None]:
+    return lambda: None if future.done() else future.set_exception(error)
+
+
+def _forget(running: "asyncio.Future[object]") -> None:
+    if not running.cancelled():
+        running.exception()  # a run that hung and failed at last has nobody to tell

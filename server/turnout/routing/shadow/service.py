@@ -1,0 +1,182 @@
+"""The lanes of a server: one for each shadow of each policy in force."""
+
+import asyncio
+import functools
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from semver import Version
+from structlog.typing import FilteringBoundLogger
+
+from turnout.config import Settings
+from turnout.config import ShadowLane as LaneSettings
+from turnout.errors import ConfigError
+from turnout.registry.manifest import MODEL_FILE, Tolerance
+from turnout.routing.compare import OutputRule, rules_for
+from turnout.routing.policy import Policy
+from turnout.routing.shadow.lane import Lane, LaneParts, Pair, Redact
+from turnout.routing.shadow.ledger import Ledger
+from turnout.routing.shadow.mirror import Mirror, Target
+from turnout.routing.shadow.pressure import Pressure
+from turnout.routing.shadow.runner import CopyRunner, ProcessRunner, ThreadRunner
+from turnout.serving.catalog import Catalog
+from turnout.serving.handle import VersionHandle
+from turnout.serving.inference import AnswerObserver
+from turnout.serving.isolated import IsolatedSession
+from turnout.serving.session import Session
+from turnout.serving.tensor import Array
+from turnout.telemetry.metrics import Metrics
+
+_ENDED = "ended"
+_MAX_ENDED = 64
+"""Pairs that are remembered after their shadow went, so that what came of it can still be read."""
+
+_CLOSE_SECONDS = 1.0
+
+
+class Shadows:
+    """Opens, keeps and closes lanes as policies come and go. Used on the event loop only."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        metrics: Metrics,
+        directory: Callable[[str, Version], Path],
+        log: FilteringBoundLogger,
+    ) -> None:
+        """Prepares.
+
+        Args:
+            settings: Of the server.
+            catalog: What is served.
+            metrics: Counts by shadow.
+            directory: Where a version lies on disk.
+            log: Where trouble is told.
+
+        Raises:
+            ConfigError: A redaction hook cannot be imported.
+        """
+        self._settings = settings
+        self._catalog = catalog
+        self._metrics = metrics
+        self._directory = directory
+        self._log = log
+        self._pressure = Pressure(catalog)
+        self._lanes: dict[Pair, Lane] = {}
+        self._ended: dict[Pair, Lane] = {}
+        self._rules_of: dict[Pair, Mapping[str, OutputRule]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._hooks = {name: _hook(name) for name in {settings.shadow.redact, *_own_hooks(settings)} if name}
+
+    def observe(self, model: str, policy: Policy | None, epoch: int) -> AnswerObserver | None:
+        """Brings a model's lanes in line with its policy; returns who is to be told of the baseline's answers."""
+        shadows = policy.shadows if policy is not None else ()
+        baseline = str(policy.baseline) if policy is not None else ""
+        wanted = {Pair(model, str(s.version), baseline): s.rate for s in shadows}
+        for pair in [pair for pair in self._lanes if pair.model == model and pair not in wanted]:
+            self._end(pair)
+        targets = [Target(self._lane(pair), rate) for pair, rate in wanted.items()]
+        return Mirror(targets, epoch) if targets else None
+
+    def of(self, model: str) -> list[Lane]:
+        """Returns the model's lanes, those first that are in use."""
+        lanes = [*self._lanes.values(), *reversed(self._ended.values())]
+        return [lane for lane in lanes if lane.pair.model == model]
+
+    async def close(self, bound: float) -> None:
+        """Closes every lane, waiting at most `bound` seconds for copies that run."""
+        lanes = [lane.close("the server stops", bound) for lane in self._lanes.values()]
+        await asyncio.gather(*lanes, *self._closing, return_exceptions=True)
+
+    def _lane(self, pair: Pair) -> Lane:
+        lane = self._lanes.get(pair)
+        if lane is None or lane.closed:
+            ended = lane or self._ended.pop(pair, None)
+            settings = self._settings.for_model(pair.model).shadow
+            recorder = self._metrics.shadow(pair.model, pair.shadow)
+            ledger = ended.ledger if ended else Ledger(recorder, settings.keep_worst)
+            lane = self._lanes[pair] = Lane(pair, settings, ledger, self._parts(pair, settings))
+        return lane
+
+    def _end(self, pair: Pair) -> None:
+        lane = self._lanes.pop(pair)
+        self._ended[pair] = lane
+        if len(self._ended) > _MAX_ENDED:
+            oldest = next(iter(self._ended))
+            del self._ended[oldest]
+            self._rules_of.pop(oldest, None)
+        task = asyncio.create_task(lane.close(_ENDED, _CLOSE_SECONDS))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    def _parts(self, pair: Pair, settings: LaneSettings) -> LaneParts:
+        redact: Redact | None = None
+        if settings.keep_inputs:
+            redact = self._hooks.get(settings.redact) or _everything
+        return LaneParts(
+            find=functools.partial(self._handle, pair.model),
+            runner_for=lambda handle, shadow: asyncio.ensure_future(self._runner(handle, settings, for_shadow=shadow)),
+            rules=functools.partial(self._rules, pair, settings),
+            redact=redact,
+            pressure=self._pressure,
+            log=self._log,
+        )
+
+    def _handle(self, model: str, version: str) -> VersionHandle | None:
+        known = self._catalog.snapshot.models.get(model)
+        entry = None if known is None else known.versions.get(Version.parse(version))
+        return None if entry is None else entry.handle
+
+    def _rules(self, pair: Pair, settings: LaneSettings) -> Mapping[str, OutputRule]:
+        """Returns how the baseline's outputs are compared: by default, as its manifest says, as is configured."""
+        known = self._rules_of.get(pair)
+        if known is not None:
+            return known
+        manifest = self._catalog.snapshot.model(pair.model).versions[Version.parse(pair.baseline)].manifest
+        given = {name: Tolerance(t.atol, t.rtol) for name, t in settings.tolerances.items()}
+        tolerances, scores = {**manifest.tolerances, **given}, {**manifest.scores, **settings.scores}
+        rules = self._rules_of[pair] = rules_for(manifest.signature, tolerances, scores, settings.top_k)
+        return rules
+
+    async def _runner(self, handle: VersionHandle, settings: LaneSettings, *, for_shadow: bool) -> CopyRunner:
+        """Makes what runs copies on a version. The baseline runs in the process in any case: it does so anyway."""
+        manifest = handle.manifest
+        name = f"{manifest.model}@{manifest.version}"
+        with handle.borrowed() as loaded:
+            shared = loaded.sessions[0]
+        model = self._directory(manifest.model, manifest.version) / MODEL_FILE
+        runtime = self._settings.for_model(manifest.model).runtime
+        if for_shadow and settings.isolation == "process":
+            start = functools.partial(
+                IsolatedSession, model, manifest.signature, shared.providers, shared.device_id, runtime,
+                memory_limit=int(settings.memory_limit_bytes),
+            )  # fmt: skip
+            return ProcessRunner(name, start, settings.timeout_s)
+        session = shared
+        if for_shadow and shared.device != "cpu":  # so that its arena has a limit of its own
+            limited = runtime.model_copy(update={"arena_limit_bytes": settings.memory_limit_bytes})
+            session = await asyncio.to_thread(
+                Session, model, manifest.signature, shared.providers, shared.device_id, limited
+            )
+        return ThreadRunner(name, session, settings.max_inflight, settings.timeout_s)
+
+
+def _own_hooks(settings: Settings) -> set[str]:
+    return {settings.for_model(name).shadow.redact for name in settings.model}
+
+
+def _hook(name: str) -> Redact:
+    module, _, function = name.partition(":")
+    try:
+        hook: Redact = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"shadow.redact: {name} cannot be imported: {error}") from error
+    if not callable(hook):
+        raise ConfigError(f"shadow.redact: {name} is no function")
+    return hook
+
+
+def _everything(_: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+    return inputs

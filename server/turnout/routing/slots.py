@@ -1,0 +1,208 @@
+"""Which routing keys belong to whom: 65,536 slots, each with one owner. Pure (EVIDENCE.md, "Sticky slots").
+
+A key hashes to a slot: `H64(salt || 0x00 || key) mod 65536`. The salt also puts the slots in an order of its own, and
+owners claim *positions* in that order: growing takes the first free ones, shrinking gives back the last taken first. So
+
+    5 -> 25 %       keeps every key of the 5 %, and 25 -> 5 % gives exactly the first set back
+    raising B       never moves A: a slot changes hands only between an owner and the unclaimed rest, the baseline's
+    another salt    draws its keys independently
+
+A request without a key takes the next position of a low-discrepancy sequence instead, so that even 1 % is exact over a
+few hundred requests. What is kept is the salt and each owner's runs of positions, a few numbers; the table follows.
+"""
+
+import functools
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+SLOTS = 65_536
+
+SALT_BYTES = 16
+
+_GOLDEN = 0x9E3779B97F4A7C15
+"""2**64 divided by the golden ratio: its multiples, modulo 2**64, fill the range more evenly than any other's."""
+
+_MASK = 2**64 - 1
+
+Run = tuple[int, int]
+"""Positions from the first up to and without the second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The positions of one owner.
+
+    Attributes:
+        owner: Who.
+        runs: In the order they were taken; none is empty, and no two claims of a table overlap.
+    """
+
+    owner: str
+    runs: tuple[Run, ...]
+
+    @property
+    def slots(self) -> int:
+        """How many slots these are."""
+        return sum(stop - start for start, stop in self.runs)
+
+
+@dataclass(frozen=True, slots=True)
+class SlotTable:
+    """Who owns which slot; what nobody claims is the baseline's.
+
+    Attributes:
+        salt: Says which key meets which slot, and the order in which slots are taken.
+        claims: By owner, in the order they first claimed.
+    """
+
+    salt: bytes
+    claims: tuple[Claim, ...] = ()
+
+    def __post_init__(self) -> None:
+        runs = sorted(run for claim in self.claims for run in claim.runs)
+        bounds = [bound for run in runs for bound in run]
+        if any(start >= stop for start, stop in runs) or bounds != sorted(bounds):
+            raise ValueError("claims overlap, or a run is empty")
+        if bounds and not 0 <= bounds[0] < bounds[-1] <= SLOTS:
+            raise ValueError(f"a claim leaves the {SLOTS} slots")
+        if len({claim.owner for claim in self.claims}) < len(self.claims):
+            raise ValueError("an owner has two claims")
+
+    def slots_of(self, owner: str) -> int:
+        """Returns how many slots `owner` has."""
+        return sum(claim.slots for claim in self.claims if claim.owner == owner)
+
+    def arranged(self, wanted: Mapping[str, int]) -> Self:
+        """Returns the table in which each owner has as many slots as `wanted` says, and who is not named has none.
+
+        Who shrinks gives back first, so that who grows finds room. Where more is wanted than there is, the last to grow
+        gets what is left.
+        """
+        claims = {claim.owner: claim.runs for claim in self.claims if wanted.get(claim.owner)}
+        for owner, runs in claims.items():
+            claims[owner] = _shrunk(runs, wanted[owner])
+        for owner, slots in wanted.items():
+            have = claims.get(owner, ())
+            lacking = slots - sum(stop - start for start, stop in have)
+            if lacking > 0:
+                claims[owner] = _joined(have, _first(_free(claims), lacking))
+        return type(self)(self.salt, tuple(Claim(owner, runs) for owner, runs in claims.items() if runs))
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the form that the state store holds."""
+        claims = [{"owner": c.owner, "runs": [list(run) for run in c.runs]} for c in self.claims]
+        return {"salt": self.salt.hex(), "claims": claims}
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Self:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: It did not write that.
+        """
+        claims = (Claim(str(c["owner"]), tuple((int(a), int(b)) for a, b in c["runs"])) for c in body["claims"])
+        return cls(bytes.fromhex(body["salt"]), tuple(claims))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Owners:
+    """A table laid out for look-up.
+
+    Attributes:
+        salt: Of the table.
+        names: Owners by number; number 0 is the baseline, and has no name here.
+        by_slot: Number of each slot's owner.
+        by_position: Number of the owner of each position in the salt's order.
+    """
+
+    salt: bytes
+    names: tuple[str, ...]
+    by_slot: Sequence[int]
+    by_position: Sequence[int]
+
+    @classmethod
+    def of(cls, table: SlotTable) -> Self:
+        """Lays `table` out."""
+        by_position = np.zeros(SLOTS, np.uint8 if len(table.claims) < 256 else np.uint16)
+        for number, claim in enumerate(table.claims, start=1):
+            for start, stop in claim.runs:
+                by_position[start:stop] = number
+        by_slot = np.empty_like(by_position)
+        by_slot[_order(table.salt)] = by_position
+        names = ("", *(claim.owner for claim in table.claims))
+        return cls(table.salt, names, _indexable(by_slot), _indexable(by_position))
+
+
+def slot_of(salt: bytes, key: str) -> int:
+    """Returns the slot that `key` meets under `salt`; about 1 us."""
+    digest = hashlib.blake2b(salt + b"\0" + key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return digest[0] | digest[1] << 8
+
+
+def position(number: int) -> int:
+    """Returns the position that the `number`-th request without a key takes: an additive golden-ratio sequence."""
+    return (number * _GOLDEN & _MASK) >> 48
+
+
+@functools.lru_cache(maxsize=256)
+def _order(salt: bytes) -> NDArray[np.intp]:
+    """Returns the slots in the order in which the salt has them taken.
+
+    Written out with integers, since NumPy's generators may give another permutation in another release: each slot gets
+    64 bits by the finaliser of SplitMix64 (Steele, Lea & Flood 2014), seeded by the salt, and the slots are sorted.
+    """
+    seed = int.from_bytes(hashlib.blake2b(salt, digest_size=8, person=b"turnout order").digest(), "little")
+    bits = np.arange(1, SLOTS + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(seed)
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.argsort(bits ^ (bits >> np.uint64(31)), kind="stable")
+
+
+def _indexable(numbers: NDArray[Any]) -> Sequence[int]:
+    """Returns the numbers in the form that Python indexes the fastest."""
+    if numbers.dtype == np.uint8:
+        return numbers.tobytes()
+    listed: list[int] = numbers.tolist()
+    return listed
+
+
+def _free(claims: Mapping[str, Sequence[Run]]) -> Iterator[Run]:
+    start = 0
+    for taken in sorted(run for runs in claims.values() for run in runs):
+        if start < taken[0]:
+            yield start, taken[0]
+        start = taken[1]
+    if start < SLOTS:
+        yield start, SLOTS
+
+
+def _first(runs: Iterator[Run], count: int) -> tuple[Run, ...]:
+    """Returns the first `count` positions of `runs`, or all where there are fewer."""
+    taken: list[Run] = []
+    for start, stop in runs:
+        if count <= 0:
+            break
+        taken.append((start, min(stop, start + count)))
+        count -= taken[-1][1] - start
+    return tuple(taken)
+
+
+def _shrunk(runs: Sequence[Run], keep: int) -> tuple[Run, ...]:
+    """Returns the `keep` positions of `runs` that were taken first."""
+    return _first(iter(runs), keep)
+
+
+def _joined(runs: Sequence[Run], more: Sequence[Run]) -> tuple[Run, ...]:
+    """Returns `runs` and then `more`, runs that touch made one."""
+    joined = list(runs)
+    for start, stop in more:
+        if joined and joined[-1][1] == start:
+            joined[-1] = (joined[-1][0], stop)
+        else:
+            joined.append((start, stop))
+    return tuple(joined)

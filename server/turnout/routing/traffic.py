@@ -1,0 +1,267 @@
+"""Changes policies: decides by `turnout.routing.policy`, records in the state store, then puts in force.
+
+a change here:        look at what is known -> pure decision -> state store (compare-and-swap) -> swap -> answer
+a change elsewhere:   the state store's revision moved -> refresh -> swap
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from semver import Version
+from structlog.typing import FilteringBoundLogger
+
+from turnout.errors import ChangeRefused, Conflict, InvalidRequest, VersionNotFound, Violation
+from turnout.routing.applied import AppliedPolicy, Policies
+from turnout.routing.policy import (
+    Canary,
+    Fact,
+    Policy,
+    PolicyState,
+    malformed,
+    takes_back,
+    unfit,
+)
+from turnout.routing.slots import SALT_BYTES, Owners
+from turnout.serving.catalog import Catalog, ModelEntry
+from turnout.serving.inference import AnswerObserver
+from turnout.serving.lifecycle import LifecycleState
+from turnout.state.policies import PolicyRecord
+from turnout.state.store import StateStore
+
+_ATTEMPTS = 5
+"""How often a change that named no epoch is decided again when another one came first."""
+
+_HISTORY_FOR_BASELINES = 1000
+
+Observe = Callable[[str, Policy | None, int], AnswerObserver | None]
+"""Told of each policy that comes into force, and of its epoch; returns who wants to see the baseline's answers."""
+
+Decide = Callable[[PolicyState], PolicyState]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Who changes traffic, why, and on what ground.
+
+    Attributes:
+        actor: Who.
+        reason: Why.
+        expected_epoch: That the change was decided on; None for whatever is in force.
+        force: Take it although a signature does not fit the baseline's clients.
+    """
+
+    actor: str
+    reason: str
+    expected_epoch: int | None = None
+    force: bool = False
+
+
+class Traffic:
+    """The policies of one server. Used on the event loop only."""
+
+    def __init__(
+        self, store: StateStore, catalog: Catalog, policies: Policies, observe: Observe, log: FilteringBoundLogger
+    ) -> None:
+        """Prepares; nothing is read before the first `refresh`.
+
+        Args:
+            store: Keeps the policies.
+            catalog: What is served.
+            policies: Where what is in force goes.
+            observe: Told of each policy that comes into force.
+            log: Where changes are told.
+        """
+        self._store = store
+        self._catalog = catalog
+        self._policies = policies
+        self._observe = observe
+        self._log = log
+        self._changing = asyncio.Lock()
+
+    async def refresh(self) -> None:
+        """Puts in force what the state store holds.
+
+        Raises:
+            Unavailable: The state store does not answer; what was in force stays so.
+        """
+        async with self._changing:
+            self._take_in(await asyncio.to_thread(self._store.policies))
+
+    async def put(self, model: str, policy: Policy, change: Change) -> AppliedPolicy:
+        """Puts `policy` in place of the one in force.
+
+        Raises:
+            InvalidRequest: No policy can be so.
+            ModelNotFound, VersionNotFound: A name in it names nothing.
+            ChangeRefused: It cannot be in force now, or changes are frozen.
+            Conflict: Another change came first.
+            Unavailable: The state store does not answer.
+        """
+        known = self._catalog.snapshot.model(model)
+        exact = Policy(
+            _find(known, policy.baseline),
+            tuple(replace(c, version=_find(known, c.version)) for c in policy.canaries),
+            tuple(replace(s, version=_find(known, s.version)) for s in policy.shadows),
+        )
+        salt = secrets.token_bytes(SALT_BYTES)
+        return await self._change(model, change, "set", lambda state: state.with_policy(exact, salt))
+
+    async def ramp(self, model: str, canary: Canary, change: Change) -> AppliedPolicy:
+        """Gives one canary another weight; a version that is none yet becomes one. Raises as `put`."""
+        exact = replace(canary, version=_find(self._catalog.snapshot.model(model), canary.version))
+        salt = secrets.token_bytes(SALT_BYTES)
+
+        def decide(state: PolicyState) -> PolicyState:
+            if state.policy is None:
+                raise ChangeRefused(f"{model} has no policy to ramp in: set one with a baseline first")
+            return state.with_canary(exact, salt)
+
+        return await self._change(model, change, "ramp", decide)
+
+    async def clear(self, model: str, change: Change) -> AppliedPolicy:
+        """Ends the policy. Raises as `put`."""
+        return await self._change(model, change, "clear", PolicyState.cleared)
+
+    async def freeze(self, model: str, frozen: bool, change: Change) -> AppliedPolicy:
+        """Has changes refused from now on, or taken again. Raises as `put`."""
+        action = "freeze" if frozen else "unfreeze"
+        return await self._change(model, change, action, lambda state: state.with_frozen(frozen))
+
+    async def revert(self, model: str, epoch: int, change: Change) -> AppliedPolicy:
+        """Puts an earlier epoch's policy, and its very keys, in force again.
+
+        Raises:
+            NotFound: There was no such epoch.
+        """
+        self._catalog.snapshot.model(model)
+        record = await asyncio.to_thread(self._store.policy_at, model, epoch)
+        earlier = PolicyState.from_json(record.document)
+        return await self._change(model, change, "revert", lambda state: state.reverted(earlier))
+
+    async def history(self, model: str, limit: int) -> list[tuple[PolicyRecord, PolicyState]]:
+        """Returns the model's epochs, the latest first.
+
+        Raises:
+            ModelNotFound: There is no such model.
+            Unavailable: The state store does not answer.
+        """
+        self._catalog.snapshot.model(model)
+        records = await asyncio.to_thread(self._store.policy_history, model, limit)
+        return [(record, PolicyState.from_json(record.document)) for record in records]
+
+    async def _change(self, model: str, change: Change, action: str, decide: Decide) -> AppliedPolicy:
+        self._catalog.snapshot.model(model)
+        for attempt in range(_ATTEMPTS):
+            async with self._changing:
+                try:
+                    return await self._attempt(model, change, action, decide)
+                except Conflict:
+                    self._take_in(await asyncio.to_thread(self._store.policies))
+                    if change.expected_epoch is not None or attempt == _ATTEMPTS - 1:
+                        raise
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _attempt(self, model: str, change: Change, action: str, decide: Decide) -> AppliedPolicy:
+        applied = self._policies.current.get(model)
+        epoch = applied.epoch if applied else 0
+        before = applied.state if applied else PolicyState()
+        if change.expected_epoch not in (None, epoch):
+            by = f" (by {applied.actor or 'nobody named'}: {applied.reason or applied.action})" if applied else ""
+            raise Conflict(
+                f"the policy of {model} is at epoch {epoch} by now, not {change.expected_epoch}{by}; look again"
+            )
+        after = decide(before)
+        if after == before:
+            if applied is None:
+                raise ChangeRefused(f"{model} has no policy; nothing was changed")
+            return applied
+        if action not in ("freeze", "unfreeze"):
+            await self._check(model, before, after, change)
+        record = await asyncio.to_thread(
+            self._store.put_policy,
+            model,
+            after.to_json(),
+            expected_epoch=epoch,
+            action=action,
+            actor=change.actor,
+            reason=change.reason,
+        )
+        self._take_in({model: record})
+        self._log.info(
+            "traffic changed", model=model, epoch=record.epoch, action=action, actor=change.actor, reason=change.reason,
+            policy=None if after.policy is None else after.policy.to_json(),
+        )  # fmt: skip
+        return self._policies.current[model]
+
+    async def _check(self, model: str, before: PolicyState, after: PolicyState, change: Change) -> None:
+        """Refuses a change that may not be taken."""
+        if before.frozen and not takes_back(before, after, await self._earlier_baselines(model)):
+            applied = self._policies.current[model]
+            raise ChangeRefused(
+                f"traffic of {model} is frozen (epoch {applied.epoch}): only what takes traffic back from a canary or "
+                "a shadow, or goes back to an earlier baseline, is taken until it is unfrozen"
+            )
+        policy = after.policy
+        if policy is None:
+            return
+        if problems := malformed(policy):
+            raise InvalidRequest(
+                "; ".join(f"{field}: {what}" for field, what in problems),
+                violations=[Violation(f"policy.{field}", what) for field, what in problems],
+            )
+        known = self._catalog.snapshot.model(model)
+        for version in policy.versions:
+            _find(known, version)  # a policy of an earlier epoch may name what is gone
+        facts = {
+            version: Fact(entry.standing, entry.state is LifecycleState.READY, entry.manifest.signature)
+            for version, entry in known.versions.items()
+        }
+        if reasons := unfit(policy, facts, force=change.force):
+            raise ChangeRefused("; ".join(reasons))
+
+    async def _earlier_baselines(self, model: str) -> set[Version]:
+        records = await asyncio.to_thread(self._store.policy_history, model, _HISTORY_FOR_BASELINES)
+        states = (PolicyState.from_json(record.document) for record in records)
+        return {state.policy.baseline for state in states if state.policy is not None}
+
+    def _take_in(self, records: Mapping[str, PolicyRecord]) -> None:
+        """Puts in force what is new in `records`, in one swap."""
+        current = dict(self._policies.current)
+        for model, record in records.items():
+            known = current.get(model)
+            if known is not None and known.epoch >= record.epoch:
+                continue
+            try:
+                state = PolicyState.from_json(record.document)
+            except ValueError as error:
+                self._log.error(
+                    "a policy cannot be read; the one before it stays in force",
+                    model=model, epoch=record.epoch, reason=str(error),
+                )  # fmt: skip
+                continue
+            current[model] = AppliedPolicy(
+                epoch=record.epoch,
+                state=state,
+                owners=Owners.of(state.table),
+                tally=[0] * (len(state.table.claims) + 1),
+                observer=self._observe(model, state.policy, record.epoch),
+                changed_at=record.time,
+                actor=record.actor,
+                reason=record.reason,
+                action=record.action,
+            )
+        self._policies.current = current
+
+
+def _find(known: ModelEntry, wanted: Version) -> Version:
+    """Returns the published version that `wanted` names, with its own build metadata.
+
+    Raises:
+        VersionNotFound: There is none.
+    """
+    for version in known.versions:
+        if version == wanted and wanted.build in (None, version.build):
+            return version
+    raise VersionNotFound.of(known.name, str(wanted), [str(version) for version in known.versions])

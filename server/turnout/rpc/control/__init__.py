@@ -1,0 +1,1 @@
+"""`turnout.v1.ControlService`: what operators do to a running server."""

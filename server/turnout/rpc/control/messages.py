@@ -1,0 +1,178 @@
+"""Routing as messages, and policies out of them."""
+
+import math
+from datetime import UTC, datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from turnout.errors import InvalidRequest
+from turnout.registry.names import parse_version
+from turnout.routing.applied import AppliedPolicy
+from turnout.routing.explain import Explanation
+from turnout.routing.policy import UNITS, Canary, Policy, PolicyState, Shadow
+from turnout.routing.shadow.lane import Lane
+from turnout.routing.shadow.ledger import Disagreement, OutputRecord
+from turnout.routing.weights import shares
+from turnout.rpc.codec import ROLES, route_message
+from turnout.serving.catalog import ModelEntry
+from turnout.state.policies import PolicyRecord
+from turnout_proto import tensors
+from turnout_proto.v1 import traffic_pb2 as pb
+
+_MAX_PARTS = 1000
+"""Canaries, and shadows, that one policy may name."""
+
+
+def read_policy(message: pb.Policy) -> Policy:
+    """Reads a policy.
+
+    Raises:
+        InvalidRequest: It is none.
+    """
+    for field, parts in (("canaries", len(message.canaries)), ("shadows", len(message.shadows))):
+        if parts > _MAX_PARTS:
+            raise InvalidRequest.at(f"policy.{field}", f"expected at most {_MAX_PARTS}")
+    return Policy(
+        parse_version(message.baseline),
+        tuple(
+            Canary(parse_version(c.version), read_share(c.weight, f"policy.canaries[{index}].weight"))
+            for index, c in enumerate(message.canaries)
+        ),
+        tuple(
+            Shadow(parse_version(s.version), read_share(s.rate, f"policy.shadows[{index}].rate"))
+            for index, s in enumerate(message.shadows)
+        ),
+    )
+
+
+def read_share(share: float, field: str) -> int:
+    """Reads a weight or rate.
+
+    Raises:
+        InvalidRequest: It is not a multiple of 0.0001 from 0 to 1.
+    """
+    units = round(share * UNITS) if math.isfinite(share) else -1
+    if not 0 <= units <= UNITS or not math.isclose(units / UNITS, share, abs_tol=1e-9):
+        raise InvalidRequest.at(field, f"expected a share of 0 to 1 in steps of {1 / UNITS}, got {share:g}")
+    return units
+
+
+def state_message(known: ModelEntry, applied: AppliedPolicy | None) -> pb.TrafficState:
+    """Returns how a model's traffic stands."""
+    if applied is None:
+        return pb.TrafficState(model=known.name)
+    policy = applied.state.policy
+    return pb.TrafficState(
+        model=known.name,
+        epoch=applied.epoch,
+        policy=_policy_message(policy),
+        frozen=applied.state.frozen,
+        shares=[
+            pb.TrafficShare(
+                version=share.version,
+                role=ROLES[share.role],
+                desired=share.desired,
+                applied=share.applied,
+                decisions=share.decisions,
+                deviation=share.deviation,
+            )
+            for share in ([] if policy is None else shares(known, applied, policy))
+        ],
+        changed_at=_timestamp(applied.changed_at),
+        actor=applied.actor,
+        reason=applied.reason,
+        action=applied.action,
+    )
+
+
+def epoch_message(record: PolicyRecord, state: PolicyState) -> pb.TrafficState:
+    """Returns what an epoch held."""
+    return pb.TrafficState(
+        model=record.model,
+        epoch=record.epoch,
+        policy=_policy_message(state.policy),
+        frozen=state.frozen,
+        changed_at=_timestamp(record.time),
+        actor=record.actor,
+        reason=record.reason,
+        action=record.action,
+    )
+
+
+def explanation_message(explanation: Explanation) -> pb.ExplainRouteResponse:
+    """Returns how a request would be routed."""
+    return pb.ExplainRouteResponse(
+        steps=[pb.RouteStep(subject=step.subject, finding=step.finding) for step in explanation.steps],
+        chances=[
+            pb.RouteChance(route=route_message(route), chance=chance)
+            for route, chance in sorted(explanation.chances.items(), key=lambda item: -item[1])
+        ],
+        refusal="" if explanation.refusal is None else explanation.refusal.message,
+        slot=explanation.slot,
+    )
+
+
+def shadow_message(lane: Lane, worst: int) -> pb.ShadowReport:
+    """Returns what one shadow differs in, with at most `worst` disagreements."""
+    ledger = lane.ledger
+    return pb.ShadowReport(
+        version=lane.pair.shadow,
+        baseline=lane.pair.baseline,
+        state=lane.closed or "open",
+        outcomes=dict(ledger.outcomes),
+        dropped=dict(ledger.dropped),
+        agreement=ledger.agreement,
+        noise_runs=ledger.noise_runs,
+        noise_disagreements=ledger.noise_disagreements,
+        outputs=[_output_message(name, record) for name, record in sorted(ledger.outputs.items())],
+        worst=[_disagreement_message(disagreement) for disagreement in ledger.worst[:worst]],
+    )
+
+
+def _output_message(name: str, record: OutputRecord) -> pb.ShadowOutput:
+    ranked = record.ranked
+    return pb.ShadowOutput(
+        name=name,
+        compared=record.compared,
+        mismatches=dict(record.mismatches),
+        max_abs=record.max_abs,
+        mean_abs=record.sum_abs / record.measured if record.measured else 0.0,
+        top1=record.sum_top1 / ranked if ranked else None,
+        top_k=record.sum_top_k / ranked if ranked else None,
+    )
+
+
+def _disagreement_message(disagreement: Disagreement) -> pb.Disagreement:
+    worst = disagreement.comparison.worst
+    assert worst is not None, "what disagrees does so in some output"
+    message = pb.Disagreement(
+        request_id=disagreement.request_id,
+        time=_timestamp(disagreement.time),
+        output=worst.name,
+        kind=str(worst.kind),
+        detail=worst.detail,
+        max_abs=worst.max_abs,
+        max_rel=worst.max_rel,
+        rmse=worst.rmse,
+        cosine=worst.cosine,
+        margin=worst.margin,
+    )
+    for name, array in disagreement.inputs.items():
+        tensors.append(message.inputs, name, array)
+    return message
+
+
+def _policy_message(policy: Policy | None) -> pb.Policy | None:
+    if policy is None:
+        return None
+    return pb.Policy(
+        baseline=str(policy.baseline),
+        canaries=[pb.Canary(version=str(c.version), weight=c.weight / UNITS) for c in policy.canaries],
+        shadows=[pb.Shadow(version=str(s.version), rate=s.rate / UNITS) for s in policy.shadows],
+    )
+
+
+def _timestamp(time: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(time.astimezone(UTC).replace(tzinfo=None))
+    return stamp

@@ -1,0 +1,28 @@
+"""The control service, put together of its parts."""
+
+from turnout.routing.applied import Policies
+from turnout.routing.explain import Explainer
+from turnout.routing.shadow.service import Shadows
+from turnout.routing.traffic import Traffic
+from turnout.rpc.control.traffic import TrafficMethods
+from turnout.rpc.control.versions import Declarer, VersionMethods
+from turnout.serving.catalog import Catalog
+from turnout.serving.manager import Manager
+from turnout_proto.v1 import control_pb2_grpc
+
+
+class ControlServicer(VersionMethods, TrafficMethods, control_pb2_grpc.ControlServiceServicer):
+    """Changes what is served and where requests go."""
+
+    def __init__(
+        self,
+        manager: Manager,
+        catalog: Catalog,
+        declarer: Declarer,
+        traffic: Traffic,
+        policies: Policies,
+        explainer: Explainer,
+        shadows: Shadows,
+    ) -> None:
+        VersionMethods.__init__(self, manager, catalog, declarer)
+        TrafficMethods.__init__(self, traffic, policies, catalog, explainer, shadows)

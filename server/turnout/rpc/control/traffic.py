@@ -1,0 +1,115 @@
+"""Routing of a running server: policies, their history, explanations, shadows."""
+
+from turnout.errors import InvalidRequest
+from turnout.registry.names import parse_version
+from turnout.routing.applied import Policies
+from turnout.routing.explain import Explainer
+from turnout.routing.policy import Canary
+from turnout.routing.shadow.service import Shadows
+from turnout.routing.traffic import Change, Traffic
+from turnout.rpc.control.calls import Context, check_record, refusing
+from turnout.rpc.control.messages import (
+    epoch_message,
+    explanation_message,
+    read_policy,
+    read_share,
+    shadow_message,
+    state_message,
+)
+from turnout.serving.catalog import Catalog
+from turnout_proto.v1 import traffic_pb2 as pb
+
+_MAX_KEY = 1024
+_MAX_HISTORY = 1000
+_MAX_WORST = 100
+
+
+class TrafficMethods:
+    """Changes and tells where requests go."""
+
+    def __init__(
+        self, traffic: Traffic, policies: Policies, catalog: Catalog, explainer: Explainer, shadows: Shadows
+    ) -> None:
+        self._traffic = traffic
+        self._policies = policies
+        self._models = catalog
+        self._explainer = explainer
+        self._shadows = shadows
+
+    @refusing
+    async def GetTraffic(self, request: pb.GetTrafficRequest, _: Context) -> pb.GetTrafficResponse:  # noqa: N802 - gRPC's
+        """Tells how traffic is routed."""
+        names = [request.model] if request.model else list(self._models.snapshot.models)
+        return pb.GetTrafficResponse(models=[self._state(name) for name in names])
+
+    @refusing
+    async def SetTraffic(self, request: pb.SetTrafficRequest, _: Context) -> pb.SetTrafficResponse:  # noqa: N802
+        """Puts a policy in place of the one in force."""
+        await self._traffic.put(request.model, read_policy(request.policy), _change(request.change))
+        return pb.SetTrafficResponse(state=self._state(request.model))
+
+    @refusing
+    async def RampTraffic(self, request: pb.RampTrafficRequest, _: Context) -> pb.RampTrafficResponse:  # noqa: N802
+        """Gives one canary another weight."""
+        weight = read_share(request.canary.weight, "canary.weight")
+        canary = Canary(parse_version(request.canary.version), weight)
+        await self._traffic.ramp(request.model, canary, _change(request.change))
+        return pb.RampTrafficResponse(state=self._state(request.model))
+
+    @refusing
+    async def ClearTraffic(self, request: pb.ClearTrafficRequest, _: Context) -> pb.ClearTrafficResponse:  # noqa: N802
+        """Ends the policy."""
+        await self._traffic.clear(request.model, _change(request.change))
+        return pb.ClearTrafficResponse(state=self._state(request.model))
+
+    @refusing
+    async def FreezeTraffic(self, request: pb.FreezeTrafficRequest, _: Context) -> pb.FreezeTrafficResponse:  # noqa: N802
+        """Has changes refused, or taken again."""
+        await self._traffic.freeze(request.model, request.frozen, _change(request.change))
+        return pb.FreezeTrafficResponse(state=self._state(request.model))
+
+    @refusing
+    async def RevertTraffic(self, request: pb.RevertTrafficRequest, _: Context) -> pb.RevertTrafficResponse:  # noqa: N802
+        """Puts an earlier epoch's policy in force again."""
+        if not 1 <= request.epoch < 2**63:
+            raise InvalidRequest.at("epoch", "expected the number of an epoch, 1 or more")
+        await self._traffic.revert(request.model, request.epoch, _change(request.change))
+        return pb.RevertTrafficResponse(state=self._state(request.model))
+
+    @refusing
+    async def ListTrafficHistory(  # noqa: N802
+        self, request: pb.ListTrafficHistoryRequest, _: Context
+    ) -> pb.ListTrafficHistoryResponse:
+        """Tells the policies that were."""
+        if request.limit > _MAX_HISTORY:
+            raise InvalidRequest.at("limit", f"expected at most {_MAX_HISTORY}")
+        epochs = await self._traffic.history(request.model, request.limit or 100)
+        return pb.ListTrafficHistoryResponse(epochs=[epoch_message(record, state) for record, state in epochs])
+
+    @refusing
+    async def ExplainRoute(self, request: pb.ExplainRouteRequest, _: Context) -> pb.ExplainRouteResponse:  # noqa: N802
+        """Tells, step by step, how a request would be routed."""
+        if len(request.routing_key) > _MAX_KEY:
+            raise InvalidRequest.at("routing_key", f"expected at most {_MAX_KEY} characters")
+        explanation = self._explainer.explain(
+            request.model, request.selector, request.routing_key, baseline_only=request.baseline_only
+        )
+        return explanation_message(explanation)
+
+    @refusing
+    async def GetShadowReport(self, request: pb.GetShadowReportRequest, _: Context) -> pb.GetShadowReportResponse:  # noqa: N802
+        """Tells what the shadows of a model differ in."""
+        if request.worst > _MAX_WORST:
+            raise InvalidRequest.at("worst", f"expected at most {_MAX_WORST}")
+        self._models.snapshot.model(request.model)
+        lanes = self._shadows.of(request.model)
+        return pb.GetShadowReportResponse(shadows=[shadow_message(lane, request.worst) for lane in lanes])
+
+    def _state(self, model: str) -> pb.TrafficState:
+        return state_message(self._models.snapshot.model(model), self._policies.current.get(model))
+
+
+def _change(message: pb.TrafficChange) -> Change:
+    check_record(message.actor, message.reason, "change.")
+    expected = message.expected_epoch if message.HasField("expected_epoch") else None
+    return Change(message.actor, message.reason, expected, message.force)

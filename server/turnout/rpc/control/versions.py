@@ -1,0 +1,91 @@
+"""Loading, unloading, releasing and tagging versions of a running server."""
+
+import asyncio
+from typing import Protocol
+
+from semver import Version
+
+from turnout.registry.names import parse_version
+from turnout.rpc.catalog import version_message
+from turnout.rpc.control.calls import Context, check_record, refusing
+from turnout.serving.catalog import Catalog
+from turnout.serving.manager import Manager
+from turnout_proto.v1 import control_pb2 as pb
+
+
+class Declarer(Protocol):
+    """Records releases and tags, checking first that what they name exists. Blocking; called in a thread."""
+
+    def release(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
+        """Releases a version; False where it was released."""
+        ...
+
+    def set_tag(self, model: str, tag: str, version: Version, *, actor: str, reason: str) -> Version | None:
+        """Makes a tag name a version; returns the one it named before."""
+        ...
+
+    def delete_tag(self, model: str, tag: str, *, actor: str, reason: str) -> Version:
+        """Removes a tag; returns the version it named."""
+        ...
+
+
+class VersionMethods:
+    """Changes which versions are served, and by which names."""
+
+    def __init__(self, manager: Manager, catalog: Catalog, declarer: Declarer) -> None:
+        self._manager = manager
+        self._catalog = catalog
+        self._declarer = declarer
+
+    @refusing
+    async def LoadVersion(self, request: pb.LoadVersionRequest, context: Context) -> pb.LoadVersionResponse:  # noqa: N802
+        """Loads a version and waits until it is Ready."""
+        entry = await self._manager.load(request.model, parse_version(request.version))
+        message = version_message(entry, self._catalog.snapshot.model(request.model))
+        return pb.LoadVersionResponse(version=message)
+
+    @refusing
+    async def UnloadVersion(self, request: pb.UnloadVersionRequest, context: Context) -> pb.UnloadVersionResponse:  # noqa: N802
+        """Takes a version out of service and waits until its memory is freed."""
+        entry = await self._manager.unload(request.model, parse_version(request.version))
+        message = version_message(entry, self._catalog.snapshot.model(request.model))
+        return pb.UnloadVersionResponse(version=message)
+
+    @refusing
+    async def ReleaseVersion(self, request: pb.ReleaseVersionRequest, context: Context) -> pb.ReleaseVersionResponse:  # noqa: N802
+        """Declares a version fit for general traffic; in force when the call returns."""
+        check_record(request.actor, request.reason)
+        changed = await asyncio.to_thread(
+            self._declarer.release,
+            request.model,
+            parse_version(request.version),
+            actor=request.actor,
+            reason=request.reason,
+        )
+        await self._manager.refresh()
+        return pb.ReleaseVersionResponse(changed=changed)
+
+    @refusing
+    async def SetTag(self, request: pb.SetTagRequest, context: Context) -> pb.SetTagResponse:  # noqa: N802
+        """Makes a tag name a version; in force when the call returns."""
+        check_record(request.actor, request.reason)
+        previous = await asyncio.to_thread(
+            self._declarer.set_tag,
+            request.model,
+            request.tag,
+            parse_version(request.version),
+            actor=request.actor,
+            reason=request.reason,
+        )
+        await self._manager.refresh()
+        return pb.SetTagResponse(previous_version="" if previous is None else str(previous))
+
+    @refusing
+    async def DeleteTag(self, request: pb.DeleteTagRequest, context: Context) -> pb.DeleteTagResponse:  # noqa: N802
+        """Removes a tag; in force when the call returns."""
+        check_record(request.actor, request.reason)
+        previous = await asyncio.to_thread(
+            self._declarer.delete_tag, request.model, request.tag, actor=request.actor, reason=request.reason
+        )
+        await self._manager.refresh()
+        return pb.DeleteTagResponse(previous_version=str(previous))

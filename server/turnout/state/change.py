@@ -1,0 +1,112 @@
+"""A change under way: what it may look at, how it is recorded, and what its arguments may be."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from textwrap import shorten
+from typing import Any
+
+from semver import Version
+from sqlalchemy import Connection, select, update
+
+from turnout.errors import Conflict, InvalidRequest
+from turnout.registry.manifest import MODEL_NAME
+from turnout.registry.standing import Standing
+from turnout.state import events, policies, schema
+from turnout.state.events import Event, EventKind
+
+_REASON_QUOTED = 200  # characters of another's reason in a message, which is to stay one line
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change under way, in its transaction.
+
+    Attributes:
+        connection: In the transaction, with the revision locked.
+        revision: The number of the change before.
+        model: The model that changes.
+        actor: Who asks.
+        reason: Why.
+        now: The clock.
+    """
+
+    connection: Connection
+    revision: int
+    model: str
+    actor: str
+    reason: str
+    now: Callable[[], datetime]
+
+    def standing(self, version: Version) -> Standing:
+        """Returns how `version` stands."""
+        query = select(schema.standings.c.standing).where(
+            schema.standings.c.model == self.model, schema.standings.c.version == version_key(version)
+        )
+        return Standing(self.connection.execute(query).scalar_one_or_none() or Standing.CANDIDATE)
+
+    def refuse_yanked(self, version: Version) -> None:
+        """Refuses a change about a yanked version."""
+        if self.standing(version) is Standing.YANKED:
+            raise InvalidRequest.at("version", f"{version} of {self.model} is yanked, and is never used again")
+
+    def tags(self) -> dict[str, str]:
+        """Returns the versions that the model's tags name, by tag."""
+        query = select(schema.tags.c.tag, schema.tags.c.version).where(schema.tags.c.model == self.model)
+        return {row.tag: row.version for row in self.connection.execute(query)}
+
+    def refuse_other_epoch(self, expected: int) -> None:
+        """Refuses a change that was decided on by another epoch of the policy than the one in force."""
+        last = policies.latest(self.connection, self.model, limit=1)
+        if not last and expected != 0:
+            raise Conflict(f"{self.model} has never had a policy, so none of epoch {expected} is in force; look again")
+        if last and last[0].epoch != expected:
+            is_at = f"the policy of {self.model} is at epoch {last[0].epoch}"
+            by_now = " by now" if last[0].epoch > expected else ""
+            by = last[0].actor or "somebody unnamed"
+            why = f": {shorten(last[0].reason, _REASON_QUOTED, placeholder=' ...')}" if last[0].reason else ""
+            raise Conflict(f"{is_at}{by_now}, not {expected} (set by {by}{why}); look again")
+
+    def record(self, kind: EventKind, subject: str, payload: Mapping[str, Any]) -> Event:
+        """Makes the next revision, and the event that tells of it.
+
+        Args:
+            kind: What happened.
+            subject: What changed.
+            payload: The change itself, as JSON values.
+        """
+        number = self.revision + 1
+        self.connection.execute(update(schema.revision).values(number=number))
+        time = self.now().astimezone(UTC)
+        event = Event(number, time, self.model, kind, subject, self.actor, self.reason, payload)
+        events.append(self.connection, event)
+        return event
+
+
+def version_key(version: Version) -> str:
+    """Returns what a version is known by, whatever its build metadata."""
+    return str(version.replace(build=None))
+
+
+def check_model(model: str) -> None:
+    """Refuses what can be no model's name."""
+    if not MODEL_NAME.fullmatch(model):
+        raise InvalidRequest.at("model", f"expected a name of the form {MODEL_NAME.pattern}, got {model[:64]!r}")
+
+
+def check_text(field: str, text: str, most: int, *, least: int = 0) -> None:
+    """Refuses text of fewer than `least` or more than `most` bytes, or that not both databases can hold."""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise InvalidRequest.at(field, "expected text that UTF-8 can hold, got a lone surrogate") from None
+    if not least <= size <= most:
+        raise InvalidRequest.at(field, f"expected {least} to {most} bytes, got {size}")
+    if "\0" in text:
+        raise InvalidRequest.at(field, "expected text without NUL characters")
+
+
+def check_limit(limit: int) -> None:
+    """Refuses a number of rows that is none."""
+    if limit < 1:
+        raise InvalidRequest.at("limit", f"expected 1 or more, got {limit}")

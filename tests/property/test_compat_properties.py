@@ -1,0 +1,202 @@
+"""Compatibility of signatures, held against what the server itself accepts."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from turnout.errors import InvalidTensor
+from turnout.registry.compat import Bump, refusals, required_bump, signature_changes
+from turnout.registry.signature import DataType, Dimension, Signature, TensorSpec
+from turnout.serving.tensor import NUMPY_DTYPES, Array
+from turnout.serving.validation import Validator
+
+FEW = ["a", "b", "c", "d"]
+SYMBOLS = ["n", "m", "k"]
+UNUSED_SIZE = 5
+"""A size that no drawn signature fixes."""
+
+dimensions = st.none() | st.integers(0, 3) | st.sampled_from(SYMBOLS)
+shapes = st.lists(dimensions, max_size=3).map(tuple)
+dtypes = st.sampled_from(DataType)
+
+
+def sides(*, defaults: bool) -> st.SearchStrategy[tuple[TensorSpec, ...]]:
+    has_default = st.booleans() if defaults else st.just(False)
+    spec = st.builds(TensorSpec, st.sampled_from(FEW), dtypes, shapes, has_default)
+    return st.lists(spec, max_size=3, unique_by=lambda spec: spec.name).map(tuple)
+
+
+signatures = st.builds(Signature, sides(defaults=True), sides(defaults=False))
+
+
+@st.composite
+def altered_specs(draw: st.DrawFn, spec: TensorSpec, *, output: bool) -> TensorSpec:
+    """Draws a tensor that differs from `spec` in little or nothing."""
+    shape = tuple(draw(st.just(size) | dimensions) for size in spec.shape)
+    match draw(st.integers(0, 9)):
+        case 0:
+            return replace(spec, dtype=draw(dtypes))
+        case 1:
+            return replace(spec, shape=draw(shapes))
+        case 2 if not output:
+            return replace(spec, has_default=not spec.has_default)
+        case 3 | 4 | 5:
+            return replace(spec, shape=shape)
+        case _:
+            return spec
+
+
+@st.composite
+def altered_sides(draw: st.DrawFn, side: tuple[TensorSpec, ...], *, output: bool) -> tuple[TensorSpec, ...]:
+    kept = [draw(altered_specs(spec, output=output)) for spec in side if draw(st.integers(0, 9))]
+    more = [draw(sides(defaults=not output))] if draw(st.booleans()) else []
+    names = {spec.name for spec in side}
+    return tuple(draw(st.permutations([*kept, *(s for specs in more for s in specs if s.name not in names)])))
+
+
+@st.composite
+def neighbours(draw: st.DrawFn) -> tuple[Signature, Signature]:
+    """Draws two signatures that are near enough to each other to be compatible now and then."""
+    old = draw(signatures)
+    inputs, outputs = draw(altered_sides(old.inputs, output=False)), draw(altered_sides(old.outputs, output=True))
+    return old, Signature(inputs, outputs)
+
+
+pairs = neighbours() | st.tuples(signatures, signatures)
+
+
+def array(spec: TensorSpec, size: Callable[[Dimension], int]) -> Array:
+    return np.zeros([size(dimension) for dimension in spec.shape], NUMPY_DTYPES[spec.dtype])
+
+
+def accepts(signature: Signature, inputs: dict[str, Array], outputs: list[str]) -> bool:
+    try:
+        Validator(signature).check(inputs, outputs)
+    except InvalidTensor:
+        return False
+    return True
+
+
+def with_symbols(signature: Signature, rename: Callable[[str], Dimension]) -> Signature:
+    def renamed(spec: TensorSpec) -> TensorSpec:
+        return replace(spec, shape=tuple(rename(size) if isinstance(size, str) else size for size in spec.shape))
+
+    return Signature(tuple(map(renamed, signature.inputs)), tuple(map(renamed, signature.outputs)))
+
+
+@given(signatures)
+def test_equal_signatures_have_no_change(signature: Signature) -> None:
+    assert signature_changes(signature, signature) == ()
+    assert required_bump(()) is Bump.PATCH
+    assert refusals(signature, signature) == ()
+
+
+@given(pairs, st.data())
+def test_a_canary_that_is_not_refused_accepts_whatever_the_baseline_accepts(pair, data) -> None:
+    baseline, canary = pair
+    assume(not refusals(baseline, canary))
+    sent = {
+        spec.name: array(spec, lambda size: size if isinstance(size, int) else data.draw(st.integers(0, UNUSED_SIZE)))
+        for spec in baseline.inputs
+        if not spec.has_default or data.draw(st.booleans())
+    }
+    wanted = (
+        data.draw(st.lists(st.sampled_from([o.name for o in baseline.outputs]), unique=True))
+        if baseline.outputs
+        else []
+    )
+    assert accepts(baseline, sent, wanted)
+    assert accepts(canary, sent, wanted)
+
+
+@given(pairs)
+def test_a_canary_refused_for_its_inputs_refuses_a_request_that_the_baseline_accepts(pair) -> None:
+    baseline, canary = pair
+    full = {spec.name: array(spec, lambda s: s if isinstance(s, int) else UNUSED_SIZE) for spec in baseline.inputs}
+    least = {spec.name: full[spec.name] for spec in baseline.inputs if not spec.has_default}
+    assert accepts(baseline, full, [])
+    assert accepts(baseline, least, [])
+
+    refused = any(reason.startswith("input ") for reason in refusals(baseline, canary))
+    assert refused == (not (accepts(canary, full, []) and accepts(canary, least, [])))
+
+
+@given(pairs)
+def test_an_output_that_is_not_refused_is_read_as_before(pair) -> None:
+    baseline, canary = pair
+    assume(not refusals(baseline, canary))
+    for read in baseline.outputs:
+        given_now = canary.output(read.name)
+        assert given_now is not None
+        assert given_now.dtype == read.dtype
+        assert len(given_now.shape) == len(read.shape)
+        for was, now in zip(read.shape, given_now.shape, strict=True):
+            assert not isinstance(was, int) or now == was
+
+
+@given(signatures, sides(defaults=True), sides(defaults=False))
+def test_new_inputs_with_defaults_and_new_outputs_are_minor(old: Signature, inputs, outputs) -> None:
+    more_inputs = tuple(replace(spec, name=f"new_{spec.name}", has_default=True) for spec in inputs)
+    more_outputs = tuple(replace(spec, name=f"new_{spec.name}") for spec in outputs)
+    new = Signature((*more_inputs, *old.inputs), (*more_outputs, *old.outputs))
+
+    changes = signature_changes(old, new)
+    assert [change.bump for change in changes] == [Bump.MINOR] * (len(inputs) + len(outputs))
+    assert refusals(old, new) == ()
+    # Going back takes away what clients of the newer may have come to use.
+    assert len(refusals(new, old)) == len(changes)
+
+
+@given(pairs)
+def test_every_refusal_is_a_major_change_in_words(pair) -> None:
+    old, new = pair
+    changes = signature_changes(old, new)
+    major = [change for change in changes if change.bump is Bump.MAJOR]
+    assert refusals(old, new) == tuple(map(str, major))
+    assert bool(major) == (required_bump(changes) is Bump.MAJOR)
+    for change in changes:
+        side, name = change.subject.split(" ")
+        signature_side = (*old.inputs, *new.inputs) if side == "input" else (*old.outputs, *new.outputs)
+        assert name in {spec.name for spec in signature_side}
+        assert change.reason
+        assert str(change) == f"{change.subject} {change.reason}"
+    assert len(set(changes)) == len(changes)
+
+
+@given(pairs, st.permutations(["p", "q", "r"]), st.data())
+def test_the_names_of_free_dimensions_decide_nothing(pair, others, data) -> None:
+    old, new = pair
+    changes = signature_changes(old, new)
+    other = dict(zip(SYMBOLS, others, strict=True))
+    assert signature_changes(with_symbols(old, other.__getitem__), new) == changes
+    # The newer one's may even be shared or dropped.
+    assert (
+        signature_changes(old, with_symbols(new, lambda _: data.draw(st.none() | st.sampled_from(SYMBOLS)))) == changes
+    )
+    assert signature_changes(old, with_symbols(old, lambda _: None)) == ()
+
+
+@given(pairs, st.randoms(use_true_random=False))
+def test_the_order_of_tensors_decides_nothing(pair, random) -> None:
+    old, new = pair
+
+    def shuffled(side: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+        return tuple(random.sample(side, len(side)))
+
+    mixed = signature_changes(
+        Signature(shuffled(old.inputs), shuffled(old.outputs)), Signature(shuffled(new.inputs), shuffled(new.outputs))
+    )
+    assert set(mixed) == set(signature_changes(old, new))
+
+
+@given(signatures, signatures, signatures)
+def test_requests_that_pass_along_a_chain_of_inputs_pass_at_its_end(first, second, third) -> None:
+    def inputs_only(signature: Signature) -> Signature:
+        return Signature(signature.inputs, ())
+
+    chain = [inputs_only(signature) for signature in (first, second, third)]
+    assume(not refusals(chain[0], chain[1]) and not refusals(chain[1], chain[2]))
+    assert refusals(chain[0], chain[2]) == ()

@@ -1,0 +1,56 @@
+"""Versions that count as ready without a model behind them, for tests of what only looks at the catalog."""
+
+import asyncio
+from collections.abc import Mapping
+
+from semver import Version
+
+from turnout.config import Settings
+from turnout.errors import TurnoutError
+from turnout.registry.manifest import FileEntry, Manifest
+from turnout.registry.signature import Signature
+from turnout.registry.standing import Declarations, Standing
+from turnout.serving.batchability import BatchPlan
+from turnout.serving.catalog import Catalog, CatalogSnapshot, ModelEntry, VersionEntry
+from turnout.serving.handle import VersionHandle
+from turnout.serving.lifecycle import LifecycleState
+from turnout.serving.loader import LoadedVersion
+from turnout.serving.warmup import WarmUp
+from turnout.telemetry.metrics import Metrics
+
+
+def digest_of(version: str) -> str:
+    """Returns the digest that `entry` gives a version."""
+    return "sha256:" + version.encode().hex().rjust(64, "0")
+
+
+def entry(
+    version: str,
+    state: LifecycleState = LifecycleState.READY,
+    standing: Standing = Standing.RELEASED,
+    reason: str = "",
+    failure: TurnoutError | None = None,
+    *,
+    signature: Signature | None = None,
+) -> VersionEntry:
+    """Makes a version of the model `magika`; one that is Ready has a handle, which has nothing to run."""
+    weights = FileEntry("model.onnx", 1, "sha256:" + "0" * 64)
+    manifest = Manifest("magika", Version.parse(version), (weights,), signature or Signature((), ()), {"": 18}, 9)
+    handle = asyncio.run(_idle(manifest)) if state is LifecycleState.READY else None
+    return VersionEntry(manifest, digest_of(version), standing, state, reason, failure, handle)
+
+
+def put(catalog: Catalog, *entries: VersionEntry, tags: Mapping[str, str] | None = None) -> None:
+    """Swaps in a snapshot in which the model `magika` has these versions."""
+    declarations = Declarations(
+        {e.version: e.standing for e in entries}, {tag: Version.parse(v) for tag, v in (tags or {}).items()}
+    )
+    ordered = sorted(entries, key=lambda e: e.version, reverse=True)
+    model = ModelEntry("magika", {e.version: e for e in ordered}, declarations)
+    catalog.swap(CatalogSnapshot({"magika": model}, catalog.snapshot.generation + 1))
+
+
+async def _idle(manifest: Manifest) -> VersionHandle:
+    loaded = LoadedVersion((), (), lambda _inputs, _outputs: [], BatchPlan(0), WarmUp(), 0, {}, 0.0)
+    recorder = Metrics().version(manifest.model, str(manifest.version), "")
+    return VersionHandle(manifest, loaded, Settings().for_model(manifest.model), recorder)
