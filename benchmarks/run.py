@@ -11,12 +11,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 import memory
 import real
+import routing
+import shadow
 import tiny
 import versions
 from load import Generator
 from tables import show
 
-TABLES = {"tiny": tiny, "magika": real, "versions": versions, "memory": memory}
+TABLES = {
+    "tiny": tiny,
+    "magika": real,
+    "versions": versions,
+    "routing": routing,
+    "shadow": shadow,
+    "memory": memory,
+}
 
 
 def main() -> int:

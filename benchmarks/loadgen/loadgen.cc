@@ -1,6 +1,7 @@
-// Closed-loop load for turnout.v1.PredictionService, unary or over one PredictStream. Checks every status.
+// Load for turnout.v1.PredictionService: closed loop, unary or over one PredictStream, or open loop. Checks every status.
 //
-//   loadgen TARGET MODEL SELECTOR INPUT DTYPE DIMS MODE IN_FLIGHT SECONDS
+//   loadgen TARGET MODEL SELECTOR INPUT DTYPE DIMS unary|stream IN_FLIGHT SECONDS
+//   loadgen TARGET MODEL SELECTOR INPUT DTYPE DIMS open REQUESTS_PER_SECOND SECONDS
 //   loadgen 127.0.0.1:8001 tiny 1.0.0 x f32 1,64 unary 16 2
 //
 // Prints one JSON object: answers, errors, seconds, rps, and p50, p99 and max in milliseconds.
@@ -72,14 +73,15 @@ pb::PredictRequest make_request(const Options& o) {
   return request;
 }
 
+struct Call {
+  grpc::ClientContext context;
+  pb::PredictResponse response;
+  grpc::Status status;
+  Clock::time_point start;
+  std::unique_ptr<grpc::ClientAsyncResponseReader<pb::PredictResponse>> reader;
+};
+
 Result run_unary(const Options& o, pb::PredictionService::Stub& stub) {
-  struct Call {
-    grpc::ClientContext context;
-    pb::PredictResponse response;
-    grpc::Status status;
-    Clock::time_point start;
-    std::unique_ptr<grpc::ClientAsyncResponseReader<pb::PredictResponse>> reader;
-  };
   const pb::PredictRequest request = make_request(o);
   grpc::CompletionQueue queue;
   Result result;
@@ -102,6 +104,50 @@ Result run_unary(const Options& o, pb::PredictionService::Stub& stub) {
       result.failed(call->status.error_message());
     }
     if (seconds_since(start) < o.seconds) begin(); else open--;
+  }
+  result.seconds = seconds_since(start);
+  return result;
+}
+
+// Arrivals of a Poisson process, whatever the answers take. Latency counts from when a request was due, so that one the
+// generator sends late is not counted as quick.
+Result run_open(const Options& o, pb::PredictionService::Stub& stub) {
+  const pb::PredictRequest request = make_request(o);
+  grpc::CompletionQueue queue;
+  Result result;
+  std::mt19937 random(11);
+  std::exponential_distribution<double> gap(o.in_flight);
+  const auto start = Clock::now();
+  double due = gap(random);
+  long open = 0;
+  void* tag;
+  bool ok;
+  while (due < o.seconds || open > 0) {
+    if (due < o.seconds && seconds_since(start) >= due) {
+      auto* call = new Call;
+      call->start = start + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(due));
+      call->reader = stub.AsyncPredict(&call->context, request, &queue);
+      call->reader->Finish(&call->response, &call->status, call);
+      open++;
+      due += gap(random);
+      continue;
+    }
+    const double wait = due < o.seconds ? due - seconds_since(start) : 10.0;
+    const auto until = std::chrono::system_clock::now() + std::chrono::microseconds(long(std::max(wait, 0.0) * 1e6));
+    if (queue.AsyncNext(&tag, &ok, until) != grpc::CompletionQueue::GOT_EVENT) {
+      if (due >= o.seconds) {
+        result.failed("no answer within 10 s");
+        break;
+      }
+      continue;
+    }
+    std::unique_ptr<Call> call(static_cast<Call*>(tag));
+    open--;
+    if (call->status.ok() && call->response.outputs_size() > 0) {
+      result.latencies.push_back(seconds_since(call->start));
+    } else {
+      result.failed(call->status.error_message());
+    }
   }
   result.seconds = seconds_since(start);
   return result;
@@ -155,7 +201,7 @@ void print(Result& result) {
 
 int main(int argc, char** argv) {
   if (argc != 10) {
-    std::fprintf(stderr, "usage: loadgen TARGET MODEL SELECTOR INPUT f32|i32 DIMS unary|stream IN_FLIGHT SECONDS\n");
+    std::fprintf(stderr, "usage: loadgen TARGET MODEL SELECTOR INPUT f32|i32 DIMS unary|stream|open IN_FLIGHT|RATE SECONDS\n");
     return 2;
   }
   Options o{argv[1], argv[2], argv[3], argv[4], argv[5], argv[7], {}, std::stoi(argv[8]), std::stod(argv[9])};
@@ -167,7 +213,7 @@ int main(int argc, char** argv) {
     return 1;
   }
   auto stub = pb::PredictionService::NewStub(channel);
-  Result result = o.mode == "stream" ? run_stream(o, *stub) : run_unary(o, *stub);
+  Result result = o.mode == "stream" ? run_stream(o, *stub) : o.mode == "open" ? run_open(o, *stub) : run_unary(o, *stub);
   print(result);
   return result.errors ? 1 : 0;
 }

@@ -50,6 +50,7 @@ def publish(
 
     Publishing the same content again changes nothing. Running servers load it at once.
     """
+    os.nice(_NICENESS)  # before what follows is imported: that takes as long as publishing a small model does
     from turnout.cli.workspace import Workspace, actor_or_login
     from turnout.errors import InvalidRequest
     from turnout.registry.metadata import VersionMetadata, read_metadata
@@ -58,7 +59,6 @@ def publish(
     from turnout.registry.publish import publish as publish_version
 
     with reporting(as_json=as_json) as out:
-        os.nice(_NICENESS)
         check_model_name(name)
         if not file.exists():
             raise InvalidRequest.at("FILE", f"there is no {file}")

@@ -154,7 +154,9 @@ class IsolatedSession:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={name: os.environ[name] for name in names},
-            start_new_session=True,  # a Ctrl-C for the server is not one for the child: the server ends it in its turn
+            # A Ctrl-C for the server is not one for the child: the server ends it in its turn. No session of its own,
+            # since Linux schedules sessions as groups, and priority counts only within one (sched_autogroup).
+            process_group=0,
             bufsize=0,
         )
         assert child.stdin is not None

@@ -20,7 +20,7 @@ from turnout.errors import MemoryBudgetExceeded, ModelFailure, TurnoutError
 from turnout.registry.signature import Signature
 from turnout.serving import providers
 from turnout.serving.isolated import HEADER, MAX_FRAME
-from turnout.serving.loader import lower_priority
+from turnout.serving.priority import step_back
 from turnout.serving.session import Session
 from turnout_proto import tensors
 from turnout_proto.v1 import prediction_pb2 as pb
@@ -33,7 +33,7 @@ def main() -> None:
     _die_with_parent()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is what this process is for
     reader, writer = _protocol()
-    lower_priority()
+    step_back()
     job = _receive(reader)
     if job is None:
         return

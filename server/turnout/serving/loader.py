@@ -1,13 +1,12 @@
 """Brings one version into memory: verify, read, find out how it batches, warm. Runs in a loader thread.
 
-Loader threads run at a lower priority than the rest of the process: a load may take a core for seconds, and the
-requests of the versions that serve beside it come first.
+Loader threads step back for the rest of the process: a load may take a core for seconds, and the requests of the
+versions that serve beside it come first.
 """
 
 import contextlib
 import functools
 import os
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -25,10 +24,9 @@ from turnout.serving import providers
 from turnout.serving.batchability import BatchPlan, prove
 from turnout.serving.binding import BoundRunner, bindable, pinned_allocator
 from turnout.serving.memory import used_bytes
+from turnout.serving.priority import step_back
 from turnout.serving.session import MakeRunner, Run, Session
 from turnout.serving.warmup import WarmUp, paying_plan, warm_up
-
-_NICENESS = 19
 
 _INLINE_MODEL_BYTES = 16 * 1024 * 1024
 _UNBOUNDED_OPERATORS = frozenset({"Loop", "Scan", "SequenceMap", "If"})
@@ -93,7 +91,7 @@ def load(
     began = time.monotonic()
     runtime = settings.runtime
     if runtime.intra_op_threads == 1:  # a thread pool of the session would inherit the low priority
-        lower_priority()
+        step_back()
     manifest = published.manifest
     repository.verify(manifest.model, manifest.version, expected=published.digest)
     directory = repository.directory(manifest.model, manifest.version)
@@ -129,14 +127,6 @@ def load(
         memory_bytes={device: max(used_bytes(device) - before[device], 0) for device in devices},
         seconds=time.monotonic() - began,
     )
-
-
-def lower_priority() -> None:
-    """Lowers the calling thread's priority (on Linux niceness belongs to a thread, and its children inherit it)."""
-    try:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-    except (OSError, AttributeError):  # not Linux, or not allowed: loads are only less polite then
-        return
 
 
 def _runners(sessions: Sequence[Session], bound: bool, on_gpu: bool, wanted: int) -> Sequence[MakeRunner]:

@@ -1,5 +1,6 @@
 """Whether copies of requests may run now: live requests come first."""
 
+import math
 import os
 import time
 
@@ -9,7 +10,15 @@ _BUSY_LOOP = 0.75
 """Share of its core that the event loop may use before it counts as having none to spare. It is what every live request
 goes through, and a copy costs it about as much as a request does."""
 
-_SAMPLE_SECONDS = 0.005
+_MEMORY_SECONDS = 0.1
+"""How far back the load is looked at: a server that is busy has gaps of some milliseconds between two batches, and a copy
+that starts in one runs on into what comes next."""
+
+_LEAST_SECONDS = 0.004
+"""How long a look holds; what is measured over less says little."""
+
+_SLACK = 0.25
+"""Of a core: so little live work leaves the core free all the same."""
 
 
 class Pressure:
@@ -23,26 +32,37 @@ class Pressure:
         self.running = 0
         self._catalog = catalog
         self._cores = cores or len(os.sched_getaffinity(0))
-        self._sampled = time.monotonic()
-        self._used = time.thread_time()
-        self._utilisation = 0.0
+        self._looked = time.monotonic()
+        self._loop_used = time.thread_time()
+        self._live = 0.0
+        self._loop_share = 0.0
 
     def has_room(self) -> bool:
-        """Tells whether one more copy may start: no live request waits, and cores are left over by those that run."""
-        live = 0
+        """Tells whether one more copy may start: no live request waits, and a core is left over by what runs."""
+        live, waiting = self._live_requests()
+        self._look(live)
+        if waiting or self._loop_share >= _BUSY_LOOP or self.running >= max(self._cores - 1, 1):
+            return False
+        return max(self._live, live) + self.running + 1 <= self._cores + _SLACK
+
+    def _live_requests(self) -> tuple[int, int]:
+        """Returns the requests that runners have or will have, and how many of them wait."""
+        live = waiting = 0
         for model in self._catalog.snapshot.models.values():
             for entry in model.versions.values():
                 if entry.handle is not None and entry.handle.inflight:
-                    if entry.handle.queue_depth:
-                        return False
                     live += entry.handle.inflight
-        return live + self.running < self._cores and self._loop_utilisation() < _BUSY_LOOP
+                    waiting += entry.handle.queue_depth
+        return live, waiting
 
-    def _loop_utilisation(self) -> float:
-        """Returns the share of the last few milliseconds for which the event loop had a core."""
+    def _look(self, live: int) -> None:
+        """Moves the averages of live requests and of the event loop's share of a core on to now."""
         now = time.monotonic()
-        if now - self._sampled >= _SAMPLE_SECONDS:
-            used = time.thread_time()
-            self._utilisation = (used - self._used) / (now - self._sampled)
-            self._sampled, self._used = now, used
-        return self._utilisation
+        since = now - self._looked
+        if since < _LEAST_SECONDS:
+            return
+        used = time.thread_time()
+        keep = math.exp(-since / _MEMORY_SECONDS)
+        self._live = keep * self._live + (1 - keep) * live
+        self._loop_share = keep * self._loop_share + (1 - keep) * (used - self._loop_used) / since
+        self._looked, self._loop_used = now, used

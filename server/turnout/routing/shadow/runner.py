@@ -14,7 +14,7 @@ from typing import Protocol
 
 from turnout.errors import ModelCrashed, ModelTimedOut, TurnoutError
 from turnout.serving.isolated import IsolatedSession
-from turnout.serving.loader import lower_priority
+from turnout.serving.priority import step_back
 from turnout.serving.session import Session, Stop
 from turnout.serving.tensor import Array
 
@@ -74,7 +74,7 @@ class Workers:
 
     def _work(self) -> None:
         if self._low_priority:
-            lower_priority()
+            step_back()
         while (call := self._calls.get()) is not None:
             work, future = call
             try:

@@ -1,0 +1,112 @@
+"""What shadows do to live requests: latency with them on by latency with them off, in interleaved windows."""
+
+import os
+import re
+import statistics
+from pathlib import Path
+from urllib.request import urlopen
+
+import grpc
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from load import Generator, Target
+from servers import Served, publish_all, turnout
+from tables import Row
+from turnout_proto.v1 import traffic_pb2 as pb
+from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
+
+TITLE = "live requests beside a shadow at 100 % that is ten times slower"
+RATE = 40
+"""Requests a second that leave a core's time to spare on two cores: the model below takes some 3 ms."""
+
+
+def stack(layers: int) -> onnx.ModelProto:
+    """Returns a model of `layers` 640x640 MatMuls, each some 0.3 ms for 16 rows: float32 (N, 640) in and out."""
+    weights = np.random.default_rng(0).standard_normal((640, 640)).astype(np.float32) / 640**0.5
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 640]) for name in "xy")
+    names = ["x", *(f"h{i}" for i in range(layers - 1)), "y"]
+    nodes = [helper.make_node("MatMul", [names[i], "w"], [names[i + 1]]) for i in range(layers)]
+    graph = helper.make_graph(nodes, "stack", [x], [y], [numpy_helper.from_array(weights, "w")])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -> list[Row]:
+    """Open loop with a core to spare, and closed loop with none; the shadow in a thread and in a process."""
+    live, slow = scratch / "live.onnx", scratch / "slow.onnx"
+    onnx.save(stack(10), live)
+    onnx.save(stack(100), slow)
+    publish_all(scratch / "models", {("m", "1.0.0"): live, ("m", "1.1.0"): slow})
+    rows: list[Row] = []
+    for isolation in ("thread", "process"):
+        with turnout(scratch / "models", os.environ | {"TURNOUT_SHADOW__ISOLATION": isolation}) as server:
+            target = Target(server.grpc, "m", "", "x", "f32", "16,640")
+            rows += _spare(f"{isolation}: ", server, target, generator, windows, max(seconds, 3.0))
+            rows.append(_none(f"{isolation}: ", server, target, generator, windows, seconds))
+    return rows
+
+
+def _spare(name: str, server: Served, target: Target, generator: Generator, windows: int, seconds: float) -> list[Row]:
+    off, on = [], []
+    before = _copies(server)
+    for _ in range(windows):
+        _traffic(server, rate=0.0)
+        generator.run(target, "open", RATE, 0.5)
+        off.append(generator.run(target, "open", RATE, seconds))
+        _traffic(server, rate=1.0)
+        generator.run(target, "open", RATE, 0.5)
+        on.append(generator.run(target, "open", RATE, seconds))
+    ran, dropped = (now - then for now, then in zip(_copies(server), before, strict=True))
+    rows = []
+    for quantile, attribute in (("p50", "p50_ms"), ("p99", "p99_ms")):
+        with_, without = ([getattr(load, attribute) for load in loads] for loads in (on, off))
+        ratios = sorted(a / b for a, b in zip(with_, without, strict=True))
+        rows.append(
+            Row(
+                f"{name}{quantile} at {RATE} requests/s, a core to spare",
+                statistics.median(ratios), ratios[0], ratios[-1], 1.05, False,
+                f"{statistics.median(with_):.2f} ms ({ran:.0f} copies run, {dropped:.0f} dropped)",
+                f"{statistics.median(without):.2f} ms",
+            )
+        )  # fmt: skip
+    return rows
+
+
+def _none(name: str, server: Served, target: Target, generator: Generator, windows: int, seconds: float) -> Row:
+    """Closed loop at 4 in flight keeps both cores busy: nearly all copies have to be shed, and live work goes on."""
+    off, on = [], []
+    before = _copies(server)
+    for _ in range(windows):
+        _traffic(server, rate=0.0)
+        off.append(generator.run(target, "unary", 4, seconds).rps)
+        _traffic(server, rate=1.0)
+        on.append(generator.run(target, "unary", 4, seconds).rps)
+    ran, dropped = (now - then for now, then in zip(_copies(server), before, strict=True))
+    ratios = sorted(a / b for a, b in zip(on, off, strict=True))
+    shed = dropped / max(ran + dropped, 1)
+    return Row(
+        f"{name}requests/s at 4 in flight, no core to spare",
+        statistics.median(ratios), ratios[0], ratios[-1], 0.95, True,
+        f"{statistics.median(on):,.1f} requests/s ({shed:.1%} of copies shed)",
+        f"{statistics.median(off):,.1f} requests/s",
+    )  # fmt: skip
+
+
+def _traffic(server: Served, *, rate: float) -> None:
+    """Sets the share of the shadow."""
+    shadows = [pb.Shadow(version="1.1.0", rate=rate)] if rate else []
+    with grpc.insecure_channel(server.control) as channel:
+        policy = pb.Policy(baseline="1.0.0", shadows=shadows)
+        ControlServiceStub(channel).SetTraffic(pb.SetTrafficRequest(model="m", policy=policy), timeout=10)
+
+
+def _copies(server: Served) -> tuple[float, float]:
+    """Returns the copies that were run and those that were dropped."""
+    with urlopen(f"http://{server.http}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+
+    def total(name: str) -> float:
+        return sum(map(float, re.findall(rf"^{name}{{[^}}]*}} ([0-9.e+]+)$", text, re.MULTILINE)))
+
+    return total("turnout_shadow_requests_total"), total("turnout_shadow_dropped_total")
