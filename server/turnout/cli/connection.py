@@ -66,7 +66,7 @@ class Server:
         Raises:
             ServerRefused: It cannot be loaded, or no server answers.
         """
-        with self._control() as control:
+        with self.control() as control:
             request = LoadVersionRequest(model=model, version=version)
             return read_version(control.LoadVersion(request, timeout=timeout).version)
 
@@ -76,12 +76,13 @@ class Server:
         Raises:
             ServerRefused: There is none, or no server answers.
         """
-        with self._control() as control:
+        with self.control() as control:
             request = UnloadVersionRequest(model=model, version=version)
             return read_version(control.UnloadVersion(request, timeout=timeout).version)
 
     @contextmanager
-    def _control(self) -> Iterator[ControlServiceStub]:
+    def control(self) -> Iterator[ControlServiceStub]:
+        """Opens the control service; what the server answers with leaves the block as `ServerRefused`."""
         with self._translated(), grpc.insecure_channel(str(self.address), options=channel_options()) as channel:
             try:
                 yield ControlServiceStub(channel)

@@ -12,8 +12,10 @@ from turnout.cli.predict import predict
 from turnout.cli.publish import publish
 from turnout.cli.release import release
 from turnout.cli.serve import serve
+from turnout.cli.shadow import shadow
 from turnout.cli.show import show
 from turnout.cli.tag import tag
+from turnout.cli.traffic import application as traffic
 from turnout.cli.verify import verify
 
 _REPOSITORY = "The repository, with or without a server"
@@ -38,11 +40,12 @@ def application() -> typer.Typer:
     commands: dict[str, tuple[Callable[..., None], ...]] = {
         _HERE: (serve, doctor),
         _REPOSITORY: (publish, release, tag, models, show, verify),
-        _SERVER: (predict, load, unload),
+        _SERVER: (predict, load, unload, shadow),
     }
     for panel, members in commands.items():
         for command in members:
             app.command(rich_help_panel=panel)(command)
+    app.add_typer(traffic, name="traffic", rich_help_panel=_SERVER)
     return app
 
 

@@ -24,8 +24,8 @@ as a widening where it went:
 
 So counting it would refuse safe re-exports and catch no unsafe change that the names do not happen to show. One use of
 symbols is left, on the other side: where the older version's output shares a symbol with one of its inputs, clients
-were told that its size follows from what they send, and a fixed size there breaks that. Only the older version's symbols
-are read for it, and only whether they are equal, so a change of names alone is never a change.
+were told that its size follows from what they send, and a fixed size there breaks that. Only the older version's
+symbols are read for it, and only whether they are equal, so a change of names alone is never a change.
 """
 
 from collections.abc import Iterator, Sequence

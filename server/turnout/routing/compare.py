@@ -353,7 +353,9 @@ def _rms(d: _Floats, largest: float) -> float:
 
 def _stray(x: _Floats, y: _Floats) -> NDArray[np.bool_]:
     """Where one is not finite and the other is not the same."""
-    return ~((np.isfinite(x) & np.isfinite(y)) | (x == y) | (np.isnan(x) & np.isnan(y)))
+    same = (np.isfinite(x) & np.isfinite(y)) | (x == y) | (np.isnan(x) & np.isnan(y))
+    stray: NDArray[np.bool_] = np.logical_not(same)
+    return stray
 
 
 def _holds_scores(expected: Array, rule: OutputRule) -> bool:
@@ -391,9 +393,9 @@ def _rank(expected: Array, actual: Array, rule: OutputRule, seen: _Difference) -
     margin = 0.0
     for start in range(0, rows, step):
         x, y = e[start : start + step].astype(np.float64), a[start : start + step].astype(np.float64)
-        lost = np.zeros(len(x), np.bool_)
+        lost: NDArray[np.bool_] = np.zeros(len(x), np.bool_)
         if not seen.finite:
-            lost = _stray(x, y).any(axis=1)
+            lost = np.asarray(_stray(x, y).any(axis=1))
             x[np.isnan(x)] = y[np.isnan(y)] = -math.inf
         if seen.beyond or seen.stray:
             leads = _leads(x, y, rule.tolerance)

@@ -265,7 +265,8 @@ def takes_back(before: PolicyState, after: PolicyState, earlier_baselines: Itera
 
 
 def _misfits(who: str, baseline: Signature, other: Signature) -> list[str]:
-    return [f"{who} does not fit the baseline's clients: {reason}" for reason in refusals(baseline, other)]
+    reasons = refusals(baseline, other)
+    return [f"{who} does not fit the baseline's clients: {', '.join(reasons)}"] if reasons else []
 
 
 def _slots(weight: int) -> int:

@@ -149,7 +149,7 @@ class IsolatedSession:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         names = [name for name in os.environ if name in _KEPT_ENVIRONMENT or name.startswith(("CUDA", "NVIDIA", "OMP"))]
-        child = subprocess.Popen(
+        child = subprocess.Popen(  # noqa: S603 - nothing of a client's is in the command
             [sys.executable, "-m", "turnout.serving.isolated_child", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -1,7 +1,7 @@
 """The child's side of `turnout.serving.isolated`: reads requests on standard input, answers on standard output.
 
-Run as `python -m turnout.serving.isolated_child PARENT`; the first frame says what to load. It ends when its input does,
-and dies with the thread that started it (Linux sends the signal when that thread ends, not only when its process does).
+Run as `python -m turnout.serving.isolated_child PARENT`; the first frame says what to load. It ends when its input
+does, and dies with the thread that started it: Linux sends the signal when that thread ends, not only with its process.
 """
 
 import ctypes

@@ -11,8 +11,8 @@ _BUSY_LOOP = 0.75
 goes through, and a copy costs it about as much as a request does."""
 
 _MEMORY_SECONDS = 0.1
-"""How far back the load is looked at: a server that is busy has gaps of some milliseconds between two batches, and a copy
-that starts in one runs on into what comes next."""
+"""How far back the load is looked at: a server that is busy has gaps of some milliseconds between two batches, and a
+copy that starts in one runs on into what comes next."""
 
 _LEAST_SECONDS = 0.004
 """How long a look holds; what is measured over less says little."""
