@@ -1,0 +1,89 @@
+"""Sends requests by the thousand and changes policies on a server under test."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import grpc
+import numpy as np
+
+from turnout.app import Running
+from turnout_proto import tensors
+from turnout_proto.v1 import prediction_pb2 as v1
+from turnout_proto.v1 import traffic_pb2 as pb
+from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
+from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
+
+X = tensors.encode("x", np.ones((1, 4), np.float32))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Who answered, and what: the models under test multiply by a factor of their own."""
+
+    version: str
+    role: str
+    epoch: int
+    factor: float
+
+
+@asynccontextmanager
+async def control_of(server: Running) -> AsyncIterator[ControlServiceStub]:
+    """Opens the control service."""
+    async with grpc.aio.insecure_channel(str(server.control)) as channel:
+        yield ControlServiceStub(channel)
+
+
+def policy(baseline: str, shadows: Mapping[str, float] | None = None, **canaries: float) -> pb.Policy:
+    """A policy; canaries are written v3_3_0=0.05."""
+    return pb.Policy(
+        baseline=baseline,
+        canaries=[pb.Canary(version=name[1:].replace("_", "."), weight=w) for name, w in canaries.items()],
+        shadows=[pb.Shadow(version=version, rate=rate) for version, rate in (shadows or {}).items()],
+    )
+
+
+async def put(server: Running, wanted: pb.Policy, model: str = "m", **change: object) -> pb.TrafficState:
+    """Puts a policy in force."""
+    async with control_of(server) as control:
+        request = pb.SetTrafficRequest(model=model, policy=wanted, change=pb.TrafficChange(**change))
+        return (await control.SetTraffic(request)).state
+
+
+def read(response: v1.PredictResponse) -> Answer:
+    """Reads who answered."""
+    route = response.route
+    role = v1.Role.Name(route.role).removeprefix("ROLE_").lower()
+    factor = float(tensors.decode(response.outputs[0]).ravel()[0])
+    return Answer(route.version, role, route.epoch, factor)
+
+
+async def ask(
+    server: Running,
+    keys: Iterable[str],
+    selector: str = "",
+    model: str = "m",
+    metadata: Sequence[tuple[str, str]] = (),
+) -> list[Answer]:
+    """Sends a request for each key over one stream; answers in the keys' order. A failure fails the test."""
+    wanted = list(keys)
+    answers: dict[int, Answer] = {}
+    async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
+        stream = PredictionServiceStub(channel).PredictStream(metadata=metadata)
+
+        async def send() -> None:
+            for number, key in enumerate(wanted):
+                request = v1.PredictRequest(
+                    model=model, version=selector, inputs=[X], request_id=str(number), routing_key=key
+                )
+                await stream.write(v1.PredictStreamRequest(request=request))
+            await stream.done_writing()
+
+        sender = asyncio.create_task(send())
+        async for item in stream:
+            assert item.HasField("response"), item.error
+            answers[int(item.request_id)] = read(item.response)
+        await sender
+    assert len(answers) == len(wanted)
+    return [answers[number] for number in range(len(wanted))]
