@@ -210,3 +210,94 @@ def leaky() -> ModelProto:
         [tensor("x", TensorProto.FLOAT, ["batch", 4])],
         [tensor("y", TensorProto.FLOAT, ["batch", 4])],
     )
+
+
+def divides() -> ModelProto:
+    """y = x / d. int32 (batch, 1) and (1): on x86, -2**31 / -1 in one row kills the process by SIGFPE.
+
+    ONNX Runtime checks for zeros, not for this; several rows may go through vector instructions, which do not trap.
+    """
+    return model(
+        [helper.make_node("Div", ["x", "d"], ["y"])],
+        [tensor("x", TensorProto.INT32, ["batch", 1]), tensor("d", TensorProto.INT32, [1])],
+        [tensor("y", TensorProto.INT32, ["batch", 1])],
+    )
+
+
+def divides_safely() -> ModelProto:
+    """The signature of `divides`; y = x / max(d, 1), which nothing kills."""
+    one = numpy_helper.from_array(np.array([1], np.int32), "one")
+    return model(
+        [helper.make_node("Max", ["d", "one"], ["safe"]), helper.make_node("Div", ["x", "safe"], ["y"])],
+        [tensor("x", TensorProto.INT32, ["batch", 1]), tensor("d", TensorProto.INT32, [1])],
+        [tensor("y", TensorProto.INT32, ["batch", 1])],
+        [one],
+    )
+
+
+def not_a_number() -> ModelProto:
+    """y = 0 * x / 0 = NaN. float32 (batch, 4)."""
+    zero = numpy_helper.from_array(np.float32(0), "zero")
+    return model(
+        [helper.make_node("Mul", ["x", "zero"], ["nothing"]), helper.make_node("Div", ["nothing", "zero"], ["y"])],
+        [tensor("x", TensorProto.FLOAT, ["batch", 4])],
+        [tensor("y", TensorProto.FLOAT, ["batch", 4])],
+        [zero],
+    )
+
+
+def random_noise(scale: float = 1.0) -> ModelProto:
+    """y = x + uniform noise of [0, scale): answers no request twice the same. float32 (batch, 4)."""
+    noise = helper.make_node("RandomUniformLike", ["x"], ["noise"], low=0.0, high=scale)
+    return model(
+        [noise, helper.make_node("Add", ["x", "noise"], ["y"])],
+        [tensor("x", TensorProto.FLOAT, ["batch", 4])],
+        [tensor("y", TensorProto.FLOAT, ["batch", 4])],
+    )
+
+
+def softmax(temperature: float = 1.0, bias: Sequence[float] = (0.0, 0.0, 0.0, 0.0)) -> ModelProto:
+    """y = softmax(x / temperature + bias): scores of four classes. float32 (batch, 4)."""
+    return model(
+        [
+            helper.make_node("Div", ["x", "temperature"], ["scaled"]),
+            helper.make_node("Add", ["scaled", "bias"], ["moved"]),
+            helper.make_node("Softmax", ["moved"], ["y"], axis=-1),
+        ],
+        [tensor("x", TensorProto.FLOAT, ["batch", 4])],
+        [tensor("y", TensorProto.FLOAT, ["batch", 4])],
+        [
+            numpy_helper.from_array(np.float32(temperature), "temperature"),
+            numpy_helper.from_array(np.array(bias, np.float32), "bias"),
+        ],
+    )
+
+
+def grows() -> ModelProto:
+    """y = the sum of n float32 zeros, which all have to be in memory at once. int64 scalar n, float32 (batch, 4) x."""
+    return model(
+        [
+            helper.make_node("Reshape", ["n", "one"], ["shape"]),
+            helper.make_node("ConstantOfShape", ["shape"], ["zeros"]),
+            helper.make_node("ReduceSum", ["zeros"], ["sum"], keepdims=0),
+            helper.make_node("Add", ["x", "sum"], ["y"]),
+        ],
+        [tensor("x", TensorProto.FLOAT, ["batch", 4]), tensor("n", TensorProto.INT64, [])],
+        [tensor("y", TensorProto.FLOAT, ["batch", 4])],
+        [numpy_helper.from_array(np.array([1], np.int64), "one")],
+    )
+
+
+def adds_count() -> ModelProto:
+    """The signature of `slow` and `grows`; y = x + 0 * n."""
+    zero = numpy_helper.from_array(np.array(0, np.int64), "zero")
+    return model(
+        [
+            helper.make_node("Mul", ["n", "zero"], ["nothing"]),
+            helper.make_node("Cast", ["nothing"], ["none"], to=TensorProto.FLOAT),
+            helper.make_node("Add", ["x", "none"], ["y"]),
+        ],
+        [tensor("x", TensorProto.FLOAT, ["batch", 4]), tensor("n", TensorProto.INT64, [])],
+        [tensor("y", TensorProto.FLOAT, ["batch", 4])],
+        [zero],
+    )

@@ -133,19 +133,20 @@ class IsolatedSession:
     def close(self) -> None:
         """Ends the child: asked by the end of its input, then killed. A run that is under way raises ModelCrashed."""
         self._closed = True
-        child = self._child
-        if self._busy.acquire(blocking=False):  # else a run is under way, and it is for nothing
-            try:
-                assert child.stdin is not None
-                with contextlib.suppress(OSError):
-                    child.stdin.close()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.wait(_CLOSE_SECONDS)
-            finally:
-                self._busy.release()
-        if child.poll() is None:
-            child.kill()
-            child.wait()
+        idle = self._busy.acquire(blocking=False)
+        if idle:
+            assert self._child.stdin is not None
+            with contextlib.suppress(OSError):
+                self._child.stdin.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(_CLOSE_SECONDS)
+        else:  # a run is under way, and it is for nothing: it ends with the child
+            self._child.kill()
+            self._busy.acquire()
+        try:
+            self._kill()
+        finally:
+            self._busy.release()
 
     def _start(self) -> "subprocess.Popen[bytes]":
         names = [name for name in os.environ if name in _KEPT_ENVIRONMENT or name.startswith(("CUDA", "NVIDIA", "OMP"))]
