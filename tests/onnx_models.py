@@ -200,6 +200,18 @@ def look_up() -> ModelProto:
     )
 
 
+def look_up_safely() -> ModelProto:
+    """The signature of `look_up`, and its answers wherever it gives one."""
+    table = numpy_helper.from_array(np.arange(1200, dtype=np.float32).reshape(300, 4), "table")
+    last = numpy_helper.from_array(np.array(299, np.int64), "last")
+    return model(
+        [helper.make_node("Min", ["index", "last"], ["safe"]), helper.make_node("Gather", ["table", "safe"], ["y"])],
+        [tensor("index", TensorProto.INT64, ["batch"])],
+        [tensor("y", TensorProto.FLOAT, ["batch", 4])],
+        [table, last],
+    )
+
+
 def leaky() -> ModelProto:
     """y = x - mean of the batch: each row's answer depends on the others. float32 (batch, 4)."""
     return model(
@@ -288,8 +300,31 @@ def grows() -> ModelProto:
     )
 
 
+def one_long_node() -> ModelProto:
+    """y = x + the sum of a product of (n, n) by (n, n) float64 zeros: n decides how long one node takes.
+
+    int64 scalar n, float32 (batch, 4) x.
+    """
+    return model(
+        [
+            helper.make_node("Reshape", ["n", "one"], ["side"]),
+            helper.make_node("Concat", ["side", "side"], ["shape"], axis=0),
+            helper.make_node(
+                "ConstantOfShape", ["shape"], ["zeros"], value=numpy_helper.from_array(np.zeros(1), "zero")
+            ),
+            helper.make_node("MatMul", ["zeros", "zeros"], ["product"]),
+            helper.make_node("ReduceSum", ["product"], ["sum"], keepdims=0),
+            helper.make_node("Cast", ["sum"], ["single"], to=TensorProto.FLOAT),
+            helper.make_node("Add", ["x", "single"], ["y"]),
+        ],
+        [tensor("x", TensorProto.FLOAT, ["batch", 4]), tensor("n", TensorProto.INT64, [])],
+        [tensor("y", TensorProto.FLOAT, ["batch", 4])],
+        [numpy_helper.from_array(np.array([1], np.int64), "one")],
+    )
+
+
 def adds_count() -> ModelProto:
-    """The signature of `slow` and `grows`; y = x + 0 * n."""
+    """The signature of `slow`, `grows` and `one_long_node`; y = x + 0 * n."""
     zero = numpy_helper.from_array(np.array(0, np.int64), "zero")
     return model(
         [

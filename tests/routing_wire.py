@@ -1,12 +1,14 @@
 """Sends requests by the thousand and changes policies on a server under test."""
 
 import asyncio
+import urllib.request
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import grpc
 import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
 
 from turnout.app import Running
 from turnout_proto import tensors
@@ -49,6 +51,18 @@ async def put(server: Running, wanted: pb.Policy, model: str = "m", **change: ob
     async with control_of(server) as control:
         request = pb.SetTrafficRequest(model=model, policy=wanted, change=pb.TrafficChange(**change))
         return (await control.SetTraffic(request)).state
+
+
+async def scrape(server: Running) -> dict[tuple[str, ...], float]:
+    """Reads the metrics as Prometheus does; keys are a sample's name and its labels, as `key=value` in order."""
+    text = await asyncio.to_thread(
+        lambda: urllib.request.urlopen(f"http://{server.http}/metrics", timeout=10).read().decode()
+    )
+    return {
+        (sample.name, *(f"{k}={v}" for k, v in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
 
 
 def read(response: v1.PredictResponse) -> Answer:

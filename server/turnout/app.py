@@ -86,7 +86,6 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         inference = Inference(router, catalog, metrics, access, code_name)
         manager = Manager(repository, store.declared, settings, named, policies.held, catalog, metrics, log)
         shadows = Shadows(settings, catalog, metrics, repository.directory, log)
-        stack.push_async_callback(shadows.close, _SHADOWS_CLOSE_SECONDS)
         traffic = Traffic(store, catalog, policies, shadows.observe, log)
         services = Services(
             inference=inference,
@@ -218,7 +217,9 @@ async def _stop(
     await asyncio.sleep(settings.drain.delay_s)
     services.inference.drain()
     bound = settings.drain.timeout_s
-    await asyncio.gather(data.stop(bound), control.stop(min(bound, 1.0)))
+    # The lanes go first and at once: nobody waits for a copy, and the manager would wait for what a lane holds.
+    shadows = services.shadows.close(min(bound, _SHADOWS_CLOSE_SECONDS))
+    await asyncio.gather(data.stop(bound), control.stop(min(bound, 1.0)), shadows)
     side_tasks.expect_end()
     http.should_exit = True
     await services.manager.close(bound)

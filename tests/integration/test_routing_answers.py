@@ -7,10 +7,9 @@ import urllib.request
 import grpc
 import numpy as np
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from onnx_models import scaled
-from routing_wire import ask, control_of, policy, put, read
+from routing_wire import ask, control_of, policy, put, read, scrape
 from turnout_proto.oip.inference_pb2 import ModelInferRequest
 from turnout_proto.v1 import traffic_pb2 as pb
 from wire import X, refusal, request, stub_of
@@ -45,19 +44,6 @@ def http_post(server, path: str, headers: dict[str, str]) -> dict:
     call = urllib.request.Request(f"http://{server.http}{path}", body, headers)
     with urllib.request.urlopen(call, timeout=10) as answer:
         return json.load(answer)
-
-
-async def scrape(server) -> dict[tuple, float]:
-    import asyncio
-
-    text = await asyncio.to_thread(
-        lambda: urllib.request.urlopen(f"http://{server.http}/metrics", timeout=10).read().decode()
-    )
-    return {
-        (sample.name, *(f"{k}={v}" for k, v in sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
 
 
 async def test_every_answer_names_version_digest_role_and_epoch_and_so_does_its_trailing_metadata(

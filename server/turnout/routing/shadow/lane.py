@@ -138,9 +138,9 @@ class Lane:
             self._offered.set()
 
     @property
-    def busy(self) -> bool:
-        """A copy waits or runs."""
-        return bool(self._queue or self._running)
+    def running(self) -> int:
+        """Batches of copies that run."""
+        return len(self._running)
 
     async def close(self, reason: str, bound: float) -> None:
         """Takes nothing any more, drops what waits, and waits at most `bound` seconds for what runs."""

@@ -68,11 +68,12 @@ class Shadows:
         self._ended: dict[Pair, Lane] = {}
         self._rules_of: dict[Pair, Mapping[str, OutputRule]] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._stopped = False
         self._hooks = {name: _hook(name) for name in {settings.shadow.redact, *_own_hooks(settings)} if name}
 
     def observe(self, model: str, policy: Policy | None, epoch: int) -> AnswerObserver | None:
         """Brings a model's lanes in line with its policy; returns who is to be told of the baseline's answers."""
-        shadows = policy.shadows if policy is not None else ()
+        shadows = policy.shadows if policy is not None and not self._stopped else ()
         baseline = str(policy.baseline) if policy is not None else ""
         wanted = {Pair(model, str(s.version), baseline): s.rate for s in shadows}
         for pair in [pair for pair in self._lanes if pair.model == model and pair not in wanted]:
@@ -86,7 +87,8 @@ class Shadows:
         return [lane for lane in lanes if lane.pair.model == model]
 
     async def close(self, bound: float) -> None:
-        """Closes every lane, waiting at most `bound` seconds for copies that run."""
+        """Closes every lane, waiting at most `bound` seconds for copies that run; opens none any more."""
+        self._stopped = True
         lanes = [lane.close("the server stops", bound) for lane in self._lanes.values()]
         await asyncio.gather(*lanes, *self._closing, return_exceptions=True)
 

@@ -1,0 +1,180 @@
+"""Whatever a shadow does, the live path does not feel it, and what it did is counted."""
+
+import asyncio
+import platform
+import time
+
+import numpy as np
+import pytest
+
+import onnx_models
+from conftest import make_settings
+from onnx_models import scaled
+from routing_wire import policy, put, scrape
+from shadow_wire import PATIENT, accounted, numbered, predict, report, settled
+from turnout.app import running
+from turnout.routing.shadow import runner
+from turnout.telemetry.logging import make_logger
+
+X = np.ones((1, 4), np.float32)
+FOREVER = np.array(10**9)
+"""Rounds of `onnx_models.slow` that take hours."""
+
+pytestmark = pytest.mark.slow
+
+on_x86 = pytest.mark.skipif(
+    platform.machine() not in {"x86_64", "AMD64"}, reason="only x86 traps on an integer's overflow"
+)
+
+
+@pytest.fixture
+def start_pair(publish_model, start_server):
+    """Starts a server whose every answer by the baseline 1.0.0 is copied to the shadow 1.1.0."""
+
+    async def start(baseline, shadow, **settings):
+        publish_model("m", "1.0.0", baseline)
+        publish_model("m", "1.1.0", shadow, release=False)
+        server = await start_server(shadow=PATIENT | {"noise_rate": 0.0} | settings)
+        await put(server, policy("1.0.0", {"1.1.0": 1.0}))
+        return server
+
+    return start
+
+
+async def only_the_baseline_answered(server, count: int) -> None:
+    """Checks the counts that a rollout reads."""
+    seen = await scrape(server)
+    live = {k[1:]: v for k, v in seen.items() if k[0] == "turnout_requests_total"}
+    assert live == {("code=OK", "model=m", "role=baseline", "version=1.0.0"): count}
+    decided = {k[1:]: v for k, v in seen.items() if k[0] == "turnout_route_decisions_total"}
+    assert decided == {("model=m", "role=baseline", "version=1.0.0"): count}
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+async def test_a_shadow_that_raises(start_pair, isolation: str) -> None:
+    server = await start_pair(onnx_models.look_up_safely(), onnx_models.look_up(), isolation=isolation)
+    good, bad = numbered(20, index=[3]), numbered(20, 20, index=[10**6])
+    live = await predict(server, [call for pair in zip(good, bad, strict=True) for call in pair])
+    assert (live.errors, len(live.answers)) == ([], 40)
+    told = await settled(server, "1.1.0", 40)
+    # A batch with a bad copy in it fails as a whole and is run again one by one.
+    assert dict(told.outcomes) == {"agreed": 20, "failed": 20}
+    assert told.state == "open"
+    await only_the_baseline_answered(server, 40)
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+async def test_a_shadow_that_hangs_is_ended_and_the_lane_goes_on(start_pair, isolation: str) -> None:
+    server = await start_pair(onnx_models.adds_count(), onnx_models.slow(), isolation=isolation, timeout_s=0.3)
+    live = await predict(server, numbered(3, x=X, n=FOREVER))
+    more = await predict(server, numbered(20, 3, x=X, n=0))
+    assert live.errors == more.errors == []
+    assert live.outputs("y") + more.outputs("y") == [[1.0] * 4] * 23
+    told = await settled(server, "1.1.0", 23)
+    assert dict(told.outcomes) == {"agreed": 20, "timed_out": 3}
+    assert told.state == "open"
+    await only_the_baseline_answered(server, 23)
+
+
+async def test_a_shadow_that_hangs_inside_one_node_closes_its_lane(start_pair, monkeypatch) -> None:
+    monkeypatch.setattr(runner, "_GRACE_SECONDS", 0.1)
+    server = await start_pair(onnx_models.adds_count(), onnx_models.one_long_node(), timeout_s=0.1, max_inflight=1)
+    live = await predict(server, numbered(8, x=X, n=4000))
+    assert live.errors == []
+    deadline = time.monotonic() + 30
+    while (told := await report(server, "1.1.0")).state == "open":
+        assert time.monotonic() < deadline, told
+        await asyncio.sleep(0.02)
+    assert "a run hangs" in told.state
+    after = await predict(server, numbered(8, 8, x=X, n=1))
+    assert after.errors == []
+    told = await settled(server, "1.1.0", 16)
+    assert dict(told.outcomes) == {"timed_out": 1}
+    assert dict(told.dropped) == {"closed": 15}
+    await only_the_baseline_answered(server, 16)
+    # Who names the shadow anew opens the lane again.
+    await put(server, policy("1.0.0", {"1.1.0": 0.5}))
+    assert (await report(server, "1.1.0")).state == "open"
+
+
+async def test_a_shadow_that_is_many_times_slower_is_shed_and_nobody_waits_for_it(start_pair) -> None:
+    server = await start_pair(onnx_models.adds_count(), onnx_models.slow(), max_queue_requests=4)
+    live = await predict(server, numbered(200, x=X, n=500))
+    assert live.errors == []
+    assert live.outputs("y") == [[1.0] * 4] * 200
+    told = await settled(server, "1.1.0", 200)
+    assert told.dropped["queue_items"] > 0
+    assert set(told.dropped) == {"queue_items"}
+    assert told.outcomes["disagreed"] > 0  # `slow` adds n
+    assert set(told.outcomes) == {"disagreed"}
+    await only_the_baseline_answered(server, 200)
+
+
+async def test_a_shadow_that_answers_nan(start_pair) -> None:
+    server = await start_pair(scaled(1), onnx_models.not_a_number())
+    live = await predict(server, numbered(20, x=X))
+    assert live.outputs("y") == [[1.0] * 4] * 20
+    told = await settled(server, "1.1.0", 20, worst=1)
+    assert dict(told.outcomes) == {"disagreed": 20}
+    assert dict(told.outputs[0].mismatches) == {"nonfinite": 20}
+    assert told.worst[0].detail.startswith("4 of 4 elements are NaN")
+    assert told.agreement == 0.0
+    await only_the_baseline_answered(server, 20)
+
+
+async def test_a_shadow_that_meets_its_memory_limit(start_pair) -> None:
+    limit = {"isolation": "process", "memory_limit_bytes": "256MiB"}
+    server = await start_pair(onnx_models.adds_count(), onnx_models.grows(), **limit)
+    live = await predict(server, numbered(5, x=X, n=2**28) + numbered(5, 5, x=X, n=10))
+    assert live.errors == []
+    told = await settled(server, "1.1.0", 10)
+    assert dict(told.outcomes) == {"memory": 5, "agreed": 5}
+    assert told.state == "open"
+    await only_the_baseline_answered(server, 10)
+
+
+@on_x86
+async def test_a_native_crash_takes_only_the_shadows_process(start_pair) -> None:
+    server = await start_pair(onnx_models.divides_safely(), onnx_models.divides(), isolation="process")
+    crash = {"x": np.array([[-(2**31)]], np.int32), "d": np.array([-1], np.int32)}
+    good = {"x": np.array([[8]], np.int32), "d": np.array([2], np.int32)}
+    for start in range(0, 8, 2):
+        live = await predict(server, numbered(1, start, **crash) + numbered(1, start + 1, **good), at_once=1)
+        assert live.errors == []
+        told = await settled(server, "1.1.0", start + 2)
+    # A crash ends what ran with it; the child is started again for the next.
+    assert dict(told.outcomes) == {"crashed": 4, "agreed": 4}
+    assert told.state == "open"
+    await only_the_baseline_answered(server, 8)
+
+
+@on_x86
+async def test_a_shadow_that_crashes_again_and_again_is_given_up(start_pair) -> None:
+    server = await start_pair(onnx_models.divides_safely(), onnx_models.divides(), isolation="process")
+    crash = {"x": np.array([[-(2**31)]], np.int32), "d": np.array([-1], np.int32)}
+    for start in range(7):
+        live = await predict(server, numbered(1, start, **crash))
+        assert live.errors == []
+        told = await settled(server, "1.1.0", start + 1)
+    assert dict(told.outcomes) == {"crashed": 5}
+    assert dict(told.dropped) == {"closed": 2}
+    assert "ended 5 times in a row" in told.state
+    assert "SIGFPE" in told.state
+    await only_the_baseline_answered(server, 7)
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+async def test_a_shadow_that_hangs_does_not_hold_the_servers_end(publish_model, models, isolation: str) -> None:
+    publish_model("m", "1.0.0", onnx_models.adds_count())
+    publish_model("m", "1.1.0", onnx_models.slow(), release=False)
+    settings = make_settings(models, shadow={"isolation": isolation, "timeout_s": 3600})
+    async with running(settings, make_logger("json", "warning")) as server:
+        await server.services.catalog.wait_for(lambda snapshot: snapshot.complete)
+        await put(server, policy("1.0.0", {"1.1.0": 1.0}))
+        assert (await predict(server, numbered(10, x=X, n=FOREVER))).errors == []
+        lane = server.services.shadows.of("m")[0]
+        while not lane.running:
+            await asyncio.sleep(0.01)
+        assert accounted(await report(server, "1.1.0")) == 0
+        began = time.monotonic()
+    assert time.monotonic() - began < 10

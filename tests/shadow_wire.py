@@ -1,0 +1,94 @@
+"""Sends requests whose answers are copied to shadows, and waits for what comes of the copies."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import grpc
+import numpy as np
+
+from routing_wire import control_of
+from turnout.app import Running
+from turnout_proto import tensors
+from turnout_proto.v1 import prediction_pb2 as v1
+from turnout_proto.v1 import traffic_pb2 as pb
+from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
+from wire import request
+
+PATIENT = {"max_lag_s": 60, "max_queue_requests": 10_000}
+"""Settings of a lane that drops nothing because the machine is slow."""
+
+LIMIT_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Live:
+    """What the clients saw.
+
+    Attributes:
+        answers: In the order of the requests.
+        errors: Statuses other than OK.
+    """
+
+    answers: Sequence[v1.PredictResponse]
+    errors: Sequence[grpc.aio.AioRpcError]
+
+    def outputs(self, name: str) -> list[list[float]]:
+        """Each answer's values of one output, flattened."""
+        return [
+            tensors.decode(tensor).ravel().tolist()
+            for answer in self.answers
+            for tensor in answer.outputs
+            if tensor.name == name
+        ]
+
+
+async def predict(server: Running, requests: Sequence[v1.PredictRequest], at_once: int = 8) -> Live:
+    """Sends requests, at most `at_once` at the same time."""
+    answers: list[v1.PredictResponse | grpc.aio.AioRpcError] = [v1.PredictResponse()] * len(requests)
+    left = iter(enumerate(requests))
+    async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
+        stub = PredictionServiceStub(channel)
+
+        async def client() -> None:
+            for number, call in left:
+                try:
+                    answers[number] = await stub.Predict(call, timeout=30)
+                except grpc.aio.AioRpcError as error:
+                    answers[number] = error
+
+        await asyncio.gather(*(client() for _ in range(at_once)))
+    return Live(
+        [answer for answer in answers if isinstance(answer, v1.PredictResponse)],
+        [answer for answer in answers if isinstance(answer, grpc.aio.AioRpcError)],
+    )
+
+
+def numbered(count: int, start: int = 0, **inputs: object) -> list[v1.PredictRequest]:
+    """Requests of model `m` with the same inputs and ids of their own."""
+    arrays = {name: np.asarray(value) for name, value in inputs.items()}
+    return [request("m", request_id=f"r{number}", **arrays) for number in range(start, start + count)]
+
+
+async def report(server: Running, version: str, worst: int = 0) -> pb.ShadowReport:
+    """Asks for what is known of one shadow of model `m`."""
+    async with control_of(server) as control:
+        told = await control.GetShadowReport(pb.GetShadowReportRequest(model="m", worst=worst))
+    (found,) = [shadow for shadow in told.shadows if shadow.version == version]
+    return found
+
+
+def accounted(told: pb.ShadowReport) -> int:
+    """Copies of which it is known what became."""
+    return sum(told.outcomes.values()) + sum(told.dropped.values())
+
+
+async def settled(server: Running, version: str, copies: int, worst: int = 0) -> pb.ShadowReport:
+    """Waits until it is known what became of `copies` copies; fails where that takes too long or there are more."""
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while accounted(told := await report(server, version, worst)) < copies:
+        assert time.monotonic() < deadline, told
+        await asyncio.sleep(0.02)
+    assert accounted(told) == copies
+    return told
