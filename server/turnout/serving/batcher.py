@@ -19,7 +19,7 @@ from turnout.errors import DeadlineExceeded, ModelFailure, NotLoaded, QueueFull,
 from turnout.serving.batch import Line, join, shape_of, split
 from turnout.serving.batchability import BatchPlan
 from turnout.serving.session import MakeRunner, Run
-from turnout.serving.tensor import Array
+from turnout.serving.tensor import Array, memory_of
 
 _ALONE = "alone"
 """Begins the line of a request that shares its run with no other."""
@@ -164,7 +164,7 @@ class Batcher:
         if deadline is not None and deadline <= now:
             raise DeadlineExceeded("the deadline had passed when the request arrived")
         shape = shape_of(self._plan, inputs)
-        nbytes = sum(array.nbytes for array in inputs.values())
+        nbytes = memory_of(inputs.values())
         future: asyncio.Future[Answer] = self._loop.create_future()
         with self._ready:
             if self._closed:

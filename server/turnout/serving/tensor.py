@@ -1,6 +1,7 @@
 """The form that tensors have inside the server. Pure."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -32,3 +33,13 @@ NUMPY_DTYPES: Mapping[DataType, np.dtype[Any]] = MappingProxyType(
     }
 )
 """The NumPy form of each element type: strings are object arrays of `str`."""
+
+
+def memory_of(arrays: Iterable[Array]) -> int:
+    """Returns the bytes that `arrays` hold, those of their strings too."""
+    size = 0
+    for array in arrays:
+        size += array.nbytes
+        if array.dtype == object:
+            size += sum(map(sys.getsizeof, array.flat))
+    return size

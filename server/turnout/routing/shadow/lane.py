@@ -124,13 +124,22 @@ class Lane:
         self._noise_due = 0.0
         self._dispatcher = asyncio.create_task(self._dispatch(), name=f"shadow {pair.model}@{pair.shadow}")
 
-    def offer(self, copy: Copy) -> None:
-        """Queues a copy, or drops and counts it where the lane is full."""
+    def has_place(self) -> bool:
+        """Tells whether one more copy may wait; counts it as dropped where it may not.
+
+        Asked before there is a copy: a lane that sheds should cost the live path next to nothing.
+        """
         if self.closed:
             self.ledger.drop("closed")
         elif len(self._queue) >= self._settings.max_queue_requests:
             self.ledger.drop("queue_items")
-        elif self._queue and self._queued_bytes + copy.nbytes > self._settings.max_queue_bytes:
+        else:
+            return True
+        return False
+
+    def offer(self, copy: Copy) -> None:
+        """Queues a copy where `has_place`, or drops and counts it where it holds too much."""
+        if self._queue and self._queued_bytes + copy.nbytes > self._settings.max_queue_bytes:
             self.ledger.drop("queue_bytes")
         else:
             self._queue.append(copy)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from turnout.routing.policy import UNITS
 from turnout.routing.shadow.lane import Copy, Lane
 from turnout.serving.inference import InferenceRequest, InferenceResult
+from turnout.serving.tensor import memory_of
 
 _HEAD_BYTES = 64
 """Of each input, what the hash sees: enough to tell requests apart, little enough to cost next to nothing."""
@@ -41,10 +42,14 @@ class Mirror:
 
     def answered(self, request: InferenceRequest, result: InferenceResult) -> None:
         """Queues a copy for each shadow whose share the request falls in."""
-        material = _material(request)
+        material = b""
         copy: Copy | None = None
         for target in self._targets:
-            if position_of(material, target.lane.pair.shadow) >= target.rate:
+            if target.rate < UNITS:
+                material = material or material_of(request)
+                if position_of(material, target.lane.pair.shadow) >= target.rate:
+                    continue
+            if not target.lane.has_place():
                 continue
             if copy is None:
                 copy = _copy(request, result, self._epoch)
@@ -57,7 +62,7 @@ def position_of(material: bytes, shadow: str) -> int:
     return int.from_bytes(digest, "little") % UNITS
 
 
-def _material(request: InferenceRequest) -> bytes:
+def material_of(request: InferenceRequest) -> bytes:
     """Returns what tells a request from others: its id, and how its inputs begin.
 
     The id alone would not do, since some clients send one id for all; nor would the inputs, since a popular one would
@@ -73,5 +78,5 @@ def _material(request: InferenceRequest) -> bytes:
 
 def _copy(request: InferenceRequest, result: InferenceResult, epoch: int) -> Copy:
     expected = result.answer.outputs
-    nbytes = sum(a.nbytes for a in request.inputs.values()) + sum(a.nbytes for a in expected)
+    nbytes = memory_of(request.inputs.values()) + memory_of(expected)
     return Copy(request.request_id, request.inputs, result.names, expected, epoch, time.monotonic(), nbytes)
