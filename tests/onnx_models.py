@@ -258,9 +258,9 @@ def not_a_number() -> ModelProto:
     )
 
 
-def random_noise(scale: float = 1.0) -> ModelProto:
-    """y = x + uniform noise of [0, scale): answers no request twice the same. float32 (batch, 4)."""
-    noise = helper.make_node("RandomUniformLike", ["x"], ["noise"], low=0.0, high=scale)
+def random_noise(seed: float = 0.0) -> ModelProto:
+    """y = x + uniform noise of [0, 1): answers no request twice the same. float32 (batch, 4)."""
+    noise = helper.make_node("RandomUniformLike", ["x"], ["noise"], seed=seed)
     return model(
         [noise, helper.make_node("Add", ["x", "noise"], ["y"])],
         [tensor("x", TensorProto.FLOAT, ["batch", 4])],
