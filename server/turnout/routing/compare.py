@@ -262,7 +262,8 @@ def _compare_floats(name: str, expected: Array, actual: Array, rule: OutputRule)
         detail = f"{seen.stray} of {size} elements are NaN or infinite on one side only, or of opposite sign"
     elif ranks is not None and ranks.moved:
         kind, extent = MismatchKind.TOP1, ranks.margin
-        detail = f"{ranks.moved} of {ranks.rows} rows have another winner, by a margin of up to {ranks.margin:.3g}"
+        which = "another winner" if ranks.rows == 1 else f"{ranks.moved} of {ranks.rows} rows have another winner"
+        detail = f"{which}, by a margin of {'up to ' if ranks.moved > 1 else ''}{ranks.margin:.3g}"
     elif seen.beyond and (ranks is None or rule.strict_values):
         kind, extent = MismatchKind.VALUE, seen.times
         detail = f"{seen.beyond} of {size} elements are beyond tolerance, by up to {seen.times:.3g} times"

@@ -1,0 +1,78 @@
+"""The `turnout` command and its server, run as a user runs them."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from turnout_client import Client
+
+TURNOUT = Path(sys.executable).with_name("turnout")
+
+console = Console(width=118, highlight=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where a server listens: `HOST:PORT` each."""
+
+    grpc: str
+    http: str
+    control: str
+
+
+def publish_by_command(*arguments: str, models: Path, show: str = "") -> None:
+    """Runs the `turnout` command as a user would, showing what is run."""
+    shown = [show if show and argument.startswith("/") else argument for argument in arguments]
+    console.print(f"[bold cyan]$ turnout {' '.join(shown)}[/]")
+    command = [str(TURNOUT), *arguments, "--models", str(models)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    first = [line for line in done.stdout.splitlines() if re.match(r"magika|stable|inputs|outputs", line)]
+    console.print("  " + "\n  ".join(line.rstrip() for line in first), style="dim", markup=False)
+
+
+def steer(server: Server, *arguments: str) -> None:
+    """Runs a `turnout` command that speaks to a running server, showing it and all that it prints."""
+    console.print(f"[bold cyan]$ turnout {' '.join(arguments)}[/]")
+    command = [str(TURNOUT), *arguments, "--server", server.control]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    console.print("  " + "\n  ".join(line.rstrip() for line in done.stdout.splitlines()), style="dim", markup=False)
+
+
+@contextmanager
+def serving(models: Path) -> Iterator[Server]:
+    """Serves `models` in a process of its own on free ports, and stops it with SIGTERM."""
+    listen = ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--control", "127.0.0.1:0"]
+    command = [str(TURNOUT), "serve", "--models", str(models), *listen, "--json"]
+    with (models.parent / "server.log").open("w+") as log:
+        process = subprocess.Popen(command, stderr=log)
+        try:
+            server = _listening(process, Path(log.name))
+            console.print(f"[bold cyan]$ turnout serve[/]  [dim]gRPC {server.grpc}, HTTP {server.http}[/]")
+            with Client(server.grpc) as client:
+                client.wait_ready("magika", timeout=60)
+            yield server
+        finally:
+            process.send_signal(signal.SIGTERM)
+            code = process.wait(timeout=60)
+        console.print(f"[bold cyan]$ kill -TERM ...[/]  [dim]drained, exit code {code}[/]")
+        if code:
+            raise SystemExit(f"the server ended with {code}:\n{Path(log.name).read_text()}")
+
+
+def _listening(process: "subprocess.Popen[bytes]", log: Path) -> Server:
+    """Waits for the server's log line that says where it listens."""
+    for _ in range(600):
+        if match := re.search(r'"grpc": "([^"]+)", "http": "([^"]+)", "control": "([^"]+)"', log.read_text()):
+            return Server(match[1], match[2], match[3])
+        if process.poll() is not None:
+            break
+        time.sleep(0.1)
+    raise SystemExit(f"the server did not start:\n{log.read_text()}")
