@@ -13,11 +13,11 @@ DEMO = Path(__file__).parents[2] / "examples" / "magika" / "demo.py"
 def test_the_demonstration_holds_all_it_claims() -> None:
     done = subprocess.run([sys.executable, str(DEMO)], capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stdout + done.stderr
-    scenes = (
-        ("^1 -> 1.0.0", "^3 -> 3.3.0", "stable -> 3.2.0", "NOT_FOUND", "p99")
-        + ("baseline 3.2.0, shadow 3.3.0 100%", "3.3.0 beside 3.2.0, from /metrics", "another first choice", "top1")
-        + ("baseline 3.2.0 80%, canary 3.3.0 20%", "users that met both versions: 0", "answer      3.")
-        + ("drained, exit code 0", "all as it should be")
+    shown = (
+        *("^1 -> 1.0.0", "^3 -> 3.3.0", "stable -> 3.2.0", "NOT_FOUND", "p99"),
+        *("baseline 3.2.0, shadow 3.3.0 100%", "3.3.0 beside 3.2.0, from /metrics", "another first choice", "top1"),
+        *("baseline 3.2.0 80%, canary 3.3.0 20%", "users that met both versions: 0", "answer      3."),
+        *("drained, exit code 0", "all as it should be"),
     )
-    for shown in scenes:
-        assert shown in done.stdout
+    for text in shown:
+        assert text in done.stdout
