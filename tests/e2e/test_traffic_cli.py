@@ -73,7 +73,7 @@ def eventually(holds: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_a_policy_is_set_ramped_shown_frozen_reverted_and_cleared(server: ServerProcess) -> None:
+def test_a_policy_is_set_ramped_shown_frozen_reverted_and_cleared(server: ServerProcess, models: Path) -> None:
     told = turnout("traffic", "show", "--server", server.control).stdout
     assert told == "m  no policy: the highest released version answers\n"
     told = turnout(
@@ -102,6 +102,7 @@ def test_a_policy_is_set_ramped_shown_frozen_reverted_and_cleared(server: Server
         "baseline 1.0.0 95%, canary 1.1.0 5%, shadow 1.2.0 10%"
         in turnout("traffic", "history", "m", "--server", server.control).stdout
     )
+    assert "traffic epoch 8: clear" in turnout("show", "m", "--models", models).stdout
 
 
 def test_what_cannot_be_is_refused_in_a_sentence(server: ServerProcess) -> None:

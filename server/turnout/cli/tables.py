@@ -88,6 +88,8 @@ def _what(event: Event) -> str:
             return f"tag {payload['tag']} is {payload['version']}{before}"
         case "tag_deleted":
             return f"tag {payload['tag']} removed, it was {payload['previous']}"
+        case "policy_changed":
+            return f"traffic epoch {payload['epoch']}: {payload['action']}"
         case _:  # a later release of Turnout wrote it
             return f"{event.kind} {event.subject}"
 
