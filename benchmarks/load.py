@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ class Load:
         rps: Answers a second.
         p50_ms, p99_ms, max_ms: Latency.
         answers: Requests that were answered.
+        latencies_ms: Of each answer, ascending; empty where there are more than 5,000.
     """
 
     rps: float
@@ -28,6 +30,7 @@ class Load:
     p99_ms: float
     max_ms: float
     answers: int
+    latencies_ms: Sequence[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ class Generator:
         if process.returncode:
             raise SystemExit(f"the load generator saw failures: {out.strip() or err.strip()}")
         body = json.loads(out)
-        return Load(body["rps"], body["p50_ms"], body["p99_ms"], body["max_ms"], body["answers"])
+        return Load(body["rps"], body["p50_ms"], body["p99_ms"], body["max_ms"], body["answers"], body["latencies_ms"])
 
     def run(self, target: Target, mode: str, in_flight: int, seconds: float) -> Load:
         """Runs once."""
