@@ -17,7 +17,7 @@ class Row:
         name: What is compared.
         ratio: Median over the windows of ours by theirs.
         low, high: The least and greatest ratio of a window.
-        target: What the ratio should be.
+        target: What the ratio should be; None for a row that only shows what to compare others with.
         at_least: True where more is better.
         ours, theirs: Medians, with their unit.
     """
@@ -26,14 +26,16 @@ class Row:
     ratio: float
     low: float
     high: float
-    target: float
+    target: float | None
     at_least: bool
     ours: str
     theirs: str
 
     @property
     def met(self) -> bool:
-        """Whether the median meets the target."""
+        """Whether the median meets the target; True where there is none."""
+        if self.target is None:
+            return True
         return self.ratio >= self.target if self.at_least else self.ratio <= self.target
 
 
@@ -74,7 +76,8 @@ def show(title: str, rows: Sequence[Row], *, as_json: bool) -> None:
     for row in rows:
         colour = "green" if row.met else "red"
         sign = ">=" if row.at_least else "<="
+        target = f"{sign} {row.target:.2f}" if row.target is not None else ""
         windows = f"{row.low:.2f} - {row.high:.2f}"
         ratio = f"[{colour}]{row.ratio:.3f}[/]"
-        table.add_row(row.name, ratio, windows, f"{sign} {row.target:.2f}", row.ours, row.theirs)
+        table.add_row(row.name, ratio, windows, target, row.ours, row.theirs)
     Console(width=130).print(table)

@@ -78,7 +78,8 @@ async def test_a_shadow_that_hangs_is_ended_and_the_lane_goes_on(start_pair, iso
 
 async def test_a_shadow_that_hangs_inside_one_node_closes_its_lane(start_pair, monkeypatch) -> None:
     monkeypatch.setattr(runner, "_GRACE_SECONDS", 0.1)
-    server = await start_pair(onnx_models.adds_count(), onnx_models.one_long_node(), timeout_s=0.1, max_inflight=1)
+    lane = {"isolation": "thread", "timeout_s": 0.1, "max_inflight": 1}  # a child process would be ended
+    server = await start_pair(onnx_models.adds_count(), onnx_models.one_long_node(), **lane)
     live = await predict(server, numbered(8, x=X, n=4000))
     assert live.errors == []
     deadline = time.monotonic() + 30

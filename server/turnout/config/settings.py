@@ -176,8 +176,8 @@ class ShadowLane(Section):
     """How copies of requests are run and compared.
 
     Attributes:
-        isolation: `thread` runs a shadow in the server's process; `process` in a child process of its own, for what may
-            take a process down.
+        isolation: `process` runs a shadow in a child process, which costs its memory once more and keeps even a native
+            crash from the server; `thread` in the server's process, where it also costs live p99 some.
         memory_limit_bytes: Most memory that a shadow may take beside its model: on a GPU for its own arena, with
             `process` for the child; 0 for no bound. In the server's process on a CPU nothing can bound it.
         max_inflight: Copies that are run at the same time.
@@ -195,7 +195,7 @@ class ShadowLane(Section):
         scores: By output name: whether it is scores, whatever its values look like.
     """
 
-    isolation: Literal["thread", "process"] = "thread"
+    isolation: Literal["process", "thread"] = "process"
     memory_limit_bytes: SizeOrNone = ByteSize(0)
     max_inflight: Annotated[Count, Field(le=2)] = 2
     max_queue_requests: Count = 64

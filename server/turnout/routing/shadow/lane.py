@@ -35,6 +35,9 @@ from turnout.serving.tensor import Array
 _PAUSE_SECONDS = 0.005
 """How often a lane that is kept waiting looks again: short beside a copy's use, long beside what looking costs."""
 
+_HEAD_START_SECONDS = 0.003
+"""How long a copy waits in any case: the answer it is compared with is still on its way out, and copies gather."""
+
 _SMALL_BYTES = 64 * 1024
 """Outputs up to this are compared on the event loop (some 50 us); handing them to a thread would cost it more."""
 
@@ -185,6 +188,8 @@ class Lane:
                 self._offered.clear()
             elif len(self._running) >= self._settings.max_inflight:
                 await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+            elif (left := self._queue[0].offered + _HEAD_START_SECONDS - time.monotonic()) > 0:
+                await asyncio.sleep(left)
             elif not self._parts.pressure.has_room():
                 await asyncio.sleep(_PAUSE_SECONDS)
             elif (handle := self._parts.find(self.pair.shadow)) is None:
