@@ -90,8 +90,10 @@ async def test_a_shadow_that_hangs_inside_one_node_closes_its_lane(start_pair, m
     after = await predict(server, numbered(8, 8, x=X, n=1))
     assert after.errors == []
     told = await settled(server, "1.1.0", 16)
-    assert dict(told.outcomes) == {"timed_out": 1}
-    assert dict(told.dropped) == {"closed": 15}
+    hung = told.outcomes["timed_out"]  # copies that were one batch
+    assert 1 <= hung <= 8
+    assert dict(told.outcomes) == {"timed_out": hung}
+    assert dict(told.dropped) == {"closed": 16 - hung}
     await only_the_baseline_answered(server, 16)
     # Who names the shadow anew opens the lane again.
     await put(server, policy("1.0.0", {"1.1.0": 0.5}))
