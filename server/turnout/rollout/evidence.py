@@ -1,0 +1,302 @@
+"""Whether a candidate is worse than the baseline, by evidence that stays valid however often one looks. Pure.
+
+Every metric is a count of bad events. Within a tick the canary's share of the bad events is compared with its share of
+the requests, so that drifting load and changed weights cancel. The likelihood ratios multiply up to e-processes (Ville
+1939; Lindon & Malek 2022, arXiv 2011.03567; Turner & Gruenwald 2023, arXiv 2302.11401): under "not worse",
+P(E ever reaches 1/alpha) <= alpha. Late regressions are caught by a mixture over start times (Shin, Ramdas & Rinaldo
+2022, e-detectors).
+
+    theta(r)  = r n_c / (r n_c + n_b)
+    log L_j   = (x_c ln(theta(r_j) / theta(r_0)) + x_b ln((1 - theta(r_j)) / (1 - theta(r_0)))) / phi
+    M_j      <- (M_j + gamma_t) L_j          gamma_0 = 0.5, the rest spread evenly over the plan's maximum duration
+    E         = sum over metrics of w_m mean over j of M_j
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+GAMMA_0 = 0.5
+"""Mass of the mixture that starts with the rollout; what is left starts evenly over its maximum duration."""
+
+LEAST_BAD = 3
+"""A metric with fewer bad events of the canary than this adds nothing: it only lowers false positives."""
+
+_NOTHING = -math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What is counted, and what it is tested against.
+
+    Attributes:
+        name: `errors`, `p90`, `p95`, `p99`, `slo` or `disagreement`.
+        weight: Its share of the combined evidence; those of a plan sum to 1.
+        null: Highest rate ratio that is not worse (of `disagreement`: highest rate).
+        alternatives: Rate ratios that the evidence is sharpest at (of `disagreement`: multiples of `null`).
+        good_null: Lowest rate ratio that forbids promotion (of `disagreement`: multiple of `null`).
+        good_alternatives: Rate ratios of a candidate that is fit for promotion.
+        floor: Bad events of the canary below which the metric adds nothing.
+    """
+
+    name: str
+    weight: float
+    null: float
+    alternatives: tuple[float, ...]
+    good_null: float
+    good_alternatives: tuple[float, ...] = (0.5, 0.7, 0.85, 1.0, 1.2)
+    floor: int = LEAST_BAD
+
+    @property
+    def one_armed(self) -> bool:
+        """Whether there is no baseline to compare with, and a rate is tested against an absolute one."""
+        return self.name == DISAGREEMENT
+
+
+ERRORS, DISAGREEMENT, SLO = "errors", "disagreement", "slo"
+LATENCIES = ("p90", "p95", "p99")
+
+
+def errors(weight: float) -> Metric:
+    """Returns the metric of errors that the server is to blame for."""
+    return Metric(ERRORS, weight, 1.5, (2.0, 3.0, 5.0, 10.0, 30.0), 2.0)
+
+
+def latency(name: str, weight: float) -> Metric:
+    """Returns the metric of requests slower than a threshold, such as the baseline's own p99."""
+    return Metric(name, weight, 1.25, (1.5, 2.0, 3.0, 5.0, 10.0), 1.5)
+
+
+def disagreement(weight: float, rate: float) -> Metric:
+    """Returns the metric of answers that differ beyond tolerance, against the absolute `rate`."""
+    return Metric(DISAGREEMENT, weight, rate, (2.0, 3.0, 5.0, 10.0, 30.0), 2.0, (0.05, 0.25, 0.5))
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """One arm's count of one metric in one tick.
+
+    Attributes:
+        requests: Admitted in the tick, of those that the metric looks at.
+        bad: Bad ones among them.
+    """
+
+    requests: int = 0
+    bad: int = 0
+
+    def plus(self, other: "Count") -> "Count":
+        """Returns the sum."""
+        return Count(self.requests + other.requests, self.bad + other.bad)
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """What was counted in one tick, or in one part of it.
+
+    Attributes:
+        seconds: Active seconds that it covers; 0 for what belongs to a tick that was told before.
+        canary, baseline: Counts by metric.
+        largest_batch: Requests in the largest batch that ran.
+    """
+
+    seconds: float
+    canary: Mapping[str, Count]
+    baseline: Mapping[str, Count]
+    largest_batch: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the form that the log holds."""
+        arms = {
+            name: {metric: [c.requests, c.bad] for metric, c in arm.items()}
+            for name, arm in (("canary", self.canary), ("baseline", self.baseline))
+        }
+        return {"seconds": self.seconds, **arms, "largest_batch": self.largest_batch}
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Self:
+        """Reads what `to_json` wrote."""
+        canary, baseline = (
+            {metric: Count(int(n), int(x)) for metric, (n, x) in body[arm].items()} for arm in ("canary", "baseline")
+        )
+        return cls(float(body["seconds"]), canary, baseline, int(body["largest_batch"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Accumulator:
+    """What one metric has shown so far.
+
+    Attributes:
+        worse: log M of each alternative, against "not worse".
+        fit: log M of each alternative, against "not fit for promotion".
+        canary, baseline: Sums of the counts.
+    """
+
+    worse: tuple[float, ...]
+    fit: tuple[float, ...]
+    canary: Count = Count()
+    baseline: Count = Count()
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known about one attempt; a value that `taken` makes the next of.
+
+    Attributes:
+        metrics: What is counted.
+        duration: The plan's maximum duration, seconds; the mass of late starts is spread over it.
+        accumulators: By metric.
+        left: Mass of the mixture that has not started.
+        phi: Requests that share their fate: the largest batch seen before the next tick.
+        peak: Highest combined E so far.
+    """
+
+    metrics: tuple[Metric, ...]
+    duration: float
+    accumulators: Mapping[str, Accumulator] = field(default_factory=dict)
+    left: float = 1.0 - GAMMA_0
+    phi: int = 1
+    peak: float = 0.0
+
+    @classmethod
+    def start(cls, metrics: Sequence[Metric], duration: float) -> Self:
+        """Returns the evidence before anything was seen.
+
+        Args:
+            metrics: Their weights sum to 1.
+            duration: Seconds over which late regressions are looked for.
+        """
+        gamma = math.log(GAMMA_0)
+        start = {
+            m.name: Accumulator((gamma,) * len(m.alternatives), (gamma,) * len(m.good_alternatives)) for m in metrics
+        }
+        return cls(tuple(metrics), duration, start)
+
+    def taken(self, tick: Tick) -> Self:
+        """Returns the evidence with one more tick."""
+        gamma = min((1.0 - GAMMA_0) * tick.seconds / self.duration, self.left) if self.duration > 0 else 0.0
+        accumulators = {m.name: _taken(m, self.accumulators[m.name], tick, gamma, self.phi) for m in self.metrics}
+        after = replace(
+            self,
+            accumulators=accumulators,
+            left=self.left - gamma,
+            phi=max(self.phi, tick.largest_batch),
+        )
+        return replace(after, peak=max(self.peak, after.combined))
+
+    def of(self, metric: str) -> float:
+        """Returns the e-value that a metric has against "not worse"; 0 below its floor."""
+        spec, known = self._spec(metric), self.accumulators[metric]
+        return _mean_exp(known.worse) if known.canary.bad >= spec.floor else 0.0
+
+    def fit(self, metric: str) -> float:
+        """Returns the e-value that a metric has against "not fit for promotion"."""
+        return _mean_exp(self.accumulators[metric].fit)
+
+    @property
+    def combined(self) -> float:
+        """The weighted mean of the metrics' e-values, which is an e-value whatever their dependence."""
+        return math.fsum(m.weight * self.of(m.name) for m in self.metrics)
+
+    def worse(self, alpha: float) -> bool:
+        """Tells whether the candidate is to be taken back."""
+        return self.combined >= 1.0 / alpha
+
+    def unproven(self, beta: float, exposure: Mapping[str, int]) -> list[str]:
+        """Returns the metrics that do not yet show the candidate fit for promotion.
+
+        Args:
+            beta: 1/beta is the e-value that shows it.
+            exposure: By metric, requests of the canary that suffice where neither arm had a bad event, since no ratio
+                can be shown then; one that is not named takes 0.
+        """
+        return [m.name for m in self.metrics if not self._proven(m, beta, exposure.get(m.name, 0))]
+
+    def _proven(self, metric: Metric, beta: float, exposure: int) -> bool:
+        known = self.accumulators[metric.name]
+        if self.fit(metric.name) >= 1.0 / beta:
+            return True
+        clean = known.canary.bad == 0 and known.baseline.bad == 0
+        return clean and not metric.one_armed and known.canary.requests >= max(exposure, 1)
+
+    def _spec(self, metric: str) -> Metric:
+        return next(m for m in self.metrics if m.name == metric)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the form that the state store holds; JSON keeps each double exactly, so a replay meets the same."""
+        return {
+            "duration": self.duration, "left": self.left, "phi": self.phi, "peak": self.peak,
+            "accumulators": {
+                name: {
+                    "worse": list(a.worse), "fit": list(a.fit),
+                    "canary": [a.canary.requests, a.canary.bad], "baseline": [a.baseline.requests, a.baseline.bad],
+                }
+                for name, a in self.accumulators.items()
+            },
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any], metrics: Sequence[Metric]) -> Self:
+        """Reads what `to_json` wrote, for the same metrics."""
+        accumulators = {
+            name: Accumulator(
+                tuple(map(float, a["worse"])), tuple(map(float, a["fit"])), Count(*a["canary"]), Count(*a["baseline"])
+            )
+            for name, a in body["accumulators"].items()
+        }
+        return cls(
+            tuple(metrics), float(body["duration"]), accumulators,
+            float(body["left"]), int(body["phi"]), float(body["peak"]),
+        )  # fmt: skip
+
+
+def _taken(metric: Metric, known: Accumulator, tick: Tick, gamma: float, phi: int) -> Accumulator:
+    canary = tick.canary.get(metric.name, Count())
+    baseline = tick.baseline.get(metric.name, Count())
+    if metric.one_armed:
+        worse = [_rate_ratio(canary, metric.null, metric.null * r) / phi for r in metric.alternatives]
+        null = metric.null * metric.good_null
+        fit = [_rate_ratio(canary, null, metric.null * r) / phi for r in metric.good_alternatives]
+    else:
+        worse = [_share_ratio(canary, baseline, metric.null, r) / phi for r in metric.alternatives]
+        fit = [_share_ratio(canary, baseline, metric.good_null, r) / phi for r in metric.good_alternatives]
+    return Accumulator(
+        tuple(_started(m, gamma) + step for m, step in zip(known.worse, worse, strict=True)),
+        tuple(_started(m, gamma) + step for m, step in zip(known.fit, fit, strict=True)),
+        known.canary.plus(canary),
+        known.baseline.plus(baseline),
+    )
+
+
+def _share_ratio(canary: Count, baseline: Count, null: float, other: float) -> float:
+    """Returns the log likelihood ratio of the canary's share of the bad events, `other` against `null`."""
+    if not canary.requests or not baseline.requests:
+        return 0.0
+    a, b = canary.requests, baseline.requests
+    # theta(r) / theta(s) = (r / s) (s a + b) / (r a + b), and (1 - theta(r)) / (1 - theta(s)) = (s a + b) / (r a + b).
+    common = math.log((null * a + b) / (other * a + b))
+    return canary.bad * (math.log(other / null) + common) + baseline.bad * common
+
+
+def _rate_ratio(count: Count, null: float, other: float) -> float:
+    """Returns the log likelihood ratio of a binomial rate, `other` against `null`; both are kept off 0 and 1."""
+    p, q = min(max(null, 1e-9), 0.999), min(max(other, 1e-9), 0.999)
+    return count.bad * math.log(q / p) + (count.requests - count.bad) * math.log((1 - q) / (1 - p))
+
+
+def _started(log_m: float, gamma: float) -> float:
+    """Returns log(exp(log_m) + gamma)."""
+    if gamma <= 0:
+        return log_m
+    log_gamma = math.log(gamma)
+    high, low = max(log_m, log_gamma), min(log_m, log_gamma)
+    return high + math.log1p(math.exp(low - high))
+
+
+def _mean_exp(logs: Sequence[float]) -> float:
+    """Returns the mean of the exponentials, as large as a double holds."""
+    high = max(logs, default=_NOTHING)
+    if high == _NOTHING:
+        return 0.0
+    log_mean = high + math.log(math.fsum(math.exp(m - high) for m in logs) / len(logs))
+    return math.exp(min(log_mean, 700.0))
