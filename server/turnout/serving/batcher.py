@@ -49,12 +49,14 @@ class Answer:
         queue_seconds: From admission to the start of the run.
         compute_seconds: Of the whole batch.
         batch_rows: Of the whole batch; 0 where the version is unbatched.
+        batch_requests: Requests that ran together.
     """
 
     outputs: Sequence[Array]
     queue_seconds: float
     compute_seconds: float
     batch_rows: int
+    batch_requests: int = 1
 
 
 @dataclass(slots=True, eq=False)
@@ -312,7 +314,10 @@ class Batcher:
         return _Outcome(
             batch,
             rows,
-            [Answer(part, start - w.admitted, compute, shown) for w, part in zip(batch, parts, strict=True)],
+            [
+                Answer(part, start - w.admitted, compute, shown, len(batch))
+                for w, part in zip(batch, parts, strict=True)
+            ],
         )
 
     def _failed(self, run: Run, batch: Sequence[_Waiting], rows: int, error: TurnoutError) -> _Outcome:

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any, Protocol, Self
 
 from turnout.errors import Draining, TurnoutError
+from turnout.serving.arms import ArmMeter, Cell, Failing
 from turnout.serving.batcher import Answer
 from turnout.serving.catalog import Catalog, VersionEntry
 from turnout.serving.handle import VersionHandle
@@ -82,6 +83,7 @@ class InferenceRequest:
         deadline: `time.monotonic()` after which nobody waits for the answer; None for no bound.
         arrived: `time.monotonic()` when the request came, before it was decoded.
         route: Where it goes, once that was decided; a request is routed once.
+        arm, cell: Who counts it for a rollout, and where; None where nobody does.
     """
 
     model: str
@@ -94,6 +96,8 @@ class InferenceRequest:
     arrived: float = field(default_factory=time.monotonic)
     baseline_only: bool = False
     route: Route | None = None
+    arm: ArmMeter | None = None
+    cell: Cell | None = None
 
 
 @dataclass(slots=True)
@@ -225,13 +229,19 @@ class Inference:
             raise
         route.recorder.decisions += 1
         request.route = route
+        if route.recorder.arm is not None and request.cell is None:
+            request.arm = route.recorder.arm
+            request.cell = request.arm.admit()
         return route
 
     def _answered(
         self, request: InferenceRequest, route: Route, names: Sequence[str], answer: Answer
     ) -> InferenceResult:
-        took = time.monotonic() - request.arrived
+        now = time.monotonic()
+        took = now - request.arrived
         route.recorder.answered(took, answer.queue_seconds, answer.compute_seconds)
+        if request.cell is not None and request.arm is not None:
+            request.arm.answered(request.cell, request.routing_key, now, took, answer.batch_requests)
         if self._access.sampled():
             self._access.answered(request, route, took, answer)
         result = InferenceResult(names, answer, route)
@@ -241,7 +251,12 @@ class Inference:
         return result
 
     def _failed(self, request: InferenceRequest, route: Route, error: BaseException) -> None:
-        took = time.monotonic() - request.arrived
+        now = time.monotonic()
+        took = now - request.arrived
         code = self._code_of(error)
         route.recorder.failed(code, took)
+        if request.cell is not None and request.arm is not None:
+            patience = None if request.deadline is None else request.deadline - request.arrived
+            failing = Failing(request.inputs, request.outputs, patience)
+            request.arm.failed(request.cell, request.routing_key, now, took, code, error, failing)
         self._access.failed(request, route, code, took, error)

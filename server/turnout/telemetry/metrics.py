@@ -5,9 +5,10 @@ microseconds a request. Labels come from the registry and from fixed lists, neve
 """
 
 from bisect import bisect_left
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.gc_collector import GCCollector
@@ -16,7 +17,10 @@ from prometheus_client.process_collector import ProcessCollector
 
 from turnout.telemetry.exposition import Family, Labels, render
 from turnout.telemetry.histogram import BATCH_BOUNDS, LATENCY_BOUNDS, Histogram
+from turnout.telemetry.rollout import RolloutRecorder, rollout_families
 from turnout.telemetry.shadow import ShadowRecorder, shadow_families
+
+_RECENT = 4096
 
 _GRACE_SCRAPES = 2
 """Scrapes for which the series of a version that left are still shown, so that its last counts are not lost."""
@@ -32,9 +36,11 @@ class RoleRecorder:
         queue: Seconds from admission to the start of the run.
         compute: Seconds of the run, of the whole batch.
         slo_exceeded: Requests slower than each of the model's SLO edges, in the edges' order.
+        recent: Seconds from arrival to answer of the latest requests, exactly; a rollout's thresholds come from them.
+        arm: Counts for a rollout's evidence; None while there is none. Its type is the data plane's.
     """
 
-    __slots__ = ("codes", "compute", "decisions", "duration", "queue", "slo_edges", "slo_exceeded")
+    __slots__ = ("arm", "codes", "compute", "decisions", "duration", "queue", "recent", "slo_edges", "slo_exceeded")
 
     def __init__(self, slo_edges: Sequence[float]) -> None:
         self.decisions = 0
@@ -44,10 +50,13 @@ class RoleRecorder:
         self.compute = Histogram(LATENCY_BOUNDS)
         self.slo_edges = tuple(slo_edges)
         self.slo_exceeded = [0] * len(self.slo_edges)
+        self.recent: deque[float] = deque(maxlen=_RECENT)
+        self.arm: Any = None
 
     def answered(self, duration: float, queue: float, compute: float) -> None:
         """Counts a request that got its prediction; times in seconds."""
         self.codes["OK"] += 1
+        self.recent.append(duration)
         # Histogram.observe, written out three times over: this runs for every request, and calls are what it costs.
         self.duration.counts[bisect_left(LATENCY_BOUNDS, duration)] += 1
         self.duration.total += duration
@@ -135,6 +144,7 @@ class Metrics:
 
     Attributes:
         known: Every version that the server knows; replaced whole by the manager.
+        rollouts: What is counted about rollouts.
     """
 
     def __init__(self) -> None:
@@ -142,6 +152,7 @@ class Metrics:
         self._versions: dict[tuple[str, str], VersionRecorder] = {}
         self._unrouted: dict[tuple[str, str], int] = {}
         self._shadows: dict[tuple[str, str], ShadowRecorder] = {}
+        self.rollouts = RolloutRecorder()
         self._process = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._process)
         PlatformCollector(registry=self._process)
@@ -237,6 +248,7 @@ class Metrics:
         )  # fmt: skip
         yield from _gauges(versions)
         yield from shadow_families(list(self._shadows.values()))
+        yield from rollout_families(self.rollouts)
 
     def _requests(self, versions: Sequence[VersionRecorder]) -> Iterator[tuple[Labels, float]]:
         for v in versions:

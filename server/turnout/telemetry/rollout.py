@@ -1,0 +1,91 @@
+"""What is shown of rollouts."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from turnout.telemetry.exposition import Family, Labels
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutSample:
+    """One rollout at a scrape.
+
+    Attributes:
+        model, version: Which.
+        state: In a word.
+        step: Number of the present step, from 1.
+        weight: The candidate's wished share.
+        threshold: Combined evidence that it is rolled back at.
+        combined: Combined evidence.
+        e_values: By metric.
+        bad: By arm (`canary`, `baseline`) and metric.
+    """
+
+    model: str
+    version: str
+    state: str
+    step: int
+    weight: float
+    threshold: float
+    combined: float
+    e_values: Mapping[str, float]
+    bad: Mapping[tuple[str, str], int]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Labels of its series."""
+        return {"model": self.model, "version": self.version}
+
+
+@dataclass(slots=True)
+class RolloutRecorder:
+    """What is counted about rollouts.
+
+    Attributes:
+        running: Those that run, as of this scrape.
+        since_tick: Seconds since they were last looked at.
+        verdicts: By model and final state.
+    """
+
+    running: Sequence[RolloutSample] = ()
+    since_tick: float = 0.0
+    verdicts: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+
+
+def rollout_families(recorder: RolloutRecorder) -> Iterator[Family]:
+    """Returns the families of one scrape."""
+    running = recorder.running
+
+    def gauge(name: str, text: str, samples: list[tuple[Labels, float]]) -> Family:
+        return Family(name, "gauge", text, samples)
+
+    yield gauge(
+        "turnout_rollout_state", "1 for the state that a rollout is in.",
+        [(r.labels | {"state": r.state}, 1.0) for r in running],
+    )  # fmt: skip
+    yield gauge("turnout_rollout_step", "Number of the present step, from 1.", [(r.labels, r.step) for r in running])
+    yield gauge(
+        "turnout_rollout_weight", "Wished share of the candidate, 0 to 1.", [(r.labels, r.weight) for r in running]
+    )
+    yield gauge(
+        "turnout_rollout_e_value", "Evidence that the candidate is worse, by metric and combined.",
+        [
+            (r.labels | {"metric": metric}, value)
+            for r in running
+            for metric, value in ({"combined": r.combined} | dict(r.e_values)).items()
+        ],
+    )  # fmt: skip
+    yield gauge(
+        "turnout_rollout_threshold", "Combined evidence that a rollout is rolled back at.",
+        [(r.labels, r.threshold) for r in running],
+    )  # fmt: skip
+    yield Family(
+        "turnout_rollout_bad_events_total", "counter", "Bad events that the evidence has taken in.",
+        [(r.labels | {"arm": arm, "metric": m}, float(n)) for r in running for (arm, m), n in r.bad.items()],
+    )  # fmt: skip
+    yield Family(
+        "turnout_rollout_verdicts_total", "counter", "Rollouts by how they ended.",
+        [({"model": model, "verdict": verdict}, float(n)) for (model, verdict), n in recorder.verdicts.items()],
+    )  # fmt: skip
+    yield gauge("turnout_rollout_last_tick_seconds", "Since rollouts were last looked at.", [({}, recorder.since_tick)])
