@@ -24,6 +24,8 @@ class EventKind(StrEnum):
     """A tag went. Payload: tag, previous."""
     POLICY_CHANGED = "policy_changed"
     """A model's policy came to another epoch. Payload: epoch, action, document (empty: no policy)."""
+    ROLLOUT = "rollout"
+    """A rollout moved, or somebody moved it. Payload: attempt, kind, text, actor."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,3 +95,33 @@ policies = Table(
     Column("document", Text, nullable=False),
 )
 """Every policy there ever was; the highest epoch of a model is in force. Triggers refuse to change or remove a row."""
+
+rollouts = Table(
+    "rollouts",
+    METADATA,
+    Column("model", String(NAME_LENGTH), primary_key=True),
+    Column("attempt", BigInteger, primary_key=True, autoincrement=False),
+    # Moves with every write; who writes says which number it read.
+    Column("number", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("final", SmallInteger, nullable=False),
+    # As in events.
+    Column("started", String(27), nullable=False),
+    Column("changed", String(27), nullable=False),
+    # Which server drives it, and until when nobody else may.
+    Column("driver", String(64), nullable=False),
+    Column("driven_until", String(27), nullable=False),
+    Column("document", Text, nullable=False),
+)
+"""Every rollout there ever was, as it stands."""
+
+rollout_ticks = Table(
+    "rollout_ticks",
+    METADATA,
+    Column("model", String(NAME_LENGTH), primary_key=True),
+    Column("attempt", BigInteger, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("time", String(27), nullable=False),
+    Column("document", Text, nullable=False),
+)
+"""What each tick of a rollout counted, so that a verdict can be replayed."""

@@ -5,6 +5,7 @@ Kept in a database that several servers may share.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
@@ -14,11 +15,12 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from turnout.errors import NotFound, TagNotFound
 from turnout.registry.standing import Declarations, Declared, Standing
-from turnout.state import events, migrations, policies, schema
+from turnout.state import events, migrations, policies, rollouts, schema
 from turnout.state.change import Change, check_limit, check_model, check_text, version_key
 from turnout.state.engine import LOCK_WAIT, Database, Location
 from turnout.state.events import Event, EventKind
 from turnout.state.policies import PolicyRecord
+from turnout.state.rollouts import RolloutRecord, RolloutWrite
 
 
 class StateStore:
@@ -265,6 +267,48 @@ class StateStore:
             record = PolicyRecord(model, epoch, event.id, event.time, action, actor, reason, kept)
             policies.append(change.connection, record)
         return record
+
+    def put_rollout(self, model: str, wanted: RolloutWrite, *, actor: str, reason: str) -> RolloutRecord:
+        """Writes a rollout, what its ticks counted and what is to be told, in one transaction.
+
+        Raises:
+            Conflict: Another server wrote it meanwhile.
+            InvalidRequest: An argument is too long.
+            Unavailable: The database cannot be used now.
+        """
+        with self._change(model, actor, reason) as change:
+
+            def tell(kind: EventKind, subject: str, payload: Mapping[str, Any]) -> None:
+                nonlocal change
+                event = change.record(kind, subject, payload)
+                change = replace(change, revision=event.id)
+
+            return rollouts.write(change.connection, model, wanted, self._now(), tell)
+
+    def rollouts(self, model: str | None = None, *, running: bool = False, limit: int = 100) -> list[RolloutRecord]:
+        """Returns rollouts, the newest first.
+
+        Args:
+            model: Of this model only; None: of all.
+            running: Only those that have not ended.
+            limit: At most that many, 1 or more.
+
+        Raises:
+            InvalidRequest: `limit` is below 1.
+            Unavailable: The database cannot be used now.
+        """
+        check_limit(limit)
+        with self._database.reading() as connection:
+            return rollouts.latest(connection, model, limit, running=running)
+
+    def rollout_ticks(self, model: str, attempt: int) -> list[tuple[datetime, dict[str, Any]]]:
+        """Returns when each tick of a rollout was written and what it counted, in order.
+
+        Raises:
+            Unavailable: The database cannot be used now.
+        """
+        with self._database.reading() as connection:
+            return rollouts.ticks(connection, model, attempt)
 
     def events(self, model: str | None = None, limit: int = 100) -> list[Event]:
         """Returns the last changes, newest first.

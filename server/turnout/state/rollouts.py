@@ -1,0 +1,152 @@
+"""Rollouts as they stand, and what their ticks counted. Their documents are opaque here."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, func, insert, select, update
+
+from turnout.errors import Conflict
+from turnout.state import schema
+from turnout.state.events import EventKind, time_text
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutRecord:
+    """One rollout as it stands.
+
+    Attributes:
+        model, attempt: Which.
+        number: Of the write; the next one has to name it.
+        state: In a word.
+        final: It has ended.
+        started, changed: When, UTC.
+        driver: The server that drives it.
+        driven_until: Until when no other may, UTC.
+        document: The rollout itself, as JSON values.
+    """
+
+    model: str
+    attempt: int
+    number: int
+    state: str
+    final: bool
+    started: datetime
+    changed: datetime
+    driver: str
+    driven_until: datetime
+    document: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What an event tells of a rollout.
+
+    Attributes:
+        kind: What happened, in a word.
+        text: A sentence.
+        actor: Who; "" for the rollout itself.
+    """
+
+    kind: str
+    text: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutWrite:
+    """What is to stand.
+
+    Attributes:
+        attempt: Which, of the model.
+        expected: The number that was read; 0 for a new rollout.
+        state, final, document: As in `RolloutRecord`.
+        driver: Who writes.
+        lease: Seconds for which nobody else may.
+        notes: What is to be told; an event each.
+        ticks: What was counted, the oldest first.
+    """
+
+    attempt: int
+    expected: int
+    state: str
+    final: bool
+    document: Mapping[str, Any]
+    driver: str
+    lease: float
+    notes: Sequence[Note] = ()
+    ticks: Sequence[Mapping[str, Any]] = ()
+
+
+def write(
+    connection: Connection,
+    model: str,
+    wanted: RolloutWrite,
+    now: datetime,
+    tell: Callable[[EventKind, str, Mapping[str, Any]], object],
+) -> RolloutRecord:
+    """Writes a rollout, its ticks and its events, if it is still the one that was read.
+
+    Raises:
+        Conflict: Somebody else wrote it, or drives it.
+    """
+    key = and_(schema.rollouts.c.model == model, schema.rollouts.c.attempt == wanted.attempt)
+    row = connection.execute(select(schema.rollouts).where(key)).one_or_none()
+    is_at = row.number if row is not None else 0
+    if is_at != wanted.expected:
+        raise Conflict(f"attempt {wanted.attempt} of {model} was written by another server meanwhile; look again")
+    values = {
+        "number": wanted.expected + 1, "state": wanted.state, "final": int(wanted.final), "changed": time_text(now),
+        "driver": wanted.driver, "driven_until": time_text(now + timedelta(seconds=wanted.lease)),
+        "document": json.dumps(wanted.document, separators=(",", ":"), allow_nan=False),
+    }  # fmt: skip
+    if row is None:
+        started = {"model": model, "attempt": wanted.attempt, "started": time_text(now)}
+        connection.execute(insert(schema.rollouts).values(**values, **started))
+    else:
+        connection.execute(update(schema.rollouts).where(key).values(**values))
+    if wanted.ticks:
+        first = _last_tick(connection, model, wanted.attempt) + 1
+        rows = [
+            {"model": model, "attempt": wanted.attempt, "number": first + n, "time": time_text(now),
+             "document": json.dumps(tick, separators=(",", ":"), allow_nan=False)}
+            for n, tick in enumerate(wanted.ticks)
+        ]  # fmt: skip
+        connection.execute(insert(schema.rollout_ticks), rows)
+    for note in wanted.notes:
+        payload = {"attempt": wanted.attempt, "kind": note.kind, "text": note.text, "actor": note.actor}
+        tell(EventKind.ROLLOUT, f"attempt {wanted.attempt}: {note.kind}", payload)
+    return _record(connection.execute(select(schema.rollouts).where(key)).one())
+
+
+def latest(connection: Connection, model: str | None, limit: int, *, running: bool) -> list[RolloutRecord]:
+    """Reads rollouts, the newest first."""
+    query = select(schema.rollouts).order_by(schema.rollouts.c.started.desc(), schema.rollouts.c.attempt.desc())
+    if model is not None:
+        query = query.where(schema.rollouts.c.model == model)
+    if running:
+        query = query.where(schema.rollouts.c.final == 0)
+    return [_record(row) for row in connection.execute(query.limit(limit))]
+
+
+def ticks(connection: Connection, model: str, attempt: int) -> list[tuple[datetime, dict[str, Any]]]:
+    """Reads what each tick of a rollout counted, in order."""
+    table = schema.rollout_ticks
+    query = select(table).where(table.c.model == model, table.c.attempt == attempt).order_by(table.c.number)
+    return [(datetime.fromisoformat(row.time), json.loads(row.document)) for row in connection.execute(query)]
+
+
+def _last_tick(connection: Connection, model: str, attempt: int) -> int:
+    table = schema.rollout_ticks
+    query = select(func.max(table.c.number)).where(table.c.model == model, table.c.attempt == attempt)
+    return int(connection.execute(query).scalar_one() or 0)
+
+
+def _record(row: Row[Any]) -> RolloutRecord:
+    return RolloutRecord(
+        row.model, row.attempt, row.number, row.state, bool(row.final), datetime.fromisoformat(row.started),
+        datetime.fromisoformat(row.changed), row.driver, datetime.fromisoformat(row.driven_until),
+        json.loads(row.document),
+    )  # fmt: skip
