@@ -23,36 +23,37 @@ _sym_db = _symbol_database.Default()
 
 
 from turnout_proto.v1 import catalog_pb2 as turnout__proto_dot_v1_dot_catalog__pb2
+from turnout_proto.v1 import rollout_pb2 as turnout__proto_dot_v1_dot_rollout__pb2
 from turnout_proto.v1 import traffic_pb2 as turnout__proto_dot_v1_dot_traffic__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eturnout_proto/v1/control.proto\x12\nturnout.v1\x1a\x1eturnout_proto/v1/catalog.proto\x1a\x1eturnout_proto/v1/traffic.proto\"4\n\x12LoadVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"@\n\x13LoadVersionResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.turnout.v1.ModelVersion\"6\n\x14UnloadVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"B\n\x15UnloadVersionResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.turnout.v1.ModelVersion\"V\n\x15ReleaseVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\")\n\x16ReleaseVersionResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\"[\n\rSetTagRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"*\n\x0eSetTagResponse\x12\x18\n\x10previous_version\x18\x01 \x01(\t\"M\n\x10\x44\x65leteTagRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"-\n\x11\x44\x65leteTagResponse\x12\x18\n\x10previous_version\x18\x01 \x01(\t2\x97\t\n\x0e\x43ontrolService\x12N\n\x0bLoadVersion\x12\x1e.turnout.v1.LoadVersionRequest\x1a\x1f.turnout.v1.LoadVersionResponse\x12T\n\rUnloadVersion\x12 .turnout.v1.UnloadVersionRequest\x1a!.turnout.v1.UnloadVersionResponse\x12W\n\x0eReleaseVersion\x12!.turnout.v1.ReleaseVersionRequest\x1a\".turnout.v1.ReleaseVersionResponse\x12?\n\x06SetTag\x12\x19.turnout.v1.SetTagRequest\x1a\x1a.turnout.v1.SetTagResponse\x12H\n\tDeleteTag\x12\x1c.turnout.v1.DeleteTagRequest\x1a\x1d.turnout.v1.DeleteTagResponse\x12K\n\nGetTraffic\x12\x1d.turnout.v1.GetTrafficRequest\x1a\x1e.turnout.v1.GetTrafficResponse\x12K\n\nSetTraffic\x12\x1d.turnout.v1.SetTrafficRequest\x1a\x1e.turnout.v1.SetTrafficResponse\x12N\n\x0bRampTraffic\x12\x1e.turnout.v1.RampTrafficRequest\x1a\x1f.turnout.v1.RampTrafficResponse\x12Q\n\x0c\x43learTraffic\x12\x1f.turnout.v1.ClearTrafficRequest\x1a .turnout.v1.ClearTrafficResponse\x12T\n\rFreezeTraffic\x12 .turnout.v1.FreezeTrafficRequest\x1a!.turnout.v1.FreezeTrafficResponse\x12T\n\rRevertTraffic\x12 .turnout.v1.RevertTrafficRequest\x1a!.turnout.v1.RevertTrafficResponse\x12\x63\n\x12ListTrafficHistory\x12%.turnout.v1.ListTrafficHistoryRequest\x1a&.turnout.v1.ListTrafficHistoryResponse\x12Q\n\x0c\x45xplainRoute\x12\x1f.turnout.v1.ExplainRouteRequest\x1a .turnout.v1.ExplainRouteResponse\x12Z\n\x0fGetShadowReport\x12\".turnout.v1.GetShadowReportRequest\x1a#.turnout.v1.GetShadowReportResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eturnout_proto/v1/control.proto\x12\nturnout.v1\x1a\x1eturnout_proto/v1/catalog.proto\x1a\x1eturnout_proto/v1/rollout.proto\x1a\x1eturnout_proto/v1/traffic.proto\"4\n\x12LoadVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"@\n\x13LoadVersionResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.turnout.v1.ModelVersion\"6\n\x14UnloadVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"B\n\x15UnloadVersionResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.turnout.v1.ModelVersion\"V\n\x15ReleaseVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\")\n\x16ReleaseVersionResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\"[\n\rSetTagRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"*\n\x0eSetTagResponse\x12\x18\n\x10previous_version\x18\x01 \x01(\t\"M\n\x10\x44\x65leteTagRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"-\n\x11\x44\x65leteTagResponse\x12\x18\n\x10previous_version\x18\x01 \x01(\t2\x8e\r\n\x0e\x43ontrolService\x12N\n\x0bLoadVersion\x12\x1e.turnout.v1.LoadVersionRequest\x1a\x1f.turnout.v1.LoadVersionResponse\x12T\n\rUnloadVersion\x12 .turnout.v1.UnloadVersionRequest\x1a!.turnout.v1.UnloadVersionResponse\x12W\n\x0eReleaseVersion\x12!.turnout.v1.ReleaseVersionRequest\x1a\".turnout.v1.ReleaseVersionResponse\x12?\n\x06SetTag\x12\x19.turnout.v1.SetTagRequest\x1a\x1a.turnout.v1.SetTagResponse\x12H\n\tDeleteTag\x12\x1c.turnout.v1.DeleteTagRequest\x1a\x1d.turnout.v1.DeleteTagResponse\x12K\n\nGetTraffic\x12\x1d.turnout.v1.GetTrafficRequest\x1a\x1e.turnout.v1.GetTrafficResponse\x12K\n\nSetTraffic\x12\x1d.turnout.v1.SetTrafficRequest\x1a\x1e.turnout.v1.SetTrafficResponse\x12N\n\x0bRampTraffic\x12\x1e.turnout.v1.RampTrafficRequest\x1a\x1f.turnout.v1.RampTrafficResponse\x12Q\n\x0c\x43learTraffic\x12\x1f.turnout.v1.ClearTrafficRequest\x1a .turnout.v1.ClearTrafficResponse\x12T\n\rFreezeTraffic\x12 .turnout.v1.FreezeTrafficRequest\x1a!.turnout.v1.FreezeTrafficResponse\x12T\n\rRevertTraffic\x12 .turnout.v1.RevertTrafficRequest\x1a!.turnout.v1.RevertTrafficResponse\x12\x63\n\x12ListTrafficHistory\x12%.turnout.v1.ListTrafficHistoryRequest\x1a&.turnout.v1.ListTrafficHistoryResponse\x12Q\n\x0c\x45xplainRoute\x12\x1f.turnout.v1.ExplainRouteRequest\x1a .turnout.v1.ExplainRouteResponse\x12Z\n\x0fGetShadowReport\x12\".turnout.v1.GetShadowReportRequest\x1a#.turnout.v1.GetShadowReportResponse\x12Q\n\x0cStartRollout\x12\x1f.turnout.v1.StartRolloutRequest\x1a .turnout.v1.StartRolloutResponse\x12W\n\x0e\x43ommandRollout\x12!.turnout.v1.CommandRolloutRequest\x1a\".turnout.v1.CommandRolloutResponse\x12Q\n\x0cListRollouts\x12\x1f.turnout.v1.ListRolloutsRequest\x1a .turnout.v1.ListRolloutsResponse\x12S\n\x0cWatchRollout\x12\x1f.turnout.v1.WatchRolloutRequest\x1a .turnout.v1.WatchRolloutResponse0\x01\x12Z\n\x0fGetRolloutTicks\x12\".turnout.v1.GetRolloutTicksRequest\x1a#.turnout.v1.GetRolloutTicksResponse\x12\x45\n\x08RollBack\x12\x1b.turnout.v1.RollBackRequest\x1a\x1c.turnout.v1.RollBackResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'turnout_proto.v1.control_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOADVERSIONREQUEST']._serialized_start=110
-  _globals['_LOADVERSIONREQUEST']._serialized_end=162
-  _globals['_LOADVERSIONRESPONSE']._serialized_start=164
-  _globals['_LOADVERSIONRESPONSE']._serialized_end=228
-  _globals['_UNLOADVERSIONREQUEST']._serialized_start=230
-  _globals['_UNLOADVERSIONREQUEST']._serialized_end=284
-  _globals['_UNLOADVERSIONRESPONSE']._serialized_start=286
-  _globals['_UNLOADVERSIONRESPONSE']._serialized_end=352
-  _globals['_RELEASEVERSIONREQUEST']._serialized_start=354
-  _globals['_RELEASEVERSIONREQUEST']._serialized_end=440
-  _globals['_RELEASEVERSIONRESPONSE']._serialized_start=442
-  _globals['_RELEASEVERSIONRESPONSE']._serialized_end=483
-  _globals['_SETTAGREQUEST']._serialized_start=485
-  _globals['_SETTAGREQUEST']._serialized_end=576
-  _globals['_SETTAGRESPONSE']._serialized_start=578
-  _globals['_SETTAGRESPONSE']._serialized_end=620
-  _globals['_DELETETAGREQUEST']._serialized_start=622
-  _globals['_DELETETAGREQUEST']._serialized_end=699
-  _globals['_DELETETAGRESPONSE']._serialized_start=701
-  _globals['_DELETETAGRESPONSE']._serialized_end=746
-  _globals['_CONTROLSERVICE']._serialized_start=749
-  _globals['_CONTROLSERVICE']._serialized_end=1924
+  _globals['_LOADVERSIONREQUEST']._serialized_start=142
+  _globals['_LOADVERSIONREQUEST']._serialized_end=194
+  _globals['_LOADVERSIONRESPONSE']._serialized_start=196
+  _globals['_LOADVERSIONRESPONSE']._serialized_end=260
+  _globals['_UNLOADVERSIONREQUEST']._serialized_start=262
+  _globals['_UNLOADVERSIONREQUEST']._serialized_end=316
+  _globals['_UNLOADVERSIONRESPONSE']._serialized_start=318
+  _globals['_UNLOADVERSIONRESPONSE']._serialized_end=384
+  _globals['_RELEASEVERSIONREQUEST']._serialized_start=386
+  _globals['_RELEASEVERSIONREQUEST']._serialized_end=472
+  _globals['_RELEASEVERSIONRESPONSE']._serialized_start=474
+  _globals['_RELEASEVERSIONRESPONSE']._serialized_end=515
+  _globals['_SETTAGREQUEST']._serialized_start=517
+  _globals['_SETTAGREQUEST']._serialized_end=608
+  _globals['_SETTAGRESPONSE']._serialized_start=610
+  _globals['_SETTAGRESPONSE']._serialized_end=652
+  _globals['_DELETETAGREQUEST']._serialized_start=654
+  _globals['_DELETETAGREQUEST']._serialized_end=731
+  _globals['_DELETETAGRESPONSE']._serialized_start=733
+  _globals['_DELETETAGRESPONSE']._serialized_end=778
+  _globals['_CONTROLSERVICE']._serialized_start=781
+  _globals['_CONTROLSERVICE']._serialized_end=2459
 # @@protoc_insertion_point(module_scope)

@@ -1,4 +1,5 @@
 from turnout_proto.v1 import catalog_pb2 as _catalog_pb2
+from turnout_proto.v1 import rollout_pb2 as _rollout_pb2
 from turnout_proto.v1 import traffic_pb2 as _traffic_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from turnout_proto.v1 import control_pb2 as turnout__proto_dot_v1_dot_control__pb2
+from turnout_proto.v1 import rollout_pb2 as turnout__proto_dot_v1_dot_rollout__pb2
 from turnout_proto.v1 import traffic_pb2 as turnout__proto_dot_v1_dot_traffic__pb2
 
 GRPC_GENERATED_VERSION = '1.76.0'
@@ -105,6 +106,36 @@ class ControlServiceStub(object):
                 '/turnout.v1.ControlService/GetShadowReport',
                 request_serializer=turnout__proto_dot_v1_dot_traffic__pb2.GetShadowReportRequest.SerializeToString,
                 response_deserializer=turnout__proto_dot_v1_dot_traffic__pb2.GetShadowReportResponse.FromString,
+                _registered_method=True)
+        self.StartRollout = channel.unary_unary(
+                '/turnout.v1.ControlService/StartRollout',
+                request_serializer=turnout__proto_dot_v1_dot_rollout__pb2.StartRolloutRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_v1_dot_rollout__pb2.StartRolloutResponse.FromString,
+                _registered_method=True)
+        self.CommandRollout = channel.unary_unary(
+                '/turnout.v1.ControlService/CommandRollout',
+                request_serializer=turnout__proto_dot_v1_dot_rollout__pb2.CommandRolloutRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_v1_dot_rollout__pb2.CommandRolloutResponse.FromString,
+                _registered_method=True)
+        self.ListRollouts = channel.unary_unary(
+                '/turnout.v1.ControlService/ListRollouts',
+                request_serializer=turnout__proto_dot_v1_dot_rollout__pb2.ListRolloutsRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_v1_dot_rollout__pb2.ListRolloutsResponse.FromString,
+                _registered_method=True)
+        self.WatchRollout = channel.unary_stream(
+                '/turnout.v1.ControlService/WatchRollout',
+                request_serializer=turnout__proto_dot_v1_dot_rollout__pb2.WatchRolloutRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_v1_dot_rollout__pb2.WatchRolloutResponse.FromString,
+                _registered_method=True)
+        self.GetRolloutTicks = channel.unary_unary(
+                '/turnout.v1.ControlService/GetRolloutTicks',
+                request_serializer=turnout__proto_dot_v1_dot_rollout__pb2.GetRolloutTicksRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_v1_dot_rollout__pb2.GetRolloutTicksResponse.FromString,
+                _registered_method=True)
+        self.RollBack = channel.unary_unary(
+                '/turnout.v1.ControlService/RollBack',
+                request_serializer=turnout__proto_dot_v1_dot_rollout__pb2.RollBackRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_v1_dot_rollout__pb2.RollBackResponse.FromString,
                 _registered_method=True)
 
 
@@ -215,6 +246,48 @@ class ControlServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartRollout(self, request, context):
+        """Begins to make a candidate the baseline, step by step, as the evidence allows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CommandRollout(self, request, context):
+        """Has an operator's word on a model's rollout. NOT_FOUND where none runs, ABORTED where it has moved since.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRollouts(self, request, context):
+        """Tells the rollouts that are and were.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchRollout(self, request, context):
+        """Tells a model's latest rollout as it goes; ends when it does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRolloutTicks(self, request, context):
+        """Tells what each tick of a rollout counted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollBack(self, request, context):
+        """Gives all of a model's traffic back to a version that had it before, at once; ends its rollout.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -287,6 +360,36 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.GetShadowReport,
                     request_deserializer=turnout__proto_dot_v1_dot_traffic__pb2.GetShadowReportRequest.FromString,
                     response_serializer=turnout__proto_dot_v1_dot_traffic__pb2.GetShadowReportResponse.SerializeToString,
+            ),
+            'StartRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartRollout,
+                    request_deserializer=turnout__proto_dot_v1_dot_rollout__pb2.StartRolloutRequest.FromString,
+                    response_serializer=turnout__proto_dot_v1_dot_rollout__pb2.StartRolloutResponse.SerializeToString,
+            ),
+            'CommandRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.CommandRollout,
+                    request_deserializer=turnout__proto_dot_v1_dot_rollout__pb2.CommandRolloutRequest.FromString,
+                    response_serializer=turnout__proto_dot_v1_dot_rollout__pb2.CommandRolloutResponse.SerializeToString,
+            ),
+            'ListRollouts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRollouts,
+                    request_deserializer=turnout__proto_dot_v1_dot_rollout__pb2.ListRolloutsRequest.FromString,
+                    response_serializer=turnout__proto_dot_v1_dot_rollout__pb2.ListRolloutsResponse.SerializeToString,
+            ),
+            'WatchRollout': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchRollout,
+                    request_deserializer=turnout__proto_dot_v1_dot_rollout__pb2.WatchRolloutRequest.FromString,
+                    response_serializer=turnout__proto_dot_v1_dot_rollout__pb2.WatchRolloutResponse.SerializeToString,
+            ),
+            'GetRolloutTicks': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRolloutTicks,
+                    request_deserializer=turnout__proto_dot_v1_dot_rollout__pb2.GetRolloutTicksRequest.FromString,
+                    response_serializer=turnout__proto_dot_v1_dot_rollout__pb2.GetRolloutTicksResponse.SerializeToString,
+            ),
+            'RollBack': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollBack,
+                    request_deserializer=turnout__proto_dot_v1_dot_rollout__pb2.RollBackRequest.FromString,
+                    response_serializer=turnout__proto_dot_v1_dot_rollout__pb2.RollBackResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -668,6 +771,168 @@ class ControlService(object):
             '/turnout.v1.ControlService/GetShadowReport',
             turnout__proto_dot_v1_dot_traffic__pb2.GetShadowReportRequest.SerializeToString,
             turnout__proto_dot_v1_dot_traffic__pb2.GetShadowReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.v1.ControlService/StartRollout',
+            turnout__proto_dot_v1_dot_rollout__pb2.StartRolloutRequest.SerializeToString,
+            turnout__proto_dot_v1_dot_rollout__pb2.StartRolloutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CommandRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.v1.ControlService/CommandRollout',
+            turnout__proto_dot_v1_dot_rollout__pb2.CommandRolloutRequest.SerializeToString,
+            turnout__proto_dot_v1_dot_rollout__pb2.CommandRolloutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRollouts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.v1.ControlService/ListRollouts',
+            turnout__proto_dot_v1_dot_rollout__pb2.ListRolloutsRequest.SerializeToString,
+            turnout__proto_dot_v1_dot_rollout__pb2.ListRolloutsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/turnout.v1.ControlService/WatchRollout',
+            turnout__proto_dot_v1_dot_rollout__pb2.WatchRolloutRequest.SerializeToString,
+            turnout__proto_dot_v1_dot_rollout__pb2.WatchRolloutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRolloutTicks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.v1.ControlService/GetRolloutTicks',
+            turnout__proto_dot_v1_dot_rollout__pb2.GetRolloutTicksRequest.SerializeToString,
+            turnout__proto_dot_v1_dot_rollout__pb2.GetRolloutTicksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollBack(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.v1.ControlService/RollBack',
+            turnout__proto_dot_v1_dot_rollout__pb2.RollBackRequest.SerializeToString,
+            turnout__proto_dot_v1_dot_rollout__pb2.RollBackResponse.FromString,
             options,
             channel_credentials,
             insecure,

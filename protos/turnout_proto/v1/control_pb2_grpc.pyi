@@ -6,6 +6,7 @@ What operators do to a running server."""
 from collections import abc as _abc
 from grpc import aio as _aio
 from turnout_proto.v1 import control_pb2 as _control_pb2
+from turnout_proto.v1 import rollout_pb2 as _rollout_pb2
 from turnout_proto.v1 import traffic_pb2 as _traffic_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -69,6 +70,18 @@ class ControlServiceStub:
     """Tells, step by step, how a request would be routed."""
     GetShadowReport: _grpc.UnaryUnaryMultiCallable[_traffic_pb2.GetShadowReportRequest, _traffic_pb2.GetShadowReportResponse]
     """Tells what the shadows of a model differ in."""
+    StartRollout: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.StartRolloutRequest, _rollout_pb2.StartRolloutResponse]
+    """Begins to make a candidate the baseline, step by step, as the evidence allows."""
+    CommandRollout: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.CommandRolloutRequest, _rollout_pb2.CommandRolloutResponse]
+    """Has an operator's word on a model's rollout. NOT_FOUND where none runs, ABORTED where it has moved since."""
+    ListRollouts: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.ListRolloutsRequest, _rollout_pb2.ListRolloutsResponse]
+    """Tells the rollouts that are and were."""
+    WatchRollout: _grpc.UnaryStreamMultiCallable[_rollout_pb2.WatchRolloutRequest, _rollout_pb2.WatchRolloutResponse]
+    """Tells a model's latest rollout as it goes; ends when it does."""
+    GetRolloutTicks: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.GetRolloutTicksRequest, _rollout_pb2.GetRolloutTicksResponse]
+    """Tells what each tick of a rollout counted."""
+    RollBack: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.RollBackRequest, _rollout_pb2.RollBackResponse]
+    """Gives all of a model's traffic back to a version that had it before, at once; ends its rollout."""
 
 @_typing.type_check_only
 class ControlServiceAsyncStub(ControlServiceStub):
@@ -110,6 +123,18 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Tells, step by step, how a request would be routed."""
     GetShadowReport: _aio.UnaryUnaryMultiCallable[_traffic_pb2.GetShadowReportRequest, _traffic_pb2.GetShadowReportResponse]  # type: ignore[assignment]
     """Tells what the shadows of a model differ in."""
+    StartRollout: _aio.UnaryUnaryMultiCallable[_rollout_pb2.StartRolloutRequest, _rollout_pb2.StartRolloutResponse]  # type: ignore[assignment]
+    """Begins to make a candidate the baseline, step by step, as the evidence allows."""
+    CommandRollout: _aio.UnaryUnaryMultiCallable[_rollout_pb2.CommandRolloutRequest, _rollout_pb2.CommandRolloutResponse]  # type: ignore[assignment]
+    """Has an operator's word on a model's rollout. NOT_FOUND where none runs, ABORTED where it has moved since."""
+    ListRollouts: _aio.UnaryUnaryMultiCallable[_rollout_pb2.ListRolloutsRequest, _rollout_pb2.ListRolloutsResponse]  # type: ignore[assignment]
+    """Tells the rollouts that are and were."""
+    WatchRollout: _aio.UnaryStreamMultiCallable[_rollout_pb2.WatchRolloutRequest, _rollout_pb2.WatchRolloutResponse]  # type: ignore[assignment]
+    """Tells a model's latest rollout as it goes; ends when it does."""
+    GetRolloutTicks: _aio.UnaryUnaryMultiCallable[_rollout_pb2.GetRolloutTicksRequest, _rollout_pb2.GetRolloutTicksResponse]  # type: ignore[assignment]
+    """Tells what each tick of a rollout counted."""
+    RollBack: _aio.UnaryUnaryMultiCallable[_rollout_pb2.RollBackRequest, _rollout_pb2.RollBackResponse]  # type: ignore[assignment]
+    """Gives all of a model's traffic back to a version that had it before, at once; ends its rollout."""
 
 class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
     """Changes what is served. Served on the control listener only (default 127.0.0.1:8003)."""
@@ -232,5 +257,53 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_traffic_pb2.GetShadowReportResponse, _abc.Awaitable[_traffic_pb2.GetShadowReportResponse]]:
         """Tells what the shadows of a model differ in."""
+
+    @_abc_1.abstractmethod
+    def StartRollout(
+        self,
+        request: _rollout_pb2.StartRolloutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rollout_pb2.StartRolloutResponse, _abc.Awaitable[_rollout_pb2.StartRolloutResponse]]:
+        """Begins to make a candidate the baseline, step by step, as the evidence allows."""
+
+    @_abc_1.abstractmethod
+    def CommandRollout(
+        self,
+        request: _rollout_pb2.CommandRolloutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rollout_pb2.CommandRolloutResponse, _abc.Awaitable[_rollout_pb2.CommandRolloutResponse]]:
+        """Has an operator's word on a model's rollout. NOT_FOUND where none runs, ABORTED where it has moved since."""
+
+    @_abc_1.abstractmethod
+    def ListRollouts(
+        self,
+        request: _rollout_pb2.ListRolloutsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rollout_pb2.ListRolloutsResponse, _abc.Awaitable[_rollout_pb2.ListRolloutsResponse]]:
+        """Tells the rollouts that are and were."""
+
+    @_abc_1.abstractmethod
+    def WatchRollout(
+        self,
+        request: _rollout_pb2.WatchRolloutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_rollout_pb2.WatchRolloutResponse], _abc.AsyncIterator[_rollout_pb2.WatchRolloutResponse]]:
+        """Tells a model's latest rollout as it goes; ends when it does."""
+
+    @_abc_1.abstractmethod
+    def GetRolloutTicks(
+        self,
+        request: _rollout_pb2.GetRolloutTicksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rollout_pb2.GetRolloutTicksResponse, _abc.Awaitable[_rollout_pb2.GetRolloutTicksResponse]]:
+        """Tells what each tick of a rollout counted."""
+
+    @_abc_1.abstractmethod
+    def RollBack(
+        self,
+        request: _rollout_pb2.RollBackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rollout_pb2.RollBackResponse, _abc.Awaitable[_rollout_pb2.RollBackResponse]]:
+        """Gives all of a model's traffic back to a version that had it before, at once; ends its rollout."""
 
 def add_ControlServiceServicer_to_server(servicer: ControlServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,222 @@
+import datetime
+
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class RolloutCommand(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ROLLOUT_COMMAND_UNSPECIFIED: _ClassVar[RolloutCommand]
+    ROLLOUT_COMMAND_PAUSE: _ClassVar[RolloutCommand]
+    ROLLOUT_COMMAND_RESUME: _ClassVar[RolloutCommand]
+    ROLLOUT_COMMAND_PROMOTE: _ClassVar[RolloutCommand]
+    ROLLOUT_COMMAND_PROMOTE_FULL: _ClassVar[RolloutCommand]
+    ROLLOUT_COMMAND_ABORT: _ClassVar[RolloutCommand]
+    ROLLOUT_COMMAND_SET_WEIGHT: _ClassVar[RolloutCommand]
+    ROLLOUT_COMMAND_RETRY: _ClassVar[RolloutCommand]
+ROLLOUT_COMMAND_UNSPECIFIED: RolloutCommand
+ROLLOUT_COMMAND_PAUSE: RolloutCommand
+ROLLOUT_COMMAND_RESUME: RolloutCommand
+ROLLOUT_COMMAND_PROMOTE: RolloutCommand
+ROLLOUT_COMMAND_PROMOTE_FULL: RolloutCommand
+ROLLOUT_COMMAND_ABORT: RolloutCommand
+ROLLOUT_COMMAND_SET_WEIGHT: RolloutCommand
+ROLLOUT_COMMAND_RETRY: RolloutCommand
+
+class RolloutMetric(_message.Message):
+    __slots__ = ("name", "weight", "e_value", "fit_value", "canary_requests", "canary_bad", "baseline_requests", "baseline_bad", "threshold_seconds")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    E_VALUE_FIELD_NUMBER: _ClassVar[int]
+    FIT_VALUE_FIELD_NUMBER: _ClassVar[int]
+    CANARY_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    CANARY_BAD_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_BAD_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    weight: float
+    e_value: float
+    fit_value: float
+    canary_requests: int
+    canary_bad: int
+    baseline_requests: int
+    baseline_bad: int
+    threshold_seconds: float
+    def __init__(self, name: _Optional[str] = ..., weight: _Optional[float] = ..., e_value: _Optional[float] = ..., fit_value: _Optional[float] = ..., canary_requests: _Optional[int] = ..., canary_bad: _Optional[int] = ..., baseline_requests: _Optional[int] = ..., baseline_bad: _Optional[int] = ..., threshold_seconds: _Optional[float] = ...) -> None: ...
+
+class RolloutEvent(_message.Message):
+    __slots__ = ("kind", "text", "actor", "time")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    text: str
+    actor: str
+    time: _timestamp_pb2.Timestamp
+    def __init__(self, kind: _Optional[str] = ..., text: _Optional[str] = ..., actor: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class Rollout(_message.Message):
+    __slots__ = ("model", "attempt", "candidate", "previous", "state", "step", "steps", "weight", "epoch", "e_value", "threshold", "metrics", "pauses", "verdict", "step_seconds", "soak_seconds", "plan_json", "plan_digest", "actor", "reason", "started_at", "changed_at", "events")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    E_VALUE_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    PAUSES_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    STEP_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SOAK_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PLAN_JSON_FIELD_NUMBER: _ClassVar[int]
+    PLAN_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    STARTED_AT_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_AT_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    attempt: int
+    candidate: str
+    previous: str
+    state: str
+    step: int
+    steps: int
+    weight: float
+    epoch: int
+    e_value: float
+    threshold: float
+    metrics: _containers.RepeatedCompositeFieldContainer[RolloutMetric]
+    pauses: _containers.RepeatedScalarFieldContainer[str]
+    verdict: str
+    step_seconds: float
+    soak_seconds: float
+    plan_json: str
+    plan_digest: str
+    actor: str
+    reason: str
+    started_at: _timestamp_pb2.Timestamp
+    changed_at: _timestamp_pb2.Timestamp
+    events: _containers.RepeatedCompositeFieldContainer[RolloutEvent]
+    def __init__(self, model: _Optional[str] = ..., attempt: _Optional[int] = ..., candidate: _Optional[str] = ..., previous: _Optional[str] = ..., state: _Optional[str] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., weight: _Optional[float] = ..., epoch: _Optional[int] = ..., e_value: _Optional[float] = ..., threshold: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[RolloutMetric, _Mapping]]] = ..., pauses: _Optional[_Iterable[str]] = ..., verdict: _Optional[str] = ..., step_seconds: _Optional[float] = ..., soak_seconds: _Optional[float] = ..., plan_json: _Optional[str] = ..., plan_digest: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., changed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., events: _Optional[_Iterable[_Union[RolloutEvent, _Mapping]]] = ...) -> None: ...
+
+class RolloutChange(_message.Message):
+    __slots__ = ("actor", "reason", "expected_epoch")
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    actor: str
+    reason: str
+    expected_epoch: int
+    def __init__(self, actor: _Optional[str] = ..., reason: _Optional[str] = ..., expected_epoch: _Optional[int] = ...) -> None: ...
+
+class StartRolloutRequest(_message.Message):
+    __slots__ = ("model", "version", "plan_json", "change")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PLAN_JSON_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    plan_json: str
+    change: RolloutChange
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., plan_json: _Optional[str] = ..., change: _Optional[_Union[RolloutChange, _Mapping]] = ...) -> None: ...
+
+class StartRolloutResponse(_message.Message):
+    __slots__ = ("rollout",)
+    ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+    rollout: Rollout
+    def __init__(self, rollout: _Optional[_Union[Rollout, _Mapping]] = ...) -> None: ...
+
+class CommandRolloutRequest(_message.Message):
+    __slots__ = ("model", "command", "weight", "change")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    command: RolloutCommand
+    weight: float
+    change: RolloutChange
+    def __init__(self, model: _Optional[str] = ..., command: _Optional[_Union[RolloutCommand, str]] = ..., weight: _Optional[float] = ..., change: _Optional[_Union[RolloutChange, _Mapping]] = ...) -> None: ...
+
+class CommandRolloutResponse(_message.Message):
+    __slots__ = ("rollout",)
+    ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+    rollout: Rollout
+    def __init__(self, rollout: _Optional[_Union[Rollout, _Mapping]] = ...) -> None: ...
+
+class ListRolloutsRequest(_message.Message):
+    __slots__ = ("model", "limit")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    limit: int
+    def __init__(self, model: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class ListRolloutsResponse(_message.Message):
+    __slots__ = ("rollouts",)
+    ROLLOUTS_FIELD_NUMBER: _ClassVar[int]
+    rollouts: _containers.RepeatedCompositeFieldContainer[Rollout]
+    def __init__(self, rollouts: _Optional[_Iterable[_Union[Rollout, _Mapping]]] = ...) -> None: ...
+
+class WatchRolloutRequest(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    def __init__(self, model: _Optional[str] = ...) -> None: ...
+
+class WatchRolloutResponse(_message.Message):
+    __slots__ = ("rollout",)
+    ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+    rollout: Rollout
+    def __init__(self, rollout: _Optional[_Union[Rollout, _Mapping]] = ...) -> None: ...
+
+class GetRolloutTicksRequest(_message.Message):
+    __slots__ = ("model", "attempt")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    attempt: int
+    def __init__(self, model: _Optional[str] = ..., attempt: _Optional[int] = ...) -> None: ...
+
+class GetRolloutTicksResponse(_message.Message):
+    __slots__ = ("rollout", "ticks_json", "times")
+    ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+    TICKS_JSON_FIELD_NUMBER: _ClassVar[int]
+    TIMES_FIELD_NUMBER: _ClassVar[int]
+    rollout: Rollout
+    ticks_json: _containers.RepeatedScalarFieldContainer[str]
+    times: _containers.RepeatedCompositeFieldContainer[_timestamp_pb2.Timestamp]
+    def __init__(self, rollout: _Optional[_Union[Rollout, _Mapping]] = ..., ticks_json: _Optional[_Iterable[str]] = ..., times: _Optional[_Iterable[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]]] = ...) -> None: ...
+
+class RollBackRequest(_message.Message):
+    __slots__ = ("model", "version", "change")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    change: RolloutChange
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., change: _Optional[_Union[RolloutChange, _Mapping]] = ...) -> None: ...
+
+class RollBackResponse(_message.Message):
+    __slots__ = ("baseline", "epoch")
+    BASELINE_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    baseline: str
+    epoch: int
+    def __init__(self, baseline: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
