@@ -7,19 +7,24 @@ run()       the same for a process: until a signal, or until a part that must no
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
+from semver import Version
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Address, Settings
 from turnout.errors import TurnoutError
 from turnout.registry.repository import Repository
 from turnout.registry.staging import sweep
+from turnout.rollout.controller import Rollouts
+from turnout.rollout.machine import Entry, Rollout
+from turnout.rollout.shown import record_rollouts
+from turnout.rollout.webhook import Webhook
 from turnout.routing.applied import Policies
 from turnout.routing.configured import named
 from turnout.routing.declarations import Declarer
@@ -81,12 +86,27 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
 
         repository, catalog, metrics = Repository(root), Catalog(), Metrics()
         policies = Policies()
+
+        def held(model: str) -> Mapping[Version, str]:
+            return {**rollouts.held(model), **policies.held(model)}
+
         router = PolicyRouter(catalog, policies)
         access = AccessLog(log, settings.log.access_sample_rate)
         inference = Inference(router, catalog, metrics, access, code_name)
-        manager = Manager(repository, store.declared, settings, named, policies.held, catalog, metrics, log)
+        manager = Manager(repository, store.declared, settings, named, held, catalog, metrics, log)
         shadows = Shadows(settings, catalog, metrics, repository.directory, log)
         traffic = Traffic(store, catalog, policies, shadows.observe, log)
+        webhook = Webhook(settings.rollout, log)
+
+        def tell(model: str, rollout: Rollout, entry: Entry) -> None:
+            if rollout.state.final and entry.kind == str(rollout.state):
+                metrics.rollouts.verdicts[model, entry.kind] += 1
+            webhook.tell(model, rollout, entry)
+
+        tick = settings.rollout.tick_s
+        rollouts = Rollouts(
+            store, traffic, policies, catalog, shadows, manager.reconcile, manager.refresh, tick, tell, log
+        )
         services = Services(
             inference=inference,
             catalog=catalog,
@@ -97,6 +117,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             explainer=Explainer(router, catalog, policies),
             policies=policies,
             shadows=shadows,
+            rollouts=rollouts,
             accepting=lambda: not readiness_off.is_set(),
         )
         readiness_off = asyncio.Event()
@@ -104,6 +125,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         async def scrape() -> bytes:
             manager.sample()
             record_weights(catalog, policies, router)
+            record_rollouts(rollouts, metrics.rollouts)
             return await metrics.scrape()
 
         async def refresh() -> None:
@@ -130,6 +152,8 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         await data.start()
         await control.start()
         side_tasks.start("http", http.serve(sockets=[http_socket]))
+        side_tasks.start("rollouts", rollouts.run())
+        side_tasks.start("webhook", webhook.run())
         side_tasks.start("follow", follow(refresh, store.revision, root, settings.repository, log))
         stack.push_async_callback(_stop, services, settings, data, control, http, side_tasks)
         try:

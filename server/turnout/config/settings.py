@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import quote
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from turnout.config.values import (
@@ -211,6 +211,20 @@ class ShadowLane(Section):
     scores: Mapping[str, bool] = Field(default_factory=dict)
 
 
+class Rollout(Section):
+    """How rollouts are driven.
+
+    Attributes:
+        tick_s: Between two looks at what was counted.
+        webhook_url: Told of every event by POST; "" for nobody.
+        webhook_secret: Signs what is sent: `X-Turnout-Signature: sha256=HMAC(body)`; "" for no signature.
+    """
+
+    tick_s: Annotated[Duration, Field(ge=0.05, le=60)] = 5.0
+    webhook_url: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
+    webhook_secret: SecretStr = SecretStr("")
+
+
 class Oip(Section):
     """The Open Inference Protocol on the data listener.
 
@@ -300,6 +314,7 @@ class Settings(BaseSettings):
     loading: Loading = Loading()
     routing: Routing = Routing()
     shadow: ShadowLane = ShadowLane()
+    rollout: Rollout = Rollout()
     oip: Oip = Oip()
     log: Log = Log()
     model: Mapping[Annotated[str, Field(pattern=f"^{MODEL_KEY}$")], ModelOverrides] = Field(default_factory=dict)

@@ -41,9 +41,23 @@ class Policies:
 
     Attributes:
         current: By model; replaced whole, never changed.
+        diverted: Models whose canaries get nothing although the policy says so: a rollback that cannot be recorded yet.
     """
 
     current: Mapping[str, AppliedPolicy] = field(default_factory=dict)
+    diverted: frozenset[str] = frozenset()
+
+    def divert(self, model: str) -> None:
+        """Has the baseline answer everything from now on, until `undivert`."""
+        if model not in self.diverted:
+            self.diverted |= {model}
+            self.current = dict(self.current)  # what was worked out goes
+
+    def undivert(self, model: str) -> None:
+        """Has the policy hold again."""
+        if model in self.diverted:
+            self.diverted -= {model}
+            self.current = dict(self.current)
 
     def held(self, model: str) -> Mapping[Version, str]:
         """Returns the versions that the model's policy needs in memory, and as what it does."""

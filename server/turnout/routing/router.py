@@ -128,6 +128,8 @@ class PolicyRouter:
         else:
             baseline = Route.to(entry, Role.BASELINE, applied.epoch, applied.observer)
             versions = resolutions.snapshot.model(model).versions
+            if model in self._policies.diverted:
+                canaries = frozenset()
             able = {str(v): e for v in canaries if (e := versions.get(v)) and e.state is LifecycleState.READY}
             way = self._split(applied, baseline, able, (model, selector))
         resolutions.ways[model, selector] = way

@@ -10,6 +10,7 @@ from grpc_reflection.v1alpha import reflection
 
 from turnout.config import Address, Settings
 from turnout.errors import ConfigError
+from turnout.rollout.controller import Rollouts
 from turnout.routing.applied import Policies
 from turnout.routing.declarations import Declarer
 from turnout.routing.explain import Explainer
@@ -54,6 +55,7 @@ class Services:
         explainer: Explains routes.
         policies: In force.
         shadows: The lanes of copies.
+        rollouts: How candidates become baselines.
         accepting: Tells whether the server takes requests; False once it drains.
     """
 
@@ -66,6 +68,7 @@ class Services:
     explainer: Explainer
     policies: Policies
     shadows: Shadows
+    rollouts: Rollouts
     accepting: Callable[[], bool]
 
     def ready(self) -> bool:
@@ -98,6 +101,7 @@ def control_server(services: Services, settings: Settings) -> grpc.aio.Server:
             policies=services.policies,
             explainer=services.explainer,
             shadows=services.shadows,
+            rollouts=services.rollouts,
         ),
         server,
     )

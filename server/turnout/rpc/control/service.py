@@ -1,9 +1,11 @@
 """The control service, put together of its parts."""
 
+from turnout.rollout.controller import Rollouts
 from turnout.routing.applied import Policies
 from turnout.routing.explain import Explainer
 from turnout.routing.shadow.service import Shadows
 from turnout.routing.traffic import Traffic
+from turnout.rpc.control.rollouts import RolloutMethods
 from turnout.rpc.control.traffic import TrafficMethods
 from turnout.rpc.control.versions import Declarer, VersionMethods
 from turnout.serving.catalog import Catalog
@@ -11,7 +13,7 @@ from turnout.serving.manager import Manager
 from turnout_proto.v1 import control_pb2_grpc
 
 
-class ControlServicer(VersionMethods, TrafficMethods, control_pb2_grpc.ControlServiceServicer):
+class ControlServicer(VersionMethods, TrafficMethods, RolloutMethods, control_pb2_grpc.ControlServiceServicer):
     """Changes what is served and where requests go."""
 
     def __init__(
@@ -23,6 +25,8 @@ class ControlServicer(VersionMethods, TrafficMethods, control_pb2_grpc.ControlSe
         policies: Policies,
         explainer: Explainer,
         shadows: Shadows,
+        rollouts: Rollouts,
     ) -> None:
         VersionMethods.__init__(self, manager, catalog, declarer)
         TrafficMethods.__init__(self, traffic, policies, catalog, explainer, shadows)
+        RolloutMethods.__init__(self, rollouts)

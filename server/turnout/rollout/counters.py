@@ -1,0 +1,77 @@
+"""Two arms' counts, tick by tick: what the serving path counted becomes what the evidence takes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from turnout.rollout.evidence import ERRORS, Count, Tick
+from turnout.serving.arms import ArmMeter, Cell, Fits, Rules
+from turnout.telemetry.metrics import RoleRecorder
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    names: tuple[str, ...]
+    canary: Cell
+    baseline: Cell
+    seconds: float
+    ended: float
+
+
+class Counters:
+    """Counts for one rollout. Used on the event loop only."""
+
+    def __init__(self, rules: Rules, fits: Fits | None) -> None:
+        self._names: tuple[str, ...] = ()
+        self._canary, self._baseline = ArmMeter(rules, fits), ArmMeter(rules)
+        self._recorders: tuple[RoleRecorder, RoleRecorder] | None = None
+        self._open: list[_Pair] = []
+
+    def attach(self, canary: RoleRecorder, baseline: RoleRecorder) -> None:
+        """Counts what these two record from now on; who was counted before is so no more."""
+        if self._recorders == (canary, baseline):
+            return
+        self.detach()
+        canary.arm, baseline.arm = self._canary, self._baseline
+        self._recorders = (canary, baseline)
+
+    def detach(self) -> None:
+        """Counts nothing more."""
+        for recorder, meter in zip(self._recorders or (), (self._canary, self._baseline), strict=False):
+            if recorder.arm is meter:
+                recorder.arm = None
+        self._recorders = None
+
+    def roll(self, seconds: float, now: float, rules: Rules, thresholds: Mapping[str, float]) -> None:
+        """Ends a tick and begins the next.
+
+        Args:
+            seconds: Active seconds of the one that ends.
+            now: `time.monotonic()`.
+            rules: Of the next.
+            thresholds: By metric, seconds; those of `rules`.
+        """
+        self._canary.rules = self._baseline.rules = rules
+        self._open.append(_Pair(self._names, self._canary.roll(), self._baseline.roll(), seconds, now))
+        self._names = tuple(sorted(thresholds, key=lambda name: thresholds[name]))
+
+    def closed(self, now: float) -> list[Tick]:
+        """Returns the ticks whose requests have ended or are past the largest threshold, the oldest first."""
+        done: list[Tick] = []
+        while self._open and _over(self._open[0], now):
+            pair = self._open.pop(0)
+            pair.canary.closed = pair.baseline.closed = True
+            largest = max(pair.canary.largest_batch, pair.baseline.largest_batch)
+            canary, baseline = _counts(pair.canary, pair.names), _counts(pair.baseline, pair.names)
+            done.append(Tick(pair.seconds, canary, baseline, largest))
+        return done
+
+
+def _over(pair: _Pair, now: float) -> bool:
+    if pair.canary.admitted == pair.canary.settled and pair.baseline.admitted == pair.baseline.settled:
+        return True
+    return now - pair.ended > max((*pair.canary.thresholds, *pair.baseline.thresholds), default=0.0)
+
+
+def _counts(cell: Cell, names: tuple[str, ...]) -> dict[str, Count]:
+    slow = {name: Count(cell.timed, cell.slow(index)) for index, name in enumerate(names)}
+    return {ERRORS: Count(cell.admitted, cell.errors), **slow}

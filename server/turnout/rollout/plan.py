@@ -1,0 +1,211 @@
+"""How a rollout goes: its steps, what is looked at, and what happens where there is too little to see. Pure."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Self
+
+from turnout.errors import InvalidRequest, Violation
+from turnout.rollout.evidence import DISAGREEMENT, ERRORS, LATENCIES, SLO, Metric, disagreement, errors, latency
+
+_WEIGHTS = {ERRORS: 0.4, "p99": 0.2, "p95": 0.2, "p90": 0.2, SLO: 0.2, DISAGREEMENT: 0.25}
+"""Of each metric before those of a plan are made to sum to 1."""
+
+_MAX_STEPS = 50
+_MAX_SECONDS = 90 * 86_400.0
+
+ON_INSUFFICIENT = ("pause", "abort", "promote")
+ON_NEWER = ("refuse", "queue", "replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step.
+
+    Attributes:
+        weight: The canary's share, above 0 and at most 1.
+        soak_s: Active seconds that it lasts at least.
+        gate: Somebody has to let it begin, by `turnout rollout promote`.
+    """
+
+    weight: float
+    soak_s: float
+    gate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowStage:
+    """A stage before the first step, in which the candidate gets copies.
+
+    Attributes:
+        rate: Share of the baseline's requests that are copied.
+        duration_s: Active seconds that it lasts at least.
+        agreement: Share of the copies that has to agree.
+        min_samples: Comparisons that it takes at least.
+    """
+
+    rate: float = 0.1
+    duration_s: float = 600.0
+    agreement: float = 0.99
+    min_samples: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A rollout's plan. The defaults suit a first rollout.
+
+    Attributes:
+        steps: In order; promotion follows the last.
+        shadow: The stage before them; None for none.
+        metrics: What is looked at, of `errors`, `p99`, `p95`, `p90` and `slo`.
+        alpha: Chance that a candidate that is not worse is ever rolled back.
+        beta: Chance that one that is not fit is promoted on the evidence.
+        min_requests: Of the canary, in each step.
+        exposure_requests: Of the canary, that suffice for promotion where neither arm had a bad event; 0: three by beta
+            by the baseline's own rate, and the soak at most.
+        slo_ms: Latency objective of the metric `slo`, milliseconds; None for none.
+        threshold_samples: Of the baseline's latency, before the first step.
+        warm_requests: First requests of each batch size that latency leaves out.
+        key_cap, key_window_s: Bad events of one kind that one routing key may give, and in how long. A heuristic.
+        validating_s: How long the candidate may take to be ready, and the baseline to show its latency.
+        step_deadline_s: How long a step may take, active; 0: four times its soak and a minute.
+        max_duration_s: How long all of it may take, active.
+        max_pause_s: How long it may be paused or without a ready candidate, by the clock on the wall.
+        on_insufficient: What to do where a deadline comes before there was enough to see: pause, abort or promote.
+        on_newer: What to do where another rollout of the model is asked for: refuse, queue or replace.
+        watch_s: Active seconds after promotion in which the candidate may still be taken back.
+        holdback: Share that the version before keeps meanwhile, to compare with.
+    """
+
+    steps: tuple[Step, ...] = (Step(0.01, 300.0), Step(0.05, 600.0), Step(0.25, 900.0), Step(0.5, 1800.0))
+    shadow: ShadowStage | None = None
+    metrics: tuple[str, ...] = (ERRORS, *reversed(LATENCIES))
+    alpha: float = 0.01
+    beta: float = 0.05
+    min_requests: int = 100
+    exposure_requests: int = 0
+    slo_ms: float | None = None
+    threshold_samples: int = 200
+    warm_requests: int = 20
+    key_cap: int = 3
+    key_window_s: float = 60.0
+    validating_s: float = 600.0
+    step_deadline_s: float = 0.0
+    max_duration_s: float = 86_400.0
+    max_pause_s: float = 7 * 86_400.0
+    on_insufficient: str = "pause"
+    on_newer: str = "refuse"
+    watch_s: float = 1800.0
+    holdback: float = 0.05
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the plan in canonical form."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def evidence_metrics(self) -> tuple[Metric, ...]:
+        """What the evidence looks at; the weights sum to 1 and are fixed before the start."""
+        names = [*self.metrics, *([SLO] if self.slo_ms is not None and SLO not in self.metrics else [])]
+        if self.shadow is not None:
+            names.append(DISAGREEMENT)
+        total = math.fsum(_WEIGHTS[name] for name in names)
+        return tuple(self._metric(name, _WEIGHTS[name] / total) for name in names)
+
+    @property
+    def timed(self) -> tuple[str, ...]:
+        """The metrics that take thresholds of the baseline's own."""
+        return tuple(name for name in self.metrics if name in LATENCIES)
+
+    def deadline(self, step: Step) -> float:
+        """Returns how long a step may take, active seconds."""
+        return self.step_deadline_s or 4 * step.soak_s + 60.0
+
+    def _metric(self, name: str, weight: float) -> Metric:
+        if name == ERRORS:
+            return errors(weight)
+        if name == DISAGREEMENT:
+            assert self.shadow is not None
+            return disagreement(weight, max(1.0 - self.shadow.agreement, 1e-6))
+        return latency(name, weight)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the form that is stored and that a plan file has."""
+        body = asdict(self)
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in body.items()}
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Self:
+        """Reads a plan; what is not named has its default.
+
+        Raises:
+            InvalidRequest: A field is unknown, or has a value that it cannot have.
+        """
+        known = {f.name for f in fields(cls)}
+        there_are = f"unknown; there are {', '.join(sorted(known))}"
+        problems = [Violation(str(key), there_are) for key in sorted(body.keys() - known)]
+        try:
+            given = {key: value for key, value in body.items() if key in known}
+            if "steps" in given:
+                given["steps"] = tuple(_step(one) for one in given["steps"])
+            if given.get("shadow") is not None:
+                given["shadow"] = ShadowStage(**given["shadow"])
+            if "metrics" in given:
+                given["metrics"] = tuple(given["metrics"])
+            plan = replace(cls(), **given)
+            problems += plan._problems()
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            problems.append(Violation("plan", f"cannot be read: {error}"))
+        if problems:
+            raise InvalidRequest("; ".join(f"{v.field}: {v.description}" for v in problems), violations=problems)
+        return plan
+
+    def _problems(self) -> list[Violation]:
+        """Returns what is wrong with the values."""
+        found: list[Violation] = []
+
+        def check(field: str, fine: bool, expected: str) -> None:
+            if not fine:
+                found.append(Violation(field, f"expected {expected}"))
+
+        weights = [step.weight for step in self.steps]
+        check("steps", 1 <= len(self.steps) <= _MAX_STEPS, f"1 to {_MAX_STEPS} steps")
+        check("steps", all(0.0001 <= w <= 1 for w in weights), "weights from 0.0001 to 1")
+        check("steps", weights == sorted(weights), "weights that do not fall")
+        seconds = {
+            "validating_s": self.validating_s, "step_deadline_s": self.step_deadline_s, "watch_s": self.watch_s,
+            "max_duration_s": self.max_duration_s, "max_pause_s": self.max_pause_s, "key_window_s": self.key_window_s,
+        }  # fmt: skip
+        for number, step in enumerate(self.steps):
+            seconds[f"steps[{number}].soak_s"] = step.soak_s
+        for field, value in seconds.items():
+            check(field, 0 <= value <= _MAX_SECONDS, "seconds, 0 to 90 days")
+        check("max_duration_s", self.max_duration_s > 0, "more than 0")
+        for level in (self.alpha, self.beta):
+            check("alpha, beta", 1e-6 <= level <= 0.5, "0.000001 to 0.5")
+        allowed = (ERRORS, *LATENCIES, SLO)
+        check("metrics", set(self.metrics) <= set(allowed) and len(self.metrics) > 0, f"some of {', '.join(allowed)}")
+        check("metrics", len(set(self.metrics)) == len(self.metrics), "each metric once")
+        check("slo_ms", SLO not in self.metrics or self.slo_ms is not None, "a number where `slo` is a metric")
+        check("slo_ms", self.slo_ms is None or self.slo_ms > 0, "milliseconds above 0")
+        counts = (self.min_requests, self.warm_requests, self.threshold_samples, self.exposure_requests)
+        whole = all(isinstance(n, int) and 0 <= n <= 10**9 for n in counts)
+        check("min_requests and the like", whole, "whole numbers, 0 or more")
+        check("key_cap", self.key_cap >= 1, "1 or more")
+        check("on_insufficient", self.on_insufficient in ON_INSUFFICIENT, " or ".join(ON_INSUFFICIENT))
+        check("on_newer", self.on_newer in ON_NEWER, " or ".join(ON_NEWER))
+        check("holdback", 0 <= self.holdback <= 0.5, "0 to 0.5")
+        check("holdback", self.holdback > 0 or self.watch_s == 0, "more than 0 while there is watching to do")
+        if (stage := self.shadow) is not None:
+            check("shadow.rate", 0 < stage.rate <= 1, "above 0 and at most 1")
+            check("shadow.duration_s", 0 <= stage.duration_s <= _MAX_SECONDS, "seconds, 0 to 90 days")
+            check("shadow.agreement", 0.5 <= stage.agreement < 1, "0.5 or more, below 1")
+            check("shadow.min_samples", stage.min_samples >= 1, "1 or more")
+        return found
+
+
+def _step(body: Mapping[str, Any]) -> Step:
+    return Step(float(body["weight"]), float(body["soak_s"]), bool(body.get("gate", False)))

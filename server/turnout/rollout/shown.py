@@ -1,0 +1,27 @@
+"""Tells the metrics how rollouts stand."""
+
+import time
+
+from turnout.rollout.controller import Rollouts
+from turnout.telemetry.rollout import RolloutRecorder, RolloutSample
+
+
+def record_rollouts(rollouts: Rollouts, recorder: RolloutRecorder) -> None:
+    """Notes the rollouts that this server drives; called before a scrape."""
+    samples = []
+    for driven in rollouts.driven:
+        rollout = driven.rollout
+        evidence = rollout.evidence
+        bad = {
+            (arm, name): count.bad
+            for name, a in evidence.accumulators.items()
+            for arm, count in (("canary", a.canary), ("baseline", a.baseline))
+        }
+        samples.append(
+            RolloutSample(
+                rollout.model, str(rollout.candidate), str(rollout.state), rollout.step + 1, rollout.canary_weight,
+                1 / rollout.plan.alpha, evidence.combined, {m.name: evidence.of(m.name) for m in evidence.metrics}, bad,
+            )
+        )  # fmt: skip
+    recorder.running = samples
+    recorder.since_tick = time.monotonic() - rollouts.last_tick

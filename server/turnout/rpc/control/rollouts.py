@@ -1,0 +1,192 @@
+"""Rollouts of a running server: commands, their history, and how they go."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from turnout.errors import InvalidRequest, NotFound, TurnoutError
+from turnout.registry.names import parse_version
+from turnout.rollout import machine
+from turnout.rollout.controller import Rollouts
+from turnout.rollout.machine import Moved, Pause, Rollout
+from turnout.rollout.plan import Plan
+from turnout.rpc.control.calls import Context, check_record, refusing
+from turnout.rpc.errors import abort
+from turnout.state.events import Event
+from turnout.state.rollouts import RolloutRecord
+from turnout_proto.v1 import rollout_pb2 as pb
+
+_MAX_PLAN = 64 << 10
+_MAX_LIMIT = 1000
+_EVENTS = 200
+_WATCH_SECONDS = 30.0
+
+
+class RolloutMethods:
+    """Changes and tells how candidates become baselines."""
+
+    def __init__(self, rollouts: Rollouts) -> None:
+        self._rollouts = rollouts
+
+    @refusing
+    async def StartRollout(self, request: pb.StartRolloutRequest, _: Context) -> pb.StartRolloutResponse:  # noqa: N802 - gRPC's
+        """Begins a rollout."""
+        check_record(request.change.actor, request.change.reason, "change.")
+        plan = read_plan(request.plan_json)
+        change = request.change
+        rollout = await self._rollouts.start(
+            request.model, parse_version(request.version), plan, change.actor, change.reason
+        )
+        return pb.StartRolloutResponse(rollout=await self._message(rollout))
+
+    @refusing
+    async def CommandRollout(self, request: pb.CommandRolloutRequest, _: Context) -> pb.CommandRolloutResponse:  # noqa: N802
+        """Has an operator's word on a rollout."""
+        change = request.change
+        check_record(change.actor, change.reason, "change.")
+        expected = change.expected_epoch if change.HasField("expected_epoch") else None
+        if request.command == pb.ROLLOUT_COMMAND_RETRY:
+            rollout = await self._rollouts.retry(request.model, change.actor, change.reason)
+        else:
+            decide = _decision(request, change.actor, change.reason)
+            resume = request.command == pb.ROLLOUT_COMMAND_RESUME
+            rollout = await self._rollouts.command(request.model, decide, expected, resume=resume)
+        return pb.CommandRolloutResponse(rollout=await self._message(rollout))
+
+    @refusing
+    async def ListRollouts(self, request: pb.ListRolloutsRequest, _: Context) -> pb.ListRolloutsResponse:  # noqa: N802
+        """Tells the rollouts that are and were."""
+        if request.limit > _MAX_LIMIT:
+            raise InvalidRequest.at("limit", f"expected at most {_MAX_LIMIT}")
+        known = await self._rollouts.history(request.model or None, request.limit or 20)
+        return pb.ListRolloutsResponse(rollouts=[rollout_message(rollout, record) for record, rollout in known])
+
+    async def WatchRollout(  # noqa: N802
+        self, request: pb.WatchRolloutRequest, context: Context
+    ) -> AsyncIterator[pb.WatchRolloutResponse]:
+        """Tells a rollout as it goes."""
+        try:
+            last = b""
+            while True:
+                record, rollout = await self._rollouts.latest(request.model)
+                events = await self._rollouts.events(request.model, rollout.attempt, _EVENTS)
+                message = rollout_message(rollout, record, events)
+                if (text := message.SerializeToString(deterministic=True)) != last:
+                    last = text
+                    yield pb.WatchRolloutResponse(rollout=message)
+                if rollout.state.final:
+                    return
+                await self._rollouts.wait(_WATCH_SECONDS)
+        except TurnoutError as error:
+            await abort(context, error)
+
+    @refusing
+    async def GetRolloutTicks(self, request: pb.GetRolloutTicksRequest, _: Context) -> pb.GetRolloutTicksResponse:  # noqa: N802
+        """Tells what each tick of a rollout counted."""
+        known = await self._rollouts.history(request.model, _MAX_LIMIT)
+        wanted = [pair for pair in known if request.attempt in (0, pair[0].attempt)]
+        if not wanted:
+            raise NotFound(f"{request.model} has had no rollout{f' {request.attempt}' if request.attempt else ''}")
+        record, rollout = wanted[0]
+        events = await self._rollouts.events(request.model, rollout.attempt, _MAX_LIMIT)
+        ticks = await self._rollouts.ticks(request.model, rollout.attempt)
+        return pb.GetRolloutTicksResponse(
+            rollout=rollout_message(rollout, record, events),
+            ticks_json=[json.dumps(tick) for _, tick in ticks],
+            times=[_timestamp(time) for time, _ in ticks],
+        )
+
+    @refusing
+    async def RollBack(self, request: pb.RollBackRequest, _: Context) -> pb.RollBackResponse:  # noqa: N802
+        """Gives all traffic back to a version that had it before."""
+        check_record(request.change.actor, request.change.reason, "change.")
+        to = parse_version(request.version) if request.version else None
+        applied = await self._rollouts.rollback(request.model, to, request.change.actor, request.change.reason)
+        policy = applied.state.policy
+        return pb.RollBackResponse(baseline=str(policy.baseline) if policy else "", epoch=applied.epoch)
+
+    async def _message(self, rollout: Rollout) -> pb.Rollout:
+        record = await self._rollouts.record(rollout)
+        return rollout_message(rollout, record, await self._rollouts.events(rollout.model, rollout.attempt, _EVENTS))
+
+
+def read_plan(text: str) -> Plan:
+    """Reads a plan as it came.
+
+    Raises:
+        InvalidRequest: It is no plan.
+    """
+    if len(text) > _MAX_PLAN:
+        raise InvalidRequest.at("plan_json", f"expected at most {_MAX_PLAN} characters")
+    try:
+        body = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        raise InvalidRequest.at("plan_json", "expected JSON") from None
+    if not isinstance(body, dict):
+        raise InvalidRequest.at("plan_json", "expected a JSON object")
+    return Plan.from_json(body)
+
+
+def rollout_message(rollout: Rollout, record: RolloutRecord | None, events: list[Event] | None = None) -> pb.Rollout:
+    """Returns a rollout as it stands, with its latest events."""
+    evidence, plan = rollout.evidence, rollout.plan
+    limits = dict(rollout.thresholds) | ({"slo": plan.slo_ms / 1e3} if plan.slo_ms is not None else {})
+    stage = rollout.state.value == "shadowing" and plan.shadow is not None
+    soak = plan.shadow.duration_s if stage and plan.shadow else plan.steps[rollout.step].soak_s
+    if rollout.state.value == "watching":
+        soak = plan.watch_s
+    metrics = []
+    for metric in evidence.metrics:
+        known = evidence.accumulators[metric.name]
+        metrics.append(
+            pb.RolloutMetric(
+                name=metric.name, weight=metric.weight, e_value=evidence.of(metric.name),
+                fit_value=evidence.fit(metric.name),
+                canary_requests=known.canary.requests, canary_bad=known.canary.bad,
+                baseline_requests=known.baseline.requests, baseline_bad=known.baseline.bad,
+                threshold_seconds=limits.get(metric.name, 0.0),
+            )
+        )  # fmt: skip
+    return pb.Rollout(
+        model=rollout.model, attempt=rollout.attempt, candidate=str(rollout.candidate), previous=str(rollout.previous),
+        state=str(rollout.state), step=rollout.step + 1, steps=len(plan.steps), weight=rollout.canary_weight,
+        epoch=rollout.epoch, e_value=evidence.combined, threshold=1 / plan.alpha, metrics=metrics,
+        pauses=[f"{p.reason}{f' ({p.actor})' if p.actor else ''}" for p in rollout.pauses], verdict=rollout.verdict,
+        step_seconds=rollout.in_state_s if stage or rollout.promoted else rollout.step_s, soak_seconds=soak,
+        plan_json=json.dumps(plan.to_json()), plan_digest=plan.digest, actor=rollout.actor, reason=rollout.reason,
+        started_at=_timestamp(record.started) if record else None,
+        changed_at=_timestamp(record.changed) if record else None,
+        events=[
+            pb.RolloutEvent(
+                kind=e.payload["kind"], text=e.payload["text"], actor=e.payload["actor"], time=_timestamp(e.time)
+            )
+            for e in events or ()
+        ],
+    )  # fmt: skip
+
+
+def _decision(request: pb.CommandRolloutRequest, actor: str, reason: str) -> Callable[[Rollout], Moved]:
+    match request.command:
+        case pb.ROLLOUT_COMMAND_PAUSE:
+            return lambda r: machine.pause(r, Pause("operator", reason or "paused by hand", actor), by_hand=True)
+        case pb.ROLLOUT_COMMAND_RESUME:
+            return lambda r: machine.resume(r, actor, reason)
+        case pb.ROLLOUT_COMMAND_PROMOTE | pb.ROLLOUT_COMMAND_PROMOTE_FULL:
+            full = request.command == pb.ROLLOUT_COMMAND_PROMOTE_FULL
+            return lambda r: machine.promote(r, actor, reason, full=full)
+        case pb.ROLLOUT_COMMAND_ABORT:
+            return lambda r: machine.abort(r, reason or "aborted by hand", kind="abort", actor=actor)
+        case pb.ROLLOUT_COMMAND_SET_WEIGHT:
+            if not 0.0001 <= request.weight <= 1:
+                raise InvalidRequest.at("weight", "expected 0.0001 to 1")
+            return lambda r: machine.set_weight(r, request.weight, actor, reason)
+        case _:
+            raise InvalidRequest.at("command", "expected one of RolloutCommand")
+
+
+def _timestamp(time: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(time)
+    return stamp

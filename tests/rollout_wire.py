@@ -1,0 +1,127 @@
+"""Rolls versions out on a server under test while clients send requests."""
+
+import asyncio
+import itertools
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from routing_wire import control_of
+from turnout.app import Running
+from turnout_proto.v1 import prediction_pb2 as v1
+from turnout_proto.v1 import rollout_pb2 as pb
+from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
+
+QUICK: Mapping[str, Any] = {
+    "steps": [{"weight": 0.25, "soak_s": 0.6}, {"weight": 0.5, "soak_s": 0.6}],
+    "metrics": ["errors", "p90"],
+    "min_requests": 20,
+    "threshold_samples": 50,
+    "warm_requests": 2,
+    "step_deadline_s": 60.0,
+    "watch_s": 0.6,
+}
+"""A plan compressed in time. p90 moves often enough to be judged within seconds."""
+
+TICK = {"tick_s": 0.1}
+
+
+@dataclass
+class Seen:
+    """What the clients saw.
+
+    Attributes:
+        answers: By version.
+        codes: Of failed requests, by version of the answer where known.
+        stop: Ends the clients.
+    """
+
+    answers: Counter[str] = field(default_factory=Counter)
+    codes: Counter[str] = field(default_factory=Counter)
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@asynccontextmanager
+async def clients(
+    server: Running,
+    make: Callable[[int], v1.PredictRequest],
+    count: int = 4,
+    pause: float = 0.0,
+    patience: float = 30.0,
+) -> AsyncIterator[Seen]:
+    """Sends requests without a key from `count` clients for as long as the context is entered."""
+    seen, numbers = Seen(), itertools.count()
+    async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
+        stub = PredictionServiceStub(channel)
+
+        async def client() -> None:
+            while not seen.stop.is_set():
+                try:
+                    answer = await stub.Predict(make(next(numbers)), timeout=patience)
+                    seen.answers[answer.route.version] += 1
+                except grpc.aio.AioRpcError as error:
+                    seen.codes[error.code().name] += 1
+                if pause:
+                    await asyncio.sleep(pause)
+
+        tasks = [asyncio.create_task(client()) for _ in range(count)]
+        try:
+            yield seen
+        finally:
+            seen.stop.set()
+            await asyncio.gather(*tasks)
+
+
+async def start(
+    server: Running, version: str, plan: Mapping[str, Any] = QUICK, model: str = "m", **change: Any
+) -> pb.Rollout:
+    """Begins a rollout."""
+    async with control_of(server) as control:
+        request = pb.StartRolloutRequest(
+            model=model, version=version, plan_json=json.dumps(dict(plan)), change=pb.RolloutChange(**change)
+        )
+        return (await control.StartRollout(request)).rollout
+
+
+async def command(server: Running, what: int, weight: float = 0.0, model: str = "m", **change: Any) -> pb.Rollout:
+    """Has an operator's word."""
+    async with control_of(server) as control:
+        request = pb.CommandRolloutRequest(model=model, command=what, weight=weight, change=pb.RolloutChange(**change))
+        return (await control.CommandRollout(request)).rollout
+
+
+async def latest(server: Running, model: str = "m") -> pb.Rollout:
+    """The model's latest rollout."""
+    async with control_of(server) as control:
+        return (await control.GetRolloutTicks(pb.GetRolloutTicksRequest(model=model))).rollout
+
+
+async def until(
+    server: Running, fine: Callable[[pb.Rollout], bool], limit: float = 60.0, model: str = "m"
+) -> list[pb.Rollout]:
+    """Watches a rollout until `fine`; returns what was told, the last one fine."""
+    told: list[pb.Rollout] = []
+
+    async def watch() -> None:
+        async with control_of(server) as control:
+            async for message in control.WatchRollout(pb.WatchRolloutRequest(model=model)):
+                told.append(message.rollout)
+                if fine(message.rollout):
+                    return
+
+    await asyncio.wait_for(watch(), limit)
+    assert fine(told[-1]), told[-1]
+    return told
+
+
+def in_state(*states: str) -> Callable[[pb.Rollout], bool]:
+    """Tells whether a rollout is in one of `states`."""
+    return lambda rollout: rollout.state in states
+
+
+FINAL = ("succeeded", "rolled_back", "superseded", "failed")
