@@ -107,6 +107,11 @@ class ControlServiceStub(object):
                 request_serializer=turnout__proto_dot_v1_dot_traffic__pb2.GetShadowReportRequest.SerializeToString,
                 response_deserializer=turnout__proto_dot_v1_dot_traffic__pb2.GetShadowReportResponse.FromString,
                 _registered_method=True)
+        self.PlanRollout = channel.unary_unary(
+                '/turnout.v1.ControlService/PlanRollout',
+                request_serializer=turnout__proto_dot_v1_dot_rollout__pb2.PlanRolloutRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_v1_dot_rollout__pb2.PlanRolloutResponse.FromString,
+                _registered_method=True)
         self.StartRollout = channel.unary_unary(
                 '/turnout.v1.ControlService/StartRollout',
                 request_serializer=turnout__proto_dot_v1_dot_rollout__pb2.StartRolloutRequest.SerializeToString,
@@ -246,6 +251,13 @@ class ControlServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PlanRollout(self, request, context):
+        """Tells what a rollout would do, and what it would see with the model's present traffic. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StartRollout(self, request, context):
         """Begins to make a candidate the baseline, step by step, as the evidence allows.
         """
@@ -360,6 +372,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.GetShadowReport,
                     request_deserializer=turnout__proto_dot_v1_dot_traffic__pb2.GetShadowReportRequest.FromString,
                     response_serializer=turnout__proto_dot_v1_dot_traffic__pb2.GetShadowReportResponse.SerializeToString,
+            ),
+            'PlanRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanRollout,
+                    request_deserializer=turnout__proto_dot_v1_dot_rollout__pb2.PlanRolloutRequest.FromString,
+                    response_serializer=turnout__proto_dot_v1_dot_rollout__pb2.PlanRolloutResponse.SerializeToString,
             ),
             'StartRollout': grpc.unary_unary_rpc_method_handler(
                     servicer.StartRollout,
@@ -771,6 +788,33 @@ class ControlService(object):
             '/turnout.v1.ControlService/GetShadowReport',
             turnout__proto_dot_v1_dot_traffic__pb2.GetShadowReportRequest.SerializeToString,
             turnout__proto_dot_v1_dot_traffic__pb2.GetShadowReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.v1.ControlService/PlanRollout',
+            turnout__proto_dot_v1_dot_rollout__pb2.PlanRolloutRequest.SerializeToString,
+            turnout__proto_dot_v1_dot_rollout__pb2.PlanRolloutResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -70,6 +70,8 @@ class ControlServiceStub:
     """Tells, step by step, how a request would be routed."""
     GetShadowReport: _grpc.UnaryUnaryMultiCallable[_traffic_pb2.GetShadowReportRequest, _traffic_pb2.GetShadowReportResponse]
     """Tells what the shadows of a model differ in."""
+    PlanRollout: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.PlanRolloutRequest, _rollout_pb2.PlanRolloutResponse]
+    """Tells what a rollout would do, and what it would see with the model's present traffic. Changes nothing."""
     StartRollout: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.StartRolloutRequest, _rollout_pb2.StartRolloutResponse]
     """Begins to make a candidate the baseline, step by step, as the evidence allows."""
     CommandRollout: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.CommandRolloutRequest, _rollout_pb2.CommandRolloutResponse]
@@ -123,6 +125,8 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Tells, step by step, how a request would be routed."""
     GetShadowReport: _aio.UnaryUnaryMultiCallable[_traffic_pb2.GetShadowReportRequest, _traffic_pb2.GetShadowReportResponse]  # type: ignore[assignment]
     """Tells what the shadows of a model differ in."""
+    PlanRollout: _aio.UnaryUnaryMultiCallable[_rollout_pb2.PlanRolloutRequest, _rollout_pb2.PlanRolloutResponse]  # type: ignore[assignment]
+    """Tells what a rollout would do, and what it would see with the model's present traffic. Changes nothing."""
     StartRollout: _aio.UnaryUnaryMultiCallable[_rollout_pb2.StartRolloutRequest, _rollout_pb2.StartRolloutResponse]  # type: ignore[assignment]
     """Begins to make a candidate the baseline, step by step, as the evidence allows."""
     CommandRollout: _aio.UnaryUnaryMultiCallable[_rollout_pb2.CommandRolloutRequest, _rollout_pb2.CommandRolloutResponse]  # type: ignore[assignment]
@@ -257,6 +261,14 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_traffic_pb2.GetShadowReportResponse, _abc.Awaitable[_traffic_pb2.GetShadowReportResponse]]:
         """Tells what the shadows of a model differ in."""
+
+    @_abc_1.abstractmethod
+    def PlanRollout(
+        self,
+        request: _rollout_pb2.PlanRolloutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rollout_pb2.PlanRolloutResponse, _abc.Awaitable[_rollout_pb2.PlanRolloutResponse]]:
+        """Tells what a rollout would do, and what it would see with the model's present traffic. Changes nothing."""
 
     @_abc_1.abstractmethod
     def StartRollout(

@@ -123,6 +123,58 @@ class RolloutChange(_message.Message):
     expected_epoch: int
     def __init__(self, actor: _Optional[str] = ..., reason: _Optional[str] = ..., expected_epoch: _Optional[int] = ...) -> None: ...
 
+class PlanRolloutRequest(_message.Message):
+    __slots__ = ("model", "version", "plan_json")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PLAN_JSON_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    plan_json: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., plan_json: _Optional[str] = ...) -> None: ...
+
+class RolloutDetection(_message.Message):
+    __slots__ = ("effect", "seconds", "requests")
+    EFFECT_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    effect: str
+    seconds: float
+    requests: float
+    def __init__(self, effect: _Optional[str] = ..., seconds: _Optional[float] = ..., requests: _Optional[float] = ...) -> None: ...
+
+class RolloutPower(_message.Message):
+    __slots__ = ("step", "weight", "soak_seconds", "detections")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    SOAK_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DETECTIONS_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    weight: float
+    soak_seconds: float
+    detections: _containers.RepeatedCompositeFieldContainer[RolloutDetection]
+    def __init__(self, step: _Optional[int] = ..., weight: _Optional[float] = ..., soak_seconds: _Optional[float] = ..., detections: _Optional[_Iterable[_Union[RolloutDetection, _Mapping]]] = ...) -> None: ...
+
+class PlanRolloutResponse(_message.Message):
+    __slots__ = ("previous", "plan_json", "plan_digest", "refusals", "requests_per_second", "error_rate", "power", "missed")
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    PLAN_JSON_FIELD_NUMBER: _ClassVar[int]
+    PLAN_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    REFUSALS_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    ERROR_RATE_FIELD_NUMBER: _ClassVar[int]
+    POWER_FIELD_NUMBER: _ClassVar[int]
+    MISSED_FIELD_NUMBER: _ClassVar[int]
+    previous: str
+    plan_json: str
+    plan_digest: str
+    refusals: _containers.RepeatedScalarFieldContainer[str]
+    requests_per_second: float
+    error_rate: float
+    power: _containers.RepeatedCompositeFieldContainer[RolloutPower]
+    missed: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, previous: _Optional[str] = ..., plan_json: _Optional[str] = ..., plan_digest: _Optional[str] = ..., refusals: _Optional[_Iterable[str]] = ..., requests_per_second: _Optional[float] = ..., error_rate: _Optional[float] = ..., power: _Optional[_Iterable[_Union[RolloutPower, _Mapping]]] = ..., missed: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class StartRolloutRequest(_message.Message):
     __slots__ = ("model", "version", "plan_json", "change")
     MODEL_FIELD_NUMBER: _ClassVar[int]
