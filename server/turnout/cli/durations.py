@@ -8,8 +8,6 @@ from turnout.errors import InvalidRequest
 _UNITS = {"d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _SPAN = re.compile("".join(f"(?:({_NUMBER}){unit})?" for unit in _UNITS))
-    r"(?:([0-9]+(?:\.[0-9]+)?)d)?(?:([0-9]+(?:\.[0-9]+)?)h)?(?:([0-9]+(?:\.[0-9]+)?)m)?(?:([0-9]+(?:\.[0-9]+)?)s)?"
-)
 _LONGEST = 90 * 86_400.0
 
 

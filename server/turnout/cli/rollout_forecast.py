@@ -1,7 +1,7 @@
 """What a rollout would do and see, as tables and JSON."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import RenderableType
@@ -64,11 +64,7 @@ def forecast_lines(told: pb.PlanRolloutResponse, model: str, version: str) -> It
         "bold",
     )
     effects = [d.effect for d in told.power[0].detections] if told.power else []
-    power = [
-        (f"step {p.step}", share_text(round(p.weight, 4)), duration_text(p.soak_seconds), *map(_seen, _paired(p)))
-        for p in told.power
-    ]
-    yield table(("", "WEIGHT", "SOAK", *(e.upper() for e in effects)), power)
+    yield table(("", "WEIGHT", "SOAK", *(e.upper() for e in effects)), map(_power_row, told.power))
     if told.power:
         yield Text("The time that it takes to see each, by expectation; in green where the step is long enough.", "dim")
     yield from (Text.assemble(("would be missed: ", "bold yellow"), what) for what in told.missed)
@@ -101,6 +97,11 @@ def forecast_body(told: pb.PlanRolloutResponse, model: str, version: str) -> dic
     }
 
 
+def _power_row(power: pb.RolloutPower) -> Sequence[RenderableType]:
+    weight, soak = share_text(round(power.weight, 4)), duration_text(power.soak_seconds)
+    return f"step {power.step}", weight, soak, *(_seen(d, seconds) for d, seconds in _paired(power))
+
+
 def _paired(power: pb.RolloutPower) -> list[tuple[pb.RolloutDetection, float]]:
     return [(detection, power.soak_seconds) for detection in power.detections]
 
@@ -109,7 +110,6 @@ def _fits(detection: pb.RolloutDetection, soak: float) -> bool:
     return bool(detection.seconds <= soak)
 
 
-def _seen(pair: tuple[pb.RolloutDetection, float]) -> Text:
-    detection, soak = pair
+def _seen(detection: pb.RolloutDetection, soak: float) -> Text:
     fits = _fits(detection, soak)
     return Text(f"{duration_text(detection.seconds)} {'✓' if fits else '✗'}", "green" if fits else "yellow")

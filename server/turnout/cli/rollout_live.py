@@ -161,7 +161,10 @@ def _in_lines(out: Output, server: Server, model: str, attempt: int, timeout: fl
     for last in follow(server, model, tell, attempt=attempt, timeout=timeout):
         for event in seen.fresh(last):
             body = {"model": last.model, "candidate": last.candidate, "attempt": last.attempt, **event_body(event)}
-            body |= {"epoch": last.epoch, "weight": last.weight, "e_value": last.e_value, "threshold": last.threshold}
+            body["now"] = {
+                "state": last.state, "epoch": last.epoch, "weight": last.weight, "e_value": last.e_value,
+                "threshold": last.threshold,
+            }  # fmt: skip
             typer.echo(json.dumps(body, ensure_ascii=False) if out.as_json else event_line(last, event))
     return last
 

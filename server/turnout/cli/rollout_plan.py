@@ -4,7 +4,7 @@ import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from turnout.cli.durations import read_duration
 from turnout.cli.output import ServerRefused
 from turnout.cli.shares import read_share
 from turnout.errors import ConfigError, InvalidRequest, Violation
+from turnout.rollout.plan import ShadowStage, Step
 
 _MAX_BYTES = 64 << 10
 _UNKNOWN = "unknown; there are "
@@ -81,6 +82,7 @@ def read_plan_file(path: Path) -> dict[str, Any]:
 
     Raises:
         ConfigError: There is none, or it is no TOML.
+        InvalidRequest: A step or the shadow stage has a key that there is not: a `gates` would let everything through.
     """
     try:
         with path.open("rb") as file:
@@ -90,9 +92,14 @@ def read_plan_file(path: Path) -> dict[str, Any]:
     if len(content) > _MAX_BYTES:
         raise ConfigError(f"the plan {path} has more than {_MAX_BYTES >> 10} KiB")
     try:
-        return tomllib.loads(content.decode())
+        body = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"the plan {path} is no TOML: {error}") from None
+    steps = body.get("steps")
+    for number, step in enumerate(steps if isinstance(steps, list) else ()):
+        _check_keys(f"steps[{number}]", step, Step)
+    _check_keys("shadow", body.get("shadow"), ShadowStage)
+    return body
 
 
 def read_steps(text: str) -> list[dict[str, Any]]:
@@ -130,10 +137,21 @@ def named_fields() -> Iterator[None]:
         raise ServerRefused(error.kind, message, violations=violations) from None
 
 
+def _check_keys(place: str, table: object, kind: type[Step] | type[ShadowStage]) -> None:
+    known = [field.name for field in fields(kind)]
+    for key in table if isinstance(table, Mapping) else ():
+        if key not in known:
+            near = get_close_matches(str(key), known, n=1, cutoff=0.6)
+            guess = f", did you mean {near[0]}?" if near else ";"
+            raise InvalidRequest.at(
+                f"{place}.{key}", f"unknown{guess} There are {', '.join(known)}".replace("; T", "; t")
+            )
+
+
 def _nearest(violation: Violation) -> str:
     """Returns what is wrong with one field, with a guess at what was meant where there is no such field."""
     _, unknown, known = violation.description.rpartition(_UNKNOWN)
-    near = get_close_matches(violation.field, known.split(", "), n=1, cutoff=0.5) if unknown else ()
+    near = get_close_matches(violation.field, known.split(", "), n=1, cutoff=0.6) if unknown else ()
     return f"unknown, did you mean {near[0]}? There are {known}" if near else violation.description
 
 

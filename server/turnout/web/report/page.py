@@ -17,7 +17,7 @@ from turnout.web.report.words import evidence_text, explain
 _MOST_POINTS = 2000
 """Of a plot: more than a screen has columns."""
 
-_LEAST_E, _MOST_E = 1e-3, 1e12
+_LEAST_E, _MOST_E = 1e-2, 1e12
 """What the logarithmic axis shows; an e-value below the first says no more than one at it."""
 
 _environment = Environment(
@@ -62,7 +62,7 @@ def plots(replay: Replay) -> dict[str, Any]:
         "metrics": {
             m.name: [_on_axis(replay.evidence[i].of(m.name)) for i in kept] for m in replay.plan.evidence_metrics
         },
-        "weights": _weights(replay, kept),
+        "weights": [replay.told[i].weight for i in kept],
         "bounds": [bound * 1e3 for bound in LATENCY_BOUNDS],
         "latency": {"candidate": _cumulative(canary), "previous": _cumulative(baseline)},
         "candidate": replay.rollout.candidate,
@@ -110,10 +110,6 @@ def _cumulative(arm: Latency) -> list[float]:
     """Returns the share of requests at most as slow as each bound."""
     total = sum(arm.values())
     return [n / total for n in accumulate(arm.get(i, 0) for i in range(len(LATENCY_BOUNDS)))] if total else []
-
-
-def _weights(replay: Replay, kept: Sequence[int]) -> list[float | None]:
-    return [replay.told[i].weight for i in kept]
 
 
 def _thinned(count: int) -> Sequence[int]:

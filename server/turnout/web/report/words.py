@@ -194,12 +194,12 @@ def _reading(replay: Replay, findings: tuple[Finding, ...]) -> Iterator[str]:
         f"{'which reaches' if worse else 'below'} the threshold of {evidence_text(rollout.threshold)}."
     )
     yield (
-        f"A candidate that is not worse ever gets that far in at most {plan.alpha:.3g} of its rollouts, however often "
-        f"one looks (alpha {plan.alpha:g})."
+        f"At most {share_text(plan.alpha)} of rollouts of candidates that are not worse ever get that far, however "
+        f"often one looks (alpha {plan.alpha:g})."
     )
     if rollout.e_value > 0 and (strongest := max(findings, key=lambda f: f.weight * f.e_value)).e_value > 0:
         share = strongest.weight * strongest.e_value / rollout.e_value
-        yield f"Most of it comes from {strongest.name}: {share:.0%} ({strongest.canary_text})."
+        yield f"{share:.0%} of it comes from {strongest.name}."
     low = [f.name for f in findings if 0 < f.canary_bad < 3 and f.e_value == 0]
     if low:
         yield f"Fewer than 3 bad events of the candidate count as none: {', '.join(low)}."
