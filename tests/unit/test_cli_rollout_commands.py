@@ -18,7 +18,7 @@ def shown(*command: str) -> str:
 
 
 def test_there_is_a_command_for_all_that_can_be_done() -> None:
-    offered = re.findall(r"^│ ([a-z-]+)  ", shown("rollout"), re.MULTILINE)
+    offered = re.findall(r"^│ ([a-z][a-z-]+) ", shown("rollout"), re.MULTILINE)
     assert sorted(offered) == sorted(("start", *CHANGES, *LOOKS))
 
 
@@ -43,5 +43,5 @@ def test_a_rollback_wants_a_reason() -> None:
 @pytest.mark.parametrize("command", ["start", "watch"])
 def test_what_waits_says_what_it_ends_with(command: str) -> None:
     text = shown("rollout", command)
-    for code in ("ends with 0", "1 where", "(130)"):
-        assert code in re.sub(r"\s+", " ", text)
+    for code in ("0    the candidate became", "1    it was taken back", "130  Ctrl-C"):
+        assert code in text

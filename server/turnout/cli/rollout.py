@@ -97,7 +97,7 @@ def start(
     wait: Annotated[bool, typer.Option("--wait", metavar="", help="Follow it until it ends.")] = False,
     timeout: Annotated[
         str | None,
-        typer.Option("--timeout", metavar="TIME", help="With --wait: at most that long.", show_default=False),
+        typer.Option("--timeout", metavar="TIME", help="Of --wait: at most that long.", show_default=False),
     ] = None,
     actor: ActorOption = None,
     reason: ReasonOption = "",
@@ -107,8 +107,11 @@ def start(
 ) -> None:
     """Begin a rollout. What the plan does not say has its default.
 
-    With --wait it ends with 0 where the candidate became the baseline, 1 where it was taken back, replaced or could not
-    be served, and 3 where it still runs when the time is over. Ctrl-C (130) leaves it running.
+    Exit codes of --wait:
+    0    the candidate became the baseline
+    1    it was taken back, replaced, or could not be served
+    3    it still runs when --timeout is over
+    130  Ctrl-C; it goes on running
     """
     from turnout.cli.connection import Server
     from turnout.cli.durations import read_duration
@@ -217,8 +220,12 @@ def watch(
 ) -> None:
     """Follow a model's latest rollout until it ends, through restarts of its server too.
 
-    A view that moves on a terminal; elsewhere, a line an event. Ends with 0 where the candidate became the baseline, 1
-    where it did not. Ctrl-C (130) leaves it running.
+    A view that moves on a terminal; elsewhere, an event a line.
+
+    Exit codes:
+    0    the candidate became the baseline
+    1    it was taken back, replaced, or could not be served
+    130  Ctrl-C; the rollout goes on running
     """
     from turnout.cli.connection import Server
 
