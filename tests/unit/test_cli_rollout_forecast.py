@@ -14,7 +14,7 @@ PLAN = Plan.from_json(
 )
 TOLD = pb.PlanRolloutResponse(
     previous="1.0.0", plan_json=json.dumps(PLAN.to_json()), plan_digest=PLAN.digest, requests_per_second=50,
-    error_rate=0.001, refusals=["it is frozen"], missed=["errors x2 in every step"],
+    error_rate=0.001, refusals=["it is frozen"], missed=["errors x2 would be missed"],
     power=[
         pb.RolloutPower(
             step=1, weight=0.05, soak_seconds=60,
@@ -45,7 +45,7 @@ def test_an_effect_is_marked_by_whether_it_fits_the_soak() -> None:
 def test_stages_gates_refusals_and_what_is_missed_are_told() -> None:
     text = shown()
     for told in (
-        "refused: it is frozen", "would be missed: errors x2 in every step", "10% copied", "waits for `promote`",
+        "refused: it is frozen", "errors x2 would be missed", "10% copied", "waits for `promote`",
         "combined evidence of 100 (alpha 0.01)", "pause at a stage's deadline", PLAN.digest,
     ):  # fmt: skip
         assert told in text

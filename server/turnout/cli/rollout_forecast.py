@@ -8,14 +8,14 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from turnout.cli.output import facts, table
-from turnout.rollout.plan import Plan
+from turnout.web.report.replay import read_told_plan
 from turnout.web.report.spans import duration_text, share_text
 from turnout_proto.v1 import rollout_pb2 as pb
 
 
 def forecast_lines(told: pb.PlanRolloutResponse, model: str, version: str) -> Iterator[RenderableType]:
     """Returns what a rollout would do, for people."""
-    plan = Plan.from_json(json.loads(told.plan_json))
+    plan = read_told_plan(told.plan_json)
     yield Text(f"{model}: {version} over {told.previous or 'nothing'}", "bold")
     yield from (Text.assemble(("refused: ", "bold red"), why) for why in told.refusals)
     yield ""
@@ -52,7 +52,7 @@ def forecast_lines(told: pb.PlanRolloutResponse, model: str, version: str) -> It
             ("taken back at", f"combined evidence of {1 / plan.alpha:.3g} (alpha {plan.alpha:g})"),
             ("promoted at", f"evidence of {1 / plan.beta:.3g} of each metric (beta {plan.beta:g})"),
             ("too little to see", f"{plan.on_insufficient} at a stage's deadline (on_insufficient)"),
-            ("another one asked for", f"{plan.on_newer} (on_newer)"),
+            ("another one runs", f"{plan.on_newer} (on_newer)"),
             ("ends by itself", f"after {duration_text(plan.max_duration_s)} of active time"),
             ("plan", told.plan_digest),
         )
@@ -67,7 +67,7 @@ def forecast_lines(told: pb.PlanRolloutResponse, model: str, version: str) -> It
     yield table(("", "WEIGHT", "SOAK", *(e.upper() for e in effects)), map(_power_row, told.power))
     if told.power:
         yield Text("The time that it takes to see each, by expectation; in green where the step is long enough.", "dim")
-    yield from (Text.assemble(("would be missed: ", "bold yellow"), what) for what in told.missed)
+    yield from (Text(what, "yellow") for what in told.missed)
 
 
 def forecast_body(told: pb.PlanRolloutResponse, model: str, version: str) -> dict[str, Any]:

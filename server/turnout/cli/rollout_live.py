@@ -15,6 +15,7 @@ from turnout.cli.output import Output, table
 from turnout.cli.rollout_follow import FINAL, follow
 from turnout.cli.rollout_view import bar, event_body, event_line, events_table, state_text
 from turnout.rollout.plan import Plan
+from turnout.web.report.replay import read_told_plan
 from turnout.web.report.spans import duration_text, share_text
 from turnout.web.report.words import evidence_text
 from turnout_proto.v1 import rollout_pb2 as pb
@@ -57,7 +58,7 @@ class View:
         if self.rollout is None:
             return Text("asking the server", "dim")
         r = self.rollout
-        plan = Plan.from_json(json.loads(r.plan_json))
+        plan = read_told_plan(r.plan_json)
         lines: list[RenderableType] = [_header(r), _steps(r, plan), self._time(r), "", _metrics(r)]
         lines += [Text(f"paused: {why}", "bold yellow") for why in r.pauses]
         if r.verdict:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -81,11 +81,11 @@ class Replay:
         Raises:
             InvalidRequest: The server tells what this release cannot read.
         """
+        plan = read_told_plan(answer.rollout.plan_json)
         try:
-            plan = Plan.from_json(json.loads(answer.rollout.plan_json))
             bodies = [json.loads(text) for text in answer.ticks_json]
         except (ValueError, RecursionError):
-            raise InvalidRequest("the server tells a plan or ticks that are no JSON") from None
+            raise InvalidRequest("the server tells ticks that are no JSON") from None
         times = [stamp.ToDatetime(UTC) for stamp in answer.times]
         told = [Told.from_json(time, body) for time, body in zip(times, bodies, strict=True)]
         evidence = [Evidence.start(plan.evidence_metrics, plan.max_duration_s)]
@@ -124,3 +124,18 @@ class Replay:
         if better:
             return worse / better
         return float("inf") if worse else None
+
+
+def read_told_plan(text: str) -> Plan:
+    """Reads a plan as a server tells it; what a later release of it added is left out.
+
+    Raises:
+        InvalidRequest: It is none that this release can read.
+    """
+    try:
+        body = json.loads(text)
+        return Plan.from_json({f.name: body[f.name] for f in fields(Plan) if f.name in body})
+    except (ValueError, TypeError, RecursionError):
+        raise InvalidRequest("the server tells a plan that is none") from None
+    except InvalidRequest as error:
+        raise InvalidRequest(f"the server tells a plan that this release cannot read: {error.message}") from None
