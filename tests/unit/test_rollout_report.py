@@ -43,7 +43,8 @@ def answer(
         evidence = evidence.taken(Tick.from_json(one)) if "shadow" not in one else evidence
     fields = {
         "model": "m", "attempt": 2, "candidate": "1.1.0", "previous": "1.0.0", "state": "soaking", "step": 1,
-        "steps": len(known.steps), "weight": 0.01, "epoch": 4, "threshold": 1 / known.alpha, "step_seconds": 100.0,
+        "steps": len(known.steps), "weight": 0.01, "epoch": 4, "threshold": 1 / known.alpha, "alpha": known.alpha,
+        "step_seconds": 100.0,
         "soak_seconds": 300.0, "e_value": evidence.combined, "plan_json": json.dumps(known.to_json()),
         "plan_digest": known.digest, "actor": "ann", "reason": "better",
     }  # fmt: skip
@@ -94,18 +95,20 @@ def test_a_verdict_is_told_with_its_numbers_and_with_what_to_do() -> None:
     assert "`turnout rollout retry m`" in said.following[1]
 
 
-def test_what_is_lacking_is_told_while_a_step_goes_on() -> None:
-    told = answer([tick((50, 1), (900, 9)), tick((30, 0), (600, 6))], {"min_requests": 100})
-    event = told.rollout.events.add(kind="soaking", text="")
-    event.time.CopyFrom(told.times[0])
+def test_what_the_server_finds_lacking_is_told_while_a_step_goes_on() -> None:
+    told = answer([tick((50, 1), (900, 9))], lacking=["the soak has 200 s to go"], pauses=["lunch (bob)"])
     said = explain(Replay.of(told))
-    assert said.standing == "soaking, step 1 of 4 at 1%"
-    assert said.lacking == (
-        "3m20s of the step's 5m",
-        "requests of the candidate in this step: 30 of 100",
-        "evidence that errors is fit for promotion, which the last step asks for",
-    )
-    assert "step 2 begins" in said.following[0]
+    assert said.standing == "soaking, step 1 of 4 at 1%; paused: lunch (bob)"
+    assert said.lacking == ("lunch (bob)", "the soak has 200 s to go")
+    assert "`turnout rollout resume m`" in said.following[0]
+    assert "step 2 begins" in said.following[1]
+
+
+def test_an_alpha_that_is_shared_is_told_as_it_is() -> None:
+    reading = explain(Replay.of(answer([tick((1, 0), (1, 0))], alpha=0.005, threshold=200.0))).reading
+    assert "below the threshold of 200." in reading[0]
+    assert reading[1].startswith("At most 0.5% of rollouts")
+    assert "(alpha 0.01, shared with other rollouts of the model)" in reading[1]
 
 
 def test_few_bad_events_count_as_none_and_that_is_said() -> None:

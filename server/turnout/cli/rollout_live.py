@@ -61,6 +61,8 @@ class View:
         plan = read_told_plan(r.plan_json)
         lines: list[RenderableType] = [_header(r), _steps(r, plan), self._time(r), "", _metrics(r)]
         lines += [Text(f"paused: {why}", "bold yellow") for why in r.pauses]
+        if r.lacking and not r.pauses and r.state == "deciding":
+            lines.append(Text(f"lacking: {'; '.join(r.lacking)}", "yellow"))
         if r.verdict:
             lines.append(Text(f"verdict: {r.verdict}", "bold green" if r.state == "succeeded" else "bold red"))
         if self.notice:

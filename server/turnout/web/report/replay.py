@@ -98,16 +98,6 @@ class Replay:
         """The evidence by now."""
         return self.evidence[-1] if self.evidence else Evidence.start(self.plan.evidence_metrics, 1.0)
 
-    @property
-    def step_requests(self) -> int:
-        """The candidate's requests since the present step's weight was in force."""
-        soaking = [e.time.ToDatetime(UTC) for e in self.rollout.events if e.kind == "soaking"]
-        if not soaking:
-            return 0
-        # The ticks of the look that began the step are recorded with it, and belong to what was before.
-        ticks = (one.tick for one in self.told if one.time > soaking[-1])
-        return sum(max((c.requests for c in tick.canary.values()), default=0) for tick in ticks if tick.baseline)
-
     def ratio(self, metric: Metric) -> float | None:
         """Returns how often the candidate's requests were bad for each time that the baseline's were.
 
