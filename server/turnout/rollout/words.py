@@ -13,9 +13,9 @@ def lacking(rollout: Rollout) -> list[str]:
         found.append(f"the soak has {step.soak_s - rollout.step_s:.0f} s to go")
     if rollout.step_requests < plan.min_requests:
         found.append(f"the canary had {rollout.step_requests} of {plan.min_requests} requests")
-    if rollout.step + 1 == len(plan.steps):
-        if unproven := rollout.evidence.unproven(plan.beta, plan.exposure_requests):
-            found.append(f"no evidence yet that {', '.join(unproven)} fit for promotion")
+    last = rollout.step + 1 == len(plan.steps)
+    if last and (unproven := rollout.evidence.unproven(plan.beta, plan.exposure_requests)):
+        found.append(f"no evidence yet that {', '.join(unproven)} fit for promotion")
     return found
 
 
