@@ -111,6 +111,20 @@ def test_an_alpha_that_is_shared_is_told_as_it_is() -> None:
     assert "(alpha 0.01, shared with other rollouts of the model)" in reading[1]
 
 
+def test_what_lets_a_candidate_be_promoted_is_told_by_its_reason() -> None:
+    def proof(ticks: list[Mapping[str, Any]], **plan: Any) -> tuple[bool, str]:
+        finding = explain(Replay.of(answer(ticks, plan))).findings[0]
+        return finding.fit, finding.proof
+
+    assert proof([tick((1000, 10), (1000, 30))]) == (True, "shown")
+    assert proof([tick((1000, 0), (1000, 1))]) == (True, "no bad one in 1,000 requests")
+    assert proof([tick((9, 0), (9, 0))], exposure_requests=50) == (False, "no bad one yet, 9 of 50 requests")
+    assert proof([tick((100, 1), (100, 1))]) == (False, "not yet")
+    assert proof([tick((20_000, 1), (20_000, 1))]) == (True, "shown to be rarer than 0.1%")
+    copies = explain(Replay.of(answer([{"shadow": [10, 9]}], {"shadow": {}}))).findings[1]
+    assert (copies.fit, copies.proof) == (True, "not asked for")
+
+
 def test_few_bad_events_count_as_none_and_that_is_said() -> None:
     said = explain(Replay.of(answer([tick((10, 2), (1000, 0))])))
     assert said.e_value == 0

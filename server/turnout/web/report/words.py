@@ -40,7 +40,7 @@ class Finding:
         weight: Share of the combined evidence.
         fit_value: Evidence that it is fit for promotion.
         fit_below: The ratio that it has to be shown to stay below.
-        proof: Whether it is fit for promotion by now, in words.
+        proof: Whether it lets the candidate be promoted by now, and why.
         fit: The same, in a word.
     """
 
@@ -174,17 +174,20 @@ def _finding(metric: Metric, replay: Replay) -> Finding:
 
 
 def _proof(metric: Metric, replay: Replay) -> tuple[bool, str]:
-    """Returns whether a metric shows the candidate fit, and how."""
+    """Returns whether a metric lets the candidate be promoted, and why."""
     plan, evidence = replay.plan, replay.last
-    known = evidence.accumulators[metric.name]
+    seen = evidence.accumulators[metric.name].canary
+    if not metric.promotes:
+        return True, "not asked for"
+    if metric.name in evidence.unproven(plan.beta, plan.exposure_requests):
+        if seen.bad:
+            return False, "not yet"
+        return False, f"no bad one yet, {seen.requests:,} of {max(plan.exposure_requests, 1):,} requests"
     if evidence.fit(metric.name) >= 1 / plan.beta:
         return True, "shown"
-    if known.canary.bad == 0 and known.baseline.bad == 0 and not metric.one_armed:
-        enough = max(plan.exposure_requests, 1)
-        if known.canary.requests >= enough:
-            return True, f"no bad one on either side in {known.canary.requests:,} requests: no ratio to show"
-        return False, f"no bad one yet, {known.canary.requests:,} of {enough:,} requests"
-    return False, "not yet"
+    if not seen.bad:
+        return True, f"no bad one in {seen.requests:,} requests"
+    return True, f"shown to be rarer than {share_text(metric.fine_rate)}"
 
 
 def _reading(replay: Replay, findings: tuple[Finding, ...]) -> Iterator[str]:
