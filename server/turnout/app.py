@@ -48,6 +48,8 @@ from turnout.serving.manager import Manager
 from turnout.state.store import StateStore
 from turnout.telemetry.logging import AccessLog, make_logger
 from turnout.telemetry.metrics import Metrics
+from turnout.web.console.application import console_routes
+from turnout.web.console.recent import Recent
 from turnout.web.server import EmbeddedServer, Web, bind, http_server
 
 _SHADOWS_CLOSE_SECONDS = 1.0
@@ -115,6 +117,10 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             lambda model: settings.for_model(model).false_alarm_meter, catalog, policies, observer, log
         )
         previews = Previews(catalog, rollouts)
+        recent = Recent(catalog)
+        explainer = Explainer(router, catalog, policies)
+        token = settings.console.token.get_secret_value()
+        console = console_routes(catalog, policies, shadows, rollouts, explainer, recent, token)
         services = Services(
             inference=inference,
             catalog=catalog,
@@ -122,7 +128,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             manager=manager,
             declarer=Declarer(repository, store),
             traffic=traffic,
-            explainer=Explainer(router, catalog, policies),
+            explainer=explainer,
             policies=policies,
             shadows=shadows,
             rollouts=rollouts,
@@ -143,7 +149,16 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
 
         preferences = PreferenceReader(settings.routing)
         body_bytes = int(settings.limits.http_max_body_bytes)
-        web = Web(inference, preferences, router, scrape, services.ready, new_request_id, body_bytes)
+        web = Web(
+            inference,
+            preferences,
+            router,
+            scrape,
+            services.ready,
+            new_request_id,
+            body_bytes,
+            console if settings.console.enabled else (),
+        )
         data, control = data_server(services, settings), control_server(services, settings)
         http_socket = bind(settings.http)
         stack.callback(http_socket.close)
@@ -163,6 +178,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         side_tasks.start("http", http.serve(sockets=[http_socket]))
         side_tasks.start("rollouts", rollouts.run(previews.tick, meters.tick))
         side_tasks.start("webhook", webhook.run())
+        side_tasks.start("recent", recent.run())
         side_tasks.start("follow", follow(refresh, store.revision, root, settings.repository, log))
         stack.push_async_callback(_stop, services, settings, data, control, http, side_tasks)
         try:
