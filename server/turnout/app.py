@@ -7,7 +7,7 @@ run()       the same for a process: until a signal, or until a part that must no
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 from semver import Version
+from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Address, Settings
@@ -119,8 +120,10 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         previews = Previews(catalog, rollouts)
         recent = Recent(catalog)
         explainer = Explainer(router, catalog, policies)
-        token = settings.console.token.get_secret_value()
-        console = console_routes(catalog, policies, shadows, rollouts, explainer, recent, token)
+        console: Sequence[Route] = ()
+        if settings.console.enabled:
+            token = settings.console.token.get_secret_value()
+            console = console_routes(catalog, policies, shadows, rollouts, explainer, recent, token)
         services = Services(
             inference=inference,
             catalog=catalog,
@@ -157,7 +160,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             services.ready,
             new_request_id,
             body_bytes,
-            console if settings.console.enabled else (),
+            console,
         )
         data, control = data_server(services, settings), control_server(services, settings)
         http_socket = bind(settings.http)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from turnout.rollout.evidence import LEAST_BAD, Metric
+from turnout.rollout.evidence import LEAST_BAD, Fitness, Metric
 from turnout.rollout.plan import Plan
 from turnout.web.report.replay import Replay
 from turnout.web.report.spans import duration_text, share_text
@@ -176,15 +176,16 @@ def _finding(metric: Metric, replay: Replay) -> Finding:
 def _proof(metric: Metric, replay: Replay) -> tuple[bool, str]:
     """Returns whether a metric shows the candidate fit, and how."""
     plan, evidence = replay.plan, replay.last
-    known = evidence.accumulators[metric.name]
-    if evidence.fit(metric.name) >= 1 / plan.beta:
-        return True, "shown"
-    if known.canary.bad == 0 and known.baseline.bad == 0 and not metric.one_armed:
-        enough = max(plan.exposure_requests, 1)
-        if known.canary.requests >= enough:
-            return True, f"no bad one on either side in {known.canary.requests:,} requests: no ratio to show"
-        return False, f"no bad one yet, {known.canary.requests:,} of {enough:,} requests"
-    return False, "not yet"
+    seen, enough = evidence.accumulators[metric.name].canary, max(plan.exposure_requests, 1)
+    found = evidence.fitness(metric, plan.beta, plan.exposure_requests)
+    words = {
+        Fitness.NOT_ASKED: "not asked for",
+        Fitness.SHOWN: "shown",
+        Fitness.CLEAN: f"no bad one in {seen.requests:,} requests: no ratio to show",
+        Fitness.FINE: f"shown to be below {share_text(metric.fine_rate)}",
+        Fitness.OPEN: "not yet" if seen.bad else f"no bad one yet, {seen.requests:,} of {enough:,} requests",
+    }
+    return found.fit, words[found]
 
 
 def _reading(replay: Replay, findings: tuple[Finding, ...]) -> Iterator[str]:

@@ -8,6 +8,10 @@
     const line = style("--line");
     return Object.assign({ stroke: style("--dim"), grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 } }, extra);
   }
+  // As everywhere in Turnout: UTC, 24 hours.
+  function utc(seconds) { return uPlot.tzDate(new Date(seconds * 1e3), "Etc/UTC"); }
+  function clock(u, values) { return values.map(function (t) { return new Date(t * 1e3).toISOString().slice(11, 19); }); }
+  function when(u, t) { return t == null ? "" : new Date(t * 1e3).toISOString().slice(0, 19).replace("T", " "); }
   function value(u, v) { return v == null ? "" : v.toPrecision(3); }
   function draw(place, body) {
     const kind = place.dataset.kind, versions = Object.keys(body.versions).sort();
@@ -20,10 +24,10 @@
     if (known && known.versions === versions.join()) { known.chart.setData(columns); return; }
     if (known) known.chart.destroy();
     place.replaceChildren();
-    const series = [{}].concat(versions.map(function (v, i) {
+    const series = [{ label: "UTC", value: when }].concat(versions.map(function (v, i) {
       return { label: v, stroke: hues[i % hues.length], width: 2, value: value, points: { show: body.times.length < 3 } };
     }));
-    const size = { width: place.clientWidth, height: 220, series: series, axes: [axis({}), axis({ size: 60 })], scales: { y: { range: function (u, low, high) { return [0, high > 0 ? high * 1.1 : 1]; } } } };
+    const size = { width: place.clientWidth, height: 220, tzDate: utc, series: series, axes: [axis({ values: clock, space: 70 }), axis({ size: 60 })], scales: { y: { range: function (u, low, high) { return [0, high > 0 ? high * 1.1 : 1]; } } } };
     charts.set(place, { versions: versions.join(), chart: new uPlot(size, columns, place) });
   }
   async function fetched(source) {
