@@ -7,6 +7,7 @@ import typer
 
 from turnout.cli.doctor import doctor
 from turnout.cli.load import load, unload
+from turnout.cli.log import log
 from turnout.cli.models import models
 from turnout.cli.predict import predict
 from turnout.cli.publish import publish
@@ -17,6 +18,7 @@ from turnout.cli.show import show
 from turnout.cli.tag import tag
 from turnout.cli.traffic import application as traffic
 from turnout.cli.verify import verify
+from turnout.cli.yank import unyank, yank
 
 _REPOSITORY = "The repository, with or without a server"
 _SERVER = "A running server"
@@ -39,7 +41,7 @@ def application() -> typer.Typer:
     app.callback()(_turnout)
     commands: dict[str, tuple[Callable[..., None], ...]] = {
         _HERE: (serve, doctor),
-        _REPOSITORY: (publish, release, tag, models, show, verify),
+        _REPOSITORY: (publish, release, tag, yank, unyank, models, show, log, verify),
         _SERVER: (predict, load, unload, shadow),
     }
     for panel, members in commands.items():

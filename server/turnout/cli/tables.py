@@ -74,6 +74,12 @@ def events_table(events: Sequence[Event]) -> Table:
     return table(("DECLARED", "", "BY", "WHY"), rows)
 
 
+def log_table(events: Sequence[Event]) -> Table:
+    """Returns a row for each event of the log."""
+    rows = [(str(e.id), _when(e.time), e.model, _what(e), e.actor, e.reason) for e in events]
+    return table(("EVENT", "WHEN", "MODEL", "", "BY", "WHY"), rows, right=("EVENT",))
+
+
 def _when(time: datetime) -> str:
     return time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
@@ -81,6 +87,16 @@ def _when(time: datetime) -> str:
 def _what(event: Event) -> str:
     payload = event.payload
     match event.kind:
+        case "published":
+            how = ", found" if payload.get("found") else ""
+            anew = f", in place of {payload['replaced'][:19]}..." if payload.get("replaced") else ""
+            return f"{payload['version']} published{how}{anew}, {payload['digest'][:19]}..."
+        case "signed":
+            return f"{payload['version']} signed by {payload['key']}"
+        case "yanked":
+            return f"{payload['version']} yanked, it was {payload['previous']}"
+        case "unyanked":
+            return f"{payload['version']} is a candidate again"
         case "released":
             return f"{payload['version']} released"
         case "tag_set":

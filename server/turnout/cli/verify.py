@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from turnout.cli.options import ConfigOption, JsonOption, ModelsOption, StateOption
+from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, StateOption
 from turnout.cli.output import reporting, size_text, table
 from turnout.errors import DigestMismatch, TurnoutError
 
 if TYPE_CHECKING:
+    from turnout.cli.audit import LogAudit
     from turnout.cli.workspace import Workspace
     from turnout.registry.digest import Progress
     from turnout.registry.listing import Listing, Problem, Published
@@ -40,26 +41,36 @@ def verify(
         str | None,
         typer.Argument(metavar="NAME[@SELECTOR]", help="A model, or one of its versions. (default: everything)"),
     ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option("--head", metavar="HEAD", help="What `turnout log --head` printed once; the log has to hold it."),
+    ] = None,
+    actor: ActorOption = None,
     models: ModelsOption = None,
     state: StateOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Read every byte of published versions and compare it with what was published.
+    """Read every byte of published versions, and the log of all changes, and compare both with what was written.
 
-    Ends with 1 where a file changed, is missing, or does not belong there.
+    Ends with 1 where a file changed, is missing, or does not belong there, or where the log is not what was written.
+    A version that no event tells of, since its publisher died just before, is recorded now.
     """
-    from turnout.cli.workspace import Workspace, split_reference
+    from turnout.cli.audit import LogAudit
+    from turnout.cli.workspace import Workspace, actor_or_login, split_reference
+    from turnout.state.chain import Head
 
     with reporting(as_json=as_json) as out:
         name, selector = (None, None) if version is None else split_reference(version)
+        kept = None if head is None else Head.parse(head)
         workspace = Workspace.open(models, state, config)
         listing = workspace.scan()
+        log = LogAudit.of(workspace, listing, kept, actor_or_login(actor))
         damaged = _damaged(workspace, listing, name, selector)
         chosen = _chosen(workspace, listing, name, selector, damaged)
         with out.progress("verifying", sum(p.manifest.size for p in chosen)) as advance:
             results = [_unreadable(problem) for problem in damaged]
-            results += [_verify(workspace, published, advance) for published in chosen]
+            results += [_verify(workspace, published, log, advance) for published in chosen]
         bad = sum(1 for result in results if result.fault)
         rows = [
             (
@@ -69,10 +80,11 @@ def verify(
             )
             for result in results
         ]
-        body = {"ok": not bad, "versions": [asdict(result) for result in results]}
+        ok = not bad and log.ok
+        body = {"ok": ok, "versions": [asdict(result) for result in results], "log": log.to_json()}
         ending = [f"\n{bad} of {len(results)} versions are not what was published"] if bad else []
-        out.show(body, table(("", "", ""), rows), *ending)
-        if bad:
+        out.show(body, table(("", "", ""), rows), *log.lines(), *ending)
+        if not ok:
             raise typer.Exit(1)
 
 
@@ -112,11 +124,12 @@ def _chosen(
         raise
 
 
-def _verify(workspace: "Workspace", published: "Published", advance: "Progress") -> Verified:
+def _verify(workspace: "Workspace", published: "Published", log: "LogAudit", advance: "Progress") -> Verified:
     manifest = published.manifest
     fault = ""
     try:
-        workspace.repository.verify(manifest.model, manifest.version, progress=advance)
+        expected = log.published.get((manifest.model, str(manifest.version)))
+        workspace.repository.verify(manifest.model, manifest.version, expected=expected, progress=advance)
     except DigestMismatch as error:
         fault = error.message.removeprefix(f"{manifest.model} {manifest.version}: ")
     return Verified(manifest.model, str(manifest.version), published.digest, manifest.size, fault)
