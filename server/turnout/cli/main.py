@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from turnout.cli.doctor import doctor
+from turnout.cli.key import application as key
 from turnout.cli.load import load, unload
 from turnout.cli.log import log
 from turnout.cli.models import models
@@ -15,6 +16,7 @@ from turnout.cli.release import release
 from turnout.cli.serve import serve
 from turnout.cli.shadow import shadow
 from turnout.cli.show import show
+from turnout.cli.sign import sign
 from turnout.cli.tag import tag
 from turnout.cli.traffic import application as traffic
 from turnout.cli.verify import verify
@@ -41,12 +43,13 @@ def application() -> typer.Typer:
     app.callback()(_turnout)
     commands: dict[str, tuple[Callable[..., None], ...]] = {
         _HERE: (serve, doctor),
-        _REPOSITORY: (publish, release, tag, yank, unyank, models, show, log, verify),
+        _REPOSITORY: (publish, sign, release, tag, yank, unyank, models, show, log, verify),
         _SERVER: (predict, load, unload, shadow),
     }
     for panel, members in commands.items():
         for command in members:
             app.command(rich_help_panel=panel)(command)
+    app.add_typer(key, name="key", rich_help_panel=_HERE)
     app.add_typer(traffic, name="traffic", rich_help_panel=_SERVER)
     return app
 

@@ -36,6 +36,10 @@ def publish(
     release: Annotated[
         bool, typer.Option("--release", metavar="", help="Release it too, as `turnout release` does.")
     ] = False,
+    sign_key: Annotated[
+        Path | None,
+        typer.Option("--sign-key", metavar="FILE", help="Sign it with this private key, as `turnout sign` does."),
+    ] = None,
     actor: ActorOption = None,
     reason: ReasonOption = "",
     models: ModelsOption = None,
@@ -48,11 +52,12 @@ def publish(
     Publishing the same content again changes nothing. Running servers load it at once.
     """
     os.nice(_NICENESS)  # before what follows is imported: that takes as long as publishing a small model does
+    from turnout.cli.signer import Signer
     from turnout.cli.workspace import Workspace, actor_or_login
     from turnout.errors import InvalidRequest
     from turnout.registry.metadata import VersionMetadata, read_metadata
     from turnout.registry.names import check_model_name, parse_version
-    from turnout.registry.publish import PublishRequest
+    from turnout.registry.publish import DEFAULT_GATES, PublishRequest
     from turnout.registry.publish import publish as publish_version
     from turnout.routing.adoption import Recorder
 
@@ -69,6 +74,7 @@ def publish(
         )
         workspace = Workspace.open(models, state, config)
         who = actor_or_login(actor)
+        signing = Signer.of(workspace, name, sign_key)
         # Before the copy: a store that cannot be used must not leave a version behind that nobody recorded.
         with workspace.store() as store:
             recorder = Recorder(workspace.repository, store, who, reason)
@@ -77,11 +83,14 @@ def publish(
                 result = publish_version(
                     workspace.repository,
                     request,
+                    gates=(*DEFAULT_GATES, *signing.gates),
+                    attest=signing.attest,
                     yanked=lambda: recorder.yanked(name),
                     recorded=recorder.record,
                     progress=advance,
                 )
             recorder.settle(result.created)
+            signing.record(store, result, who, reason)
             if release:
                 store.release(name, request.version, actor=who, reason=reason)
             standing = store.declared().of(name).standing(request.version)

@@ -42,7 +42,7 @@ def details(version: Description) -> Table:
     pairs: list[tuple[str, RenderableType]] = [
         ("version", f"{version.model} {version.version}"),
         ("digest", version.digest),
-        ("standing", _styled(version.standing)),
+        ("standing", Text.assemble(_styled(version.standing), _because(version))),
         ("tags", ", ".join(version.tags) or "none"),
     ]
     if live := version.live:
@@ -57,6 +57,8 @@ def details(version: Description) -> Table:
         rows = version.live.max_batch_rows if version.live else 0
         pairs.append(("batching", f"up to {rows} rows; {version.batching}" if rows else version.batching))
     if content := version.content:
+        signed = [f"{key} ({worth})" for key, worth in content.signatures.items()]
+        pairs.append(("signed by", ", ".join(signed) or "nobody"))
         files = [(file.path, size_text(file.size), file.digest[:_DIGEST_SHOWN]) for file in content.files]
         pairs.append(("files", table(("", "", ""), files)))
         pairs.append(("operators", ", ".join(f"{domain or 'ai.onnx'} {v}" for domain, v in content.opset.items())))
@@ -66,6 +68,10 @@ def details(version: Description) -> Table:
     else:
         pairs.append(("size", size_text(version.size_bytes)))
     return facts(pairs)
+
+
+def _because(version: Description) -> str:
+    return f": {version.content.yanked}" if version.content and version.content.yanked else ""
 
 
 def events_table(events: Sequence[Event]) -> Table:

@@ -1,6 +1,6 @@
 """`turnout verify`."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,6 +27,7 @@ class Verified:
         digest: The version's digest; None where its manifest cannot be read.
         size_bytes: Of its files, as its manifest says; 0 where that cannot be read.
         fault: What is not as it was published, "" where all is.
+        signatures: Who signed it, by key, and what each signature is worth.
     """
 
     model: str
@@ -34,6 +35,7 @@ class Verified:
     digest: str | None
     size_bytes: int
     fault: str
+    signatures: dict[str, str] = field(default_factory=dict)
 
 
 def verify(
@@ -76,7 +78,7 @@ def verify(
             (
                 f"{result.model} {result.version}",
                 Text("changed", "bold red") if result.fault else Text("ok", "green"),
-                result.fault or f"{size_text(result.size_bytes)}, {result.digest}",
+                result.fault or f"{size_text(result.size_bytes)}, {result.digest}{_signed(result)}",
             )
             for result in results
         ]
@@ -86,6 +88,10 @@ def verify(
         out.show(body, table(("", "", ""), rows), *log.lines(), *ending)
         if not ok:
             raise typer.Exit(1)
+
+
+def _signed(result: Verified) -> str:
+    return "".join(f", signed by {key} ({worth})" for key, worth in result.signatures.items())
 
 
 def _damaged(workspace: "Workspace", listing: "Listing", name: str | None, selector: str | None) -> "list[Problem]":
@@ -125,6 +131,8 @@ def _chosen(
 
 
 def _verify(workspace: "Workspace", published: "Published", log: "LogAudit", advance: "Progress") -> Verified:
+    from turnout.registry.trust import Trust, Worth, stored
+
     manifest = published.manifest
     fault = ""
     try:
@@ -132,7 +140,12 @@ def _verify(workspace: "Workspace", published: "Published", log: "LogAudit", adv
         workspace.repository.verify(manifest.model, manifest.version, expected=expected, progress=advance)
     except DigestMismatch as error:
         fault = error.message.removeprefix(f"{manifest.model} {manifest.version}: ")
-    return Verified(manifest.model, str(manifest.version), published.digest, manifest.size, fault)
+    trust = Trust.of(workspace.settings.for_model(manifest.model).signing)
+    signed = trust.judge(published, stored(workspace.repository, published))
+    wrong = [f"the signature of {one.key} {one.worth}" for one in signed if one.worth is Worth.WRONG]
+    faults = ", ".join(filter(None, (fault, *wrong, trust.fault(signed))))
+    signatures = {one.key: str(one.worth) for one in signed}
+    return Verified(manifest.model, str(manifest.version), published.digest, manifest.size, faults, signatures)
 
 
 def _unreadable(problem: "Problem") -> Verified:

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from turnout.errors import DigestMismatch, NotLoaded, TurnoutError, VersionLoading
+from turnout.errors import DigestMismatch, NotLoaded, TurnoutError, VersionLoading, VersionYanked
+from turnout.registry.standing import Standing
 from turnout.routing.applied import AppliedPolicy, Policies
 from turnout.routing.policy import Policy, eligible
 from turnout.routing.resolution import VersionIndex, resolve
-from turnout.routing.selector import Selector, parse
+from turnout.routing.selector import ByDigest, ByTag, Exact, Selector, parse
 from turnout.routing.split import Split, Turn
 from turnout.serving.catalog import Catalog, CatalogSnapshot, ModelEntry, VersionEntry
 from turnout.serving.inference import Role, Route
@@ -60,7 +61,16 @@ class PolicyRouter:
     among canaries one more; the first request for a selector after a change works its way out again.
     """
 
-    def __init__(self, catalog: Catalog, policies: Policies) -> None:
+    def __init__(self, catalog: Catalog, policies: Policies, *, serve_yanked: bool = False) -> None:
+        """Prepares.
+
+        Args:
+            catalog: What is served.
+            policies: In force.
+            serve_yanked: Selectors that name one version are answered with a warning where it was yanked, and not
+                refused.
+        """
+        self._serve_yanked = serve_yanked
         self._catalog = catalog
         self._policies = policies
         self._resolutions = _Resolutions(catalog.snapshot, policies.current)
@@ -79,6 +89,7 @@ class PolicyRouter:
             InvalidSelector: The selector does not parse.
             ModelNotFound, VersionNotFound: It parses and nothing answers it.
             NotLoaded, VersionLoading: What it names is known but cannot answer now.
+            VersionYanked: What it names was withdrawn, and pins to such are refused.
             DigestMismatch: What it names was changed on disk since its publication.
         """
         resolutions = self._resolutions
@@ -116,15 +127,20 @@ class PolicyRouter:
     def _find(self, resolutions: _Resolutions, model: str, selector: str) -> Way:
         parsed = parse(selector)
         entry = resolutions.entry(model, parsed, prefer_ready=True)
+        warning = ""
+        if entry.standing is Standing.YANKED and isinstance(parsed, Exact | ByDigest | ByTag):
+            warning = _yanked(entry, resolutions.snapshot.model(model))
+            if not self._serve_yanked:
+                raise VersionYanked(f"{warning}; pins to it are refused")
         if entry.state is not LifecycleState.READY:
             raise _refusal(entry)
         if len(resolutions.ways) >= MAX_ROUTES:
             resolutions.ways.clear()
         applied = resolutions.policies.get(model)
         if applied is None:
-            way: Way = Route.to(entry, Role.PINNED if selector else Role.BASELINE)
+            way: Way = Route.to(entry, Role.PINNED if selector else Role.BASELINE, warning=warning)
         elif applied.state.policy is None or (canaries := eligible(parsed, applied.state.policy)) is None:
-            way = Route.to(entry, Role.PINNED if selector else Role.BASELINE, applied.epoch)
+            way = Route.to(entry, Role.PINNED if selector else Role.BASELINE, applied.epoch, warning=warning)
         else:
             baseline = Route.to(entry, Role.BASELINE, applied.epoch, applied.observer)
             versions = resolutions.snapshot.model(model).versions
@@ -163,6 +179,11 @@ def _baseline(known: ModelEntry, policy: Policy) -> VersionEntry:
     if entry is None:
         raise NotLoaded(f"{policy.baseline}, the baseline of {known.name}'s policy, is not in this server's repository")
     return entry
+
+
+def _yanked(entry: VersionEntry, known: ModelEntry) -> str:
+    reason = known.declarations.reasons.get(entry.version)
+    return f"{entry.model} {entry.version} was yanked{f' ({reason})' if reason else ''}"
 
 
 def _index(entry: ModelEntry) -> VersionIndex:

@@ -20,6 +20,8 @@ from turnout.serving.tensor import Array
 from turnout.telemetry.logging import AccessLog
 from turnout.telemetry.metrics import Metrics, RoleRecorder
 
+_WARNED = "warning told"
+
 
 class Role(StrEnum):
     """How a version came to answer."""
@@ -49,6 +51,7 @@ class Route:
         handle: Of the entry.
         recorder: Counts what the version does in that role.
         observer: Is told of the answers; None where nobody wants to know.
+        warning: What the caller should know; "" for nothing.
         memo: What protocols have worked out about the route, by a name of theirs; it goes when the route does.
     """
 
@@ -58,14 +61,22 @@ class Route:
     handle: VersionHandle
     recorder: RoleRecorder
     observer: AnswerObserver | None = None
+    warning: str = ""
     memo: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def to(cls, entry: VersionEntry, role: Role, epoch: int = 0, observer: AnswerObserver | None = None) -> Self:
+    def to(
+        cls,
+        entry: VersionEntry,
+        role: Role,
+        epoch: int = 0,
+        observer: AnswerObserver | None = None,
+        warning: str = "",
+    ) -> Self:
         """Makes the route to a version that is Ready."""
         handle = entry.handle
         assert handle is not None, "a version that is Ready has a handle"
-        return cls(entry, role, epoch, handle, handle.recorder.role(role), observer)
+        return cls(entry, role, epoch, handle, handle.recorder.role(role), observer, warning)
 
 
 @dataclass(slots=True)
@@ -229,6 +240,9 @@ class Inference:
             raise
         route.recorder.decisions += 1
         request.route = route
+        if route.warning and _WARNED not in route.memo:
+            route.memo[_WARNED] = True  # once a route and state of the world, not once a request
+            self._access.warned(request, route)
         if route.recorder.arm is not None and request.cell is None:
             request.arm = route.recorder.arm
             request.cell = request.arm.admit()

@@ -14,7 +14,7 @@ from semver import Version
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Settings
-from turnout.errors import ChangeRefused, ModelFailure, NotLoaded, TurnoutError, VersionNotFound
+from turnout.errors import ChangeRefused, ModelFailure, NotLoaded, NotTrusted, TurnoutError, VersionNotFound
 from turnout.registry.listing import Published
 from turnout.registry.repository import Repository
 from turnout.registry.standing import Declared
@@ -82,6 +82,8 @@ class Manager:
             published, declared = await asyncio.gather(
                 asyncio.to_thread(self._repository.published), asyncio.to_thread(self._declared)
             )
+            if declared.revision != self._declarations.revision:
+                self._look_again()
             self._declarations = declared
             self._take_in(published)
             self.reconcile()
@@ -149,7 +151,8 @@ class Manager:
 
     def _wanted(self, model: str) -> set[Version]:
         present = [version for version in self._entries[model] if (model, version) in self._present]
-        wish = Wish(self._settings.for_model(model).load, self._asked.get(model, {}))
+        yanked = self._settings.routing.yanked_pins == "warn"
+        wish = Wish(self._settings.for_model(model).load, self._asked.get(model, {}), yanked)
         chosen = wanted(wish, present, self._declarations.of(model), self._resolve)
         return chosen | (self._held(model).keys() & set(present))
 
@@ -164,6 +167,13 @@ class Manager:
             if known is None or (known.digest != item.digest and known.state in _NOT_IN_MEMORY):
                 standing = self._declarations.of(model).standing(version)
                 entries[version] = VersionEntry(item.manifest, item.digest, standing, LifecycleState.NEW)
+
+    def _look_again(self) -> None:
+        """Has versions loaded anew that were not trusted: somebody may have signed them meanwhile."""
+        for entries in self._entries.values():
+            for version, entry in entries.items():
+                if isinstance(entry.failure, NotTrusted):
+                    entries[version] = VersionEntry(entry.manifest, entry.digest, entry.standing, LifecycleState.NEW)
 
     def _drop_gone(self) -> None:
         """Forgets versions that are on disk no more; those in service are unloaded first, as nobody wants them."""
