@@ -263,10 +263,12 @@ def _prepare_log(repository: Repository, store: StateStore, settings: Settings, 
     try:
         for one in adopt(repository, store, actor="server", patience=SWEEP_PATIENCE):
             log.warning(
-                "recorded a version without an event", model=one.manifest.model, version=str(one.manifest.version)
+                "recorded a version that its publisher did not",
+                model=one.manifest.model,
+                version=str(one.manifest.version),
             )
     except (OSError, Unavailable) as error:  # a repository that may only be read, or is busy: the next start will
-        log.warning("versions without an event are not recorded", reason=str(error))
+        log.warning("versions that no event tells of are not recorded", reason=str(error))
 
 
 def _prepare_repository(settings: Settings, log: FilteringBoundLogger) -> Path:

@@ -27,6 +27,7 @@ class Verified:
         digest: The version's digest; None where its manifest cannot be read.
         size_bytes: Of its files, as its manifest says; 0 where that cannot be read.
         fault: What is not as it was published, "" where all is.
+        untrusted: Why its signatures do not do for the settings, "" where they do.
         signatures: Who signed it, by key, and what each signature is worth.
     """
 
@@ -35,6 +36,7 @@ class Verified:
     digest: str | None
     size_bytes: int
     fault: str
+    untrusted: str = ""
     signatures: dict[str, str] = field(default_factory=dict)
 
 
@@ -77,17 +79,26 @@ def verify(
         rows = [
             (
                 f"{result.model} {result.version}",
-                Text("changed", "bold red") if result.fault else Text("ok", "green"),
-                result.fault or f"{size_text(result.size_bytes)}, {result.digest}{_signed(result)}",
+                _word(result),
+                result.fault or result.untrusted or f"{size_text(result.size_bytes)}, {result.digest}{_signed(result)}",
             )
             for result in results
         ]
-        ok = not bad and log.ok
+        untrusted = sum(1 for result in results if result.untrusted)
+        ok = not (bad or untrusted) and log.ok
         body = {"ok": ok, "versions": [asdict(result) for result in results], "log": log.to_json()}
         ending = [f"\n{bad} of {len(results)} versions are not what was published"] if bad else []
+        if untrusted:
+            ending.append(f"\n{untrusted} of {len(results)} versions are not signed as signing.require_signature asks")
         out.show(body, table(("", "", ""), rows), *log.lines(), *ending)
         if not ok:
             raise typer.Exit(1)
+
+
+def _word(result: Verified) -> Text:
+    if result.fault:
+        return Text("changed", "bold red")
+    return Text("untrusted", "bold red") if result.untrusted else Text("ok", "green")
 
 
 def _signed(result: Verified) -> str:
@@ -143,9 +154,15 @@ def _verify(workspace: "Workspace", published: "Published", log: "LogAudit", adv
     trust = Trust.of(workspace.settings.for_model(manifest.model).signing)
     signed = trust.judge(published, stored(workspace.repository, published))
     wrong = [f"the signature of {one.key} {one.worth}" for one in signed if one.worth is Worth.WRONG]
-    faults = ", ".join(filter(None, (fault, *wrong, trust.fault(signed))))
-    signatures = {one.key: str(one.worth) for one in signed}
-    return Verified(manifest.model, str(manifest.version), published.digest, manifest.size, faults, signatures)
+    return Verified(
+        model=manifest.model,
+        version=str(manifest.version),
+        digest=published.digest,
+        size_bytes=manifest.size,
+        fault=", ".join(filter(None, (fault, *wrong))),
+        untrusted=trust.fault(signed),
+        signatures={one.key: str(one.worth) for one in signed},
+    )
 
 
 def _unreadable(problem: "Problem") -> Verified:

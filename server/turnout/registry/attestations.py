@@ -51,7 +51,7 @@ def write(repository: Repository, model: str, version: Version, name: str, data:
 
 
 def read(repository: Repository, model: str, version: Version, prefix: str) -> dict[str, bytes]:
-    """Returns the attestations whose names begin with `prefix`, by name; those too large, or that are links, are left out.
+    """Returns the attestations whose names begin with `prefix`, by name, save links and those that are too large.
 
     Raises:
         OSError: The directory cannot be read.

@@ -66,9 +66,7 @@ class Trust:
         """
         keys = frozenset(PublicKey.parse(text) for text in settings.trusted_keys)
         if settings.require_signature and not keys:
-            raise ConfigError(
-                "signing.require_signature is set and signing.trusted_keys is empty: no version could be served"
-            )
+            raise ConfigError("signing.require_signature is set, and signing.trusted_keys names no key")
         return cls(settings.require_signature, keys)
 
     def judge(self, published: Published, found: Iterable[tuple[str, DigestSignature | None]]) -> list[Signed]:
