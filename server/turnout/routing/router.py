@@ -3,14 +3,24 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from turnout.errors import DigestMismatch, NotLoaded, TurnoutError, VersionLoading, VersionYanked
+from semver import Version
+
+from turnout.errors import (
+    DigestMismatch,
+    ModelNotFound,
+    NotLoaded,
+    TurnoutError,
+    VersionLoading,
+    VersionNotFound,
+    VersionYanked,
+)
 from turnout.registry.standing import Standing
 from turnout.routing.applied import AppliedPolicy, Policies
 from turnout.routing.policy import Policy, eligible
 from turnout.routing.resolution import VersionIndex, resolve
 from turnout.routing.selector import ByDigest, ByTag, Exact, Selector, parse
 from turnout.routing.split import Split, Turn
-from turnout.serving.catalog import Catalog, CatalogSnapshot, ModelEntry, VersionEntry
+from turnout.serving.catalog import Catalog, CatalogSnapshot, Damaged, ModelEntry, VersionEntry
 from turnout.serving.inference import Role, Route
 from turnout.serving.lifecycle import LifecycleState
 
@@ -43,6 +53,14 @@ class _Resolutions:
 
     def entry(self, model: str, selector: Selector, *, prefer_ready: bool) -> VersionEntry:
         """Returns the version that the selector names. Raises as `Router.describe`."""
+        try:
+            return self._entry(model, selector, prefer_ready=prefer_ready)
+        except (ModelNotFound, VersionNotFound) as error:
+            if fault := _damage(self.snapshot.damaged.get(model), selector):
+                raise DigestMismatch(fault) from error
+            raise
+
+    def _entry(self, model: str, selector: Selector, *, prefer_ready: bool) -> VersionEntry:
         known = self.snapshot.model(model)
         applied = self.policies.get(model)
         policy = applied.state.policy if applied else None
@@ -172,6 +190,22 @@ class PolicyRouter:
             self._turns.clear()
         turn = self._turns.setdefault(key, Turn())
         return Split(applied.owners, routes, applied.tally if len(able) >= len(names) - 1 else None, turn)
+
+
+def _damage(damaged: Damaged | None, selector: Selector) -> str:
+    """Returns what is wrong with the version that the selector names, "" where that is no damaged one."""
+    if damaged is None:
+        return ""
+    match selector:
+        case Exact(version=version):
+            named: Version | None = version
+        case ByTag(name=name):
+            named = damaged.declarations.tags.get(name)
+        case ByDigest(digest=digest):
+            named = next((v for v, known in damaged.declarations.digests.items() if known == digest), None)
+        case _:
+            named = None
+    return next((reason for version, reason in damaged.reasons.items() if version == named), "")
 
 
 def _baseline(known: ModelEntry, policy: Policy) -> VersionEntry:

@@ -142,6 +142,7 @@ class _Links:
     Attributes:
         last: Number of the event that was read last; 0 for none.
         previous: Its hash.
+        moved: It stands where another one belongs, so that the next one need not follow it.
         events: How many were read.
         kept: The hash at the place of the head that was kept.
         faults: What was found so far.
@@ -149,6 +150,7 @@ class _Links:
 
     last: int = 0
     previous: str = GENESIS
+    moved: bool = False
     events: int = 0
     kept: str = GENESIS
     faults: list[Fault] = field(default_factory=list)
@@ -157,11 +159,15 @@ class _Links:
         here, expected = int(row["id"]), self.last + 1
         if here > expected:
             self._fault(expected, "is missing" if here == expected + 1 else f"to {here - 1} are missing")
+        moved = False
         if row["hash"] != event_hash(row, row["previous"]):
-            self._fault(here, _moved_or_changed(row))
-        elif here == expected and row["previous"] != self.previous:
+            was = _place(row)
+            moved = was is not None
+            changed = "was changed: its hash is not that of its content"
+            self._fault(here, f"is out of order: it was event {was}" if moved else changed)
+        elif here == expected and row["previous"] != self.previous and not self.moved:
             self._fault(here, f"does not follow event {here - 1}: it names another hash as the one before it")
-        self.last, self.previous = here, row["hash"]
+        self.last, self.previous, self.moved = here, row["hash"], moved
         self.events += 1
 
     def end(self, number: int, kept: Head | None) -> None:
@@ -183,9 +189,10 @@ class _Links:
             self.faults.append(Fault(event, what))
 
 
-def _moved_or_changed(row: Mapping[str, Any]) -> str:
+def _place(row: Mapping[str, Any]) -> int | None:
+    """Returns the number that an event had when its hash was made; None where that is none near by."""
     here = int(row["id"])
     for number in range(max(here - _SEARCHED, 1), here + _SEARCHED):
         if event_hash({**row, "id": number}, row["previous"]) == row["hash"]:
-            return f"is out of order: it was event {number}"
-    return "was changed: its hash is not that of its content"
+            return number
+    return None

@@ -82,6 +82,7 @@ events = Table(
     Column("previous", String(HASH_LENGTH), nullable=False),
     Column("hash", String(HASH_LENGTH), nullable=False),
     Index(None, "model", "id"),
+    Index(None, "kind", "id"),
 )
 """Every change there ever was, as a chain. Triggers refuse to change or remove a row."""
 

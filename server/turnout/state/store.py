@@ -89,6 +89,7 @@ class StateStore(Declaring):
         standings: dict[str, dict[Version, Standing]] = {}
         tags: dict[str, dict[str, Version]] = {}
         reasons: dict[str, dict[Version, str]] = {}
+        digests: dict[str, dict[Version, str]] = {}
         with self._database.reading() as connection:
             number = _revision(connection)
             for row in connection.execute(select(schema.standings)):
@@ -100,11 +101,15 @@ class StateStore(Declaring):
             ]
             for (model, version), reason in yank_reasons(connection, yanked).items():
                 reasons.setdefault(model, {})[version] = reason
+            for (model, text), digest in audit.published(connection).items():
+                digests.setdefault(model, {})[Version.parse(text)] = digest
         return Declared(
             number,
             {
-                model: Declarations(standings.get(model, {}), tags.get(model, {}), reasons.get(model, {}))
-                for model in standings.keys() | tags.keys()
+                model: Declarations(
+                    standings.get(model, {}), tags.get(model, {}), reasons.get(model, {}), digests.get(model, {})
+                )
+                for model in standings.keys() | tags.keys() | digests.keys()
             },
         )
 

@@ -14,7 +14,7 @@ _FIELDS = ("id", "time", "model", "kind", "subject", "actor", "reason", "payload
 
 
 def upgrade() -> None:
-    """Adds the two columns, and chains the events that there are."""
+    """Adds the two columns and an index, and chains the events that there are."""
     connection = op.get_bind()
     sqlite = connection.dialect.name == "sqlite"
     for statement in _LIFT[connection.dialect.name]:
@@ -34,6 +34,7 @@ def upgrade() -> None:
     with op.batch_alter_table("events", recreate="always" if sqlite else "never") as batch:
         for name in ("previous", "hash"):
             batch.alter_column(name, existing_type=sa.String(71), nullable=False)
+    op.create_index("ix_events_kind_id", "events", ["kind", "id"])
     for statement in _APPEND_ONLY[connection.dialect.name]:
         op.execute(statement)
 
