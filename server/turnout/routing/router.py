@@ -221,12 +221,13 @@ def _yanked(entry: VersionEntry, known: ModelEntry) -> str:
 
 
 def _index(entry: ModelEntry) -> VersionIndex:
-    versions = entry.versions
+    versions, stated = entry.versions, entry.declarations.digests
     return VersionIndex.of(
         entry.name,
         {version: known.standing for version, known in versions.items()},
         tags=entry.declarations.tags,
-        digests={known.digest: version for version, known in versions.items()},
+        # A version whose manifest changed goes by the digest that it was published with: that one is damaged.
+        digests={stated.get(version, known.digest): version for version, known in versions.items()},
         ready=[version for version, known in versions.items() if known.state is LifecycleState.READY],
         coming=[version for version, known in versions.items() if known.state in _COMING],
     )
