@@ -101,7 +101,7 @@ def _what(event: Event) -> str:
             return f"{payload['version']} signed by {payload['key']}"
         case "yanked":
             return f"{payload['version']} yanked, it was {payload['previous']}"
-        case "unyanked":
+        case "unyanked" | "withdrawn":
             return f"{payload['version']} is a candidate again"
         case "released":
             return f"{payload['version']} released"

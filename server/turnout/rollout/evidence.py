@@ -31,7 +31,7 @@ class Metric:
     """What is counted, and what it is tested against.
 
     Attributes:
-        name: `errors`, `p90`, `p95`, `p99`, `slo` or `disagreement`.
+        name: `errors`, `p90`, `p95`, `p99`, `stalled`, `slo` or `disagreement`.
         weight: Its share of the combined evidence; those of a plan sum to 1.
         null: Highest rate ratio that is not worse (of `disagreement`: highest rate).
         alternatives: Rate ratios that the evidence is sharpest at (of `disagreement`: multiples of `null`).
@@ -54,8 +54,9 @@ class Metric:
         return self.name == DISAGREEMENT
 
 
-ERRORS, DISAGREEMENT, SLO = "errors", "disagreement", "slo"
-LATENCIES = ("p90", "p95", "p99")
+ERRORS, DISAGREEMENT, SLO, STALLED = "errors", "disagreement", "slo", "stalled"
+LATENCIES = ("p90", "p95", "p99", STALLED)
+"""Requests slower than a threshold of the baseline's own: a quantile of its latency, or many times its p99."""
 
 
 def errors(weight: float) -> Metric:
@@ -207,8 +208,8 @@ class Evidence:
 
         Args:
             beta: 1/beta is the e-value that shows it.
-            exposure: By metric, requests of the canary that suffice where neither arm had a bad event, since no ratio
-                can be shown then; one that is not named takes 0.
+            exposure: By metric, requests of the canary that it takes where neither arm had a bad event, since no ratio
+                can be shown then; one that is not named takes one.
         """
         return [m.name for m in self.metrics if not self._proven(m, beta, exposure.get(m.name, 0))]
 

@@ -50,7 +50,7 @@ class _Replay:
         match kind:
             case EventKind.RELEASED | EventKind.YANKED:
                 self.standings[model, version_key(Version.parse(payload["version"]))] = kind
-            case EventKind.UNYANKED:
+            case EventKind.UNYANKED | EventKind.WITHDRAWN:
                 self.standings.pop((model, version_key(Version.parse(payload["version"]))), None)
             case EventKind.TAG_SET:
                 self.tags[model, payload["tag"]] = payload["version"]

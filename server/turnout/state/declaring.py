@@ -121,6 +121,23 @@ class Declaring:
             change.record(EventKind.RELEASED, str(version), {"version": str(version)})
         return True
 
+    def withdraw(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
+        """Makes a released version a candidate again: a rollout that released it has taken it back.
+
+        Returns:
+            False where it is not released; nothing is changed or logged then.
+
+        Raises:
+            InvalidRequest: An argument is too long.
+            Unavailable: The database cannot be used now.
+        """
+        with self._change(model, actor, reason) as change:
+            if change.standing(version) is not Standing.RELEASED:
+                return False
+            change.connection.execute(delete(schema.standings).where(*_is_version(model, version)))
+            change.record(EventKind.WITHDRAWN, str(version), {"version": str(version)})
+        return True
+
     def yank(
         self, model: str, version: Version, *, actor: str, reason: str, refuse: Callable[[Uses], None]
     ) -> Standing:

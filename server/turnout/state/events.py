@@ -27,6 +27,8 @@ class EventKind(StrEnum):
     """A withdrawn version became a candidate again. Payload: version."""
     SIGNED = "signed"
     """Somebody signed a version's digest. Payload: version, digest, key (its id)."""
+    WITHDRAWN = "withdrawn"
+    """A released version became a candidate again: the rollout that released it took it back. Payload: version."""
     TAG_SET = "tag_set"
     """A tag came to name a version. Payload: tag, version, previous (null where the tag is new)."""
     TAG_DELETED = "tag_deleted"

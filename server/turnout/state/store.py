@@ -234,14 +234,24 @@ class StateStore(Declaring):
         with self._database.reading() as connection:
             return rollouts.latest(connection, model, limit, running=running)
 
-    def rollout_ticks(self, model: str, attempt: int) -> list[tuple[datetime, dict[str, Any]]]:
-        """Returns when each tick of a rollout was written and what it counted, in order.
+    def rollout_ticks(
+        self, model: str, attempt: int, after: int = 0, limit: int = 10_000
+    ) -> list[tuple[int, datetime, dict[str, Any]]]:
+        """Returns the ticks of a rollout, in order: number, when it was written, and what it counted.
+
+        Args:
+            model: Its model.
+            attempt: Its number.
+            after: Number of the last tick that is left out.
+            limit: At most that many, 1 or more.
 
         Raises:
+            InvalidRequest: `limit` is below 1.
             Unavailable: The database cannot be used now.
         """
+        check_limit(limit)
         with self._database.reading() as connection:
-            return rollouts.ticks(connection, model, attempt)
+            return rollouts.ticks(connection, model, attempt, after, limit)
 
     def events(self, model: str | None = None, limit: int = 100) -> list[Event]:
         """Returns the last changes, newest first.
