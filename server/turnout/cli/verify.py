@@ -1,6 +1,7 @@
 """`turnout verify`."""
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -8,7 +9,7 @@ from rich.text import Text
 
 from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, StateOption
 from turnout.cli.output import reporting, size_text, table
-from turnout.errors import DigestMismatch, TurnoutError
+from turnout.errors import DigestMismatch, NotTrusted, TurnoutError
 
 if TYPE_CHECKING:
     from turnout.cli.audit import LogAudit
@@ -49,6 +50,10 @@ def verify(
         str | None,
         typer.Option("--head", metavar="HEAD", help="What `turnout log --head` printed once; the log has to hold it."),
     ] = None,
+    bundle_key: Annotated[
+        Path | None,
+        typer.Option("--bundle-key", metavar="FILE", help="Check the Sigstore bundles of this public key (PEM) too."),
+    ] = None,
     actor: ActorOption = None,
     models: ModelsOption = None,
     state: StateOption = None,
@@ -74,7 +79,7 @@ def verify(
         chosen = _chosen(workspace, listing, name, selector, damaged)
         with out.progress("verifying", sum(p.manifest.size for p in chosen)) as advance:
             results = [_unreadable(problem) for problem in damaged]
-            results += [_verify(workspace, published, log, advance) for published in chosen]
+            results += [_verify(workspace, published, log, bundle_key, advance) for published in chosen]
         bad = sum(1 for result in results if result.fault)
         rows = [
             (
@@ -89,7 +94,7 @@ def verify(
         body = {"ok": ok, "versions": [asdict(result) for result in results], "log": log.to_json()}
         ending = [f"\n{bad} of {len(results)} versions are not what was published"] if bad else []
         if untrusted:
-            ending.append(f"\n{untrusted} of {len(results)} versions are not signed as signing.require_signature asks")
+            ending.append(f"\n{untrusted} of {len(results)} versions are not signed as is asked")
         out.show(body, table(("", "", ""), rows), *log.lines(), *ending)
         if not ok:
             raise typer.Exit(1)
@@ -141,7 +146,10 @@ def _chosen(
         raise
 
 
-def _verify(workspace: "Workspace", published: "Published", log: "LogAudit", advance: "Progress") -> Verified:
+def _verify(
+    workspace: "Workspace", published: "Published", log: "LogAudit", bundle_key: Path | None, advance: "Progress"
+) -> Verified:
+    from turnout.registry import bundles
     from turnout.registry.trust import Trust, Worth, stored
 
     manifest = published.manifest
@@ -153,6 +161,13 @@ def _verify(workspace: "Workspace", published: "Published", log: "LogAudit", adv
         fault = error.message.removeprefix(f"{manifest.model} {manifest.version}: ")
     trust = Trust.of(workspace.settings.for_model(manifest.model).signing)
     signed = trust.judge(published, stored(workspace.repository, published))
+    signatures = {one.key: str(one.worth) for one in signed}
+    untrusted = trust.fault(signed)
+    if bundle_key is not None:
+        try:
+            signatures[bundles.verify(workspace.repository, manifest.model, manifest.version, bundle_key)] = "bundle"
+        except NotTrusted as error:
+            untrusted = untrusted or error.message
     wrong = [f"the signature of {one.key} {one.worth}" for one in signed if one.worth is Worth.WRONG]
     return Verified(
         model=manifest.model,
@@ -160,8 +175,8 @@ def _verify(workspace: "Workspace", published: "Published", log: "LogAudit", adv
         digest=published.digest,
         size_bytes=manifest.size,
         fault=", ".join(filter(None, (fault, *wrong))),
-        untrusted=trust.fault(signed),
-        signatures={one.key: str(one.worth) for one in signed},
+        untrusted=untrusted,
+        signatures=signatures,
     )
 
 
