@@ -19,9 +19,10 @@ from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Address, Settings
-from turnout.errors import TurnoutError
+from turnout.errors import TurnoutError, Unavailable
 from turnout.registry.repository import Repository
-from turnout.registry.staging import sweep
+from turnout.registry.staging import SWEEP_PATIENCE, sweep
+from turnout.registry.trust import Trust
 from turnout.rollout.attempt import Entry, Rollout
 from turnout.rollout.controller import Rollouts
 from turnout.rollout.driven import Observer
@@ -29,6 +30,7 @@ from turnout.rollout.meter import FalseAlarmMeters
 from turnout.rollout.preview import Previews
 from turnout.rollout.shown import record_rollouts
 from turnout.rollout.webhook import Webhook
+from turnout.routing.adoption import adopt
 from turnout.routing.applied import Policies
 from turnout.routing.configured import named
 from turnout.routing.declarations import Declarer
@@ -91,12 +93,13 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         stack.callback(store.close)
 
         repository, catalog, metrics = Repository(root), Catalog(), Metrics()
+        await asyncio.to_thread(_prepare_log, repository, store, settings, log)
         policies = Policies()
 
         def held(model: str) -> Mapping[Version, str]:
             return {**rollouts.held(model), **policies.held(model)}
 
-        router = PolicyRouter(catalog, policies)
+        router = PolicyRouter(catalog, policies, serve_yanked=settings.routing.yanked_pins == "warn")
         access = AccessLog(log, settings.log.access_sample_rate)
         inference = Inference(router, catalog, metrics, access, code_name)
         manager = Manager(repository, store.declared, settings, named, held, catalog, metrics, log)
@@ -275,6 +278,25 @@ async def _stop(
     side_tasks.expect_end()
     http.should_exit = True
     await services.manager.close(bound)
+
+
+def _prepare_log(repository: Repository, store: StateStore, settings: Settings, log: FilteringBoundLogger) -> None:
+    """Records versions whose publishers died before they could, and checks the keys that are trusted.
+
+    Raises:
+        ConfigError: A key is none.
+    """
+    for name in ("", *settings.model):
+        Trust.of(settings.for_model(name).signing)
+    try:
+        for one in adopt(repository, store, actor="server", patience=SWEEP_PATIENCE):
+            log.warning(
+                "recorded a version that its publisher did not",
+                model=one.manifest.model,
+                version=str(one.manifest.version),
+            )
+    except (OSError, Unavailable) as error:  # a repository that may only be read, or is busy: the next start will
+        log.warning("versions that no event tells of are not recorded", reason=str(error))
 
 
 def _prepare_repository(settings: Settings, log: FilteringBoundLogger) -> Path:

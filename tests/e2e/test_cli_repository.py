@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -153,7 +154,9 @@ def test_an_input_that_may_be_left_out_is_shown_as_such(shell: Shell) -> None:
 def test_who_declared_what_and_why_is_kept(shell: Shell) -> None:
     shell.publish("m", "1.0.0", 1, "--release", "--actor", "ada", "--reason", "it is good")
     shell.run("tag", "m", "stable", "1.0.0")
-    newest, first = shell.json("show", "m")["events"]
+    newest, first, published = shell.json("show", "m")["events"]
+    assert (published["kind"], published["actor"], published["reason"]) == ("published", "ada", "it is good")
+    assert published["digest"] == shell.json("show", "m@1.0.0")["digest"]
     assert (first["kind"], first["actor"], first["reason"]) == ("released", "ada", "it is good")
     assert (newest["kind"], newest["tag"], newest["version"]) == ("tag_set", "stable", "1.0.0")
     assert "@" in newest["actor"]
@@ -191,7 +194,8 @@ def test_a_directory_without_a_manifest_is_told_with_the_command_that_publishes_
 
 def test_looking_makes_no_state_store(shell: Shell) -> None:
     shell.publish("m", "1.0.0")
-    for command in (["models"], ["show", "m"], ["verify"], ["doctor"]):
+    shutil.rmtree(shell.folder / "models" / ".turnout")
+    for command in (["models"], ["show", "m"], ["verify"], ["log"], ["doctor"]):
         shell.run(*command)
     assert not (shell.folder / "models" / ".turnout").exists()
 

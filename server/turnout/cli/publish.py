@@ -1,7 +1,6 @@
 """`turnout publish`."""
 
 import os
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,9 +12,7 @@ from turnout.cli.output import facts, reporting, size_text, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from semver import Version
 
-    from turnout.cli.workspace import Workspace
     from turnout.registry.publish import PublishResult
     from turnout.registry.standing import Standing
 
@@ -39,6 +36,10 @@ def publish(
     release: Annotated[
         bool, typer.Option("--release", metavar="", help="Release it too, as `turnout release` does.")
     ] = False,
+    sign_key: Annotated[
+        Path | None,
+        typer.Option("--sign-key", metavar="FILE", help="Sign it with this private key, as `turnout sign` does."),
+    ] = None,
     actor: ActorOption = None,
     reason: ReasonOption = "",
     models: ModelsOption = None,
@@ -51,12 +52,14 @@ def publish(
     Publishing the same content again changes nothing. Running servers load it at once.
     """
     os.nice(_NICENESS)  # before what follows is imported: that takes as long as publishing a small model does
+    from turnout.cli.signer import Signer
     from turnout.cli.workspace import Workspace, actor_or_login
     from turnout.errors import InvalidRequest
     from turnout.registry.metadata import VersionMetadata, read_metadata
     from turnout.registry.names import check_model_name, parse_version
-    from turnout.registry.publish import PublishRequest
+    from turnout.registry.publish import DEFAULT_GATES, PublishRequest
     from turnout.registry.publish import publish as publish_version
+    from turnout.routing.adoption import Recorder
 
     with reporting(as_json=as_json) as out:
         check_model_name(name)
@@ -70,24 +73,28 @@ def publish(
             golden=tuple(golden or ()),
         )
         workspace = Workspace.open(models, state, config)
-        # Before the copy: a store that cannot be used must not leave a version behind that was meant to be released.
-        with workspace.store() if release else nullcontext() as store:
+        who = actor_or_login(actor)
+        signing = Signer.of(workspace, name, sign_key)
+        # Before the copy: a store that cannot be used must not leave a version behind that nobody recorded.
+        with workspace.store() as store:
+            recorder = Recorder(workspace.repository, store, who, reason)
             size = file.stat().st_size if file.is_file() else 0
             with out.progress("publishing", size) as advance:
                 result = publish_version(
-                    workspace.repository, request, yanked=lambda: _yanked(workspace, name), progress=advance
+                    workspace.repository,
+                    request,
+                    gates=(*DEFAULT_GATES, *signing.gates),
+                    attest=signing.attest,
+                    yanked=lambda: recorder.yanked(name),
+                    recorded=recorder.record,
+                    progress=advance,
                 )
-            if store is not None:
-                store.release(name, request.version, actor=actor_or_login(actor), reason=reason)
-        standing = workspace.declared().of(name).standing(request.version)
+            recorder.settle(result.created)
+            signing.record(store, result, who, reason)
+            if release:
+                store.release(name, request.version, actor=who, reason=reason)
+            standing = store.declared().of(name).standing(request.version)
         out.show(_body(result, standing), *_shown(result, standing))
-
-
-def _yanked(workspace: "Workspace", name: str) -> "list[Version]":
-    from turnout.registry.standing import Standing
-
-    standings = workspace.declared().of(name).standings
-    return [version for version, standing in standings.items() if standing is Standing.YANKED]
 
 
 def _body(result: "PublishResult", standing: "Standing") -> dict[str, object]:

@@ -20,6 +20,7 @@ from turnout.config.settings import (
     Runtime,
     Settings,
     ShadowLane,
+    Signing,
 )
 from turnout.config.sources import Loaded, load_settings
 from turnout.config.values import Address, Load, LoadAll, LoadLatest, LoadSelectors, Provider
@@ -48,5 +49,6 @@ __all__ = [
     "Runtime",
     "Settings",
     "ShadowLane",
+    "Signing",
     "load_settings",
 ]

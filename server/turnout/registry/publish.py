@@ -6,7 +6,7 @@ the next sweep removes.
 
 import errno
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import BinaryIO
 from semver import Version
 
 from turnout.errors import ConfigError, Exhausted, InvalidModel, Violation
-from turnout.registry.commit import Yanked, check_number, commit, is_published
+from turnout.registry.commit import Recorded, Yanked, check_number, commit, is_published, unrecorded
 from turnout.registry.digest import Progress, bytes_digest, canonical_bytes
 from turnout.registry.files import copy_file, explain, open_inside, open_outside, write_file
 from turnout.registry.gates import Candidate, Gate, GateReport, run_gates
@@ -77,6 +77,8 @@ def publish(
     *,
     gates: Sequence[Gate] = DEFAULT_GATES,
     yanked: Yanked = tuple,
+    recorded: Recorded = unrecorded,
+    attest: Callable[[Candidate], None] = lambda _: None,
     progress: Progress | None = None,
 ) -> PublishResult:
     """Publishes a version, or finds that the very same version exists. Blocks; bounded in memory but for the ONNX file.
@@ -86,6 +88,9 @@ def publish(
         request: What.
         gates: What it must pass, in order.
         yanked: Returns the versions of this model that were yanked; asked before staging and again at the commit.
+        recorded: Told of the version once it exists; not where it existed already.
+        attest: Given the candidate once the gates have passed; writes what lies beside a version. Also where the very
+            same version existed already.
         progress: Told of each block copied.
 
     Raises:
@@ -103,6 +108,7 @@ def publish(
         directory = stack.enter_context(staged(repository.root))
         candidate = _stage(directory, request, progress)
         if is_published(repository, candidate.manifest, candidate.digest):
+            attest(candidate)
             return PublishResult(candidate.manifest, candidate.digest, created=False, report=GateReport())
         report = run_gates(gates, candidate)
         if failure := report.failure:
@@ -111,7 +117,8 @@ def publish(
                 violations=[Violation(failure.gate, failure.verdict.evidence)],
             )
         write_file(directory / MANIFEST_FILE, canonical_bytes(candidate.manifest))
-        created = commit(repository, candidate, yanked)
+        attest(candidate)
+        created = commit(repository, candidate, yanked, recorded)
         return PublishResult(candidate.manifest, candidate.digest, created, report)
 
 

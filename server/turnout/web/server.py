@@ -104,6 +104,7 @@ class Web:
                 "digest": entry.digest,
                 "role": str(result.route.role),
                 "epoch": result.route.epoch,
+                **({"warning": result.route.warning} if result.route.warning else {}),
                 "request_id": call.request_id,
                 "outputs": {name: to_json(array) for name, array in result.outputs},
             }
