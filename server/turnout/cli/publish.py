@@ -78,8 +78,8 @@ def publish(
                     workspace.repository, request, yanked=lambda: _yanked(workspace, name), progress=advance
                 )
             if store is not None:
-                store.release(name, request.version, actor=actor_or_login(actor), reason=reason)
-        standing = workspace.declared().of(name).standing(request.version)
+                store.release(name, result.manifest.version, actor=actor_or_login(actor), reason=reason)
+        standing = workspace.declared().of(name).standing(result.manifest.version)
         out.show(_body(result, standing), *_shown(result, standing))
 
 
