@@ -5,7 +5,6 @@ only where weights as stored differ, and models are run only where weights are t
 weights, and that shows from the files alone.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,7 +119,7 @@ def examined(lab: Lab, candidate: Candidate) -> Examination:
     Raises:
         TurnoutError: It cannot be loaded.
     """
-    return lab.examine(subject_of(candidate), _golden(candidate, candidate.parent))
+    return lab.examine(subject_of(candidate), golden_files(candidate))
 
 
 def parent_examined(lab: Lab, candidate: Candidate, parent: Parent) -> Examination:
@@ -129,7 +128,7 @@ def parent_examined(lab: Lab, candidate: Candidate, parent: Parent) -> Examinati
     Raises:
         TurnoutError: It cannot be loaded.
     """
-    return lab.examine(subject_of(parent), _golden(candidate, parent))
+    return lab.examine(subject_of(parent), golden_files(candidate))
 
 
 def golden_paths(candidate: Candidate) -> list[str]:
@@ -137,11 +136,13 @@ def golden_paths(candidate: Candidate) -> list[str]:
     return _golden_names(candidate.manifest)
 
 
-def _golden(candidate: Candidate, parent: Parent | None) -> Sequence[Path]:
+def golden_files(candidate: Candidate) -> list[Path]:
+    """Returns the golden cases of a candidate, then those of its parent that it has not itself."""
     own = [candidate.directory / path for path in _golden_names(candidate.manifest)]
-    known = {entry.digest for entry in candidate.manifest.files}
+    parent = candidate.parent
     if parent is None:
         return own
+    known = {entry.digest for entry in candidate.manifest.files}
     theirs = [
         parent.directory / entry.path
         for entry in parent.manifest.files

@@ -38,7 +38,7 @@ from turnout.registry.gates import (
     run_gates,
 )
 from turnout.registry.gates.bump import BumpGate
-from turnout.registry.golden import GOLDEN_DIRECTORY, read_case
+from turnout.registry.golden import GOLDEN_DIRECTORY, class_numbers, read_case
 from turnout.registry.integrity import IntegrityGate
 from turnout.registry.lineage import Lineage
 from turnout.registry.manifest import MANIFEST_FILE, MODEL_FILE, FileEntry, Manifest
@@ -199,7 +199,7 @@ def _stage(directory: Path, request: PublishRequest, version: Version, progress:
         opening = open_inside(request.source.parent, external.path)
         with _source(opening, f"external data {external.path!r}") as source:
             files.append(copy_file(source, directory, external.path, progress))
-    files += _stage_golden(directory, request.golden, facts.signature, progress)
+    files += _stage_golden(directory, request, facts.signature, progress)
     manifest = _manifest(request, version, files, facts)
     try:
         data = canonical_bytes(manifest)
@@ -231,30 +231,35 @@ def _manifest(request: PublishRequest, version: Version, files: Sequence[FileEnt
 
 
 def _stage_golden(
-    directory: Path, golden: Sequence[Path], signature: Signature, progress: Progress | None
+    directory: Path, request: PublishRequest, signature: Signature, progress: Progress | None
 ) -> Iterator[FileEntry]:
-    for case in golden:
+    for case in request.golden:
         if not _GOLDEN_NAME.fullmatch(case.name):
             raise InvalidModel(f"golden case {case.name[:128]!r}: expected a plain name that ends in .npz")
-        if [other.name for other in golden].count(case.name) > 1:
+        if [other.name for other in request.golden].count(case.name) > 1:
             raise InvalidModel(f"two golden cases are named {case.name!r}")
         path = f"{GOLDEN_DIRECTORY}/{case.name}"
         with _source(open_outside(case), f"golden case {case.name!r}") as source:
             yield copy_file(source, directory, path, progress)
-        _check_golden(directory / path, signature)
+        _check_golden(directory / path, signature, request.metadata)
 
 
-def _check_golden(path: Path, signature: Signature) -> None:
+def _check_golden(path: Path, signature: Signature, metadata: VersionMetadata) -> None:
     case = read_case(path)
     sides: Mapping[str, tuple[set[str], set[str]]] = {
         "input": (set(case.inputs), {spec.name for spec in signature.inputs}),
-        "output": (set(case.outputs), {spec.name for spec in signature.outputs}),
+        "output": (set(case.outputs) | set(case.labels), {spec.name for spec in signature.outputs}),
     }
     for side, (named, known) in sides.items():
         if unknown := sorted(named - known):
             raise InvalidModel(f"golden case {path.name} has an {side} {unknown[0]!r} that the model has not")
     if missing := sorted({spec.name for spec in signature.inputs if not spec.has_default} - set(case.inputs)):
         raise InvalidModel(f"golden case {path.name} lacks the input {missing[0]!r}")
+    for name, labels in case.labels.items():
+        try:
+            class_numbers(labels, metadata.labels.get(name))
+        except ValueError as error:
+            raise InvalidModel(f"golden case {path.name}: labels/{name} {error}") from error
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from turnout.registry.comparison import Comparison, Difference
 from turnout.registry.gates.gate import Candidate, GateVerdict, Outcome
+from turnout.registry.gates.plan import Bump
+from turnout.registry.gates.ruling import ruled
 from turnout.registry.numbering import bump_between, next_version
 
 _NAMED = 4
@@ -12,13 +14,15 @@ class BumpGate:
 
     name = "bump"
 
-    def __init__(self, comparison: Comparison | None = None) -> None:
+    def __init__(self, comparison: Comparison | None = None, plan: Bump | None = None) -> None:
         """Prepares.
 
         Args:
             comparison: Tells what changed; without it, from files alone.
+            plan: What becomes of a number that is too low; by default it is refused.
         """
         self._comparison = comparison or Comparison()
+        self._plan = plan or Bump()
 
     def run(self, candidate: Candidate) -> GateVerdict:
         """Compares what changed with what the number allows."""
@@ -32,8 +36,8 @@ class BumpGate:
         if required <= allowed:
             return GateVerdict(Outcome.PASSED, _told(difference, str(parent.version)), numbers)
         right = next_version(parent.version, required, candidate.taken)
-        return GateVerdict(
-            Outcome.FAILED,
+        return ruled(
+            self._plan.on_failure,
             f"{manifest.version} over {parent.version} has to be a {required.name} version, {right}: "
             f"{_reasons(difference)}",
             numbers,
