@@ -35,9 +35,9 @@ class Shell:
         done = self.run(*arguments, "--json", code=code)
         return json.loads(done.stdout)
 
-    def error(self, *arguments: str) -> str:
+    def error(self, *arguments: str, code: int = 1) -> str:
         """Runs what must fail, and returns its one sentence."""
-        done = self.run(*arguments, "--json", code=1)
+        done = self.run(*arguments, "--json", code=code)
         assert done.stdout == ""
         message = json.loads(done.stderr)["error"]["message"]
         assert "\n" not in message

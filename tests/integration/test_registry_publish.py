@@ -194,7 +194,11 @@ def test_metadata_about_inputs_that_do_not_exist_is_refused(repository, source):
             {"inputs/x": [1], "outputs/z": [1]},
             "golden case a.npz has an output 'z' that the model has not",
         ),
-        ("a.npz", {"x": [1.0]}, "golden case a.npz holds 'x'; expected names of the form inputs/NAME and outputs/NAME"),
+        (
+            "a.npz",
+            {"x": [1.0]},
+            "golden case a.npz holds 'x'; expected names of the form inputs/NAME and outputs/NAME, or labels/NAME",
+        ),
         ("a b.npz", {"inputs/x": [1.0]}, "golden case 'a b.npz': expected a plain name that ends in .npz"),
     ],
 )

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from turnout.cli.diff import diff
 from turnout.cli.doctor import doctor
 from turnout.cli.load import load, unload
 from turnout.cli.models import models
@@ -39,7 +40,7 @@ def application() -> typer.Typer:
     app.callback()(_turnout)
     commands: dict[str, tuple[Callable[..., None], ...]] = {
         _HERE: (serve, doctor),
-        _REPOSITORY: (publish, release, tag, models, show, verify),
+        _REPOSITORY: (publish, release, tag, models, show, diff, verify),
         _SERVER: (predict, load, unload, shadow),
     }
     for panel, members in commands.items():

@@ -54,63 +54,65 @@ class Comparison:
         """
         self._lab = lab
 
-    def difference(self, candidate: Candidate, parent: Parent, allowed: Bump = Bump.PATCH) -> Difference:
-        """Returns what `candidate` changes for clients of `parent`.
+    def difference(self, new: Subject, old: Subject, allowed: Bump = Bump.PATCH) -> Difference:
+        """Returns what `new` changes for clients of `old`.
 
         Args:
-            candidate: Staged.
-            parent: Published.
+            new: The candidate, or the later version.
+            old: The earlier one.
             allowed: What the candidate's number allows: whether it is less than a MINOR is found out only for PATCH.
 
         Raises:
             OSError: A file cannot be read.
         """
-        old, new = parent.manifest, candidate.manifest
-        changes = (*signature_changes(old.signature, new.signature), *declared_changes(old, new))
+        before, after = old.manifest, new.manifest
+        changes = (*signature_changes(before.signature, after.signature), *declared_changes(before, after))
         if required_bump(changes) > Bump.PATCH:
             return Difference(changes)
         if allowed > Bump.PATCH:
-            return Difference(changes, complete=_model_files(old) == _model_files(new))
-        return Difference((*changes, *likeness_changes(self._likeness(candidate, parent))))
+            return Difference(changes, complete=_model_files(before) == _model_files(after))
+        return Difference((*changes, *likeness_changes(self._likeness(new, old))))
 
-    def _likeness(self, candidate: Candidate, parent: Parent) -> Likeness:
-        old, new = parent.manifest, candidate.manifest
-        if _model_files(old) == _model_files(new):
+    def _likeness(self, new: Subject, old: Subject) -> Likeness:
+        if _model_files(old.manifest) == _model_files(new.manifest):
             return Likeness(Kinship.SAME_FILES)
-        before, after = read_weights(parent.directory), read_weights(candidate.directory)
+        before, after = read_weights(old.directory), read_weights(new.directory)
         changed = (after.contents - before.contents).total()
-        if before.contents == after.contents:
-            kinship = Kinship.SAME_AS_STORED
-        else:
-            kinship = self._optimised_kinship(candidate, parent)
-        agreement = None if kinship is Kinship.OTHERS else self._agreement(candidate, parent)
+        same = before.contents == after.contents
+        kinship = Kinship.SAME_AS_STORED if same else self._optimised_kinship(new, old)
+        agreement = None if kinship is Kinship.OTHERS else self._agreement(new, old)
         return Likeness(kinship, before.operators == after.operators, len(after.tensors), changed, agreement)
 
-    def _optimised_kinship(self, candidate: Candidate, parent: Parent) -> Kinship:
+    def _optimised_kinship(self, new: Subject, old: Subject) -> Kinship:
         if self._lab is None:
             return Kinship.OTHERS
         try:
-            pair = self._lab.optimised_weights(subject_of(parent), subject_of(candidate))
+            pair = self._lab.optimised_weights(old, new)
         except TurnoutError:
             return Kinship.UNKNOWN
         if pair is None:
             return Kinship.UNKNOWN
         return Kinship.SAME_OPTIMISED if _same(*pair) else Kinship.OTHERS
 
-    def _agreement(self, candidate: Candidate, parent: Parent) -> Agreement | None:
+    def _agreement(self, new: Subject, old: Subject) -> Agreement | None:
         if self._lab is None:
             return None
         try:
-            after = examined(self._lab, candidate)
-            before = parent_examined(self._lab, candidate, parent)
+            golden = golden_files(new, old)
+            after, before = self._lab.examine(new, golden), self._lab.examine(old, golden)
         except TurnoutError:
             return None
-        return agree(parent.manifest, before.answers, after.answers)
+        return agree(old.manifest, before.answers, after.answers)
 
 
 def subject_of(version: Candidate | Parent) -> Subject:
     """Returns what a lab runs."""
     return Subject(version.directory, version.manifest)
+
+
+def lower_subject(candidate: Candidate) -> Subject | None:
+    """Returns the parent of `candidate`, or None."""
+    return None if candidate.parent is None else subject_of(candidate.parent)
 
 
 def examined(lab: Lab, candidate: Candidate) -> Examination:
@@ -119,7 +121,8 @@ def examined(lab: Lab, candidate: Candidate) -> Examination:
     Raises:
         TurnoutError: It cannot be loaded.
     """
-    return lab.examine(subject_of(candidate), golden_files(candidate))
+    new = subject_of(candidate)
+    return lab.examine(new, golden_files(new, lower_subject(candidate)))
 
 
 def parent_examined(lab: Lab, candidate: Candidate, parent: Parent) -> Examination:
@@ -128,7 +131,8 @@ def parent_examined(lab: Lab, candidate: Candidate, parent: Parent) -> Examinati
     Raises:
         TurnoutError: It cannot be loaded.
     """
-    return lab.examine(subject_of(parent), golden_files(candidate))
+    old = subject_of(parent)
+    return lab.examine(old, golden_files(subject_of(candidate), old))
 
 
 def golden_paths(candidate: Candidate) -> list[str]:
@@ -136,16 +140,15 @@ def golden_paths(candidate: Candidate) -> list[str]:
     return _golden_names(candidate.manifest)
 
 
-def golden_files(candidate: Candidate) -> list[Path]:
-    """Returns the golden cases of a candidate, then those of its parent that it has not itself."""
-    own = [candidate.directory / path for path in _golden_names(candidate.manifest)]
-    parent = candidate.parent
-    if parent is None:
+def golden_files(new: Subject, old: Subject | None) -> list[Path]:
+    """Returns the golden cases of a version, then those of the older one that it has not itself."""
+    own = [new.directory / path for path in _golden_names(new.manifest)]
+    if old is None:
         return own
-    known = {entry.digest for entry in candidate.manifest.files}
+    known = {entry.digest for entry in new.manifest.files}
     theirs = [
-        parent.directory / entry.path
-        for entry in parent.manifest.files
+        old.directory / entry.path
+        for entry in old.manifest.files
         if entry.path.startswith(f"{GOLDEN_DIRECTORY}/") and entry.digest not in known
     ]
     return [*own, *theirs]

@@ -23,7 +23,7 @@ from semver import Version
 from turnout.errors import ConfigError, Exhausted, InvalidModel
 from turnout.registry.attestation import attest_gates
 from turnout.registry.commit import Yanked, check_number, commit, is_published
-from turnout.registry.comparison import Comparison
+from turnout.registry.comparison import Comparison, subject_of
 from turnout.registry.compat import Bump
 from turnout.registry.digest import Progress, bytes_digest, canonical_bytes, manifest_digest
 from turnout.registry.files import copy_file, explain, open_inside, open_outside, write_file
@@ -54,6 +54,9 @@ DEFAULT_GATES: tuple[Gate, ...] = (IntegrityGate(), BumpGate())
 """What needs nothing but files: the least that a version must pass wherever no lab is at hand."""
 
 _GOLDEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}\.npz")
+_SMALL_GRAPH = 64 << 20
+"""Bytes of an ONNX file that is read once more to find its external data: larger ones hold their weights themselves."""
+
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -160,6 +163,22 @@ def publish(
         return PublishResult(candidate.manifest, candidate.digest, created, report, parent)
 
 
+def source_size(request: PublishRequest) -> int:
+    """Returns about how many bytes a publish will copy, for whoever shows progress; 0 where nobody can tell.
+
+    Whether the source is fit to be published is not asked here.
+    """
+    paths = [request.source, *request.golden]
+    try:
+        size = sum(path.stat().st_size for path in paths if path.is_file())
+        if request.source.is_file() and request.source.stat().st_size <= _SMALL_GRAPH:
+            external = read_model(request.source).external
+            size += sum((request.source.parent / file.path).stat().st_size for file in external)
+    except (OSError, InvalidModel):
+        return 0
+    return size
+
+
 def _candidate(
     directory: Path,
     request: PublishRequest,
@@ -179,7 +198,7 @@ def _candidate(
         if same.digest == highest.digest:  # what a job that runs twice publishes twice
             return same
     parent = candidate.parent
-    bump = Bump.PATCH if parent is None else comparison.difference(candidate, parent).bump
+    bump = Bump.PATCH if parent is None else comparison.difference(subject_of(candidate), subject_of(parent)).bump
     chosen = automatic(bump, None if parent is None else parent.manifest.version, lineage.taken)
     return _numbered(candidate, chosen, lineage)
 

@@ -10,7 +10,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,8 @@ def examine(job: Mapping[str, Any]) -> dict[str, Any]:
     sound = next((e.inputs for e in examples if not e.fault), None)
     plan = prove(session.run, manifest, job["max_rows"], sound)
     names = [spec.name for spec in manifest.signature.outputs]
-    warmth = warm_up(session.run, plan, names, _WARM_RUNS, only_where_it_pays=True)
+    # One row: which batches pay depends on what else the machine does, and the peak of memory would with it.
+    warmth = warm_up(session.run, replace(plan, max_rows=0), names, _WARM_RUNS, only_where_it_pays=True)
     examples += _synthetic(session, manifest.signature, names)
     arrays: dict[str, Array] = {}
     answers: list[dict[str, Any]] = []

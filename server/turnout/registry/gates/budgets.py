@@ -37,7 +37,8 @@ class LatencyGate:
         if parent is None:
             return GateVerdict(Outcome.SKIPPED, "no lower version is published to measure it against")
         try:
-            race = self._lab.race(subject_of(candidate), subject_of(parent), golden_files(candidate))
+            new, old = subject_of(candidate), subject_of(parent)
+            race = self._lab.race(new, old, golden_files(new, old))
         except TurnoutError as error:
             version = parent.manifest.version
             return GateVerdict(Outcome.SKIPPED, f"cannot be measured beside {version}: {error.message}")

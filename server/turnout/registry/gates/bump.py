@@ -1,6 +1,6 @@
 """The gate `bump`: a version's number says as much as its difference from the nearest lower version obliges to."""
 
-from turnout.registry.comparison import Comparison, Difference
+from turnout.registry.comparison import Comparison, Difference, subject_of
 from turnout.registry.gates.gate import Candidate, GateVerdict, Outcome
 from turnout.registry.gates.plan import Bump
 from turnout.registry.gates.ruling import ruled
@@ -30,7 +30,7 @@ class BumpGate:
             return GateVerdict(Outcome.SKIPPED, "no lower version is published")
         manifest, parent = candidate.manifest, candidate.parent.manifest
         allowed = bump_between(parent.version, manifest.version)
-        difference = self._comparison.difference(candidate, candidate.parent, allowed)
+        difference = self._comparison.difference(subject_of(candidate), subject_of(candidate.parent), allowed)
         required = difference.bump
         numbers = {"required": float(required), "allowed": float(allowed)}
         if required <= allowed:
@@ -47,7 +47,9 @@ class BumpGate:
 def _told(difference: Difference, parent: str) -> str:
     if difference.changes:
         return f"a {difference.bump.name} change over {parent}: {_reasons(difference)}"
-    return f"nothing that clients of {parent} see" if difference.complete else f"the signature of {parent}"
+    if difference.complete:
+        return f"the model of {parent} itself, declared alike"
+    return f"keeps signature and declarations of {parent}; anything less than MAJOR is allowed"
 
 
 def _reasons(difference: Difference) -> str:
