@@ -44,7 +44,7 @@ class Difference:
 
 
 class Comparison:
-    """Compares a candidate with its parent."""
+    """Compares a candidate with its parent, and remembers what it found."""
 
     def __init__(self, lab: Lab | None = None) -> None:
         """Prepares.
@@ -53,6 +53,7 @@ class Comparison:
             lab: Runs models; without it, weights are compared as stored, and answers are not.
         """
         self._lab = lab
+        self._known: dict[tuple[Path, Path], Difference] = {}
 
     def difference(self, new: Subject, old: Subject, allowed: Bump = Bump.PATCH) -> Difference:
         """Returns what `new` changes for clients of `old`.
@@ -69,9 +70,13 @@ class Comparison:
         changes = (*signature_changes(before.signature, after.signature), *declared_changes(before, after))
         if required_bump(changes) > Bump.PATCH:
             return Difference(changes)
+        pair = new.directory, old.directory
+        if pair in self._known:
+            return self._known[pair]
         if allowed > Bump.PATCH:
             return Difference(changes, complete=_model_files(before) == _model_files(after))
-        return Difference((*changes, *likeness_changes(self._likeness(new, old))))
+        self._known[pair] = Difference((*changes, *likeness_changes(self._likeness(new, old))))
+        return self._known[pair]
 
     def _likeness(self, new: Subject, old: Subject) -> Likeness:
         if _model_files(old.manifest) == _model_files(new.manifest):

@@ -104,20 +104,20 @@ class TrialLab:
 
     def _child(self, job: bytes) -> dict[str, Any]:
         names = [name for name in os.environ if name in _KEPT_ENVIRONMENT or name.startswith(("CUDA", "NVIDIA", "OMP"))]
-        child = subprocess.Popen(  # noqa: S603 - nothing of a client's is in the command
-            [sys.executable, "-m", "turnout.serving.trial_child", str(os.getpid())],
+        command = [sys.executable, "-m", "turnout.serving.trial_child", str(os.getpid())]
+        with subprocess.Popen(  # noqa: S603 - nothing of a client's is in the command
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # what native code prints there may hold paths
             env={name: os.environ[name] for name in names},
-        )
-        try:
-            out, _ = child.communicate(job, timeout=self._timeout)
-        except subprocess.TimeoutExpired:
-            raise ModelTimedOut(f"its process was ended after {self._timeout:g} s") from None
-        finally:
-            child.kill()
-            child.wait()
+        ) as child:
+            try:
+                out, _ = child.communicate(job, timeout=self._timeout)
+            except subprocess.TimeoutExpired:
+                raise ModelTimedOut(f"its process was ended after {self._timeout:g} s") from None
+            finally:
+                child.kill()
         if child.returncode:
             raise ModelCrashed(f"its process died{_cause(child.returncode)}")
         try:
