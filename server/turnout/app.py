@@ -21,8 +21,11 @@ from turnout.config import Address, Settings
 from turnout.errors import TurnoutError
 from turnout.registry.repository import Repository
 from turnout.registry.staging import sweep
+from turnout.rollout.attempt import Entry, Rollout
 from turnout.rollout.controller import Rollouts
-from turnout.rollout.machine import Entry, Rollout
+from turnout.rollout.driven import Observer
+from turnout.rollout.meter import FalseAlarmMeters
+from turnout.rollout.preview import Previews
 from turnout.rollout.shown import record_rollouts
 from turnout.rollout.webhook import Webhook
 from turnout.routing.applied import Policies
@@ -104,9 +107,14 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             webhook.tell(model, rollout, entry)
 
         tick = settings.rollout.tick_s
+        observer = Observer(catalog, policies, shadows, tick)
         rollouts = Rollouts(
-            store, traffic, policies, catalog, shadows, manager.reconcile, manager.refresh, tick, tell, log
+            store, traffic, policies, catalog, observer, manager.reconcile, manager.refresh, tick, tell, log
         )
+        meters = FalseAlarmMeters(
+            lambda model: settings.for_model(model).false_alarm_meter, catalog, policies, observer, log
+        )
+        previews = Previews(catalog, rollouts)
         services = Services(
             inference=inference,
             catalog=catalog,
@@ -118,6 +126,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             policies=policies,
             shadows=shadows,
             rollouts=rollouts,
+            previews=previews,
             accepting=lambda: not readiness_off.is_set(),
         )
         readiness_off = asyncio.Event()
@@ -125,7 +134,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         async def scrape() -> bytes:
             manager.sample()
             record_weights(catalog, policies, router)
-            record_rollouts(rollouts, metrics.rollouts)
+            record_rollouts(rollouts, meters, metrics.rollouts)
             return await metrics.scrape()
 
         async def refresh() -> None:
@@ -152,7 +161,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         await data.start()
         await control.start()
         side_tasks.start("http", http.serve(sockets=[http_socket]))
-        side_tasks.start("rollouts", rollouts.run())
+        side_tasks.start("rollouts", rollouts.run(previews.tick, meters.tick))
         side_tasks.start("webhook", webhook.run())
         side_tasks.start("follow", follow(refresh, store.revision, root, settings.repository, log))
         stack.push_async_callback(_stop, services, settings, data, control, http, side_tasks)

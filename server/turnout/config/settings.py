@@ -255,11 +255,14 @@ class ModelOverrides(Section):
     Attributes:
         load: Which versions are loaded.
         slo_ms: Latency objectives; slower requests are counted exactly by `turnout_slo_exceeded_total`.
+        false_alarm_meter: Share of the baseline's requests that each of two lanes of it gets while nothing is rolled
+            out, to be compared as a canary would be: how often rollouts of this model raise a false alarm. 0: none.
         batching, runtime, limits, shadow: As the sections of the same name.
     """
 
     load: LoadField = LoadAll()
     slo_ms: Durations = ()
+    false_alarm_meter: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     batching: Batching = Batching()
     runtime: Runtime = Runtime()
     limits: QueueLimits = QueueLimits()
@@ -272,6 +275,7 @@ class ModelSettings:
 
     load: Load
     slo_ms: tuple[float, ...]
+    false_alarm_meter: float
     batching: Batching
     runtime: Runtime
     limits: QueueLimits
@@ -342,6 +346,7 @@ class Settings(BaseSettings):
         return ModelSettings(
             load=own.load,
             slo_ms=own.slo_ms,
+            false_alarm_meter=own.false_alarm_meter,
             batching=_over(self.batching, own.batching),
             runtime=_over(self.runtime, own.runtime),
             limits=_over(QueueLimits(**_some(self.limits, QueueLimits.model_fields)), own.limits),

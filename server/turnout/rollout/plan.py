@@ -8,16 +8,26 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 from turnout.errors import InvalidRequest, Violation
-from turnout.rollout.evidence import DISAGREEMENT, ERRORS, LATENCIES, SLO, Metric, disagreement, errors, latency
+from turnout.rollout.evidence import (
+    DISAGREEMENT,
+    ERRORS,
+    LATENCIES,
+    SLO,
+    STALLED,
+    Metric,
+    disagreement,
+    errors,
+    latency,
+)
 
-_WEIGHTS = {ERRORS: 0.4, "p99": 0.2, "p95": 0.2, "p90": 0.2, SLO: 0.2, DISAGREEMENT: 0.25}
+_WEIGHTS = {ERRORS: 0.4, "p99": 0.2, "p95": 0.2, "p90": 0.2, STALLED: 0.1, SLO: 0.2, DISAGREEMENT: 0.25}
 """Of each metric before those of a plan are made to sum to 1."""
 
 _MAX_STEPS = 50
 _MAX_SECONDS = 90 * 86_400.0
 
 ON_INSUFFICIENT = ("pause", "abort", "promote")
-ON_NEWER = ("refuse", "queue", "replace")
+ON_NEWER = ("refuse", "queue", "replace", "beside")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +69,13 @@ class Plan:
     Attributes:
         steps: In order; promotion follows the last.
         shadow: The stage before them; None for none.
-        metrics: What is looked at, of `errors`, `p99`, `p95`, `p90` and `slo`.
+        metrics: What is looked at, of `errors`, `p99`, `p95`, `p90`, `stalled` (slower than ten times the baseline's
+            p99) and `slo`.
         alpha: Chance that a candidate that is not worse is ever rolled back.
         beta: Chance that one that is not fit is promoted on the evidence.
         min_requests: Of the canary, in each step.
-        exposure_requests: Of the canary, that suffice for promotion where neither arm had a bad event; 0: three by beta
-            by the baseline's own rate, and the soak at most.
+        exposure_requests: Of the canary, that it takes for promotion where it had no bad event, so that no ratio can be
+            shown; 0: the last step's soak suffices.
         slo_ms: Latency objective of the metric `slo`, milliseconds; None for none.
         threshold_samples: Of the baseline's latency, before the first step.
         warm_requests: First requests of each batch size that latency leaves out.
@@ -74,14 +85,17 @@ class Plan:
         max_duration_s: How long all of it may take, active.
         max_pause_s: How long it may be paused or without a ready candidate, by the clock on the wall.
         on_insufficient: What to do where a deadline comes before there was enough to see: pause, abort or promote.
-        on_newer: What to do where another rollout of the model is asked for: refuse, queue or replace.
+        on_newer: What becomes of this plan's rollout where another of the model runs: refuse, queue, replace the other,
+            or go beside it, alpha shared.
+        twin: Compare with a part of the baseline that has a queue of its own and a share like the canary's, so that
+            neither's queue or batches are larger for its share.
         watch_s: Active seconds after promotion in which the candidate may still be taken back.
         holdback: Share that the version before keeps meanwhile, to compare with.
     """
 
     steps: tuple[Step, ...] = (Step(0.01, 300.0), Step(0.05, 600.0), Step(0.25, 900.0), Step(0.5, 1800.0))
     shadow: ShadowStage | None = None
-    metrics: tuple[str, ...] = (ERRORS, *reversed(LATENCIES))
+    metrics: tuple[str, ...] = (ERRORS, "p99", "p95", "p90", STALLED)
     alpha: float = 0.01
     beta: float = 0.05
     min_requests: int = 100
@@ -97,6 +111,7 @@ class Plan:
     max_pause_s: float = 7 * 86_400.0
     on_insufficient: str = "pause"
     on_newer: str = "refuse"
+    twin: bool = True
     watch_s: float = 1800.0
     holdback: float = 0.05
 
@@ -197,6 +212,7 @@ class Plan:
         check("key_cap", self.key_cap >= 1, "1 or more")
         check("on_insufficient", self.on_insufficient in ON_INSUFFICIENT, " or ".join(ON_INSUFFICIENT))
         check("on_newer", self.on_newer in ON_NEWER, " or ".join(ON_NEWER))
+        check("twin", isinstance(self.twin, bool), "true or false")
         check("holdback", 0 <= self.holdback <= 0.5, "0 to 0.5")
         check("holdback", self.holdback > 0 or self.watch_s == 0, "more than 0 while there is watching to do")
         if (stage := self.shadow) is not None:

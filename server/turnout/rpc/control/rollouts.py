@@ -6,12 +6,14 @@ from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from turnout.errors import InvalidRequest, NotFound, TurnoutError
+from turnout.errors import InvalidRequest, TurnoutError
 from turnout.registry.names import parse_version
-from turnout.rollout import machine
+from turnout.rollout import overrides
+from turnout.rollout.attempt import Moved, Pause, Rollout
 from turnout.rollout.controller import Rollouts
-from turnout.rollout.machine import Moved, Pause, Rollout
 from turnout.rollout.plan import Plan
+from turnout.rollout.preview import Previews
+from turnout.rollout.words import lacking
 from turnout.rpc.control.calls import Context, check_record, refusing
 from turnout.rpc.errors import abort
 from turnout.state.events import Event
@@ -22,16 +24,38 @@ _MAX_PLAN = 64 << 10
 _MAX_LIMIT = 1000
 _EVENTS = 200
 _WATCH_SECONDS = 30.0
+_TICKS_AT_ONCE = 2000
 
 
 class RolloutMethods:
     """Changes and tells how candidates become baselines."""
 
-    def __init__(self, rollouts: Rollouts) -> None:
+    def __init__(self, rollouts: Rollouts, previews: Previews) -> None:
         self._rollouts = rollouts
+        self._previews = previews
 
     @refusing
-    async def StartRollout(self, request: pb.StartRolloutRequest, _: Context) -> pb.StartRolloutResponse:  # noqa: N802 - gRPC's
+    async def PlanRollout(self, request: pb.PlanRolloutRequest, _: Context) -> pb.PlanRolloutResponse:  # noqa: N802 - gRPC's
+        """Tells what a rollout would do and see."""
+        plan = read_plan(request.plan_json)
+        preview = self._previews.of(request.model, parse_version(request.version), plan)
+        power = [
+            pb.RolloutPower(
+                step=number, weight=step.weight, soak_seconds=step.soak_s,
+                detections=[
+                    pb.RolloutDetection(effect=one.effect, seconds=one.seconds, requests=one.requests) for one in seen
+                ],
+            )
+            for number, (step, seen) in enumerate(zip(plan.steps, preview.power, strict=True), start=1)
+        ]  # fmt: skip
+        return pb.PlanRolloutResponse(
+            previous=str(preview.previous or ""), plan_json=json.dumps(plan.to_json()), plan_digest=plan.digest,
+            refusals=preview.refusals, requests_per_second=preview.traffic.rate, error_rate=preview.traffic.error_rate,
+            power=power, missed=preview.missed,
+        )  # fmt: skip
+
+    @refusing
+    async def StartRollout(self, request: pb.StartRolloutRequest, _: Context) -> pb.StartRolloutResponse:  # noqa: N802
         """Begins a rollout."""
         check_record(request.change.actor, request.change.reason, "change.")
         plan = read_plan(request.plan_json)
@@ -52,7 +76,9 @@ class RolloutMethods:
         else:
             decide = _decision(request, change.actor, change.reason)
             resume = request.command == pb.ROLLOUT_COMMAND_RESUME
-            rollout = await self._rollouts.command(request.model, decide, expected, resume=resume)
+            rollout = await self._rollouts.command(
+                request.model, decide, expected, attempt=request.attempt, resume=resume
+            )
         return pb.CommandRolloutResponse(rollout=await self._message(rollout))
 
     @refusing
@@ -60,7 +86,7 @@ class RolloutMethods:
         """Tells the rollouts that are and were."""
         if request.limit > _MAX_LIMIT:
             raise InvalidRequest.at("limit", f"expected at most {_MAX_LIMIT}")
-        known = await self._rollouts.history(request.model or None, request.limit or 20)
+        known = await self._rollouts.log.history(request.model or None, request.limit or 20)
         return pb.ListRolloutsResponse(rollouts=[rollout_message(rollout, record) for record, rollout in known])
 
     async def WatchRollout(  # noqa: N802
@@ -70,8 +96,8 @@ class RolloutMethods:
         try:
             last = b""
             while True:
-                record, rollout = await self._rollouts.latest(request.model)
-                events = await self._rollouts.events(request.model, rollout.attempt, _EVENTS)
+                record, rollout = await self._rollouts.log.latest(request.model, request.attempt)
+                events = await self._rollouts.log.events(request.model, rollout.attempt, _EVENTS)
                 message = rollout_message(rollout, record, events)
                 if (text := message.SerializeToString(deterministic=True)) != last:
                     last = text
@@ -85,17 +111,16 @@ class RolloutMethods:
     @refusing
     async def GetRolloutTicks(self, request: pb.GetRolloutTicksRequest, _: Context) -> pb.GetRolloutTicksResponse:  # noqa: N802
         """Tells what each tick of a rollout counted."""
-        known = await self._rollouts.history(request.model, _MAX_LIMIT)
-        wanted = [pair for pair in known if request.attempt in (0, pair[0].attempt)]
-        if not wanted:
-            raise NotFound(f"{request.model} has had no rollout{f' {request.attempt}' if request.attempt else ''}")
-        record, rollout = wanted[0]
-        events = await self._rollouts.events(request.model, rollout.attempt, _MAX_LIMIT)
-        ticks = await self._rollouts.ticks(request.model, rollout.attempt)
+        record, rollout = await self._rollouts.log.latest(request.model, request.attempt)
+        events = await self._rollouts.log.events(request.model, rollout.attempt, _MAX_LIMIT)
+        ticks = await self._rollouts.log.ticks(request.model, rollout.attempt, request.after, _TICKS_AT_ONCE + 1)
+        told = ticks[:_TICKS_AT_ONCE]
         return pb.GetRolloutTicksResponse(
             rollout=rollout_message(rollout, record, events),
-            ticks_json=[json.dumps(tick) for _, tick in ticks],
-            times=[_timestamp(time) for time, _ in ticks],
+            ticks_json=[json.dumps(tick) for _, _, tick in told],
+            times=[_timestamp(time) for _, time, _ in told],
+            last_tick=told[-1][0] if told else request.after,
+            more=len(ticks) > len(told),
         )
 
     @refusing
@@ -108,8 +133,10 @@ class RolloutMethods:
         return pb.RollBackResponse(baseline=str(policy.baseline) if policy else "", epoch=applied.epoch)
 
     async def _message(self, rollout: Rollout) -> pb.Rollout:
-        record = await self._rollouts.record(rollout)
-        return rollout_message(rollout, record, await self._rollouts.events(rollout.model, rollout.attempt, _EVENTS))
+        record = await self._rollouts.log.record(rollout)
+        return rollout_message(
+            rollout, record, await self._rollouts.log.events(rollout.model, rollout.attempt, _EVENTS)
+        )
 
 
 def read_plan(text: str) -> Plan:
@@ -152,7 +179,7 @@ def rollout_message(rollout: Rollout, record: RolloutRecord | None, events: list
     return pb.Rollout(
         model=rollout.model, attempt=rollout.attempt, candidate=str(rollout.candidate), previous=str(rollout.previous),
         state=str(rollout.state), step=rollout.step + 1, steps=len(plan.steps), weight=rollout.canary_weight,
-        epoch=rollout.epoch, e_value=evidence.combined, threshold=1 / plan.alpha, metrics=metrics,
+        epoch=rollout.epoch, e_value=evidence.combined, threshold=1 / rollout.alpha, metrics=metrics,
         pauses=[f"{p.reason}{f' ({p.actor})' if p.actor else ''}" for p in rollout.pauses], verdict=rollout.verdict,
         step_seconds=rollout.in_state_s if stage or rollout.promoted else rollout.step_s, soak_seconds=soak,
         plan_json=json.dumps(plan.to_json()), plan_digest=plan.digest, actor=rollout.actor, reason=rollout.reason,
@@ -164,24 +191,25 @@ def rollout_message(rollout: Rollout, record: RolloutRecord | None, events: list
             )
             for e in events or ()
         ],
+        alpha=rollout.alpha, lacking=lacking(rollout),
     )  # fmt: skip
 
 
 def _decision(request: pb.CommandRolloutRequest, actor: str, reason: str) -> Callable[[Rollout], Moved]:
     match request.command:
         case pb.ROLLOUT_COMMAND_PAUSE:
-            return lambda r: machine.pause(r, Pause("operator", reason or "paused by hand", actor), by_hand=True)
+            return lambda r: overrides.pause(r, Pause("operator", reason or "paused by hand", actor), by_hand=True)
         case pb.ROLLOUT_COMMAND_RESUME:
-            return lambda r: machine.resume(r, actor, reason)
+            return lambda r: overrides.resume(r, actor, reason)
         case pb.ROLLOUT_COMMAND_PROMOTE | pb.ROLLOUT_COMMAND_PROMOTE_FULL:
             full = request.command == pb.ROLLOUT_COMMAND_PROMOTE_FULL
-            return lambda r: machine.promote(r, actor, reason, full=full)
+            return lambda r: overrides.promote(r, actor, reason, full=full)
         case pb.ROLLOUT_COMMAND_ABORT:
-            return lambda r: machine.abort(r, reason or "aborted by hand", kind="abort", actor=actor)
+            return lambda r: overrides.abort(r, reason or "aborted by hand", kind="abort", actor=actor)
         case pb.ROLLOUT_COMMAND_SET_WEIGHT:
             if not 0.0001 <= request.weight <= 1:
                 raise InvalidRequest.at("weight", "expected 0.0001 to 1")
-            return lambda r: machine.set_weight(r, request.weight, actor, reason)
+            return lambda r: overrides.set_weight(r, request.weight, actor, reason)
         case _:
             raise InvalidRequest.at("command", "expected one of RolloutCommand")
 
