@@ -28,7 +28,7 @@ from turnout.serving.tensor import Array
 OPTIMISED_LIMIT = 1 << 30
 """Bytes of a version up to which it is optimised for a comparison: that holds it in memory twice, and writes it out."""
 
-RACE_SECONDS = 1.5
+RACE_SECONDS = 1.0
 """How long two versions are run in turns."""
 
 _ANSWERS = "answers.npz"
