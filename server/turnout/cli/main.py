@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from turnout.cli.diff import diff
 from turnout.cli.doctor import doctor
 from turnout.cli.key import application as key
 from turnout.cli.load import load, unload
@@ -45,7 +46,7 @@ def application() -> typer.Typer:
     app.callback()(_turnout)
     commands: dict[str, tuple[Callable[..., None], ...]] = {
         _HERE: (serve, doctor),
-        _REPOSITORY: (publish, sign, release, tag, yank, unyank, models, show, log, verify),
+        _REPOSITORY: (publish, sign, release, tag, yank, unyank, models, show, diff, log, verify),
         _SERVER: (predict, load, unload, shadow, rollback),
     }
     for panel, members in commands.items():

@@ -1,12 +1,13 @@
 """What is found out about a version after its publication, beside it and outside its digest.
 
-    <root>/<model>/.attestations/<version>/{signature-<key>.json, ...}
+    <root>/<model>/.attestations/<version>/{gates-<n>.json, signature-<key>.json, ...}
 
 A version's own directory never changes once it exists. The name of this one begins with a dot, so that no scan takes it
 for a version. What lies here need not be true and need not be there: each kind has its own way to be checked.
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,7 +18,7 @@ from turnout.registry.repository import Repository
 
 ATTESTATIONS = ".attestations"
 
-MAX_BYTES = 1 << 20
+MAX_BYTES = 4 << 20
 """Bytes that one attestation may have."""
 MAX_FILES = 256
 """Attestations of one kind that are read of one version."""
@@ -46,8 +47,27 @@ def write(repository: Repository, model: str, version: Version, name: str, data:
         os.replace(staged, home / name)
     finally:
         staged.unlink(missing_ok=True)
-    for path in (home, home.parent, home.parent.parent):
-        sync_directory(path)
+    _sync(home)
+
+
+def add(repository: Repository, model: str, version: Version, stem: str, data: bytes) -> Path:
+    """Puts an attestation under the next free number of its kind, `<stem>-<n>.json`, durably; returns where.
+
+    Raises:
+        OSError: The repository could not be written to.
+    """
+    home = directory(repository, model, version)
+    home.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        target = home / f"{stem}-{number}.json"
+        if not os.path.lexists(target):
+            with suppress(FileExistsError):  # another publish took the number in this moment
+                write_file(target, data)
+                break
+        number += 1
+    _sync(home)
+    return target
 
 
 def read(repository: Repository, model: str, version: Version, prefix: str) -> dict[str, bytes]:
@@ -71,3 +91,8 @@ def read(repository: Repository, model: str, version: Version, prefix: str) -> d
         if len(data) <= MAX_BYTES:
             found[name] = data
     return found
+
+
+def _sync(home: Path) -> None:
+    for path in (home, home.parent, home.parent.parent):
+        sync_directory(path)
