@@ -8,6 +8,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,12 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Address, Settings
 from turnout.errors import TurnoutError
+from turnout.registry.announcement import Bounds
+from turnout.registry.publish import PublishRequest, PublishResult, publish
 from turnout.registry.repository import Repository
 from turnout.registry.staging import sweep
+from turnout.registry.standing import Standing
+from turnout.registry.uploads import Uploads
 from turnout.rollout.controller import Rollouts
 from turnout.rollout.machine import Entry, Rollout
 from turnout.rollout.shown import record_rollouts
@@ -36,12 +41,14 @@ from turnout.routing.traffic import Traffic
 from turnout.routing.weights import record_weights
 from turnout.rpc.codec import new_request_id
 from turnout.rpc.errors import code_name
+from turnout.rpc.registry import RegistryServicer
 from turnout.rpc.server import Services, control_server, data_server, listen
 from turnout.serving import providers
 from turnout.serving.catalog import Catalog
 from turnout.serving.follow import follow
 from turnout.serving.inference import Inference
 from turnout.serving.manager import Manager
+from turnout.serving.priority import step_back
 from turnout.state.store import StateStore
 from turnout.telemetry.logging import AccessLog, make_logger
 from turnout.telemetry.metrics import Metrics
@@ -49,6 +56,9 @@ from turnout.web.server import EmbeddedServer, Web, bind, http_server
 
 _SHADOWS_CLOSE_SECONDS = 1.0
 """What copies that run may hold the server's end up by."""
+
+_EXPIRY_SECONDS = 0.5
+"""Between two looks for uploads that nobody goes on with, at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,17 +117,21 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         rollouts = Rollouts(
             store, traffic, policies, catalog, shadows, manager.reconcile, manager.refresh, tick, tell, log
         )
+        declarer = Declarer(repository, store)
+        uploads = _uploads(repository, store, settings)
+        stack.callback(uploads.close)
         services = Services(
             inference=inference,
             catalog=catalog,
             router=router,
             manager=manager,
-            declarer=Declarer(repository, store),
+            declarer=declarer,
             traffic=traffic,
             explainer=Explainer(router, catalog, policies),
             policies=policies,
             shadows=shadows,
             rollouts=rollouts,
+            registry=_registry(repository, uploads, declarer, store, manager, settings, stack),
             accepting=lambda: not readiness_off.is_set(),
         )
         readiness_off = asyncio.Event()
@@ -154,6 +168,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         side_tasks.start("http", http.serve(sockets=[http_socket]))
         side_tasks.start("rollouts", rollouts.run())
         side_tasks.start("webhook", webhook.run())
+        side_tasks.start("uploads", _expire(uploads, settings.transfers.keep_s))
         side_tasks.start("follow", follow(refresh, store.revision, root, settings.repository, log))
         stack.push_async_callback(_stop, services, settings, data, control, http, side_tasks)
         try:
@@ -247,6 +262,50 @@ async def _stop(
     side_tasks.expect_end()
     http.should_exit = True
     await services.manager.close(bound)
+
+
+def _uploads(repository: Repository, store: StateStore, settings: Settings) -> Uploads:
+    transfers = settings.transfers
+
+    def yanked(model: str) -> list[Version]:
+        standings = store.declared().of(model).standings
+        return [version for version, standing in standings.items() if standing is Standing.YANKED]
+
+    def publish_version(request: PublishRequest) -> PublishResult:
+        return publish(repository, request, yanked=lambda: yanked(request.model))
+
+    bounds = Bounds(int(transfers.max_file_bytes), int(transfers.max_upload_bytes))
+    return Uploads(repository, publish_version, yanked, bounds, transfers.max_uploads, transfers.keep_s)
+
+
+def _registry(
+    repository: Repository,
+    uploads: Uploads,
+    declarer: Declarer,
+    store: StateStore,
+    manager: Manager,
+    settings: Settings,
+    stack: AsyncExitStack,
+) -> RegistryServicer:
+    # Threads of their own: hashing and gates take a core for seconds, and live requests come first.
+    threads = ThreadPoolExecutor(settings.transfers.max_uploads, "registry", initializer=step_back)
+    stack.callback(threads.shutdown, wait=True, cancel_futures=True)
+    return RegistryServicer(
+        repository,
+        uploads,
+        declarer,
+        lambda model, version: store.declared().of(model).standing(version),
+        manager.refresh,
+        threads,
+        settings.transfers.idle_s,
+        settings.transfers.max_fetches,
+    )
+
+
+async def _expire(uploads: Uploads, keep_seconds: float) -> None:
+    while True:
+        await asyncio.sleep(max(keep_seconds / 4, _EXPIRY_SECONDS))
+        await asyncio.to_thread(uploads.expire)
 
 
 def _prepare_repository(settings: Settings, log: FilteringBoundLogger) -> Path:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from turnout.cli.doctor import doctor
+from turnout.cli.fetch import fetch
 from turnout.cli.load import load, unload
 from turnout.cli.models import models
 from turnout.cli.predict import predict
@@ -40,7 +41,7 @@ def application() -> typer.Typer:
     commands: dict[str, tuple[Callable[..., None], ...]] = {
         _HERE: (serve, doctor),
         _REPOSITORY: (publish, release, tag, models, show, verify),
-        _SERVER: (predict, load, unload, shadow),
+        _SERVER: (predict, fetch, load, unload, shadow),
     }
     for panel, members in commands.items():
         for command in members:

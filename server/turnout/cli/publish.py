@@ -9,19 +9,22 @@ import typer
 from rich.text import Text
 
 from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, ReasonOption, StateOption
-from turnout.cli.output import facts, reporting, size_text, table
+from turnout.cli.output import Output, facts, reporting, size_text, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from semver import Version
 
     from turnout.cli.workspace import Workspace
-    from turnout.registry.publish import PublishResult
+    from turnout.registry.publish import PublishRequest, PublishResult
     from turnout.registry.standing import Standing
 
 
 _NICENESS = 10
 """Hashing and checking can wait; a server on the same machine cannot."""
+
+_GATES_SECONDS = 3600.0
+"""What a server may take to check and publish what was uploaded."""
 
 
 def publish(
@@ -39,6 +42,15 @@ def publish(
     release: Annotated[
         bool, typer.Option("--release", metavar="", help="Release it too, as `turnout release` does.")
     ] = False,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            metavar="HOST:PORT",
+            help="Publish by stream to the server with this control listener. (default: to the disk)",
+            show_default=False,
+        ),
+    ] = None,
     actor: ActorOption = None,
     reason: ReasonOption = "",
     models: ModelsOption = None,
@@ -69,6 +81,9 @@ def publish(
             metadata=VersionMetadata() if meta is None else read_metadata(meta),
             golden=tuple(golden or ()),
         )
+        if server is not None:
+            _publish_to(out, server, request, release=release, actor=actor_or_login(actor), reason=reason)
+            return
         workspace = Workspace.open(models, state, config)
         # Before the copy: a store that cannot be used must not leave a version behind that was meant to be released.
         with workspace.store() if release else nullcontext() as store:
@@ -81,6 +96,17 @@ def publish(
                 store.release(name, request.version, actor=actor_or_login(actor), reason=reason)
         standing = workspace.declared().of(name).standing(request.version)
         out.show(_body(result, standing), *_shown(result, standing))
+
+
+def _publish_to(out: Output, server: str, request: "PublishRequest", *, release: bool, actor: str, reason: str) -> None:
+    from turnout.cli.connection import Server
+    from turnout.cli.upload import Wish, publish_to
+
+    size = request.source.stat().st_size if request.source.is_file() else 0
+    with out.progress("uploading", size) as advance:
+        wish = Wish(release, actor, reason, _GATES_SECONDS)
+        result, standing = publish_to(Server.named(server, None), request, wish, advance)
+    out.show(_body(result, standing), *_shown(result, standing))
 
 
 def _yanked(workspace: "Workspace", name: str) -> "list[Version]":

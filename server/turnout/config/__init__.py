@@ -19,6 +19,7 @@ from turnout.config.settings import (
     Runtime,
     Settings,
     ShadowLane,
+    Transfers,
 )
 from turnout.config.sources import Loaded, load_settings
 from turnout.config.values import Address, Load, LoadAll, LoadLatest, LoadSelectors, Provider
@@ -46,5 +47,6 @@ __all__ = [
     "Runtime",
     "Settings",
     "ShadowLane",
+    "Transfers",
     "load_settings",
 ]

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from semver import Version
 
+from turnout.registry.provenance import Provenance
 from turnout.registry.signature import Signature
 
 SCHEMA = 1
@@ -97,7 +98,8 @@ class Manifest:
         tolerances: By output name, or by dtype for outputs not named.
         scores: By output name, whether it holds scores of classes along its last axis, so that the class of the highest
             is what matters; of an output not named its values tell.
-        metadata: Free text about the version (description, authors, licence, training ...), as JSON values.
+        metadata: Free text about the version (description, authors, licence, notes ...), as JSON values.
+        provenance: Where it comes from, and what it was made to run with.
     """
 
     model: str
@@ -110,6 +112,7 @@ class Manifest:
     tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
     scores: Mapping[str, bool] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Provenance = field(default_factory=Provenance)
 
     def __post_init__(self) -> None:
         if not MODEL_NAME.fullmatch(self.model):
@@ -148,6 +151,8 @@ class Manifest:
             body["scores"] = dict(self.scores)
         if self.metadata:
             body["metadata"] = dict(self.metadata)
+        if provenance := self.provenance.to_json():
+            body["provenance"] = provenance
         return body
 
     @classmethod
@@ -172,6 +177,7 @@ class Manifest:
                 tolerances={name: Tolerance(**t) for name, t in body.get("tolerances", {}).items()},
                 scores={str(name): bool(is_so) for name, is_so in body.get("scores", {}).items()},
                 metadata=dict(body.get("metadata", {})),
+                provenance=Provenance.from_json(body.get("provenance", {})),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a manifest: {type(error).__name__} {error}") from error

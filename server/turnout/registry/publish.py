@@ -98,7 +98,7 @@ def publish(
         ConfigError: The repository cannot be written to.
     """
     check_model_name(request.model)
-    with _storage_errors(), ExitStack() as stack:
+    with storage_errors(), ExitStack() as stack:
         check_number(repository, request.model, request.version, yanked())
         directory = stack.enter_context(staged(repository.root))
         candidate = _stage(directory, request, progress)
@@ -149,6 +149,7 @@ def _manifest(request: PublishRequest, files: Sequence[FileEntry], facts: ModelF
             tolerances=request.metadata.tolerances,
             scores=request.metadata.scores,
             metadata=request.metadata.to_manifest(),
+            provenance=request.metadata.provenance,
         )
     except ValueError as error:
         raise InvalidModel(f"the version cannot be described: {error}") from error
@@ -193,7 +194,13 @@ def _source(opening: AbstractContextManager[BinaryIO], what: str) -> Iterator[Bi
 
 
 @contextmanager
-def _storage_errors() -> Iterator[None]:
+def storage_errors() -> Iterator[None]:
+    """Puts what the disk says into words.
+
+    Raises:
+        Exhausted: It has no room.
+        ConfigError: It cannot be used.
+    """
     try:
         yield
     except OSError as error:
