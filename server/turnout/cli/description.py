@@ -1,12 +1,14 @@
 """One version as commands tell it, whether a server or the disk told them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from semver import Version
 
+from turnout.registry.environment_record import SeenEnvironment
 from turnout.registry.listing import Published
 from turnout.registry.manifest import Batching, FileEntry
+from turnout.registry.provenance import Provenance
 from turnout.registry.signature import DataType, TensorSpec
 from turnout.registry.standing import Declarations
 
@@ -23,12 +25,16 @@ class Content:
         metadata: As its publisher states.
         opset: Operator set version by domain.
         tolerances: Absolute and relative, by output or dtype.
+        provenance: Where it comes from.
+        seen: The machine that published it, where that was recorded.
     """
 
     files: tuple[FileEntry, ...]
     metadata: dict[str, Any]
     opset: dict[str, int]
     tolerances: dict[str, tuple[float, float]]
+    provenance: Provenance = field(default_factory=Provenance)
+    seen: SeenEnvironment | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +96,7 @@ class Description:
             dict(manifest.metadata),
             dict(manifest.opset),
             {name: (t.atol, t.rtol) for name, t in manifest.tolerances.items()},
+            provenance=manifest.provenance,
         )
         return cls(
             model=manifest.model,
@@ -139,6 +146,8 @@ class Description:
         if self.content is not None:
             body["files"] = [{"path": f.path, "size": f.size, "digest": f.digest} for f in self.content.files]
             body["metadata"] = self.content.metadata
+            body["provenance"] = self.content.provenance.to_json()
+            body["published_on"] = None if self.content.seen is None else self.content.seen.to_json()
             body["opset"] = self.content.opset
             tolerances = self.content.tolerances
             body["tolerances"] = {name: {"atol": atol, "rtol": rtol} for name, (atol, rtol) in tolerances.items()}

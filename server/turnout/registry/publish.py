@@ -7,7 +7,7 @@ the next sweep removes.
 import errno
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -28,6 +28,7 @@ from turnout.registry.onnx_model import ModelFacts, read_model
 from turnout.registry.repository import MAX_MANIFEST_BYTES, Repository
 from turnout.registry.signature import Signature
 from turnout.registry.staging import staged
+from turnout.registry.this_environment import attest_environment
 
 DEFAULT_GATES: tuple[Gate, ...] = (IntegrityGate(),)
 
@@ -112,6 +113,9 @@ def publish(
             )
         write_file(directory / MANIFEST_FILE, canonical_bytes(candidate.manifest))
         created = commit(repository, candidate, yanked)
+        if created:
+            with suppress(OSError):  # the version exists; that its record could not be written undoes nothing
+                attest_environment(repository, candidate.manifest, candidate.digest)
         return PublishResult(candidate.manifest, candidate.digest, created, report)
 
 
