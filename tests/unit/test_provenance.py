@@ -70,9 +70,15 @@ def test_a_version_that_states_none_has_the_digest_that_it_always_had() -> None:
     [
         ({"trainng": {}}, "trainng: unknown; the nearest known is training"),
         ({"training": {"comit": ""}}, "training.comit: unknown; the nearest known is training.commit"),
-        ({"environment": {"onxruntime": "1"}}, "environment.onxruntime: unknown; the nearest known is environment.onnxruntime"),
+        (
+            {"environment": {"onxruntime": "1"}},
+            "environment.onxruntime: unknown; the nearest known is environment.onnxruntime",
+        ),
         ({"dependencies": {"locks": {}}}, "dependencies.locks: unknown; the nearest known is dependencies.lock"),
-        ({"training": {"datasets": [{"nam": "x"}]}}, "training.datasets[0].nam: unknown; the nearest known is training.datasets[0].name"),
+        (
+            {"training": {"datasets": [{"nam": "x"}]}},
+            "training.datasets[0].nam: unknown; the nearest known is training.datasets[0].name",
+        ),
     ],
 )  # fmt: skip
 def test_an_unknown_key_is_an_error_that_names_the_nearest_known(body, message) -> None:

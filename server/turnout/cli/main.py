@@ -6,7 +6,9 @@ from typing import Annotated
 import typer
 
 from turnout.cli.doctor import doctor
+from turnout.cli.export import export
 from turnout.cli.fetch import fetch
+from turnout.cli.import_version import import_version
 from turnout.cli.load import load, unload
 from turnout.cli.models import models
 from turnout.cli.predict import predict
@@ -40,12 +42,13 @@ def application() -> typer.Typer:
     app.callback()(_turnout)
     commands: dict[str, tuple[Callable[..., None], ...]] = {
         _HERE: (serve, doctor),
-        _REPOSITORY: (publish, release, tag, models, show, verify),
+        _REPOSITORY: (publish, release, tag, models, show, verify, export),
         _SERVER: (predict, fetch, load, unload, shadow),
     }
     for panel, members in commands.items():
         for command in members:
             app.command(rich_help_panel=panel)(command)
+    app.command(name="import", rich_help_panel=_REPOSITORY)(import_version)
     app.add_typer(traffic, name="traffic", rich_help_panel=_SERVER)
     return app
 

@@ -90,12 +90,12 @@ def publish(
             size = file.stat().st_size if file.is_file() else 0
             with out.progress("publishing", size) as advance:
                 result = publish_version(
-                    workspace.repository, request, yanked=lambda: _yanked(workspace, name), progress=advance
+                    workspace.repository, request, yanked=lambda: yanked_versions(workspace, name), progress=advance
                 )
             if store is not None:
                 store.release(name, request.version, actor=actor_or_login(actor), reason=reason)
         standing = workspace.declared().of(name).standing(request.version)
-        out.show(_body(result, standing), *_shown(result, standing))
+        out.show(publish_body(result, standing), *publish_shown(result, standing))
 
 
 def _publish_to(out: Output, server: str, request: "PublishRequest", *, release: bool, actor: str, reason: str) -> None:
@@ -106,17 +106,19 @@ def _publish_to(out: Output, server: str, request: "PublishRequest", *, release:
     with out.progress("uploading", size) as advance:
         wish = Wish(release, actor, reason, _GATES_SECONDS)
         result, standing = publish_to(Server.named(server, None), request, wish, advance)
-    out.show(_body(result, standing), *_shown(result, standing))
+    out.show(publish_body(result, standing), *publish_shown(result, standing))
 
 
-def _yanked(workspace: "Workspace", name: str) -> "list[Version]":
+def yanked_versions(workspace: "Workspace", name: str) -> "list[Version]":
+    """Returns the versions of a model that were yanked."""
     from turnout.registry.standing import Standing
 
     standings = workspace.declared().of(name).standings
     return [version for version, standing in standings.items() if standing is Standing.YANKED]
 
 
-def _body(result: "PublishResult", standing: "Standing") -> dict[str, object]:
+def publish_body(result: "PublishResult", standing: "Standing") -> dict[str, object]:
+    """Returns what was published as JSON values."""
     return {
         "model": result.manifest.model,
         "version": str(result.manifest.version),
@@ -131,7 +133,8 @@ def _body(result: "PublishResult", standing: "Standing") -> dict[str, object]:
     }
 
 
-def _shown(result: "PublishResult", standing: "Standing") -> "list[RenderableType]":
+def publish_shown(result: "PublishResult", standing: "Standing") -> "list[RenderableType]":
+    """Returns what was published, for people."""
     manifest = result.manifest
     done = "published" if result.created else "was published before, the same in every byte"
     pairs: list[tuple[str, RenderableType]] = [

@@ -19,6 +19,9 @@ from turnout.registry.repository import Repository
 ENVIRONMENT_FILE = "environment.json"
 SCHEMA = 1
 
+_IMPORTED = "imported-"
+"""As `turnout.registry.transfer` names what came with a version from elsewhere."""
+
 
 @dataclass(frozen=True, slots=True)
 class SeenEnvironment:
@@ -58,14 +61,15 @@ class SeenEnvironment:
 def attested_environment(repository: Repository, model: str, exact: Version, digest: str) -> SeenEnvironment | None:
     """Returns what was recorded of the version with that digest; None where nothing readable was."""
     try:
-        found = attestations.read(repository, model, exact, ENVIRONMENT_FILE)
-        body = json.loads(found[ENVIRONMENT_FILE])
-        return _read(body) if body["digest"] == digest else None
+        found = attestations.read(repository, model, exact, "")
+        imported = ENVIRONMENT_FILE not in found
+        body = json.loads(found[f"{_IMPORTED}{ENVIRONMENT_FILE}" if imported else ENVIRONMENT_FILE])
+        return _read(body, imported=imported) if body["digest"] == digest else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
-def _read(body: Mapping[str, Any]) -> SeenEnvironment:
+def _read(body: Mapping[str, Any], *, imported: bool) -> SeenEnvironment:
     if body["schema"] != SCHEMA:
         raise ValueError(f"schema {body['schema']}")
     return SeenEnvironment(
@@ -75,5 +79,5 @@ def _read(body: Mapping[str, Any]) -> SeenEnvironment:
         platform=str(body["platform"]),
         turnout=str(body["turnout"]),
         libraries={str(name): str(value) for name, value in body["libraries"].items()},
-        imported=bool(body.get("imported")),
+        imported=imported,
     )

@@ -1,0 +1,60 @@
+"""`turnout import`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, ReasonOption, StateOption
+from turnout.cli.output import reporting
+from turnout.cli.publish import publish_body, publish_shown, yanked_versions
+
+
+def import_version(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="What `turnout export` wrote.")],
+    digest: Annotated[
+        str | None, typer.Option("--digest", metavar="SHA256", help="Take it in only if it is this very version.")
+    ] = None,
+    release: Annotated[
+        bool, typer.Option("--release", metavar="", help="Release it too, as `turnout release` does.")
+    ] = False,
+    actor: ActorOption = None,
+    reason: ReasonOption = "",
+    models: ModelsOption = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take an exported version into the repository, with the same digest.
+
+    Every file of it is checked, and the gates run. Without --digest, an export that somebody made anew, manifest and
+    all, is taken for what it says it is.
+    """
+    from turnout.cli.workspace import Workspace, actor_or_login
+    from turnout.errors import DigestMismatch, InvalidRequest
+    from turnout.registry.repository import Repository
+    from turnout.registry.transfer import import_version as take_in
+    from turnout.registry.transfer import only_version
+
+    with reporting(as_json=as_json) as out:
+        if not (directory / "models").is_dir():
+            raise InvalidRequest.at("DIR", f"{directory.name!r} is no export: it holds no models/")
+        source = Repository(directory / "models")
+        published = only_version(source)
+        if digest is not None and digest != published.digest:
+            raise DigestMismatch(f"the export is of {published.digest}, not of {digest[:128]}")
+        name, exact = published.manifest.model, published.manifest.version
+        workspace = Workspace.open(models, state, config)
+        with out.progress("importing", published.manifest.size) as advance:
+            result = take_in(
+                workspace.repository,
+                source,
+                published,
+                yanked=lambda: yanked_versions(workspace, name),
+                progress=advance,
+            )
+        if release:
+            with workspace.store() as store:
+                store.release(name, exact, actor=actor_or_login(actor), reason=reason)
+        standing = workspace.declared().of(name).standing(exact)
+        out.show(publish_body(result, standing), *publish_shown(result, standing))
