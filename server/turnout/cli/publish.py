@@ -1,7 +1,7 @@
 """`turnout publish`."""
 
 import os
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,7 +30,13 @@ _GATES_SECONDS = 3600.0
 def publish(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The model, for example magika.")],
     version: Annotated[str, typer.Argument(metavar="VERSION", help="Exact, for example 3.2.0 or 3.3.0-rc.1.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="ONNX file; its external data lies beside it.")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="ONNX file, its external data beside it; or file://, s3://, gs://, hf:, mlflow:models:/NAME@ALIAS.",
+        ),
+    ],
     meta: Annotated[
         Path | None,
         typer.Option("--meta", metavar="FILE", help="Description, authors, batching, tolerances; TOML or JSON."),
@@ -64,30 +70,34 @@ def publish(
     """
     os.nice(_NICENESS)  # before what follows is imported: that takes as long as publishing a small model does
     from turnout.cli.workspace import Workspace, actor_or_login
-    from turnout.errors import InvalidRequest
+    from turnout.registry.announcement import Bounds
     from turnout.registry.metadata import VersionMetadata, read_metadata
     from turnout.registry.names import check_model_name, parse_version
     from turnout.registry.publish import PublishRequest
     from turnout.registry.publish import publish as publish_version
+    from turnout.registry.sources.source import local_source
 
-    with reporting(as_json=as_json) as out:
+    with reporting(as_json=as_json) as out, ExitStack() as stack:
         check_model_name(name)
-        if not file.exists():
-            raise InvalidRequest.at("FILE", f"there is no {file}")
+        exact = parse_version(version)
+        said = VersionMetadata() if meta is None else read_metadata(meta)
+        workspace = Workspace.open(models, state, config)
+        transfers = workspace.settings.transfers
+        bounds = Bounds(int(transfers.max_file_bytes), int(transfers.max_upload_bytes))
+        source = stack.enter_context(local_source(file, bounds))
         request = PublishRequest(
             name,
-            parse_version(version),
-            file,
-            metadata=VersionMetadata() if meta is None else read_metadata(meta),
+            exact,
+            source.path,
+            metadata=said.over(source.metadata),
             golden=tuple(golden or ()),
         )
         if server is not None:
             _publish_to(out, server, request, release=release, actor=actor_or_login(actor), reason=reason)
             return
-        workspace = Workspace.open(models, state, config)
         # Before the copy: a store that cannot be used must not leave a version behind that was meant to be released.
         with workspace.store() if release else nullcontext() as store:
-            size = file.stat().st_size if file.is_file() else 0
+            size = source.path.stat().st_size if source.path.is_file() else 0
             with out.progress("publishing", size) as advance:
                 result = publish_version(
                     workspace.repository, request, yanked=lambda: yanked_versions(workspace, name), progress=advance

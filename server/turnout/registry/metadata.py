@@ -121,6 +121,16 @@ class VersionMetadata:
             provenance=self.provenance,
         )
 
+    def over(self, base: "VersionMetadata") -> "VersionMetadata":
+        """Returns this with what it leaves unsaid taken from `base`, name by name."""
+        if base == VersionMetadata():
+            return self
+        said = self.to_meta()
+        merged = base.to_meta() | said
+        if free := dict(base.free) | dict(self.free):
+            merged["metadata"] = free
+        return parse_metadata(merged)
+
     def check_against(self, signature: Signature) -> None:
         """Checks that what is said of inputs and outputs is said of such as exist.
 
