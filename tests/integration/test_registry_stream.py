@@ -12,12 +12,16 @@ from semver import Version
 
 import onnx_models
 from registry_wire import beginning, pieces, registry_of, sha, upload
+from turnout.app import running
+from turnout.config import Address, Settings
 from turnout.registry.repository import Repository
+from turnout.telemetry.logging import make_logger
 from turnout_proto.v1 import registry_pb2 as pb
 from turnout_proto.v1.registry_pb2_grpc import RegistryServiceStub
 from wire import X, outputs_of, refusal, request, stub_of
 
 PIECE = 64 << 10
+LOOPBACK = Address("127.0.0.1", 0)
 _V1 = Version(1)
 
 
@@ -246,13 +250,36 @@ async def test_a_stream_on_which_nothing_comes_is_ended(start_server, model) -> 
         assert await call.code() is grpc.StatusCode.ABORTED
 
 
-async def test_the_servers_end_throws_uploads_away(models, model, start_server) -> None:
-    server = await start_server()
-    async with registry_of(server) as registry:
+async def test_the_servers_end_throws_uploads_away(models, model) -> None:
+    settings = Settings(models=models, grpc=LOOPBACK, http=LOOPBACK, control=LOOPBACK)
+    async with running(settings, make_logger("json", "warning")) as server, registry_of(server) as registry:
         await upload(registry, model)
         assert len(left_in_staging(models)) == 1
-        server.services.registry._uploads.close()
-        assert left_in_staging(models) == []
+    assert left_in_staging(models) == []
+
+
+async def test_requests_are_answered_while_versions_come_and_go_by_stream(start_server, publish_model, large) -> None:
+    publish_model("live", "1.0.0", onnx_models.scaled(2))
+    server = await start_server()
+    done = asyncio.Event()
+
+    async def ask() -> int:
+        answered = 0
+        async with stub_of(server) as stub:
+            while not done.is_set():
+                np.testing.assert_array_equal(outputs_of(await stub.Predict(request("live", x=X)))["y"], X * 2)
+                answered += 1
+        return answered
+
+    asking = asyncio.create_task(ask())
+    async with registry_of(server) as registry:
+        for minor in range(3):
+            upload_id = await upload(registry, large, version=f"1.{minor}.0")
+            await registry.PublishUpload(pb.PublishUploadRequest(upload_id=upload_id))
+            fetch = registry.FetchVersion(pb.FetchVersionRequest(model="m", version=f"1.{minor}.0"))
+            assert [answer async for answer in fetch]
+    done.set()
+    assert await asking > 0
 
 
 async def test_an_abandoned_upload_is_gone(start_server, models, model) -> None:
