@@ -59,6 +59,8 @@ def test_publish_release_predict_and_fetch_through_the_server(tmp_path: Path) ->
         turnout("publish", "m", "1.1.0", source, "--server", server.control)
         late = turnout("publish", "m", "1.1.0", source, "--server", server.control, "--release", "--json")
         assert json.loads(late.stdout)["standing"] == "released"
+        released = turnout("release", "m@1.1.0", "--server", server.control, "--json")
+        assert json.loads(released.stdout)["changed"] is False
         fetched = json.loads(
             turnout("fetch", "m@1.0.0", "--to", tmp_path / "got", "--server", server.control, "--json").stdout
         )

@@ -27,8 +27,8 @@ def import_version(
 ) -> None:
     """Take an exported version into the repository, with the same digest.
 
-    Every file of it is checked, and the gates run. Without --digest, an export that somebody made anew, manifest and
-    all, is taken for what it says it is.
+    Every file of it is checked, and the gates run. Name the digest you expect: an export that somebody made anew is
+    another version, and says so nowhere else.
     """
     from turnout.cli.workspace import Workspace, actor_or_login
     from turnout.errors import DigestMismatch, InvalidRequest

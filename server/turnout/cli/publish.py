@@ -39,7 +39,7 @@ def publish(
     ],
     meta: Annotated[
         Path | None,
-        typer.Option("--meta", metavar="FILE", help="Description, authors, batching, tolerances; TOML or JSON."),
+        typer.Option("--meta", metavar="FILE", help="Description, provenance, batching, tolerances; TOML or JSON."),
     ] = None,
     golden: Annotated[
         list[Path] | None,

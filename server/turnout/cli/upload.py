@@ -15,7 +15,6 @@ from turnout.registry.gates import GateReport, GateResult, GateVerdict, Outcome
 from turnout.registry.publish import PublishRequest, PublishResult
 from turnout.registry.standing import Standing
 from turnout_proto.v1 import registry_pb2 as pb
-from turnout_proto.v1.control_pb2 import ReleaseVersionRequest
 from turnout_proto.v1.registry_pb2_grpc import RegistryServiceStub
 
 CHUNK = 1 << 20
@@ -143,11 +142,7 @@ def _released(
     if not wish.release or standing is Standing.RELEASED:
         return result, standing
     said = collected.announcement
-    with server.control() as control:
-        control.ReleaseVersion(
-            ReleaseVersionRequest(model=said.model, version=str(said.version), actor=wish.actor, reason=wish.reason),
-            timeout=_CALL_SECONDS,
-        )
+    server.release(said.model, str(said.version), wish.actor, wish.reason)
     return result, Standing.RELEASED
 
 
