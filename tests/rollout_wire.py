@@ -114,7 +114,10 @@ async def until(
                 if fine(message.rollout):
                     return
 
-    await asyncio.wait_for(watch(), limit)
+    try:
+        await asyncio.wait_for(watch(), limit)
+    except TimeoutError:
+        raise AssertionError(f"not so within {limit} s: {told[-1] if told else 'nothing was told'}") from None
     assert fine(told[-1]), told[-1]
     return told
 

@@ -7,7 +7,7 @@ run()       the same for a process: until a signal, or until a part that must no
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from typing import Any
 
 import grpc
 from semver import Version
+from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Address, Settings
@@ -26,8 +27,11 @@ from turnout.registry.repository import Repository
 from turnout.registry.staging import sweep
 from turnout.registry.standing import Standing
 from turnout.registry.uploads import Uploads
+from turnout.rollout.attempt import Entry, Rollout
 from turnout.rollout.controller import Rollouts
-from turnout.rollout.machine import Entry, Rollout
+from turnout.rollout.driven import Observer
+from turnout.rollout.meter import FalseAlarmMeters
+from turnout.rollout.preview import Previews
 from turnout.rollout.shown import record_rollouts
 from turnout.rollout.webhook import Webhook
 from turnout.routing.applied import Policies
@@ -52,6 +56,8 @@ from turnout.serving.priority import step_back
 from turnout.state.store import StateStore
 from turnout.telemetry.logging import AccessLog, make_logger
 from turnout.telemetry.metrics import Metrics
+from turnout.web.console.application import console_routes
+from turnout.web.console.recent import Recent
 from turnout.web.server import EmbeddedServer, Web, bind, http_server
 
 _SHADOWS_CLOSE_SECONDS = 1.0
@@ -114,12 +120,23 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             webhook.tell(model, rollout, entry)
 
         tick = settings.rollout.tick_s
+        observer = Observer(catalog, policies, shadows, tick)
         rollouts = Rollouts(
-            store, traffic, policies, catalog, shadows, manager.reconcile, manager.refresh, tick, tell, log
+            store, traffic, policies, catalog, observer, manager.reconcile, manager.refresh, tick, tell, log
         )
         declarer = Declarer(repository, store)
         uploads = _uploads(repository, store, settings)
         stack.callback(uploads.close)
+        meters = FalseAlarmMeters(
+            lambda model: settings.for_model(model).false_alarm_meter, catalog, policies, observer, log
+        )
+        previews = Previews(catalog, rollouts)
+        recent = Recent(catalog)
+        explainer = Explainer(router, catalog, policies)
+        console: Sequence[Route] = ()
+        if settings.console.enabled:
+            token = settings.console.token.get_secret_value()
+            console = console_routes(catalog, policies, shadows, rollouts, explainer, recent, token)
         services = Services(
             inference=inference,
             catalog=catalog,
@@ -127,11 +144,12 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             manager=manager,
             declarer=declarer,
             traffic=traffic,
-            explainer=Explainer(router, catalog, policies),
+            explainer=explainer,
             policies=policies,
             shadows=shadows,
             rollouts=rollouts,
             registry=_registry(repository, uploads, declarer, store, manager, settings, stack),
+            previews=previews,
             accepting=lambda: not readiness_off.is_set(),
         )
         readiness_off = asyncio.Event()
@@ -139,7 +157,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         async def scrape() -> bytes:
             manager.sample()
             record_weights(catalog, policies, router)
-            record_rollouts(rollouts, metrics.rollouts)
+            record_rollouts(rollouts, meters, metrics.rollouts)
             return await metrics.scrape()
 
         async def refresh() -> None:
@@ -148,7 +166,16 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
 
         preferences = PreferenceReader(settings.routing)
         body_bytes = int(settings.limits.http_max_body_bytes)
-        web = Web(inference, preferences, router, scrape, services.ready, new_request_id, body_bytes)
+        web = Web(
+            inference,
+            preferences,
+            router,
+            scrape,
+            services.ready,
+            new_request_id,
+            body_bytes,
+            console,
+        )
         data, control = data_server(services, settings), control_server(services, settings)
         http_socket = bind(settings.http)
         stack.callback(http_socket.close)
@@ -166,9 +193,10 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         await data.start()
         await control.start()
         side_tasks.start("http", http.serve(sockets=[http_socket]))
-        side_tasks.start("rollouts", rollouts.run())
+        side_tasks.start("rollouts", rollouts.run(previews.tick, meters.tick))
         side_tasks.start("webhook", webhook.run())
         side_tasks.start("uploads", _expire(uploads, settings.transfers.keep_s))
+        side_tasks.start("recent", recent.run())
         side_tasks.start("follow", follow(refresh, store.revision, root, settings.repository, log))
         stack.push_async_callback(_stop, services, settings, data, control, http, side_tasks)
         try:

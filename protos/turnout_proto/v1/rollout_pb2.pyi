@@ -64,7 +64,7 @@ class RolloutEvent(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., text: _Optional[str] = ..., actor: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Rollout(_message.Message):
-    __slots__ = ("model", "attempt", "candidate", "previous", "state", "step", "steps", "weight", "epoch", "e_value", "threshold", "metrics", "pauses", "verdict", "step_seconds", "soak_seconds", "plan_json", "plan_digest", "actor", "reason", "started_at", "changed_at", "events")
+    __slots__ = ("model", "attempt", "candidate", "previous", "state", "step", "steps", "weight", "epoch", "e_value", "threshold", "metrics", "pauses", "verdict", "step_seconds", "soak_seconds", "plan_json", "plan_digest", "actor", "reason", "started_at", "changed_at", "events", "alpha", "lacking")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     CANDIDATE_FIELD_NUMBER: _ClassVar[int]
@@ -88,6 +88,8 @@ class Rollout(_message.Message):
     STARTED_AT_FIELD_NUMBER: _ClassVar[int]
     CHANGED_AT_FIELD_NUMBER: _ClassVar[int]
     EVENTS_FIELD_NUMBER: _ClassVar[int]
+    ALPHA_FIELD_NUMBER: _ClassVar[int]
+    LACKING_FIELD_NUMBER: _ClassVar[int]
     model: str
     attempt: int
     candidate: str
@@ -111,7 +113,9 @@ class Rollout(_message.Message):
     started_at: _timestamp_pb2.Timestamp
     changed_at: _timestamp_pb2.Timestamp
     events: _containers.RepeatedCompositeFieldContainer[RolloutEvent]
-    def __init__(self, model: _Optional[str] = ..., attempt: _Optional[int] = ..., candidate: _Optional[str] = ..., previous: _Optional[str] = ..., state: _Optional[str] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., weight: _Optional[float] = ..., epoch: _Optional[int] = ..., e_value: _Optional[float] = ..., threshold: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[RolloutMetric, _Mapping]]] = ..., pauses: _Optional[_Iterable[str]] = ..., verdict: _Optional[str] = ..., step_seconds: _Optional[float] = ..., soak_seconds: _Optional[float] = ..., plan_json: _Optional[str] = ..., plan_digest: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., changed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., events: _Optional[_Iterable[_Union[RolloutEvent, _Mapping]]] = ...) -> None: ...
+    alpha: float
+    lacking: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, model: _Optional[str] = ..., attempt: _Optional[int] = ..., candidate: _Optional[str] = ..., previous: _Optional[str] = ..., state: _Optional[str] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., weight: _Optional[float] = ..., epoch: _Optional[int] = ..., e_value: _Optional[float] = ..., threshold: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[RolloutMetric, _Mapping]]] = ..., pauses: _Optional[_Iterable[str]] = ..., verdict: _Optional[str] = ..., step_seconds: _Optional[float] = ..., soak_seconds: _Optional[float] = ..., plan_json: _Optional[str] = ..., plan_digest: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., changed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., events: _Optional[_Iterable[_Union[RolloutEvent, _Mapping]]] = ..., alpha: _Optional[float] = ..., lacking: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RolloutChange(_message.Message):
     __slots__ = ("actor", "reason", "expected_epoch")
@@ -194,16 +198,18 @@ class StartRolloutResponse(_message.Message):
     def __init__(self, rollout: _Optional[_Union[Rollout, _Mapping]] = ...) -> None: ...
 
 class CommandRolloutRequest(_message.Message):
-    __slots__ = ("model", "command", "weight", "change")
+    __slots__ = ("model", "command", "weight", "change", "attempt")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
     CHANGE_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     model: str
     command: RolloutCommand
     weight: float
     change: RolloutChange
-    def __init__(self, model: _Optional[str] = ..., command: _Optional[_Union[RolloutCommand, str]] = ..., weight: _Optional[float] = ..., change: _Optional[_Union[RolloutChange, _Mapping]] = ...) -> None: ...
+    attempt: int
+    def __init__(self, model: _Optional[str] = ..., command: _Optional[_Union[RolloutCommand, str]] = ..., weight: _Optional[float] = ..., change: _Optional[_Union[RolloutChange, _Mapping]] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class CommandRolloutResponse(_message.Message):
     __slots__ = ("rollout",)
@@ -226,10 +232,12 @@ class ListRolloutsResponse(_message.Message):
     def __init__(self, rollouts: _Optional[_Iterable[_Union[Rollout, _Mapping]]] = ...) -> None: ...
 
 class WatchRolloutRequest(_message.Message):
-    __slots__ = ("model",)
+    __slots__ = ("model", "attempt")
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     model: str
-    def __init__(self, model: _Optional[str] = ...) -> None: ...
+    attempt: int
+    def __init__(self, model: _Optional[str] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class WatchRolloutResponse(_message.Message):
     __slots__ = ("rollout",)
@@ -238,22 +246,28 @@ class WatchRolloutResponse(_message.Message):
     def __init__(self, rollout: _Optional[_Union[Rollout, _Mapping]] = ...) -> None: ...
 
 class GetRolloutTicksRequest(_message.Message):
-    __slots__ = ("model", "attempt")
+    __slots__ = ("model", "attempt", "after")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
     model: str
     attempt: int
-    def __init__(self, model: _Optional[str] = ..., attempt: _Optional[int] = ...) -> None: ...
+    after: int
+    def __init__(self, model: _Optional[str] = ..., attempt: _Optional[int] = ..., after: _Optional[int] = ...) -> None: ...
 
 class GetRolloutTicksResponse(_message.Message):
-    __slots__ = ("rollout", "ticks_json", "times")
+    __slots__ = ("rollout", "ticks_json", "times", "last_tick", "more")
     ROLLOUT_FIELD_NUMBER: _ClassVar[int]
     TICKS_JSON_FIELD_NUMBER: _ClassVar[int]
     TIMES_FIELD_NUMBER: _ClassVar[int]
+    LAST_TICK_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     rollout: Rollout
     ticks_json: _containers.RepeatedScalarFieldContainer[str]
     times: _containers.RepeatedCompositeFieldContainer[_timestamp_pb2.Timestamp]
-    def __init__(self, rollout: _Optional[_Union[Rollout, _Mapping]] = ..., ticks_json: _Optional[_Iterable[str]] = ..., times: _Optional[_Iterable[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]]] = ...) -> None: ...
+    last_tick: int
+    more: bool
+    def __init__(self, rollout: _Optional[_Union[Rollout, _Mapping]] = ..., ticks_json: _Optional[_Iterable[str]] = ..., times: _Optional[_Iterable[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]]] = ..., last_tick: _Optional[int] = ..., more: bool = ...) -> None: ...
 
 class RollBackRequest(_message.Message):
     __slots__ = ("model", "version", "change")

@@ -27,14 +27,16 @@ class Shadow(_message.Message):
     def __init__(self, version: _Optional[str] = ..., rate: _Optional[float] = ...) -> None: ...
 
 class Policy(_message.Message):
-    __slots__ = ("baseline", "canaries", "shadows")
+    __slots__ = ("baseline", "canaries", "shadows", "twin")
     BASELINE_FIELD_NUMBER: _ClassVar[int]
     CANARIES_FIELD_NUMBER: _ClassVar[int]
     SHADOWS_FIELD_NUMBER: _ClassVar[int]
+    TWIN_FIELD_NUMBER: _ClassVar[int]
     baseline: str
     canaries: _containers.RepeatedCompositeFieldContainer[Canary]
     shadows: _containers.RepeatedCompositeFieldContainer[Shadow]
-    def __init__(self, baseline: _Optional[str] = ..., canaries: _Optional[_Iterable[_Union[Canary, _Mapping]]] = ..., shadows: _Optional[_Iterable[_Union[Shadow, _Mapping]]] = ...) -> None: ...
+    twin: float
+    def __init__(self, baseline: _Optional[str] = ..., canaries: _Optional[_Iterable[_Union[Canary, _Mapping]]] = ..., shadows: _Optional[_Iterable[_Union[Shadow, _Mapping]]] = ..., twin: _Optional[float] = ...) -> None: ...
 
 class TrafficShare(_message.Message):
     __slots__ = ("version", "role", "desired", "applied", "decisions", "deviation")

@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from turnout.cli.output import table
-from turnout.cli.shares import share_text
+from turnout.web.report.spans import share_text
 from turnout_proto.v1 import prediction_pb2
 from turnout_proto.v1 import traffic_pb2 as pb
 
@@ -27,6 +27,8 @@ def policy_text(policy: pb.Policy) -> str:
     parts = [f"baseline {policy.baseline}" + (f" {share_text(left)}" if policy.canaries else "")]
     parts += [f"canary {canary.version} {share_text(canary.weight)}" for canary in policy.canaries]
     parts += [f"shadow {shadow.version} {share_text(shadow.rate)}" for shadow in policy.shadows]
+    if policy.twin:
+        parts.append(f"twin {share_text(policy.twin)}")
     return ", ".join(parts)
 
 
@@ -140,6 +142,7 @@ def _policy_body(policy: pb.Policy) -> dict[str, Any]:
         "baseline": policy.baseline,
         "canaries": [{"version": canary.version, "weight": canary.weight} for canary in policy.canaries],
         "shadows": [{"version": shadow.version, "rate": shadow.rate} for shadow in policy.shadows],
+        "twin": policy.twin,
     }
 
 

@@ -26,6 +26,7 @@ from turnout.config.values import (
     Share,
     Size,
     SizeOrNone,
+    Token,
 )
 
 MODEL_KEY = r"[a-z0-9][a-z0-9_-]{0,62}"
@@ -247,6 +248,18 @@ class Rollout(Section):
     webhook_secret: SecretStr = SecretStr("")
 
 
+class Console(Section):
+    """The console, on the HTTP listener.
+
+    Attributes:
+        enabled: Whether it is there at all.
+        token: Whoever knows it may pause, promote and abort from there; "" leaves it read-only. At least 16 characters.
+    """
+
+    enabled: bool = True
+    token: Token = SecretStr("")
+
+
 class Oip(Section):
     """The Open Inference Protocol on the data listener.
 
@@ -277,11 +290,14 @@ class ModelOverrides(Section):
     Attributes:
         load: Which versions are loaded.
         slo_ms: Latency objectives; slower requests are counted exactly by `turnout_slo_exceeded_total`.
+        false_alarm_meter: Share of the baseline's requests that each of two lanes of it gets while nothing is rolled
+            out, to be compared as a canary would be: how often rollouts of this model raise a false alarm. 0: none.
         batching, runtime, limits, shadow: As the sections of the same name.
     """
 
     load: LoadField = LoadAll()
     slo_ms: Durations = ()
+    false_alarm_meter: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     batching: Batching = Batching()
     runtime: Runtime = Runtime()
     limits: QueueLimits = QueueLimits()
@@ -294,6 +310,7 @@ class ModelSettings:
 
     load: Load
     slo_ms: tuple[float, ...]
+    false_alarm_meter: float
     batching: Batching
     runtime: Runtime
     limits: QueueLimits
@@ -338,6 +355,7 @@ class Settings(BaseSettings):
     routing: Routing = Routing()
     shadow: ShadowLane = ShadowLane()
     rollout: Rollout = Rollout()
+    console: Console = Console()
     oip: Oip = Oip()
     log: Log = Log()
     model: Mapping[Annotated[str, Field(pattern=f"^{MODEL_KEY}$")], ModelOverrides] = Field(default_factory=dict)
@@ -365,6 +383,7 @@ class Settings(BaseSettings):
         return ModelSettings(
             load=own.load,
             slo_ms=own.slo_ms,
+            false_alarm_meter=own.false_alarm_meter,
             batching=_over(self.batching, own.batching),
             runtime=_over(self.runtime, own.runtime),
             limits=_over(QueueLimits(**_some(self.limits, QueueLimits.model_fields)), own.limits),

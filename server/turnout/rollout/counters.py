@@ -4,8 +4,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from turnout.rollout.evidence import ERRORS, Count, Tick
-from turnout.serving.arms import ArmMeter, Cell, Fits, Rules
-from turnout.telemetry.metrics import RoleRecorder
+from turnout.serving.arms import ArmMeter, Arms, Cell, Fits, Rules, attach, detach
+
+Place = tuple[Arms, str]
+"""Where an arm's requests come by: whose, and in which part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A tick that is closed.
+
+    Attributes:
+        tick: What the evidence takes.
+        canary_latency, baseline_latency: Answers by bucket of `LATENCY_BOUNDS`, for people to look at.
+    """
+
+    tick: Tick
+    canary_latency: Mapping[int, int]
+    baseline_latency: Mapping[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,23 +39,25 @@ class Counters:
     def __init__(self, rules: Rules, fits: Fits | None) -> None:
         self._names: tuple[str, ...] = ()
         self._canary, self._baseline = ArmMeter(rules, fits), ArmMeter(rules)
-        self._recorders: tuple[RoleRecorder, RoleRecorder] | None = None
+        self._places: tuple[Place, Place] | None = None
         self._open: list[_Pair] = []
 
-    def attach(self, canary: RoleRecorder, baseline: RoleRecorder) -> None:
-        """Counts what these two record from now on; who was counted before is so no more."""
-        if self._recorders == (canary, baseline):
+    def attach(self, canary: Place, baseline: Place) -> None:
+        """Counts what comes by these two places from now on; where it was counted before, it is so no more."""
+        if self._places is not None and all(
+            old[0] is new[0] and old[1] == new[1] for old, new in zip(self._places, (canary, baseline), strict=True)
+        ):
             return
         self.detach()
-        canary.arm, baseline.arm = self._canary, self._baseline
-        self._recorders = (canary, baseline)
+        attach(*canary, self._canary)
+        attach(*baseline, self._baseline)
+        self._places = (canary, baseline)
 
     def detach(self) -> None:
         """Counts nothing more."""
-        for recorder, meter in zip(self._recorders or (), (self._canary, self._baseline), strict=False):
-            if recorder.arm is meter:
-                recorder.arm = None
-        self._recorders = None
+        for place, meter in zip(self._places or (), (self._canary, self._baseline), strict=False):
+            detach(*place, meter)
+        self._places = None
 
     def roll(self, seconds: float, now: float, rules: Rules, thresholds: Mapping[str, float]) -> None:
         """Ends a tick and begins the next.
@@ -54,15 +72,16 @@ class Counters:
         self._open.append(_Pair(self._names, self._canary.roll(), self._baseline.roll(), seconds, now))
         self._names = tuple(sorted(thresholds, key=lambda name: thresholds[name]))
 
-    def closed(self, now: float) -> list[Tick]:
+    def closed(self, now: float) -> list[Counted]:
         """Returns the ticks whose requests have ended or are past the largest threshold, the oldest first."""
-        done: list[Tick] = []
+        done: list[Counted] = []
         while self._open and _over(self._open[0], now):
             pair = self._open.pop(0)
             pair.canary.closed = pair.baseline.closed = True
             largest = max(pair.canary.largest_batch, pair.baseline.largest_batch)
             canary, baseline = _counts(pair.canary, pair.names), _counts(pair.baseline, pair.names)
-            done.append(Tick(pair.seconds, canary, baseline, largest))
+            tick = Tick(pair.seconds, canary, baseline, largest)
+            done.append(Counted(tick, dict(pair.canary.latency), dict(pair.baseline.latency)))
         return done
 
 

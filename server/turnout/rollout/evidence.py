@@ -15,6 +15,7 @@ P(E ever reaches 1/alpha) <= alpha. Late regressions are caught by a mixture ove
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Any, Self
 
 GAMMA_0 = 0.5
@@ -22,6 +23,8 @@ GAMMA_0 = 0.5
 
 LEAST_BAD = 3
 """A metric with fewer bad events of the canary than this adds nothing: it only lowers false positives."""
+
+_FINE_ALTERNATIVES = (0.05, 0.25, 0.5)
 
 _NOTHING = -math.inf
 
@@ -31,13 +34,14 @@ class Metric:
     """What is counted, and what it is tested against.
 
     Attributes:
-        name: `errors`, `p90`, `p95`, `p99`, `slo` or `disagreement`.
+        name: `errors`, `p90`, `p95`, `p99`, `stalled`, `slo` or `disagreement`.
         weight: Its share of the combined evidence; those of a plan sum to 1.
         null: Highest rate ratio that is not worse (of `disagreement`: highest rate).
         alternatives: Rate ratios that the evidence is sharpest at (of `disagreement`: multiples of `null`).
         good_null: Lowest rate ratio that forbids promotion (of `disagreement`: multiple of `null`).
         good_alternatives: Rate ratios of a candidate that is fit for promotion.
         floor: Bad events of the canary below which the metric adds nothing.
+        fine_rate: A canary whose rate of bad events is shown to be below this is fit, whatever the ratio; 0 for none.
     """
 
     name: str
@@ -47,6 +51,15 @@ class Metric:
     good_null: float
     good_alternatives: tuple[float, ...] = (0.5, 0.7, 0.85, 1.0, 1.2)
     floor: int = LEAST_BAD
+    fine_rate: float = 0.0
+
+    @property
+    def promotes(self) -> bool:
+        """Whether promotion takes evidence of fitness in this metric.
+
+        Not in stalls, which are too rare to show a ratio of, and not in disagreement, which the shadow stage has asked.
+        """
+        return self.name not in (STALLED, DISAGREEMENT)
 
     @property
     def one_armed(self) -> bool:
@@ -54,13 +67,14 @@ class Metric:
         return self.name == DISAGREEMENT
 
 
-ERRORS, DISAGREEMENT, SLO = "errors", "disagreement", "slo"
-LATENCIES = ("p90", "p95", "p99")
+ERRORS, DISAGREEMENT, SLO, STALLED = "errors", "disagreement", "slo", "stalled"
+LATENCIES = ("p90", "p95", "p99", STALLED)
+"""Requests slower than a threshold of the baseline's own: a quantile of its latency, or many times its p99."""
 
 
 def errors(weight: float) -> Metric:
     """Returns the metric of errors that the server is to blame for."""
-    return Metric(ERRORS, weight, 1.5, (2.0, 3.0, 5.0, 10.0, 30.0), 2.0)
+    return Metric(ERRORS, weight, 1.5, (2.0, 3.0, 5.0, 10.0, 30.0), 2.0, fine_rate=1e-3)
 
 
 def latency(name: str, weight: float) -> Metric:
@@ -71,6 +85,24 @@ def latency(name: str, weight: float) -> Metric:
 def disagreement(weight: float, rate: float) -> Metric:
     """Returns the metric of answers that differ beyond tolerance, against the absolute `rate`."""
     return Metric(DISAGREEMENT, weight, rate, (2.0, 3.0, 5.0, 10.0, 30.0), 2.0, (0.05, 0.25, 0.5))
+
+
+class Fitness(StrEnum):
+    """Whether a metric shows the candidate fit for promotion, and how."""
+
+    NOT_ASKED = "not_asked"
+    SHOWN = "shown"
+    """The ratio is shown to be below what forbids promotion."""
+    CLEAN = "clean"
+    """The canary had no bad event in requests enough."""
+    FINE = "fine"
+    """The canary's rate of bad events is shown to be below one that nobody minds."""
+    OPEN = "open"
+
+    @property
+    def fit(self) -> bool:
+        """Whether it stands in the way of no promotion."""
+        return self is not Fitness.OPEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,22 +234,34 @@ class Evidence:
         """Tells whether the candidate is to be taken back."""
         return self.combined >= 1.0 / alpha
 
-    def unproven(self, beta: float, exposure: Mapping[str, int]) -> list[str]:
+    def unproven(self, beta: float, exposure: int) -> list[str]:
         """Returns the metrics that do not yet show the candidate fit for promotion.
 
         Args:
             beta: 1/beta is the e-value that shows it.
-            exposure: By metric, requests of the canary that suffice where neither arm had a bad event, since no ratio
-                can be shown then; one that is not named takes 0.
+            exposure: Requests of the canary that suffice where it had no bad event, since no ratio can be shown then.
         """
-        return [m.name for m in self.metrics if not self._proven(m, beta, exposure.get(m.name, 0))]
+        return [m.name for m in self.metrics if not self.fitness(m, beta, exposure).fit]
 
-    def _proven(self, metric: Metric, beta: float, exposure: int) -> bool:
+    def fitness(self, metric: Metric, beta: float, exposure: int) -> Fitness:
+        """Returns whether one metric shows the candidate fit for promotion. Arguments as of `unproven`."""
         known = self.accumulators[metric.name]
+        if not metric.promotes:
+            return Fitness.NOT_ASKED
         if self.fit(metric.name) >= 1.0 / beta:
-            return True
-        clean = known.canary.bad == 0 and known.baseline.bad == 0
-        return clean and not metric.one_armed and known.canary.requests >= max(exposure, 1)
+            return Fitness.SHOWN
+        if known.canary.bad == 0 and known.canary.requests >= max(exposure, 1):
+            return Fitness.CLEAN
+        if known.canary.bad and metric.fine_rate and self._fine(known.canary, metric.fine_rate) >= 1.0 / beta:
+            return Fitness.FINE
+        return Fitness.OPEN
+
+    def _fine(self, canary: Count, rate: float) -> float:
+        """Returns the e-value of "the canary's rate of bad events is below `rate`": a binomial e-process.
+
+        Null and alternatives are rates and not ratios, so that it follows from the sums of the counts alone.
+        """
+        return _mean_exp([_rate_ratio(canary, rate, rate * r) / self.phi for r in _FINE_ALTERNATIVES])
 
     def _spec(self, metric: str) -> Metric:
         return next(m for m in self.metrics if m.name == metric)

@@ -4,20 +4,32 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Self
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any, Self, TypeVar
 
 from turnout.errors import InvalidRequest, Violation
-from turnout.rollout.evidence import DISAGREEMENT, ERRORS, LATENCIES, SLO, Metric, disagreement, errors, latency
+from turnout.rollout.evidence import (
+    DISAGREEMENT,
+    ERRORS,
+    LATENCIES,
+    SLO,
+    STALLED,
+    Metric,
+    disagreement,
+    errors,
+    latency,
+)
 
-_WEIGHTS = {ERRORS: 0.4, "p99": 0.2, "p95": 0.2, "p90": 0.2, SLO: 0.2, DISAGREEMENT: 0.25}
+_WEIGHTS = {ERRORS: 0.4, "p99": 0.2, "p95": 0.2, "p90": 0.2, STALLED: 0.1, SLO: 0.2, DISAGREEMENT: 0.25}
 """Of each metric before those of a plan are made to sum to 1."""
 
 _MAX_STEPS = 50
 _MAX_SECONDS = 90 * 86_400.0
 
+M = TypeVar("M")
+
 ON_INSUFFICIENT = ("pause", "abort", "promote")
-ON_NEWER = ("refuse", "queue", "replace")
+ON_NEWER = ("refuse", "queue", "replace", "beside")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +71,13 @@ class Plan:
     Attributes:
         steps: In order; promotion follows the last.
         shadow: The stage before them; None for none.
-        metrics: What is looked at, of `errors`, `p99`, `p95`, `p90` and `slo`.
+        metrics: What is looked at, of `errors`, `p99`, `p95`, `p90`, `stalled` (slower than ten times the baseline's
+            p99) and `slo`.
         alpha: Chance that a candidate that is not worse is ever rolled back.
         beta: Chance that one that is not fit is promoted on the evidence.
         min_requests: Of the canary, in each step.
-        exposure_requests: Of the canary, that suffice for promotion where neither arm had a bad event; 0: three by beta
-            by the baseline's own rate, and the soak at most.
+        exposure_requests: Of the canary, that it takes for promotion where it had no bad event, so that no ratio can be
+            shown; 0: the last step's soak suffices.
         slo_ms: Latency objective of the metric `slo`, milliseconds; None for none.
         threshold_samples: Of the baseline's latency, before the first step.
         warm_requests: First requests of each batch size that latency leaves out.
@@ -74,14 +87,17 @@ class Plan:
         max_duration_s: How long all of it may take, active.
         max_pause_s: How long it may be paused or without a ready candidate, by the clock on the wall.
         on_insufficient: What to do where a deadline comes before there was enough to see: pause, abort or promote.
-        on_newer: What to do where another rollout of the model is asked for: refuse, queue or replace.
+        on_newer: What becomes of this plan's rollout where another of the model runs: refuse, queue, replace the other,
+            or go beside it, alpha shared.
+        twin: Compare with a part of the baseline that has a queue of its own and a share like the canary's, so that
+            neither's queue or batches are larger for its share.
         watch_s: Active seconds after promotion in which the candidate may still be taken back.
         holdback: Share that the version before keeps meanwhile, to compare with.
     """
 
     steps: tuple[Step, ...] = (Step(0.01, 300.0), Step(0.05, 600.0), Step(0.25, 900.0), Step(0.5, 1800.0))
     shadow: ShadowStage | None = None
-    metrics: tuple[str, ...] = (ERRORS, *reversed(LATENCIES))
+    metrics: tuple[str, ...] = (ERRORS, "p99", "p95", "p90", STALLED)
     alpha: float = 0.01
     beta: float = 0.05
     min_requests: int = 100
@@ -97,6 +113,7 @@ class Plan:
     max_pause_s: float = 7 * 86_400.0
     on_insufficient: str = "pause"
     on_newer: str = "refuse"
+    twin: bool = True
     watch_s: float = 1800.0
     holdback: float = 0.05
 
@@ -144,22 +161,15 @@ class Plan:
         Raises:
             InvalidRequest: A field is unknown, or has a value that it cannot have.
         """
-        known = {f.name for f in fields(cls)}
-        there_are = f"unknown; there are {', '.join(sorted(known))}"
-        problems = [Violation(str(key), there_are) for key in sorted(body.keys() - known)]
-        try:
-            given = {key: value for key, value in body.items() if key in known}
-            if "steps" in given:
-                given["steps"] = tuple(_step(one) for one in given["steps"])
-            if given.get("shadow") is not None:
-                given["shadow"] = ShadowStage(**given["shadow"])
-            if "metrics" in given:
-                given["metrics"] = tuple(given["metrics"])
-            plan = replace(cls(), **given)
-            problems += plan._problems()
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
-            problems.append(Violation("plan", f"cannot be read: {error}"))
-        if problems:
+        problems: list[Violation] = []
+        top = {key: value for key, value in body.items() if key in cls.__dataclass_fields__}
+        there_are = f"unknown; there are {', '.join(sorted(cls.__dataclass_fields__))}"
+        unknown = [Violation(str(key), there_are) for key in sorted(body.keys() - top.keys())]
+        given = _read(cls, top, "", problems)
+        if not problems:
+            plan = cls(**given)
+            problems = plan._problems()
+        if problems := [*unknown, *problems]:
             raise InvalidRequest("; ".join(f"{v.field}: {v.description}" for v in problems), violations=problems)
         return plan
 
@@ -192,8 +202,7 @@ class Plan:
         check("slo_ms", SLO not in self.metrics or self.slo_ms is not None, "a number where `slo` is a metric")
         check("slo_ms", self.slo_ms is None or self.slo_ms > 0, "milliseconds above 0")
         counts = (self.min_requests, self.warm_requests, self.threshold_samples, self.exposure_requests)
-        whole = all(isinstance(n, int) and 0 <= n <= 10**9 for n in counts)
-        check("min_requests and the like", whole, "whole numbers, 0 or more")
+        check("min_requests and the like", all(0 <= n <= 10**9 for n in counts), "whole numbers, 0 or more")
         check("key_cap", self.key_cap >= 1, "1 or more")
         check("on_insufficient", self.on_insufficient in ON_INSUFFICIENT, " or ".join(ON_INSUFFICIENT))
         check("on_newer", self.on_newer in ON_NEWER, " or ".join(ON_NEWER))
@@ -207,5 +216,53 @@ class Plan:
         return found
 
 
-def _step(body: Mapping[str, Any]) -> Step:
-    return Step(float(body["weight"]), float(body["soak_s"]), bool(body.get("gate", False)))
+def _read(kind: type, body: object, where: str, problems: list[Violation]) -> dict[str, Any]:
+    """Returns what `body` gives the fields of `kind`, each of its own type; notes what it cannot read."""
+    if not isinstance(body, Mapping):
+        problems.append(Violation(where or "plan", f"expected a table of {', '.join(f.name for f in fields(kind))}"))
+        return {}
+    known = {f.name: f for f in fields(kind)}
+    found: dict[str, Any] = {}
+    for key, value in body.items():
+        name = f"{where}.{key}" if where else str(key)
+        if key not in known:
+            problems.append(Violation(name, f"unknown; there are {', '.join(sorted(known))}"))
+        else:
+            found[key] = _value(known[key].type, value, name, problems)
+    for name, spec in known.items():
+        if spec.default is MISSING and name not in found:
+            problems.append(Violation(f"{where}.{name}", "missing"))
+    return found
+
+
+def _value(kind: object, value: object, name: str, problems: list[Violation]) -> Any:
+    """Returns one value in the type that its field has; whole numbers are numbers too, so that digests agree."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if value is None and kind in (float | None, ShadowStage | None):
+        return None
+    if kind == ShadowStage | None:
+        return _made(ShadowStage, value, name, problems)
+    if kind == tuple[Step, ...] and isinstance(value, list | tuple):
+        return tuple(_made(Step, one, f"{name}[{index}]", problems) for index, one in enumerate(value))
+    if kind == tuple[str, ...] and isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
+        return tuple(value)
+    if kind in (float, float | None) and isinstance(value, int | float) and number:
+        return float(value)
+    if (kind is int and number and isinstance(value, int)) or (kind in (bool, str) and type(value) is kind):
+        return value
+    expected: dict[object, str] = {
+        int: "a whole number",
+        bool: "true or false",
+        str: "a word",
+        tuple[str, ...]: "a list of words",
+    }
+    steps = "a list of tables of weight, soak_s and gate"
+    wanted = steps if kind == tuple[Step, ...] else expected.get(kind, "a number")
+    problems.append(Violation(name, f"expected {wanted}, got {value!r:.64}"))
+    return value
+
+
+def _made(kind: type[M], body: object, name: str, problems: list[Violation]) -> M | None:
+    before = len(problems)
+    given = _read(kind, body, name, problems)
+    return kind(**given) if len(problems) == before else None

@@ -3,11 +3,12 @@
 import time
 
 from turnout.rollout.controller import Rollouts
+from turnout.rollout.meter import FalseAlarmMeters
 from turnout.telemetry.rollout import RolloutRecorder, RolloutSample
 
 
-def record_rollouts(rollouts: Rollouts, recorder: RolloutRecorder) -> None:
-    """Notes the rollouts that this server drives; called before a scrape."""
+def record_rollouts(rollouts: Rollouts, meters: FalseAlarmMeters, recorder: RolloutRecorder) -> None:
+    """Notes the rollouts that this server drives, and its meters; called before a scrape."""
     samples = []
     for driven in rollouts.driven:
         rollout = driven.rollout
@@ -20,8 +21,9 @@ def record_rollouts(rollouts: Rollouts, recorder: RolloutRecorder) -> None:
         samples.append(
             RolloutSample(
                 rollout.model, str(rollout.candidate), str(rollout.state), rollout.step + 1, rollout.canary_weight,
-                1 / rollout.plan.alpha, evidence.combined, {m.name: evidence.of(m.name) for m in evidence.metrics}, bad,
+                1 / rollout.alpha, evidence.combined, {m.name: evidence.of(m.name) for m in evidence.metrics}, bad,
             )
         )  # fmt: skip
     recorder.running = samples
+    recorder.meters = meters.samples
     recorder.since_tick = time.monotonic() - rollouts.last_tick

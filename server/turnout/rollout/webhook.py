@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Rollout as RolloutSettings
-from turnout.rollout.machine import Entry, Rollout
+from turnout.rollout.attempt import Entry, Rollout
 
 _WAITING = 1000
 _TRIES = 5
@@ -35,7 +35,7 @@ class Webhook:
             "model": model, "attempt": rollout.attempt, "candidate": str(rollout.candidate),
             "previous": str(rollout.previous), "state": str(rollout.state), "epoch": rollout.epoch,
             "event": entry.kind, "text": entry.text, "actor": entry.actor,
-            "e_value": rollout.evidence.combined, "threshold": 1 / rollout.plan.alpha,
+            "e_value": rollout.evidence.combined, "threshold": 1 / rollout.alpha,
             "time": datetime.now(UTC).isoformat(),
         }  # fmt: skip
         try:

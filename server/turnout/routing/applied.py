@@ -41,22 +41,30 @@ class Policies:
 
     Attributes:
         current: By model; replaced whole, never changed.
-        diverted: Models whose canaries get nothing although the policy says so: a rollback that cannot be recorded yet.
+        diverted: By model, the version that answers in place of the policy's baseline and canaries: a rollback that
+            cannot be recorded yet.
+        meters: By model, the slots of two lanes of the baseline that are compared while there is nothing else to.
     """
 
     current: Mapping[str, AppliedPolicy] = field(default_factory=dict)
-    diverted: frozenset[str] = frozenset()
+    diverted: Mapping[str, Version] = field(default_factory=dict)
+    meters: Mapping[str, Owners] = field(default_factory=dict)
 
-    def divert(self, model: str) -> None:
-        """Has the baseline answer everything from now on, until `undivert`."""
-        if model not in self.diverted:
-            self.diverted |= {model}
+    def meter(self, model: str, owners: Owners) -> None:
+        """Has two lanes of the model's baseline compared."""
+        self.meters = {**self.meters, model: owners}
+        self.current = dict(self.current)
+
+    def divert(self, model: str, to: Version) -> None:
+        """Has `to` answer everything that the policy decides on, until `undivert`."""
+        if self.diverted.get(model) != to:
+            self.diverted = {**self.diverted, model: to}
             self.current = dict(self.current)  # what was worked out goes
 
     def undivert(self, model: str) -> None:
         """Has the policy hold again."""
         if model in self.diverted:
-            self.diverted -= {model}
+            self.diverted = {name: to for name, to in self.diverted.items() if name != model}
             self.current = dict(self.current)
 
     def held(self, model: str) -> Mapping[Version, str]:

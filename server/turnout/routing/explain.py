@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from turnout.errors import TurnoutError
 from turnout.routing.applied import AppliedPolicy, Policies
-from turnout.routing.policy import UNITS, Policy, eligible
+from turnout.routing.policy import TWIN, UNITS, Policy, eligible
 from turnout.routing.router import PolicyRouter
 from turnout.routing.selector import ByDigest, ByTag, Default, Exact, InRange, Latest, Selector, parse
 from turnout.routing.slots import SLOTS, slot_of
@@ -130,7 +130,8 @@ def _readiness(known: ModelEntry, applied: AppliedPolicy, version: object) -> St
 def _slot_steps(applied: AppliedPolicy, slot: int) -> Iterator[Step]:
     yield Step("slot", f"the key's hash under the policy's salt is slot {slot}")
     owner = applied.owners.names[applied.owners.by_slot[slot]]
-    yield Step("owner", f"slot {slot} is owned by " + (f"the canary {owner}" if owner else "nobody: the baseline's"))
+    whose = {"": "nobody: the baseline's", TWIN: "the baseline's twin, a queue of its own"}
+    yield Step("owner", f"slot {slot} is owned by {whose.get(owner, f'the canary {owner}')}")
 
 
 def _answers(chances: Mapping[Route, float]) -> Iterator[Step]:

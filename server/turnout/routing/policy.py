@@ -19,6 +19,12 @@ from turnout.routing.slots import SLOTS, SlotTable
 UNITS = 10_000
 """Weights and rates are whole numbers of these: a step is 0.01 %."""
 
+TWIN = "twin"
+"""Owner of the baseline twin's slots, and the lane that its requests take; no version can be named so."""
+
+CONTROL = "control"
+"""The lane that a twin is compared with where there is no canary: what such a comparison finds is a false alarm."""
+
 _SCHEMA = 1
 
 
@@ -56,11 +62,14 @@ class Policy:
         baseline: Answers what no canary does.
         canaries: In the order they were named.
         shadows: In the order they were named.
+        twin: Share that the baseline answers through a queue of its own, 0 to `UNITS`: what a canary can fairly be
+            compared with, since a larger share waits in longer queues and forms larger batches.
     """
 
     baseline: Version
     canaries: tuple[Canary, ...] = ()
     shadows: tuple[Shadow, ...] = ()
+    twin: int = 0
 
     @property
     def versions(self) -> frozenset[Version]:
@@ -81,6 +90,7 @@ class Policy:
             "baseline": str(self.baseline),
             "canaries": [{"version": str(c.version), "weight": c.weight} for c in self.canaries],
             "shadows": [{"version": str(s.version), "rate": s.rate} for s in self.shadows],
+            "twin": self.twin,
         }
 
     @classmethod
@@ -94,6 +104,7 @@ class Policy:
             Version.parse(body["baseline"]),
             tuple(Canary(Version.parse(c["version"]), int(c["weight"])) for c in body["canaries"]),
             tuple(Shadow(Version.parse(s["version"]), int(s["rate"])) for s in body["shadows"]),
+            int(body.get("twin", 0)),
         )
 
 
@@ -121,7 +132,7 @@ class PolicyState:
         """
         begins = policy.canaries and (self.policy is None or not self.policy.canaries)
         table = SlotTable(salt) if begins else self.table
-        wanted = {str(c.version): _slots(c.weight) for c in policy.canaries}
+        wanted = {str(c.version): _slots(c.weight) for c in policy.canaries} | {TWIN: _slots(policy.twin)}
         return replace(self, policy=policy, table=table.arranged(wanted))
 
     def with_canary(self, canary: Canary, salt: bytes) -> Self:
@@ -218,6 +229,8 @@ def malformed(policy: Policy) -> list[tuple[str, str]]:
     total = sum(c.weight for c in policy.canaries)
     if total > UNITS:
         problems.append(("canaries", f"their weights sum to {total / UNITS:.4%}, and the most is 100%"))
+    elif not 0 <= policy.twin <= UNITS - total:
+        problems.append(("twin", f"expected at most what the canaries leave, {(UNITS - total) / UNITS:.4%}"))
     return problems
 
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 
 from turnout.errors import DigestMismatch, NotLoaded, TurnoutError, VersionLoading
 from turnout.routing.applied import AppliedPolicy, Policies
-from turnout.routing.policy import Policy, eligible
+from turnout.routing.policy import TWIN, Policy, eligible
 from turnout.routing.resolution import VersionIndex, resolve
 from turnout.routing.selector import Selector, parse
+from turnout.routing.slots import Owners
 from turnout.routing.split import Split, Turn
 from turnout.serving.catalog import Catalog, CatalogSnapshot, ModelEntry, VersionEntry
 from turnout.serving.inference import Role, Route
@@ -126,12 +127,16 @@ class PolicyRouter:
         elif applied.state.policy is None or (canaries := eligible(parsed, applied.state.policy)) is None:
             way = Route.to(entry, Role.PINNED if selector else Role.BASELINE, applied.epoch)
         else:
-            baseline = Route.to(entry, Role.BASELINE, applied.epoch, applied.observer)
             versions = resolutions.snapshot.model(model).versions
-            if model in self._policies.diverted:
-                canaries = frozenset()
-            able = {str(v): e for v in canaries if (e := versions.get(v)) and e.state is LifecycleState.READY}
-            way = self._split(applied, baseline, able, (model, selector))
+            target = versions.get(self._policies.diverted.get(model, applied.state.policy.baseline))
+            if model in self._policies.diverted and target is not None and target.state is LifecycleState.READY:
+                way = Route.to(target, Role.BASELINE, applied.epoch)
+            else:
+                baseline = Route.to(entry, Role.BASELINE, applied.epoch, applied.observer)
+                able = {str(v): e for v in canaries if (e := versions.get(v)) and e.state is LifecycleState.READY}
+                way = self._split(applied, baseline, able, (model, selector))
+        if isinstance(way, Route) and way.role is Role.BASELINE and model in self._policies.meters:
+            way = self._metered(self._policies.meters[model], way, (model, selector))
         resolutions.ways[model, selector] = way
         return way
 
@@ -147,15 +152,31 @@ class PolicyRouter:
             key: Model and selector.
         """
         names = applied.owners.names
-        routes = [baseline] + [
-            Route.to(able[name], Role.CANARY, applied.epoch) if name in able else baseline for name in names[1:]
-        ]
+        routes = [baseline]
+        for name in names[1:]:
+            if name in able:
+                routes.append(Route.to(able[name], Role.CANARY, applied.epoch))
+            elif name == TWIN:
+                routes.append(Route.to(baseline.entry, Role.BASELINE, applied.epoch, applied.observer, TWIN))
+            else:
+                routes.append(baseline)
         if all(route is baseline for route in routes):
             return baseline
+        turn = self._turn(key)
+        return Split(applied.owners, routes, applied.tally if len(able) >= len({*names} - {"", TWIN}) else None, turn)
+
+    def _metered(self, owners: Owners, baseline: Route, key: tuple[str, str]) -> Way:
+        """Returns the way of a selector that only the baseline answers, some of it through lanes apart."""
+        lanes = [
+            Route.to(baseline.entry, Role.BASELINE, baseline.epoch, baseline.observer, name)
+            for name in owners.names[1:]
+        ]
+        return Split(owners, [baseline, *lanes], None, self._turn(key))
+
+    def _turn(self, key: tuple[str, str]) -> Turn:
         if len(self._turns) >= MAX_ROUTES:
             self._turns.clear()
-        turn = self._turns.setdefault(key, Turn())
-        return Split(applied.owners, routes, applied.tally if len(able) >= len(names) - 1 else None, turn)
+        return self._turns.setdefault(key, Turn())
 
 
 def _baseline(known: ModelEntry, policy: Policy) -> VersionEntry:

@@ -45,14 +45,15 @@ class Split:
         return self.routes[number]
 
     def chances(self, routing_key: str, *, baseline_only: bool) -> Mapping[Route, float]:
-        """Returns how likely each route is for a request; counts nothing."""
+        """Returns how likely each route is for a request, lanes of one version taken together; counts nothing."""
         if baseline_only:
             return {self.routes[0]: 1.0}
         owners = self.owners
+        routes = [self.routes[0] if route.lane else route for route in self.routes]
         if routing_key:
-            return {self.routes[owners.by_slot[slot_of(owners.salt, routing_key)]]: 1.0}
+            return {routes[owners.by_slot[slot_of(owners.salt, routing_key)]]: 1.0}
         chances: dict[Route, float] = {}
         for number in owners.by_position:
-            route = self.routes[number]
+            route = routes[number]
             chances[route] = chances.get(route, 0.0) + 1 / SLOTS
         return chances

@@ -100,10 +100,11 @@ class Traffic:
             Unavailable: The state store does not answer.
         """
         known = self._catalog.snapshot.model(model)
-        exact = Policy(
-            _find(known, policy.baseline),
-            tuple(replace(c, version=_find(known, c.version)) for c in policy.canaries),
-            tuple(replace(s, version=_find(known, s.version)) for s in policy.shadows),
+        exact = replace(
+            policy,
+            baseline=_find(known, policy.baseline),
+            canaries=tuple(replace(c, version=_find(known, c.version)) for c in policy.canaries),
+            shadows=tuple(replace(s, version=_find(known, s.version)) for s in policy.shadows),
         )
         salt = secrets.token_bytes(SALT_BYTES)
         return await self._change(model, change, "set", lambda state: state.with_policy(exact, salt))

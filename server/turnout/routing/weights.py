@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from turnout.errors import TurnoutError
 from turnout.routing.applied import AppliedPolicy, Policies
-from turnout.routing.policy import UNITS, Policy
+from turnout.routing.policy import TWIN, UNITS, Policy
 from turnout.routing.slots import SLOTS
 from turnout.serving.catalog import Catalog, ModelEntry
 from turnout.serving.inference import Role, Router
@@ -48,7 +48,7 @@ def shares(known: ModelEntry, applied: AppliedPolicy, policy: Policy) -> list[Sh
     left = 1.0 - sum(in_force.values()) if baseline in ready else 0.0
     total = sum(applied.tally)
     desired = (UNITS - sum(c.weight for c in policy.canaries)) / UNITS
-    found = [_share(baseline, Role.BASELINE, desired, left, decisions[""], total)]
+    found = [_share(baseline, Role.BASELINE, desired, left, decisions[""] + decisions.get(TWIN, 0), total)]
     for canary in policy.canaries:
         name = str(canary.version)
         weight = canary.weight / UNITS

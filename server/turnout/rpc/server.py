@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha import reflection
 from turnout.config import Address, Settings
 from turnout.errors import ConfigError
 from turnout.rollout.controller import Rollouts
+from turnout.rollout.preview import Previews
 from turnout.routing.applied import Policies
 from turnout.routing.declarations import Declarer
 from turnout.routing.explain import Explainer
@@ -61,6 +62,7 @@ class Services:
         shadows: The lanes of copies.
         rollouts: How candidates become baselines.
         registry: Publishes and fetches by stream.
+        previews: What rollouts would do.
         accepting: Tells whether the server takes requests; False once it drains.
     """
 
@@ -75,6 +77,7 @@ class Services:
     shadows: Shadows
     rollouts: Rollouts
     registry: RegistryServicer
+    previews: Previews
     accepting: Callable[[], bool]
 
     def ready(self) -> bool:
@@ -108,6 +111,7 @@ def control_server(services: Services, settings: Settings) -> grpc.aio.Server:
             explainer=services.explainer,
             shadows=services.shadows,
             rollouts=services.rollouts,
+            previews=services.previews,
         ),
         server,
     )

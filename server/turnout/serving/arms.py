@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from turnout.errors import InvalidTensor, TurnoutError
 from turnout.serving.tensor import Array
+from turnout.telemetry.histogram import LATENCY_BOUNDS
 
 SERVER_FAULTS = frozenset(
     {"INTERNAL", "UNKNOWN", "DATA_LOSS", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED"}
@@ -34,6 +35,7 @@ class Cell:
         untimed: Those that latency leaves out: warm-up, and callers who did not wait as long as the baseline takes.
         errors: Those that the server is to blame for.
         passed: By number of thresholds that were passed.
+        latency: Answers by bucket of `LATENCY_BOUNDS`, for people to look at; no decision uses it.
         largest_batch: Requests in the largest batch.
         closed: What ends later counts no more.
     """
@@ -44,6 +46,7 @@ class Cell:
     untimed: int = 0
     errors: int = 0
     passed: list[int] = field(default_factory=list)
+    latency: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
     largest_batch: int = 1
     closed: bool = False
 
@@ -120,6 +123,7 @@ class ArmMeter:
         if cell.closed:
             return
         cell.largest_batch = max(cell.largest_batch, batch)
+        cell.latency[bisect_left(LATENCY_BOUNDS, took)] += 1
         if self._warm[batch] < self.rules.warm_requests:
             self._warm[batch] += 1
             cell.untimed += 1
@@ -178,6 +182,23 @@ class ArmMeter:
         spent = self._by_key.get((key, kind), 0)
         self._by_key[key, kind] = spent + 1
         return spent < self.rules.key_cap
+
+
+Arms = dict[str, tuple[ArmMeter, ...]]
+"""Who counts a version's requests, by the part in which they reach it: a role, or a lane of the baseline's own."""
+
+
+def attach(arms: Arms, part: str, meter: ArmMeter) -> None:
+    """Has `meter` count the requests of `part` from now on."""
+    if meter not in arms.get(part, ()):
+        arms[part] = (*arms.get(part, ()), meter)
+
+
+def detach(arms: Arms, part: str, meter: ArmMeter) -> None:
+    """Has `meter` count nothing more; requests under way are still its own."""
+    left = tuple(m for m in arms.pop(part, ()) if m is not meter)
+    if left:
+        arms[part] = left
 
 
 @dataclass(frozen=True, slots=True)

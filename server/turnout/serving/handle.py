@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from turnout.config import ModelSettings
 from turnout.errors import NotLoaded
 from turnout.registry.manifest import Manifest
+from turnout.serving.arms import Arms
 from turnout.serving.batcher import Answer, Batcher, QueueBounds
 from turnout.serving.loader import LoadedVersion
 from turnout.serving.memory import give_back
@@ -20,7 +21,14 @@ from turnout.serving.validation import Validator
 from turnout.telemetry.metrics import VersionRecorder
 
 _OVERRUN = 20.0
-"""An inline run that takes this many times the threshold shows that its time cannot be judged by its size."""
+"""An inline run that takes this many times the threshold is a strike: its time may not be judged by its size."""
+
+_STRIKES, _STRIKE_RUNS = 5, 200
+"""So many strikes in so many runs end the inline way for good. One alone is as likely the machine's own doing: on a
+busy one a thread waits some milliseconds for a core, and of two equal versions one would be slow ever after."""
+
+_STALL_SECONDS = 0.1
+"""A run that long ends it at once, whoever's doing it was: nothing may hold the event loop for that long twice."""
 
 
 class VersionHandle:
@@ -30,6 +38,7 @@ class VersionHandle:
         manifest: Of the version.
         loaded: What the loader brought.
         recorder: What is counted about the version.
+        arms: Who counts its requests for rollouts.
     """
 
     def __init__(
@@ -38,10 +47,12 @@ class VersionHandle:
         self.manifest = manifest
         self.loaded: LoadedVersion | None = loaded
         self.recorder = recorder
+        self.arms: Arms = {}
         self._batch_rows = recorder.batch_rows
         self._validator = Validator(manifest.signature)
         self._run = loaded.run
         self._inline_bytes = loaded.inline_bytes
+        self._strikes = self._inline_runs = 0
         self._inline_limit = settings.runtime.inline_threshold_us * 1e-6 * _OVERRUN
         required = [spec.name for spec in manifest.signature.inputs if not spec.has_default]
         axes = loaded.plan.input_axes if loaded.plan.max_rows else {}
@@ -50,17 +61,12 @@ class VersionHandle:
         self._guests = 0
         self._closing = False
         self._idle = asyncio.Event()
-        self._batcher = Batcher(
-            f"{manifest.model}@{manifest.version}",
-            loaded.plan,
-            QueueBounds(
-                settings.limits.max_queue_requests,
-                int(settings.limits.max_queue_bytes),
-                settings.batching.max_delay_ms / 1e3,
-            ),
-            loaded.runners,
-            recorder.batch_rows.observe,
+        self._bounds = QueueBounds(
+            settings.limits.max_queue_requests,
+            int(settings.limits.max_queue_bytes),
+            settings.batching.max_delay_ms / 1e3,
         )
+        self._batchers = {"": self._lane("")}
 
     @property
     def closing(self) -> bool:
@@ -75,14 +81,17 @@ class VersionHandle:
     @property
     def queue_depth(self) -> int:
         """Requests that wait for a runner."""
-        return self._batcher.waiting
+        return sum(batcher.waiting for batcher in self._batchers.values())
 
-    def infer_now(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> tuple[Sequence[str], Answer] | None:
+    def infer_now(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str], lane: str = ""
+    ) -> tuple[Sequence[str], Answer] | None:
         """Answers a request at once, if its run is shorter than handing it to a thread would be.
 
         Args:
             inputs: By name, as they came.
             outputs: Names of the outputs wanted; none means all.
+            lane: As in `infer`.
 
         Returns:
             The outputs' names and what the run gave; None where `infer` is the way.
@@ -91,7 +100,10 @@ class VersionHandle:
             InvalidTensor: The request does not fit the signature.
             ModelFailure, MemoryBudgetExceeded: The run failed.
         """
-        if not self._inline_bytes or self._closing or self._batcher.waiting:
+        if not self._inline_bytes or self._closing:
+            return None
+        batcher = self._batchers.get(lane)
+        if batcher is not None and batcher.waiting:
             return None
         size = 0
         for array in inputs.values():
@@ -103,7 +115,7 @@ class VersionHandle:
         values = self._run(inputs, names)
         took = time.monotonic() - start
         if took > self._inline_limit:
-            self._inline_bytes = 0
+            self._strike(took)
         if self._row_axis is None:
             self._batch_rows.observe(1)
             return names, Answer(values, 0.0, took, 0)
@@ -113,7 +125,7 @@ class VersionHandle:
         return names, Answer(values, 0.0, took, rows)
 
     async def infer(
-        self, inputs: Mapping[str, Array], outputs: Sequence[str], deadline: float | None
+        self, inputs: Mapping[str, Array], outputs: Sequence[str], deadline: float | None, lane: str = ""
     ) -> tuple[Sequence[str], Answer]:
         """Answers a request on a runner.
 
@@ -121,6 +133,8 @@ class VersionHandle:
             inputs: By name, as they came.
             outputs: Names of the outputs wanted; none means all.
             deadline: `time.monotonic()` after which the answer is worth nothing; None for never.
+            lane: The queue that it waits in. Each has runners of its own, as another version would; requests of two
+                lanes share no batch.
 
         Returns:
             The outputs' names, and what the run gave.
@@ -135,7 +149,10 @@ class VersionHandle:
         names = self._validator.check(inputs, outputs)
         self._inflight += 1
         try:
-            return names, await self._batcher.submit(inputs, names, deadline)
+            batcher = self._batchers.get(lane)
+            if batcher is None:
+                batcher = self._batchers[lane] = self._lane(lane)
+            return names, await batcher.submit(inputs, names, deadline)
         finally:
             self._inflight -= 1
             self._left()
@@ -169,12 +186,35 @@ class VersionHandle:
         self._closing = True
         if self._inflight or self._guests:
             await self._idle.wait()
-        self._batcher.close()
-        await self._batcher.wait_closed()
+        for batcher in self._batchers.values():
+            batcher.close()
+        for batcher in self._batchers.values():
+            await batcher.wait_closed()
         # Everything that refers to the sessions goes before memory is given back.
         self.loaded = None
-        del self._run, self._batcher
+        del self._run, batcher
+        self._batchers.clear()
         await asyncio.to_thread(give_back)
+
+    def _strike(self, took: float) -> None:
+        """Notes an inline run that took `took` seconds, too long."""
+        runs = sum(self._batch_rows.counts)
+        if runs - self._inline_runs > _STRIKE_RUNS:
+            self._strikes, self._inline_runs = 0, runs
+        self._strikes += 1
+        if self._strikes >= _STRIKES or took > _STALL_SECONDS:
+            self._inline_bytes = 0
+
+    def _lane(self, lane: str) -> Batcher:
+        assert self.loaded is not None
+        name = f"{self.manifest.model}@{self.manifest.version}"
+        return Batcher(
+            f"{name}-{lane}" if lane else name,
+            self.loaded.plan,
+            self._bounds,
+            self.loaded.runners,
+            self.recorder.batch_rows.observe,
+        )
 
     def _left(self) -> None:
         if self._closing and not self._inflight and not self._guests:

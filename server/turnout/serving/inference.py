@@ -49,6 +49,7 @@ class Route:
         handle: Of the entry.
         recorder: Counts what the version does in that role.
         observer: Is told of the answers; None where nobody wants to know.
+        lane: Queue of the version that it goes through: "" for the one that everybody shares.
         memo: What protocols have worked out about the route, by a name of theirs; it goes when the route does.
     """
 
@@ -58,14 +59,22 @@ class Route:
     handle: VersionHandle
     recorder: RoleRecorder
     observer: AnswerObserver | None = None
+    lane: str = ""
     memo: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def to(cls, entry: VersionEntry, role: Role, epoch: int = 0, observer: AnswerObserver | None = None) -> Self:
+    def to(
+        cls, entry: VersionEntry, role: Role, epoch: int = 0, observer: AnswerObserver | None = None, lane: str = ""
+    ) -> Self:
         """Makes the route to a version that is Ready."""
         handle = entry.handle
         assert handle is not None, "a version that is Ready has a handle"
-        return cls(entry, role, epoch, handle, handle.recorder.role(role), observer)
+        return cls(entry, role, epoch, handle, handle.recorder.role(role), observer, lane)
+
+    @property
+    def part(self) -> str:
+        """What a rollout counts it as: its lane, or else its role."""
+        return self.lane or self.role
 
 
 @dataclass(slots=True)
@@ -83,7 +92,7 @@ class InferenceRequest:
         deadline: `time.monotonic()` after which nobody waits for the answer; None for no bound.
         arrived: `time.monotonic()` when the request came, before it was decoded.
         route: Where it goes, once that was decided; a request is routed once.
-        arm, cell: Who counts it for a rollout, and where; None where nobody does.
+        counted: Who counts it for rollouts, and where; empty where nobody does.
     """
 
     model: str
@@ -96,8 +105,7 @@ class InferenceRequest:
     arrived: float = field(default_factory=time.monotonic)
     baseline_only: bool = False
     route: Route | None = None
-    arm: ArmMeter | None = None
-    cell: Cell | None = None
+    counted: Sequence[tuple[ArmMeter, Cell]] = ()
 
 
 @dataclass(slots=True)
@@ -184,7 +192,7 @@ class Inference:
         """
         route = self._route(request)
         try:
-            answered = route.handle.infer_now(request.inputs, request.outputs)
+            answered = route.handle.infer_now(request.inputs, request.outputs, route.lane)
         except TurnoutError as error:
             self._failed(request, route, error)
             raise
@@ -202,7 +210,7 @@ class Inference:
         if route is None or route.handle.closing:  # it was routed, and then the version left
             route = self._route(request)
         try:
-            names, answer = await route.handle.infer(request.inputs, request.outputs, request.deadline)
+            names, answer = await route.handle.infer(request.inputs, request.outputs, request.deadline, route.lane)
         except BaseException as error:
             self._failed(request, route, error)
             raise
@@ -229,9 +237,8 @@ class Inference:
             raise
         route.recorder.decisions += 1
         request.route = route
-        if route.recorder.arm is not None and request.cell is None:
-            request.arm = route.recorder.arm
-            request.cell = request.arm.admit()
+        if route.handle.arms and not request.counted:
+            request.counted = [(meter, meter.admit()) for meter in route.handle.arms.get(route.part, ())]
         return route
 
     def _answered(
@@ -240,8 +247,8 @@ class Inference:
         now = time.monotonic()
         took = now - request.arrived
         route.recorder.answered(took, answer.queue_seconds, answer.compute_seconds)
-        if request.cell is not None and request.arm is not None:
-            request.arm.answered(request.cell, request.routing_key, now, took, answer.batch_requests)
+        for meter, cell in request.counted:
+            meter.answered(cell, request.routing_key, now, took, answer.batch_requests)
         if self._access.sampled():
             self._access.answered(request, route, took, answer)
         result = InferenceResult(names, answer, route)
@@ -255,8 +262,9 @@ class Inference:
         took = now - request.arrived
         code = self._code_of(error)
         route.recorder.failed(code, took)
-        if request.cell is not None and request.arm is not None:
+        if request.counted:
             patience = None if request.deadline is None else request.deadline - request.arrived
             failing = Failing(request.inputs, request.outputs, patience)
-            request.arm.failed(request.cell, request.routing_key, now, took, code, error, failing)
+            for meter, cell in request.counted:
+                meter.failed(cell, request.routing_key, now, took, code, error, failing)
         self._access.failed(request, route, code, took, error)

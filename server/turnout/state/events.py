@@ -18,6 +18,8 @@ class EventKind(StrEnum):
 
     RELEASED = "released"
     """A version became fit for general traffic. Payload: version."""
+    WITHDRAWN = "withdrawn"
+    """A released version became a candidate again: the rollout that released it took it back. Payload: version."""
     TAG_SET = "tag_set"
     """A tag came to name a version. Payload: tag, version, previous (null where the tag is new)."""
     TAG_DELETED = "tag_deleted"

@@ -131,11 +131,15 @@ def latest(connection: Connection, model: str | None, limit: int, *, running: bo
     return [_record(row) for row in connection.execute(query.limit(limit))]
 
 
-def ticks(connection: Connection, model: str, attempt: int) -> list[tuple[datetime, dict[str, Any]]]:
-    """Reads what each tick of a rollout counted, in order."""
+def ticks(
+    connection: Connection, model: str, attempt: int, after: int, limit: int
+) -> list[tuple[int, datetime, dict[str, Any]]]:
+    """Reads ticks of a rollout, in order: number, when it was written, and what it counted."""
     table = schema.rollout_ticks
-    query = select(table).where(table.c.model == model, table.c.attempt == attempt).order_by(table.c.number)
-    return [(datetime.fromisoformat(row.time), json.loads(row.document)) for row in connection.execute(query)]
+    own = (table.c.model == model, table.c.attempt == attempt, table.c.number > after)
+    query = select(table).where(*own).order_by(table.c.number).limit(limit)
+    rows = connection.execute(query)
+    return [(row.number, datetime.fromisoformat(row.time), json.loads(row.document)) for row in rows]
 
 
 def _last_tick(connection: Connection, model: str, attempt: int) -> int:

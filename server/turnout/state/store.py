@@ -133,6 +133,27 @@ class StateStore:
             change.record(EventKind.RELEASED, str(version), {"version": str(version)})
         return True
 
+    def withdraw(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
+        """Makes a released version a candidate again: a rollout that released it has taken it back.
+
+        Returns:
+            False where it is not released; nothing is changed or logged then.
+
+        Raises:
+            InvalidRequest: An argument is too long.
+            Unavailable: The database cannot be used now.
+        """
+        with self._change(model, actor, reason) as change:
+            if change.standing(version) is not Standing.RELEASED:
+                return False
+            change.connection.execute(
+                delete(schema.standings).where(
+                    schema.standings.c.model == model, schema.standings.c.version == version_key(version)
+                )
+            )
+            change.record(EventKind.WITHDRAWN, str(version), {"version": str(version)})
+        return True
+
     def set_tag(self, model: str, tag: str, version: Version, *, actor: str, reason: str) -> Version | None:
         """Makes a tag name a version.
 
@@ -301,14 +322,24 @@ class StateStore:
         with self._database.reading() as connection:
             return rollouts.latest(connection, model, limit, running=running)
 
-    def rollout_ticks(self, model: str, attempt: int) -> list[tuple[datetime, dict[str, Any]]]:
-        """Returns when each tick of a rollout was written and what it counted, in order.
+    def rollout_ticks(
+        self, model: str, attempt: int, after: int = 0, limit: int = 10_000
+    ) -> list[tuple[int, datetime, dict[str, Any]]]:
+        """Returns the ticks of a rollout, in order: number, when it was written, and what it counted.
+
+        Args:
+            model: Its model.
+            attempt: Its number.
+            after: Number of the last tick that is left out.
+            limit: At most that many, 1 or more.
 
         Raises:
+            InvalidRequest: `limit` is below 1.
             Unavailable: The database cannot be used now.
         """
+        check_limit(limit)
         with self._database.reading() as connection:
-            return rollouts.ticks(connection, model, attempt)
+            return rollouts.ticks(connection, model, attempt, after, limit)
 
     def events(self, model: str | None = None, limit: int = 100) -> list[Event]:
         """Returns the last changes, newest first.

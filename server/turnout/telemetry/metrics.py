@@ -8,7 +8,6 @@ from bisect import bisect_left
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.gc_collector import GCCollector
@@ -37,10 +36,9 @@ class RoleRecorder:
         compute: Seconds of the run, of the whole batch.
         slo_exceeded: Requests slower than each of the model's SLO edges, in the edges' order.
         recent: Seconds from arrival to answer of the latest requests, exactly; a rollout's thresholds come from them.
-        arm: Counts for a rollout's evidence; None while there is none. Its type is the data plane's.
     """
 
-    __slots__ = ("arm", "codes", "compute", "decisions", "duration", "queue", "recent", "slo_edges", "slo_exceeded")
+    __slots__ = ("codes", "compute", "decisions", "duration", "queue", "recent", "slo_edges", "slo_exceeded")
 
     def __init__(self, slo_edges: Sequence[float]) -> None:
         self.decisions = 0
@@ -51,7 +49,6 @@ class RoleRecorder:
         self.slo_edges = tuple(slo_edges)
         self.slo_exceeded = [0] * len(self.slo_edges)
         self.recent: deque[float] = deque(maxlen=_RECENT)
-        self.arm: Any = None
 
     def answered(self, duration: float, queue: float, compute: float) -> None:
         """Counts a request that got its prediction; times in seconds."""

@@ -38,6 +38,24 @@ class RolloutSample:
         return {"model": self.model, "version": self.version}
 
 
+@dataclass(frozen=True, slots=True)
+class MeterSample:
+    """A false-alarm meter at a scrape: a rollout of the baseline against itself.
+
+    Attributes:
+        model, version: Which.
+        alarms: Attempts that ended in a rollback, all of them false.
+        attempts: Attempts that were begun.
+        e_value: Combined evidence of the present one.
+    """
+
+    model: str
+    version: str
+    alarms: int
+    attempts: int
+    e_value: float
+
+
 @dataclass(slots=True)
 class RolloutRecorder:
     """What is counted about rollouts.
@@ -46,11 +64,13 @@ class RolloutRecorder:
         running: Those that run, as of this scrape.
         since_tick: Seconds since they were last looked at.
         verdicts: By model and final state.
+        meters: The false-alarm meters, as of this scrape.
     """
 
     running: Sequence[RolloutSample] = ()
     since_tick: float = 0.0
     verdicts: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    meters: Sequence[MeterSample] = ()
 
 
 def rollout_families(recorder: RolloutRecorder) -> Iterator[Family]:
@@ -89,3 +109,17 @@ def rollout_families(recorder: RolloutRecorder) -> Iterator[Family]:
         [({"model": model, "verdict": verdict}, float(n)) for (model, verdict), n in recorder.verdicts.items()],
     )  # fmt: skip
     yield gauge("turnout_rollout_last_tick_seconds", "Since rollouts were last looked at.", [({}, recorder.since_tick)])
+    yield Family(
+        "turnout_rollout_false_alarms_total", "counter",
+        "Comparisons of a baseline with itself that ended in a rollback.",
+        [({"model": m.model}, float(m.alarms)) for m in recorder.meters],
+    )  # fmt: skip
+    yield Family(
+        "turnout_rollout_false_alarm_attempts_total", "counter",
+        "Comparisons of a baseline with itself that were begun.",
+        [({"model": m.model}, float(m.attempts)) for m in recorder.meters],
+    )  # fmt: skip
+    yield gauge(
+        "turnout_rollout_false_alarm_e_value", "Combined evidence of the present comparison of a baseline with itself.",
+        [({"model": m.model, "version": m.version}, m.e_value) for m in recorder.meters],
+    )  # fmt: skip

@@ -42,6 +42,7 @@ def read_policy(message: pb.Policy) -> Policy:
             Shadow(parse_version(s.version), read_share(s.rate, f"policy.shadows[{index}].rate"))
             for index, s in enumerate(message.shadows)
         ),
+        read_share(message.twin, "policy.twin"),
     )
 
 
@@ -169,6 +170,7 @@ def _policy_message(policy: Policy | None) -> pb.Policy | None:
         baseline=str(policy.baseline),
         canaries=[pb.Canary(version=str(c.version), weight=c.weight / UNITS) for c in policy.canaries],
         shadows=[pb.Shadow(version=str(s.version), rate=s.rate / UNITS) for s in policy.shadows],
+        twin=policy.twin / UNITS,
     )
 
 

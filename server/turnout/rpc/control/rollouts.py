@@ -2,36 +2,55 @@
 
 import json
 from collections.abc import AsyncIterator, Callable
-from datetime import datetime
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
-from turnout.errors import InvalidRequest, NotFound, TurnoutError
+from turnout.errors import InvalidRequest, TurnoutError
 from turnout.registry.names import parse_version
-from turnout.rollout import machine
+from turnout.rollout import overrides
+from turnout.rollout.attempt import Moved, Pause, Rollout
 from turnout.rollout.controller import Rollouts
-from turnout.rollout.machine import Moved, Pause, Rollout
 from turnout.rollout.plan import Plan
+from turnout.rollout.preview import Previews
+from turnout.rollout.told import rollout_message, timestamp
 from turnout.rpc.control.calls import Context, check_record, refusing
 from turnout.rpc.errors import abort
-from turnout.state.events import Event
-from turnout.state.rollouts import RolloutRecord
 from turnout_proto.v1 import rollout_pb2 as pb
 
 _MAX_PLAN = 64 << 10
 _MAX_LIMIT = 1000
 _EVENTS = 200
 _WATCH_SECONDS = 30.0
+_TICKS_AT_ONCE = 2000
 
 
 class RolloutMethods:
     """Changes and tells how candidates become baselines."""
 
-    def __init__(self, rollouts: Rollouts) -> None:
+    def __init__(self, rollouts: Rollouts, previews: Previews) -> None:
         self._rollouts = rollouts
+        self._previews = previews
 
     @refusing
-    async def StartRollout(self, request: pb.StartRolloutRequest, _: Context) -> pb.StartRolloutResponse:  # noqa: N802 - gRPC's
+    async def PlanRollout(self, request: pb.PlanRolloutRequest, _: Context) -> pb.PlanRolloutResponse:  # noqa: N802 - gRPC's
+        """Tells what a rollout would do and see."""
+        plan = read_plan(request.plan_json)
+        preview = self._previews.of(request.model, parse_version(request.version), plan)
+        power = [
+            pb.RolloutPower(
+                step=number, weight=step.weight, soak_seconds=step.soak_s,
+                detections=[
+                    pb.RolloutDetection(effect=one.effect, seconds=one.seconds, requests=one.requests) for one in seen
+                ],
+            )
+            for number, (step, seen) in enumerate(zip(plan.steps, preview.power, strict=True), start=1)
+        ]  # fmt: skip
+        return pb.PlanRolloutResponse(
+            previous=str(preview.previous or ""), plan_json=json.dumps(plan.to_json()), plan_digest=plan.digest,
+            refusals=preview.refusals, requests_per_second=preview.traffic.rate, error_rate=preview.traffic.error_rate,
+            power=power, missed=preview.missed,
+        )  # fmt: skip
+
+    @refusing
+    async def StartRollout(self, request: pb.StartRolloutRequest, _: Context) -> pb.StartRolloutResponse:  # noqa: N802
         """Begins a rollout."""
         check_record(request.change.actor, request.change.reason, "change.")
         plan = read_plan(request.plan_json)
@@ -48,11 +67,13 @@ class RolloutMethods:
         check_record(change.actor, change.reason, "change.")
         expected = change.expected_epoch if change.HasField("expected_epoch") else None
         if request.command == pb.ROLLOUT_COMMAND_RETRY:
-            rollout = await self._rollouts.retry(request.model, change.actor, change.reason)
+            rollout = await self._rollouts.retry(request.model, change.actor, change.reason, expected)
         else:
             decide = _decision(request, change.actor, change.reason)
             resume = request.command == pb.ROLLOUT_COMMAND_RESUME
-            rollout = await self._rollouts.command(request.model, decide, expected, resume=resume)
+            rollout = await self._rollouts.command(
+                request.model, decide, expected, attempt=request.attempt, resume=resume
+            )
         return pb.CommandRolloutResponse(rollout=await self._message(rollout))
 
     @refusing
@@ -60,7 +81,7 @@ class RolloutMethods:
         """Tells the rollouts that are and were."""
         if request.limit > _MAX_LIMIT:
             raise InvalidRequest.at("limit", f"expected at most {_MAX_LIMIT}")
-        known = await self._rollouts.history(request.model or None, request.limit or 20)
+        known = await self._rollouts.log.history(request.model or None, request.limit or 20)
         return pb.ListRolloutsResponse(rollouts=[rollout_message(rollout, record) for record, rollout in known])
 
     async def WatchRollout(  # noqa: N802
@@ -70,8 +91,8 @@ class RolloutMethods:
         try:
             last = b""
             while True:
-                record, rollout = await self._rollouts.latest(request.model)
-                events = await self._rollouts.events(request.model, rollout.attempt, _EVENTS)
+                record, rollout = await self._rollouts.log.latest(request.model, request.attempt)
+                events = await self._rollouts.log.events(request.model, rollout.attempt, _EVENTS)
                 message = rollout_message(rollout, record, events)
                 if (text := message.SerializeToString(deterministic=True)) != last:
                     last = text
@@ -85,17 +106,16 @@ class RolloutMethods:
     @refusing
     async def GetRolloutTicks(self, request: pb.GetRolloutTicksRequest, _: Context) -> pb.GetRolloutTicksResponse:  # noqa: N802
         """Tells what each tick of a rollout counted."""
-        known = await self._rollouts.history(request.model, _MAX_LIMIT)
-        wanted = [pair for pair in known if request.attempt in (0, pair[0].attempt)]
-        if not wanted:
-            raise NotFound(f"{request.model} has had no rollout{f' {request.attempt}' if request.attempt else ''}")
-        record, rollout = wanted[0]
-        events = await self._rollouts.events(request.model, rollout.attempt, _MAX_LIMIT)
-        ticks = await self._rollouts.ticks(request.model, rollout.attempt)
+        record, rollout = await self._rollouts.log.latest(request.model, request.attempt)
+        events = await self._rollouts.log.events(request.model, rollout.attempt, _MAX_LIMIT)
+        ticks = await self._rollouts.log.ticks(request.model, rollout.attempt, request.after, _TICKS_AT_ONCE + 1)
+        told = ticks[:_TICKS_AT_ONCE]
         return pb.GetRolloutTicksResponse(
             rollout=rollout_message(rollout, record, events),
-            ticks_json=[json.dumps(tick) for _, tick in ticks],
-            times=[_timestamp(time) for time, _ in ticks],
+            ticks_json=[json.dumps(tick) for _, _, tick in told],
+            times=[timestamp(time) for _, time, _ in told],
+            last_tick=told[-1][0] if told else request.after,
+            more=len(ticks) > len(told),
         )
 
     @refusing
@@ -103,13 +123,17 @@ class RolloutMethods:
         """Gives all traffic back to a version that had it before."""
         check_record(request.change.actor, request.change.reason, "change.")
         to = parse_version(request.version) if request.version else None
-        applied = await self._rollouts.rollback(request.model, to, request.change.actor, request.change.reason)
+        change = request.change
+        expected = change.expected_epoch if change.HasField("expected_epoch") else None
+        applied = await self._rollouts.rollback(request.model, to, change.actor, change.reason, expected)
         policy = applied.state.policy
         return pb.RollBackResponse(baseline=str(policy.baseline) if policy else "", epoch=applied.epoch)
 
     async def _message(self, rollout: Rollout) -> pb.Rollout:
-        record = await self._rollouts.record(rollout)
-        return rollout_message(rollout, record, await self._rollouts.events(rollout.model, rollout.attempt, _EVENTS))
+        record = await self._rollouts.log.record(rollout)
+        return rollout_message(
+            rollout, record, await self._rollouts.log.events(rollout.model, rollout.attempt, _EVENTS)
+        )
 
 
 def read_plan(text: str) -> Plan:
@@ -129,64 +153,20 @@ def read_plan(text: str) -> Plan:
     return Plan.from_json(body)
 
 
-def rollout_message(rollout: Rollout, record: RolloutRecord | None, events: list[Event] | None = None) -> pb.Rollout:
-    """Returns a rollout as it stands, with its latest events."""
-    evidence, plan = rollout.evidence, rollout.plan
-    limits = dict(rollout.thresholds) | ({"slo": plan.slo_ms / 1e3} if plan.slo_ms is not None else {})
-    stage = rollout.state.value == "shadowing" and plan.shadow is not None
-    soak = plan.shadow.duration_s if stage and plan.shadow else plan.steps[rollout.step].soak_s
-    if rollout.state.value == "watching":
-        soak = plan.watch_s
-    metrics = []
-    for metric in evidence.metrics:
-        known = evidence.accumulators[metric.name]
-        metrics.append(
-            pb.RolloutMetric(
-                name=metric.name, weight=metric.weight, e_value=evidence.of(metric.name),
-                fit_value=evidence.fit(metric.name),
-                canary_requests=known.canary.requests, canary_bad=known.canary.bad,
-                baseline_requests=known.baseline.requests, baseline_bad=known.baseline.bad,
-                threshold_seconds=limits.get(metric.name, 0.0),
-            )
-        )  # fmt: skip
-    return pb.Rollout(
-        model=rollout.model, attempt=rollout.attempt, candidate=str(rollout.candidate), previous=str(rollout.previous),
-        state=str(rollout.state), step=rollout.step + 1, steps=len(plan.steps), weight=rollout.canary_weight,
-        epoch=rollout.epoch, e_value=evidence.combined, threshold=1 / plan.alpha, metrics=metrics,
-        pauses=[f"{p.reason}{f' ({p.actor})' if p.actor else ''}" for p in rollout.pauses], verdict=rollout.verdict,
-        step_seconds=rollout.in_state_s if stage or rollout.promoted else rollout.step_s, soak_seconds=soak,
-        plan_json=json.dumps(plan.to_json()), plan_digest=plan.digest, actor=rollout.actor, reason=rollout.reason,
-        started_at=_timestamp(record.started) if record else None,
-        changed_at=_timestamp(record.changed) if record else None,
-        events=[
-            pb.RolloutEvent(
-                kind=e.payload["kind"], text=e.payload["text"], actor=e.payload["actor"], time=_timestamp(e.time)
-            )
-            for e in events or ()
-        ],
-    )  # fmt: skip
-
-
 def _decision(request: pb.CommandRolloutRequest, actor: str, reason: str) -> Callable[[Rollout], Moved]:
     match request.command:
         case pb.ROLLOUT_COMMAND_PAUSE:
-            return lambda r: machine.pause(r, Pause("operator", reason or "paused by hand", actor), by_hand=True)
+            return lambda r: overrides.pause(r, Pause("operator", reason or "paused by hand", actor), by_hand=True)
         case pb.ROLLOUT_COMMAND_RESUME:
-            return lambda r: machine.resume(r, actor, reason)
+            return lambda r: overrides.resume(r, actor, reason)
         case pb.ROLLOUT_COMMAND_PROMOTE | pb.ROLLOUT_COMMAND_PROMOTE_FULL:
             full = request.command == pb.ROLLOUT_COMMAND_PROMOTE_FULL
-            return lambda r: machine.promote(r, actor, reason, full=full)
+            return lambda r: overrides.promote(r, actor, reason, full=full)
         case pb.ROLLOUT_COMMAND_ABORT:
-            return lambda r: machine.abort(r, reason or "aborted by hand", kind="abort", actor=actor)
+            return lambda r: overrides.abort(r, reason or "aborted by hand", kind="abort", actor=actor)
         case pb.ROLLOUT_COMMAND_SET_WEIGHT:
             if not 0.0001 <= request.weight <= 1:
                 raise InvalidRequest.at("weight", "expected 0.0001 to 1")
-            return lambda r: machine.set_weight(r, request.weight, actor, reason)
+            return lambda r: overrides.set_weight(r, request.weight, actor, reason)
         case _:
             raise InvalidRequest.at("command", "expected one of RolloutCommand")
-
-
-def _timestamp(time: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(time)
-    return stamp

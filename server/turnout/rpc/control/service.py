@@ -1,6 +1,7 @@
 """The control service, put together of its parts."""
 
 from turnout.rollout.controller import Rollouts
+from turnout.rollout.preview import Previews
 from turnout.routing.applied import Policies
 from turnout.routing.explain import Explainer
 from turnout.routing.shadow.service import Shadows
@@ -26,7 +27,8 @@ class ControlServicer(VersionMethods, TrafficMethods, RolloutMethods, control_pb
         explainer: Explainer,
         shadows: Shadows,
         rollouts: Rollouts,
+        previews: Previews,
     ) -> None:
         VersionMethods.__init__(self, manager, catalog, declarer)
         TrafficMethods.__init__(self, traffic, policies, catalog, explainer, shadows)
-        RolloutMethods.__init__(self, rollouts)
+        RolloutMethods.__init__(self, rollouts, previews)

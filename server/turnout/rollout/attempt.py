@@ -1,0 +1,250 @@
+"""One attempt to make a candidate the baseline, as a value. Pure.
+
+Pending -> Validating -> Shadowing -> {Ramping -> Soaking -> Deciding} a step -> Promoting -> Watching -> Succeeded
+any of them -> Aborting -> RolledBack | Superseded;   Failed where the candidate cannot be served at all
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any, Self
+
+from semver import Version
+
+from turnout.errors import ChangeRefused
+from turnout.rollout.evidence import Evidence
+from turnout.rollout.plan import Plan
+
+_SCHEMA = 1
+
+
+class RolloutState(StrEnum):
+    """Where a rollout is."""
+
+    PENDING = "pending"
+    """It waits for its first tick, or for the rollout of the model that came before it."""
+    VALIDATING = "validating"
+    """The candidate is loaded and warmed, and the baseline shows its latency."""
+    SHADOWING = "shadowing"
+    """The candidate gets copies, and its answers are compared; no client sees one."""
+    RAMPING = "ramping"
+    """The step's weight is being put in force."""
+    SOAKING = "soaking"
+    """The step's time runs."""
+    DECIDING = "deciding"
+    """The time is over, and what is still to be seen is waited for."""
+    PROMOTING = "promoting"
+    """The candidate is being made the baseline."""
+    WATCHING = "watching"
+    """The candidate is the baseline, and can still be taken back."""
+    SUCCEEDED = "succeeded"
+    """The candidate is the baseline, and the version before has no traffic left."""
+    ABORTING = "aborting"
+    """Traffic goes back."""
+    ROLLED_BACK = "rolled_back"
+    """The version before has all of the traffic."""
+    SUPERSEDED = "superseded"
+    """Another rollout took its place."""
+    FAILED = "failed"
+    """The candidate could not be served at all."""
+
+    @property
+    def final(self) -> bool:
+        """Nothing comes after it."""
+        return self in _FINAL
+
+
+_S = RolloutState
+_FINAL = (_S.SUCCEEDED, _S.ROLLED_BACK, _S.SUPERSEDED, _S.FAILED)
+STEPPING = (_S.RAMPING, _S.SOAKING, _S.DECIDING)
+PROMOTED = (_S.PROMOTING, _S.WATCHING, _S.SUCCEEDED)
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Why a rollout stands still.
+
+    Attributes:
+        kind: `operator`, `gate`, `insufficient`, `traffic` or `refused`.
+        reason: In words.
+        actor: Who; "" for the rollout itself.
+    """
+
+    kind: str
+    reason: str
+    actor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a rollout's history.
+
+    Attributes:
+        kind: What happened: a state's name, a command's, `verdict`, `pause` or `resume`.
+        text: A sentence.
+        actor: Who; "" for the rollout itself.
+    """
+
+    kind: str
+    text: str
+    actor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One attempt to make a candidate the baseline.
+
+    Attributes:
+        model: Its model.
+        candidate, previous: The version that is to be the baseline, and the one that is good now.
+        attempt: 1, 2, 3 ... of the model.
+        plan: How it goes.
+        evidence: What was seen so far.
+        state: Where it is.
+        step: Number of the present step, from 0.
+        epoch: Moves with every change but the counts; what an operator decides on.
+        in_state_s: Active seconds in this state.
+        step_s: Active seconds in this step.
+        active_s: Active seconds of all of it.
+        idle_s: Seconds on end without progress: paused, frozen, or without a ready candidate.
+        held: What keeps it from going on without being a pause, in words; "" while nothing does.
+        step_requests: Requests of the canary in this step.
+        thresholds: Seconds, by latency metric, as fixed before this step.
+        patience: The baseline's p50, seconds.
+        weight: What an operator set in place of the step's; None for the step's own.
+        passed_gate: Number of the last step whose gate was opened.
+        pauses: Why it stands still; none while it goes on.
+        verdict: Why it ended, or is ending; "" before that.
+        policy_epoch: Of the policy that was put in force for it last.
+        routed: That policy, or the one that it began with, as text; another one is somebody else's.
+        was_released: The candidate was released before.
+        released: The candidate's release is this rollout's work, and is withdrawn when it is taken back.
+        finishing: The watch is over; the version before gives back its share.
+        rivals: Most rollouts of the model that ran at once since this one began; they share alpha.
+        end: The state that `aborting` leads to.
+        actor, reason: Who began it, and why.
+    """
+
+    model: str
+    candidate: Version
+    previous: Version
+    attempt: int
+    plan: Plan
+    evidence: Evidence
+    state: RolloutState = RolloutState.PENDING
+    step: int = 0
+    epoch: int = 1
+    in_state_s: float = 0.0
+    step_s: float = 0.0
+    active_s: float = 0.0
+    idle_s: float = 0.0
+    held: str = ""
+    step_requests: int = 0
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    patience: float = 0.0
+    weight: float | None = None
+    passed_gate: int = -1
+    pauses: tuple[Pause, ...] = ()
+    verdict: str = ""
+    policy_epoch: int = 0
+    routed: str = ""
+    was_released: bool = False
+    released: bool = False
+    finishing: bool = False
+    rivals: int = 1
+    end: RolloutState = RolloutState.ROLLED_BACK
+    actor: str = ""
+    reason: str = ""
+
+    @classmethod
+    def start(
+        cls, model: str, candidate: Version, previous: Version, attempt: int, plan: Plan, actor: str, reason: str
+    ) -> Self:
+        """Returns a rollout that has not begun."""
+        evidence = Evidence.start(plan.evidence_metrics, plan.max_duration_s)
+        return cls(model, candidate, previous, attempt, plan, evidence, actor=actor, reason=reason)
+
+    @property
+    def canary_weight(self) -> float:
+        """The candidate's wished share of the unpinned traffic."""
+        if self.state in STEPPING:
+            return self.plan.steps[self.step].weight if self.weight is None else self.weight
+        if self.state in PROMOTED:
+            return 1.0 if self.finishing or self.state is _S.SUCCEEDED else 1.0 - self.plan.holdback
+        return 0.0
+
+    @property
+    def alpha(self) -> float:
+        """Chance that this rollout takes back a candidate that is not worse.
+
+        Rollouts of one model that run at once share the plan's: the chance that any of them is wrong is the sum of
+        theirs at most. A share once given away stays so, since what was looked at under it cannot be looked at anew.
+        """
+        return self.plan.alpha / self.rivals
+
+    @property
+    def promoted(self) -> bool:
+        """The candidate is the baseline, or about to be."""
+        return self.state in PROMOTED
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the form that the state store holds."""
+        return {
+            "schema": _SCHEMA, "model": self.model, "candidate": str(self.candidate), "previous": str(self.previous),
+            "attempt": self.attempt, "plan": self.plan.to_json(), "plan_digest": self.plan.digest,
+            "evidence": self.evidence.to_json(), "state": str(self.state), "step": self.step, "epoch": self.epoch,
+            "in_state_s": self.in_state_s, "step_s": self.step_s, "active_s": self.active_s, "idle_s": self.idle_s,
+            "held": self.held,
+            "step_requests": self.step_requests, "thresholds": dict(self.thresholds), "patience": self.patience,
+            "weight": self.weight, "passed_gate": self.passed_gate,
+            "pauses": [[p.kind, p.reason, p.actor] for p in self.pauses], "verdict": self.verdict,
+            "policy_epoch": self.policy_epoch, "routed": self.routed, "was_released": self.was_released,
+            "released": self.released, "finishing": self.finishing, "rivals": self.rivals,
+            "end": str(self.end), "actor": self.actor, "reason": self.reason,
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Self:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueError: It did not write that, or a later release of Turnout did.
+        """
+        try:
+            if body["schema"] != _SCHEMA:
+                raise ValueError(f"rollout schema {body['schema']!r} is not {_SCHEMA}, the one this release reads")
+            plan = Plan.from_json(body["plan"])
+            return cls(
+                body["model"], Version.parse(body["candidate"]), Version.parse(body["previous"]), int(body["attempt"]),
+                plan, Evidence.from_json(body["evidence"], plan.evidence_metrics), RolloutState(body["state"]),
+                int(body["step"]), int(body["epoch"]), float(body["in_state_s"]), float(body["step_s"]),
+                float(body["active_s"]), float(body["idle_s"]), body["held"],
+                int(body["step_requests"]),
+                {k: float(v) for k, v in body["thresholds"].items()}, float(body["patience"]), body["weight"],
+                int(body["passed_gate"]), tuple(Pause(*p) for p in body["pauses"]), body["verdict"],
+                int(body["policy_epoch"]), body["routed"], bool(body["was_released"]), bool(body["released"]),
+                bool(body["finishing"]), int(body["rivals"]), RolloutState(body["end"]), body["actor"], body["reason"],
+            )  # fmt: skip
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a rollout: {type(error).__name__} {error}") from error
+
+
+Moved = tuple[Rollout, tuple[Entry, ...]]
+"""A rollout as it is now, and what is to be told of how it came to be so."""
+
+
+def enter(rollout: Rollout, state: RolloutState, text: str) -> Moved:
+    """Returns the rollout in another state, and the line that tells of it."""
+    released = rollout.released or (state is _S.PROMOTING and not rollout.was_released)
+    return moved(rollout, state=state, in_state_s=0.0, released=released), (Entry(str(state), text),)
+
+
+def moved(rollout: Rollout, **changes: Any) -> Rollout:
+    """Returns the rollout with `changes`, at its next epoch."""
+    return replace(rollout, epoch=rollout.epoch + 1, **changes)
+
+
+def refuse_final(rollout: Rollout) -> None:
+    """Raises ChangeRefused where the rollout has ended."""
+    if rollout.state.final:
+        raise ChangeRefused(f"the rollout of {rollout.candidate} has ended: {rollout.state}")

@@ -1,0 +1,81 @@
+"""What rollouts did: their records, events and ticks, as the state store has them."""
+
+import asyncio
+from datetime import datetime
+from typing import Any
+
+from turnout.errors import NotFound, Unsupported
+from turnout.rollout.attempt import Rollout
+from turnout.serving.catalog import Catalog
+from turnout.state.events import Event, EventKind
+from turnout.state.rollouts import RolloutRecord
+from turnout.state.store import StateStore
+
+
+def recorded(record: RolloutRecord) -> Rollout:
+    """Returns a rollout as it is recorded.
+
+    Raises:
+        Unsupported: A later release of Turnout wrote it.
+    """
+    try:
+        return Rollout.from_json(record.document)
+    except ValueError as error:
+        raise Unsupported(f"attempt {record.attempt} of {record.model} cannot be read: {error}") from error
+
+
+class RolloutLog:
+    """Reads what is recorded about rollouts: nothing is told before it is on record."""
+
+    def __init__(self, store: StateStore, catalog: Catalog) -> None:
+        """Reads nothing yet.
+
+        Args:
+            store: Keeps the records.
+            catalog: Tells which models there are.
+        """
+        self._store = store
+        self._catalog = catalog
+
+    async def latest(self, model: str, attempt: int = 0) -> tuple[RolloutRecord, Rollout]:
+        """Returns a rollout of a model; of attempt 0, the latest.
+
+        Raises:
+            ModelNotFound: There is no such model.
+            NotFound: It never had one, or no such attempt.
+            Unavailable: The state store does not answer.
+        """
+        known = await self.history(model, 1 if not attempt else 1000)
+        for record, rollout in known:
+            if attempt in (0, record.attempt):
+                return record, rollout
+        raise NotFound(f"{model} has had no rollout{f' {attempt}' if attempt else ''}")
+
+    async def history(self, model: str | None, limit: int) -> list[tuple[RolloutRecord, Rollout]]:
+        """Returns rollouts of a model, or of all, the newest first.
+
+        Raises:
+            ModelNotFound: There is no such model.
+            Unavailable: The state store does not answer.
+        """
+        if model is not None:
+            self._catalog.snapshot.model(model)
+        records = await asyncio.to_thread(self._store.rollouts, model, limit=limit)
+        return [(record, recorded(record)) for record in records]
+
+    async def record(self, rollout: Rollout) -> RolloutRecord | None:
+        """Returns how a rollout is recorded."""
+        records = await asyncio.to_thread(self._store.rollouts, rollout.model)
+        return next((r for r in records if r.attempt == rollout.attempt), None)
+
+    async def events(self, model: str, attempt: int, limit: int) -> list[Event]:
+        """Returns what happened to a rollout, the oldest first."""
+        found = await asyncio.to_thread(self._store.events, model, limit * 2)
+        own = [e for e in found if e.kind == EventKind.ROLLOUT and e.payload.get("attempt") == attempt]
+        return own[:limit][::-1]
+
+    async def ticks(
+        self, model: str, attempt: int, after: int, limit: int
+    ) -> list[tuple[int, datetime, dict[str, Any]]]:
+        """Returns ticks of a rollout, in order: number, when it was recorded, and what it counted."""
+        return await asyncio.to_thread(self._store.rollout_ticks, model, attempt, after, limit)

@@ -1,0 +1,137 @@
+"""The false-alarm meter: a rollout of the baseline against itself, for as long as nothing else is rolled out.
+
+Two lanes of the baseline get equal shares of its requests and are compared exactly as a canary and its twin would be.
+Every rollback that this calls for is a false one. An attempt ends with a false alarm, after a plan's maximum duration,
+or where another version becomes the baseline; then the next one begins. The promise is a false alarm in at most alpha
+of the attempts.
+"""
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from structlog.typing import FilteringBoundLogger
+
+from turnout.rollout.counters import Counters
+from turnout.rollout.driven import Observer, latency_of
+from turnout.rollout.evidence import Evidence
+from turnout.rollout.plan import Plan
+from turnout.routing.applied import Policies
+from turnout.routing.policy import CONTROL, TWIN
+from turnout.routing.slots import SALT_BYTES, SLOTS, Owners, SlotTable
+from turnout.serving.arms import Rules
+from turnout.serving.catalog import Catalog, VersionEntry
+from turnout.telemetry.rollout import MeterSample
+
+_PLAN = Plan()
+
+
+@dataclass(slots=True, eq=False)
+class _Attempt:
+    version: str
+    evidence: Evidence
+    counters: Counters
+    rules: Rules
+    thresholds: dict[str, float]
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class _Tally:
+    alarms: int = 0
+    attempts: int = 0
+    attempt: _Attempt | None = None
+    looked: float = field(default_factory=time.monotonic)
+
+
+class FalseAlarmMeters:
+    """The meters of one server. Used on the event loop only."""
+
+    def __init__(
+        self,
+        share_of: Callable[[str], float],
+        catalog: Catalog,
+        policies: Policies,
+        observer: Observer,
+        log: FilteringBoundLogger,
+    ) -> None:
+        """Counts nothing before the first `tick`.
+
+        Args:
+            share_of: Returns the share of each lane of a model's baseline; 0 for no meter.
+            catalog: What is served.
+            policies: Told which lanes there are.
+            observer: Tells who the baseline is.
+            log: Where false alarms are told.
+        """
+        self._share_of = share_of
+        self._catalog = catalog
+        self._policies = policies
+        self._observer = observer
+        self._log = log
+        self._tallies: dict[str, _Tally] = {}
+
+    @property
+    def samples(self) -> list[MeterSample]:
+        """The meters as they stand."""
+        return [
+            MeterSample(model, a.version if a else "", t.alarms, t.attempts, a.evidence.combined if a else 0.0)
+            for model, t in self._tallies.items()
+            for a in (t.attempt,)
+        ]
+
+    def tick(self) -> None:
+        """Looks at every model that has a meter."""
+        for model in self._catalog.snapshot.models:
+            share = self._share_of(model)
+            if not share:
+                continue
+            tally = self._tallies.get(model)
+            if tally is None:
+                tally = self._tallies[model] = _Tally()
+                slots = max(round(share * SLOTS), 1)
+                table = SlotTable(secrets.token_bytes(SALT_BYTES)).arranged({TWIN: slots, CONTROL: slots})
+                self._policies.meter(model, Owners.of(table))
+            self._look(model, tally)
+
+    def _look(self, model: str, tally: _Tally) -> None:
+        now = time.monotonic()
+        seconds, tally.looked = now - tally.looked, now
+        version = self._observer.baseline(model)
+        entry = self._observer.entry(model, version) if version is not None else None
+        attempt = tally.attempt
+        if attempt is not None and (entry is None or entry.handle is None or attempt.version != entry.version_text):
+            attempt.counters.detach()
+            attempt = tally.attempt = None
+        if entry is None or entry.handle is None:
+            return
+        if attempt is None:
+            tally.attempt = self._begun(entry)
+            tally.attempts += tally.attempt is not None
+            return
+        attempt.seconds += seconds
+        attempt.counters.attach((entry.handle.arms, CONTROL), (entry.handle.arms, TWIN))
+        attempt.counters.roll(seconds, now, attempt.rules, attempt.thresholds)
+        for counted in attempt.counters.closed(now):
+            attempt.evidence = attempt.evidence.taken(counted.tick)
+        if attempt.evidence.worse(_PLAN.alpha):
+            tally.alarms += 1
+            self._log.warning(
+                "a false alarm: the baseline looked worse than itself",
+                model=model, version=attempt.version, e_value=attempt.evidence.combined, attempts=tally.attempts,
+            )  # fmt: skip
+        if attempt.evidence.worse(_PLAN.alpha) or attempt.seconds > _PLAN.max_duration_s:
+            attempt.counters.detach()
+            tally.attempt = None
+
+    def _begun(self, entry: VersionEntry) -> _Attempt | None:
+        """Returns a new attempt; None while too little of the baseline's latency is known."""
+        thresholds, _, patience = latency_of(_PLAN, entry)
+        if thresholds is None or entry.handle is None:
+            return None
+        rules = Rules(
+            tuple(sorted(thresholds.values())), patience, _PLAN.warm_requests, _PLAN.key_cap, _PLAN.key_window_s
+        )
+        evidence = Evidence.start(_PLAN.evidence_metrics, _PLAN.max_duration_s)
+        return _Attempt(entry.version_text, evidence, Counters(rules, None), rules, dict(thresholds))

@@ -1,0 +1,93 @@
+"""What a rollout would do and see, with a model's present traffic. Changes nothing."""
+
+import time
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+from semver import Version
+
+from turnout.rollout.controller import Rollouts
+from turnout.rollout.driven import Observer, threshold
+from turnout.rollout.plan import Plan
+from turnout.rollout.power import LEAST_ERROR_RATE, SLOWDOWN, Detection, Traffic, detections, missed
+from turnout.serving.arms import SERVER_FAULTS
+from turnout.serving.catalog import Catalog, VersionEntry
+from turnout.serving.inference import Role
+
+_WINDOW_SECONDS = 60.0
+_LEAST_LATENCIES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a rollout would do.
+
+    Attributes:
+        previous: The version that it would be compared with; None where there is none.
+        refusals: Why it would be refused now, in sentences.
+        traffic: What it would be judged by.
+        power: By step, what it can see.
+        missed: What the whole plan would miss, in sentences.
+    """
+
+    previous: Version | None
+    refusals: list[str]
+    traffic: Traffic
+    power: list[list[Detection]]
+    missed: list[str]
+
+
+class Previews:
+    """Knows how much traffic each model has. Used on the event loop only."""
+
+    def __init__(self, catalog: Catalog, rollouts: Rollouts) -> None:
+        self._catalog = catalog
+        self._rollouts = rollouts
+        self._seen: dict[str, deque[tuple[float, int]]] = {}
+
+    def tick(self) -> None:
+        """Notes how many unpinned requests each model has had so far."""
+        now = time.monotonic()
+        for name, known in self._catalog.snapshot.models.items():
+            seen = self._seen.setdefault(name, deque())
+            seen.append((now, sum(_unpinned(entry) for entry in known.versions.values())))
+            while len(seen) > 2 and now - seen[1][0] >= _WINDOW_SECONDS:
+                seen.popleft()
+
+    def of(self, model: str, candidate: Version, plan: Plan) -> Preview:
+        """Returns what a rollout would do. Raises as `Rollouts.refusals`."""
+        refusals = self._rollouts.refusals(model, candidate)
+        observer = self._rollouts.observer
+        traffic = self._traffic(model, observer, plan)
+        power = [detections(plan, step, traffic) for step in plan.steps]
+        return Preview(observer.baseline(model), refusals, traffic, power, missed(plan, traffic))
+
+    def _traffic(self, model: str, observer: Observer, plan: Plan) -> Traffic:
+        seen = self._seen.get(model, deque())
+        rate = 0.0
+        if len(seen) >= 2 and seen[-1][0] > seen[0][0]:
+            rate = max(seen[-1][1] - seen[0][1], 0) / (seen[-1][0] - seen[0][0])
+        version = observer.baseline(model)
+        entry = observer.entry(model, version) if version is not None else None
+        if entry is None or entry.handle is None:
+            return Traffic(rate, LEAST_ERROR_RATE, {})
+        recorder = entry.handle.recorder.role(str(Role.BASELINE))
+        total = sum(recorder.codes.values())
+        failed = sum(count for code, count in recorder.codes.items() if code in SERVER_FAULTS)
+        recent = np.fromiter(recorder.recent, np.float64, len(recorder.recent))
+        slow = {}
+        if len(recent) >= _LEAST_LATENCIES:
+            slow = {
+                name: (float(np.mean(SLOWDOWN * recent > edge)), float(np.mean(recent > edge)))
+                for name in plan.timed
+                for edge in (threshold(name, recent),)
+            }
+        return Traffic(rate, max(failed / total if total else 0.0, LEAST_ERROR_RATE), slow)
+
+
+def _unpinned(entry: VersionEntry) -> int:
+    if entry.handle is None:
+        return 0
+    roles = entry.handle.recorder.roles
+    return sum(roles[role].decisions for role in (str(Role.BASELINE), str(Role.CANARY)) if role in roles)
