@@ -79,6 +79,7 @@ def test_what_was_attested_travels_and_is_marked_as_imported(tmp_path: Path, exp
     assert imported(tmp_path, exported).returncode == 0
     kept = tmp_path / "other" / "m" / ".attestations" / "1.0.0"
     assert sorted(os.listdir(kept)) == [
+        "gates-1.json",  # what the gates here found
         "imported-environment.json", "imported-gates-1.json", "signature-0123456789abcdef.json",
     ]  # fmt: skip
     assert (kept / "imported-environment.json").read_bytes() == (home / "environment.json").read_bytes()
