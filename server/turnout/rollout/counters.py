@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from turnout.rollout.evidence import ERRORS, Count, Tick
 from turnout.serving.arms import ArmMeter, Arms, Cell, Fits, Rules, attach, detach
 
+_UNTIMED_SECONDS = 10.0
+"""How long a tick's last requests are waited for where no threshold says it: an error may take its time to come."""
+
 Place = tuple[Arms, str]
 """Where an arm's requests come by: whose, and in which part."""
 
@@ -95,7 +98,7 @@ class Counters:
 def _over(pair: _Pair, now: float) -> bool:
     if pair.canary.admitted == pair.canary.settled and pair.baseline.admitted == pair.baseline.settled:
         return True
-    return now - pair.ended > max((*pair.canary.thresholds, *pair.baseline.thresholds), default=0.0)
+    return now - pair.ended > max((*pair.canary.thresholds, *pair.baseline.thresholds), default=_UNTIMED_SECONDS)
 
 
 def _counts(cell: Cell, names: tuple[str, ...]) -> dict[str, Count]:
