@@ -92,7 +92,15 @@ def abort(
         told = Entry(str(end), f"it had not begun: {why}", actor)
         return ended, (told,) if kind == str(end) else (Entry(kind, why, actor), told)
     after = moved(
-        rollout, state=_S.ABORTING, in_state_s=0.0, pauses=(), verdict=why, end=end, finishing=False, weight=None
+        rollout,
+        state=_S.ABORTING,
+        in_state_s=0.0,
+        pauses=(),
+        held="",
+        verdict=why,
+        end=end,
+        finishing=False,
+        weight=None,
     )
     return after, (Entry(kind, why, actor), Entry(str(_S.ABORTING), f"traffic goes back to {rollout.previous}"))
 

@@ -4,8 +4,8 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Self
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any, Self, TypeVar
 
 from turnout.errors import InvalidRequest, Violation
 from turnout.rollout.evidence import (
@@ -29,6 +29,8 @@ _MAX_SLO_MS = 3_600_000.0
 
 RECENT = 4096
 """Latencies of a version that are kept to take thresholds from; no plan can ask for more."""
+
+M = TypeVar("M")
 
 ON_INSUFFICIENT = ("pause", "abort", "promote")
 ON_NEWER = ("refuse", "queue", "replace", "beside")
@@ -163,22 +165,15 @@ class Plan:
         Raises:
             InvalidRequest: A field is unknown, or has a value that it cannot have.
         """
-        known = {f.name for f in fields(cls)}
-        there_are = f"unknown; there are {', '.join(sorted(known))}"
-        problems = [Violation(str(key), there_are) for key in sorted(body.keys() - known)]
-        try:
-            given = {key: value for key, value in body.items() if key in known}
-            if "steps" in given:
-                given["steps"] = tuple(_step(one) for one in given["steps"])
-            if given.get("shadow") is not None:
-                given["shadow"] = ShadowStage(**given["shadow"])
-            if "metrics" in given:
-                given["metrics"] = tuple(given["metrics"])
-            plan = replace(cls(), **given)
-            problems += plan._problems()
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
-            problems.append(Violation("plan", f"cannot be read: {error}"))
-        if problems:
+        problems: list[Violation] = []
+        top = {key: value for key, value in body.items() if key in cls.__dataclass_fields__}
+        there_are = f"unknown; there are {', '.join(sorted(cls.__dataclass_fields__))}"
+        unknown = [Violation(str(key), there_are) for key in sorted(body.keys() - top.keys())]
+        given = _read(cls, top, "", problems)
+        if not problems:
+            plan = cls(**given)
+            problems = plan._problems()
+        if problems := [*unknown, *problems]:
             raise InvalidRequest("; ".join(f"{v.field}: {v.description}" for v in problems), violations=problems)
         return plan
 
@@ -212,24 +207,69 @@ class Plan:
         objective = self.slo_ms is None or 0 < self.slo_ms <= _MAX_SLO_MS
         check("slo_ms", objective, "milliseconds above 0, at most an hour")
         counts = (self.min_requests, self.warm_requests, self.exposure_requests)
-        whole = all(isinstance(n, int) and 0 <= n <= 10**9 for n in counts)
-        check("min_requests and the like", whole, "whole numbers, 0 or more")
-        samples = isinstance(self.threshold_samples, int) and 0 <= self.threshold_samples <= RECENT
+        check("min_requests and the like", all(0 <= n <= 10**9 for n in counts), "whole numbers, 0 or more")
+        samples = 0 <= self.threshold_samples <= RECENT
         check("threshold_samples", samples, f"a whole number, 0 to {RECENT}: older ones are not kept")
-        check("key_cap", isinstance(self.key_cap, int) and 1 <= self.key_cap <= 10**9, "a whole number, 1 or more")
+        check("key_cap", 1 <= self.key_cap <= 10**9, "a whole number, 1 or more")
         check("on_insufficient", self.on_insufficient in ON_INSUFFICIENT, " or ".join(ON_INSUFFICIENT))
         check("on_newer", self.on_newer in ON_NEWER, " or ".join(ON_NEWER))
-        check("twin", isinstance(self.twin, bool), "true or false")
         check("holdback", 0 <= self.holdback <= 0.5, "0 to 0.5")
         check("holdback", self.holdback > 0 or self.watch_s == 0, "more than 0 while there is watching to do")
         if (stage := self.shadow) is not None:
             check("shadow.rate", 0 < stage.rate <= 1, "above 0 and at most 1")
             check("shadow.duration_s", 0 <= stage.duration_s <= _MAX_SECONDS, "seconds, 0 to 90 days")
             check("shadow.agreement", 0.5 <= stage.agreement < 1, "0.5 or more, below 1")
-            samples = isinstance(stage.min_samples, int) and 1 <= stage.min_samples <= 10**9
-            check("shadow.min_samples", samples, "a whole number, 1 or more")
+            check("shadow.min_samples", 1 <= stage.min_samples <= 10**9, "a whole number, 1 or more")
         return found
 
 
-def _step(body: Mapping[str, Any]) -> Step:
-    return Step(float(body["weight"]), float(body["soak_s"]), bool(body.get("gate", False)))
+def _read(kind: type, body: object, where: str, problems: list[Violation]) -> dict[str, Any]:
+    """Returns what `body` gives the fields of `kind`, each of its own type; notes what it cannot read."""
+    if not isinstance(body, Mapping):
+        problems.append(Violation(where or "plan", f"expected a table of {', '.join(f.name for f in fields(kind))}"))
+        return {}
+    known = {f.name: f for f in fields(kind)}
+    found: dict[str, Any] = {}
+    for key, value in body.items():
+        name = f"{where}.{key}" if where else str(key)
+        if key not in known:
+            problems.append(Violation(name, f"unknown; there are {', '.join(sorted(known))}"))
+        else:
+            found[key] = _value(known[key].type, value, name, problems)
+    for name, spec in known.items():
+        if spec.default is MISSING and name not in found:
+            problems.append(Violation(f"{where}.{name}", "missing"))
+    return found
+
+
+def _value(kind: object, value: object, name: str, problems: list[Violation]) -> Any:
+    """Returns one value in the type that its field has; whole numbers are numbers too, so that digests agree."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if value is None and kind in (float | None, ShadowStage | None):
+        return None
+    if kind == ShadowStage | None:
+        return _made(ShadowStage, value, name, problems)
+    if kind == tuple[Step, ...] and isinstance(value, list | tuple):
+        return tuple(_made(Step, one, f"{name}[{index}]", problems) for index, one in enumerate(value))
+    if kind == tuple[str, ...] and isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
+        return tuple(value)
+    if kind in (float, float | None) and isinstance(value, int | float) and number:
+        return float(value)
+    if (kind is int and number and isinstance(value, int)) or (kind in (bool, str) and type(value) is kind):
+        return value
+    expected: dict[object, str] = {
+        int: "a whole number",
+        bool: "true or false",
+        str: "a word",
+        tuple[str, ...]: "a list of words",
+    }
+    steps = "a list of tables of weight, soak_s and gate"
+    wanted = steps if kind == tuple[Step, ...] else expected.get(kind, "a number")
+    problems.append(Violation(name, f"expected {wanted}, got {value!r:.64}"))
+    return value
+
+
+def _made(kind: type[M], body: object, name: str, problems: list[Violation]) -> M | None:
+    before = len(problems)
+    given = _read(kind, body, name, problems)
+    return kind(**given) if len(problems) == before else None
