@@ -7,19 +7,17 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
-import numpy as np
 import pytest
 
 import onnx_models
+from rollout_wire import Lookups, replayed, settled
 from turnout.config import Settings
 from turnout.rollout.attempt import Rollout
-from turnout.rollout.evidence import DISAGREEMENT, Count, Evidence, Tick
-from turnout.rollout.plan import Plan
 from turnout.routing.policy import PolicyState
 from turnout.state.events import EventKind
 from turnout.state.rollouts import RolloutRecord
@@ -27,7 +25,6 @@ from turnout.state.store import StateStore
 from turnout_proto.v1 import rollout_pb2 as pb
 from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
 from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
-from wire import request
 
 sys.path.insert(0, str(Path(__file__).parent))
 from processes import ServerProcess, serving
@@ -100,16 +97,13 @@ class Load:
     Attributes:
         versions: Who answered.
         codes: Of the calls that failed.
-        bad: Requests are such that the candidate raises on some.
+        make: Makes their requests.
     """
 
     def __init__(self) -> None:
         self.versions: Counter[str] = Counter()
         self.codes: Counter[str] = Counter()
-        self.bad = False
-
-    def request(self, number: int):
-        return request("m", index=np.array([1000 if self.bad and number % 3 == 0 else number % 300]))
+        self.make = Lookups()
 
 
 @asynccontextmanager
@@ -124,7 +118,7 @@ async def load_on(address: str, count: int = 4) -> AsyncIterator[Load]:
             while not over.is_set():
                 number += 1
                 try:
-                    answer = await stub.Predict(load.request(number), timeout=30)
+                    answer = await stub.Predict(load.make(number), timeout=30)
                     load.versions[answer.route.version] += 1
                 except grpc.aio.AioRpcError as error:
                     load.codes[error.code().name] += 1
@@ -136,25 +130,6 @@ async def load_on(address: str, count: int = 4) -> AsyncIterator[Load]:
         finally:
             over.set()
             await asyncio.gather(*clients)
-
-
-async def wait_for(what: Callable[[], object], why: Callable[[], object], limit: float = 90.0) -> None:
-    """Waits until `what` is so; a failure tells `why`."""
-    deadline = time.monotonic() + limit
-    while not what():
-        assert time.monotonic() < deadline, why()
-        await asyncio.sleep(0.02)
-
-
-def replayed(plan: Plan, ticks) -> Evidence:
-    """Returns the evidence that the recorded ticks come to."""
-    evidence = Evidence.start(plan.evidence_metrics, plan.max_duration_s)
-    for _, _, body in ticks:
-        if "shadow" in body:
-            evidence = evidence.taken(Tick(0.0, {DISAGREEMENT: Count(*body["shadow"])}, {}, 1))
-        else:
-            evidence = evidence.taken(Tick.from_json(body))
-    return evidence
 
 
 class House:
@@ -197,19 +172,20 @@ class House:
     def check_evidence(self) -> None:
         """The evidence is what the recorded ticks come to, to the very number."""
         rollout = self.rollout
-        assert replayed(rollout.plan, self.store.rollout_ticks("m", rollout.attempt)) == rollout.evidence
+        assert (
+            replayed(rollout.plan, [body for *_, body in self.store.rollout_ticks("m", rollout.attempt)])
+            == rollout.evidence
+        )
 
     async def check_taken(self) -> None:
         """The server took up what the killed one had recorded, and nothing else."""
         taken = self.marks / "taken.json"
-        await wait_for(taken.exists, lambda: "nobody took the rollout up")
+        await settled(taken.exists, lambda: "nobody took the rollout up")
         assert self.killed is not None
         assert Rollout.from_json(json.loads(taken.read_text())) == self.killed
 
     async def kill_when_held(self, server: ServerProcess, state: str) -> None:
-        await wait_for(
-            (self.marks / "held").exists, lambda: (state, self.kinds(), self.rollout, server.log.read_text())
-        )
+        await settled((self.marks / "held").exists, lambda: (state, self.kinds(), self.rollout, server.log.read_text()))
         server.send(signal.SIGKILL)
         server.wait()
         self.killed = self.rollout
@@ -268,7 +244,7 @@ async def test_a_good_candidate_goes_through_every_step_once_whichever_state_its
                 await house.kill_when_held(server, place)
         with house.serving() as server:
             await house.check_taken()
-            await wait_for(lambda: house.record.final, lambda: (house.rollout, server.log.read_text()))
+            await settled(lambda: house.record.final, lambda: (house.rollout, server.log.read_text()))
     assert house.kinds() == [
         "start", "validating", "shadowing", *("ramping", "soaking", "deciding") * 2, "promoting", "watching",
         "succeeded",
@@ -285,7 +261,7 @@ async def test_a_pause_and_a_rollback_outlive_the_servers_that_are_killed_in_the
     async with load_on(house.address) as load:
         with house.serving("paused:recorded") as server:
             await start(server)
-            await wait_for(lambda: house.rollout.state == "soaking", lambda: (house.kinds(), server.log.read_text()))
+            await settled(lambda: house.rollout.state == "soaking", lambda: (house.kinds(), server.log.read_text()))
             pausing = asyncio.create_task(command(server, pb.ROLLOUT_COMMAND_PAUSE))
             await house.kill_when_held(server, "paused")
             with pytest.raises(grpc.aio.AioRpcError):
@@ -295,13 +271,13 @@ async def test_a_pause_and_a_rollback_outlive_the_servers_that_are_killed_in_the
         for place in ("aborting:recorded", "aborting:applied"):
             with house.serving(place) as server:
                 await house.check_taken()
-                await wait_for(lambda: load.versions["1.1.0"], lambda: load.versions)
-                load.bad = True  # a verdict is looked for while it is paused
+                await settled(lambda: load.versions["1.1.0"], lambda: load.versions)
+                load.make.bad = True  # a verdict is looked for while it is paused
                 await house.kill_when_held(server, place)
         assert (house.killed.step, house.killed.step_s) == (paused.step, paused.step_s), "a pause is no progress"
         with house.serving() as server:
             await house.check_taken()
-            await wait_for(lambda: house.record.final, lambda: (house.rollout, server.log.read_text()))
+            await settled(lambda: house.record.final, lambda: (house.rollout, server.log.read_text()))
     assert house.rollout.state == "rolled_back"
     kinds = house.kinds()
     assert kinds[kinds.index("pause") :] == ["pause", "verdict", "aborting", "rolled_back"]
@@ -318,14 +294,14 @@ async def test_a_rollback_after_promotion_withdraws_the_release_although_its_ser
         with house.serving("watching:applied") as server:
             await start(server, watch_s=300.0)
             await house.kill_when_held(server, "watching")
-        load.bad = True
+        load.make.bad = True
         with house.serving("aborting:withdrawing") as server:
             await house.kill_when_held(server, "aborting")
         assert house.standings() == {"1.0.0": "released", "1.1.0": "released"}
         assert str(house.policy().policy.baseline) == "1.0.0"
         with house.serving() as server:
             await house.check_taken()
-            await wait_for(lambda: house.record.final, lambda: (house.rollout, server.log.read_text()))
+            await settled(lambda: house.record.final, lambda: (house.rollout, server.log.read_text()))
     assert house.rollout.state == "rolled_back"
     assert house.standings() == {"1.0.0": "released"}
     house.check_evidence()
@@ -337,16 +313,16 @@ async def test_one_of_two_servers_drives_and_the_other_takes_over_when_it_is_kil
         drivers = {house.record.driver}
         with serving(house.models, TURNOUT_ROLLOUT__TICK_S=str(TICK_SECONDS)) as second:
             number = house.record.number
-            await wait_for(lambda: house.record.number > number + 10, lambda: house.rollout)
+            await settled(lambda: house.record.number > number + 10, lambda: house.rollout)
             drivers.add(house.record.driver)
             assert len(drivers) == 1, "who has the lease drives on"
             first.send(signal.SIGKILL)
             first.wait()
             last, killed = house.record, house.rollout
-            await wait_for(lambda: house.record.driver != last.driver, lambda: second.log.read_text())
+            await settled(lambda: house.record.driver != last.driver, lambda: second.log.read_text())
             taken = house.record
             assert (taken.changed - last.driven_until).total_seconds() >= 0, "never before the lease is over"
             assert Rollout.from_json(taken.document).step == killed.step
             await command(second, pb.ROLLOUT_COMMAND_ABORT)
-            await wait_for(lambda: house.record.final, lambda: house.rollout)
+            await settled(lambda: house.record.final, lambda: house.rollout)
     assert house.kinds()[-3:] == ["abort", "aborting", "rolled_back"]
