@@ -3,19 +3,25 @@
 import asyncio
 import itertools
 import json
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+import numpy as np
 
 from routing_wire import control_of
 from turnout.app import Running
+from turnout.rollout.evidence import DISAGREEMENT, Count, Evidence, Tick
+from turnout.rollout.plan import Plan
+from turnout.routing.policy import UNITS
 from turnout_proto.v1 import prediction_pb2 as v1
 from turnout_proto.v1 import rollout_pb2 as pb
 from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
+from wire import request
 
 QUICK: Mapping[str, Any] = {
     "steps": [{"weight": 0.25, "soak_s": 0.6}, {"weight": 0.5, "soak_s": 0.6}],
@@ -128,3 +134,59 @@ def in_state(*states: str) -> Callable[[pb.Rollout], bool]:
 
 
 FINAL = ("succeeded", "rolled_back", "superseded", "failed")
+
+
+CAREFREE: Mapping[str, Any] = QUICK | {"metrics": ["errors"], "min_requests": 5}
+"""A plan that no busy machine can disturb: it looks at errors alone."""
+
+LONG: Mapping[str, Any] = CAREFREE | {"steps": [{"weight": 0.25, "soak_s": 600.0}, {"weight": 0.5, "soak_s": 600.0}]}
+"""One that stays in its first step."""
+
+WATCHED: Mapping[str, Any] = CAREFREE | {"steps": [{"weight": 0.5, "soak_s": 0.2}], "watch_s": 600.0}
+"""One that is promoted at once and watched for long."""
+
+
+@dataclass
+class Lookups:
+    """Requests for `onnx_models.look_up`: it raises on every third of them once they are `bad`, its safe twin never."""
+
+    bad: bool = False
+
+    def __call__(self, number: int) -> v1.PredictRequest:
+        return request("m", index=np.array([1000 if self.bad and number % 3 == 0 else number % 300]))
+
+
+async def settled(what: Callable[[], object], why: Callable[[], object] = str, limit: float = 60.0) -> None:
+    """Waits until `what` is so; a failure tells `why`."""
+    deadline = time.monotonic() + limit
+    while not what():
+        assert time.monotonic() < deadline, why()
+        await asyncio.sleep(0.02)
+
+
+def replayed(plan: Plan, ticks: Iterable[Mapping[str, Any]]) -> Evidence:
+    """Returns the evidence that recorded ticks come to."""
+    evidence = Evidence.start(plan.evidence_metrics, plan.max_duration_s)
+    for body in ticks:
+        shadow = body.get("shadow")
+        tick = Tick(0.0, {DISAGREEMENT: Count(*shadow)}, {}, 1) if shadow else Tick.from_json(body)
+        evidence = evidence.taken(tick)
+    return evidence
+
+
+async def check_evidence(server: Running) -> None:
+    """The evidence is what the recorded ticks come to, to the very number."""
+    async with control_of(server) as control:
+        told = await control.GetRolloutTicks(pb.GetRolloutTicksRequest(model="m"))
+    evidence = replayed(Plan.from_json(json.loads(told.rollout.plan_json)), map(json.loads, told.ticks_json))
+    assert evidence.combined == told.rollout.e_value
+    assert {m.name: evidence.fit(m.name) for m in evidence.metrics} == {
+        m.name: m.fit_value for m in told.rollout.metrics
+    }
+
+
+def weight_of(server: Running) -> float:
+    """The share that the first canary has in force."""
+    applied = server.services.policies.current.get("m")
+    policy = applied.state.policy if applied else None
+    return policy.canaries[0].weight / UNITS if policy is not None and policy.canaries else 0.0

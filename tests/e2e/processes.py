@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,11 +39,18 @@ class ServerProcess:
 
 
 @contextmanager
-def serving(models: Path, *, control: str = "127.0.0.1:0", **environment: str) -> Iterator[ServerProcess]:
-    """Starts `turnout serve`; it is killed at the end if it still runs."""
+def serving(
+    models: Path,
+    *,
+    program: Sequence[str] = TURNOUT,
+    grpc: str = "127.0.0.1:0",
+    control: str = "127.0.0.1:0",
+    **environment: str,
+) -> Iterator[ServerProcess]:
+    """Starts `turnout serve`, or what `program` has in the place of `turnout`; it is killed at the end."""
     log = models.parent / f"server-{time.monotonic_ns()}.log"
-    command = [*TURNOUT, "serve", "--models", str(models), "--json"]
-    command += ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--control", control]
+    command = [*program, "serve", "--models", str(models), "--json"]
+    command += ["--grpc", grpc, "--http", "127.0.0.1:0", "--control", control]
     with log.open("wb") as stderr:
         process = subprocess.Popen(command, stderr=stderr, env=os.environ | environment)
     try:

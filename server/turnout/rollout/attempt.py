@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from semver import Version
 
-from turnout.errors import ChangeRefused
+from turnout.errors import ChangeRefused, InvalidRequest
 from turnout.rollout.evidence import Evidence
 from turnout.rollout.plan import Plan
 
@@ -170,8 +170,13 @@ class Rollout:
         if self.state in STEPPING:
             return self.plan.steps[self.step].weight if self.weight is None else self.weight
         if self.state in PROMOTED:
-            return 1.0 if self.finishing or self.state is _S.SUCCEEDED else 1.0 - self.plan.holdback
+            return 1.0 if self.state is _S.SUCCEEDED else 1.0 - self.holdback
         return 0.0
+
+    @property
+    def holdback(self) -> float:
+        """The share that the version before keeps once the candidate is the baseline; none where nobody watches."""
+        return 0.0 if self.finishing or self.plan.watch_s == 0 else self.plan.holdback
 
     @property
     def alpha(self) -> float:
@@ -225,7 +230,7 @@ class Rollout:
                 int(body["policy_epoch"]), body["routed"], bool(body["was_released"]), bool(body["released"]),
                 bool(body["finishing"]), int(body["rivals"]), RolloutState(body["end"]), body["actor"], body["reason"],
             )  # fmt: skip
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, InvalidRequest) as error:
             raise ValueError(f"not a rollout: {type(error).__name__} {error}") from error
 
 

@@ -21,8 +21,8 @@ from turnout.errors import ChangeRefused, Conflict, NotFound, TurnoutError, Unav
 from turnout.registry.compat import refusals
 from turnout.registry.standing import Standing
 from turnout.rollout import machine, overrides
-from turnout.rollout.attempt import Entry, Moved, Rollout, RolloutState
-from turnout.rollout.driven import Driven, Observer, actor_of, routed_text
+from turnout.rollout.attempt import Entry, Moved, Rollout, RolloutState, moved
+from turnout.rollout.driven import Driven, Observer, actor_of, by_rollout, routed_text, stranger
 from turnout.rollout.log import RolloutLog, recorded
 from turnout.rollout.plan import Plan
 from turnout.rollout.wishes import wished
@@ -35,6 +35,10 @@ from turnout.state.rollouts import Note, RolloutRecord, RolloutWrite
 from turnout.state.store import StateStore
 
 _LEASE_TICKS = 4
+
+_MOST_RUNNING = 10_000
+
+_REASON_BYTES = 1000
 
 Tell = Callable[[str, Rollout, Entry], None]
 """Told of everything that happens to a rollout, with the model's name; quick, and raises nothing."""
@@ -93,6 +97,7 @@ class Rollouts:
         self._driver = uuid.uuid4().hex
         self._driven: dict[Key, Driven] = {}
         self._foreign: dict[Key, Rollout] = {}
+        self._seen: dict[Key, tuple[int, float]] = {}
         self._lock = asyncio.Lock()
         self._ticked = asyncio.Condition()
         self.last_tick = time.monotonic()
@@ -130,12 +135,16 @@ class Rollouts:
         """Looks at every rollout once."""
         async with self._lock:
             try:
-                await self._take_in(await asyncio.to_thread(self._store.rollouts, None, running=True))
+                await self._take_in()
             except Unavailable as error:
                 self._log.warning("rollouts go on from memory", reason=error.message)
             for key, driven in sorted(self._driven.items()):
-                if self._goes(key):
+                if not self._goes(key):
+                    continue
+                try:
                     await self._look(driven)
+                except TurnoutError as error:  # the others' verdicts must not wait for this one
+                    self._log.error("a rollout could not be looked at", model=key[0], reason=error.message)
         self.last_tick = time.monotonic()
         await self._announce()
 
@@ -182,6 +191,7 @@ class Rollouts:
         async with self._lock:
             previous = self.observer.baseline(model)
             assert previous is not None
+            await self._take_in(mine=model if plan.on_newer == "replace" else None)
             records = await asyncio.to_thread(self._store.rollouts, model)
             for record in records:
                 if not record.final:
@@ -227,20 +237,13 @@ class Rollouts:
             Unavailable: The state store does not answer.
         """
         async with self._lock:
-            await self._take_in(await asyncio.to_thread(self._store.rollouts, None, running=True), mine=True)
+            await self._take_in(mine=model)
             driven = self._named(model, attempt)
             before = driven.rollout
             _refuse_stale(before, expected_epoch)
-            driven.rollout, entries = decide(self._routed(before) if resume else before)
-            driven.entries += entries
-            driven.refused = ""
-            try:
-                await self._save(driven, strict=True)
-            except TurnoutError:
-                driven.rollout, driven.saved = before, True
-                driven.entries.clear()
-                raise
-            await self._apply(driven)
+            after, entries = decide(self._routed(before) if resume else before)
+            self._refuse_other_baseline(before, after)
+            await self._decided(driven, after, entries)
         await self._announce()
         return driven.rollout
 
@@ -286,7 +289,9 @@ class Rollouts:
             for rollout in running:
                 end = functools.partial(overrides.abort, why=why, kind="rollback", actor=actor)
                 await self.command(model, end, None, attempt=rollout.attempt)
-            return self._policies.current[model]
+            if model in self._policies.current:
+                return self._policies.current[model]
+            to = running[0].previous  # none of them had begun, and nothing was ever put in force
         if to is None:
             present = self.observer.baseline(model)
             states = [state for _, state in await self._traffic.history(model, 1000)]
@@ -295,6 +300,36 @@ class Rollouts:
         if to is None:
             raise ChangeRefused(f"no other version was the baseline of {model} before: say which with --to")
         return await self._traffic.put(model, Policy(to), Change(actor, why, expected_epoch))
+
+    async def _decided(self, driven: Driven, after: Rollout, entries: Sequence[Entry]) -> None:
+        """Records what somebody decided on a rollout, and puts it in force; where it cannot be recorded, it is void."""
+        before, saved, told = driven.rollout, driven.saved, list(driven.entries)
+        driven.rollout = after
+        driven.entries += entries
+        try:
+            await self._save(driven, strict=True)
+        except TurnoutError:
+            driven.rollout, driven.saved, driven.entries = before, saved, told
+            raise
+        driven.refused = ""
+        await self._apply(driven)
+
+    def _refuse_other_baseline(self, before: Rollout, after: Rollout) -> None:
+        """Refuses to let a rollout go on where somebody has made another version the baseline meanwhile.
+
+        To go on would undo that silently, and compare with a version that has no traffic.
+        """
+        applied, _ = self.observer.applied(before.model)
+        was_stopped = any(p.kind == "traffic" for p in before.pauses) or stranger(before, applied)
+        is_stopped = any(p.kind == "traffic" for p in after.pauses)
+        if not was_stopped or is_stopped or after.state.final or after.state is RolloutState.ABORTING:
+            return
+        baseline = self.observer.baseline(before.model)
+        if baseline not in ((before.candidate, before.previous) if before.promoted else (before.previous,)):
+            raise ChangeRefused(
+                f"{baseline or 'nothing'} is the baseline of {before.model} by now, and this rollout compares with "
+                f"{before.previous}: abort it and begin anew"
+            )
 
     def _named(self, model: str, attempt: int) -> Driven:
         keys = [key for key in sorted(self._driven) if key[0] == model and attempt in (0, key[1])]
@@ -308,8 +343,9 @@ class Rollouts:
 
     def _goes(self, key: Key) -> bool:
         """Tells whether a rollout may go on: one that is queued waits for those that came before it."""
-        mine = self._driven.get(key)
-        if mine is not None and mine.rollout.plan.on_newer == "beside":
+        driven = self._driven.get(key)
+        rollout = driven.rollout if driven is not None else self._foreign.get(key)
+        if rollout is not None and rollout.plan.on_newer == "beside":
             return True
         others = (*self._driven, *self._foreign)
         return not any(model == key[0] and attempt < key[1] for model, attempt in others)
@@ -327,10 +363,8 @@ class Rollouts:
             )
         if plan.on_newer == "replace" and (driven := self._driven.get((record.model, record.attempt))) is not None:
             why = f"{candidate} is rolled out in its place"
-            driven.rollout, entries = overrides.abort(driven.rollout, why, RolloutState.SUPERSEDED, kind="superseded")
-            driven.entries += entries
-            await self._save(driven, strict=True)
-            await self._apply(driven)
+            after, entries = overrides.abort(driven.rollout, why, RolloutState.SUPERSEDED, kind="superseded")
+            await self._decided(driven, after, entries)
 
     def _routed(self, rollout: Rollout) -> Rollout:
         """Returns the rollout that takes the traffic of now for granted."""
@@ -338,19 +372,24 @@ class Rollouts:
         epoch = applied.epoch if applied is not None else 0
         return replace(rollout, policy_epoch=epoch, routed=routed_text(policy))
 
-    async def _take_in(self, records: Sequence[RolloutRecord], *, mine: bool = False) -> None:
+    async def _take_in(self, *, mine: str | None = None) -> None:
         """Notes what the state store holds; takes up what nobody drives.
 
         Args:
-            records: The rollouts that run.
-            mine: Take them up whoever drives them; who did finds out at its next write.
+            mine: Take up this model's whoever drives them; who did finds out at its next write.
+
+        Raises:
+            Unavailable: The state store does not answer.
         """
+        records = await asyncio.to_thread(self._store.rollouts, None, running=True, limit=_MOST_RUNNING)
         self._foreign = {}
         present = {(record.model, record.attempt) for record in records}
+        self._seen = {key: seen for key, seen in self._seen.items() if key in present}
         for key in [k for k in self._driven if k not in present and self._driven[k].saved]:
             self._driven.pop(key).counters.detach()
         for record in records:
             key = (record.model, record.attempt)
+            lapsed = self._lapsed(key, record)
             driven = self._driven.get(key)
             if driven is not None and (driven.number == record.number or not driven.saved):
                 continue
@@ -362,18 +401,38 @@ class Rollouts:
             if driven is not None:
                 driven.counters.detach()
                 del self._driven[key]
-            if record.driver == self._driver or mine or time.time() >= record.driven_until.timestamp():
+            if record.driver == self._driver or mine == record.model or lapsed:
                 self._driven[key] = self.observer.driven(rollout, record.number)
                 self._log.info("rollout taken up", model=record.model, attempt=record.attempt, state=record.state)
             else:
                 self._foreign[key] = rollout
         self._wake()
 
+    def _lapsed(self, key: Key, record: RolloutRecord) -> bool:
+        """Tells whether nobody drives a rollout any more.
+
+        Its lease is over by the clock on the wall; or, since such clocks jump and differ, nothing was written for as
+        long as a lease lasts by this server's own.
+        """
+        now = time.monotonic()
+        number, since = self._seen.get(key, (0, now))
+        if number != record.number:
+            since = now
+        self._seen[key] = (record.number, since)
+        lease = (record.driven_until - record.changed).total_seconds()
+        return time.time() >= record.driven_until.timestamp() or now - since >= lease
+
     async def _look(self, driven: Driven) -> None:
         rollout = driven.rollout
+        if by_rollout(self.observer.applied(rollout.model)[0]):
+            # What a rival brought is no stranger's, whoever freezes it afterwards.
+            rollout = driven.rollout = self._routed(rollout)
         baseline = self.observer.baseline(rollout.model)
         if rollout.state is RolloutState.PENDING and baseline is not None:
-            rollout = driven.rollout = replace(self._routed(rollout), previous=baseline)
+            rollout = self._routed(rollout)
+            if baseline != rollout.previous:
+                rollout = moved(rollout, previous=baseline)
+            driven.rollout = rollout
             if baseline == rollout.candidate:
                 why = "it is the baseline already"
                 driven.rollout, entries = overrides.abort(rollout, why, RolloutState.SUPERSEDED, kind="superseded")
@@ -398,7 +457,7 @@ class Rollouts:
             _LEASE_TICKS * self._tick_seconds, notes, list(driven.ticks),
         )  # fmt: skip
         by = next((e.actor for e in driven.entries if e.actor), actor_of(rollout))
-        why = driven.entries[0].text[:300] if driven.entries else ""
+        why = driven.entries[0].text.encode()[:_REASON_BYTES].decode(errors="ignore") if driven.entries else ""
         try:
             record = await asyncio.to_thread(self._store.put_rollout, rollout.model, wanted, actor=by, reason=why)
         except Unavailable as error:
@@ -426,34 +485,50 @@ class Rollouts:
         """Puts in force what the recorded state wishes."""
         rollout = driven.rollout
         aborting = rollout.state is RolloutState.ABORTING
+        applied, policy = self.observer.applied(rollout.model)
+        wish = wished(rollout, policy)
         if not driven.saved:
             if aborting:
-                self._policies.divert(rollout.model, rollout.previous)  # the verdict holds, recorded or not
+                self._divert(rollout, wish)  # the verdict holds, recorded or not
             return
         if rollout.state.final:
             driven.counters.detach()
             self._driven.pop((rollout.model, rollout.attempt), None)
+            self._undivert(rollout.model)
             return
-        applied, policy = self.observer.applied(rollout.model)
-        wish = wished(rollout, policy)
-        if not aborting and (rollout.pauses or wish is None or wish == policy or not self._ready(rollout)):
-            self._policies.undivert(rollout.model)
+        frozen = applied is not None and applied.state.frozen
+        if not aborting and (rollout.pauses or frozen or wish is None or wish == policy or not self._ready(rollout)):
+            self._undivert(rollout.model)
             return
         try:
             if wish is not None and wish != policy:
                 await self._put(driven, wish, applied)
             if aborting and rollout.released:
                 await self._declare(rollout, released=False)
-        except (Conflict, Unavailable) as error:
-            self._log.warning("a rollout tries again", model=rollout.model, reason=error.message)
+        except (Conflict, Unavailable, OSError) as error:
+            self._log.warning("a rollout tries again", model=rollout.model, reason=str(error))
             if aborting:
-                self._policies.divert(rollout.model, rollout.previous)
+                self._divert(rollout, wish)
             return
         except TurnoutError as error:
+            self._log.warning("a rollout's traffic was refused", model=rollout.model, reason=error.message)
             driven.refused = error.message
+            if aborting:
+                self._divert(rollout, wish)
             return
         driven.refused = ""
-        self._policies.undivert(rollout.model)
+        if not aborting:
+            self._undivert(rollout.model)
+
+    def _divert(self, rollout: Rollout, wish: Policy | None) -> None:
+        """Has what a rollback wishes for hold in memory, where it cannot be recorded now."""
+        self._policies.divert(rollout.model, rollout.previous if wish is None else wish.baseline)
+
+    def _undivert(self, model: str) -> None:
+        """Has the policy hold again, unless a rollback of the model is still to be recorded."""
+        running = (d.rollout for (name, _), d in self._driven.items() if name == model)
+        if not any(rollout.state is RolloutState.ABORTING for rollout in running):
+            self._policies.undivert(model)
 
     async def _put(self, driven: Driven, wish: Policy, applied: AppliedPolicy | None) -> None:
         rollout = driven.rollout

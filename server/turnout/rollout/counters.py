@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from turnout.rollout.evidence import ERRORS, Count, Tick
 from turnout.serving.arms import ArmMeter, Arms, Cell, Fits, Rules, attach, detach
 
+_UNTIMED_SECONDS = 10.0
+"""How long a tick's last requests are waited for where no threshold says it: an error may take its time to come."""
+
 Place = tuple[Arms, str]
 """Where an arm's requests come by: whose, and in which part."""
 
@@ -36,14 +39,21 @@ class _Pair:
 class Counters:
     """Counts for one rollout. Used on the event loop only."""
 
-    def __init__(self, rules: Rules, fits: Fits | None) -> None:
+    def __init__(self, rules: Rules) -> None:
         self._names: tuple[str, ...] = ()
-        self._canary, self._baseline = ArmMeter(rules, fits), ArmMeter(rules)
+        self._canary, self._baseline = ArmMeter(rules), ArmMeter(rules)
         self._places: tuple[Place, Place] | None = None
         self._open: list[_Pair] = []
 
-    def attach(self, canary: Place, baseline: Place) -> None:
-        """Counts what comes by these two places from now on; where it was counted before, it is so no more."""
+    def attach(self, canary: Place, baseline: Place, fits: Fits | None = None) -> None:
+        """Counts what comes by these two places from now on; where it was counted before, it is so no more.
+
+        Args:
+            canary: Where the canary's requests come by.
+            baseline: Where the baseline's do.
+            fits: The baseline's check of a request: what only the canary refuses is the canary's fault.
+        """
+        self._canary.fits = fits
         if self._places is not None and all(
             old[0] is new[0] and old[1] == new[1] for old, new in zip(self._places, (canary, baseline), strict=True)
         ):
@@ -88,7 +98,7 @@ class Counters:
 def _over(pair: _Pair, now: float) -> bool:
     if pair.canary.admitted == pair.canary.settled and pair.baseline.admitted == pair.baseline.settled:
         return True
-    return now - pair.ended > max((*pair.canary.thresholds, *pair.baseline.thresholds), default=0.0)
+    return now - pair.ended > max((*pair.canary.thresholds, *pair.baseline.thresholds), default=_UNTIMED_SECONDS)
 
 
 def _counts(cell: Cell, names: tuple[str, ...]) -> dict[str, Count]:

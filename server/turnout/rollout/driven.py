@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from semver import Version
 
+from turnout.registry.standing import Standing
 from turnout.rollout.attempt import Entry, Rollout, RolloutState
 from turnout.rollout.counters import Counted, Counters, Place
 from turnout.rollout.evidence import SLO, STALLED, Count
@@ -82,9 +83,7 @@ class Observer:
 
     def driven(self, rollout: Rollout, number: int) -> Driven:
         """Returns a rollout that is driven from now on."""
-        previous = self.entry(rollout.model, rollout.previous)
-        fits = previous.handle.check if previous is not None and previous.handle is not None else None
-        return Driven(rollout, number, Counters(_rules(rollout), fits), time.monotonic())
+        return Driven(rollout, number, Counters(_rules(rollout)), time.monotonic())
 
     def facts(self, driven: Driven, rivals: int) -> tuple[Facts, Sequence[Counted]]:
         """Returns what is so now, and begins the next tick's counts.
@@ -110,11 +109,11 @@ class Observer:
             shadow=self._shadowed(driven),
             ready=all(entry is not None and entry.state is LifecycleState.READY for entry in (candidate, previous)),
             trouble=_trouble(candidate),
-            in_force=wish is None or wish == policy,
+            in_force=(wish is None or wish == policy) and not _still_released(rollout, candidate),
             frozen=applied is not None and applied.state.frozen,
             rivals=rivals,
             overtaken=_overtaken(rollout, applied),
-            other=_stranger(rollout, applied),
+            other=stranger(rollout, applied),
             refused=driven.refused,
             thresholds=thresholds,
             samples=samples,
@@ -153,7 +152,7 @@ class Observer:
             places: tuple[Place, Place] = (new.arms, plain), (old.arms, str(Role.CANARY))
         else:
             places = (new.arms, str(Role.CANARY)), (old.arms, plain)
-        driven.counters.attach(*places)
+        driven.counters.attach(*places, old.check)
 
     def _shadowed(self, driven: Driven) -> Count:
         """Returns the copies that were compared since the last look, and those that disagreed or failed."""
@@ -218,18 +217,30 @@ def _trouble(candidate: VersionEntry | None) -> str:
     return ""
 
 
+def _still_released(rollout: Rollout, candidate: VersionEntry | None) -> bool:
+    """Tells whether a candidate that is taken back still has the release that the rollout gave it."""
+    if rollout.state is not RolloutState.ABORTING or not rollout.released or candidate is None:
+        return False
+    return candidate.standing is Standing.RELEASED
+
+
 def _overtaken(rollout: Rollout, applied: AppliedPolicy | None) -> Version | None:
     """Returns the baseline that another rollout brought since this one began."""
     policy = applied.state.policy if applied is not None else None
     if applied is None or policy is None or policy.baseline in (rollout.previous, rollout.candidate):
         return None
-    return policy.baseline if applied.actor.startswith(_ACTOR) and applied.actor != actor_of(rollout) else None
+    return policy.baseline if by_rollout(applied) and applied.actor != actor_of(rollout) else None
 
 
-def _stranger(rollout: Rollout, applied: AppliedPolicy | None) -> str:
+def by_rollout(applied: AppliedPolicy | None) -> bool:
+    """Tells whether a rollout, and nobody else, put the policy in force."""
+    return applied is not None and applied.actor.startswith(_ACTOR)
+
+
+def stranger(rollout: Rollout, applied: AppliedPolicy | None) -> str:
     """Returns who else set the policy in force since the rollout did; "" where nobody did."""
     policy = applied.state.policy if applied is not None else None
-    if applied is None or routed_text(policy) == rollout.routed or applied.actor.startswith(_ACTOR):
+    if applied is None or routed_text(policy) == rollout.routed or by_rollout(applied):
         return ""
     return f"epoch {applied.epoch}, by {applied.actor or 'nobody named'}: {applied.reason or applied.action}"
 

@@ -70,9 +70,11 @@ def advance(rollout: Rollout, facts: Facts) -> Moved:
         why = f"another rollout made {facts.overtaken} the baseline, and {rollout.previous} is no measure any more"
         return abort(rollout, why, _S.SUPERSEDED, kind="superseded")
     if facts.other:
-        return pause(rollout, Pause("traffic", f"somebody else changed the traffic: {facts.other}"))
+        return _stopped(rollout, facts, Pause("traffic", f"somebody else changed the traffic: {facts.other}"))
     if rollout.pauses or facts.frozen or not facts.ready:
         return _idle(rollout, facts)
+    if facts.refused:
+        return _stopped(rollout, facts, Pause("refused", f"the traffic cannot be changed: {facts.refused}"))
     rollout = replace(
         rollout,
         idle_s=0.0,
@@ -81,11 +83,16 @@ def advance(rollout: Rollout, facts: Facts) -> Moved:
         step_s=rollout.step_s + facts.seconds,
         active_s=rollout.active_s + facts.seconds,
     )
-    if facts.refused:
-        return pause(rollout, Pause("refused", f"the traffic cannot be changed: {facts.refused}"))
     if rollout.active_s > rollout.plan.max_duration_s and rollout.state is not _S.WATCHING:
         return abort(rollout, f"it took longer than its {rollout.plan.max_duration_s:.0f} s")
     return _PROGRESS[rollout.state](rollout, facts)
+
+
+def _stopped(rollout: Rollout, facts: Facts, why: Pause) -> Moved:
+    """Returns the rollout after a tick that brought a reason to stand still, or found it there still."""
+    stopped, told = pause(rollout, why)
+    idle, entries = _idle(stopped, facts)
+    return idle, (*told, *entries)
 
 
 def _idle(rollout: Rollout, facts: Facts) -> Moved:

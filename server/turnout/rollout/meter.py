@@ -134,4 +134,4 @@ class FalseAlarmMeters:
             tuple(sorted(thresholds.values())), patience, _PLAN.warm_requests, _PLAN.key_cap, _PLAN.key_window_s
         )
         evidence = Evidence.start(_PLAN.evidence_metrics, _PLAN.max_duration_s)
-        return _Attempt(entry.version_text, evidence, Counters(rules, None), rules, dict(thresholds))
+        return _Attempt(entry.version_text, evidence, Counters(rules), rules, dict(thresholds))

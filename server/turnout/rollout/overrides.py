@@ -79,14 +79,28 @@ def set_weight(rollout: Rollout, weight: float, actor: str, reason: str) -> Move
 def abort(
     rollout: Rollout, why: str, end: RolloutState = RolloutState.ROLLED_BACK, *, kind: str = "verdict", actor: str = ""
 ) -> Moved:
-    """Returns the rollout taking its candidate back.
+    """Returns the rollout taking its candidate back; one that does so already goes on, for the reason it has.
 
     Raises:
         ChangeRefused: It has ended.
     """
     refuse_final(rollout)
+    if rollout.state is _S.ABORTING:
+        return rollout, ()
+    if rollout.state is _S.PENDING:  # nothing was put in force for it, and there is nothing to wait for
+        ended = moved(rollout, state=end, in_state_s=0.0, pauses=(), verdict=why, end=end)
+        told = Entry(str(end), f"it had not begun: {why}", actor)
+        return ended, (told,) if kind == str(end) else (Entry(kind, why, actor), told)
     after = moved(
-        rollout, state=_S.ABORTING, in_state_s=0.0, pauses=(), verdict=why, end=end, finishing=False, weight=None
+        rollout,
+        state=_S.ABORTING,
+        in_state_s=0.0,
+        pauses=(),
+        held="",
+        verdict=why,
+        end=end,
+        finishing=False,
+        weight=None,
     )
     return after, (Entry(kind, why, actor), Entry(str(_S.ABORTING), f"traffic goes back to {rollout.previous}"))
 

@@ -25,6 +25,10 @@ _WEIGHTS = {ERRORS: 0.4, "p99": 0.2, "p95": 0.2, "p90": 0.2, STALLED: 0.1, SLO: 
 
 _MAX_STEPS = 50
 _MAX_SECONDS = 90 * 86_400.0
+_MAX_SLO_MS = 3_600_000.0
+
+RECENT = 4096
+"""Latencies of a version that are kept to take thresholds from; no plan can ask for more."""
 
 M = TypeVar("M")
 
@@ -200,10 +204,13 @@ class Plan:
         check("metrics", set(self.metrics) <= set(allowed) and len(self.metrics) > 0, f"some of {', '.join(allowed)}")
         check("metrics", len(set(self.metrics)) == len(self.metrics), "each metric once")
         check("slo_ms", SLO not in self.metrics or self.slo_ms is not None, "a number where `slo` is a metric")
-        check("slo_ms", self.slo_ms is None or self.slo_ms > 0, "milliseconds above 0")
-        counts = (self.min_requests, self.warm_requests, self.threshold_samples, self.exposure_requests)
+        objective = self.slo_ms is None or 0 < self.slo_ms <= _MAX_SLO_MS
+        check("slo_ms", objective, "milliseconds above 0, at most an hour")
+        counts = (self.min_requests, self.warm_requests, self.exposure_requests)
         check("min_requests and the like", all(0 <= n <= 10**9 for n in counts), "whole numbers, 0 or more")
-        check("key_cap", self.key_cap >= 1, "1 or more")
+        samples = 0 <= self.threshold_samples <= RECENT
+        check("threshold_samples", samples, f"a whole number, 0 to {RECENT}: older ones are not kept")
+        check("key_cap", 1 <= self.key_cap <= 10**9, "a whole number, 1 or more")
         check("on_insufficient", self.on_insufficient in ON_INSUFFICIENT, " or ".join(ON_INSUFFICIENT))
         check("on_newer", self.on_newer in ON_NEWER, " or ".join(ON_NEWER))
         check("holdback", 0 <= self.holdback <= 0.5, "0 to 0.5")
@@ -212,7 +219,7 @@ class Plan:
             check("shadow.rate", 0 < stage.rate <= 1, "above 0 and at most 1")
             check("shadow.duration_s", 0 <= stage.duration_s <= _MAX_SECONDS, "seconds, 0 to 90 days")
             check("shadow.agreement", 0.5 <= stage.agreement < 1, "0.5 or more, below 1")
-            check("shadow.min_samples", stage.min_samples >= 1, "1 or more")
+            check("shadow.min_samples", 1 <= stage.min_samples <= 10**9, "a whole number, 1 or more")
         return found
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import hmac
+import http.client
 import json
 import urllib.request
 from datetime import UTC, datetime
@@ -51,7 +52,7 @@ class Webhook:
                 try:
                     await asyncio.to_thread(self._post, body)
                     break
-                except (OSError, ValueError) as error:
+                except (OSError, ValueError, http.client.HTTPException) as error:
                     if attempt == _TRIES - 1:
                         self._log.error("a webhook could not be delivered", reason=type(error).__name__, tries=_TRIES)
                     else:

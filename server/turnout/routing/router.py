@@ -18,7 +18,7 @@ from turnout.registry.standing import Standing
 from turnout.routing.applied import AppliedPolicy, Policies
 from turnout.routing.policy import TWIN, Policy, eligible
 from turnout.routing.resolution import VersionIndex, resolve
-from turnout.routing.selector import ByDigest, ByTag, Exact, Selector, parse
+from turnout.routing.selector import ByDigest, ByTag, Exact, InRange, Selector, parse
 from turnout.routing.slots import Owners
 from turnout.routing.split import Split, Turn
 from turnout.serving.catalog import Catalog, CatalogSnapshot, Damaged, ModelEntry, VersionEntry
@@ -164,6 +164,11 @@ class PolicyRouter:
             versions = resolutions.snapshot.model(model).versions
             target = versions.get(self._policies.diverted.get(model, applied.state.policy.baseline))
             if model in self._policies.diverted and target is not None and target.state is LifecycleState.READY:
+                if isinstance(parsed, InRange) and not parsed.range.satisfied_by(target.manifest.version):
+                    raise NotLoaded(
+                        f"{applied.state.policy.baseline} is taken back, and {target.version_text} does not satisfy "
+                        f"{selector}"
+                    )
                 way = Route.to(target, Role.BASELINE, applied.epoch)
             else:
                 baseline = Route.to(entry, Role.BASELINE, applied.epoch, applied.observer)

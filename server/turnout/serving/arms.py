@@ -18,6 +18,9 @@ SERVER_FAULTS = frozenset(
 )
 """Codes that the caller has no part in."""
 
+_ERROR, _SLOW = "error", "slow"
+"""Kinds of bad events. A slow one counts once, whatever it passes, or a key could give several to one metric."""
+
 _MAX_KEYS = 100_000
 
 Fits = Callable[[Mapping[str, Array], Sequence[str]], object]
@@ -71,7 +74,7 @@ class Rules:
         thresholds: Latencies, ascending, seconds.
         patience: A caller whose deadline is shorter than this (the baseline's p50), seconds, has itself to blame.
         warm_requests: First requests of each batch size that latency leaves out.
-        key_cap: Bad events of each kind that one routing key may give in a window. A heuristic, outside the guarantee.
+        key_cap: Errors, and slow answers, that one routing key may give in a window. A heuristic without a guarantee.
         key_window: Its length, seconds.
     """
 
@@ -96,7 +99,7 @@ class ArmMeter:
         self.cell = Cell(rules.thresholds)
         self.fits = fits
         self._warm: defaultdict[int, int] = defaultdict(int)
-        self._by_key: dict[tuple[str, int], int] = {}
+        self._by_key: dict[tuple[str, str], int] = {}
         self._window_ends = 0.0
 
     def roll(self) -> Cell:
@@ -128,8 +131,7 @@ class ArmMeter:
             self._warm[batch] += 1
             cell.untimed += 1
             return
-        passed = bisect_left(cell.thresholds, took)
-        cell.passed[self._capped(key, now, passed) if passed and key else passed] += 1
+        self._passed(cell, key, now, took)
 
     def failed(
         self, cell: Cell, key: str, now: float, took: float, code: str, error: BaseException, request: "Failing"
@@ -150,13 +152,16 @@ class ArmMeter:
             return
         hasty = request.patience is not None and request.patience < self.rules.patience
         given_up = code in ("CANCELLED", "DEADLINE_EXCEEDED")
-        if self._blamed(code, error, request, hasty) and (not key or self._capped(key, now, -1) == -1):
+        if self._blamed(code, error, request, hasty) and self._may(key, now, _ERROR):
             cell.errors += 1
-        passed = bisect_left(cell.thresholds, took)
-        if hasty or (given_up and not passed):
+        if hasty or (given_up and not bisect_left(cell.thresholds, took)):
             cell.untimed += 1  # it says nothing about how long the answer would have taken
         else:
-            cell.passed[passed] += 1
+            self._passed(cell, key, now, took)
+
+    def _passed(self, cell: Cell, key: str, now: float, took: float) -> None:
+        passed = bisect_left(cell.thresholds, took)
+        cell.passed[passed if passed and self._may(key, now, _SLOW) else 0] += 1
 
     def _blamed(self, code: str, error: BaseException, request: "Failing", hasty: bool) -> bool:
         if code == "DEADLINE_EXCEEDED":
@@ -171,14 +176,13 @@ class ArmMeter:
             return True  # the baseline would have taken it
         return False
 
-    def _capped(self, key: str, now: float, passed: int) -> int:
-        """Returns `passed`, or what is left of it where the key has given its share of such events already."""
+    def _may(self, key: str, now: float, kind: str) -> bool:
+        """Tells whether a key may give one more bad event, which counts as given; without a key, always."""
+        if not key:
+            return True
         if now >= self._window_ends or len(self._by_key) > _MAX_KEYS:
             self._by_key.clear()
             self._window_ends = now + self.rules.key_window
-        return passed if self._spend(key, passed) else 0
-
-    def _spend(self, key: str, kind: int) -> bool:
         spent = self._by_key.get((key, kind), 0)
         self._by_key[key, kind] = spent + 1
         return spent < self.rules.key_cap

@@ -1,0 +1,85 @@
+"""Rollouts as values: plans, facts and ways to a state, for tests of the pure machine."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from semver import Version
+
+from turnout.rollout.attempt import Entry, Rollout, RolloutState
+from turnout.rollout.evidence import Count, Tick
+from turnout.rollout.machine import Facts, advance
+from turnout.rollout.overrides import abort
+from turnout.rollout.plan import Plan, ShadowStage, Step
+
+S = RolloutState
+V1, V2, V3 = Version(1), Version(2), Version(3)
+
+PLAN = Plan(
+    steps=(Step(0.25, 10.0), Step(0.5, 10.0)),
+    shadow=ShadowStage(rate=0.5, duration_s=10.0, agreement=0.9, min_samples=20),
+    metrics=("errors",),
+    min_requests=20,
+    step_deadline_s=60.0,
+    validating_s=30.0,
+    max_pause_s=300.0,
+    max_duration_s=3600.0,
+    watch_s=10.0,
+    holdback=0.1,
+)
+"""Each stage lasts two ticks of five seconds."""
+
+RUNNING = tuple(state for state in S if not state.final)
+
+
+def tick(bad: int = 0, requests: int = 100, bad_baseline: int = 0) -> Tick:
+    """Returns five seconds of as many requests of each arm."""
+    return Tick(5.0, {"errors": Count(requests, bad)}, {"errors": Count(requests, bad_baseline)})
+
+
+GOOD = Facts(5.0, ticks=(tick(),), shadow=Count(100, 0))
+"""A tick in which all is well."""
+
+BAD = replace(GOOD, ticks=(tick(60),))
+"""A tick after which the candidate is shown to be worse."""
+
+SILENT = Facts(5.0)
+"""A tick without a request."""
+
+
+def begun(plan: Plan = PLAN, **changes: Any) -> Rollout:
+    """Returns a rollout of 2.0.0 over 1.0.0 that has not begun."""
+    return replace(Rollout.start("m", V2, V1, 1, plan, "ann", "a better one"), **changes)
+
+
+def gone(rollout: Rollout, *facts: Facts) -> tuple[Rollout, list[Entry]]:
+    """Returns the rollout after these ticks, and what was told."""
+    told: list[Entry] = []
+    for one in facts:
+        rollout, entries = advance(rollout, one)
+        told += entries
+    return rollout, told
+
+
+def until(
+    rollout: Rollout, fine: Callable[[Rollout], bool], facts: Facts = GOOD, most: int = 200
+) -> tuple[Rollout, list[Entry]]:
+    """Returns the rollout after as many such ticks as it takes, and what was told."""
+    told: list[Entry] = []
+    for _ in range(most):
+        if fine(rollout):
+            return rollout, told
+        rollout, entries = advance(rollout, facts)
+        told += entries
+    raise AssertionError(f"not so after {most} ticks: {rollout.state}, {rollout.pauses}")
+
+
+def reached(state: RolloutState, plan: Plan = PLAN) -> Rollout:
+    """Returns a rollout in a state, on the way that a good candidate takes; of a step, in the second."""
+    if state is S.ABORTING:
+        return abort(reached(S.SOAKING, plan), "by hand")[0]
+    last = len(plan.steps) - 1
+    steps = (S.RAMPING, S.SOAKING, S.DECIDING)
+    no_copies = replace(GOOD, shadow=Count())
+    begins = until(begun(plan), lambda r: r.state in (state, S.SHADOWING) or r.state in steps, no_copies)[0]
+    return until(begins, lambda r: r.state is state and (state not in steps or r.step == last))[0]

@@ -1,0 +1,282 @@
+"""What a request comes to in the counts that a rollout decides by."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from turnout import errors
+from turnout.errors import InvalidTensor, TurnoutError
+from turnout.rollout.counters import Counters
+from turnout.rollout.evidence import Count
+from turnout.rpc.errors import code_name
+from turnout.serving.arms import ArmMeter, Arms, Failing, Rules, attach, detach
+
+RULES = Rules((0.1, 0.2, 1.0), patience=0.05, warm_requests=0)
+LIMITS = {"p90": 0.1, "p99": 0.2, "stalled": 1.0}
+REQUEST = Failing({"x": np.ones(1)}, (), None)
+
+
+class Two:
+    """Two arms that are counted tick by tick, with a clock of their own."""
+
+    def __init__(self, rules: Rules = RULES, limits=LIMITS, fits=None) -> None:
+        self.arms: Arms = {}
+        self.now = 0.0
+        self.rules, self.limits = rules, limits
+        self.counters = Counters(rules)
+        self.counters.attach((self.arms, "canary"), (self.arms, "baseline"), fits)
+        self.roll()
+        assert [c.tick.canary["errors"] for c in self.closed()] == [Count()]
+
+    def roll(self, seconds: float = 5.0) -> None:
+        self.now += seconds
+        self.counters.roll(seconds, self.now, self.rules, self.limits)
+
+    def closed(self):
+        return self.counters.closed(self.now)
+
+    def admit(self, part: str = "canary"):
+        return [(meter, meter.admit()) for meter in self.arms[part]]
+
+    def answer(self, counted, took: float = 0.01, key: str = "", batch: int = 1) -> None:
+        for meter, cell in counted:
+            meter.answered(cell, key, self.now, took, batch)
+
+    def fail(self, counted, error: BaseException, took: float = 0.01, key: str = "", patience=None) -> None:
+        failing = Failing(REQUEST.inputs, (), patience)
+        for meter, cell in counted:
+            meter.failed(cell, key, self.now, took, code_name(error), error, failing)
+
+    def only(self):
+        """Ends the tick, and returns what the canary's requests came to."""
+        self.roll()
+        (one,) = self.closed()
+        return one.tick.canary
+
+
+def test_a_request_counts_in_the_tick_that_it_was_admitted_in() -> None:
+    two = Two()
+    early = two.admit()
+    two.roll(0.5)
+    late = two.admit()
+    two.answer(late, 0.3)
+    assert two.closed() == [], "the first tick has a request under way"
+    two.answer(early, 0.6)
+    two.roll()
+    first, second = two.closed()
+    assert [c.tick.canary["p99"] for c in (first, second)] == [Count(1, 1), Count(1, 1)]
+    assert (first.tick.seconds, second.tick.seconds) == (0.5, 5.0)
+
+
+@pytest.mark.parametrize(("took", "slow"), [(0.1, 0), (0.1001, 1), (0.3, 2), (5.0, 3)])
+def test_slow_is_what_passes_a_threshold(took, slow) -> None:
+    two = Two()
+    two.answer(two.admit(), took)
+    seen = two.only()
+    assert [seen[name].bad for name in LIMITS] == [1] * slow + [0] * (3 - slow)
+
+
+def test_a_tick_closes_once_what_is_under_way_has_passed_the_largest_threshold_and_that_is_slow() -> None:
+    two = Two()
+    hangs = two.admit()
+    two.roll()
+    two.now += 1.0
+    assert two.closed() == []
+    two.now += 0.01
+    (closed,) = two.closed()
+    assert {name: closed.tick.canary[name] for name in LIMITS} == dict.fromkeys(LIMITS, Count(1, 1))
+    assert closed.tick.canary["errors"] == Count(1, 0)
+    two.fail(hangs, errors.ModelFailure("at last"), 60.0)
+    assert two.only()["errors"] == Count(), "what ends after the close counts no more"
+
+
+def test_without_thresholds_an_error_that_takes_its_time_still_counts() -> None:
+    two = Two(Rules(warm_requests=0), {})
+    slow = two.admit()
+    two.roll()
+    two.now += 5.0
+    assert two.closed() == []
+    two.fail(slow, errors.ModelFailure("late"), 5.0)
+    assert two.closed()[0].tick.canary == {"errors": Count(1, 1)}
+
+
+def test_without_thresholds_a_request_that_never_ends_holds_nothing_up_for_ever() -> None:
+    two = Two(Rules(warm_requests=0), {})
+    two.admit()
+    two.roll()
+    two.now += 10.01
+    assert two.closed()[0].tick.canary == {"errors": Count(1, 0)}
+
+
+def test_the_first_requests_of_each_batch_size_are_left_out_of_latency_but_not_of_errors() -> None:
+    two = Two(Rules(RULES.thresholds, 0.05, warm_requests=2))
+    for batch in (1, 1, 1, 8, 8, 8):
+        two.answer(two.admit(), 0.5, batch=batch)
+    two.fail(two.admit(), errors.ModelFailure("cold"))
+    seen = two.only()
+    assert seen["p90"] == Count(3, 2), "two of the answers, and the error, are timed"
+    assert seen["errors"] == Count(7, 1)
+
+
+def test_the_largest_batch_of_either_arm_is_told() -> None:
+    two = Two()
+    two.answer(two.admit(), batch=3)
+    two.answer(two.admit("baseline"), batch=8)
+    two.roll()
+    assert two.closed()[0].tick.largest_batch == 8
+
+
+def fits(_inputs, _outputs) -> None:
+    """The baseline would have taken it."""
+
+
+def refuses(_inputs, _outputs) -> None:
+    raise InvalidTensor("the baseline would have refused it too")
+
+
+@pytest.mark.parametrize(
+    ("error", "blamed"),
+    [
+        (errors.ModelFailure("raised"), 1),
+        (errors.Unavailable("loading"), 1),
+        (errors.Exhausted("queue"), 1),
+        (errors.NotLoaded("gone"), 1),
+        (errors.DigestMismatch("changed"), 1),
+        (errors.DeadlineExceeded("late"), 1),
+        (RuntimeError("a mistake of ours"), 1),
+        (errors.NotFound("no such model"), 0),
+        (errors.InvalidRequest("nonsense"), 0),
+        (errors.PermissionDenied("no"), 0),
+        (errors.Unsupported("no"), 0),
+        (errors.RequestCancelled("the caller left"), 0),
+        (asyncio.CancelledError(), 0),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
+)
+def test_who_is_to_blame_follows_from_the_code(error, blamed) -> None:
+    two = Two(fits=fits)
+    two.fail(two.admit(), error)
+    assert two.only()["errors"] == Count(1, blamed), code_name(error)
+
+
+@pytest.mark.parametrize(("check", "blamed"), [(fits, 1), (refuses, 0), (None, 0)])
+def test_a_request_that_only_the_candidate_refuses_is_its_fault(check, blamed) -> None:
+    two = Two(fits=check)
+    two.fail(two.admit("canary"), InvalidTensor("what?"))
+    two.fail(two.admit("baseline"), InvalidTensor("what?"))
+    two.roll()
+    (one,) = two.closed()
+    assert one.tick.canary["errors"] == Count(1, blamed)
+    assert one.tick.baseline["errors"] == Count(1, 0)
+
+
+def test_a_caller_less_patient_than_the_baseline_takes_has_itself_to_blame() -> None:
+    two = Two()
+    two.fail(two.admit(), errors.DeadlineExceeded("late"), took=0.04, patience=0.04)
+    two.fail(two.admit(), errors.DeadlineExceeded("late"), took=0.06, patience=0.06)
+    seen = two.only()
+    assert seen["errors"] == Count(2, 1)
+    assert seen["p90"] == Count(0, 0), "neither says how long the answer would have taken"
+
+
+def test_a_request_given_up_after_a_threshold_is_slow() -> None:
+    two = Two()
+    for error in (errors.RequestCancelled("left"), asyncio.CancelledError(), errors.DeadlineExceeded("late")):
+        two.fail(two.admit(), error, took=0.15)
+    two.fail(two.admit(), errors.RequestCancelled("left"), took=0.05)
+    seen = two.only()
+    assert seen["p90"] == Count(3, 3)
+    assert seen["p99"] == Count(3, 0)
+    assert seen["errors"] == Count(4, 1)
+
+
+def test_an_error_that_comes_fast_is_not_slow() -> None:
+    two = Two()
+    two.fail(two.admit(), errors.ModelFailure("at once"))
+    assert two.only()["p90"] == Count(1, 0)
+
+
+def test_one_key_gives_at_most_so_many_bad_events_of_a_kind_in_a_window() -> None:
+    two = Two(Rules(RULES.thresholds, 0.05, 0, key_cap=3, key_window=60.0))
+    for took in (0.15, 0.3, 5.0, 0.15, 0.3, 5.0):
+        two.answer(two.admit(), took, key="ann")
+        two.fail(two.admit(), errors.ModelFailure("no"), key="ann")
+    two.answer(two.admit(), 0.15, key="bob")
+    seen = two.only()
+    assert seen["errors"] == Count(13, 3)
+    assert seen["p90"] == Count(13, 4), "three of ann's, whatever they passed, and bob's"
+    assert seen["stalled"] == Count(13, 1)
+    two.now += 60
+    two.answer(two.admit(), 0.15, key="ann")
+    assert two.only()["p90"] == Count(1, 1), "a new window"
+
+
+def test_what_one_key_gives_up_on_is_bounded_too() -> None:
+    two = Two(Rules(RULES.thresholds, 0.05, 0, key_cap=3))
+    for _ in range(10):
+        two.fail(two.admit(), errors.RequestCancelled("left"), 0.5, key="ann")
+    assert two.only()["p90"] == Count(10, 3)
+
+
+def test_requests_without_a_key_are_not_bounded() -> None:
+    two = Two()
+    for _ in range(10):
+        two.answer(two.admit(), 0.5)
+    assert two.only()["p90"] == Count(10, 10)
+
+
+def test_two_rollouts_count_the_same_lane_each_for_itself() -> None:
+    two = Two()
+    other = ArmMeter(Rules((0.3,), warm_requests=0))
+    attach(two.arms, "baseline", other)
+    attach(two.arms, "baseline", other)
+    counted = two.admit("baseline")
+    assert len(counted) == 2, "attached twice it counts once"
+    two.answer(counted, 0.5)
+    cell = other.roll()
+    assert (cell.admitted, cell.settled, cell.slow(0)) == (1, 1, 1)
+    detach(two.arms, "baseline", other)
+    two.answer(two.admit("baseline"), 0.5)
+    assert other.cell.admitted == 0
+    two.roll()
+    assert two.closed()[0].tick.baseline["p90"] == Count(2, 2)
+
+
+def test_where_nobody_counts_nothing_is_left_behind() -> None:
+    two = Two()
+    two.counters.detach()
+    assert two.arms == {}
+
+
+def test_a_request_under_way_when_its_place_changes_is_still_counted() -> None:
+    two = Two()
+    early = two.admit()
+    elsewhere: Arms = {}
+    two.counters.attach((elsewhere, "twin"), (elsewhere, "canary"))
+    assert two.arms == {}
+    two.fail(early, errors.ModelFailure("no"))
+    assert two.only()["errors"] == Count(1, 1)
+
+
+def test_a_threshold_that_changes_holds_from_the_next_tick_on() -> None:
+    two = Two()
+    early = two.admit()
+    two.rules, two.limits = Rules((0.5,), warm_requests=0), {"p90": 0.5}
+    two.roll()
+    two.answer(early, 0.3)
+    two.answer(two.admit(), 0.3)
+    two.roll()
+    first, second = two.closed()
+    assert first.tick.canary["p90"] == Count(1, 1)
+    assert second.tick.canary["p90"] == Count(1, 0)
+
+
+def test_every_error_of_ours_has_a_code_that_blame_is_decided_by() -> None:
+    def below(kind: type[TurnoutError]) -> set[type[TurnoutError]]:
+        return {kind}.union(*map(below, kind.__subclasses__()))
+
+    for kind in below(TurnoutError):
+        two = Two(fits=fits)
+        two.fail(two.admit(), kind("why"))
+        assert two.only()["errors"].requests == 1

@@ -1,0 +1,404 @@
+"""The rules of a rollout's machine, one by one; `tests/property` has them under random facts and commands."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from rollout_values import BAD, GOOD, PLAN, RUNNING, SILENT, V1, V3, S, begun, gone, reached, tick, until
+from turnout.errors import ChangeRefused, InvalidRequest
+from turnout.rollout.attempt import Pause, Rollout
+from turnout.rollout.evidence import Count
+from turnout.rollout.machine import Facts, advance
+from turnout.rollout.overrides import abort, pause, promote, resume, set_weight
+from turnout.rollout.plan import Plan, ShadowStage, Step
+
+OPERATOR = Pause("operator", "wait", "ann")
+JUDGED = [state for state in RUNNING if state not in (S.PENDING, S.ABORTING)]
+
+
+def kinds(entries) -> list[str]:
+    return [entry.kind for entry in entries]
+
+
+def test_a_good_candidate_takes_every_step_once_and_in_order() -> None:
+    rollout, told = until(begun(), lambda r: r.state.final)
+    assert kinds(told) == [
+        "validating", "shadowing", *("ramping", "soaking", "deciding") * 2, "promoting", "watching", "succeeded",
+    ]  # fmt: skip
+    assert rollout.state is S.SUCCEEDED
+    assert rollout.canary_weight == 1
+
+
+def test_what_has_ended_does_not_move_any_more() -> None:
+    rollout = until(begun(), lambda r: r.state.final)[0]
+    assert gone(rollout, BAD, GOOD, Facts(5.0, trouble="gone")) == (rollout, [])
+
+
+@pytest.mark.parametrize("state", JUDGED)
+@pytest.mark.parametrize(
+    "hindrance",
+    [
+        {}, {"frozen": True}, {"ready": False}, {"other": "epoch 7, by bob"}, {"refused": "no"}, {"in_force": False},
+        {"trouble": "its bytes changed"}, {"overtaken": V3},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_verdict_beats_whatever_else_is_so_in_every_state(state, hindrance) -> None:
+    rollout, told = advance(reached(state), replace(BAD, **hindrance))
+    assert rollout.state is S.ABORTING
+    assert rollout.end is S.ROLLED_BACK
+    assert kinds(told) == ["verdict", "aborting"]
+    assert "60 of" in rollout.verdict
+
+
+@pytest.mark.parametrize("state", JUDGED)
+def test_a_verdict_is_looked_for_while_paused(state) -> None:
+    paused = pause(reached(state), OPERATOR)[0]
+    rollout, told = advance(paused, BAD)
+    assert rollout.state is S.ABORTING
+    assert not rollout.pauses
+    assert kinds(told) == ["verdict", "aborting"]
+
+
+def test_a_verdict_waits_until_the_version_before_has_its_traffic_again() -> None:
+    rollout, told = gone(reached(S.ABORTING), *[replace(GOOD, in_force=False)] * 3)
+    assert rollout.state is S.ABORTING
+    assert not told
+    rollout, told = gone(rollout, GOOD)
+    assert rollout.state is S.ROLLED_BACK
+    assert "1.0.0 has all of the traffic" in told[0].text
+
+
+def test_a_rollback_that_cannot_be_put_in_force_is_explained_once() -> None:
+    facts = replace(SILENT, in_force=False, refused="it is frozen")
+    rollout, told = gone(reached(S.ABORTING), *[facts] * 30)
+    assert kinds(told) == ["pause"]
+    assert "not on record yet: it is frozen" in rollout.pauses[0].reason
+    assert gone(rollout, GOOD)[0].state is S.ROLLED_BACK
+
+
+@pytest.mark.parametrize("state", [s for s in JUDGED if s is not S.WATCHING])
+@pytest.mark.parametrize("hindrance", [{"frozen": True}, {"ready": False}], ids=str)
+def test_time_without_progress_is_idle_and_never_active(state, hindrance) -> None:
+    before = reached(state)
+    plan = replace(before.plan, validating_s=1e6)
+    after = gone(replace(before, plan=plan), *[replace(SILENT, **hindrance)] * 10)[0]
+    assert after.state is state
+    assert (after.active_s, after.step_s, after.in_state_s) == (before.active_s, before.step_s, before.in_state_s)
+    assert after.idle_s == 50
+
+
+@pytest.mark.parametrize("kind", ["operator", "gate", "insufficient", "traffic", "refused"])
+def test_every_kind_of_pause_counts_as_idle_and_runs_out(kind) -> None:
+    facts = {"traffic": replace(SILENT, other="epoch 3"), "refused": replace(SILENT, refused="no")}.get(kind, SILENT)
+    paused = pause(reached(S.SOAKING), Pause(kind, "because"))[0]
+    after = gone(paused, *[facts] * 10)[0]
+    assert after.idle_s == 50
+    assert after.step_s == paused.step_s
+    ended, told = until(after, lambda r: r.state is S.ABORTING, facts)
+    assert "nothing went on for 305 s" in ended.verdict
+    assert kinds(told) == ["verdict", "aborting"] or kinds(told) == ["pause", "verdict", "aborting"]
+
+
+def test_progress_ends_idleness() -> None:
+    idle = gone(reached(S.SOAKING), *[replace(SILENT, ready=False)] * 10)[0]
+    assert gone(idle, SILENT)[0].idle_s == 0
+
+
+def test_a_pause_by_a_stranger_says_so_once() -> None:
+    rollout, told = gone(reached(S.SOAKING), *[replace(SILENT, other="epoch 7, by bob: mine")] * 3)
+    assert kinds(told) == ["pause"]
+    assert rollout.pauses == (Pause("traffic", "somebody else changed the traffic: epoch 7, by bob: mine"),)
+
+
+# Deadlines
+
+
+def test_a_candidate_that_is_never_ready_fails() -> None:
+    rollout, _ = until(begun(), lambda r: r.state.final, replace(SILENT, ready=False))
+    assert rollout.state is S.FAILED
+    assert "was not ready within 30 s" in rollout.verdict
+
+
+@pytest.mark.parametrize("state", JUDGED)
+def test_a_candidate_that_cannot_be_served_fails_with_the_reason(state) -> None:
+    rollout, told = gone(reached(state), replace(SILENT, trouble="its bytes changed"), SILENT)
+    assert rollout.state is S.FAILED
+    assert "its bytes changed" in rollout.verdict
+    assert kinds(told) == ["verdict", "aborting", "failed"]
+
+
+TIMED = replace(PLAN, metrics=("errors", "p90"), shadow=None, threshold_samples=50)
+
+
+@pytest.mark.parametrize(("choice", "state"), [("pause", S.VALIDATING), ("abort", S.ABORTING), ("promote", S.RAMPING)])
+def test_validating_without_traffic_comes_to_what_the_plan_says(choice, state) -> None:
+    plan = replace(TIMED, on_insufficient=choice)
+    rollout, told = until(begun(plan), lambda r: bool(r.pauses) or r.state is state is not S.VALIDATING, SILENT)
+    assert rollout.state is state
+    assert 30 < rollout.active_s <= 40
+    explained = rollout.verdict or "".join(p.reason for p in rollout.pauses)
+    assert choice == "promote" or "only 0 of the 50 requests" in explained, told
+
+
+@pytest.mark.parametrize(("choice", "state"), [("pause", S.SHADOWING), ("abort", S.ABORTING), ("promote", S.RAMPING)])
+def test_a_shadow_stage_without_copies_comes_to_what_the_plan_says(choice, state) -> None:
+    rollout = reached(S.SHADOWING, replace(PLAN, on_insufficient=choice))
+    rollout, _ = until(rollout, lambda r: bool(r.pauses) or r.state is not S.SHADOWING, SILENT)
+    assert rollout.state is state
+    explained = rollout.verdict or "".join(p.reason for p in rollout.pauses)
+    assert choice == "promote" or "copies were compared in 105 s" in explained
+
+
+@pytest.mark.parametrize(("choice", "state"), [("pause", S.DECIDING), ("abort", S.ABORTING), ("promote", S.PROMOTING)])
+def test_a_step_without_requests_comes_to_what_the_plan_says(choice, state) -> None:
+    rollout = reached(S.RAMPING, replace(PLAN, on_insufficient=choice))
+    rollout, _ = until(rollout, lambda r: bool(r.pauses) or r.state in (S.ABORTING, S.PROMOTING), SILENT)
+    assert rollout.state is state
+    assert 60 < rollout.step_s <= 65
+    explained = rollout.verdict or "".join(p.reason for p in rollout.pauses)
+    assert choice == "promote" or "the canary had 0 of 20 requests" in explained
+
+
+@pytest.mark.parametrize("state", [S.RAMPING, S.PROMOTING])
+def test_a_weight_that_is_never_in_force_ends_with_the_longest_duration(state) -> None:
+    facts = replace(GOOD, in_force=False)
+    rollout, _ = until(reached(state), lambda r: r.state is S.ABORTING, facts, most=1000)
+    assert "it took longer than its 3600 s" in rollout.verdict
+
+
+def test_watching_is_not_cut_short_by_the_longest_duration() -> None:
+    rollout = replace(reached(S.WATCHING), active_s=3600.0)
+    assert until(rollout, lambda r: r.state.final)[0].state is S.SUCCEEDED
+
+
+def test_promotion_takes_requests_and_not_only_time() -> None:
+    rollout = gone(reached(S.RAMPING), *[SILENT] * 6)[0]
+    assert rollout.state is S.DECIDING
+    assert until(rollout, lambda r: r.state is S.PROMOTING)[0].step == 1
+
+
+# Commands
+
+
+def test_a_gate_holds_until_somebody_promotes_and_resume_does_not_open_it() -> None:
+    plan = replace(PLAN, steps=(Step(0.25, 10.0), Step(0.5, 10.0, gate=True)))
+    held, _ = until(begun(plan), lambda r: bool(r.pauses))
+    assert (held.state, held.step) == (S.DECIDING, 0)
+    assert [p.kind for p in held.pauses] == ["gate"]
+    with pytest.raises(ChangeRefused, match="promote opens that"):
+        resume(held, "ann", "")
+    both = pause(held, OPERATOR)[0]
+    assert [p.kind for p in resume(both, "ann", "")[0].pauses] == ["gate"]
+    opened, told = promote(held, "ann", "looks fine", full=False)
+    assert (opened.state, opened.step, opened.pauses) == (S.RAMPING, 1, ())
+    assert kinds(told) == ["promote", "ramping"]
+    assert until(opened, lambda r: r.state.final)[0].state is S.SUCCEEDED
+
+
+def test_a_gate_before_the_first_step_holds_it_and_is_opened_to_that_step() -> None:
+    plan = replace(PLAN, steps=(Step(0.25, 10.0, gate=True), Step(0.5, 10.0)))
+    held, _ = until(begun(plan), lambda r: bool(r.pauses))
+    assert held.state is S.SHADOWING
+    opened = promote(held, "ann", "", full=False)[0]
+    assert (opened.state, opened.step, opened.canary_weight) == (S.RAMPING, 0, 0.25)
+
+
+@pytest.mark.parametrize("state", [S.PENDING, S.VALIDATING, S.SHADOWING])
+def test_promote_before_the_steps_goes_to_the_first(state) -> None:
+    after = promote(reached(state), "ann", "", full=False)[0]
+    assert (after.state, after.step) == (S.RAMPING, 0)
+
+
+@pytest.mark.parametrize("state", [S.RAMPING, S.SOAKING, S.DECIDING])
+def test_promote_in_the_last_step_promotes(state) -> None:
+    assert promote(reached(state), "ann", "", full=False)[0].state is S.PROMOTING
+
+
+@pytest.mark.parametrize("state", [s for s in RUNNING if s not in (S.ABORTING, S.PROMOTING, S.WATCHING)])
+def test_promote_full_passes_all_steps(state) -> None:
+    paused = pause(reached(state), OPERATOR)[0]
+    after, told = promote(paused, "ann", "I know it", full=True)
+    assert (after.state, after.pauses) == (S.PROMOTING, ())
+    assert told[0].actor == "ann"
+
+
+@pytest.mark.parametrize("state", [S.ABORTING, S.PROMOTING, S.WATCHING])
+@pytest.mark.parametrize("full", [True, False])
+def test_what_is_promoted_or_taken_back_is_not_promoted(state, full) -> None:
+    with pytest.raises(ChangeRefused, match="nothing to promote"):
+        promote(reached(state), "ann", "", full=full)
+
+
+def test_a_weight_that_was_set_holds_until_the_next_step() -> None:
+    soaking = until(begun(), lambda r: r.state is S.SOAKING)[0]
+    after = set_weight(soaking, 0.4, "ann", "more of it")[0]
+    assert after.canary_weight == 0.4
+    later = until(after, lambda r: r.step == 1)[0]
+    assert later.canary_weight == 0.5
+
+
+@pytest.mark.parametrize("state", [s for s in RUNNING if s not in (S.RAMPING, S.SOAKING, S.DECIDING)])
+def test_only_a_step_has_a_weight(state) -> None:
+    with pytest.raises(ChangeRefused, match="only a step has a weight"):
+        set_weight(reached(state), 0.4, "ann", "")
+
+
+def test_resume_gives_the_time_that_ran_out_once_more() -> None:
+    paused = gone(reached(S.RAMPING, replace(PLAN, step_deadline_s=20.0)), *[SILENT] * 12)[0]
+    assert paused.pauses
+    assert paused.state is S.DECIDING
+    after = resume(paused, "ann", "traffic is back")[0]
+    assert (after.step_s, after.pauses, after.step) == (0.0, (), paused.step)
+    assert until(after, lambda r: r.state is S.PROMOTING)[0].step == paused.step
+
+
+def test_what_does_not_stand_still_is_not_resumed() -> None:
+    with pytest.raises(ChangeRefused, match="is not paused"):
+        resume(reached(S.SOAKING), "ann", "")
+
+
+def test_pausing_a_rollback_is_refused() -> None:
+    with pytest.raises(ChangeRefused, match="nothing stops that"):
+        pause(reached(S.ABORTING), OPERATOR, by_hand=True)
+
+
+def test_an_abort_of_what_is_taken_back_keeps_the_first_reason() -> None:
+    aborting = gone(reached(S.SOAKING), BAD)[0]
+    assert abort(aborting, "by hand", kind="abort", actor="ann") == (aborting, ())
+
+
+def test_an_abort_before_the_first_tick_ends_at_once() -> None:
+    after, told = abort(begun(), "a mistake", kind="abort", actor="ann")
+    assert after.state is S.ROLLED_BACK
+    assert kinds(told) == ["abort", "rolled_back"]
+    after, told = abort(begun(), "in its place", S.SUPERSEDED, kind="superseded")
+    assert kinds(told) == ["superseded"]
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda r: pause(r, OPERATOR, by_hand=True), lambda r: resume(r, "", ""), lambda r: set_weight(r, 0.5, "", ""),
+        lambda r: promote(r, "", "", full=True), lambda r: abort(r, ""),
+    ],
+)  # fmt: skip
+def test_what_has_ended_takes_no_command(act) -> None:
+    with pytest.raises(ChangeRefused, match="has ended: succeeded"):
+        act(until(begun(), lambda r: r.state.final)[0])
+
+
+# Rivals, releases
+
+
+def test_one_that_another_overtook_is_superseded() -> None:
+    rollout, told = gone(reached(S.SOAKING), replace(GOOD, overtaken=V3), GOOD)
+    assert rollout.state is S.SUPERSEDED
+    assert "another rollout made 3.0.0 the baseline" in rollout.verdict
+    assert kinds(told) == ["superseded", "aborting", "superseded"]
+
+
+def test_rivals_share_alpha_and_a_share_never_grows_back() -> None:
+    rollout = reached(S.SOAKING)
+    assert rollout.alpha == 0.01
+    for rivals, alpha in ((2, 0.005), (4, 0.0025), (1, 0.0025), (3, 0.0025)):
+        rollout = gone(rollout, replace(SILENT, rivals=rivals))[0]
+        assert rollout.alpha == pytest.approx(alpha)
+
+
+def test_alpha_shared_is_what_the_verdict_takes() -> None:
+    bad = replace(SILENT, ticks=(tick(6, bad_baseline=0),))
+    alone = until(reached(S.SOAKING), lambda r: r.state is S.ABORTING, bad)[0]
+    e = alone.evidence.combined
+    assert e >= 100
+    rivals = 2 * int(e)
+    crowded = gone(reached(S.SOAKING), replace(bad, rivals=rivals))[0]
+    assert crowded.evidence.combined < rivals * 100
+    assert crowded.state is not S.ABORTING
+
+
+def test_a_promotion_releases_the_candidate_only_where_it_was_none_before() -> None:
+    assert reached(S.PROMOTING).released
+    assert not reached(S.DECIDING).released
+    before = replace(reached(S.DECIDING), was_released=True)
+    assert not until(before, lambda r: r.state is S.PROMOTING)[0].released
+
+
+def test_a_release_is_remembered_by_what_takes_it_back() -> None:
+    rollout = gone(reached(S.WATCHING), BAD)[0]
+    assert rollout.state is S.ABORTING
+    assert rollout.released
+
+
+def test_without_watching_a_promotion_succeeds_once_it_is_in_force() -> None:
+    promoting = reached(S.PROMOTING, replace(PLAN, watch_s=0.0))
+    assert promoting.canary_weight == 1, "nobody watches, so the version before keeps nothing"
+    assert gone(promoting, replace(GOOD, in_force=False))[0].state is S.PROMOTING
+    assert gone(promoting, GOOD)[0].state is S.SUCCEEDED
+
+
+def test_the_version_before_gives_its_share_back_before_success() -> None:
+    watching = reached(S.WATCHING)
+    assert watching.canary_weight == 0.9
+    last = until(watching, lambda r: r.finishing)[0]
+    assert (last.state, last.canary_weight) == (S.WATCHING, 1.0)
+    waits = gone(last, *[replace(GOOD, in_force=False)] * 3)[0]
+    assert waits.state is S.WATCHING
+    assert gone(waits, GOOD)[0].state is S.SUCCEEDED
+
+
+# Records
+
+
+@pytest.mark.parametrize("state", [*RUNNING, S.SUCCEEDED, S.ROLLED_BACK])
+def test_a_rollout_comes_back_from_its_record_exactly_as_it_was(state) -> None:
+    rollout = gone(reached(S.ABORTING), GOOD)[0] if state is S.ROLLED_BACK else reached(state)
+    odd = replace(
+        rollout, thresholds={"p90": 0.1 + 0.2}, patience=1 / 3, weight=0.07, idle_s=1e-9,
+        pauses=(OPERATOR, Pause("gate", "é\n")), rivals=3,
+    )  # fmt: skip
+    for one in (rollout, odd):
+        assert Rollout.from_json(json.loads(json.dumps(one.to_json(), allow_nan=False))) == one
+
+
+@pytest.mark.parametrize(
+    "change", [{"schema": 2}, {"state": "dancing"}, {"plan": {"from_a_later_release": 1}}, {"evidence": None}], ids=str
+)
+def test_a_record_that_this_release_cannot_read_is_an_error_of_value(change) -> None:
+    with pytest.raises(ValueError, match=r"rollout|schema|dancing"):
+        Rollout.from_json(begun().to_json() | change)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"slo_ms": float("inf")}, {"slo_ms": float("nan")}, {"alpha": float("nan")}, {"key_cap": float("inf")},
+        {"threshold_samples": 4097}, {"max_duration_s": float("nan")},
+        {"shadow": {"min_samples": float("inf")}}, {"shadow": {"rate": float("nan")}}, {"steps": []},
+        {"steps": [{"weight": float("nan"), "soak_s": 1}]}, {"steps": [{"weight": 0.5, "soak_s": float("inf")}]},
+        {"watch_s": 10, "holdback": 0}, {"steps": [{"weight": 0.5, "soak_s": 1}, {"weight": 0.1, "soak_s": 1}]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_plan_that_cannot_be_kept_or_met_is_refused(wrong) -> None:
+    with pytest.raises(InvalidRequest, match=r"expected|cannot be read"):
+        Plan.from_json(wrong)
+
+
+def test_the_shadow_stage_ends_with_enough_copies_that_agree() -> None:
+    plan = replace(PLAN, shadow=ShadowStage(0.5, 10.0, 0.9, min_samples=250))
+    rollout = gone(reached(S.SHADOWING, plan), GOOD, GOOD)[0]
+    assert rollout.state is S.SHADOWING, "200 of 250"
+    assert gone(rollout, GOOD)[0].state is S.RAMPING
+
+
+def test_copies_that_disagree_are_a_verdict_before_any_step() -> None:
+    rollout = gone(reached(S.SHADOWING), replace(SILENT, shadow=Count(100, 40)))[0]
+    assert rollout.state is S.ABORTING
+    assert "40 of 100 copies disagreed" in rollout.verdict
+
+
+def test_the_version_that_is_gone_back_to_is_named() -> None:
+    assert "traffic goes back to 1.0.0" in gone(reached(S.SOAKING), BAD)[1][-1].text
+    assert reached(S.SOAKING).previous == V1
