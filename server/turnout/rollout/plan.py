@@ -74,8 +74,8 @@ class Plan:
         alpha: Chance that a candidate that is not worse is ever rolled back.
         beta: Chance that one that is not fit is promoted on the evidence.
         min_requests: Of the canary, in each step.
-        exposure_requests: Of the canary, that it takes for promotion where neither arm had a bad event, so that no
-            ratio can be shown; 0: the last step's soak suffices.
+        exposure_requests: Of the canary, that it takes for promotion where it had no bad event, so that no ratio can be
+            shown; 0: the last step's soak suffices.
         slo_ms: Latency objective of the metric `slo`, milliseconds; None for none.
         threshold_samples: Of the baseline's latency, before the first step.
         warm_requests: First requests of each batch size that latency leaves out.

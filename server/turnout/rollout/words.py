@@ -1,7 +1,6 @@
 """Rollouts in words and numbers, for whoever has to justify a decision. Pure."""
 
 from turnout.rollout.attempt import STEPPING, Rollout
-from turnout.rollout.evidence import DISAGREEMENT
 
 
 def lacking(rollout: Rollout) -> list[str]:
@@ -14,11 +13,9 @@ def lacking(rollout: Rollout) -> list[str]:
         found.append(f"the soak has {step.soak_s - rollout.step_s:.0f} s to go")
     if rollout.step_requests < plan.min_requests:
         found.append(f"the canary had {rollout.step_requests} of {plan.min_requests} requests")
-    if rollout.step + 1 == len(plan.steps):
-        exposure = {m.name: plan.exposure_requests for m in rollout.evidence.metrics}
-        unproven = [m for m in rollout.evidence.unproven(plan.beta, exposure) if m != DISAGREEMENT]
-        if unproven:
-            found.append(f"no evidence yet that {', '.join(unproven)} fit for promotion")
+    last = rollout.step + 1 == len(plan.steps)
+    if last and (unproven := rollout.evidence.unproven(plan.beta, plan.exposure_requests)):
+        found.append(f"no evidence yet that {', '.join(unproven)} fit for promotion")
     return found
 
 
