@@ -197,7 +197,7 @@ def _reading(replay: Replay, findings: tuple[Finding, ...]) -> Iterator[str]:
         f"At most {share_text(plan.alpha)} of rollouts of candidates that are not worse ever get that far, however "
         f"often one looks (alpha {plan.alpha:g})."
     )
-    if rollout.e_value > 0 and (strongest := max(findings, key=lambda f: f.weight * f.e_value)).e_value > 0:
+    if rollout.e_value >= 1 and (strongest := max(findings, key=lambda f: f.weight * f.e_value)).e_value > 0:
         share = strongest.weight * strongest.e_value / rollout.e_value
         yield f"{share:.0%} of it comes from {strongest.name}."
     low = [f.name for f in findings if 0 < f.canary_bad < 3 and f.e_value == 0]
