@@ -7,7 +7,7 @@ run()       the same for a process: until a signal, or until a part that must no
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 from semver import Version
+from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Address, Settings
@@ -48,6 +49,8 @@ from turnout.serving.manager import Manager
 from turnout.state.store import StateStore
 from turnout.telemetry.logging import AccessLog, make_logger
 from turnout.telemetry.metrics import Metrics
+from turnout.web.console.application import console_routes
+from turnout.web.console.recent import Recent
 from turnout.web.server import EmbeddedServer, Web, bind, http_server
 
 _SHADOWS_CLOSE_SECONDS = 1.0
@@ -115,6 +118,12 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             lambda model: settings.for_model(model).false_alarm_meter, catalog, policies, observer, log
         )
         previews = Previews(catalog, rollouts)
+        recent = Recent(catalog)
+        explainer = Explainer(router, catalog, policies)
+        console: Sequence[Route] = ()
+        if settings.console.enabled:
+            token = settings.console.token.get_secret_value()
+            console = console_routes(catalog, policies, shadows, rollouts, explainer, recent, token)
         services = Services(
             inference=inference,
             catalog=catalog,
@@ -122,7 +131,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             manager=manager,
             declarer=Declarer(repository, store),
             traffic=traffic,
-            explainer=Explainer(router, catalog, policies),
+            explainer=explainer,
             policies=policies,
             shadows=shadows,
             rollouts=rollouts,
@@ -143,7 +152,16 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
 
         preferences = PreferenceReader(settings.routing)
         body_bytes = int(settings.limits.http_max_body_bytes)
-        web = Web(inference, preferences, router, scrape, services.ready, new_request_id, body_bytes)
+        web = Web(
+            inference,
+            preferences,
+            router,
+            scrape,
+            services.ready,
+            new_request_id,
+            body_bytes,
+            console,
+        )
         data, control = data_server(services, settings), control_server(services, settings)
         http_socket = bind(settings.http)
         stack.callback(http_socket.close)
@@ -163,6 +181,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         side_tasks.start("http", http.serve(sockets=[http_socket]))
         side_tasks.start("rollouts", rollouts.run(previews.tick, meters.tick))
         side_tasks.start("webhook", webhook.run())
+        side_tasks.start("recent", recent.run())
         side_tasks.start("follow", follow(refresh, store.revision, root, settings.repository, log))
         stack.push_async_callback(_stop, services, settings, data, control, http, side_tasks)
         try:

@@ -43,7 +43,8 @@ def answer(
         evidence = evidence.taken(Tick.from_json(one)) if "shadow" not in one else evidence
     fields = {
         "model": "m", "attempt": 2, "candidate": "1.1.0", "previous": "1.0.0", "state": "soaking", "step": 1,
-        "steps": len(known.steps), "weight": 0.01, "epoch": 4, "threshold": 1 / known.alpha, "step_seconds": 100.0,
+        "steps": len(known.steps), "weight": 0.01, "epoch": 4, "threshold": 1 / known.alpha, "alpha": known.alpha,
+        "step_seconds": 100.0,
         "soak_seconds": 300.0, "e_value": evidence.combined, "plan_json": json.dumps(known.to_json()),
         "plan_digest": known.digest, "actor": "ann", "reason": "better",
     }  # fmt: skip
@@ -94,18 +95,34 @@ def test_a_verdict_is_told_with_its_numbers_and_with_what_to_do() -> None:
     assert "`turnout rollout retry m`" in said.following[1]
 
 
-def test_what_is_lacking_is_told_while_a_step_goes_on() -> None:
-    told = answer([tick((50, 1), (900, 9)), tick((30, 0), (600, 6))], {"min_requests": 100})
-    event = told.rollout.events.add(kind="soaking", text="")
-    event.time.CopyFrom(told.times[0])
+def test_what_the_server_finds_lacking_is_told_while_a_step_goes_on() -> None:
+    told = answer([tick((50, 1), (900, 9))], lacking=["the soak has 200 s to go"], pauses=["lunch (bob)"])
     said = explain(Replay.of(told))
-    assert said.standing == "soaking, step 1 of 4 at 1%"
-    assert said.lacking == (
-        "3m20s of the step's 5m",
-        "requests of the candidate in this step: 30 of 100",
-        "evidence that errors is fit for promotion, which the last step asks for",
-    )
-    assert "step 2 begins" in said.following[0]
+    assert said.standing == "soaking, step 1 of 4 at 1%; paused: lunch (bob)"
+    assert said.lacking == ("lunch (bob)", "the soak has 200 s to go")
+    assert "`turnout rollout resume m`" in said.following[0]
+    assert "step 2 begins" in said.following[1]
+
+
+def test_an_alpha_that_is_shared_is_told_as_it_is() -> None:
+    reading = explain(Replay.of(answer([tick((1, 0), (1, 0))], alpha=0.005, threshold=200.0))).reading
+    assert "below the threshold of 200." in reading[0]
+    assert reading[1].startswith("At most 0.5% of rollouts")
+    assert "(alpha 0.01, shared with other rollouts of the model)" in reading[1]
+
+
+def test_what_lets_a_candidate_be_promoted_is_told_by_its_reason() -> None:
+    def proof(ticks: list[Mapping[str, Any]], **plan: Any) -> tuple[bool, str]:
+        finding = explain(Replay.of(answer(ticks, plan))).findings[0]
+        return finding.fit, finding.proof
+
+    assert proof([tick((1000, 10), (1000, 30))]) == (True, "shown")
+    assert proof([tick((1000, 0), (1000, 1))]) == (True, "no bad one in 1,000 requests")
+    assert proof([tick((9, 0), (9, 0))], exposure_requests=50) == (False, "no bad one yet, 9 of 50 requests")
+    assert proof([tick((100, 1), (100, 1))]) == (False, "not yet")
+    assert proof([tick((20_000, 1), (20_000, 1))]) == (True, "shown to be rarer than 0.1%")
+    copies = explain(Replay.of(answer([{"shadow": [10, 9]}], {"shadow": {}}))).findings[1]
+    assert (copies.fit, copies.proof) == (True, "not asked for")
 
 
 def test_few_bad_events_count_as_none_and_that_is_said() -> None:
@@ -190,7 +207,7 @@ def test_the_page_needs_no_network_and_lets_nothing_out_of_its_place() -> None:
     (policy,) = [a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"]
     assert policy is not None
     assert "default-src 'none'" in policy
-    assert len(page.scripts) == 4  # the data, uPlot, ours; and the list begins with an empty one
+    assert len(page.scripts) == 5  # the data, uPlot, the plots, their call; and the list begins with an empty one
 
 
 def test_the_page_holds_its_data_and_reads_without_scripts() -> None:

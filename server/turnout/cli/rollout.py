@@ -199,14 +199,12 @@ def explain(
 ) -> None:
     """Explain in words and numbers why a rollout stands where it stands, and what happens next."""
     from turnout.cli.connection import Server
+    from turnout.cli.rollout_ticks import read_replay
     from turnout.cli.rollout_view import explanation_body, explanation_lines
-    from turnout.web.report.replay import Replay
     from turnout.web.report.words import explain as explained
-    from turnout_proto.v1 import rollout_pb2 as pb
 
     with reporting(as_json=as_json) as out, Server.named(server, config).control() as control:
-        request = pb.GetRolloutTicksRequest(model=name, attempt=attempt)
-        replay = Replay.of(control.GetRolloutTicks(request, timeout=_TIMEOUT))
+        replay = read_replay(control, name, attempt)
         said = explained(replay)
         out.show(explanation_body(said, replay), *explanation_lines(said, replay.rollout))
 
@@ -244,14 +242,12 @@ def report(
 ) -> None:
     """Write a rollout's evidence as one HTML page that needs no network."""
     from turnout.cli.connection import Server
+    from turnout.cli.rollout_ticks import read_replay
     from turnout.errors import ConfigError
     from turnout.web.report.page import render
-    from turnout.web.report.replay import Replay
-    from turnout_proto.v1 import rollout_pb2 as pb
 
     with reporting(as_json=as_json) as out, Server.named(server, config).control() as control:
-        request = pb.GetRolloutTicksRequest(model=name, attempt=attempt)
-        replay = Replay.of(control.GetRolloutTicks(request, timeout=_TIMEOUT))
+        replay = read_replay(control, name, attempt)
         page = render(replay).encode()
         try:
             html.write_bytes(page)

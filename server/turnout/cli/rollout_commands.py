@@ -17,58 +17,55 @@ EpochOption = Annotated[
     typer.Option("--epoch", metavar="N", min=0, help="Only if the rollout is still at this epoch.", show_default=False),
 ]
 
+AttemptOption = Annotated[
+    int,
+    typer.Option("--attempt", metavar="N", min=0, help="(default: the one that runs)", show_default=False),
+]
+
 
 def pause(
     name: NameArgument, actor: ActorOption = None, reason: ReasonOption = "", epoch: EpochOption = None,
-    server: ServerOption = None, config: ConfigOption = None, as_json: JsonOption = False,
+    attempt: AttemptOption = 0, server: ServerOption = None, config: ConfigOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Stand still at the present weight. The evidence goes on counting, and may still take the candidate back."""
-    _command("PAUSE", name, actor, reason, epoch, server, config, as_json=as_json)
+    _command("PAUSE", name, actor, reason, epoch, attempt, server, config, as_json=as_json)
 
 
 def resume(
     name: NameArgument, actor: ActorOption = None, reason: ReasonOption = "", epoch: EpochOption = None,
-    server: ServerOption = None, config: ConfigOption = None, as_json: JsonOption = False,
+    attempt: AttemptOption = 0, server: ServerOption = None, config: ConfigOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Let a paused rollout go on. A gate stays shut: `promote` opens that."""
-    _command("RESUME", name, actor, reason, epoch, server, config, as_json=as_json)
+    _command("RESUME", name, actor, reason, epoch, attempt, server, config, as_json=as_json)
 
 
 def promote(
     name: NameArgument,
     full: Annotated[bool, typer.Option("--full", metavar="", help="Make it the baseline, past all steps.")] = False,
     actor: ActorOption = None, reason: ReasonOption = "", epoch: EpochOption = None,
-    server: ServerOption = None, config: ConfigOption = None, as_json: JsonOption = False,
+    attempt: AttemptOption = 0, server: ServerOption = None, config: ConfigOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Take the next step now, whatever there is to see, or open the gate that it waits at."""
     what = "PROMOTE_FULL" if full else "PROMOTE"
-    _command(what, name, actor, reason, epoch, server, config, as_json=as_json)
+    _command(what, name, actor, reason, epoch, attempt, server, config, as_json=as_json)
 
 
 def abort(
     name: NameArgument, actor: ActorOption = None, reason: ReasonOption = "", epoch: EpochOption = None,
-    server: ServerOption = None, config: ConfigOption = None, as_json: JsonOption = False,
+    attempt: AttemptOption = 0, server: ServerOption = None, config: ConfigOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Take the candidate back and end the rollout."""
-    _command("ABORT", name, actor, reason, epoch, server, config, as_json=as_json)
-
-
-def retry(
-    name: NameArgument, actor: ActorOption = None, reason: ReasonOption = "", epoch: EpochOption = None,
-    server: ServerOption = None, config: ConfigOption = None, as_json: JsonOption = False,
-) -> None:  # fmt: skip
-    """Begin another attempt with the candidate and the plan of the last one."""
-    _command("RETRY", name, actor, reason, epoch, server, config, as_json=as_json)
+    _command("ABORT", name, actor, reason, epoch, attempt, server, config, as_json=as_json)
 
 
 def set_weight(
     name: NameArgument,
     share: Annotated[str, typer.Argument(metavar="SHARE", help="For example 10%.")],
     actor: ActorOption = None, reason: ReasonOption = "", epoch: EpochOption = None,
-    server: ServerOption = None, config: ConfigOption = None, as_json: JsonOption = False,
+    attempt: AttemptOption = 0, server: ServerOption = None, config: ConfigOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Give the candidate another weight until its next step."""
-    _command("SET_WEIGHT", name, actor, reason, epoch, server, config, as_json=as_json, share=share)
+    _command("SET_WEIGHT", name, actor, reason, epoch, attempt, server, config, as_json=as_json, share=share)
 
 
 def freeze(
@@ -95,6 +92,14 @@ def freeze(
         out.show(state_body(state), sentence(state))
 
 
+def retry(
+    name: NameArgument, actor: ActorOption = None, reason: ReasonOption = "", epoch: EpochOption = None,
+    server: ServerOption = None, config: ConfigOption = None, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Begin another attempt with the candidate and the plan of the last one."""
+    _command("RETRY", name, actor, reason, epoch, 0, server, config, as_json=as_json)
+
+
 COMMANDS: Sequence[Callable[..., None]] = (pause, resume, promote, set_weight, freeze, abort, retry)
 
 
@@ -104,6 +109,7 @@ def _command(
     actor: str | None,
     reason: str,
     epoch: int | None,
+    attempt: int,
     server: str | None,
     config: Path | None,
     *,
@@ -121,7 +127,7 @@ def _command(
         change = pb.RolloutChange(actor=actor_or_login(actor), reason=reason, expected_epoch=epoch)
         weight = 0.0 if share is None else read_share(share)
         command = f"ROLLOUT_COMMAND_{what}"
-        request = pb.CommandRolloutRequest(model=name, command=command, weight=weight, change=change)
+        request = pb.CommandRolloutRequest(model=name, attempt=attempt, command=command, weight=weight, change=change)
         with Server.named(server, config).control() as control:
             rollout = control.CommandRollout(request, timeout=_TIMEOUT).rollout
         out.show(rollout_body(rollout), sentence(rollout))

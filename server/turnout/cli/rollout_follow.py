@@ -12,7 +12,8 @@ FINAL = ("succeeded", "rolled_back", "superseded", "failed")
 
 _AGAIN = ("Unavailable", "Cancelled", "Unknown", "DeadlineExceeded")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
-_POLL_SECONDS = 1.0
+_EARLY_ENDS, _EARLY_PAUSE = 20, 0.1
+"""A server may tell that a rollout has ended a moment before the event of it is on record: it is asked again."""
 
 
 class TimedOut(Exception):
@@ -28,7 +29,7 @@ def follow(
         server: That drives it.
         model: Its model.
         tell: Told in a sentence when the server is gone, and when it is back.
-        attempt: Which; 0 for the latest.
+        attempt: Which; 0 for the latest, and those that come after it.
         timeout: Seconds; None for as long as it takes.
 
     Raises:
@@ -36,7 +37,7 @@ def follow(
         TimedOut: The time is over.
     """
     end = None if timeout is None else time.monotonic() + timeout
-    seen, gone, pause = False, False, _FIRST_PAUSE
+    seen, gone, pause, early = False, False, _FIRST_PAUSE, 0
     while True:
         try:
             for rollout in _told(server, model, attempt, end):
@@ -45,12 +46,17 @@ def follow(
                 seen, gone, pause = True, False, _FIRST_PAUSE
                 yield rollout
                 if rollout.state in FINAL:
-                    return
+                    early += 1
+                    if early > _EARLY_ENDS or any(event.kind == rollout.state for event in rollout.events):
+                        return
         except ServerRefused as error:
             if end is not None and time.monotonic() >= end:
                 raise TimedOut from None
             if not seen or error.kind not in _AGAIN:
                 raise
+        if early:
+            time.sleep(_EARLY_PAUSE)
+            continue
         # A server that stops ends the stream, with an error or in peace.
         if not gone:
             gone = True
@@ -62,21 +68,9 @@ def follow(
 def _told(server: Server, model: str, attempt: int, end: float | None) -> Iterator[pb.Rollout]:
     """Yields what one connection tells."""
     with server.control() as control:
-        timeout = None if end is None else _left(end)
-        for message in control.WatchRollout(pb.WatchRolloutRequest(model=model), timeout=timeout):
-            if attempt and message.rollout.attempt != attempt:
-                break
+        request = pb.WatchRolloutRequest(model=model, attempt=attempt)
+        for message in control.WatchRollout(request, timeout=None if end is None else _left(end)):
             yield message.rollout
-        else:
-            return
-    # A later attempt is the model's latest by now: this one was replaced, or the later one waits for its end.
-    while True:
-        with server.control() as control:
-            known = control.ListRollouts(pb.ListRolloutsRequest(model=model, limit=1000), timeout=30.0).rollouts
-        yield from (rollout for rollout in known if rollout.attempt == attempt)
-        if end is not None and time.monotonic() >= end:
-            raise TimedOut
-        time.sleep(_POLL_SECONDS)
 
 
 def _left(end: float) -> float:

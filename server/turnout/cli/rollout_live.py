@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import typer
 from rich.console import Group, RenderableType
@@ -21,6 +21,8 @@ from turnout.web.report.words import evidence_text
 from turnout_proto.v1 import rollout_pb2 as pb
 
 _BAR = 22
+_GAP = 3
+"""Columns between two of a table."""
 _FEWEST_EVENTS = 3
 _REFRESHES_A_SECOND = 4
 _EARLY = ("pending", "validating")
@@ -43,10 +45,10 @@ class View:
         notice: What is wrong with the connection; "" where nothing is.
     """
 
-    def __init__(self, height: int) -> None:
+    def __init__(self, columns: int, rows: int) -> None:
         self.rollout: pb.Rollout | None = None
         self.notice = ""
-        self._height = height
+        self._columns, self._rows = columns, rows
         self._told = time.monotonic()
 
     def take(self, rollout: pb.Rollout) -> None:
@@ -59,13 +61,15 @@ class View:
             return Text("asking the server", "dim")
         r = self.rollout
         plan = read_told_plan(r.plan_json)
-        lines: list[RenderableType] = [_header(r), _steps(r, plan), self._time(r), "", _metrics(r)]
+        lines: list[RenderableType] = [_header(r), _steps(r, plan), self._time(r), "", _metrics(r, self._columns)]
         lines += [Text(f"paused: {why}", "bold yellow") for why in r.pauses]
+        if r.lacking and not r.pauses and r.state == "deciding":
+            lines.append(Text(f"lacking: {'; '.join(r.lacking)}", "yellow"))
         if r.verdict:
             lines.append(Text(f"verdict: {r.verdict}", "bold green" if r.state == "succeeded" else "bold red"))
         if self.notice:
             lines.append(Text(self.notice, "bold magenta"))
-        free = max(self._height - len(r.metrics) - len(lines) - 6, _FEWEST_EVENTS)
+        free = max(self._rows - len(r.metrics) - len(lines) - 6, _FEWEST_EVENTS)
         if r.events:
             lines += ["", events_table(r.events[-free:])]
         return Group(*lines)
@@ -123,24 +127,36 @@ def _position(r: pb.Rollout, plan: Plan) -> int:
     return first + r.step - 1 if r.state in ("ramping", "soaking", "deciding") or "ramping" in kinds else 0
 
 
-def _metrics(r: pb.Rollout) -> RenderableType:
-    rows = [
+def _metrics(r: pb.Rollout, columns: int) -> RenderableType:
+    heads = ("BAD", r.candidate, r.previous, "EVIDENCE AGAINST IT", "")
+    counts = [
         (
-            m.name, f"{m.canary_bad:,}/{m.canary_requests:,}",
-            "" if m.name == "disagreement" else f"{m.baseline_bad:,}/{m.baseline_requests:,}",
-            bar(m.e_value, r.threshold, _BAR), evidence_text(m.e_value),
+            m.name, f"{_short(m.canary_bad)}/{_short(m.canary_requests)}",
+            "" if m.name == "disagreement" else f"{_short(m.baseline_bad)}/{_short(m.baseline_requests)}",
         )
         for m in r.metrics
     ]  # fmt: skip
-    total = (
-        Text("combined", "bold"), "", Text("taken back at", "dim"), bar(r.e_value, r.threshold, _BAR),
-        Text(f"{evidence_text(r.e_value)} of {evidence_text(r.threshold)}", "bold"),
-    )  # fmt: skip
-    return table(("BAD", r.candidate, r.previous, "EVIDENCE THAT IT IS WORSE", ""), [*rows, total])
+    texts = [*counts, ("combined", "", "taken back at"), heads[:3]]
+    taken = sum(max(len(row[i]) for row in texts) + _GAP for i in range(3))
+    total = f"{evidence_text(r.e_value)} of {evidence_text(r.threshold)}"
+    width = min(max(columns - taken - _GAP - len(total) - 1, len(heads[3]) - 1), _BAR)
+    rows: list[Sequence[RenderableType]] = [
+        (*row, bar(m.e_value, r.threshold, width), evidence_text(m.e_value))
+        for row, m in zip(counts, r.metrics, strict=True)
+    ]
+    last = (Text("combined", "bold"), "", Text("taken back at", "dim"), bar(r.e_value, r.threshold, width))
+    return table(heads, [*rows, (*last, Text(total, "bold"))])
+
+
+def _short(count: int) -> str:
+    """Returns a count in few characters: `99,999`, `123k`, `1.23M`."""
+    if count < 100_000:
+        return f"{count:,}"
+    return f"{count / 1e3:.0f}k" if count < 999_500 else f"{count / 1e6:.3g}M"
 
 
 def _on_terminal(out: Output, server: Server, model: str, attempt: int, timeout: float | None) -> pb.Rollout:
-    view = View(out.console.height)
+    view = View(out.console.width, out.console.height)
 
     def tell(sentence: str) -> None:
         view.notice = sentence

@@ -33,7 +33,7 @@ MetricsOption = Annotated[
     typer.Option(
         "--metrics",
         metavar="NAME,...",
-        help="Of errors, p90, p95, p99, slo.",
+        help="Of errors, p90, p95, p99, stalled, slo.",
         show_default=False,
         rich_help_panel=_PLAN,
     ),
@@ -67,7 +67,7 @@ InsufficientOption = Annotated[
 NewerOption = Annotated[
     str | None,
     typer.Option(
-        "--on-newer", metavar="WHAT", help="Another rollout runs: refuse, queue or replace.", show_default=False,
+        "--on-newer", metavar="WHAT", help="Another one runs: refuse, queue, replace or beside.", show_default=False,
         rich_help_panel=_PLAN,
     ),
 ]  # fmt: skip

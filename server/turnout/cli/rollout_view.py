@@ -77,6 +77,7 @@ def status_lines(rollout: pb.Rollout) -> Iterator[RenderableType]:
         ),
     ]
     pairs += [("paused", why) for why in rollout.pauses]
+    pairs += [("lacking", what) for what in rollout.lacking]
     if rollout.verdict:
         pairs.append(("verdict", rollout.verdict))
     by = rollout.actor or "nobody named"
@@ -168,6 +169,8 @@ def rollout_body(rollout: pb.Rollout) -> dict[str, Any]:
             for m in rollout.metrics
         ],
         "pauses": list(rollout.pauses),
+        "lacking": list(rollout.lacking),
+        "alpha": rollout.alpha,
         "verdict": rollout.verdict or None,
         "plan": json.loads(rollout.plan_json or "{}"),
         "plan_digest": rollout.plan_digest,

@@ -5,6 +5,7 @@
 
 from turnout.config.settings import (
     Batching,
+    Console,
     Drain,
     Limits,
     Loading,
@@ -26,6 +27,7 @@ from turnout.config.values import Address, Load, LoadAll, LoadLatest, LoadSelect
 __all__ = [
     "Address",
     "Batching",
+    "Console",
     "Drain",
     "Limits",
     "Load",

@@ -26,6 +26,7 @@ from turnout.config.values import (
     Share,
     Size,
     SizeOrNone,
+    Token,
 )
 
 MODEL_KEY = r"[a-z0-9][a-z0-9_-]{0,62}"
@@ -225,6 +226,18 @@ class Rollout(Section):
     webhook_secret: SecretStr = SecretStr("")
 
 
+class Console(Section):
+    """The console, on the HTTP listener.
+
+    Attributes:
+        enabled: Whether it is there at all.
+        token: Whoever knows it may pause, promote and abort from there; "" leaves it read-only. At least 16 characters.
+    """
+
+    enabled: bool = True
+    token: Token = SecretStr("")
+
+
 class Oip(Section):
     """The Open Inference Protocol on the data listener.
 
@@ -319,6 +332,7 @@ class Settings(BaseSettings):
     routing: Routing = Routing()
     shadow: ShadowLane = ShadowLane()
     rollout: Rollout = Rollout()
+    console: Console = Console()
     oip: Oip = Oip()
     log: Log = Log()
     model: Mapping[Annotated[str, Field(pattern=f"^{MODEL_KEY}$")], ModelOverrides] = Field(default_factory=dict)

@@ -4,11 +4,11 @@ from turnout.rollout.attempt import STEPPING, Rollout
 
 
 def lacking(rollout: Rollout) -> list[str]:
-    """Returns what is still to be seen before the next step, or before promotion; nothing outside a step."""
+    """Returns what holds it, and in a step what is still to be seen before the next one, or before promotion."""
+    found = [rollout.held] if rollout.held else []
     if rollout.state not in STEPPING:
-        return []
+        return found
     plan, step = rollout.plan, rollout.plan.steps[rollout.step]
-    found: list[str] = []
     if rollout.step_s < step.soak_s:
         found.append(f"the soak has {step.soak_s - rollout.step_s:.0f} s to go")
     if rollout.step_requests < plan.min_requests:

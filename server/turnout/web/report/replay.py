@@ -81,32 +81,32 @@ class Replay:
         Raises:
             InvalidRequest: The server tells what this release cannot read.
         """
-        plan = read_told_plan(answer.rollout.plan_json)
         try:
             bodies = [json.loads(text) for text in answer.ticks_json]
         except (ValueError, RecursionError):
             raise InvalidRequest("the server tells ticks that are no JSON") from None
         times = [stamp.ToDatetime(UTC) for stamp in answer.times]
-        told = [Told.from_json(time, body) for time, body in zip(times, bodies, strict=True)]
+        return cls.replayed(answer.rollout, list(zip(times, bodies, strict=True)))
+
+    @classmethod
+    def replayed(cls, rollout: pb.Rollout, ticks: Sequence[tuple[datetime, Mapping[str, Any]]]) -> Self:
+        """Computes the evidence again, tick by tick. Raises as `of`.
+
+        Args:
+            rollout: As it stands.
+            ticks: When each was recorded, and what it counted, the oldest first.
+        """
+        plan = read_told_plan(rollout.plan_json)
+        told = [Told.from_json(time, body) for time, body in ticks]
         evidence = [Evidence.start(plan.evidence_metrics, plan.max_duration_s)]
         for one in told:
             evidence.append(evidence[-1].taken(one.tick))
-        return cls(answer.rollout, plan, told, evidence[1:])
+        return cls(rollout, plan, told, evidence[1:])
 
     @property
     def last(self) -> Evidence:
         """The evidence by now."""
         return self.evidence[-1] if self.evidence else Evidence.start(self.plan.evidence_metrics, 1.0)
-
-    @property
-    def step_requests(self) -> int:
-        """The candidate's requests since the present step's weight was in force."""
-        soaking = [e.time.ToDatetime(UTC) for e in self.rollout.events if e.kind == "soaking"]
-        if not soaking:
-            return 0
-        # The ticks of the look that began the step are recorded with it, and belong to what was before.
-        ticks = (one.tick for one in self.told if one.time > soaking[-1])
-        return sum(max((c.requests for c in tick.canary.values()), default=0) for tick in ticks if tick.baseline)
 
     def ratio(self, metric: Metric) -> float | None:
         """Returns how often the candidate's requests were bad for each time that the baseline's were.

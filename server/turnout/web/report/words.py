@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from turnout.rollout.evidence import Metric
+from turnout.rollout.evidence import LEAST_BAD, Fitness, Metric
 from turnout.rollout.plan import Plan
 from turnout.web.report.replay import Replay
 from turnout.web.report.spans import duration_text, share_text
@@ -40,7 +40,7 @@ class Finding:
         weight: Share of the combined evidence.
         fit_value: Evidence that it is fit for promotion.
         fit_below: The ratio that it has to be shown to stay below.
-        proof: Whether it is fit for promotion by now, in words.
+        proof: Whether it lets the candidate be promoted by now, and why.
         fit: The same, in a word.
     """
 
@@ -122,7 +122,7 @@ def explain(replay: Replay) -> Explanation:
         peak=replay.last.peak,
         reading=tuple(_reading(replay, findings)),
         fit_threshold=1 / plan.beta,
-        lacking=() if ended or rollout.state == "aborting" else tuple(_lacking(replay, findings)),
+        lacking=() if ended or rollout.state == "aborting" else (*rollout.pauses, *rollout.lacking),
         following=tuple(_following(rollout, plan)),
     )
 
@@ -143,6 +143,8 @@ def meaning(name: str, threshold_seconds: float) -> str:
     match name:
         case "errors":
             return "failed by the server's fault"
+        case "stalled":
+            return f"slower than ten times the baseline's p99{limit}"
         case "disagreement":
             return "copies that were answered otherwise"
         case "slo":
@@ -172,52 +174,38 @@ def _finding(metric: Metric, replay: Replay) -> Finding:
 
 
 def _proof(metric: Metric, replay: Replay) -> tuple[bool, str]:
-    """Returns whether a metric shows the candidate fit, and how."""
-    plan, rollout, evidence = replay.plan, replay.rollout, replay.last
-    known = evidence.accumulators[metric.name]
-    if evidence.fit(metric.name) >= 1 / plan.beta:
-        return True, "shown"
-    if known.canary.bad == 0 and known.baseline.bad == 0 and not metric.one_armed:
-        soaked = rollout.state not in _STEPPING or rollout.step_seconds >= rollout.soak_seconds
-        enough = max(0 if soaked else plan.exposure_requests, 1)
-        if known.canary.requests >= enough:
-            return True, f"no bad one on either side in {known.canary.requests:,} requests: no ratio to show"
-        return False, f"no bad one yet, {known.canary.requests:,} of {enough:,} requests"
-    return False, "not yet"
+    """Returns whether a metric lets the candidate be promoted, and why."""
+    plan, evidence = replay.plan, replay.last
+    seen, enough = evidence.accumulators[metric.name].canary, max(plan.exposure_requests, 1)
+    found = evidence.fitness(metric, plan.beta, plan.exposure_requests)
+    words = {
+        Fitness.NOT_ASKED: "not asked for",
+        Fitness.SHOWN: "shown",
+        Fitness.CLEAN: f"no bad one in {seen.requests:,} requests",
+        Fitness.FINE: f"shown to be rarer than {share_text(metric.fine_rate)}",
+        Fitness.OPEN: "not yet" if seen.bad else f"no bad one yet, {seen.requests:,} of {enough:,} requests",
+    }
+    return found.fit, words[found]
 
 
 def _reading(replay: Replay, findings: tuple[Finding, ...]) -> Iterator[str]:
     rollout, plan = replay.rollout, replay.plan
-    worse = rollout.e_value >= rollout.threshold
+    worse, alpha = rollout.e_value >= rollout.threshold, rollout.alpha
+    shared = f" (alpha {plan.alpha:g}, shared with other rollouts of the model)" if alpha < plan.alpha else ""
     yield (
         f"Combined evidence that {rollout.candidate} is worse: {evidence_text(rollout.e_value)}, "
         f"{'which reaches' if worse else 'below'} the threshold of {evidence_text(rollout.threshold)}."
     )
     yield (
-        f"At most {share_text(plan.alpha)} of rollouts of candidates that are not worse ever get that far, however "
-        f"often one looks (alpha {plan.alpha:g})."
+        f"At most {share_text(alpha)} of rollouts of candidates that are not worse ever get that far, however "
+        f"often one looks{shared}."
     )
     if rollout.e_value >= 1 and (strongest := max(findings, key=lambda f: f.weight * f.e_value)).e_value > 0:
         share = strongest.weight * strongest.e_value / rollout.e_value
         yield f"{share:.0%} of it comes from {strongest.name}."
-    low = [f.name for f in findings if 0 < f.canary_bad < 3 and f.e_value == 0]
+    low = [f.name for f in findings if 0 < f.canary_bad < LEAST_BAD and f.e_value == 0]
     if low:
-        yield f"Fewer than 3 bad events of the candidate count as none: {', '.join(low)}."
-
-
-def _lacking(replay: Replay, findings: tuple[Finding, ...]) -> Iterator[str]:
-    rollout, plan = replay.rollout, replay.plan
-    yield from (f"it stands still: {why}" for why in rollout.pauses)
-    if rollout.state not in _STEPPING:
-        return
-    if (left := rollout.soak_seconds - rollout.step_seconds) > 0:
-        yield f"{duration_text(left)} of the step's {duration_text(rollout.soak_seconds)}"
-    if rollout.state != "ramping" and (had := replay.step_requests) < plan.min_requests:
-        yield f"requests of the candidate in this step: {had:,} of {plan.min_requests:,}"
-    unproven = [f.name for f in findings if not f.fit and f.name != "disagreement"]
-    if unproven:
-        when = "" if rollout.step == rollout.steps else ", which the last step asks for"
-        yield f"evidence that {', '.join(unproven)} {'is' if len(unproven) == 1 else 'are'} fit for promotion{when}"
+        yield f"Fewer than {LEAST_BAD} bad events of the candidate count as none: {', '.join(low)}."
 
 
 def _following(rollout: pb.Rollout, plan: Plan) -> Iterator[str]:
