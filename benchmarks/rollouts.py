@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from magika.load import USERS
 from magika.process import serving
 from magika.rollouts import ENVIRONMENT, PLAN, RATE, SCENES, Outcome, play, publish_all
 
@@ -67,9 +68,9 @@ def show(rows: Sequence[Played], *, as_json: bool) -> None:
     console.print(table)
     console.print(
         f"Plan: {steps}; metrics {', '.join(PLAN['metrics'])}; alpha {PLAN['alpha']}, beta {PLAN['beta']}; looked at "
-        f"each {ENVIRONMENT['TURNOUT_ROLLOUT__TICK_S']} s. Load: at most {RATE:.0f} requests a second, every other one "
-        "with the key of one of 500 users. After: from the candidate's first request or copy. Failed: no answer. Wrong: "
-        "not what the good model of that version answers. Late: later than the p99 that the same clients saw before the "
-        "rollout, so 1 % would be late without one.",
+        f"each {ENVIRONMENT['TURNOUT_ROLLOUT__TICK_S']} s; the one with other answers after a shadow stage. Load: at most "
+        f"{RATE:.0f} requests a second, half of them with the key of one of {USERS} users. After: since the candidate's "
+        "first request or copy. Failed: had no answer. Wrong: not what the good model of that version answers. Late: "
+        "later than the p99 that the same clients saw before the rollout; 1 % would be so without one.",
         style="dim",
     )

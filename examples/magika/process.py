@@ -43,8 +43,11 @@ def steer(server: Server, *arguments: str) -> None:
     """Runs a `turnout` command that speaks to a running server, showing it and all that it prints."""
     console.print(f"[bold cyan]$ turnout {' '.join(arguments)}[/]")
     command = [str(TURNOUT), *arguments, "--server", server.control]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    console.print("  " + "\n  ".join(line.rstrip() for line in done.stdout.splitlines()), style="dim", markup=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"turnout {' '.join(arguments)} ended with {done.returncode}: {done.stderr.strip()}")
+    lines = "\n  ".join(line.rstrip() for line in done.stdout.splitlines())
+    console.print(f"  {lines}", style="dim", markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -134,7 +134,8 @@ class Harm:
         kinds = f" ({', '.join(sorted(self.errors))})" if failed else ""
         return (
             f"of {self.requests:,} requests {failed:,} failed{kinds}, {self.wrong:,} had a wrong answer, "
-            f"{self.slow:,} took longer than {self.bound * 1e3:.0f} ms, {self.slow_candidates:,} of them at the candidate"
+            f"{self.slow:,} took longer than the {self.bound * 1e3:.0f} ms that were the p99 before, "
+            f"{self.slow_candidates:,} of them at the candidate"
         )
 
 
@@ -161,7 +162,7 @@ class Outcome:
 
 
 def publish_all(directory: Path) -> Path:
-    """Publishes the models of all scenes below `directory`, the real ones as released; returns the repository's root."""
+    """Publishes the models of all scenes below `directory`, the real ones released; returns the repository's root."""
     root = directory / "models"
     repository = Repository(root)
     with StateStore.open(Settings(models=root).state_url) as store:
