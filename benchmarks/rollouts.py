@@ -40,9 +40,12 @@ class Played:
 
 
 def measure(scratch: Path) -> list[Played]:
-    """Plays the five scenes on one server."""
-    with serving(publish_all(scratch), ENVIRONMENT, show=False, kill=True) as server:
-        return [Played(play(server, scene)) for scene in SCENES.values()]
+    """Plays the five scenes, each on a server process of its own."""
+    root, played = publish_all(scratch), []
+    for scene in SCENES.values():
+        with serving(root, ENVIRONMENT, show=False, kill=scene.lasting) as server:
+            played.append(Played(play(server, scene)))
+    return played
 
 
 def show(rows: Sequence[Played], *, as_json: bool) -> None:
@@ -68,9 +71,10 @@ def show(rows: Sequence[Played], *, as_json: bool) -> None:
     console.print(table)
     console.print(
         f"Plan: {steps}; metrics {', '.join(PLAN['metrics'])}; alpha {PLAN['alpha']}, beta {PLAN['beta']}; looked at "
-        f"each {ENVIRONMENT['TURNOUT_ROLLOUT__TICK_S']} s; the one with other answers after a shadow stage. Load: at most "
-        f"{RATE:.0f} requests a second, half of them with the key of one of {USERS} users. After: since the candidate's "
-        "first request or copy. Failed: had no answer. Wrong: not what the good model of that version answers. Late: "
-        "later than the p99 that the same clients saw before the rollout; 1 % would be so without one.",
+        f"each {ENVIRONMENT['TURNOUT_ROLLOUT__TICK_S']} s; before it a shadow stage for the one with other answers. "
+        f"Load: at most {RATE:.0f} requests a second, half of them with the key of one of {USERS} users. "
+        "After: since the candidate's first request or copy. Failed: had no answer. "
+        "Wrong: not what the good model of that version answers. "
+        "Late: later than the p99 that the same clients saw before the rollout; 1 % would be so without one.",
         style="dim",
     )
