@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 import memory
 import real
+import rollouts
 import routing
 import shadow
 import tiny
@@ -27,25 +28,33 @@ TABLES = {
     "memory": memory,
 }
 
+ROLLOUTS = "rollouts"
+"""A table of its own form: it tells what became of each rollout, and compares nothing."""
+
 
 def main() -> int:
     """Returns how many targets were not met."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tables", nargs="*", choices=[[], *TABLES], help="which; all of them by default")
+    parser.add_argument("tables", nargs="*", choices=[[], *TABLES, ROLLOUTS], help="which; all of them by default")
     parser.add_argument("--quick", action="store_true", help="short windows, for a first look")
     parser.add_argument("--json", action="store_true", help="one JSON object a row")
     arguments = parser.parse_args()
     windows, seconds = (3, 0.7) if arguments.quick else (9, 2.0)
-    generator = Generator()
+    generator = Generator() if set(arguments.tables) != {ROLLOUTS} else None
     if not arguments.json:
         print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}; "
               f"medians of {windows} interleaved windows of {seconds} s")  # fmt: skip
     missed = 0
-    for name in arguments.tables or TABLES:
+    for name in [name for name in arguments.tables or TABLES if name != ROLLOUTS]:
         with tempfile.TemporaryDirectory(prefix="turnout-bench-") as scratch:
             rows = TABLES[name].measure(Path(scratch), generator, windows, seconds)
         show(TABLES[name].TITLE, rows, as_json=arguments.json)
         missed += sum(not row.met for row in rows)
+    if ROLLOUTS in arguments.tables or not arguments.tables:
+        with tempfile.TemporaryDirectory(prefix="turnout-bench-") as scratch:
+            played = rollouts.measure(Path(scratch))
+        rollouts.show(played, as_json=arguments.json)
+        missed += sum(not row.met for row in played)
     return missed
 
 

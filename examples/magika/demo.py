@@ -1,7 +1,8 @@
 """Serves real versions of magika and moves traffic between them: what `make demo` runs.
 
 Publishes by the command line, serves in a process of its own, asks through the client, shadows and splits traffic,
-reads all of it back from the metrics, and stops the server with SIGTERM. Exits with 1 where a claim does not hold.
+reads all of it back from the metrics, rolls a good version out and a bad one back, and stops the server with SIGTERM.
+Exits with 1 where a claim does not hold.
 """
 
 import sys
@@ -10,10 +11,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from magika import pins, traffic
+from magika import pins, promotion, traffic
 from magika.features import labels
 from magika.process import console, publish_by_command, serving
+from magika.rollouts import ENVIRONMENT
+from magika.samples import REPOSITORY
 from zoo import fetch
+
+REPORTS = REPOSITORY / "build"
+"""Where the report of the rollback is written."""
 
 VERSIONS = ("1.0.0", "3.2.0", "3.3.0")
 
@@ -29,12 +35,16 @@ def main() -> int:
             publish_by_command("publish", "magika", version, str(path), "--release", models=root, show=path.name)
         publish_by_command("tag", "magika", "stable", "3.2.0", models=root)
         console.rule("[bold]serve[/] all of them at once")
-        with serving(root) as server:
+        with serving(root, ENVIRONMENT) as server:
             failures = pins.classify(server, names) + pins.refuse(server) + pins.latencies(server, VERSIONS)
             console.rule("[bold]shadow[/] 3.3.0 gets a copy of what 3.2.0 answers, and nobody sees what it says")
             failures += traffic.shadow(server)
             console.rule("[bold]canary[/] 3.3.0 answers a fifth of the users")
             failures += traffic.canary(server)
+            console.rule("[bold]rollout[/] 3.3.0 becomes the baseline, step by step, as the evidence allows")
+            failures += promotion.good(server)
+            console.rule("[bold]rollback[/] 3.4.0 is slower, and is taken back")
+            failures += promotion.slow(server, root, REPORTS)
     console.rule("[green]all as it should be[/]" if not failures else f"[red]{failures} claims did not hold[/]")
     return min(failures, 1)
 

@@ -1,11 +1,12 @@
 """The `turnout` command and its server, run as a user runs them."""
 
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,29 +43,47 @@ def steer(server: Server, *arguments: str) -> None:
     """Runs a `turnout` command that speaks to a running server, showing it and all that it prints."""
     console.print(f"[bold cyan]$ turnout {' '.join(arguments)}[/]")
     command = [str(TURNOUT), *arguments, "--server", server.control]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    console.print("  " + "\n  ".join(line.rstrip() for line in done.stdout.splitlines()), style="dim", markup=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"turnout {' '.join(arguments)} ended with {done.returncode}: {done.stderr.strip()}")
+    lines = "\n  ".join(line.rstrip() for line in done.stdout.splitlines())
+    console.print(f"  {lines}", style="dim", markup=False, soft_wrap=True)
 
 
 @contextmanager
-def serving(models: Path) -> Iterator[Server]:
-    """Serves `models` in a process of its own on free ports, and stops it with SIGTERM."""
+def serving(
+    models: Path, environment: Mapping[str, str] | None = None, *, show: bool = True, kill: bool = False
+) -> Iterator[Server]:
+    """Serves `models` in a process of its own on free ports, and stops it with SIGTERM.
+
+    Args:
+        models: Root of the repository.
+        environment: Settings, beside those of this process.
+        show: Print what is done.
+        kill: Stop it with SIGKILL instead, since a run that hangs may outlive the drain.
+    """
+    say = console.print if show else _nothing
     listen = ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--control", "127.0.0.1:0"]
     command = [str(TURNOUT), "serve", "--models", str(models), *listen, "--json"]
     with (models.parent / "server.log").open("w+") as log:
-        process = subprocess.Popen(command, stderr=log)
+        process = subprocess.Popen(command, stderr=log, env=os.environ | dict(environment or {}))
         try:
             server = _listening(process, Path(log.name))
-            console.print(f"[bold cyan]$ turnout serve[/]  [dim]gRPC {server.grpc}, HTTP {server.http}[/]")
+            given = "".join(f"{name}={value} " for name, value in (environment or {}).items())
+            say(f"[bold cyan]$ {given}turnout serve[/]  [dim]gRPC {server.grpc}, HTTP {server.http}[/]")
             with Client(server.grpc) as client:
                 client.wait_ready("magika", timeout=60)
             yield server
         finally:
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
             code = process.wait(timeout=60)
-        console.print(f"[bold cyan]$ kill -TERM ...[/]  [dim]drained, exit code {code}[/]")
-        if code:
+        say(f"[bold cyan]$ kill -TERM ...[/]  [dim]drained, exit code {code}[/]")
+        if code and not kill:
             raise SystemExit(f"the server ended with {code}:\n{Path(log.name).read_text()}")
+
+
+def _nothing(*_: object) -> None:
+    """Says nothing."""
 
 
 def _listening(process: "subprocess.Popen[bytes]", log: Path) -> Server:
@@ -76,3 +95,11 @@ def _listening(process: "subprocess.Popen[bytes]", log: Path) -> Server:
             break
         time.sleep(0.1)
     raise SystemExit(f"the server did not start:\n{log.read_text()}")
+
+
+def watch(server: Server, model: str) -> int:
+    """Runs `turnout rollout watch` to its end, on the screen itself; returns what it ended with."""
+    console.print(f"[bold cyan]$ turnout rollout watch {model}[/]")
+    console.file.flush()
+    command = [str(TURNOUT), "rollout", "watch", model, "--server", server.control]
+    return subprocess.run(command, check=False, timeout=300).returncode

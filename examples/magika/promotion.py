@@ -1,0 +1,61 @@
+"""Scenes: a good version becomes the baseline under load, and one that is slower is taken back."""
+
+from pathlib import Path
+
+import numpy as np
+
+from magika.candidates import CANDIDATES, ORIGINAL
+from magika.load import Load
+from magika.process import Server, console, publish_by_command, steer, watch
+from magika.rollouts import BEFORE, PLAN_FILE, RATE, SCENES, Harm, Scene, load_of
+from turnout_client import Client
+
+
+def good(server: Server) -> int:
+    """Rolls 3.3.0 out over 3.2.0; returns how many claims did not hold."""
+    scene = SCENES["good"]
+    steer(server, "traffic", "set", "magika", "--baseline", scene.baseline)
+    code, harm = _rolled_out(server, scene)
+    steer(server, "traffic", "show", "magika")
+    with Client(server.grpc) as client:
+        answering = client.get_version("magika").version
+    return sum((code != 0, harm.errors != {}, harm.wrong > 0, answering != ORIGINAL))
+
+
+def slow(server: Server, models: Path, reports: Path) -> int:
+    """Publishes 3.4.0 while 3.3.0 serves, and rolls it out; returns how many claims did not hold."""
+    scene, bad = SCENES["slow"], CANDIDATES["slow"]
+    console.print(f"{bad.version} is {ORIGINAL} with layers of no use: {bad.fault}")
+    model = bad.write(models.parent)
+    publish_by_command("publish", "magika", bad.version, str(model), models=models, show=model.name)
+    with Client(server.grpc) as client:
+        client.wait_ready("magika", bad.version)
+    code, harm = _rolled_out(server, scene)
+    steer(server, "rollout", "explain", "magika")
+    reports.mkdir(exist_ok=True)
+    page = reports / f"rollout-magika-{bad.version}.html"
+    steer(server, "rollout", "report", "magika", "--html", str(page))
+    with Client(server.grpc) as client:
+        answering = client.get_version("magika").version
+    return sum((code != 1, harm.errors != {}, harm.wrong > 0, answering != ORIGINAL, not page.exists()))
+
+
+def _rolled_out(server: Server, scene: Scene) -> tuple[int, Harm]:
+    """Rolls a candidate out under load and watches it; returns what the watcher ended with, and what clients saw."""
+    with load_of(server, scene) as load:
+        console.print(f"real files come in, at most {RATE:.0f} a second, half of them with a user's key", style="dim")
+        bound, first = _before(load)
+        plan = str(PLAN_FILE.relative_to(Path.cwd())) if PLAN_FILE.is_relative_to(Path.cwd()) else str(PLAN_FILE)
+        arguments = ("--to", scene.candidate, "--plan", plan, "--actor", "demo", "--reason", scene.title)
+        steer(server, "rollout", "start", "magika", *arguments)
+        code = watch(server, "magika")
+        seen = load.got[first:]
+    harm = Harm.of(seen, scene.candidate, bound)
+    console.print(f"[bold]what clients saw:[/] {harm}")
+    return code, harm
+
+
+def _before(load: Load) -> tuple[float, int]:
+    """Waits for what the thresholds take; returns the clients' p99 in seconds, and how many requests that were."""
+    load.wait(BEFORE)
+    return float(np.quantile([one.seconds for one in load.got], 0.99)), len(load.got)
