@@ -76,11 +76,14 @@ def append(connection: Connection, event: Event) -> None:
     )
 
 
-def latest(connection: Connection, model: str | None, limit: int) -> list[Event]:
-    """Reads the last `limit` events, of one model or of all, newest first."""
+def latest(connection: Connection, model: str | None, limit: int, rollout: int | None = None) -> list[Event]:
+    """Reads the last `limit` events, of one model or of all, or of one attempt of a model, newest first."""
     query = select(schema.events).order_by(schema.events.c.id.desc()).limit(limit)
     if model is not None:
         query = query.where(schema.events.c.model == model)
+    if rollout is not None:
+        query = query.where(schema.events.c.kind == str(EventKind.ROLLOUT))
+        query = query.where(schema.events.c.subject.startswith(f"attempt {rollout}: ", autoescape=True))
     return [_event(row) for row in connection.execute(query)]
 
 
