@@ -139,7 +139,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         console: Sequence[Route] = ()
         if settings.console.enabled:
             token = settings.console.token.get_secret_value()
-            console = console_routes(catalog, policies, shadows, rollouts, explainer, recent, token)
+            console = console_routes(catalog, policies, shadows, rollouts, explainer, recent, token, log)
         services = Services(
             inference=inference,
             catalog=catalog,
@@ -199,7 +199,8 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         side_tasks.start("rollouts", rollouts.run(previews.tick, meters.tick))
         side_tasks.start("webhook", webhook.run())
         side_tasks.start("uploads", _expire(uploads, settings.transfers.keep_s))
-        side_tasks.start("recent", recent.run())
+        if console:
+            side_tasks.start("recent", recent.run())
         side_tasks.start("follow", follow(refresh, store.revision, root, settings.repository, log))
         stack.push_async_callback(_stop, services, settings, data, control, http, side_tasks)
         try:

@@ -100,7 +100,7 @@ async def test_every_event_of_a_rollout_comes_in_order_signed_over_its_very_byte
     receiver = Receiver()
     async with listening(receiver) as url:
         server = await start_server(rollout=TICK | {"webhook_url": url, "webhook_secret": SECRET})
-        await start(server, "1.1.0", LONG, actor="ann", reason="naïve – but signed")
+        await start(server, "1.1.0", LONG, actor="ann", reason="naïve, but signed")
         await until(server, in_state("soaking"))
         await command(server, pb.ROLLOUT_COMMAND_ABORT, actor="bob")
         told = (await until(server, in_state("rolled_back")))[-1]
@@ -111,7 +111,7 @@ async def test_every_event_of_a_rollout_comes_in_order_signed_over_its_very_byte
     first = receiver.events[0]
     assert first | {"time": ""} == {
         "model": "m", "attempt": 1, "candidate": "1.1.0", "previous": "1.0.0", "state": "pending", "epoch": 1,
-        "event": "start", "text": "naïve – but signed", "actor": "ann", "e_value": 0.0, "threshold": 100.0, "time": "",
+        "event": "start", "text": "naïve, but signed", "actor": "ann", "e_value": 0.0, "threshold": 100.0, "time": "",
     }  # fmt: skip
     for headers, body in receiver.got:
         digest = hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()

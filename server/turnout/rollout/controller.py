@@ -116,6 +116,12 @@ class Rollouts:
         """The rollouts that this server drives."""
         return list(self._driven.values())
 
+    @property
+    def running(self) -> Sequence[Rollout]:
+        """The rollouts that have not ended, whoever drives them."""
+        known = (*(d.rollout for d in self._driven.values()), *self._foreign.values())
+        return sorted((r for r in known if not r.state.final), key=lambda r: (r.model, r.attempt))
+
     async def run(self, *beside: Callable[[], None]) -> None:
         """Looks every tick, for as long as the server runs.
 

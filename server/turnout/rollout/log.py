@@ -7,9 +7,12 @@ from typing import Any
 from turnout.errors import NotFound, Unsupported
 from turnout.rollout.attempt import Rollout
 from turnout.serving.catalog import Catalog
-from turnout.state.events import Event, EventKind
+from turnout.state.events import Event
 from turnout.state.rollouts import RolloutRecord
 from turnout.state.store import StateStore
+
+_MOST_ATTEMPTS = 2**63 - 1
+"""What a column of the state store holds; a number beyond it would raise there."""
 
 
 def recorded(record: RolloutRecord) -> Rollout:
@@ -45,10 +48,10 @@ class RolloutLog:
             NotFound: It never had one, or no such attempt.
             Unavailable: The state store does not answer.
         """
-        known = await self.history(model, 1 if not attempt else 1000)
-        for record, rollout in known:
-            if attempt in (0, record.attempt):
-                return record, rollout
+        self._catalog.snapshot.model(model)
+        if attempt <= _MOST_ATTEMPTS:
+            for record in await asyncio.to_thread(self._store.rollouts, model, limit=1, attempt=attempt or None):
+                return record, recorded(record)
         raise NotFound(f"{model} has had no rollout{f' {attempt}' if attempt else ''}")
 
     async def history(self, model: str | None, limit: int) -> list[tuple[RolloutRecord, Rollout]]:
@@ -65,14 +68,13 @@ class RolloutLog:
 
     async def record(self, rollout: Rollout) -> RolloutRecord | None:
         """Returns how a rollout is recorded."""
-        records = await asyncio.to_thread(self._store.rollouts, rollout.model)
-        return next((r for r in records if r.attempt == rollout.attempt), None)
+        records = await asyncio.to_thread(self._store.rollouts, rollout.model, attempt=rollout.attempt)
+        return next(iter(records), None)
 
     async def events(self, model: str, attempt: int, limit: int) -> list[Event]:
         """Returns what happened to a rollout, the oldest first."""
-        found = await asyncio.to_thread(self._store.events, model, limit * 2)
-        own = [e for e in found if e.kind == EventKind.ROLLOUT and e.payload.get("attempt") == attempt]
-        return own[:limit][::-1]
+        found = await asyncio.to_thread(self._store.events, model, limit, rollout=attempt)
+        return found[::-1]
 
     async def ticks(
         self, model: str, attempt: int, after: int, limit: int

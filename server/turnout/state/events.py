@@ -96,9 +96,14 @@ def append(connection: Connection, event: Event) -> Event:
 
 
 def latest(
-    connection: Connection, model: str | None, limit: int, kinds: Collection[EventKind] = (), subject: str | None = None
+    connection: Connection,
+    model: str | None,
+    limit: int,
+    kinds: Collection[EventKind] = (),
+    subject: str | None = None,
+    rollout: int | None = None,
 ) -> list[Event]:
-    """Reads the last `limit` events, newest first: of one model, of some kinds, about one subject, or of all."""
+    """Reads the last `limit` events, newest first: of one model, of some kinds, about one subject or attempt, or all."""
     query = select(schema.events).order_by(schema.events.c.id.desc()).limit(limit)
     if model is not None:
         query = query.where(schema.events.c.model == model)
@@ -106,6 +111,9 @@ def latest(
         query = query.where(schema.events.c.kind.in_([str(kind) for kind in kinds]))
     if subject is not None:
         query = query.where(schema.events.c.subject == subject)
+    if rollout is not None:
+        query = query.where(schema.events.c.kind == str(EventKind.ROLLOUT))
+        query = query.where(schema.events.c.subject.startswith(f"attempt {rollout}: ", autoescape=True))
     return [read(row) for row in connection.execute(query)]
 
 

@@ -121,11 +121,15 @@ def write(
     return _record(connection.execute(select(schema.rollouts).where(key)).one())
 
 
-def latest(connection: Connection, model: str | None, limit: int, *, running: bool) -> list[RolloutRecord]:
+def latest(
+    connection: Connection, model: str | None, limit: int, *, running: bool, attempt: int | None = None
+) -> list[RolloutRecord]:
     """Reads rollouts, the newest first."""
     query = select(schema.rollouts).order_by(schema.rollouts.c.started.desc(), schema.rollouts.c.attempt.desc())
     if model is not None:
         query = query.where(schema.rollouts.c.model == model)
+    if attempt is not None:
+        query = query.where(schema.rollouts.c.attempt == attempt)
     if running:
         query = query.where(schema.rollouts.c.final == 0)
     return [_record(row) for row in connection.execute(query.limit(limit))]

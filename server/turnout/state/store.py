@@ -218,13 +218,16 @@ class StateStore(Declaring):
 
             return rollouts.write(change.connection, model, wanted, self._now(), tell)
 
-    def rollouts(self, model: str | None = None, *, running: bool = False, limit: int = 100) -> list[RolloutRecord]:
+    def rollouts(
+        self, model: str | None = None, *, running: bool = False, limit: int = 100, attempt: int | None = None
+    ) -> list[RolloutRecord]:
         """Returns rollouts, the newest first.
 
         Args:
             model: Of this model only; None: of all.
             running: Only those that have not ended.
             limit: At most that many, 1 or more.
+            attempt: Only this one of the model.
 
         Raises:
             InvalidRequest: `limit` is below 1.
@@ -232,7 +235,7 @@ class StateStore(Declaring):
         """
         check_limit(limit)
         with self._database.reading() as connection:
-            return rollouts.latest(connection, model, limit, running=running)
+            return rollouts.latest(connection, model, limit, running=running, attempt=attempt)
 
     def rollout_ticks(
         self, model: str, attempt: int, after: int = 0, limit: int = 10_000
@@ -253,12 +256,13 @@ class StateStore(Declaring):
         with self._database.reading() as connection:
             return rollouts.ticks(connection, model, attempt, after, limit)
 
-    def events(self, model: str | None = None, limit: int = 100) -> list[Event]:
+    def events(self, model: str | None = None, limit: int = 100, *, rollout: int | None = None) -> list[Event]:
         """Returns the last changes, newest first.
 
         Args:
             model: Of this model only; None: of all.
             limit: At most that many, 1 or more.
+            rollout: Of this attempt of the model only.
 
         Raises:
             InvalidRequest: `limit` is below 1.
@@ -266,7 +270,7 @@ class StateStore(Declaring):
         """
         check_limit(limit)
         with self._database.reading() as connection:
-            return events.latest(connection, model, limit)
+            return events.latest(connection, model, limit, rollout)
 
     def head(self) -> Head:
         """Returns the last event of the log in short, for somebody to keep elsewhere.

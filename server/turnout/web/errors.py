@@ -11,6 +11,8 @@ STATUSES: dict[type[BaseException], HTTPStatus] = {
     errors.InvalidRequest: HTTPStatus.BAD_REQUEST,
     errors.NotFound: HTTPStatus.NOT_FOUND,
     errors.AlreadyExists: HTTPStatus.CONFLICT,
+    errors.Conflict: HTTPStatus.CONFLICT,
+    errors.ChangeRefused: HTTPStatus.CONFLICT,
     errors.NotLoaded: HTTPStatus.CONFLICT,
     errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.Exhausted: HTTPStatus.TOO_MANY_REQUESTS,

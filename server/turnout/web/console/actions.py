@@ -1,22 +1,29 @@
 """What the console changes, for whoever has signed in: a rollout's course, by the same commands as everywhere."""
 
+import re
 from collections.abc import Callable
 from urllib.parse import parse_qsl
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
+from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import InvalidRequest, PermissionDenied, TurnoutError
 from turnout.rollout import overrides
 from turnout.rollout.attempt import Moved, Pause, Rollout
 from turnout.rollout.controller import Rollouts
-from turnout.web.console.pages import Pages
+from turnout.web.console.pages import Pages, attempt_of
 from turnout.web.console.rendering import HEADERS, page
-from turnout.web.console.session import Sessions, same_origin
+from turnout.web.console.session import Sessions, actor_name, over_https, same_origin
 
 _MAX_REASON = 1024
-_MAX_TOKEN = 1024
+"""Bytes: what the state store keeps."""
+
 _MAX_BODY = 16 << 10
+_MAX_EPOCH_DIGITS = 18
+
+_INSIDE = re.compile(r"/console(/[A-Za-z0-9_~+.-]+)*")
+"""Where somebody may be sent after signing in: nowhere else than the console."""
 
 Decide = Callable[[Rollout], Moved]
 
@@ -42,49 +49,62 @@ def decision(command: str, actor: str, reason: str) -> Decide:
 class Actions:
     """Takes what is posted. Each answer is a redirect to the page that shows what came of it, or says why not."""
 
-    def __init__(self, rollouts: Rollouts, pages: Pages, sessions: Sessions) -> None:
+    def __init__(self, rollouts: Rollouts, pages: Pages, sessions: Sessions, log: FilteringBoundLogger) -> None:
         self._rollouts = rollouts
         self._pages = pages
         self._sessions = sessions
+        self._log = log
 
     async def command(self, request: Request) -> Response:
         """Has an operator's word on a rollout."""
+        back = ""
         try:
             actor = self._permitted(request)
+            model, attempt = request.path_params["model"], attempt_of(request)
+            command = request.path_params["command"]
             fields = await _form(request)
             reason = fields.get("reason", "").strip()
-            if len(reason) > _MAX_REASON:
-                raise InvalidRequest.at("reason", f"expected at most {_MAX_REASON} characters")
-            model, attempt = request.path_params["model"], int(request.path_params["attempt"])
-            command = request.path_params["command"]
+            if len(reason.encode()) > _MAX_REASON:
+                raise InvalidRequest.at("reason", f"expected at most {_MAX_REASON} bytes")
             decide, epoch = decision(command, actor, reason), _epoch(fields.get("epoch", ""))
+            back = f"/console/models/{model}/rollouts/{attempt}"
             await self._rollouts.command(model, decide, epoch, attempt=attempt, resume=command == "resume")
+        except ClientDisconnect:
+            return Response(status_code=499)  # nobody reads it
         except TurnoutError as error:
-            return self._pages.problem(request, error)
-        return RedirectResponse(f"/console/models/{model}/rollouts/{attempt}", 303, HEADERS)
+            return self._pages.problem(request, error, back)
+        return RedirectResponse(back, 303, HEADERS)
 
     async def sign_in(self, request: Request) -> Response:
         """Signs somebody in who knows the control token; shows where to type it on a GET."""
         possible, failed = self._sessions.possible, False
+        following = request.query_params.get("next", "")
         if request.method == "POST":
             try:
                 if not same_origin(request):
                     raise PermissionDenied("a sign-in has to come from the console's own page")
                 fields = await _form(request)
+            except ClientDisconnect:
+                return Response(status_code=499)
             except TurnoutError as error:
                 return self._pages.problem(request, error)
-            response = RedirectResponse("/console", 303, HEADERS)
-            name, token = fields.get("name", ""), fields.get("token", "")[:_MAX_TOKEN]
-            if self._sessions.sign_in(name, token, response, secure=request.url.scheme == "https"):
+            goal = following if _INSIDE.fullmatch(following) else "/console"
+            response = RedirectResponse(goal, 303, HEADERS)
+            name, token = fields.get("name", ""), fields.get("token", "")
+            host = request.client.host if request.client is not None else ""
+            if self._sessions.sign_in(name, token, response, secure=over_https(request)):
+                self._log.info("console sign-in", actor=actor_name(name), client=host)
                 return response
+            self._log.warning("console sign-in refused", actor=actor_name(name), client=host)
             failed = True
         return page("sign_in.html", request, 403 if failed else 200, actor=None, possible=possible, failed=failed)
 
     async def sign_out(self, request: Request) -> Response:
         """Takes the session away."""
+        if not same_origin(request):
+            return self._pages.problem(request, PermissionDenied("a sign-out has to come from the console's own page"))
         response = RedirectResponse("/console", 303, HEADERS)
-        if same_origin(request):
-            self._sessions.sign_out(response)
+        self._sessions.sign_out(response)
         return response
 
     def _permitted(self, request: Request) -> str:
@@ -98,7 +118,7 @@ class Actions:
 
 async def _form(request: Request) -> dict[str, str]:
     """Reads a small form; nothing of it is a file."""
-    body = b""
+    body = bytearray()
     async for part in request.stream():
         body += part
         if len(body) > _MAX_BODY:
@@ -111,6 +131,6 @@ async def _form(request: Request) -> dict[str, str]:
 
 def _epoch(text: str) -> int:
     """Returns the epoch that the page showed: a button pressed on an old page is refused."""
-    if not text.isascii() or not text.isdigit():
+    if not text.isascii() or not text.isdigit() or len(text) > _MAX_EPOCH_DIGITS:
         raise InvalidRequest.at("epoch", "expected the rollout's epoch")
-    return int(text[:18])
+    return int(text)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
+from structlog.typing import FilteringBoundLogger
 
 from turnout.rollout.controller import Rollouts
 from turnout.routing.applied import Policies
@@ -14,7 +15,7 @@ from turnout.serving.catalog import Catalog
 from turnout.web.console.actions import Actions
 from turnout.web.console.pages import Pages
 from turnout.web.console.recent import Recent
-from turnout.web.console.rendering import static
+from turnout.web.console.rendering import HEADERS, static
 from turnout.web.console.session import Sessions
 
 _MODEL = "/console/models/{model}"
@@ -28,6 +29,7 @@ def console_routes(
     explainer: Explainer,
     recent: Recent,
     token: str,
+    log: FilteringBoundLogger,
 ) -> Sequence[Route]:
     """Returns the console's routes.
 
@@ -39,12 +41,14 @@ def console_routes(
         explainer: Explains routes.
         recent: The last hour.
         token: Whoever knows it may change things; "" where nobody may.
+        log: Told of sign-ins.
     """
     sessions = Sessions(token)
     pages = Pages(catalog, policies, shadows, rollouts, explainer, recent, sessions)
-    actions = Actions(rollouts, pages, sessions)
+    actions = Actions(rollouts, pages, sessions, log)
     return [
         Route("/", _home),
+        Route("/console/", _home),
         Route("/console", pages.overview),
         Route("/console/sign-in", actions.sign_in, methods=["GET", "POST"]),
         Route("/console/sign-out", actions.sign_out, methods=["POST"]),
@@ -54,14 +58,15 @@ def console_routes(
         Route(_MODEL + "/route", pages.route),
         Route(_MODEL + "/shadow", pages.shadow),
         Route(_MODEL + "/versions/{version}", pages.version),
-        Route(_MODEL + "/rollouts/{attempt:int}", pages.rollout),
-        Route(_MODEL + "/rollouts/{attempt:int}/plots.json", pages.plots),
-        Route(_MODEL + "/rollouts/{attempt:int}/{command}", actions.command, methods=["POST"]),
+        Route(_MODEL + "/rollouts/{attempt}", pages.rollout),
+        Route(_MODEL + "/rollouts/{attempt}/plots.json", pages.plots),
+        Route(_MODEL + "/rollouts/{attempt}/{command}", actions.command, methods=["POST"]),
+        Route("/console/{rest:path}", pages.missing),
     ]
 
 
 async def _home(_: Request) -> Response:
-    return RedirectResponse("/console", 307)
+    return RedirectResponse("/console", 307, HEADERS)
 
 
 async def _static(request: Request) -> Response:

@@ -1,35 +1,32 @@
 """The console's pages and the numbers behind its charts. Reads, and changes nothing."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from semver import Version
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from turnout.errors import InvalidRequest, NotFound, TurnoutError
+from turnout.errors import InvalidRequest, NotFound, TurnoutError, Unavailable
 from turnout.registry.names import parse_version
+from turnout.rollout.attempt import Rollout
 from turnout.rollout.controller import Rollouts
-from turnout.rollout.told import rollout_message
 from turnout.routing.applied import Policies
 from turnout.routing.explain import Explainer
 from turnout.routing.shadow.service import Shadows
 from turnout.serving.catalog import Catalog, ModelEntry, VersionEntry
+from turnout.state.rollouts import RolloutRecord
+from turnout.web.console.courses import Courses
 from turnout.web.console.recent import Recent
 from turnout.web.console.rendering import HEADERS, page
 from turnout.web.console.session import Sessions
-from turnout.web.console.views import difference, model_view, neighbour
+from turnout.web.console.views import ModelView, difference, model_view, neighbour
 from turnout.web.errors import status_of
-from turnout.web.report.page import plots
-from turnout.web.report.replay import Replay
 from turnout.web.report.words import explain
 
 _MAX_TEXT = 512
-_EVENTS = 200
-_TICKS_AT_ONCE = 2000
-_MOST_TICKS = 20_000
+_MOST_DIGITS = 9
+_HISTORY = 20
 
 Handler = Callable[["Pages", Request], Awaitable[Response]]
 
@@ -65,36 +62,47 @@ class Pages:
         self._rollouts = rollouts
         self._explainer = explainer
         self._recent = recent
+        self._courses = Courses(rollouts.log)
         self.sessions = sessions
 
     def _page(self, template: str, request: Request, **context: Any) -> Response:
         actor, possible = self.sessions.actor(request), self.sessions.possible
         return page(template, request, actor=actor, possible=possible, **context)
 
-    def problem(self, request: Request, error: TurnoutError) -> Response:
-        """Says what is wrong."""
+    def problem(self, request: Request, error: TurnoutError, back: str = "") -> Response:
+        """Says what is wrong.
+
+        Args:
+            request: That it is about.
+            error: Whose message is shown.
+            back: A page of the console where to look on; "" for the list of models alone.
+        """
         actor, possible = self.sessions.actor(request), self.sessions.possible
-        status = status_of(error)
-        return page("problem.html", request, status, actor=actor, possible=possible, message=error.message)
+        again = request.method == "GET" and isinstance(error, Unavailable)
+        return page(
+            "problem.html", request, status_of(error), actor=actor, possible=possible, message=error.message,
+            back=back, again=again,
+        )  # fmt: skip
 
     @explained
     async def overview(self, request: Request) -> Response:
         """All models, and the rollouts that run."""
-        models = [
-            model_view(known, self._policies, self._recent.of(name))
-            for name, known in self._catalog.snapshot.models.items()
-        ]
-        rollouts = [driven.rollout for driven in self._rollouts.driven]
-        return self._page("overview.html", request, models=models, rollouts=rollouts)
+        models = [self._view(known) for known in self._catalog.snapshot.models.values()]
+        return self._page("overview.html", request, models=models, rollouts=self._rollouts.running)
 
     @explained
     async def model(self, request: Request) -> Response:
         """One model: versions side by side, the traffic split, the last hour, and its rollouts."""
         known = self._model(request)
-        view = model_view(known, self._policies, self._recent.of(known.name))
-        history = await self._rollouts.log.history(known.name, 20)
+        history: Sequence[tuple[RolloutRecord, Rollout]] = ()
+        trouble = ""
+        try:
+            history = await self._rollouts.log.history(known.name, _HISTORY)
+        except TurnoutError as error:
+            trouble = error.message  # all else on the page is known without the state store
+        view = self._view(known)
         lanes = [(lane.pair, lane.ledger.agreement) for lane in self._shadows.of(known.name)]
-        return self._page("model.html", request, model=view, history=history, lanes=lanes)
+        return self._page("model.html", request, model=view, history=history, trouble=trouble, lanes=lanes)
 
     @explained
     async def version(self, request: Request) -> Response:
@@ -102,17 +110,20 @@ class Pages:
         known = self._model(request)
         entry = _version(known, request.path_params["version"])
         named = _text(request, "with")
-        other = parse_version(named) if named else neighbour(known, entry.version)
-        held = difference(entry, _version(known, str(other))) if other is not None else None
-        row = next(r for r in model_view(known, self._policies, {}).versions if r.entry is entry)
+        other = _version(known, named) if named else None
+        if other is None or other is entry:
+            beside = neighbour(known, entry.version)
+            other = known.versions[beside] if beside is not None else None
+        held = difference(entry, other) if other is not None else None
+        row = next(r for r in self._view(known).versions if r.entry is entry)
         return self._page("version.html", request, known=known, row=row, held=held)
 
     @explained
     async def rollout(self, request: Request) -> Response:
         """One rollout: where it stands and why, its evidence and what happened."""
         known = self._model(request)
-        replay = await self._replay(known.name, _attempt(request))
-        return self._page("rollout.html", request, said=explain(replay), rollout=replay.rollout, plan=replay.plan)
+        async with self._courses.of(known.name, attempt_of(request)) as course:
+            return self._page("rollout.html", request, said=explain(course), rollout=course.rollout)
 
     @explained
     async def shadow(self, request: Request) -> Response:
@@ -137,43 +148,62 @@ class Pages:
         )  # fmt: skip
 
     async def series(self, request: Request) -> Response:
-        """The last hour of a model's versions, as JSON."""
-        recent = self._recent.of(request.path_params["model"])
+        """The last hour of a model's versions that had requests, as JSON."""
+        try:
+            recent = self._recent.of(self._model(request).name)
+        except TurnoutError as error:
+            return told_as_json(error)
+        shown = {version: points for version, points in recent.items() if any(point.rate for point in points)}
         times = sorted({point.time for points in recent.values() for point in points})
         versions = {}
-        for version, points in recent.items():
+        for version, points in shown.items():
             at = {point.time: point for point in points}
             row = [at.get(time) for time in times]
             versions[version] = {
-                name: [None if p is None else getattr(p, name) for p in row]
+                name: [None if p is None else _short(getattr(p, name)) for p in row]
                 for name in ("rate", "failures", "p50", "p99")
             }
-        return JSONResponse({"times": times, "versions": versions}, headers=HEADERS)
+        return JSONResponse({"times": [round(time, 1) for time in times], "versions": versions}, headers=HEADERS)
 
     async def plots(self, request: Request) -> Response:
         """What a rollout's plots draw, as JSON."""
         try:
-            replay = await self._replay(self._model(request).name, _attempt(request))
+            async with self._courses.of(self._model(request).name, attempt_of(request)) as course:
+                return JSONResponse(course.plots(), headers=HEADERS)
         except TurnoutError as error:
-            return JSONResponse({"error": error.message}, 404, headers=HEADERS)
-        return JSONResponse(plots(replay), headers=HEADERS)
+            return told_as_json(error)
 
-    async def _replay(self, model: str, attempt: int) -> Replay:
-        log = self._rollouts.log
-        record, rollout = await log.latest(model, attempt)
-        message = rollout_message(rollout, record, await log.events(model, attempt, _EVENTS))
-        told: list[tuple[datetime, dict[str, Any]]] = []
-        after = 0
-        while len(told) < _MOST_TICKS:
-            ticks = await log.ticks(model, attempt, after, _TICKS_AT_ONCE)
-            told += [(when, body) for _, when, body in ticks]
-            if len(ticks) < _TICKS_AT_ONCE:
-                break
-            after = ticks[-1][0]
-        return await asyncio.to_thread(Replay.replayed, message, told)
+    async def missing(self, request: Request) -> Response:
+        """Says that there is no such page."""
+        return self.problem(request, NotFound("the console has no such page"))
 
     def _model(self, request: Request) -> ModelEntry:
         return self._catalog.snapshot.model(request.path_params["model"])
+
+    def _view(self, known: ModelEntry) -> ModelView:
+        answering = None
+        applied = self._policies.current.get(known.name)
+        if applied is None or applied.state.policy is None:
+            routes = self._explainer.explain(known.name, "", "", baseline_only=False).chances
+            answering = next((route.entry.version_text for route in routes), None)
+        return model_view(known, self._policies, self._recent.of(known.name), answering)
+
+
+def told_as_json(error: TurnoutError) -> Response:
+    """Returns what is wrong to a script of ours."""
+    return JSONResponse({"error": error.message}, status_of(error), headers=HEADERS)
+
+
+def attempt_of(request: Request) -> int:
+    """Returns the number of the rollout that a page is about.
+
+    Raises:
+        NotFound: It is no number that an attempt can have.
+    """
+    text = request.path_params["attempt"]
+    if not text.isascii() or not text.isdigit() or len(text) > _MOST_DIGITS or not int(text):
+        raise NotFound(f"{request.path_params['model'][:64]} has had no rollout of that number: they count from 1")
+    return int(text)
 
 
 def _version(known: ModelEntry, text: str) -> VersionEntry:
@@ -184,12 +214,13 @@ def _version(known: ModelEntry, text: str) -> VersionEntry:
     return entry
 
 
-def _attempt(request: Request) -> int:
-    return int(request.path_params["attempt"])
-
-
 def _text(request: Request, name: str) -> str:
     text = request.query_params.get(name, "").strip()
     if len(text) > _MAX_TEXT:
         raise InvalidRequest.at(name, f"expected at most {_MAX_TEXT} characters")
     return text
+
+
+def _short(value: float | None) -> float | None:
+    """Returns a number in as many digits as a chart shows: 30 versions over an hour are 43,000 of them."""
+    return None if value is None else float(f"{value:.4g}")

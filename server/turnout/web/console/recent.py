@@ -35,6 +35,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class _Counts:
+    recorder: VersionRecorder
     monotonic: float
     requests: int
     failed: int
@@ -64,10 +65,12 @@ class Recent:
             if before is not None and now - before.monotonic < _LEAST_SECONDS:
                 continue
             self._before[key] = counts
-            if before is not None and counts.requests >= before.requests:
+            if before is not None and before.recorder is recorder:  # another one has counted from 0 since its load
                 self._points.setdefault(key, deque(maxlen=_SAMPLES)).append(_point(before, counts, wall))
-        for key, points in list(self._points.items()):
-            if wall - points[-1].time > SAMPLE_SECONDS * _SAMPLES:
+        for key, points in list(self._points.items()):  # what was unloaded leaves gaps, and then nothing
+            while points and wall - points[0].time > SAMPLE_SECONDS * _SAMPLES:
+                points.popleft()
+            if not points:
                 del self._points[key]
                 self._before.pop(key, None)
 
@@ -108,7 +111,7 @@ def _counted(recorder: VersionRecorder, now: float) -> _Counts:
         requests += sum(role.codes.values())
         failed += sum(count for code, count in role.codes.items() if code != "OK")
         latency = [a + b for a, b in zip(latency, role.duration.counts, strict=True)]
-    return _Counts(now, requests, failed, latency)
+    return _Counts(recorder, now, requests, failed, latency)
 
 
 def _point(before: _Counts, after: _Counts, wall: float) -> Point:

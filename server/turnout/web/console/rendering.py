@@ -1,6 +1,7 @@
 """Templates and the headers that every page of the console goes out with."""
 
 from datetime import UTC, datetime
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -8,19 +9,25 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from turnout.web.console.views import stated_text
 from turnout.web.report.spans import duration_text, share_text
 from turnout.web.report.words import evidence_text
 
 HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
         "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-"""Nothing but what this server ships runs or is loaded, and no page of ours stands in somebody's frame."""
+"""Nothing but what this server ships runs or is loaded, and no page of ours stands in somebody's frame.
+
+The referrer stays within the console; under `no-referrer` browsers would say `Origin: null` of our own forms.
+"""
 
 STATIC = {
     "console.css": "text/css",
@@ -28,6 +35,7 @@ STATIC = {
     "rollout-plots.js": "text/javascript",
     "icon.svg": "image/svg+xml",
     "vendor/htmx/htmx.min.js": "text/javascript",
+    "vendor/idiomorph/idiomorph-ext.min.js": "text/javascript",
     "vendor/uplot/uPlot.iife.min.js": "text/javascript",
     "vendor/uplot/uPlot.min.css": "text/css",
 }
@@ -57,6 +65,7 @@ _environment = Environment(
 )
 _environment.filters |= {
     "share": share_text, "duration": duration_text, "evidence": evidence_text, "bytes": bytes_text, "time": time_text,
+    "stated": stated_text,
 }  # fmt: skip
 
 
@@ -70,6 +79,10 @@ def static(name: str) -> Response:
     """Returns one of the files that pages load."""
     kind = STATIC.get(name)
     if kind is None:
-        return Response("not found\n", 404, media_type="text/plain")
-    body = (files("turnout.web") / "static" / name).read_bytes()
-    return Response(body, media_type=kind, headers=HEADERS | {"Cache-Control": "public, max-age=300"})
+        return Response("not found\n", 404, media_type="text/plain", headers=HEADERS)
+    return Response(_read(name), media_type=kind, headers=HEADERS | {"Cache-Control": "public, max-age=300"})
+
+
+@cache
+def _read(name: str) -> bytes:
+    return (files("turnout.web") / "static" / name).read_bytes()

@@ -10,27 +10,30 @@ import hmac
 import secrets
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from urllib.parse import urlsplit
+from collections.abc import Callable
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 COOKIE = "turnout_console"
-_HOURS = 8
+_SECONDS = 8 * 3600
 _MAX_NAME = 64
+_MAX_COOKIE = 1024
 
 
 class Sessions:
     """Signs people in and out. Holds no state but its key."""
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, now: Callable[[], float] = time.time) -> None:
         """Prepares.
 
         Args:
             token: Whoever knows it may change things; "" where nobody may.
+            now: The clock, seconds since 1970.
         """
         self._token = hashlib.sha256(token.encode()).digest() if token else b""
         self._key = secrets.token_bytes(32)
+        self._now = now
 
     @property
     def possible(self) -> bool:
@@ -49,10 +52,10 @@ class Sessions:
         given = hashlib.sha256(token.encode()).digest()
         if not self._token or not hmac.compare_digest(given, self._token):
             return False
-        text = f"{int(time.time()) + _HOURS * 3600}:{name.strip()[:_MAX_NAME]}".encode()
+        text = f"{int(self._now()) + _SECONDS}:{actor_name(name)}".encode()
         value = f"{urlsafe_b64encode(text).decode()}.{self._signature(text)}"
         response.set_cookie(
-            COOKIE, value, max_age=_HOURS * 3600, path="/console", httponly=True, samesite="strict", secure=secure
+            COOKIE, value, max_age=_SECONDS, path="/console", httponly=True, samesite="strict", secure=secure
         )
         return True
 
@@ -62,21 +65,40 @@ class Sessions:
 
     def actor(self, request: Request) -> str | None:
         """Returns who acts; None where nobody is signed in."""
-        encoded, _, signature = request.cookies.get(COOKIE, "").partition(".")
+        cookie = request.cookies.get(COOKIE, "")
+        if not self._token or len(cookie) > _MAX_COOKIE:
+            return None
+        encoded, _, signature = cookie.partition(".")
         try:
             text = urlsafe_b64decode(encoded.encode())
         except ValueError:
             return None
-        if not self._token or not hmac.compare_digest(self._signature(text), signature):
+        # Bytes: what compares text raises where it is not ASCII, and a cookie may hold anything.
+        if not hmac.compare_digest(self._signature(text).encode(), signature.encode()):
             return None
         expires, _, name = text.decode().partition(":")
-        return (name or "console") if int(expires) > time.time() else None
+        return name if int(expires) > self._now() else None
 
     def _signature(self, text: bytes) -> str:
         return hmac.new(self._key, text, hashlib.sha256).hexdigest()
 
 
+def actor_name(text: str) -> str:
+    """Returns a name fit for records and logs: one line, nothing that a terminal would obey, never empty."""
+    plain = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return plain[:_MAX_NAME].rstrip() or "console"
+
+
 def same_origin(request: Request) -> bool:
-    """Tells whether a request that changes something comes from a page of this server."""
-    origin = request.headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc == request.headers.get("host", "")
+    """Tells whether a request that changes something comes from a page of this server.
+
+    Browsers say so in Origin, and the newer ones in Sec-Fetch-Site, which a change of scheme makes another site too.
+    """
+    origin, host = request.headers.get("origin", ""), request.headers.get("host", "")
+    site = request.headers.get("sec-fetch-site", "same-origin")
+    return bool(host) and origin in (f"http://{host}", f"https://{host}") and site == "same-origin"
+
+
+def over_https(request: Request) -> bool:
+    """Tells whether the browser speaks HTTPS, to a proxy in front of us too: by what the page's origin is."""
+    return request.url.scheme == "https" or request.headers.get("origin", "").startswith("https://")

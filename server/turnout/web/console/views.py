@@ -1,8 +1,10 @@
 """What the pages show, as values: made out of one look at the server. Does no I/O."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from semver import Version
 
@@ -38,25 +40,30 @@ class ModelView:
         name: Its name.
         applied: Its policy in force; None where it never had one.
         versions: The highest first.
+        split: Every part in the traffic, as in force; of versions too that are not in the repository any more.
+        diverted: The version that has all of the traffic in place of the policy's; "" where the policy holds.
+        answering: The version that answers where there is no policy; None where nothing does, or a policy decides.
     """
 
     name: str
     applied: AppliedPolicy | None
     versions: tuple[VersionRow, ...]
-
-    @property
-    def split(self) -> tuple[Share, ...]:
-        """Every part in the traffic, as in force."""
-        return tuple(share for row in self.versions for share in row.shares)
+    split: tuple[Share, ...]
+    diverted: str
+    answering: str | None
 
 
-def model_view(known: ModelEntry, policies: Policies, recent: Mapping[str, Sequence[Point]]) -> ModelView:
+def model_view(
+    known: ModelEntry, policies: Policies, recent: Mapping[str, Sequence[Point]], answering: str | None = None
+) -> ModelView:
     """Returns what is to be seen of a model."""
     applied = policies.current.get(known.name)
-    parts: dict[str, list[Share]] = {}
+    split: tuple[Share, ...] = ()
     if applied is not None and applied.state.policy is not None:
-        for share in shares(known, applied, applied.state.policy):
-            parts.setdefault(share.version, []).append(share)
+        split = tuple(shares(known, applied, applied.state.policy))
+    parts: dict[str, list[Share]] = {}
+    for share in split:
+        parts.setdefault(share.version, []).append(share)
     rows = [
         VersionRow(
             entry,
@@ -66,7 +73,8 @@ def model_view(known: ModelEntry, policies: Policies, recent: Mapping[str, Seque
         )
         for version, entry in known.versions.items()
     ]
-    return ModelView(known.name, applied, tuple(rows))
+    diverted = str(policies.diverted.get(known.name, ""))
+    return ModelView(known.name, applied, tuple(rows), split, diverted, answering)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +124,21 @@ def _facts(old: VersionEntry, new: VersionEntry) -> list[tuple[str, str, str]]:
     pairs += [(path, before.get(path, "not there"), after.get(path, "not there")) for path in sorted(before | after)]
     said, says = old.manifest.metadata, new.manifest.metadata
     keys = sorted({*said, *says})
-    pairs += [(f"metadata {k}", str(said.get(k, "not stated")), str(says.get(k, "not stated"))) for k in keys]
+    pairs += [(key, _stated(said, key), _stated(says, key)) for key in keys]
     return pairs
+
+
+def _stated(metadata: Mapping[str, Any], key: str) -> str:
+    return stated_text(metadata[key]) if key in metadata else "not stated"
+
+
+def stated_text(value: Any) -> str:
+    """Returns a value of a manifest's metadata for people: lists of texts with commas, anything nested as JSON."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
+        return ", ".join(value)
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _opset(entry: VersionEntry) -> str:

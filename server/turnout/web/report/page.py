@@ -2,19 +2,23 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from itertools import accumulate
-from typing import Any
+from typing import Any, Self
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from turnout.rollout.evidence import Evidence
+from turnout.rollout.plan import Plan
 from turnout.telemetry.histogram import LATENCY_BOUNDS
-from turnout.web.report.replay import Latency, Replay
+from turnout.web.report.replay import Latency, Replay, Told
 from turnout.web.report.spans import duration_text, share_text
 from turnout.web.report.words import evidence_text, explain
+from turnout_proto.v1 import rollout_pb2 as pb
 
-_MOST_POINTS = 2000
+MOST_POINTS = 2000
 """Of a plot: more than a screen has columns."""
 
 _LEAST_E, _MOST_E = 1e-2, 1e12
@@ -51,23 +55,52 @@ def render(replay: Replay) -> str:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What the plots show of one tick.
+
+    Attributes:
+        time: Seconds since 1970.
+        weight: The candidate's share; None where that was not recorded.
+        combined: The combined e-value.
+        metrics: Each metric's e-value, in the plan's order.
+    """
+
+    time: float
+    weight: float | None
+    combined: float
+    metrics: tuple[float, ...]
+
+    @classmethod
+    def of(cls, told: Told, evidence: Evidence) -> Self:
+        """Returns the point of a tick and the evidence after it."""
+        values = tuple(evidence.of(metric.name) for metric in evidence.metrics)
+        return cls(told.time.timestamp(), told.weight, evidence.combined, values)
+
+
 def plots(replay: Replay) -> dict[str, Any]:
+    """Returns what the plots draw, as JSON values."""
+    points = [Point.of(replay.told[i], replay.evidence[i]) for i in _thinned(len(replay.told))]
+    return drawing(replay.rollout, replay.plan, points, *latencies(replay))
+
+
+def drawing(
+    rollout: pb.Rollout, plan: Plan, points: Sequence[Point], canary: Latency, baseline: Latency
+) -> dict[str, Any]:
     """Returns what the plots draw: times in seconds since 1970, e-values, shares, cumulative shares of latency."""
-    kept = _thinned(len(replay.told))
-    times = [replay.told[i].time.timestamp() for i in kept]
-    canary, baseline = latencies(replay)
     return {
-        "threshold": replay.rollout.threshold,
-        "times": times,
-        "combined": [_on_axis(replay.evidence[i].combined) for i in kept],
+        "threshold": rollout.threshold,
+        "times": [point.time for point in points],
+        "combined": [_on_axis(point.combined) for point in points],
         "metrics": {
-            m.name: [_on_axis(replay.evidence[i].of(m.name)) for i in kept] for m in replay.plan.evidence_metrics
+            metric.name: [_on_axis(point.metrics[number]) for point in points]
+            for number, metric in enumerate(plan.evidence_metrics)
         },
-        "weights": [replay.told[i].weight for i in kept],
+        "weights": [point.weight for point in points],
         "bounds": [bound * 1e3 for bound in LATENCY_BOUNDS],
         "latency": {"candidate": _cumulative(canary), "previous": _cumulative(baseline)},
-        "candidate": replay.rollout.candidate,
-        "previous": replay.rollout.previous,
+        "candidate": rollout.candidate,
+        "previous": rollout.previous,
     }
 
 
@@ -115,9 +148,9 @@ def _cumulative(arm: Latency) -> list[float]:
 
 def _thinned(count: int) -> Sequence[int]:
     """Returns which ticks are drawn: all, or evenly spaced ones and the last."""
-    if count <= _MOST_POINTS:
+    if count <= MOST_POINTS:
         return range(count)
-    return sorted({round(i * (count - 1) / (_MOST_POINTS - 1)) for i in range(_MOST_POINTS)})
+    return sorted({round(i * (count - 1) / (MOST_POINTS - 1)) for i in range(MOST_POINTS)})
 
 
 def _on_axis(value: float) -> float:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from turnout.errors import InvalidRequest
 from turnout.rollout.evidence import DISAGREEMENT, Count, Evidence, Metric, Tick
@@ -114,16 +114,43 @@ class Replay:
         By Mantel and Haenszel (1959), over ticks: load that drifts and weights that change cancel, as in the evidence.
         Infinity where only the candidate had bad ones, None where there is nothing to compare.
         """
-        worse = better = 0.0
-        for one in self.told:
-            a, b = one.tick.canary.get(metric.name, Count()), one.tick.baseline.get(metric.name, Count())
-            if a.requests and b.requests:
-                total = a.requests + b.requests
-                worse += a.bad * b.requests / total
-                better += b.bad * a.requests / total
-        if better:
-            return worse / better
-        return float("inf") if worse else None
+        parts = [worse_and_better(one.tick, metric.name) for one in self.told]
+        return ratio_of(sum(worse for worse, _ in parts), sum(better for _, better in parts))
+
+
+class Seen(Protocol):
+    """A rollout with what it saw, however that is kept."""
+
+    @property
+    def rollout(self) -> pb.Rollout:
+        """As it stands."""
+
+    @property
+    def plan(self) -> Plan:
+        """How it goes."""
+
+    @property
+    def last(self) -> Evidence:
+        """The evidence by now."""
+
+    def ratio(self, metric: Metric) -> float | None:
+        """As `Replay.ratio`."""
+
+
+def worse_and_better(tick: Tick, metric: str) -> tuple[float, float]:
+    """Returns what a tick adds to both sums of the ratio of Mantel and Haenszel."""
+    a, b = tick.canary.get(metric, Count()), tick.baseline.get(metric, Count())
+    if not a.requests or not b.requests:
+        return 0.0, 0.0
+    total = a.requests + b.requests
+    return a.bad * b.requests / total, b.bad * a.requests / total
+
+
+def ratio_of(worse: float, better: float) -> float | None:
+    """Returns the ratio of both sums; infinity where only the candidate was bad, None where neither was."""
+    if better:
+        return worse / better
+    return float("inf") if worse else None
 
 
 def read_told_plan(text: str) -> Plan:

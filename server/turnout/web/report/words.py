@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from turnout.rollout.evidence import LEAST_BAD, Fitness, Metric
 from turnout.rollout.plan import Plan
-from turnout.web.report.replay import Replay
+from turnout.web.report.replay import Seen
 from turnout.web.report.spans import duration_text, share_text
 from turnout_proto.v1 import rollout_pb2 as pb
 
@@ -107,7 +107,7 @@ class Explanation:
     following: tuple[str, ...]
 
 
-def explain(replay: Replay) -> Explanation:
+def explain(replay: Seen) -> Explanation:
     """Explains a rollout."""
     rollout, plan = replay.rollout, replay.plan
     findings = tuple(_finding(metric, replay) for metric in plan.evidence_metrics)
@@ -158,7 +158,7 @@ def evidence_text(value: float) -> str:
     return f"{value:.3g}" if value < 1e6 else f"{value:.1e}".replace("e+0", "e").replace("e+", "e")
 
 
-def _finding(metric: Metric, replay: Replay) -> Finding:
+def _finding(metric: Metric, replay: Seen) -> Finding:
     known = replay.last.accumulators[metric.name]
     told = {m.name: m for m in replay.rollout.metrics}.get(metric.name, pb.RolloutMetric())
     ratio, allowed, below = replay.ratio(metric), metric.null, metric.good_null
@@ -173,7 +173,7 @@ def _finding(metric: Metric, replay: Replay) -> Finding:
     )  # fmt: skip
 
 
-def _proof(metric: Metric, replay: Replay) -> tuple[bool, str]:
+def _proof(metric: Metric, replay: Seen) -> tuple[bool, str]:
     """Returns whether a metric lets the candidate be promoted, and why."""
     plan, evidence = replay.plan, replay.last
     seen, enough = evidence.accumulators[metric.name].canary, max(plan.exposure_requests, 1)
@@ -188,7 +188,7 @@ def _proof(metric: Metric, replay: Replay) -> tuple[bool, str]:
     return found.fit, words[found]
 
 
-def _reading(replay: Replay, findings: tuple[Finding, ...]) -> Iterator[str]:
+def _reading(replay: Seen, findings: tuple[Finding, ...]) -> Iterator[str]:
     rollout, plan = replay.rollout, replay.plan
     worse, alpha = rollout.e_value >= rollout.threshold, rollout.alpha
     shared = f" (alpha {plan.alpha:g}, shared with other rollouts of the model)" if alpha < plan.alpha else ""

@@ -1,4 +1,4 @@
-// Charts of the last hour and of a rollout. Everything else works without this file.
+// Charts of the last hour and of a rollout, and what a page that refreshes itself must not do. All else works without.
 (function () {
   "use strict";
   const hues = ["#2f7fd1", "#d1495b", "#1b998b", "#c77d0a", "#7b5cd6", "#5f6b2d", "#8d6e63", "#3a7d9c"];
@@ -13,19 +13,28 @@
   function clock(u, values) { return values.map(function (t) { return new Date(t * 1e3).toISOString().slice(11, 19); }); }
   function when(u, t) { return t == null ? "" : new Date(t * 1e3).toISOString().slice(0, 19).replace("T", " "); }
   function value(u, v) { return v == null ? "" : v.toPrecision(3); }
+  function forget(place) {
+    const known = charts.get(place);
+    if (known) known.chart.destroy();
+    charts.delete(place);
+  }
   function draw(place, body) {
     const kind = place.dataset.kind, versions = Object.keys(body.versions).sort();
     const columns = [body.times].concat(versions.map(function (v) { return body.versions[v][kind]; }));
-    if (!body.times.length) {
-      place.replaceChildren(Object.assign(document.createElement("p"), { textContent: "Nothing yet: a sample is taken every ten seconds." }));
+    if (!versions.length) {
+      const text = body.times.length ? "No request in the last hour." : "Nothing yet: a sample is taken every ten seconds.";
+      if (place.textContent !== text) {
+        forget(place);
+        place.replaceChildren(Object.assign(document.createElement("p"), { textContent: text }));
+      }
       return;
     }
     const known = charts.get(place);
     if (known && known.versions === versions.join()) { known.chart.setData(columns); return; }
-    if (known) known.chart.destroy();
+    forget(place);
     place.replaceChildren();
     const series = [{ label: "UTC", value: when }].concat(versions.map(function (v, i) {
-      return { label: v, stroke: hues[i % hues.length], width: 2, value: value, points: { show: body.times.length < 3 } };
+      return { label: v, stroke: hues[i % hues.length], width: 2, dash: i < hues.length ? [] : [6, 3], value: value, points: { show: body.times.length < 3 } };
     }));
     const size = { width: place.clientWidth, height: 220, tzDate: utc, series: series, axes: [axis({ values: clock, space: 70 }), axis({ size: 60 })], scales: { y: { range: function (u, low, high) { return [0, high > 0 ? high * 1.1 : 1]; } } } };
     charts.set(place, { versions: versions.join(), chart: new uPlot(size, columns, place) });
@@ -40,19 +49,47 @@
     const body = await fetched(places[0].dataset.src).catch(function () { return null; });
     if (body) places.forEach(function (place) { draw(place, body); });
   }
+  let ended = false;
   async function rollout() {
     const place = document.querySelector("[data-rollout]");
-    if (!place || (place.dataset.final !== undefined && place.dataset.drawn)) return;
+    if (!place || ended) return;
+    const last = !document.querySelector("#live[hx-get]");
     const body = await fetched(place.dataset.rollout).catch(function () { return null; });
-    if (body) { turnoutPlots.draw(body); place.dataset.drawn = "1"; }
+    if (!body) return;
+    turnoutPlots.draw(body);
+    ended = last;  // nothing comes after that
   }
   function again(work, milliseconds) {
     work();
     setInterval(function () { if (!document.hidden) work(); }, milliseconds);
   }
-  again(hour, 5000);
+  again(hour, 10000);
   again(rollout, 4000);
   addEventListener("resize", function () {
     charts.forEach(function (one, place) { one.chart.setSize({ width: place.clientWidth, height: 220 }); });
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", function () {
+    Array.from(charts.keys()).forEach(forget);
+    hour();
+  });
+
+  // A refresh changes what differs, in place: whatever is focused, typed into, scrolled or drawn stays.
+  Idiomorph.defaults.callbacks.beforeNodeMorphed = function (old) {
+    return !(old instanceof Element && old.matches("[data-keep], input:not([type=hidden]), select, textarea"));
+  };
+  const stale = document.getElementById("stale");
+  let asOf = new Date();
+  function warn(text) { stale.textContent = text + " What you see is as of " + when(null, asOf / 1e3) + " UTC."; }
+  document.body.addEventListener("htmx:beforeRequest", function (event) { if (document.hidden) event.preventDefault(); });
+  document.body.addEventListener("htmx:afterSwap", function () { asOf = new Date(); stale.textContent = ""; });
+  document.body.addEventListener("htmx:sendError", function () { warn("The server does not answer."); });
+  document.body.addEventListener("htmx:responseError", function (event) {
+    const page = new DOMParser().parseFromString(event.detail.xhr.responseText, "text/html");
+    const said = page.querySelector("[role=alert]");
+    warn("The page cannot be refreshed" + (said ? ": " + said.textContent : "") + ".");
+  });
+  document.addEventListener("submit", function (event) {
+    const asked = event.submitter && event.submitter.dataset.confirm;
+    if (asked && !confirm(asked)) event.preventDefault();
   });
 })();

@@ -4,7 +4,8 @@
   let data = null;
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const hues = { errors: "#d1495b", p99: "#7b5cd6", p95: "#2f7fd1", p90: "#1b998b", stalled: "#5f6b2d", slo: "#c77d0a", disagreement: "#8d6e63" };
-  let drawn = [];
+  const drawn = new Map();
+  let low = 0.1, high = 1;
   function axis(extra) {
     const style = getComputedStyle(document.documentElement);
     const fg = style.getPropertyValue("--dim").trim(), line = style.getPropertyValue("--line").trim();
@@ -13,10 +14,13 @@
   function plot(id, title, series, columns, scales, axes) {
     const place = document.getElementById(id);
     if (!place || !columns[0].length) return;
+    const known = drawn.get(id);
+    if (known && !known.few && columns[0].length > 2) { known.chart.setData(columns); return; }  // keeps the cursor where it is
+    if (known) known.chart.destroy();
     const size = { width: place.clientWidth - 16, height: 300, tzDate: function (t) { return uPlot.tzDate(new Date(t * 1e3), "Etc/UTC"); } };
     series.forEach(function (one) { one.points = { show: columns[0].length < 3 }; });
     const chart = new uPlot(Object.assign({ title: title, series: series, scales: scales, axes: axes }, size), columns, place);
-    drawn.push({ chart: chart, place: place });
+    drawn.set(id, { chart: chart, place: place, few: columns[0].length < 3 });
   }
   function two(n) { return String(n).padStart(2, "0"); }
   function clock(seconds, fine) {
@@ -39,19 +43,17 @@
     return value >= 1e6 || value < 0.01 ? value.toExponential(1) : String(Number(value.toPrecision(3)));
   }
   function draw() {
-    drawn.forEach(function (one) { one.chart.destroy(); });
-    drawn = [];
     const fg = getComputedStyle(document.documentElement).getPropertyValue("--fg").trim(), line = getComputedStyle(document.documentElement).getPropertyValue("--line").trim();
     const names = Object.keys(data.metrics);
     const values = [].concat(data.combined, ...names.map(function (n) { return data.metrics[n]; }));
-    const low = values.reduce(function (a, b) { return Math.min(a, b); }, 0.1);
-    const high = values.reduce(function (a, b) { return Math.max(a, b); }, data.threshold * 10);
+    low = values.reduce(function (a, b) { return Math.min(a, b); }, 0.1);
+    high = values.reduce(function (a, b) { return Math.max(a, b); }, data.threshold * 10);
     plot("evidence", "Evidence that it is worse, by time (UTC)",
       [when, { label: "combined", stroke: fg, width: 2.5, value: function (u, v) { return e(v); } }]
         .concat(names.map(function (n) { return { label: n, stroke: hues[n] || "#888", width: 1.3, value: function (u, v) { return e(v); } }; }))
         .concat([{ label: "taken back at", stroke: "#d1242f", dash: [6, 4], width: 1.5, value: function (u, v) { return e(v); } }]),
       [data.times, data.combined].concat(names.map(function (n) { return data.metrics[n]; })).concat([data.times.map(function () { return data.threshold; })]),
-      { y: { distr: 3, range: [low, high] } }, [times(), axis({ size: 70, filter: decades, grid: { stroke: line, width: 1, filter: decades }, values: function (u, v) { return v.map(function (x) { return x == null ? "" : e(x); }); } })]);
+      { y: { distr: 3, range: function () { return [low, high]; } } }, [times(), axis({ size: 70, filter: decades, grid: { stroke: line, width: 1, filter: decades }, values: function (u, v) { return v.map(function (x) { return x == null ? "" : e(x); }); } })]);
     const c = data.latency.candidate, p = data.latency.previous;
     if (c.length && p.length) {
       let first = 0, last = data.bounds.length - 1;
@@ -74,7 +76,11 @@
     }
   }
   window.turnoutPlots = { draw: function (body) { data = body; draw(); } };
-  dark.addEventListener("change", function () { if (data) draw(); });
+  dark.addEventListener("change", function () {
+    drawn.forEach(function (one) { one.chart.destroy(); });
+    drawn.clear();
+    if (data) draw();
+  });
   addEventListener("resize", function () {
     drawn.forEach(function (one) { one.chart.setSize({ width: one.place.clientWidth - 16, height: 300 }); });
   });

@@ -1,0 +1,273 @@
+"""The console in a browser: every page in both themes and on a phone, and a rollout that is watched and steered."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+from playwright.async_api import Browser, Page, expect
+
+import onnx_models
+from console_wire import CHROMIUM, PATIENCE_MS, TOKEN, chromium, tab
+from rollout_wire import FINAL, TICK, clients, command, in_state, latest, start, until
+from routing_wire import policy, put
+from shadow_wire import PATIENT, numbered, predict, settled
+from turnout.app import Running
+from turnout.registry.metadata import VersionMetadata
+from turnout_proto.v1 import prediction_pb2 as v1
+from turnout_proto.v1 import rollout_pb2 as pb
+from wire import request
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"),
+]
+
+QUICK = {
+    "steps": [{"weight": 0.25, "soak_s": 0.5}, {"weight": 0.5, "soak_s": 0.5}], "metrics": ["errors"],
+    "min_requests": 20, "watch_s": 0.5,
+}  # fmt: skip
+LONG = {"steps": [{"weight": 0.25, "soak_s": 3600}, {"weight": 0.5, "soak_s": 3600}], "metrics": ["errors"]}
+NASTY = "<img src=x onerror=alert(1)> \"quoted\" & 'so on' " + "long" * 60
+ROLLOUT = "/console/models/m/rollouts/1"
+expect.set_options(timeout=PATIENCE_MS)
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def serve(publish_model, start_server):
+    """Starts a server: `m` 1.0.0 released, 1.1.0 alike, 1.2.0 that raises on indexes from 300 on."""
+
+    async def begin(**settings) -> Running:
+        nasty = VersionMetadata(description=NASTY, authors=("Ann", "<b>Bob</b>"), free={"nested": {"<i>": [1, None]}})
+        publish_model("m", "1.0.0", onnx_models.look_up_safely(), metadata=nasty)
+        publish_model("m", "1.1.0", onnx_models.look_up_safely(), release=False)
+        publish_model("m", "1.2.0", onnx_models.look_up(), release=False)
+        return await start_server(rollout=TICK, console={"token": TOKEN} | settings.pop("console", {}), **settings)
+
+    return begin
+
+
+def one(number: int) -> v1.PredictRequest:
+    """A request; one of five is beyond what 1.2.0 takes."""
+    return request("m", index=np.array([1000 if number % 5 == 0 else number % 300]))
+
+
+@asynccontextmanager
+async def load(server: Running) -> AsyncIterator[None]:
+    """Sends requests for as long as the context is entered."""
+    async with clients(server, one, count=2, pause=0.01):
+        yield
+
+
+async def test_every_page_holds_in_both_themes_and_on_a_phone(serve, browser, publish_model) -> None:
+    for version, factor in (("1.0.0", 2.0), ("1.1.0", 3.0)):
+        publish_model("scaled", version, onnx_models.scaled(factor), release=version == "1.0.0")
+    for minor in range(30):
+        publish_model("many", f"1.{minor}.0-rc.{'x' * 40}", onnx_models.scaled(minor), release=minor == 0)
+    server = await serve(shadow=PATIENT | {"isolation": "thread", "noise_rate": 0})
+    async with load(server):
+        await start(server, "1.2.0", QUICK, actor=NASTY[:60], reason=NASTY)
+        await until(server, in_state(*FINAL))
+    pages = [
+        "/console", "/console/models/m", "/console/models/many", "/console/models/m/versions/1.0.0",
+        "/console/models/m/versions/1.2.0?with=1.0.0", "/console/models/m/route?selector=%5E1&key=ann",
+        "/console/models/m/route?selector=%5E%5E", "/console/models/m/shadow", ROLLOUT, "/console/sign-in",
+    ]  # fmt: skip
+    looks = [
+        {"color_scheme": "light"},
+        {"color_scheme": "dark"},
+        {"color_scheme": "light", "viewport": {"width": 390, "height": 844}},
+    ]
+    for look in looks:
+        async with tab(browser, server, **look) as here:
+            for path in pages:
+                await here.open(path)
+                assert await here.overflow() <= 0, (path, look)
+                if "viewport" not in look:
+                    assert await here.findings() == [], (path, look)
+                assert await here.page.locator("main img").count() == 0
+            await here.open(ROLLOUT)
+            await expect(here.page.locator("#evidence canvas")).to_be_visible()
+            await expect(here.page.locator("#live")).to_contain_text(NASTY[:40])
+
+
+async def test_a_rollout_is_followed_to_its_rollback_without_a_reload(serve, browser) -> None:
+    server = await serve()
+    async with load(server), tab(browser, server) as here:
+        await start(server, "1.1.0", LONG)
+        await here.open(ROLLOUT)
+        page = here.page
+        await page.evaluate("window.here = 'the same page'")
+        await expect(page.locator("#live [role=status]")).to_contain_text("Soaking, step 1 of 2 at 25%")
+        scroll = page.get_by_role("region", name="What each metric shows")
+        await scroll.focus()
+        async with page.expect_response(lambda r: r.url.endswith(ROLLOUT)):
+            pass
+        await command(server, pb.ROLLOUT_COMMAND_PAUSE, actor="ann", reason="lunch")
+        await expect(page.locator("#live [role=status]")).to_contain_text("paused: lunch (ann)")
+        await expect(scroll).to_be_focused()
+        await command(server, pb.ROLLOUT_COMMAND_ABORT, actor="ann", reason="enough is enough")
+        await until(server, in_state(*FINAL))
+        await expect(page.locator("#live [role=status]")).to_contain_text("Rolled back")
+        await expect(page.locator(".verdict")).to_contain_text("enough is enough")
+        await expect(page.get_by_role("region", name="Table of events")).to_contain_text("abort")
+        assert await page.evaluate("window.here") == "the same page"
+        await expect(page.locator("#live")).not_to_have_attribute("hx-get", re.compile(".*"))
+
+
+async def test_evidence_that_takes_a_candidate_back_is_watched_as_it_grows(serve, browser) -> None:
+    server = await serve()
+    async with load(server), tab(browser, server) as here:
+        await here.open("/console/models/m")
+        await expect(here.page.locator("#live")).to_contain_text("None so far")
+        await start(server, "1.2.0", QUICK)
+        await here.page.get_by_role("link", name="1", exact=True).click()  # the table of rollouts has it by itself
+        await expect(here.page.locator(".verdict")).to_contain_text("1.2.0 is worse than 1.0.0 (errors:")
+        await expect(here.page.locator("#evidence canvas")).to_be_visible()
+        await expect(here.page.locator("#evidence .u-legend")).to_contain_text("taken back at")
+
+
+async def test_what_is_typed_stays_while_the_page_refreshes_and_the_epoch_follows(serve, browser) -> None:
+    server = await serve()
+    async with load(server), tab(browser, server) as here:
+        await start(server, "1.1.0", LONG)
+        await here.open(ROLLOUT)
+        await here.sign_in("ann")
+        page = here.page
+        await expect(page.locator("#live [role=status]")).to_contain_text("Soaking")
+        why = page.get_by_label("Why")
+        await why.fill("half a sen")
+        before = await page.locator("input[name=epoch]").get_attribute("value")
+        epoch = (await command(server, pb.ROLLOUT_COMMAND_PAUSE, actor="bob", reason="wait")).epoch
+        await expect(page.locator("input[name=epoch]")).to_have_value(str(epoch))
+        assert str(epoch) != before
+        await expect(why).to_be_focused()
+        await why.press_sequentially("tence")
+        await expect(why).to_have_value("half a sentence")
+        await expect(page.get_by_role("button", name="Pause")).to_be_disabled()
+
+
+async def test_an_operator_with_the_token_pauses_resumes_promotes_and_aborts_by_keyboard(serve, browser) -> None:
+    server = await serve()
+    async with load(server), tab(browser, server) as here:
+        await start(server, "1.1.0", LONG)
+        await until(server, in_state("soaking"))
+        await here.open(ROLLOUT)
+        await here.sign_in("ann", "a wrong token of some length")
+        await expect(here.page.get_by_role("alert")).to_contain_text("That is not the control token")
+        here.wrong.clear()  # the browser notes the 403
+        await here.page.get_by_label("Your name").fill("ann <ops>")
+        await here.page.get_by_label("Control token").fill(TOKEN)
+        await here.page.keyboard.press("Enter")
+        page = here.page
+        status = page.locator("#live [role=status]")
+        await expect(page).to_have_url(here.origin + ROLLOUT)
+        await expect(page.locator(".who")).to_contain_text("ann <ops>")
+
+        await page.get_by_label("Why").fill("lunch")
+        await page.keyboard.press("Tab")
+        await expect(page.get_by_role("button", name="Pause")).to_be_focused()
+        await page.keyboard.press("Enter")
+        await expect(status).to_contain_text("paused: lunch (ann <ops>)")
+        await page.get_by_role("button", name="Resume").press("Enter")
+        await expect(status).not_to_contain_text("paused")
+        await until(server, in_state("soaking"))
+        await page.reload()
+        await page.get_by_role("button", name="Next step now").press("Enter")
+        await expect(status).to_contain_text("step 2 of 2 at 50%")
+        await until(server, in_state("soaking"))
+        await page.reload()
+        page.once("dialog", lambda dialog: asyncio.ensure_future(dialog.dismiss()))
+        await page.get_by_role("button", name="Make it the baseline now").press("Enter")
+        assert (await latest(server)).state == "soaking"  # asked first, and told no
+        await page.get_by_label("Why").fill("enough")
+        await page.get_by_role("button", name="Take it back").press("Enter")
+        await until(server, in_state(*FINAL))
+        await expect(status).to_contain_text("Rolled back")
+        await expect(page.get_by_role("heading", name="Act")).to_have_count(0)
+        assert ("abort", "enough", "ann <ops>") in [(e.kind, e.text, e.actor) for e in (await latest(server)).events]
+        await page.get_by_role("button", name="Sign out").click()
+        await expect(page.get_by_role("link", name="Sign in").first).to_be_visible()
+
+
+async def test_a_button_on_an_old_page_is_refused_in_words(serve, browser) -> None:
+    server = await serve()
+    async with load(server), tab(browser, server) as here:
+        await start(server, "1.1.0", LONG)
+        await until(server, in_state("soaking"))
+        await here.open(ROLLOUT)
+        await here.sign_in("ann")
+        page = here.page
+        await expect(page.get_by_role("button", name="Take it back")).to_be_enabled()
+        await page.route("**" + ROLLOUT, lambda route: route.abort())  # it refreshes no more
+        seen = int(await page.locator("input[name=epoch]").input_value())
+        now = (await command(server, pb.ROLLOUT_COMMAND_PAUSE, actor="bob", reason="wait")).epoch
+        await expect(page.locator("#stale")).to_contain_text("The server does not answer. What you see is as of")
+        await page.get_by_role("button", name="Take it back").click()
+        await expect(page.get_by_role("alert")).to_contain_text(
+            f"the rollout of 1.1.0 is at epoch {now} by now (soaking), not {seen}; look again"
+        )
+        await page.unroute_all()
+        await page.get_by_role("link", name="Back to the rollout").click()
+        await expect(page.locator("#live [role=status]")).to_contain_text("paused: wait (bob)")
+        here.wrong.clear()  # the refused refreshes, and the 409
+
+
+async def test_without_the_token_there_are_no_buttons(serve, browser) -> None:
+    server = await serve(console={"token": ""})
+    async with load(server), tab(browser, server) as here:
+        await start(server, "1.1.0", LONG)
+        await here.open(ROLLOUT)
+        await expect(here.page.locator("main")).to_contain_text("This console is read-only")
+        assert await here.page.get_by_role("button").count() == 0
+        assert await here.page.locator("form").count() == 0
+
+
+async def test_versions_are_held_against_each_other_and_routes_explained(serve, browser) -> None:
+    server = await serve()
+    await put(server, policy("1.0.0", v1_1_0=0.25))
+    async with tab(browser, server) as here:
+        page: Page = here.page
+        await here.open("/console/models/m")
+        await page.get_by_role("link", name="1.2.0").first.click()
+        await page.get_by_label("Compare with").select_option("1.0.0")
+        await page.get_by_role("button", name="Compare").click()
+        await expect(page.locator("main")).to_contain_text("From 1.0.0 to 1.2.0 the signatures ask for")
+        await expect(page.get_by_role("region", name="What else differs")).to_contain_text("model.onnx")
+        await expect(page.get_by_role("region", name="What else differs")).to_contain_text('{"<i>": [1, null]}')
+
+        await here.open("/console/models/m/route")
+        await expect(page.get_by_role("list", name="Who may answer")).to_contain_text("25%")
+        await page.get_by_label("Version field").fill("1.2.0")
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("list", name="Who may answer")).to_contain_text("100% pinned 1.2.0")
+        await page.get_by_label("Version field").fill("one")
+        await page.get_by_role("button", name="Explain").click()
+        await expect(page.get_by_role("alert").or_(page.locator(".verdict"))).to_contain_text("one")
+
+
+async def test_real_disagreements_are_shown_the_worst_first(publish_model, start_server, browser) -> None:
+    publish_model("m", "1.0.0", onnx_models.scaled(2.0))
+    publish_model("m", "1.1.0", onnx_models.scaled(3.0), release=False)
+    server = await start_server(shadow=PATIENT | {"isolation": "thread", "noise_rate": 0})
+    await put(server, policy("1.0.0", {"1.1.0": 1.0}))
+    calls = [call for n in range(8) for call in numbered(1, start=n, x=np.full((1, 4), n, np.float32))]
+    assert (await predict(server, calls)).errors == []
+    told = await settled(server, "1.1.0", len(calls))
+    assert told.outcomes["disagreed"] == 7  # all but the one of zeros
+    async with tab(browser, server) as here:
+        await here.open("/console/models/m/shadow")
+        await expect(here.page.locator("main")).to_contain_text("8, of which 7 disagreed")
+        worst = here.page.get_by_role("region", name="Worst disagreements").locator("tbody tr")
+        await expect(worst).to_have_count(7)
+        assert {await row.locator("th").inner_text() for row in await worst.all()} == {f"r{n}" for n in range(1, 8)}
+        assert await here.findings() == []
