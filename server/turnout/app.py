@@ -7,7 +7,7 @@ run()       the same for a process: until a signal, or until a part that must no
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Collection, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ from turnout.routing.preferences import PreferenceReader
 from turnout.routing.router import PolicyRouter
 from turnout.routing.shadow.service import Shadows
 from turnout.routing.traffic import Traffic
-from turnout.routing.weights import record_weights
+from turnout.routing.weights import record_epochs, record_weights
 from turnout.rpc.codec import new_request_id
 from turnout.rpc.errors import code_name
 from turnout.rpc.server import Services, control_server, data_server, listen
@@ -45,9 +45,11 @@ from turnout.serving.catalog import Catalog
 from turnout.serving.follow import follow
 from turnout.serving.inference import Inference
 from turnout.serving.manager import Manager
+from turnout.serving.memory import used_and_limit
 from turnout.state.store import StateStore
 from turnout.telemetry.logging import AccessLog, make_logger
 from turnout.telemetry.metrics import Metrics
+from turnout.telemetry.resources import Memory
 from turnout.web.server import EmbeddedServer, Web, bind, http_server
 
 _SHADOWS_CLOSE_SECONDS = 1.0
@@ -134,7 +136,9 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         async def scrape() -> bytes:
             manager.sample()
             record_weights(catalog, policies, router)
+            record_epochs(catalog, policies, metrics.server)
             record_rollouts(rollouts, meters, metrics.rollouts)
+            metrics.server.memory = await asyncio.to_thread(_memory, manager.devices)
             return await metrics.scrape()
 
         async def refresh() -> None:
@@ -256,6 +260,11 @@ async def _stop(
     side_tasks.expect_end()
     http.should_exit = True
     await services.manager.close(bound)
+
+
+def _memory(devices: Collection[str]) -> dict[str, Memory]:
+    found = {device: Memory(*used_and_limit(device)) for device in devices}
+    return {device: memory for device, memory in found.items() if memory.limit}
 
 
 def _prepare_repository(settings: Settings, log: FilteringBoundLogger) -> Path:
