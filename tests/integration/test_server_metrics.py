@@ -10,7 +10,7 @@ from semver import Version
 import rollout_wire
 from onnx_models import adds_count, matmul, scaled, slow
 from routing_wire import policy, put, scrape
-from turnout.config import Limits, Runtime
+from turnout.config import Batching, Limits, Loading, Runtime
 from turnout.rollout.attempt import RolloutState
 from turnout.telemetry.resources import LoadOutcome
 from turnout_proto.v1 import rollout_pb2
@@ -131,8 +131,8 @@ async def test_a_scrape_of_100_versions_is_under_5_mb_and_shrinks_when_they_are_
     publish_model, start_server
 ) -> None:
     for number in range(100):
-        publish_model("m", f"1.{number}.0", matmul(4, seed=number))
-    server = await start_server()
+        publish_model("m", f"1.{number}.0", matmul(4, seed=number), release=number == 99)
+    server = await start_server(batching=Batching(enabled=False), loading=Loading(warmup_runs=0))
     x = np.ones((1, 4), np.float32)
     async with stub_of(server) as stub:
         for number in range(100):
