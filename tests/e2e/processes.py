@@ -39,12 +39,11 @@ class ServerProcess:
 
 
 @contextmanager
-def serving(models: Path, **environment: str) -> Iterator[ServerProcess]:
+def serving(models: Path, *, control: str = "127.0.0.1:0", **environment: str) -> Iterator[ServerProcess]:
     """Starts `turnout serve`; it is killed at the end if it still runs."""
     log = models.parent / f"server-{time.monotonic_ns()}.log"
     command = [*TURNOUT, "serve", "--models", str(models), "--json"]
-    for name in ("grpc", "http", "control"):
-        command += [f"--{name}", "127.0.0.1:0"]
+    command += ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--control", control]
     with log.open("wb") as stderr:
         process = subprocess.Popen(command, stderr=stderr, env=os.environ | environment)
     try:

@@ -2,8 +2,9 @@
 
 import pytest
 
-from turnout.cli.shares import read_part, read_share, share_text
+from turnout.cli.shares import read_part, read_share
 from turnout.errors import InvalidRequest
+from turnout.web.report.spans import share_text
 
 
 @pytest.mark.parametrize(

@@ -76,20 +76,36 @@ def test_disagreement_is_tested_against_a_rate_of_its_own() -> None:
     bad = start.taken(Tick(0.0, {DISAGREEMENT: Count(100, 20)}, {}))
     assert bad.worse(0.01)
     good = start.taken(Tick(0.0, {DISAGREEMENT: Count(400, 0)}, {}))
-    assert good.unproven(0.05, {}) == []
+    assert good.fit(DISAGREEMENT) >= 20
     assert not good.worse(0.01)
 
 
-def test_promotion_takes_evidence_or_clean_arms_and_exposure() -> None:
+def test_promotion_takes_evidence_or_a_clean_canary_and_exposure() -> None:
     start = Evidence.start((errors(1.0),), 3600.0)
-    clean = start.taken(tick(Count(50, 0), Count(950, 0)))
-    assert clean.unproven(0.05, {"errors": 100}) == ["errors"]
-    assert clean.unproven(0.05, {"errors": 50}) == []
+    clean = start.taken(tick(Count(50, 0), Count(950, 1)))
+    assert clean.unproven(0.05, 100) == ["errors"]
+    assert clean.unproven(0.05, 50) == []
     same = start
     for _ in range(40):
         same = same.taken(tick(Count(100, 10), Count(100, 10)))
-    assert same.unproven(0.05, {"errors": 10**9}) == []
+    assert same.unproven(0.05, 10**9) == []
     assert not same.worse(0.01)
+
+
+def test_few_errors_among_many_requests_are_fit_although_no_ratio_can_be_shown() -> None:
+    start = Evidence.start((errors(1.0),), 3600.0)
+    few = start.taken(tick(Count(45_000, 1), Count(45_000, 1)))
+    assert few.fit("errors") < 20
+    assert few.unproven(0.05, 0) == []
+    assert start.taken(tick(Count(450, 1), Count(450, 1))).unproven(0.05, 0) == ["errors"]
+    shared = start.taken(Tick(0.0, {}, {}, 8)).taken(tick(Count(9_000, 1), Count(9_000, 1), batch=8))
+    assert shared.unproven(0.05, 0) == ["errors"], "requests of one batch count as one"
+
+
+def test_stalls_and_disagreement_hold_no_promotion() -> None:
+    start = Evidence.start((latency("stalled", 0.5), disagreement(0.5, 0.01)), 3600.0)
+    seen = start.taken(tick(Count(1000, 2), Count(1000, 1), "stalled"))
+    assert seen.unproven(0.05, 0) == []
 
 
 @pytest.mark.parametrize("case", list(simulation.cases()), ids=lambda case: case.name)

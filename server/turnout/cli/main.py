@@ -11,6 +11,8 @@ from turnout.cli.models import models
 from turnout.cli.predict import predict
 from turnout.cli.publish import publish
 from turnout.cli.release import release
+from turnout.cli.rollback import rollback
+from turnout.cli.rollout import application as rollout
 from turnout.cli.serve import serve
 from turnout.cli.shadow import shadow
 from turnout.cli.show import show
@@ -40,12 +42,13 @@ def application() -> typer.Typer:
     commands: dict[str, tuple[Callable[..., None], ...]] = {
         _HERE: (serve, doctor),
         _REPOSITORY: (publish, release, tag, models, show, verify),
-        _SERVER: (predict, load, unload, shadow),
+        _SERVER: (predict, load, unload, shadow, rollback),
     }
     for panel, members in commands.items():
         for command in members:
             app.command(rich_help_panel=panel)(command)
     app.add_typer(traffic, name="traffic", rich_help_panel=_SERVER)
+    app.add_typer(rollout, name="rollout", rich_help_panel=_SERVER)
     return app
 
 

@@ -44,6 +44,11 @@ class Output:
         self._out = _console(stderr=False)
         self._err = _console(stderr=True)
 
+    @property
+    def console(self) -> Console:
+        """Standard output, for what moves on it."""
+        return self._out
+
     def show(self, body: Any, *renderables: RenderableType) -> None:
         """Prints `body` where JSON was asked for, and the renderables where not."""
         if self.as_json:

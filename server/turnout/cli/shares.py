@@ -39,8 +39,3 @@ def read_part(text: str, option: str) -> tuple[str, float]:
     if not equals or not version:
         raise InvalidRequest(f"{option}: expected VERSION=SHARE, such as 3.3.0=5%, got {text!r}")
     return version, read_share(share)
-
-
-def share_text(share: float) -> str:
-    """Returns a share for people: `5%`, `0.01%`, `33.3%`."""
-    return f"{share * 100:.4f}".rstrip("0").rstrip(".") + "%"

@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from turnout.cli.output import table
-from turnout.cli.shares import share_text
+from turnout.web.report.spans import share_text
 from turnout_proto.v1 import prediction_pb2
 from turnout_proto.v1 import traffic_pb2 as pb
 

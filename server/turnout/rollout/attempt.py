@@ -106,7 +106,8 @@ class Rollout:
         in_state_s: Active seconds in this state.
         step_s: Active seconds in this step.
         active_s: Active seconds of all of it.
-        idle_s: Seconds on end without progress: paused, or without a ready candidate.
+        idle_s: Seconds on end without progress: paused, frozen, or without a ready candidate.
+        held: What keeps it from going on without being a pause, in words; "" while nothing does.
         step_requests: Requests of the canary in this step.
         thresholds: Seconds, by latency metric, as fixed before this step.
         patience: The baseline's p50, seconds.
@@ -137,6 +138,7 @@ class Rollout:
     step_s: float = 0.0
     active_s: float = 0.0
     idle_s: float = 0.0
+    held: str = ""
     step_requests: int = 0
     thresholds: Mapping[str, float] = field(default_factory=dict)
     patience: float = 0.0
@@ -192,6 +194,7 @@ class Rollout:
             "attempt": self.attempt, "plan": self.plan.to_json(), "plan_digest": self.plan.digest,
             "evidence": self.evidence.to_json(), "state": str(self.state), "step": self.step, "epoch": self.epoch,
             "in_state_s": self.in_state_s, "step_s": self.step_s, "active_s": self.active_s, "idle_s": self.idle_s,
+            "held": self.held,
             "step_requests": self.step_requests, "thresholds": dict(self.thresholds), "patience": self.patience,
             "weight": self.weight, "passed_gate": self.passed_gate,
             "pauses": [[p.kind, p.reason, p.actor] for p in self.pauses], "verdict": self.verdict,
@@ -215,7 +218,8 @@ class Rollout:
                 body["model"], Version.parse(body["candidate"]), Version.parse(body["previous"]), int(body["attempt"]),
                 plan, Evidence.from_json(body["evidence"], plan.evidence_metrics), RolloutState(body["state"]),
                 int(body["step"]), int(body["epoch"]), float(body["in_state_s"]), float(body["step_s"]),
-                float(body["active_s"]), float(body["idle_s"]), int(body["step_requests"]),
+                float(body["active_s"]), float(body["idle_s"]), body["held"],
+                int(body["step_requests"]),
                 {k: float(v) for k, v in body["thresholds"].items()}, float(body["patience"]), body["weight"],
                 int(body["passed_gate"]), tuple(Pause(*p) for p in body["pauses"]), body["verdict"],
                 int(body["policy_epoch"]), body["routed"], bool(body["was_released"]), bool(body["released"]),

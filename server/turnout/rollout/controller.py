@@ -23,7 +23,7 @@ from turnout.registry.standing import Standing
 from turnout.rollout import machine, overrides
 from turnout.rollout.attempt import Entry, Moved, Rollout, RolloutState
 from turnout.rollout.driven import Driven, Observer, actor_of, routed_text
-from turnout.rollout.log import RolloutLog
+from turnout.rollout.log import RolloutLog, recorded
 from turnout.rollout.plan import Plan
 from turnout.rollout.wishes import wished
 from turnout.routing.applied import AppliedPolicy, Policies
@@ -89,7 +89,7 @@ class Rollouts:
         self._tick_seconds = tick_seconds
         self._tell = tell
         self._log = log
-        self.log = RolloutLog(store, catalog, self._current)
+        self.log = RolloutLog(store, catalog)
         self._driver = uuid.uuid4().hex
         self._driven: dict[Key, Driven] = {}
         self._foreign: dict[Key, Rollout] = {}
@@ -230,9 +230,7 @@ class Rollouts:
             await self._take_in(await asyncio.to_thread(self._store.rollouts, None, running=True), mine=True)
             driven = self._named(model, attempt)
             before = driven.rollout
-            if expected_epoch not in (None, before.epoch):
-                is_at = f"the rollout of {before.candidate} is at epoch {before.epoch} by now ({before.state})"
-                raise Conflict(f"{is_at}, not {expected_epoch}; look again")
+            _refuse_stale(before, expected_epoch)
             driven.rollout, entries = decide(self._routed(before) if resume else before)
             driven.entries += entries
             driven.refused = ""
@@ -246,20 +244,35 @@ class Rollouts:
         await self._announce()
         return driven.rollout
 
-    async def retry(self, model: str, actor: str, reason: str) -> Rollout:
-        """Begins another attempt with the candidate and the plan of the last one. Raises as `start` and the log."""
+    async def retry(self, model: str, actor: str, reason: str, expected_epoch: int | None = None) -> Rollout:
+        """Begins another attempt with the candidate and the plan of the last one.
+
+        Raises:
+            Conflict: The last one has moved since the operator looked at it.
+        """
         _, last = await self.log.latest(model)
+        _refuse_stale(last, expected_epoch)
         if not last.state.final:
             raise ChangeRefused(f"attempt {last.attempt} of {model} still runs ({last.state})")
         why = reason or f"again after attempt {last.attempt}"
         return await self.start(model, last.candidate, last.plan, actor, why)
 
-    async def rollback(self, model: str, to: Version | None, actor: str, reason: str) -> AppliedPolicy:
+    async def rollback(
+        self, model: str, to: Version | None, actor: str, reason: str, expected_epoch: int | None = None
+    ) -> AppliedPolicy:
         """Gives all of a model's traffic to a version that had it before, and ends its rollouts.
+
+        Args:
+            model: Its model.
+            to: The version; None for the one that a rollout goes back to, or the last baseline before this.
+            actor: Who asks.
+            reason: Why.
+            expected_epoch: That the operator looked at: of the one rollout that runs, or else of the traffic.
 
         Raises:
             ModelNotFound: There is no such model.
             ChangeRefused: There is none, or it is not ready.
+            Conflict: It has moved since the operator looked at it.
         """
         self._catalog.snapshot.model(model)
         why = reason or "rolled back by hand"
@@ -268,6 +281,8 @@ class Rollouts:
         if goals := {str(r.previous) for r in running if to not in (None, r.previous)}:
             raise ChangeRefused(f"a rollout of {model} runs, and goes back to {goals.pop()}: abort it first")
         if running:
+            for rollout in running:
+                _refuse_stale(rollout, expected_epoch)
             for rollout in running:
                 end = functools.partial(overrides.abort, why=why, kind="rollback", actor=actor)
                 await self.command(model, end, None, attempt=rollout.attempt)
@@ -279,7 +294,7 @@ class Rollouts:
             to = next(earlier, None)
         if to is None:
             raise ChangeRefused(f"no other version was the baseline of {model} before: say which with --to")
-        return await self._traffic.put(model, Policy(to), Change(actor, why))
+        return await self._traffic.put(model, Policy(to), Change(actor, why, expected_epoch))
 
     def _named(self, model: str, attempt: int) -> Driven:
         keys = [key for key in sorted(self._driven) if key[0] == model and attempt in (0, key[1])]
@@ -304,7 +319,7 @@ class Rollouts:
 
     async def _newer(self, record: RolloutRecord, plan: Plan, candidate: Version) -> None:
         """Deals with a rollout that runs when another is asked for."""
-        running = self._current(record)
+        running = recorded(record)
         if plan.on_newer == "refuse" or (plan.on_newer == "beside" and running.candidate == candidate):
             raise ChangeRefused(
                 f"{running.candidate} is being rolled out (attempt {record.attempt}, {running.state}): "
@@ -316,10 +331,6 @@ class Rollouts:
             driven.entries += entries
             await self._save(driven, strict=True)
             await self._apply(driven)
-
-    def _current(self, record: RolloutRecord) -> Rollout:
-        driven = self._driven.get((record.model, record.attempt))
-        return driven.rollout if driven is not None else Rollout.from_json(record.document)
 
     def _routed(self, rollout: Rollout) -> Rollout:
         """Returns the rollout that takes the traffic of now for granted."""
@@ -465,6 +476,13 @@ class Rollouts:
     async def _announce(self) -> None:
         async with self._ticked:
             self._ticked.notify_all()
+
+
+def _refuse_stale(rollout: Rollout, expected_epoch: int | None) -> None:
+    """Refuses what was decided on by another epoch of the rollout than the one it is at."""
+    if expected_epoch not in (None, rollout.epoch):
+        is_at = f"the rollout of {rollout.candidate} is at epoch {rollout.epoch} by now ({rollout.state})"
+        raise Conflict(f"{is_at}, not {expected_epoch}; look again")
 
 
 def _reason(rollout: Rollout) -> str:

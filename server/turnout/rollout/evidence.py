@@ -23,6 +23,8 @@ GAMMA_0 = 0.5
 LEAST_BAD = 3
 """A metric with fewer bad events of the canary than this adds nothing: it only lowers false positives."""
 
+_FINE_ALTERNATIVES = (0.05, 0.25, 0.5)
+
 _NOTHING = -math.inf
 
 
@@ -38,6 +40,7 @@ class Metric:
         good_null: Lowest rate ratio that forbids promotion (of `disagreement`: multiple of `null`).
         good_alternatives: Rate ratios of a candidate that is fit for promotion.
         floor: Bad events of the canary below which the metric adds nothing.
+        fine_rate: A canary whose rate of bad events is shown to be below this is fit, whatever the ratio; 0 for none.
     """
 
     name: str
@@ -47,6 +50,15 @@ class Metric:
     good_null: float
     good_alternatives: tuple[float, ...] = (0.5, 0.7, 0.85, 1.0, 1.2)
     floor: int = LEAST_BAD
+    fine_rate: float = 0.0
+
+    @property
+    def promotes(self) -> bool:
+        """Whether promotion takes evidence of fitness in this metric.
+
+        Not in stalls, which are too rare to show a ratio of, and not in disagreement, which the shadow stage has asked.
+        """
+        return self.name not in (STALLED, DISAGREEMENT)
 
     @property
     def one_armed(self) -> bool:
@@ -61,7 +73,7 @@ LATENCIES = ("p90", "p95", "p99", STALLED)
 
 def errors(weight: float) -> Metric:
     """Returns the metric of errors that the server is to blame for."""
-    return Metric(ERRORS, weight, 1.5, (2.0, 3.0, 5.0, 10.0, 30.0), 2.0)
+    return Metric(ERRORS, weight, 1.5, (2.0, 3.0, 5.0, 10.0, 30.0), 2.0, fine_rate=1e-3)
 
 
 def latency(name: str, weight: float) -> Metric:
@@ -203,22 +215,29 @@ class Evidence:
         """Tells whether the candidate is to be taken back."""
         return self.combined >= 1.0 / alpha
 
-    def unproven(self, beta: float, exposure: Mapping[str, int]) -> list[str]:
+    def unproven(self, beta: float, exposure: int) -> list[str]:
         """Returns the metrics that do not yet show the candidate fit for promotion.
 
         Args:
             beta: 1/beta is the e-value that shows it.
-            exposure: By metric, requests of the canary that it takes where neither arm had a bad event, since no ratio
-                can be shown then; one that is not named takes one.
+            exposure: Requests of the canary that suffice where it had no bad event, since no ratio can be shown then.
         """
-        return [m.name for m in self.metrics if not self._proven(m, beta, exposure.get(m.name, 0))]
+        return [m.name for m in self.metrics if m.promotes and not self._proven(m, beta, exposure)]
 
     def _proven(self, metric: Metric, beta: float, exposure: int) -> bool:
         known = self.accumulators[metric.name]
         if self.fit(metric.name) >= 1.0 / beta:
             return True
-        clean = known.canary.bad == 0 and known.baseline.bad == 0
-        return clean and not metric.one_armed and known.canary.requests >= max(exposure, 1)
+        if known.canary.bad == 0:
+            return known.canary.requests >= max(exposure, 1)
+        return metric.fine_rate > 0 and self._fine(known.canary, metric.fine_rate) >= 1.0 / beta
+
+    def _fine(self, canary: Count, rate: float) -> float:
+        """Returns the e-value of "the canary's rate of bad events is below `rate`": a binomial e-process.
+
+        Null and alternatives are rates and not ratios, so that it follows from the sums of the counts alone.
+        """
+        return _mean_exp([_rate_ratio(canary, rate, rate * r) / self.phi for r in _FINE_ALTERNATIVES])
 
     def _spec(self, metric: str) -> Metric:
         return next(m for m in self.metrics if m.name == metric)

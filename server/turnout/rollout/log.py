@@ -1,11 +1,10 @@
 """What rollouts did: their records, events and ticks, as the state store has them."""
 
 import asyncio
-from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from turnout.errors import NotFound
+from turnout.errors import NotFound, Unsupported
 from turnout.rollout.attempt import Rollout
 from turnout.serving.catalog import Catalog
 from turnout.state.events import Event, EventKind
@@ -13,20 +12,30 @@ from turnout.state.rollouts import RolloutRecord
 from turnout.state.store import StateStore
 
 
-class RolloutLog:
-    """Reads what is recorded about rollouts."""
+def recorded(record: RolloutRecord) -> Rollout:
+    """Returns a rollout as it is recorded.
 
-    def __init__(self, store: StateStore, catalog: Catalog, current: Callable[[RolloutRecord], Rollout]) -> None:
+    Raises:
+        Unsupported: A later release of Turnout wrote it.
+    """
+    try:
+        return Rollout.from_json(record.document)
+    except ValueError as error:
+        raise Unsupported(f"attempt {record.attempt} of {record.model} cannot be read: {error}") from error
+
+
+class RolloutLog:
+    """Reads what is recorded about rollouts: nothing is told before it is on record."""
+
+    def __init__(self, store: StateStore, catalog: Catalog) -> None:
         """Reads nothing yet.
 
         Args:
             store: Keeps the records.
             catalog: Tells which models there are.
-            current: Returns a recorded rollout as it stands now, which may be further than its record.
         """
         self._store = store
         self._catalog = catalog
-        self._current = current
 
     async def latest(self, model: str, attempt: int = 0) -> tuple[RolloutRecord, Rollout]:
         """Returns a rollout of a model; of attempt 0, the latest.
@@ -52,7 +61,7 @@ class RolloutLog:
         if model is not None:
             self._catalog.snapshot.model(model)
         records = await asyncio.to_thread(self._store.rollouts, model, limit=limit)
-        return [(record, self._current(record)) for record in records]
+        return [(record, recorded(record)) for record in records]
 
     async def record(self, rollout: Rollout) -> RolloutRecord | None:
         """Returns how a rollout is recorded."""

@@ -76,6 +76,7 @@ def advance(rollout: Rollout, facts: Facts) -> Moved:
     rollout = replace(
         rollout,
         idle_s=0.0,
+        held="",
         in_state_s=rollout.in_state_s + facts.seconds,
         step_s=rollout.step_s + facts.seconds,
         active_s=rollout.active_s + facts.seconds,
@@ -89,13 +90,13 @@ def advance(rollout: Rollout, facts: Facts) -> Moved:
 
 def _idle(rollout: Rollout, facts: Facts) -> Moved:
     """Returns the rollout after a tick in which it may not go on."""
-    idle = replace(rollout, idle_s=rollout.idle_s + facts.seconds)
+    held = "the traffic is frozen" if facts.frozen else "" if facts.ready else "a version is not ready"
+    idle = replace(rollout, idle_s=rollout.idle_s + facts.seconds, held=held)
     begins = rollout.state in (_S.PENDING, _S.VALIDATING)
     if not facts.ready and begins and not rollout.pauses and idle.idle_s > rollout.plan.validating_s:
         return abort(idle, f"{rollout.candidate} was not ready within {rollout.plan.validating_s:.0f} s", _S.FAILED)
     if idle.idle_s > rollout.plan.max_pause_s:
-        why = "; ".join(p.reason for p in rollout.pauses)
-        why = why or ("the traffic was frozen" if facts.frozen else f"{rollout.candidate} was not ready")
+        why = "; ".join(p.reason for p in rollout.pauses) or held
         return abort(idle, f"nothing went on for {idle.idle_s:.0f} s: {why}")
     return idle, ()
 

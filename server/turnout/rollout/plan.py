@@ -4,8 +4,8 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Self
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any, Self, TypeVar
 
 from turnout.errors import InvalidRequest, Violation
 from turnout.rollout.evidence import (
@@ -25,6 +25,8 @@ _WEIGHTS = {ERRORS: 0.4, "p99": 0.2, "p95": 0.2, "p90": 0.2, STALLED: 0.1, SLO: 
 
 _MAX_STEPS = 50
 _MAX_SECONDS = 90 * 86_400.0
+
+M = TypeVar("M")
 
 ON_INSUFFICIENT = ("pause", "abort", "promote")
 ON_NEWER = ("refuse", "queue", "replace", "beside")
@@ -74,8 +76,8 @@ class Plan:
         alpha: Chance that a candidate that is not worse is ever rolled back.
         beta: Chance that one that is not fit is promoted on the evidence.
         min_requests: Of the canary, in each step.
-        exposure_requests: Of the canary, that it takes for promotion where neither arm had a bad event, so that no
-            ratio can be shown; 0: the last step's soak suffices.
+        exposure_requests: Of the canary, that it takes for promotion where it had no bad event, so that no ratio can be
+            shown; 0: the last step's soak suffices.
         slo_ms: Latency objective of the metric `slo`, milliseconds; None for none.
         threshold_samples: Of the baseline's latency, before the first step.
         warm_requests: First requests of each batch size that latency leaves out.
@@ -159,22 +161,15 @@ class Plan:
         Raises:
             InvalidRequest: A field is unknown, or has a value that it cannot have.
         """
-        known = {f.name for f in fields(cls)}
-        there_are = f"unknown; there are {', '.join(sorted(known))}"
-        problems = [Violation(str(key), there_are) for key in sorted(body.keys() - known)]
-        try:
-            given = {key: value for key, value in body.items() if key in known}
-            if "steps" in given:
-                given["steps"] = tuple(_step(one) for one in given["steps"])
-            if given.get("shadow") is not None:
-                given["shadow"] = ShadowStage(**given["shadow"])
-            if "metrics" in given:
-                given["metrics"] = tuple(given["metrics"])
-            plan = replace(cls(), **given)
-            problems += plan._problems()
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
-            problems.append(Violation("plan", f"cannot be read: {error}"))
-        if problems:
+        problems: list[Violation] = []
+        top = {key: value for key, value in body.items() if key in cls.__dataclass_fields__}
+        there_are = f"unknown; there are {', '.join(sorted(cls.__dataclass_fields__))}"
+        unknown = [Violation(str(key), there_are) for key in sorted(body.keys() - top.keys())]
+        given = _read(cls, top, "", problems)
+        if not problems:
+            plan = cls(**given)
+            problems = plan._problems()
+        if problems := [*unknown, *problems]:
             raise InvalidRequest("; ".join(f"{v.field}: {v.description}" for v in problems), violations=problems)
         return plan
 
@@ -207,12 +202,10 @@ class Plan:
         check("slo_ms", SLO not in self.metrics or self.slo_ms is not None, "a number where `slo` is a metric")
         check("slo_ms", self.slo_ms is None or self.slo_ms > 0, "milliseconds above 0")
         counts = (self.min_requests, self.warm_requests, self.threshold_samples, self.exposure_requests)
-        whole = all(isinstance(n, int) and 0 <= n <= 10**9 for n in counts)
-        check("min_requests and the like", whole, "whole numbers, 0 or more")
+        check("min_requests and the like", all(0 <= n <= 10**9 for n in counts), "whole numbers, 0 or more")
         check("key_cap", self.key_cap >= 1, "1 or more")
         check("on_insufficient", self.on_insufficient in ON_INSUFFICIENT, " or ".join(ON_INSUFFICIENT))
         check("on_newer", self.on_newer in ON_NEWER, " or ".join(ON_NEWER))
-        check("twin", isinstance(self.twin, bool), "true or false")
         check("holdback", 0 <= self.holdback <= 0.5, "0 to 0.5")
         check("holdback", self.holdback > 0 or self.watch_s == 0, "more than 0 while there is watching to do")
         if (stage := self.shadow) is not None:
@@ -223,5 +216,53 @@ class Plan:
         return found
 
 
-def _step(body: Mapping[str, Any]) -> Step:
-    return Step(float(body["weight"]), float(body["soak_s"]), bool(body.get("gate", False)))
+def _read(kind: type, body: object, where: str, problems: list[Violation]) -> dict[str, Any]:
+    """Returns what `body` gives the fields of `kind`, each of its own type; notes what it cannot read."""
+    if not isinstance(body, Mapping):
+        problems.append(Violation(where or "plan", f"expected a table of {', '.join(f.name for f in fields(kind))}"))
+        return {}
+    known = {f.name: f for f in fields(kind)}
+    found: dict[str, Any] = {}
+    for key, value in body.items():
+        name = f"{where}.{key}" if where else str(key)
+        if key not in known:
+            problems.append(Violation(name, f"unknown; there are {', '.join(sorted(known))}"))
+        else:
+            found[key] = _value(known[key].type, value, name, problems)
+    for name, spec in known.items():
+        if spec.default is MISSING and name not in found:
+            problems.append(Violation(f"{where}.{name}", "missing"))
+    return found
+
+
+def _value(kind: object, value: object, name: str, problems: list[Violation]) -> Any:
+    """Returns one value in the type that its field has; whole numbers are numbers too, so that digests agree."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if value is None and kind in (float | None, ShadowStage | None):
+        return None
+    if kind == ShadowStage | None:
+        return _made(ShadowStage, value, name, problems)
+    if kind == tuple[Step, ...] and isinstance(value, list | tuple):
+        return tuple(_made(Step, one, f"{name}[{index}]", problems) for index, one in enumerate(value))
+    if kind == tuple[str, ...] and isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
+        return tuple(value)
+    if kind in (float, float | None) and isinstance(value, int | float) and number:
+        return float(value)
+    if (kind is int and number and isinstance(value, int)) or (kind in (bool, str) and type(value) is kind):
+        return value
+    expected: dict[object, str] = {
+        int: "a whole number",
+        bool: "true or false",
+        str: "a word",
+        tuple[str, ...]: "a list of words",
+    }
+    steps = "a list of tables of weight, soak_s and gate"
+    wanted = steps if kind == tuple[Step, ...] else expected.get(kind, "a number")
+    problems.append(Violation(name, f"expected {wanted}, got {value!r:.64}"))
+    return value
+
+
+def _made(kind: type[M], body: object, name: str, problems: list[Violation]) -> M | None:
+    before = len(problems)
+    given = _read(kind, body, name, problems)
+    return kind(**given) if len(problems) == before else None

@@ -1,24 +1,21 @@
 """Rollouts in words and numbers, for whoever has to justify a decision. Pure."""
 
 from turnout.rollout.attempt import STEPPING, Rollout
-from turnout.rollout.evidence import DISAGREEMENT
 
 
 def lacking(rollout: Rollout) -> list[str]:
-    """Returns what is still to be seen before the next step, or before promotion; nothing outside a step."""
+    """Returns what holds it, and in a step what is still to be seen before the next one, or before promotion."""
+    found = [rollout.held] if rollout.held else []
     if rollout.state not in STEPPING:
-        return []
+        return found
     plan, step = rollout.plan, rollout.plan.steps[rollout.step]
-    found: list[str] = []
     if rollout.step_s < step.soak_s:
         found.append(f"the soak has {step.soak_s - rollout.step_s:.0f} s to go")
     if rollout.step_requests < plan.min_requests:
         found.append(f"the canary had {rollout.step_requests} of {plan.min_requests} requests")
-    if rollout.step + 1 == len(plan.steps):
-        exposure = {m.name: plan.exposure_requests for m in rollout.evidence.metrics}
-        unproven = [m for m in rollout.evidence.unproven(plan.beta, exposure) if m != DISAGREEMENT]
-        if unproven:
-            found.append(f"no evidence yet that {', '.join(unproven)} fit for promotion")
+    last = rollout.step + 1 == len(plan.steps)
+    if last and (unproven := rollout.evidence.unproven(plan.beta, plan.exposure_requests)):
+        found.append(f"no evidence yet that {', '.join(unproven)} fit for promotion")
     return found
 
 

@@ -72,7 +72,7 @@ class RolloutMethods:
         check_record(change.actor, change.reason, "change.")
         expected = change.expected_epoch if change.HasField("expected_epoch") else None
         if request.command == pb.ROLLOUT_COMMAND_RETRY:
-            rollout = await self._rollouts.retry(request.model, change.actor, change.reason)
+            rollout = await self._rollouts.retry(request.model, change.actor, change.reason, expected)
         else:
             decide = _decision(request, change.actor, change.reason)
             resume = request.command == pb.ROLLOUT_COMMAND_RESUME
@@ -128,7 +128,9 @@ class RolloutMethods:
         """Gives all traffic back to a version that had it before."""
         check_record(request.change.actor, request.change.reason, "change.")
         to = parse_version(request.version) if request.version else None
-        applied = await self._rollouts.rollback(request.model, to, request.change.actor, request.change.reason)
+        change = request.change
+        expected = change.expected_epoch if change.HasField("expected_epoch") else None
+        applied = await self._rollouts.rollback(request.model, to, change.actor, change.reason, expected)
         policy = applied.state.policy
         return pb.RollBackResponse(baseline=str(policy.baseline) if policy else "", epoch=applied.epoch)
 

@@ -1,0 +1,78 @@
+"""Follows a rollout, through restarts of its server too."""
+
+import time
+from collections.abc import Callable, Iterator
+
+from turnout.cli.connection import Server
+from turnout.cli.output import ServerRefused
+from turnout_proto.v1 import rollout_pb2 as pb
+
+FINAL = ("succeeded", "rolled_back", "superseded", "failed")
+"""States that nothing comes after."""
+
+_AGAIN = ("Unavailable", "Cancelled", "Unknown", "DeadlineExceeded")
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
+_EARLY_ENDS, _EARLY_PAUSE = 20, 0.1
+"""A server may tell that a rollout has ended a moment before the event of it is on record: it is asked again."""
+
+
+class TimedOut(Exception):
+    """The time is over, and the rollout still runs."""
+
+
+def follow(
+    server: Server, model: str, tell: Callable[[str], None], *, attempt: int = 0, timeout: float | None = None
+) -> Iterator[pb.Rollout]:
+    """Yields a rollout each time that it changes; the last one is in a final state.
+
+    Args:
+        server: That drives it.
+        model: Its model.
+        tell: Told in a sentence when the server is gone, and when it is back.
+        attempt: Which; 0 for the latest, and those that come after it.
+        timeout: Seconds; None for as long as it takes.
+
+    Raises:
+        ServerRefused: There is no such rollout, or no server answers from the start.
+        TimedOut: The time is over.
+    """
+    end = None if timeout is None else time.monotonic() + timeout
+    seen, gone, pause, early = False, False, _FIRST_PAUSE, 0
+    while True:
+        try:
+            for rollout in _told(server, model, attempt, end):
+                if gone:
+                    tell(f"the server at {server.address} is back")
+                seen, gone, pause = True, False, _FIRST_PAUSE
+                yield rollout
+                if rollout.state in FINAL:
+                    early += 1
+                    if early > _EARLY_ENDS or any(event.kind == rollout.state for event in rollout.events):
+                        return
+        except ServerRefused as error:
+            if end is not None and time.monotonic() >= end:
+                raise TimedOut from None
+            if not seen or error.kind not in _AGAIN:
+                raise
+        if early:
+            time.sleep(_EARLY_PAUSE)
+            continue
+        # A server that stops ends the stream, with an error or in peace.
+        if not gone:
+            gone = True
+            tell(f"the server at {server.address} does not answer; the rollout stands where it stood; trying again")
+        time.sleep(pause if end is None else min(pause, _left(end)))
+        pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+def _told(server: Server, model: str, attempt: int, end: float | None) -> Iterator[pb.Rollout]:
+    """Yields what one connection tells."""
+    with server.control() as control:
+        request = pb.WatchRolloutRequest(model=model, attempt=attempt)
+        for message in control.WatchRollout(request, timeout=None if end is None else _left(end)):
+            yield message.rollout
+
+
+def _left(end: float) -> float:
+    """Returns the seconds until `end`, a few at least: gRPC takes no deadline that has passed."""
+    return max(end - time.monotonic(), 0.01)

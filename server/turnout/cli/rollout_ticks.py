@@ -1,0 +1,31 @@
+"""A rollout with all of its ticks, as a server tells them page by page."""
+
+from turnout.web.report.replay import Replay
+from turnout_proto.v1 import rollout_pb2 as pb
+from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
+
+_TIMEOUT = 30.0
+
+
+def read_replay(control: ControlServiceStub, model: str, attempt: int) -> Replay:
+    """Asks for a rollout and computes its evidence again.
+
+    Args:
+        control: The server.
+        model: Its model.
+        attempt: Which; 0 for the latest.
+
+    Raises:
+        InvalidRequest: The server tells what this release cannot read.
+    """
+    request = pb.GetRolloutTicksRequest(model=model, attempt=attempt)
+    whole = control.GetRolloutTicks(request, timeout=_TIMEOUT)
+    while whole.more:
+        # By its number: a later attempt may have begun meanwhile.
+        request = pb.GetRolloutTicksRequest(model=model, attempt=whole.rollout.attempt, after=whole.last_tick)
+        page = control.GetRolloutTicks(request, timeout=_TIMEOUT)
+        whole.rollout.CopyFrom(page.rollout)
+        whole.ticks_json.extend(page.ticks_json)
+        whole.times.extend(page.times)
+        whole.last_tick, whole.more = page.last_tick, page.more
+    return Replay.of(whole)

@@ -1,0 +1,134 @@
+"""A rollout's report: one page that needs no network, and no script for anything but its plots."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.resources import files
+from itertools import accumulate
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from turnout.telemetry.histogram import LATENCY_BOUNDS
+from turnout.web.report.replay import Latency, Replay
+from turnout.web.report.spans import duration_text, share_text
+from turnout.web.report.words import evidence_text, explain
+
+_MOST_POINTS = 2000
+"""Of a plot: more than a screen has columns."""
+
+_LEAST_E, _MOST_E = 1e-2, 1e12
+"""What the logarithmic axis shows; an e-value below the first says no more than one at it."""
+
+_environment = Environment(
+    loader=PackageLoader("turnout.web.report", "templates"),
+    autoescape=select_autoescape(default=True, default_for_string=True),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_environment.filters |= {"share": share_text, "duration": duration_text, "evidence": evidence_text}
+
+
+def render(replay: Replay) -> str:
+    """Returns the page. What comes from outside is escaped, in the markup and in the data."""
+    rollout = replay.rollout
+    took = (rollout.changed_at.ToDatetime() - rollout.started_at.ToDatetime()).total_seconds()
+    return _environment.get_template("report.html").render(
+        said=explain(replay),
+        rollout=rollout,
+        plan=replay.plan,
+        plan_json=json.dumps(replay.plan.to_json(), indent=2),
+        events=[(e, f"{e.time.ToDatetime():%Y-%m-%d %H:%M:%S}") for e in rollout.events],
+        began=f"{rollout.started_at.ToDatetime():%Y-%m-%d %H:%M:%S}",
+        took=duration_text(took),
+        quantiles=list(_quantile_rows(replay)),
+        ticks=len(replay.told),
+        data=_data(plots(replay)),
+        uplot=_vendored("uPlot.iife.min.js"),
+        uplot_css=_vendored("uPlot.min.css"),
+    )
+
+
+def plots(replay: Replay) -> dict[str, Any]:
+    """Returns what the plots draw: times in seconds since 1970, e-values, shares, cumulative shares of latency."""
+    kept = _thinned(len(replay.told))
+    times = [replay.told[i].time.timestamp() for i in kept]
+    canary, baseline = latencies(replay)
+    return {
+        "threshold": replay.rollout.threshold,
+        "times": times,
+        "combined": [_on_axis(replay.evidence[i].combined) for i in kept],
+        "metrics": {
+            m.name: [_on_axis(replay.evidence[i].of(m.name)) for i in kept] for m in replay.plan.evidence_metrics
+        },
+        "weights": [replay.told[i].weight for i in kept],
+        "bounds": [bound * 1e3 for bound in LATENCY_BOUNDS],
+        "latency": {"candidate": _cumulative(canary), "previous": _cumulative(baseline)},
+        "candidate": replay.rollout.candidate,
+        "previous": replay.rollout.previous,
+    }
+
+
+def latencies(replay: Replay) -> tuple[Latency, Latency]:
+    """Returns the latencies of both arms, summed over the ticks; empty where none were recorded."""
+    return _summed(one.canary for one in replay.told), _summed(one.baseline for one in replay.told)
+
+
+def _summed(parts: Iterable[Latency]) -> Latency:
+    total: dict[int, int] = {}
+    for part in parts:
+        for bucket, count in part.items():
+            total[bucket] = total.get(bucket, 0) + count
+    return total
+
+
+def _quantile_rows(replay: Replay) -> Iterator[tuple[str, str, str]]:
+    """Yields quantiles of both arms; none where no latencies were recorded."""
+    arms = latencies(replay)
+    if not all(arms):
+        return
+    yield ("requests", *(f"{sum(arm.values()):,}" for arm in arms))  # type: ignore[misc]
+    for name, share in (("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99)):
+        yield (name, *(_quantile_text(arm, share) for arm in arms))  # type: ignore[misc]
+
+
+def _quantile_text(arm: Latency, share: float) -> str:
+    """Returns the bucket that a quantile lies in: what a histogram knows of it."""
+    wanted = share * sum(arm.values())
+    ordered = sorted(arm)
+    for bucket, reached in zip(ordered, accumulate(arm[b] for b in ordered), strict=True):
+        if reached >= wanted:
+            if bucket >= len(LATENCY_BOUNDS):
+                return f"above {LATENCY_BOUNDS[-1] * 1e3:.3g} ms"
+            lower = LATENCY_BOUNDS[bucket - 1] * 1e3 if bucket else 0.0
+            return f"{lower:.3g} to {LATENCY_BOUNDS[bucket] * 1e3:.3g} ms"
+    return ""
+
+
+def _cumulative(arm: Latency) -> list[float]:
+    """Returns the share of requests at most as slow as each bound."""
+    total = sum(arm.values())
+    return [n / total for n in accumulate(arm.get(i, 0) for i in range(len(LATENCY_BOUNDS)))] if total else []
+
+
+def _thinned(count: int) -> Sequence[int]:
+    """Returns which ticks are drawn: all, or evenly spaced ones and the last."""
+    if count <= _MOST_POINTS:
+        return range(count)
+    return sorted({round(i * (count - 1) / (_MOST_POINTS - 1)) for i in range(_MOST_POINTS)})
+
+
+def _on_axis(value: float) -> float:
+    return min(max(value, _LEAST_E), _MOST_E)
+
+
+def _data(body: Mapping[str, Any]) -> Markup:
+    """Returns JSON that may stand inside a script element: nothing in it can end that."""
+    text = json.dumps(body, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))  # noqa: S704 - escaped
+
+
+def _vendored(name: str) -> Markup:
+    """Returns a file of ours, as it is."""
+    return Markup((files("turnout.web") / "static/vendor/uplot" / name).read_text())  # noqa: S704 - part of the package

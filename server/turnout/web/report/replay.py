@@ -1,0 +1,131 @@
+"""A rollout's ticks, and its evidence computed again from them. Pure."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from turnout.errors import InvalidRequest
+from turnout.rollout.evidence import DISAGREEMENT, Count, Evidence, Metric, Tick
+from turnout.rollout.plan import Plan
+from turnout_proto.v1 import rollout_pb2 as pb
+
+Latency = Mapping[int, int]
+"""Requests by index of the bucket; one past the last bound for what is above it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One tick as it was recorded.
+
+    Attributes:
+        time: When, UTC.
+        tick: Its counts.
+        weight: The candidate's wished share; None where that was not recorded.
+        state: The rollout's; "" where that was not recorded.
+        canary, baseline: Latencies of both arms; empty where they were not recorded.
+    """
+
+    time: datetime
+    tick: Tick
+    weight: float | None = None
+    state: str = ""
+    canary: Latency = field(default_factory=dict)
+    baseline: Latency = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, time: datetime, body: Mapping[str, Any]) -> Self:
+        """Reads an element of `ticks_json`.
+
+        Raises:
+            InvalidRequest: It is none.
+        """
+        try:
+            if "shadow" in body:
+                requests, bad = body["shadow"]
+                tick = Tick(0.0, {DISAGREEMENT: Count(int(requests), int(bad))}, {}, 1)
+            else:
+                tick = Tick.from_json(body)
+            weight, latency = body.get("weight"), body.get("latency") or {}
+            canary, baseline = (
+                {int(bucket): int(count) for bucket, count in (latency.get(arm) or {}).items()}
+                for arm in ("canary", "baseline")
+            )
+            weight = None if weight is None else float(weight)
+            return cls(time, tick, weight, str(body.get("state") or ""), canary, baseline)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InvalidRequest(f"a tick cannot be read: {type(error).__name__} {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A rollout with what it saw.
+
+    Attributes:
+        rollout: As it stands.
+        plan: How it goes.
+        told: Its ticks, the oldest first.
+        evidence: After each of them.
+    """
+
+    rollout: pb.Rollout
+    plan: Plan
+    told: Sequence[Told]
+    evidence: Sequence[Evidence]
+
+    @classmethod
+    def of(cls, answer: pb.GetRolloutTicksResponse) -> Self:
+        """Computes the evidence again, tick by tick.
+
+        Raises:
+            InvalidRequest: The server tells what this release cannot read.
+        """
+        plan = read_told_plan(answer.rollout.plan_json)
+        try:
+            bodies = [json.loads(text) for text in answer.ticks_json]
+        except (ValueError, RecursionError):
+            raise InvalidRequest("the server tells ticks that are no JSON") from None
+        times = [stamp.ToDatetime(UTC) for stamp in answer.times]
+        told = [Told.from_json(time, body) for time, body in zip(times, bodies, strict=True)]
+        evidence = [Evidence.start(plan.evidence_metrics, plan.max_duration_s)]
+        for one in told:
+            evidence.append(evidence[-1].taken(one.tick))
+        return cls(answer.rollout, plan, told, evidence[1:])
+
+    @property
+    def last(self) -> Evidence:
+        """The evidence by now."""
+        return self.evidence[-1] if self.evidence else Evidence.start(self.plan.evidence_metrics, 1.0)
+
+    def ratio(self, metric: Metric) -> float | None:
+        """Returns how often the candidate's requests were bad for each time that the baseline's were.
+
+        By Mantel and Haenszel (1959), over ticks: load that drifts and weights that change cancel, as in the evidence.
+        Infinity where only the candidate had bad ones, None where there is nothing to compare.
+        """
+        worse = better = 0.0
+        for one in self.told:
+            a, b = one.tick.canary.get(metric.name, Count()), one.tick.baseline.get(metric.name, Count())
+            if a.requests and b.requests:
+                total = a.requests + b.requests
+                worse += a.bad * b.requests / total
+                better += b.bad * a.requests / total
+        if better:
+            return worse / better
+        return float("inf") if worse else None
+
+
+def read_told_plan(text: str) -> Plan:
+    """Reads a plan as a server tells it; what a later release of it added is left out.
+
+    Raises:
+        InvalidRequest: It is none that this release can read.
+    """
+    try:
+        body = json.loads(text)
+        return Plan.from_json({f.name: body[f.name] for f in fields(Plan) if f.name in body})
+    except (ValueError, TypeError, RecursionError):
+        raise InvalidRequest("the server tells a plan that is none") from None
+    except InvalidRequest as error:
+        raise InvalidRequest(f"the server tells a plan that this release cannot read: {error.message}") from None

@@ -1,0 +1,28 @@
+"""Shares and times, as people read them."""
+
+import math
+
+_UNITS = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
+
+
+def share_text(share: float) -> str:
+    """Returns a share for people: `5%`, `0.01%`, `33.3%`."""
+    return f"{share * 100:.4f}".rstrip("0").rstrip(".") + "%"
+
+
+def duration_text(seconds: float) -> str:
+    """Returns a time for people: `0.6s`, `42s`, `5m`, `1h30m`, `2d4h`, `never` for infinity. Two units at most."""
+    if not math.isfinite(seconds):
+        return "never"
+    if seconds < 10 and seconds != round(seconds):
+        return f"{seconds:.1f}s"
+    left = round(seconds)
+    if left >= 3600:  # minutes are fine enough, and days want hours
+        unit = 3600 if left >= 86_400 else 60
+        left = round(left / unit) * unit
+    parts = []
+    for name, unit in _UNITS:
+        count, left = divmod(left, unit)
+        if count:
+            parts.append(f"{count}{name}")
+    return "".join(parts[:2]) or "0s"

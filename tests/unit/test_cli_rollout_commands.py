@@ -1,0 +1,64 @@
+"""What each command of `turnout rollout` offers."""
+
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+from turnout.cli.main import application
+
+CHANGES = ("pause", "resume", "promote", "set-weight", "freeze", "abort", "retry")
+LOOKS = ("plan", "status", "history", "explain", "watch", "report")
+
+
+def shown(*command: str) -> str:
+    done = CliRunner().invoke(application(), [*command, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"})
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_there_is_a_command_for_all_that_can_be_done() -> None:
+    offered = re.findall(r"^│ ([a-z][a-z-]+) ", shown("rollout"), re.MULTILINE)
+    assert sorted(offered) == sorted(("start", *CHANGES, *LOOKS))
+
+
+@pytest.mark.parametrize("command", ["start", *CHANGES, *LOOKS])
+def test_every_command_answers_in_json_and_asks_any_server(command: str) -> None:
+    text = shown("rollout", command)
+    assert "--json" in text
+    assert "--server" in text
+
+
+@pytest.mark.parametrize("command", CHANGES)
+def test_every_change_has_an_actor_and_a_reason_and_that_of_a_running_rollout_an_epoch(command: str) -> None:
+    text = shown("rollout", command)
+    assert "--actor" in text
+    assert "--reason" in text
+    assert ("--epoch" in text) == (command != "retry")  # what has ended moves no more, and a second retry is refused
+
+
+def test_a_rollback_wants_a_reason() -> None:
+    assert re.search(r"\*\s+--reason", shown("rollback"))
+
+
+@pytest.mark.parametrize("command", ["start", "watch"])
+def test_what_waits_says_what_it_ends_with(command: str) -> None:
+    text = shown("rollout", command)
+    for code in ("0    the candidate became", "1    it was taken back", "130  Ctrl-C"):
+        assert code in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("start", "m", "--to", "1.1.0", "--steps", "5%"), "--steps: expected SHARE:TIME or SHARE:TIME:gate"),
+        (("start", "m", "--to", "1.1.0", "--timeout", "5s"), "--timeout: only with --wait"),
+        (("start", "m", "--to", "1.1.0", "--wait", "--timeout", "soon"), "expected a time such as 90s"),
+        (("start", "m", "--to", "1.1.0", "--plan", "none.toml"), "the plan none.toml cannot be read"),
+        (("set-weight", "m", "much"), "expected a share such as 5%"),
+    ],
+)
+def test_what_no_server_could_take_is_refused_before_one_is_asked(arguments: tuple[str, ...], complaint: str) -> None:
+    done = CliRunner().invoke(application(), ["rollout", *arguments, "--server", "127.0.0.1:1"])
+    assert done.exit_code == 1
+    assert complaint in done.output

@@ -1,0 +1,74 @@
+"""docs/rollouts.md says what is so."""
+
+import hashlib
+import hmac
+import json
+import re
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+
+from turnout.cli.rollout_commands import COMMANDS
+from turnout.cli.rollout_plan import PlanOptions
+from turnout.rollout.plan import ON_INSUFFICIENT, ON_NEWER, Plan, ShadowStage, Step
+from turnout.web.report.spans import duration_text, share_text
+
+TEXT = (Path(__file__).parents[2] / "docs/rollouts.md").read_text()
+ROWS = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", TEXT.split("## The plan")[1].split("## Commands")[0], re.MULTILINE))
+
+
+def written(value: object) -> str:
+    """Returns a default as the table writes it."""
+    if value is None:
+        return "none"
+    if isinstance(value, str):
+        return f"`{value}`"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple) and isinstance(value[0], Step):
+        return ", ".join(f"{share_text(step.weight)} {duration_text(step.soak_s)}" for step in value)
+    if isinstance(value, tuple):
+        return ", ".join(f"`{name}`" for name in value)
+    return f"{value:.12g}"
+
+
+def test_the_table_has_every_field_of_a_plan_with_its_default() -> None:
+    plan = Plan()
+    assert {f.name: written(getattr(plan, f.name)) for f in fields(Plan)} == ROWS
+
+
+def test_every_field_of_a_stage_and_every_choice_is_named() -> None:
+    for kind in (Step, ShadowStage):
+        for field in fields(kind):
+            assert f"`{field.name}`" in TEXT
+    for choice in (*ON_INSUFFICIENT, *ON_NEWER):
+        assert f"`{choice}`" in TEXT
+
+
+def test_the_plan_file_and_the_options_beside_it_are_one_plan() -> None:
+    (file,) = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)
+    body = tomllib.loads(file)
+    plan = Plan.from_json(body)
+    options = PlanOptions(
+        steps="5%:10m,50%:30m:gate", shadow="10%:10m", metrics="errors,p99", on_insufficient="abort"
+    ).to_json()
+    assert "--steps 5%:10m,50%:30m:gate --shadow 10%:10m --metrics errors,p99 --on-insufficient abort" in TEXT
+    assert plan == Plan.from_json(json.loads(options))
+
+
+def test_every_command_is_told() -> None:
+    for command in COMMANDS:
+        assert f"`{command.__name__.replace('_', '-')}" in TEXT
+
+
+def test_the_signature_check_takes_what_is_signed_and_nothing_else() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(code, names)  # the page's own example
+    check = names["is_from_turnout"]
+    assert callable(check)
+    signature = "sha256=" + hmac.new(b"secret", b"{}", hashlib.sha256).hexdigest()
+    assert check(b"{}", signature, b"secret")
+    assert not check(b"{} ", signature, b"secret")
+    assert not check(b"{}", signature, b"other")
+    assert not check(b"{}", "", b"secret")
