@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 import memory
 import real
 import routing
+import scrape
 import shadow
 import tiny
 import versions
@@ -24,6 +25,7 @@ TABLES = {
     "versions": versions,
     "routing": routing,
     "shadow": shadow,
+    "scrape": scrape,
     "memory": memory,
 }
 

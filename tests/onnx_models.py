@@ -339,7 +339,9 @@ def adds_count() -> ModelProto:
 
 
 def slow_look_up(*, safe: bool) -> ModelProto:
-    """y = x + n + table[index], after n rounds of a loop of no use; raises where the index is out of range, unless safe.
+    """y = x + n + table[index], after n rounds of a loop of no use.
+
+    Raises where the index is out of range, unless safe.
 
     float32 (batch, 4) x, int64 scalar n, int64 (batch,) index.
     """

@@ -15,7 +15,7 @@ def overview() -> Dashboard:
         .with_panel(number("versions in service", f'count(turnout_version_info{{{ANY},state="ready"}}) or vector(0)'))
         .with_panel(number("failed loads", f"count(turnout_version_failed{{{ANY}}}) or vector(0)"))
         .with_panel(number("rollouts", f"count(turnout_rollout_state{{{ANY}}}) or vector(0)", about="That run now."))
-        .with_panel(number("alerts", f"count({firing}) or vector(0)", about="That fire now."))
+        .with_panel(number("firing alerts", f"count({firing}) or vector(0)", about="That fire now."))
         .with_panel(lines("requests by model", (f"model:turnout_requests:rate5m{{{ANY}}}", "{{model}}"), unit="reqps"))
         .with_panel(
             lines(
