@@ -34,6 +34,15 @@ def test_promtool_finds_the_rules_sound() -> None:
 
 @needs_promtool
 @pytest.mark.slow
+def test_the_shipped_configuration_finds_the_rules() -> None:
+    config = RULES[0].parents[1] / "prometheus.yml"
+    run = subprocess.run(["promtool", "check", "config", config], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert all(file.name in run.stdout for file in RULES)
+
+
+@needs_promtool
+@pytest.mark.slow
 @pytest.mark.parametrize("file", sorted((ROOT / "deploy" / "prometheus" / "tests").glob("*.yml")), ids=lambda p: p.stem)
 def test_the_rules_do_what_their_own_tests_say(file: Path) -> None:
     run = subprocess.run(["promtool", "test", "rules", file.name], cwd=file.parent, capture_output=True, text=True)
