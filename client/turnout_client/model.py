@@ -70,6 +70,7 @@ class Prediction:
         epoch: Epoch of the routing policy that decided; 0 where the model has none.
         timing: Where the time went.
         request_id: Names the request in the server's log.
+        warning: What the server wants the caller to know, such as that a pinned version was yanked; "" for nothing.
     """
 
     outputs: Mapping[str, Array]
@@ -80,6 +81,7 @@ class Prediction:
     epoch: int
     timing: Timing
     request_id: str
+    warning: str = ""
 
     def __getitem__(self, output: str) -> Array:
         """Returns the output of that name.

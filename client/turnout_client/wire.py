@@ -102,6 +102,7 @@ def read_prediction(response: prediction_pb2.PredictResponse) -> Prediction:
         route.epoch,
         Timing(timing.queue_us * 1e-6, timing.compute_us * 1e-6, timing.batch_rows),
         response.request_id,
+        route.warning,
     )
 
 

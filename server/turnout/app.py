@@ -7,7 +7,7 @@ run()       the same for a process: until a signal, or until a part that must no
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Collection, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +15,14 @@ from typing import Any
 
 import grpc
 from semver import Version
+from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Address, Settings
-from turnout.errors import TurnoutError
+from turnout.errors import TurnoutError, Unavailable
 from turnout.registry.repository import Repository
-from turnout.registry.staging import sweep
+from turnout.registry.staging import SWEEP_PATIENCE, sweep
+from turnout.registry.trust import Trust
 from turnout.rollout.attempt import Entry, Rollout
 from turnout.rollout.controller import Rollouts
 from turnout.rollout.driven import Observer
@@ -28,6 +30,7 @@ from turnout.rollout.meter import FalseAlarmMeters
 from turnout.rollout.preview import Previews
 from turnout.rollout.shown import record_rollouts
 from turnout.rollout.webhook import Webhook
+from turnout.routing.adoption import adopt
 from turnout.routing.applied import Policies
 from turnout.routing.configured import named
 from turnout.routing.declarations import Declarer
@@ -45,11 +48,12 @@ from turnout.serving.catalog import Catalog
 from turnout.serving.follow import follow
 from turnout.serving.inference import Inference
 from turnout.serving.manager import Manager
-from turnout.serving.memory import used_and_limit
+from turnout.serving.memory import memory_of
 from turnout.state.store import StateStore
 from turnout.telemetry.logging import AccessLog, make_logger
 from turnout.telemetry.metrics import Metrics
-from turnout.telemetry.resources import Memory
+from turnout.web.console.application import console_routes
+from turnout.web.console.recent import Recent
 from turnout.web.server import EmbeddedServer, Web, bind, http_server
 
 _SHADOWS_CLOSE_SECONDS = 1.0
@@ -90,12 +94,13 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         stack.callback(store.close)
 
         repository, catalog, metrics = Repository(root), Catalog(), Metrics()
+        await asyncio.to_thread(_prepare_log, repository, store, settings, log)
         policies = Policies()
 
         def held(model: str) -> Mapping[Version, str]:
             return {**rollouts.held(model), **policies.held(model)}
 
-        router = PolicyRouter(catalog, policies)
+        router = PolicyRouter(catalog, policies, serve_yanked=settings.routing.yanked_pins == "warn")
         access = AccessLog(log, settings.log.access_sample_rate)
         inference = Inference(router, catalog, metrics, access, code_name)
         manager = Manager(repository, store.declared, settings, named, held, catalog, metrics, log)
@@ -117,6 +122,12 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             lambda model: settings.for_model(model).false_alarm_meter, catalog, policies, observer, log
         )
         previews = Previews(catalog, rollouts)
+        recent = Recent(catalog)
+        explainer = Explainer(router, catalog, policies)
+        console: Sequence[Route] = ()
+        if settings.console.enabled:
+            token = settings.console.token.get_secret_value()
+            console = console_routes(catalog, policies, shadows, rollouts, explainer, recent, token)
         services = Services(
             inference=inference,
             catalog=catalog,
@@ -124,7 +135,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             manager=manager,
             declarer=Declarer(repository, store),
             traffic=traffic,
-            explainer=Explainer(router, catalog, policies),
+            explainer=explainer,
             policies=policies,
             shadows=shadows,
             rollouts=rollouts,
@@ -138,7 +149,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             record_weights(catalog, policies, router)
             record_epochs(catalog, policies, metrics.server)
             record_rollouts(rollouts, meters, metrics.rollouts)
-            metrics.server.memory = await asyncio.to_thread(_memory, manager.devices)
+            metrics.server.memory = await asyncio.to_thread(memory_of, manager.devices)
             return await metrics.scrape()
 
         async def refresh() -> None:
@@ -147,7 +158,16 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
 
         preferences = PreferenceReader(settings.routing)
         body_bytes = int(settings.limits.http_max_body_bytes)
-        web = Web(inference, preferences, router, scrape, services.ready, new_request_id, body_bytes)
+        web = Web(
+            inference,
+            preferences,
+            router,
+            scrape,
+            services.ready,
+            new_request_id,
+            body_bytes,
+            console,
+        )
         data, control = data_server(services, settings), control_server(services, settings)
         http_socket = bind(settings.http)
         stack.callback(http_socket.close)
@@ -167,6 +187,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         side_tasks.start("http", http.serve(sockets=[http_socket]))
         side_tasks.start("rollouts", rollouts.run(previews.tick, meters.tick))
         side_tasks.start("webhook", webhook.run())
+        side_tasks.start("recent", recent.run())
         side_tasks.start("follow", follow(refresh, store.revision, root, settings.repository, log))
         stack.push_async_callback(_stop, services, settings, data, control, http, side_tasks)
         try:
@@ -262,9 +283,23 @@ async def _stop(
     await services.manager.close(bound)
 
 
-def _memory(devices: Collection[str]) -> dict[str, Memory]:
-    found = {device: Memory(*used_and_limit(device)) for device in devices}
-    return {device: memory for device, memory in found.items() if memory.limit}
+def _prepare_log(repository: Repository, store: StateStore, settings: Settings, log: FilteringBoundLogger) -> None:
+    """Records versions whose publishers died before they could, and checks the keys that are trusted.
+
+    Raises:
+        ConfigError: A key is none.
+    """
+    for name in ("", *settings.model):
+        Trust.of(settings.for_model(name).signing)
+    try:
+        for one in adopt(repository, store, actor="server", patience=SWEEP_PATIENCE):
+            log.warning(
+                "recorded a version that its publisher did not",
+                model=one.manifest.model,
+                version=str(one.manifest.version),
+            )
+    except (OSError, Unavailable) as error:  # a repository that may only be read, or is busy: the next start will
+        log.warning("versions that no event tells of are not recorded", reason=str(error))
 
 
 def _prepare_repository(settings: Settings, log: FilteringBoundLogger) -> Path:

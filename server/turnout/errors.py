@@ -13,6 +13,8 @@
     ├── Conflict                  what the change was based on has changed meanwhile
     ├── ChangeRefused             the change would harm what is served, or changes are frozen
     ├── NotLoaded                 known, but not in service, and nothing is about to change that
+    │   ├── VersionYanked         withdrawn, and pins to it are refused
+    │   └── NotTrusted            not signed by a key that is trusted, where that is required
     ├── Unavailable               try again soon
     │   ├── VersionLoading
     │   └── Draining
@@ -135,6 +137,14 @@ class ChangeRefused(TurnoutError):
 
 class NotLoaded(TurnoutError):
     """The version is known, but not in service, and nothing is about to change that."""
+
+
+class VersionYanked(NotLoaded):
+    """The version was withdrawn, and this server refuses pins to such."""
+
+
+class NotTrusted(NotLoaded):
+    """The version has no signature by a key that is trusted, and this server requires one."""
 
 
 class Unavailable(TurnoutError):

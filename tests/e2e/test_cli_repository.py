@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,9 +36,9 @@ class Shell:
         done = self.run(*arguments, "--json", code=code)
         return json.loads(done.stdout)
 
-    def error(self, *arguments: str) -> str:
+    def error(self, *arguments: str, code: int = 1) -> str:
         """Runs what must fail, and returns its one sentence."""
-        done = self.run(*arguments, "--json", code=1)
+        done = self.run(*arguments, "--json", code=code)
         assert done.stdout == ""
         message = json.loads(done.stderr)["error"]["message"]
         assert "\n" not in message
@@ -88,7 +89,46 @@ def test_publishing_again_changes_nothing_and_other_content_is_refused(shell: Sh
     assert (first["created"], again["created"]) == (True, False)
     assert first["digest"] == again["digest"]
     save(scaled(2), shell.folder / "other.onnx")
-    assert "exists with other content" in shell.error("publish", "m", "1.0.0", "other.onnx")
+    assert "exists with other content" in shell.error("publish", "m", "1.0.0", "other.onnx", code=4)
+
+
+def test_a_version_is_chosen_refused_tried_and_forced_by_the_command_line(shell: Shell) -> None:
+    assert shell.publish("m", "auto", 1)["version"] == "1.0.0"
+    tried = shell.publish("m", "auto", 2, "--dry-run")
+    assert (tried["version"], tried["created"], tried["dry_run"]) == ("1.1.0", False, True)
+    assert set(versions(shell)) == {"1.0.0"}
+    done = shell.run("publish", "m", "1.0.1", "model.onnx", code=3)
+    assert done.stdout.startswith("m 1.0.1 is not published\n")
+    assert (
+        "error: gate bump failed: 1.0.1 over 1.0.0 has to be a MINOR version, 1.1.0: weights are others" in done.stderr
+    )
+    body = json.loads(shell.run("publish", "m", "1.0.1", "model.onnx", "--json", code=3).stdout)
+    assert (body["ok"], body["refused_by"], body["parent"]) == (False, "bump", "1.0.0")
+    assert "goes on record" in shell.error("publish", "m", "1.0.1", "model.onnx", "--skip-gate", "bump")
+    forced = shell.publish("m", "1.0.1", 2, "--skip-gate", "bump", "--reason", "ours", "--actor", "ada")
+    (bump,) = [gate for gate in forced["gates"] if gate["gate"] == "bump"]
+    assert (bump["outcome"], bump["evidence"]) == ("skipped", "skipped on request by ada: ours")
+    assert shell.json("verify")["ok"] is True
+
+
+def test_a_plan_with_an_unknown_key_is_told_before_anything_is_copied(shell: Shell) -> None:
+    shell.publish("m", "1.0.0", 1)
+    (shell.folder / "models" / "gates.toml").write_text("[latency]\np50_ratio = 1.2\n")
+    said = shell.error("publish", "m", "1.1.0", "model.onnx")
+    assert said == "gates.toml has an unknown key 'latency.p50_ratio'; nearest: latency.p50_ratio_max"
+
+
+def test_two_versions_are_compared_and_what_cannot_be_is_refused(shell: Shell) -> None:
+    shell.publish("m", "1.0.0", 1)
+    shell.publish("m", "1.1.0", 2)
+    found = shell.json("diff", "m@1.0.0", "m@1.1.0")
+    assert (found["bump"], found["weights"]["changed"][0]["relative"]) == ("minor", 1.0)
+    assert (found["synthetic"]["examples"], found["synthetic"]["within"]) == (8, False)
+    assert "m has no released version" in shell.error("diff", "m@1.0.0", "m@")
+    assert shell.error("diff", "m", "m@1.1.0").startswith("version: expected NAME@VERSION, such as m@3.2.0")
+    text = shell.run("diff", "m@1.0.0", "m@1.1.0").stdout
+    assert "1 of 1 tensors changed" in text
+    assert "100.00%" in text
 
 
 def test_a_tag_moves_and_goes(shell: Shell) -> None:
@@ -153,7 +193,9 @@ def test_an_input_that_may_be_left_out_is_shown_as_such(shell: Shell) -> None:
 def test_who_declared_what_and_why_is_kept(shell: Shell) -> None:
     shell.publish("m", "1.0.0", 1, "--release", "--actor", "ada", "--reason", "it is good")
     shell.run("tag", "m", "stable", "1.0.0")
-    newest, first = shell.json("show", "m")["events"]
+    newest, first, published = shell.json("show", "m")["events"]
+    assert (published["kind"], published["actor"], published["reason"]) == ("published", "ada", "it is good")
+    assert published["digest"] == shell.json("show", "m@1.0.0")["digest"]
     assert (first["kind"], first["actor"], first["reason"]) == ("released", "ada", "it is good")
     assert (newest["kind"], newest["tag"], newest["version"]) == ("tag_set", "stable", "1.0.0")
     assert "@" in newest["actor"]
@@ -191,7 +233,8 @@ def test_a_directory_without_a_manifest_is_told_with_the_command_that_publishes_
 
 def test_looking_makes_no_state_store(shell: Shell) -> None:
     shell.publish("m", "1.0.0")
-    for command in (["models"], ["show", "m"], ["verify"], ["doctor"]):
+    shutil.rmtree(shell.folder / "models" / ".turnout")
+    for command in (["models"], ["show", "m"], ["verify"], ["log"], ["doctor"]):
         shell.run(*command)
     assert not (shell.folder / "models" / ".turnout").exists()
 
@@ -297,6 +340,7 @@ def test_help_and_version_are_quick_since_nothing_heavy_is_imported(shell: Shell
         "tag",
         "models",
         "show",
+        "diff",
         "verify",
         "predict",
         "load",

@@ -40,3 +40,14 @@ def test_only_settled_versions_move_and_the_highest_first() -> None:
 
 def test_a_failed_load_is_not_tried_again_by_itself() -> None:
     assert moves({V[0]}, {V[0]: LifecycleState.FAILED}) == Moves()
+
+
+def test_yanked_versions_are_kept_for_pins_where_that_is_wanted_and_take_no_other_s_place() -> None:
+    assert wanted(Wish(LoadAll(), {}, yanked=True), V, YANKED, named) == set(V)
+    highest = Declarations({V[3]: Standing.YANKED})
+    assert wanted(Wish(LoadLatest(1), {}), V, highest, named) == {V[2]}
+    assert wanted(Wish(LoadLatest(1), {}, yanked=True), V, highest, named) == {V[2], V[3]}
+    assert wanted(Wish(LoadLatest(1), {}, yanked=True), V, YANKED, named) == {V[3]}
+    pinned = Wish(LoadSelectors(("1.9.0", "^1")), {}, yanked=True)
+    released = Declarations({V[0]: Standing.RELEASED, V[1]: Standing.YANKED})
+    assert wanted(pinned, V, released, named) == {V[0], V[1]}

@@ -207,7 +207,7 @@ def test_the_page_needs_no_network_and_lets_nothing_out_of_its_place() -> None:
     (policy,) = [a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"]
     assert policy is not None
     assert "default-src 'none'" in policy
-    assert len(page.scripts) == 4  # the data, uPlot, ours; and the list begins with an empty one
+    assert len(page.scripts) == 5  # the data, uPlot, the plots, their call; and the list begins with an empty one
 
 
 def test_the_page_holds_its_data_and_reads_without_scripts() -> None:

@@ -54,19 +54,59 @@ class ReleaseVersionResponse(_message.Message):
     changed: bool
     def __init__(self, changed: bool = ...) -> None: ...
 
+class YankVersionRequest(_message.Message):
+    __slots__ = ("model", "version", "actor", "reason")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    actor: str
+    reason: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class YankVersionResponse(_message.Message):
+    __slots__ = ("changed",)
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    changed: bool
+    def __init__(self, changed: bool = ...) -> None: ...
+
+class UnyankVersionRequest(_message.Message):
+    __slots__ = ("model", "version", "actor", "reason", "i_know_why")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    I_KNOW_WHY_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    actor: str
+    reason: str
+    i_know_why: bool
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., i_know_why: bool = ...) -> None: ...
+
+class UnyankVersionResponse(_message.Message):
+    __slots__ = ("changed",)
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    changed: bool
+    def __init__(self, changed: bool = ...) -> None: ...
+
 class SetTagRequest(_message.Message):
-    __slots__ = ("model", "tag", "version", "actor", "reason")
+    __slots__ = ("model", "tag", "version", "actor", "reason", "expected_version")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TAG_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ACTOR_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_VERSION_FIELD_NUMBER: _ClassVar[int]
     model: str
     tag: str
     version: str
     actor: str
     reason: str
-    def __init__(self, model: _Optional[str] = ..., tag: _Optional[str] = ..., version: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    expected_version: str
+    def __init__(self, model: _Optional[str] = ..., tag: _Optional[str] = ..., version: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., expected_version: _Optional[str] = ...) -> None: ...
 
 class SetTagResponse(_message.Message):
     __slots__ = ("previous_version",)
@@ -75,16 +115,18 @@ class SetTagResponse(_message.Message):
     def __init__(self, previous_version: _Optional[str] = ...) -> None: ...
 
 class DeleteTagRequest(_message.Message):
-    __slots__ = ("model", "tag", "actor", "reason")
+    __slots__ = ("model", "tag", "actor", "reason", "expected_version")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TAG_FIELD_NUMBER: _ClassVar[int]
     ACTOR_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_VERSION_FIELD_NUMBER: _ClassVar[int]
     model: str
     tag: str
     actor: str
     reason: str
-    def __init__(self, model: _Optional[str] = ..., tag: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    expected_version: str
+    def __init__(self, model: _Optional[str] = ..., tag: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., expected_version: _Optional[str] = ...) -> None: ...
 
 class DeleteTagResponse(_message.Message):
     __slots__ = ("previous_version",)

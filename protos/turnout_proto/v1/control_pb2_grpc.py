@@ -52,6 +52,16 @@ class ControlServiceStub(object):
                 request_serializer=turnout__proto_dot_v1_dot_control__pb2.ReleaseVersionRequest.SerializeToString,
                 response_deserializer=turnout__proto_dot_v1_dot_control__pb2.ReleaseVersionResponse.FromString,
                 _registered_method=True)
+        self.YankVersion = channel.unary_unary(
+                '/turnout.v1.ControlService/YankVersion',
+                request_serializer=turnout__proto_dot_v1_dot_control__pb2.YankVersionRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_v1_dot_control__pb2.YankVersionResponse.FromString,
+                _registered_method=True)
+        self.UnyankVersion = channel.unary_unary(
+                '/turnout.v1.ControlService/UnyankVersion',
+                request_serializer=turnout__proto_dot_v1_dot_control__pb2.UnyankVersionRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_v1_dot_control__pb2.UnyankVersionResponse.FromString,
+                _registered_method=True)
         self.SetTag = channel.unary_unary(
                 '/turnout.v1.ControlService/SetTag',
                 request_serializer=turnout__proto_dot_v1_dot_control__pb2.SetTagRequest.SerializeToString,
@@ -170,15 +180,30 @@ class ControlServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def YankVersion(self, request, context):
+        """Withdraws a version: ranges and the empty selector skip it, pins to it are refused or answered with a warning.
+        FAILED_PRECONDITION while the policy in force, a rollout or a tag needs it, with what to do first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnyankVersion(self, request, context):
+        """Takes a withdrawal back: the version is a candidate again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetTag(self, request, context):
-        """Makes a tag name a version, whether or not the tag existed.
+        """Makes a tag name a version, whether or not the tag existed. ABORTED where it names another version than is expected.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteTag(self, request, context):
-        """Removes a tag. NOT_FOUND where there is none.
+        """Removes a tag. NOT_FOUND where there is none, ABORTED where it names another version than is expected.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -317,6 +342,16 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.ReleaseVersion,
                     request_deserializer=turnout__proto_dot_v1_dot_control__pb2.ReleaseVersionRequest.FromString,
                     response_serializer=turnout__proto_dot_v1_dot_control__pb2.ReleaseVersionResponse.SerializeToString,
+            ),
+            'YankVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.YankVersion,
+                    request_deserializer=turnout__proto_dot_v1_dot_control__pb2.YankVersionRequest.FromString,
+                    response_serializer=turnout__proto_dot_v1_dot_control__pb2.YankVersionResponse.SerializeToString,
+            ),
+            'UnyankVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnyankVersion,
+                    request_deserializer=turnout__proto_dot_v1_dot_control__pb2.UnyankVersionRequest.FromString,
+                    response_serializer=turnout__proto_dot_v1_dot_control__pb2.UnyankVersionResponse.SerializeToString,
             ),
             'SetTag': grpc.unary_unary_rpc_method_handler(
                     servicer.SetTag,
@@ -491,6 +526,60 @@ class ControlService(object):
             '/turnout.v1.ControlService/ReleaseVersion',
             turnout__proto_dot_v1_dot_control__pb2.ReleaseVersionRequest.SerializeToString,
             turnout__proto_dot_v1_dot_control__pb2.ReleaseVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def YankVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.v1.ControlService/YankVersion',
+            turnout__proto_dot_v1_dot_control__pb2.YankVersionRequest.SerializeToString,
+            turnout__proto_dot_v1_dot_control__pb2.YankVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnyankVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.v1.ControlService/UnyankVersion',
+            turnout__proto_dot_v1_dot_control__pb2.UnyankVersionRequest.SerializeToString,
+            turnout__proto_dot_v1_dot_control__pb2.UnyankVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,10 +43,16 @@ class ControlServiceStub:
     """Takes a version out of service: requests under way finish, then its memory is freed."""
     ReleaseVersion: _grpc.UnaryUnaryMultiCallable[_control_pb2.ReleaseVersionRequest, _control_pb2.ReleaseVersionResponse]
     """Declares a version fit for general traffic. Releasing a released version changes nothing."""
+    YankVersion: _grpc.UnaryUnaryMultiCallable[_control_pb2.YankVersionRequest, _control_pb2.YankVersionResponse]
+    """Withdraws a version: ranges and the empty selector skip it, pins to it are refused or answered with a warning.
+    FAILED_PRECONDITION while the policy in force, a rollout or a tag needs it, with what to do first.
+    """
+    UnyankVersion: _grpc.UnaryUnaryMultiCallable[_control_pb2.UnyankVersionRequest, _control_pb2.UnyankVersionResponse]
+    """Takes a withdrawal back: the version is a candidate again."""
     SetTag: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetTagRequest, _control_pb2.SetTagResponse]
-    """Makes a tag name a version, whether or not the tag existed."""
+    """Makes a tag name a version, whether or not the tag existed. ABORTED where it names another version than is expected."""
     DeleteTag: _grpc.UnaryUnaryMultiCallable[_control_pb2.DeleteTagRequest, _control_pb2.DeleteTagResponse]
-    """Removes a tag. NOT_FOUND where there is none."""
+    """Removes a tag. NOT_FOUND where there is none, ABORTED where it names another version than is expected."""
     GetTraffic: _grpc.UnaryUnaryMultiCallable[_traffic_pb2.GetTrafficRequest, _traffic_pb2.GetTrafficResponse]
     """Tells how traffic is routed."""
     SetTraffic: _grpc.UnaryUnaryMultiCallable[_traffic_pb2.SetTrafficRequest, _traffic_pb2.SetTrafficResponse]
@@ -98,10 +104,16 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Takes a version out of service: requests under way finish, then its memory is freed."""
     ReleaseVersion: _aio.UnaryUnaryMultiCallable[_control_pb2.ReleaseVersionRequest, _control_pb2.ReleaseVersionResponse]  # type: ignore[assignment]
     """Declares a version fit for general traffic. Releasing a released version changes nothing."""
+    YankVersion: _aio.UnaryUnaryMultiCallable[_control_pb2.YankVersionRequest, _control_pb2.YankVersionResponse]  # type: ignore[assignment]
+    """Withdraws a version: ranges and the empty selector skip it, pins to it are refused or answered with a warning.
+    FAILED_PRECONDITION while the policy in force, a rollout or a tag needs it, with what to do first.
+    """
+    UnyankVersion: _aio.UnaryUnaryMultiCallable[_control_pb2.UnyankVersionRequest, _control_pb2.UnyankVersionResponse]  # type: ignore[assignment]
+    """Takes a withdrawal back: the version is a candidate again."""
     SetTag: _aio.UnaryUnaryMultiCallable[_control_pb2.SetTagRequest, _control_pb2.SetTagResponse]  # type: ignore[assignment]
-    """Makes a tag name a version, whether or not the tag existed."""
+    """Makes a tag name a version, whether or not the tag existed. ABORTED where it names another version than is expected."""
     DeleteTag: _aio.UnaryUnaryMultiCallable[_control_pb2.DeleteTagRequest, _control_pb2.DeleteTagResponse]  # type: ignore[assignment]
-    """Removes a tag. NOT_FOUND where there is none."""
+    """Removes a tag. NOT_FOUND where there is none, ABORTED where it names another version than is expected."""
     GetTraffic: _aio.UnaryUnaryMultiCallable[_traffic_pb2.GetTrafficRequest, _traffic_pb2.GetTrafficResponse]  # type: ignore[assignment]
     """Tells how traffic is routed."""
     SetTraffic: _aio.UnaryUnaryMultiCallable[_traffic_pb2.SetTrafficRequest, _traffic_pb2.SetTrafficResponse]  # type: ignore[assignment]
@@ -170,12 +182,30 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         """Declares a version fit for general traffic. Releasing a released version changes nothing."""
 
     @_abc_1.abstractmethod
+    def YankVersion(
+        self,
+        request: _control_pb2.YankVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.YankVersionResponse, _abc.Awaitable[_control_pb2.YankVersionResponse]]:
+        """Withdraws a version: ranges and the empty selector skip it, pins to it are refused or answered with a warning.
+        FAILED_PRECONDITION while the policy in force, a rollout or a tag needs it, with what to do first.
+        """
+
+    @_abc_1.abstractmethod
+    def UnyankVersion(
+        self,
+        request: _control_pb2.UnyankVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.UnyankVersionResponse, _abc.Awaitable[_control_pb2.UnyankVersionResponse]]:
+        """Takes a withdrawal back: the version is a candidate again."""
+
+    @_abc_1.abstractmethod
     def SetTag(
         self,
         request: _control_pb2.SetTagRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.SetTagResponse, _abc.Awaitable[_control_pb2.SetTagResponse]]:
-        """Makes a tag name a version, whether or not the tag existed."""
+        """Makes a tag name a version, whether or not the tag existed. ABORTED where it names another version than is expected."""
 
     @_abc_1.abstractmethod
     def DeleteTag(
@@ -183,7 +213,7 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.DeleteTagRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.DeleteTagResponse, _abc.Awaitable[_control_pb2.DeleteTagResponse]]:
-        """Removes a tag. NOT_FOUND where there is none."""
+        """Removes a tag. NOT_FOUND where there is none, ABORTED where it names another version than is expected."""
 
     @_abc_1.abstractmethod
     def GetTraffic(

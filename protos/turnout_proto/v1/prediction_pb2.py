@@ -25,31 +25,31 @@ _sym_db = _symbol_database.Default()
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!turnout_proto/v1/prediction.proto\x12\nturnout.v1\x1a\x17google/rpc/status.proto\"l\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\tdata_type\x18\x02 \x01(\x0e\x32\x14.turnout.v1.DataType\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0b\n\x03raw\x18\x04 \x01(\x0c\x12\x0f\n\x07strings\x18\x05 \x03(\x0c\"\x8e\x01\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x13\n\x0brouting_key\x18\x04 \x01(\t\x12\"\n\x06inputs\x18\x05 \x03(\x0b\x32\x12.turnout.v1.Tensor\x12\x0f\n\x07outputs\x18\x06 \x03(\t\"W\n\x05Route\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x1e\n\x04role\x18\x03 \x01(\x0e\x32\x10.turnout.v1.Role\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\"B\n\x06Timing\x12\x10\n\x08queue_us\x18\x01 \x01(\x04\x12\x12\n\ncompute_us\x18\x02 \x01(\x04\x12\x12\n\nbatch_rows\x18\x03 \x01(\r\"\x9f\x01\n\x0fPredictResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12 \n\x05route\x18\x03 \x01(\x0b\x32\x11.turnout.v1.Route\x12#\n\x07outputs\x18\x04 \x03(\x0b\x32\x12.turnout.v1.Tensor\x12\"\n\x06timing\x18\x05 \x01(\x0b\x32\x12.turnout.v1.Timing\"s\n\x14PredictStreamRequest\x12-\n\x07request\x18\x01 \x01(\x0b\x32\x1a.turnout.v1.PredictRequestH\x00\x12\x10\n\x06\x63\x61ncel\x18\x02 \x01(\tH\x00\x12\x12\n\ntimeout_ms\x18\x03 \x01(\rB\x06\n\x04item\"\x8b\x01\n\x15PredictStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12/\n\x08response\x18\x02 \x01(\x0b\x32\x1b.turnout.v1.PredictResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result*\xd6\x02\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x13\n\x0f\x44\x41TA_TYPE_UINT8\x10\x02\x12\x12\n\x0e\x44\x41TA_TYPE_INT8\x10\x03\x12\x14\n\x10\x44\x41TA_TYPE_UINT16\x10\x04\x12\x13\n\x0f\x44\x41TA_TYPE_INT16\x10\x05\x12\x13\n\x0f\x44\x41TA_TYPE_INT32\x10\x06\x12\x13\n\x0f\x44\x41TA_TYPE_INT64\x10\x07\x12\x14\n\x10\x44\x41TA_TYPE_STRING\x10\x08\x12\x12\n\x0e\x44\x41TA_TYPE_BOOL\x10\t\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\n\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT64\x10\x0b\x12\x14\n\x10\x44\x41TA_TYPE_UINT32\x10\x0c\x12\x14\n\x10\x44\x41TA_TYPE_UINT64\x10\r\x12\x16\n\x12\x44\x41TA_TYPE_BFLOAT16\x10\x10*b\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_PINNED\x10\x01\x12\x11\n\rROLE_BASELINE\x10\x02\x12\x0f\n\x0bROLE_CANARY\x10\x03\x12\x0f\n\x0bROLE_SHADOW\x10\x04\x32\xb1\x01\n\x11PredictionService\x12\x42\n\x07Predict\x12\x1a.turnout.v1.PredictRequest\x1a\x1b.turnout.v1.PredictResponse\x12X\n\rPredictStream\x12 .turnout.v1.PredictStreamRequest\x1a!.turnout.v1.PredictStreamResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!turnout_proto/v1/prediction.proto\x12\nturnout.v1\x1a\x17google/rpc/status.proto\"l\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\tdata_type\x18\x02 \x01(\x0e\x32\x14.turnout.v1.DataType\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0b\n\x03raw\x18\x04 \x01(\x0c\x12\x0f\n\x07strings\x18\x05 \x03(\x0c\"\x8e\x01\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x13\n\x0brouting_key\x18\x04 \x01(\t\x12\"\n\x06inputs\x18\x05 \x03(\x0b\x32\x12.turnout.v1.Tensor\x12\x0f\n\x07outputs\x18\x06 \x03(\t\"h\n\x05Route\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x1e\n\x04role\x18\x03 \x01(\x0e\x32\x10.turnout.v1.Role\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x0f\n\x07warning\x18\x05 \x01(\t\"B\n\x06Timing\x12\x10\n\x08queue_us\x18\x01 \x01(\x04\x12\x12\n\ncompute_us\x18\x02 \x01(\x04\x12\x12\n\nbatch_rows\x18\x03 \x01(\r\"\x9f\x01\n\x0fPredictResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12 \n\x05route\x18\x03 \x01(\x0b\x32\x11.turnout.v1.Route\x12#\n\x07outputs\x18\x04 \x03(\x0b\x32\x12.turnout.v1.Tensor\x12\"\n\x06timing\x18\x05 \x01(\x0b\x32\x12.turnout.v1.Timing\"s\n\x14PredictStreamRequest\x12-\n\x07request\x18\x01 \x01(\x0b\x32\x1a.turnout.v1.PredictRequestH\x00\x12\x10\n\x06\x63\x61ncel\x18\x02 \x01(\tH\x00\x12\x12\n\ntimeout_ms\x18\x03 \x01(\rB\x06\n\x04item\"\x8b\x01\n\x15PredictStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12/\n\x08response\x18\x02 \x01(\x0b\x32\x1b.turnout.v1.PredictResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result*\xd6\x02\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x13\n\x0f\x44\x41TA_TYPE_UINT8\x10\x02\x12\x12\n\x0e\x44\x41TA_TYPE_INT8\x10\x03\x12\x14\n\x10\x44\x41TA_TYPE_UINT16\x10\x04\x12\x13\n\x0f\x44\x41TA_TYPE_INT16\x10\x05\x12\x13\n\x0f\x44\x41TA_TYPE_INT32\x10\x06\x12\x13\n\x0f\x44\x41TA_TYPE_INT64\x10\x07\x12\x14\n\x10\x44\x41TA_TYPE_STRING\x10\x08\x12\x12\n\x0e\x44\x41TA_TYPE_BOOL\x10\t\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\n\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT64\x10\x0b\x12\x14\n\x10\x44\x41TA_TYPE_UINT32\x10\x0c\x12\x14\n\x10\x44\x41TA_TYPE_UINT64\x10\r\x12\x16\n\x12\x44\x41TA_TYPE_BFLOAT16\x10\x10*b\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_PINNED\x10\x01\x12\x11\n\rROLE_BASELINE\x10\x02\x12\x0f\n\x0bROLE_CANARY\x10\x03\x12\x0f\n\x0bROLE_SHADOW\x10\x04\x32\xb1\x01\n\x11PredictionService\x12\x42\n\x07Predict\x12\x1a.turnout.v1.PredictRequest\x1a\x1b.turnout.v1.PredictResponse\x12X\n\rPredictStream\x12 .turnout.v1.PredictStreamRequest\x1a!.turnout.v1.PredictStreamResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'turnout_proto.v1.prediction_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DATATYPE']._serialized_start=908
-  _globals['_DATATYPE']._serialized_end=1250
-  _globals['_ROLE']._serialized_start=1252
-  _globals['_ROLE']._serialized_end=1350
+  _globals['_DATATYPE']._serialized_start=925
+  _globals['_DATATYPE']._serialized_end=1267
+  _globals['_ROLE']._serialized_start=1269
+  _globals['_ROLE']._serialized_end=1367
   _globals['_TENSOR']._serialized_start=74
   _globals['_TENSOR']._serialized_end=182
   _globals['_PREDICTREQUEST']._serialized_start=185
   _globals['_PREDICTREQUEST']._serialized_end=327
   _globals['_ROUTE']._serialized_start=329
-  _globals['_ROUTE']._serialized_end=416
-  _globals['_TIMING']._serialized_start=418
-  _globals['_TIMING']._serialized_end=484
-  _globals['_PREDICTRESPONSE']._serialized_start=487
-  _globals['_PREDICTRESPONSE']._serialized_end=646
-  _globals['_PREDICTSTREAMREQUEST']._serialized_start=648
-  _globals['_PREDICTSTREAMREQUEST']._serialized_end=763
-  _globals['_PREDICTSTREAMRESPONSE']._serialized_start=766
-  _globals['_PREDICTSTREAMRESPONSE']._serialized_end=905
-  _globals['_PREDICTIONSERVICE']._serialized_start=1353
-  _globals['_PREDICTIONSERVICE']._serialized_end=1530
+  _globals['_ROUTE']._serialized_end=433
+  _globals['_TIMING']._serialized_start=435
+  _globals['_TIMING']._serialized_end=501
+  _globals['_PREDICTRESPONSE']._serialized_start=504
+  _globals['_PREDICTRESPONSE']._serialized_end=663
+  _globals['_PREDICTSTREAMREQUEST']._serialized_start=665
+  _globals['_PREDICTSTREAMREQUEST']._serialized_end=780
+  _globals['_PREDICTSTREAMRESPONSE']._serialized_start=783
+  _globals['_PREDICTSTREAMRESPONSE']._serialized_end=922
+  _globals['_PREDICTIONSERVICE']._serialized_start=1370
+  _globals['_PREDICTIONSERVICE']._serialized_end=1547
 # @@protoc_insertion_point(module_scope)

@@ -1,6 +1,6 @@
 """One version as commands tell it, whether a server or the disk told them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from semver import Version
@@ -23,12 +23,16 @@ class Content:
         metadata: As its publisher states.
         opset: Operator set version by domain.
         tolerances: Absolute and relative, by output or dtype.
+        signatures: What the signature of each key is worth.
+        yanked: Why it was yanked; "" where it was not.
     """
 
     files: tuple[FileEntry, ...]
     metadata: dict[str, Any]
     opset: dict[str, int]
     tolerances: dict[str, tuple[float, float]]
+    signatures: dict[str, str] = field(default_factory=dict)
+    yanked: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,13 @@ class Description:
     live: Live | None = None
 
     @classmethod
-    def from_disk(cls, published: Published, declarations: Declarations, default: Version | None) -> Self:
+    def from_disk(
+        cls,
+        published: Published,
+        declarations: Declarations,
+        default: Version | None,
+        signatures: dict[str, str] | None = None,
+    ) -> Self:
         """Describes a published version."""
         manifest = published.manifest
         content = Content(
@@ -90,6 +100,8 @@ class Description:
             dict(manifest.metadata),
             dict(manifest.opset),
             {name: (t.atol, t.rtol) for name, t in manifest.tolerances.items()},
+            signatures or {},
+            declarations.reasons.get(manifest.version, ""),
         )
         return cls(
             model=manifest.model,
@@ -139,6 +151,8 @@ class Description:
         if self.content is not None:
             body["files"] = [{"path": f.path, "size": f.size, "digest": f.digest} for f in self.content.files]
             body["metadata"] = self.content.metadata
+            body["signatures"] = self.content.signatures
+            body["yanked"] = self.content.yanked or None
             body["opset"] = self.content.opset
             tolerances = self.content.tolerances
             body["tolerances"] = {name: {"atol": atol, "rtol": rtol} for name, (atol, rtol) in tolerances.items()}

@@ -5,8 +5,11 @@ from typing import Annotated
 
 import typer
 
+from turnout.cli.diff import diff
 from turnout.cli.doctor import doctor
+from turnout.cli.key import application as key
 from turnout.cli.load import load, unload
+from turnout.cli.log import log
 from turnout.cli.models import models
 from turnout.cli.predict import predict
 from turnout.cli.publish import publish
@@ -16,9 +19,11 @@ from turnout.cli.rollout import application as rollout
 from turnout.cli.serve import serve
 from turnout.cli.shadow import shadow
 from turnout.cli.show import show
+from turnout.cli.sign import sign
 from turnout.cli.tag import tag
 from turnout.cli.traffic import application as traffic
 from turnout.cli.verify import verify
+from turnout.cli.yank import unyank, yank
 
 _REPOSITORY = "The repository, with or without a server"
 _SERVER = "A running server"
@@ -41,12 +46,13 @@ def application() -> typer.Typer:
     app.callback()(_turnout)
     commands: dict[str, tuple[Callable[..., None], ...]] = {
         _HERE: (serve, doctor),
-        _REPOSITORY: (publish, release, tag, models, show, verify),
+        _REPOSITORY: (publish, sign, release, tag, yank, unyank, models, show, diff, log, verify),
         _SERVER: (predict, load, unload, shadow, rollback),
     }
     for panel, members in commands.items():
         for command in members:
             app.command(rich_help_panel=panel)(command)
+    app.add_typer(key, name="key", rich_help_panel=_HERE)
     app.add_typer(traffic, name="traffic", rich_help_panel=_SERVER)
     app.add_typer(rollout, name="rollout", rich_help_panel=_SERVER)
     return app

@@ -1,24 +1,26 @@
 """`turnout publish`."""
 
 import os
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
 from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, ReasonOption, StateOption
-from turnout.cli.output import facts, reporting, size_text, table
+from turnout.cli.output import reporting
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from semver import Version
+    from collections.abc import Sequence
 
     from turnout.cli.workspace import Workspace
-    from turnout.registry.publish import PublishResult
-    from turnout.registry.standing import Standing
+    from turnout.registry.comparison import Comparison
+    from turnout.registry.gates import Gate
 
+AUTO = "auto"
+"""Written for the version, has it chosen."""
+
+REFUSED, TAKEN = 3, 4
+"""Exit codes of a gate's refusal and of a number that other content has: a CI job acts on the difference."""
 
 _NICENESS = 10
 """Hashing and checking can wait; a server on the same machine cannot."""
@@ -26,7 +28,12 @@ _NICENESS = 10
 
 def publish(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The model, for example magika.")],
-    version: Annotated[str, typer.Argument(metavar="VERSION", help="Exact, for example 3.2.0 or 3.3.0-rc.1.")],
+    version: Annotated[
+        str,
+        typer.Argument(
+            metavar="VERSION", help="Exact, for example 3.2.0 or 3.3.0-rc.1; `auto` for the smallest legal one."
+        ),
+    ],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="ONNX file; its external data lies beside it.")],
     meta: Annotated[
         Path | None,
@@ -39,6 +46,17 @@ def publish(
     release: Annotated[
         bool, typer.Option("--release", metavar="", help="Release it too, as `turnout release` does.")
     ] = False,
+    sign_key: Annotated[
+        Path | None,
+        typer.Option("--sign-key", metavar="FILE", help="Sign it with this private key, as `turnout sign` does."),
+    ] = None,
+    skip_gate: Annotated[
+        list[str] | None,
+        typer.Option("--skip-gate", metavar="GATE", help="Do without a gate; needs --reason. May be repeated."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", metavar="", help="Run every gate, and publish nothing.")
+    ] = False,
     actor: ActorOption = None,
     reason: ReasonOption = "",
     models: ModelsOption = None,
@@ -48,76 +66,79 @@ def publish(
 ) -> None:
     """Check an ONNX model and put it into the repository as an immutable version.
 
-    Publishing the same content again changes nothing. Running servers load it at once.
+    Publishing the same content again changes nothing. Running servers load it at once. Ends with 0 where the version
+    exists now (or would, with --dry-run), 3 where a gate refused it, 4 where its number is taken, 1 for other errors.
     """
     os.nice(_NICENESS)  # before what follows is imported: that takes as long as publishing a small model does
+    from turnout.cli.publish_view import refused_body, refused_shown, result_body, result_shown
+    from turnout.cli.signer import Signer
     from turnout.cli.workspace import Workspace, actor_or_login
-    from turnout.errors import InvalidRequest
+    from turnout.errors import AlreadyExists, InvalidRequest
+    from turnout.registry.gates import GateRefused, Skip
     from turnout.registry.metadata import VersionMetadata, read_metadata
     from turnout.registry.names import check_model_name, parse_version
-    from turnout.registry.publish import PublishRequest
+    from turnout.registry.publish import PublishRequest, source_size
     from turnout.registry.publish import publish as publish_version
+    from turnout.routing.adoption import Recorder
 
     with reporting(as_json=as_json) as out:
         check_model_name(name)
         if not file.exists():
             raise InvalidRequest.at("FILE", f"there is no {file}")
+        if dry_run and release:
+            raise InvalidRequest.at("--dry-run", "publishes nothing, so that --release has nothing to release")
         request = PublishRequest(
             name,
-            parse_version(version),
+            None if version == AUTO else parse_version(version),
             file,
             metadata=VersionMetadata() if meta is None else read_metadata(meta),
             golden=tuple(golden or ()),
         )
+        who = actor_or_login(actor)
+        skips = [Skip(gate, reason, who) for gate in dict.fromkeys(skip_gate or ())]
         workspace = Workspace.open(models, state, config)
-        # Before the copy: a store that cannot be used must not leave a version behind that was meant to be released.
-        with workspace.store() if release else nullcontext() as store:
-            size = file.stat().st_size if file.is_file() else 0
-            with out.progress("publishing", size) as advance:
-                result = publish_version(
-                    workspace.repository, request, yanked=lambda: _yanked(workspace, name), progress=advance
-                )
-            if store is not None:
-                store.release(name, request.version, actor=actor_or_login(actor), reason=reason)
-        standing = workspace.declared().of(name).standing(request.version)
-        out.show(_body(result, standing), *_shown(result, standing))
+        gates, comparison = _gates(workspace, name)
+        signing = Signer.of(workspace, name, sign_key)
+        try:
+            # Before the copy: a store that cannot be used must not leave a version behind that nobody recorded.
+            with workspace.store() as store:
+                recorder = Recorder(workspace.repository, store, who, reason)
+                with out.progress("publishing", source_size(request)) as advance:
+                    result = publish_version(
+                        workspace.repository,
+                        request,
+                        gates=(*gates, *signing.gates),
+                        skips=skips,
+                        comparison=comparison,
+                        dry_run=dry_run,
+                        attest=signing.attest,
+                        yanked=lambda: recorder.yanked(name),
+                        recorded=recorder.record,
+                        progress=advance,
+                    )
+                if not dry_run:
+                    recorder.settle(result.created)
+                    signing.record(store, result, who, reason)
+                    if release:
+                        store.release(name, result.manifest.version, actor=who, reason=reason)
+                standing = store.declared().of(name).standing(result.manifest.version)
+        except GateRefused as error:
+            out.show(refused_body(error), *refused_shown(error))
+            out.error(error)
+            raise typer.Exit(REFUSED) from None
+        except AlreadyExists as error:
+            out.error(error)
+            raise typer.Exit(TAKEN) from None
+        out.show(result_body(result, standing), *result_shown(result, standing))
 
 
-def _yanked(workspace: "Workspace", name: str) -> "list[Version]":
-    from turnout.registry.standing import Standing
+def _gates(workspace: "Workspace", name: str) -> "tuple[Sequence[Gate], Comparison]":
+    """Puts together what a version of `name` has to pass."""
+    from turnout.registry.comparison import Comparison
+    from turnout.registry.gates.plan import read_plan
+    from turnout.registry.gates.standard import standard_gates
+    from turnout.serving.trial import TrialLab
 
-    standings = workspace.declared().of(name).standings
-    return [version for version, standing in standings.items() if standing is Standing.YANKED]
-
-
-def _body(result: "PublishResult", standing: "Standing") -> dict[str, object]:
-    return {
-        "model": result.manifest.model,
-        "version": str(result.manifest.version),
-        "digest": result.digest,
-        "created": result.created,
-        "standing": standing,
-        "size_bytes": result.manifest.size,
-        "gates": [
-            {"gate": one.gate, "outcome": one.verdict.outcome, "evidence": one.verdict.evidence}
-            for one in result.report.results
-        ],
-    }
-
-
-def _shown(result: "PublishResult", standing: "Standing") -> "list[RenderableType]":
-    manifest = result.manifest
-    done = "published" if result.created else "was published before, the same in every byte"
-    pairs: list[tuple[str, RenderableType]] = [
-        ("digest", result.digest),
-        ("standing", standing),
-        ("files", f"{len(manifest.files)}, {size_text(manifest.size)}"),
-        ("inputs", "\n".join(map(str, manifest.signature.inputs))),
-        ("outputs", "\n".join(map(str, manifest.signature.outputs))),
-    ]
-    if result.report.results:
-        gates = [(one.gate, Text(one.verdict.outcome, "green"), one.verdict.evidence) for one in result.report.results]
-        pairs.append(("gates", table(("", "", ""), gates)))
-    if standing == "candidate":
-        pairs.append(("next", f"turnout release {manifest.model}@{manifest.version}"))
-    return [f"{manifest.model} {manifest.version} {done}", facts(pairs)]
+    lab = TrialLab(workspace.settings.for_model(name))
+    comparison = Comparison(lab)
+    return standard_gates(read_plan(workspace.settings.models, name), lab, comparison), comparison

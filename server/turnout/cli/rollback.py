@@ -19,6 +19,13 @@ def rollback(
         ),
     ] = None,
     actor: ActorOption = None,
+    epoch: Annotated[
+        int | None,
+        typer.Option(
+            "--epoch", metavar="N", min=0, help="Only if the rollout, or else the traffic, is still at this epoch.",
+            show_default=False,
+        ),
+    ] = None,
     server: ServerOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -29,7 +36,7 @@ def rollback(
     from turnout_proto.v1 import rollout_pb2 as pb
 
     with reporting(as_json=as_json) as out, Server.named(server, config).control() as control:
-        change = pb.RolloutChange(actor=actor_or_login(actor), reason=reason)
+        change = pb.RolloutChange(actor=actor_or_login(actor), reason=reason, expected_epoch=epoch)
         request = pb.RollBackRequest(model=name, version=to or "", change=change)
         done = control.RollBack(request, timeout=30.0)
         body = {"model": name, "baseline": done.baseline, "epoch": done.epoch}

@@ -93,11 +93,11 @@ def freeze(
 
 
 def retry(
-    name: NameArgument, actor: ActorOption = None, reason: ReasonOption = "",
+    name: NameArgument, actor: ActorOption = None, reason: ReasonOption = "", epoch: EpochOption = None,
     server: ServerOption = None, config: ConfigOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Begin another attempt with the candidate and the plan of the last one."""
-    _command("RETRY", name, actor, reason, None, 0, server, config, as_json=as_json)
+    _command("RETRY", name, actor, reason, epoch, 0, server, config, as_json=as_json)
 
 
 COMMANDS: Sequence[Callable[..., None]] = (pause, resume, promote, set_weight, freeze, abort, retry)

@@ -5,7 +5,8 @@ from typing import Any
 
 from turnout.cli.description import Description
 from turnout.cli.workspace import ModelVersions, Workspace
-from turnout.registry.listing import Problem
+from turnout.registry.listing import Problem, Published
+from turnout.registry.trust import Trust, stored
 from turnout.routing.selector import parse
 from turnout.state.events import Event
 
@@ -84,8 +85,11 @@ def details_from_disk(workspace: Workspace, name: str, selector: str | None) -> 
     """
     declared = workspace.declared()
     model = ModelVersions.of(name, workspace.scan(), declared)
+    trust = Trust.of(workspace.settings.for_model(name).signing)
     described = {
-        version: Description.from_disk(published, declared.of(name), model.default)
+        version: Description.from_disk(
+            published, declared.of(name), model.default, _signatures(workspace, published, trust)
+        )
         for version, published in model.published.items()
     }
     chosen = model.default if selector is None else model.resolve(parse(selector)).manifest.version
@@ -94,3 +98,8 @@ def details_from_disk(workspace: Workspace, name: str, selector: str | None) -> 
         with workspace.store() as store:
             events = tuple(store.events(name, limit=_EVENTS))
     return Details(tuple(described.values()), None if chosen is None else described[chosen], events)
+
+
+def _signatures(workspace: Workspace, published: Published, trust: Trust) -> dict[str, str]:
+    signed = trust.judge(published, stored(workspace.repository, published))
+    return {one.key: str(one.worth) for one in signed}

@@ -42,7 +42,7 @@ def details(version: Description) -> Table:
     pairs: list[tuple[str, RenderableType]] = [
         ("version", f"{version.model} {version.version}"),
         ("digest", version.digest),
-        ("standing", _styled(version.standing)),
+        ("standing", Text.assemble(_styled(version.standing), _because(version))),
         ("tags", ", ".join(version.tags) or "none"),
     ]
     if live := version.live:
@@ -57,6 +57,8 @@ def details(version: Description) -> Table:
         rows = version.live.max_batch_rows if version.live else 0
         pairs.append(("batching", f"up to {rows} rows; {version.batching}" if rows else version.batching))
     if content := version.content:
+        signed = [f"{key} ({worth})" for key, worth in content.signatures.items()]
+        pairs.append(("signed by", ", ".join(signed) or "nobody"))
         files = [(file.path, size_text(file.size), file.digest[:_DIGEST_SHOWN]) for file in content.files]
         pairs.append(("files", table(("", "", ""), files)))
         pairs.append(("operators", ", ".join(f"{domain or 'ai.onnx'} {v}" for domain, v in content.opset.items())))
@@ -68,10 +70,20 @@ def details(version: Description) -> Table:
     return facts(pairs)
 
 
+def _because(version: Description) -> str:
+    return f": {version.content.yanked}" if version.content and version.content.yanked else ""
+
+
 def events_table(events: Sequence[Event]) -> Table:
     """Returns a row for each declaration."""
     rows = [(_when(e.time), _what(e), e.actor, e.reason) for e in events]
     return table(("DECLARED", "", "BY", "WHY"), rows)
+
+
+def log_table(events: Sequence[Event]) -> Table:
+    """Returns a row for each event of the log."""
+    rows = [(str(e.id), _when(e.time), e.model, _what(e), e.actor, e.reason) for e in events]
+    return table(("EVENT", "WHEN", "MODEL", "", "BY", "WHY"), rows, right=("EVENT",))
 
 
 def _when(time: datetime) -> str:
@@ -81,6 +93,16 @@ def _when(time: datetime) -> str:
 def _what(event: Event) -> str:
     payload = event.payload
     match event.kind:
+        case "published":
+            how = ", found" if payload.get("found") else ""
+            anew = f", in place of {payload['replaced'][:19]}..." if payload.get("replaced") else ""
+            return f"{payload['version']} published{how}{anew}, {payload['digest'][:19]}..."
+        case "signed":
+            return f"{payload['version']} signed by {payload['key']}"
+        case "yanked":
+            return f"{payload['version']} yanked, it was {payload['previous']}"
+        case "unyanked" | "withdrawn":
+            return f"{payload['version']} is a candidate again"
         case "released":
             return f"{payload['version']} released"
         case "tag_set":

@@ -1,16 +1,18 @@
 """`turnout verify`."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
-from turnout.cli.options import ConfigOption, JsonOption, ModelsOption, StateOption
+from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, StateOption
 from turnout.cli.output import reporting, size_text, table
-from turnout.errors import DigestMismatch, TurnoutError
+from turnout.errors import DigestMismatch, NotTrusted, TurnoutError
 
 if TYPE_CHECKING:
+    from turnout.cli.audit import LogAudit
     from turnout.cli.workspace import Workspace
     from turnout.registry.digest import Progress
     from turnout.registry.listing import Listing, Problem, Published
@@ -26,6 +28,8 @@ class Verified:
         digest: The version's digest; None where its manifest cannot be read.
         size_bytes: Of its files, as its manifest says; 0 where that cannot be read.
         fault: What is not as it was published, "" where all is.
+        untrusted: Why its signatures do not do for the settings, "" where they do.
+        signatures: Who signed it, by key, and what each signature is worth.
     """
 
     model: str
@@ -33,6 +37,8 @@ class Verified:
     digest: str | None
     size_bytes: int
     fault: str
+    untrusted: str = ""
+    signatures: dict[str, str] = field(default_factory=dict)
 
 
 def verify(
@@ -40,40 +46,68 @@ def verify(
         str | None,
         typer.Argument(metavar="NAME[@SELECTOR]", help="A model, or one of its versions. (default: everything)"),
     ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option("--head", metavar="HEAD", help="What `turnout log --head` printed once; the log has to hold it."),
+    ] = None,
+    bundle_key: Annotated[
+        Path | None,
+        typer.Option("--bundle-key", metavar="FILE", help="Check the Sigstore bundles of this public key (PEM) too."),
+    ] = None,
+    actor: ActorOption = None,
     models: ModelsOption = None,
     state: StateOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Read every byte of published versions and compare it with what was published.
+    """Read every byte of published versions, and the log of all changes, and compare both with what was written.
 
-    Ends with 1 where a file changed, is missing, or does not belong there.
+    Ends with 1 where a file changed, is missing, or does not belong there, or where the log is not what was written.
+    A version that no event tells of, since its publisher died just before, is recorded now.
     """
-    from turnout.cli.workspace import Workspace, split_reference
+    from turnout.cli.audit import LogAudit
+    from turnout.cli.workspace import Workspace, actor_or_login, split_reference
+    from turnout.state.chain import Head
 
     with reporting(as_json=as_json) as out:
         name, selector = (None, None) if version is None else split_reference(version)
+        kept = None if head is None else Head.parse(head)
         workspace = Workspace.open(models, state, config)
         listing = workspace.scan()
+        log = LogAudit.of(workspace, listing, kept, actor_or_login(actor))
         damaged = _damaged(workspace, listing, name, selector)
         chosen = _chosen(workspace, listing, name, selector, damaged)
         with out.progress("verifying", sum(p.manifest.size for p in chosen)) as advance:
             results = [_unreadable(problem) for problem in damaged]
-            results += [_verify(workspace, published, advance) for published in chosen]
+            results += [_verify(workspace, published, log, bundle_key, advance) for published in chosen]
         bad = sum(1 for result in results if result.fault)
         rows = [
             (
                 f"{result.model} {result.version}",
-                Text("changed", "bold red") if result.fault else Text("ok", "green"),
-                result.fault or f"{size_text(result.size_bytes)}, {result.digest}",
+                _word(result),
+                result.fault or result.untrusted or f"{size_text(result.size_bytes)}, {result.digest}{_signed(result)}",
             )
             for result in results
         ]
-        body = {"ok": not bad, "versions": [asdict(result) for result in results]}
+        untrusted = sum(1 for result in results if result.untrusted)
+        ok = not (bad or untrusted) and log.ok
+        body = {"ok": ok, "versions": [asdict(result) for result in results], "log": log.to_json()}
         ending = [f"\n{bad} of {len(results)} versions are not what was published"] if bad else []
-        out.show(body, table(("", "", ""), rows), *ending)
-        if bad:
+        if untrusted:
+            ending.append(f"\n{untrusted} of {len(results)} versions are not signed as is asked")
+        out.show(body, table(("", "", ""), rows), *log.lines(), *ending)
+        if not ok:
             raise typer.Exit(1)
+
+
+def _word(result: Verified) -> Text:
+    if result.fault:
+        return Text("changed", "bold red")
+    return Text("untrusted", "bold red") if result.untrusted else Text("ok", "green")
+
+
+def _signed(result: Verified) -> str:
+    return "".join(f", signed by {key} ({worth})" for key, worth in result.signatures.items())
 
 
 def _damaged(workspace: "Workspace", listing: "Listing", name: str | None, selector: str | None) -> "list[Problem]":
@@ -112,14 +146,38 @@ def _chosen(
         raise
 
 
-def _verify(workspace: "Workspace", published: "Published", advance: "Progress") -> Verified:
+def _verify(
+    workspace: "Workspace", published: "Published", log: "LogAudit", bundle_key: Path | None, advance: "Progress"
+) -> Verified:
+    from turnout.registry import bundles
+    from turnout.registry.trust import Trust, Worth, stored
+
     manifest = published.manifest
     fault = ""
     try:
-        workspace.repository.verify(manifest.model, manifest.version, progress=advance)
+        expected = log.published.get((manifest.model, str(manifest.version)))
+        workspace.repository.verify(manifest.model, manifest.version, expected=expected, progress=advance)
     except DigestMismatch as error:
         fault = error.message.removeprefix(f"{manifest.model} {manifest.version}: ")
-    return Verified(manifest.model, str(manifest.version), published.digest, manifest.size, fault)
+    trust = Trust.of(workspace.settings.for_model(manifest.model).signing)
+    signed = trust.judge(published, stored(workspace.repository, published))
+    signatures = {one.key: str(one.worth) for one in signed}
+    untrusted = trust.fault(signed)
+    if bundle_key is not None:
+        try:
+            signatures[bundles.verify(workspace.repository, manifest.model, manifest.version, bundle_key)] = "bundle"
+        except NotTrusted as error:
+            untrusted = untrusted or error.message
+    wrong = [f"the signature of {one.key} {one.worth}" for one in signed if one.worth is Worth.WRONG]
+    return Verified(
+        model=manifest.model,
+        version=str(manifest.version),
+        digest=published.digest,
+        size_bytes=manifest.size,
+        fault=", ".join(filter(None, (fault, *wrong))),
+        untrusted=untrusted,
+        signatures=signatures,
+    )
 
 
 def _unreadable(problem: "Problem") -> Verified:

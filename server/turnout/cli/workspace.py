@@ -46,6 +46,11 @@ class Workspace:
         settings = load_settings(config, {"models": models, "state": state}).settings
         return cls(settings, Repository(settings.models))
 
+    def has_store(self) -> bool:
+        """Tells whether there is a state store; only a SQLite file can be missing without an error."""
+        location = Location.parse(self.settings.state_url)
+        return location.url.drivername != "sqlite" or Path(location.url.database or "").exists()
+
     def store(self) -> StateStore:
         """Opens the state store, and makes it where there is none."""
         return StateStore.open(self.settings.state_url)
@@ -77,8 +82,7 @@ class Workspace:
 
     def declared(self) -> Declared:
         """Returns all declarations; a store that is not there yet holds none, and is not made by looking."""
-        location = Location.parse(self.settings.state_url)
-        if location.url.drivername == "sqlite" and not Path(location.url.database or "").exists():
+        if not self.has_store():
             return Declared()
         with self.store() as store:
             return store.declared()

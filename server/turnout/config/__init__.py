@@ -5,6 +5,7 @@
 
 from turnout.config.settings import (
     Batching,
+    Console,
     Drain,
     Limits,
     Loading,
@@ -19,6 +20,7 @@ from turnout.config.settings import (
     Runtime,
     Settings,
     ShadowLane,
+    Signing,
 )
 from turnout.config.sources import Loaded, load_settings
 from turnout.config.values import Address, Load, LoadAll, LoadLatest, LoadSelectors, Provider
@@ -26,6 +28,7 @@ from turnout.config.values import Address, Load, LoadAll, LoadLatest, LoadSelect
 __all__ = [
     "Address",
     "Batching",
+    "Console",
     "Drain",
     "Limits",
     "Load",
@@ -46,5 +49,6 @@ __all__ = [
     "Runtime",
     "Settings",
     "ShadowLane",
+    "Signing",
     "load_settings",
 ]

@@ -26,6 +26,7 @@ from turnout.config.values import (
     Share,
     Size,
     SizeOrNone,
+    Token,
 )
 
 MODEL_KEY = r"[a-z0-9][a-z0-9_-]{0,62}"
@@ -154,10 +155,25 @@ class Routing(Section):
         key_header: Metadata or header that carries the routing key of a request which has none of its own.
         version_override_from: Networks whose callers may force a version with `x-turnout-version`, for testing. None by
             default: the header is refused then.
+        yanked_pins: What becomes of a pin, digest or tag that names a yanked version: `refuse` it, or answer it as long
+            as the version is there, and `warn`.
     """
 
     key_header: Annotated[str, Field(pattern=r"^[a-z0-9_.-]{0,60}[a-z0-9_.]$")] = "x-routing-key"
     version_override_from: Networks = ()
+    yanked_pins: Literal["refuse", "warn"] = "refuse"
+
+
+class Signing(Section):
+    """Whose signatures make a version fit to be served.
+
+    Attributes:
+        require_signature: A version that no trusted key signed is neither published nor loaded.
+        trusted_keys: Ed25519 public keys: paths of PEM files, or what `turnout key show` prints.
+    """
+
+    require_signature: bool = False
+    trusted_keys: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = ()
 
 
 class OutputTolerance(Section):
@@ -225,6 +241,18 @@ class Rollout(Section):
     webhook_secret: SecretStr = SecretStr("")
 
 
+class Console(Section):
+    """The console, on the HTTP listener.
+
+    Attributes:
+        enabled: Whether it is there at all.
+        token: Whoever knows it may pause, promote and abort from there; "" leaves it read-only. At least 16 characters.
+    """
+
+    enabled: bool = True
+    token: Token = SecretStr("")
+
+
 class Oip(Section):
     """The Open Inference Protocol on the data listener.
 
@@ -257,7 +285,7 @@ class ModelOverrides(Section):
         slo_ms: Latency objectives; slower requests are counted exactly by `turnout_slo_exceeded_total`.
         false_alarm_meter: Share of the baseline's requests that each of two lanes of it gets while nothing is rolled
             out, to be compared as a canary would be: how often rollouts of this model raise a false alarm. 0: none.
-        batching, runtime, limits, shadow: As the sections of the same name.
+        batching, runtime, limits, shadow, signing: As the sections of the same name.
     """
 
     load: LoadField = LoadAll()
@@ -267,6 +295,7 @@ class ModelOverrides(Section):
     runtime: Runtime = Runtime()
     limits: QueueLimits = QueueLimits()
     shadow: ShadowLane = ShadowLane()
+    signing: Signing = Signing()
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +309,7 @@ class ModelSettings:
     runtime: Runtime
     limits: QueueLimits
     shadow: ShadowLane
+    signing: Signing
 
 
 S = TypeVar("S", bound=Section)
@@ -317,8 +347,10 @@ class Settings(BaseSettings):
     repository: Repository = Repository()
     loading: Loading = Loading()
     routing: Routing = Routing()
+    signing: Signing = Signing()
     shadow: ShadowLane = ShadowLane()
     rollout: Rollout = Rollout()
+    console: Console = Console()
     oip: Oip = Oip()
     log: Log = Log()
     model: Mapping[Annotated[str, Field(pattern=f"^{MODEL_KEY}$")], ModelOverrides] = Field(default_factory=dict)
@@ -351,6 +383,7 @@ class Settings(BaseSettings):
             runtime=_over(self.runtime, own.runtime),
             limits=_over(QueueLimits(**_some(self.limits, QueueLimits.model_fields)), own.limits),
             shadow=_over(self.shadow, own.shadow),
+            signing=_over(self.signing, own.signing),
         )
 
 

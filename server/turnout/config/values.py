@@ -7,7 +7,7 @@ from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, ByteSize, Field, PlainSerializer, PlainValidator
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainSerializer, PlainValidator, SecretStr
 from pydantic_settings import NoDecode
 
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")
@@ -156,6 +156,15 @@ def _no_bool(value: Any) -> Any:
     return value
 
 
+def _long_enough(secret: SecretStr) -> SecretStr:
+    if 0 < len(secret.get_secret_value()) < LEAST_TOKEN:
+        raise ValueError(f"expected at least {LEAST_TOKEN} characters, or none")
+    return secret
+
+
+LEAST_TOKEN = 16
+"""Characters of a token that is set: nobody is to guess it."""
+
 AddressField = Annotated[Address, NoDecode, PlainValidator(_parse_address), PlainSerializer(str)]
 LoadField = Annotated[Load, NoDecode, PlainValidator(_parse_load), PlainSerializer(_load_text)]
 Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
@@ -168,6 +177,7 @@ Providers = Annotated[
     Literal["auto"] | tuple[Provider, ...], NoDecode, PlainValidator(_parse_providers), PlainSerializer(_providers_text)
 ]
 Networks = Annotated[tuple[Network, ...], NoDecode, PlainValidator(_parse_networks), PlainSerializer(_networks_text)]
+Token = Annotated[SecretStr, AfterValidator(_long_enough)]
 DatabaseUrl = Annotated[str, PlainValidator(_parse_url)]
 Durations = Annotated[tuple[Duration, ...], NoDecode, BeforeValidator(_listed)]
 DeviceIds = Annotated[tuple[CountOrNone, ...], NoDecode, BeforeValidator(_listed), Field(min_length=1)]

@@ -16,6 +16,7 @@ from turnout.errors import AlreadyExists, DigestMismatch, ModelNotFound, Version
 from turnout.registry.digest import stream_digest
 from turnout.registry.files import open_inside, seal, sync_directory, sync_tree, walk
 from turnout.registry.gates import Candidate
+from turnout.registry.listing import Published
 from turnout.registry.manifest import MANIFEST_FILE, Manifest
 from turnout.registry.names import is_exact_version
 from turnout.registry.repository import Repository
@@ -23,6 +24,14 @@ from turnout.registry.staging import locked
 
 Yanked = Callable[[], Collection[Version]]
 """Returns the versions of the model at hand that were yanked."""
+
+
+Recorded = Callable[[Published], None]
+"""Told of a version that has just come to exist, while nobody else can publish or look for unrecorded ones."""
+
+
+def unrecorded(_: Published) -> None:
+    """Records nothing."""
 
 
 def check_number(repository: Repository, model: str, version: Version, yanked: Collection[Version]) -> None:
@@ -66,8 +75,10 @@ def is_published(repository: Repository, manifest: Manifest, digest: str) -> boo
     return True
 
 
-def commit(repository: Repository, candidate: Candidate, yanked: Yanked) -> bool:
+def commit(repository: Repository, candidate: Candidate, yanked: Yanked, recorded: Recorded = unrecorded) -> bool:
     """Makes a staged version, with its manifest in it, exist.
+
+    What `recorded` raises is raised, and the version exists then all the same.
 
     Returns:
         True if it was made to exist, False if the very same version existed already.
@@ -93,6 +104,7 @@ def commit(repository: Repository, candidate: Candidate, yanked: Yanked) -> bool
             _move(candidate.directory, target)
         sync_directory(target.parent)
         sync_directory(repository.root)
+        recorded(Published(manifest, candidate.digest))
     return True
 
 

@@ -1,5 +1,11 @@
 """What one version's difference from another means for clients: the smallest legal bump, with reasons. Pure.
 
+A version is described by its signature, by what its publisher declares of preprocessing and labels, and by how much it
+is the older one in another form (`turnout.registry.likeness`). What is declared counts so:
+
+    MAJOR    preprocessing or an output's labels changed, in their order too, or are declared no more
+    PATCH    they are declared for the first time: nobody was told otherwise
+
 What two signatures decide:
 
     MAJOR    an input gone, of another dtype or rank, with another fixed size or one where any was taken, required where
@@ -32,6 +38,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
+from turnout.registry.manifest import Manifest
 from turnout.registry.signature import Dimension, Signature, TensorSpec
 
 
@@ -75,6 +82,33 @@ def signature_changes(old: Signature, new: Signature) -> tuple[Change, ...]:
     differs in several ways has a change for each.
     """
     return (*_input_changes(old, new), *_output_changes(old, new))
+
+
+def declared_changes(old: Manifest, new: Manifest) -> tuple[Change, ...]:
+    """Returns what changed in what publishers declare of labels and preprocessing; outputs that went are left out,
+    since the signature tells of them.
+    """
+    changes: list[Change] = []
+    for spec in old.signature.outputs:
+        if new.signature.output(spec.name) is None:
+            continue
+        subject, was, now = f"labels of {spec.name}", old.labels.get(spec.name), new.labels.get(spec.name)
+        if was is not None and now is None:
+            changes.append(Change(subject, Bump.MAJOR, "are declared no more"))
+        elif was is None and now is not None:
+            changes.append(Change(subject, Bump.PATCH, "are declared for the first time"))
+        elif was is not None and now is not None and was != now:
+            changes.append(Change(subject, Bump.MAJOR, _label_reason(was, now)))
+    if old.preprocessing != new.preprocessing:
+        if not old.preprocessing:
+            changes.append(Change("preprocessing", Bump.PATCH, "is declared for the first time"))
+        elif not new.preprocessing:
+            changes.append(Change("preprocessing", Bump.MAJOR, "is declared no more"))
+        else:
+            keys = sorted(old.preprocessing.keys() | new.preprocessing.keys())
+            other = [key for key in keys if old.preprocessing.get(key) != new.preprocessing.get(key)]
+            changes.append(Change("preprocessing", Bump.MAJOR, f"changed: {', '.join(other)}"))
+    return tuple(changes)
 
 
 def required_bump(changes: Sequence[Change]) -> Bump:
@@ -141,6 +175,15 @@ def _output_changes(old: Signature, new: Signature) -> Iterator[Change]:
     for after in new.outputs:
         if old.output(after.name) is None:
             yield Change(f"output {after.name}", Bump.MINOR, "is new")
+
+
+def _label_reason(was: Sequence[str], now: Sequence[str]) -> str:
+    if set(was) == set(now):
+        return "are the same in another order"
+    gone, new = sorted(set(was) - set(now)), sorted(set(now) - set(was))
+    parts = [f"{len(gone)} are gone ({', '.join(gone[:3])})"] if gone else []
+    parts += [f"{len(new)} are new ({', '.join(new[:3])})"] if new else []
+    return "changed: " + ", ".join(parts)
 
 
 def _rank_change(subject: str, before: TensorSpec, after: TensorSpec) -> Change | None:

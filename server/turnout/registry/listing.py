@@ -32,12 +32,14 @@ class Problem:
         version: Name of the directory that stands where a version's does; "" where the model's is at fault.
         reason: What is wrong, in one sentence without a path.
         command: What to run to have it published, "" where that would not mend it; holds a path, so not for clients.
+        damaged: It is a version, and its manifest cannot be read as one any more.
     """
 
     model: str
     version: str
     reason: str
     command: str = ""
+    damaged: bool = False
 
     def __str__(self) -> str:
         return f"{self.reason}; publish it with: {self.command}" if self.command else self.reason

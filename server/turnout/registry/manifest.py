@@ -97,6 +97,8 @@ class Manifest:
         tolerances: By output name, or by dtype for outputs not named.
         scores: By output name, whether it holds scores of classes along its last axis, so that the class of the highest
             is what matters; of an output not named its values tell.
+        labels: By output name, what the classes along its last axis are called, in order.
+        preprocessing: How raw data becomes inputs, as its publisher declares it; changing it breaks clients.
         metadata: Free text about the version (description, authors, licence, training ...), as JSON values.
     """
 
@@ -109,6 +111,8 @@ class Manifest:
     batching: Batching | None = None
     tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
     scores: Mapping[str, bool] = field(default_factory=dict)
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -146,6 +150,10 @@ class Manifest:
             body["tolerances"] = {name: {"atol": t.atol, "rtol": t.rtol} for name, t in self.tolerances.items()}
         if self.scores:
             body["scores"] = dict(self.scores)
+        if self.labels:
+            body["labels"] = {name: list(labels) for name, labels in self.labels.items()}
+        if self.preprocessing:
+            body["preprocessing"] = dict(self.preprocessing)
         if self.metadata:
             body["metadata"] = dict(self.metadata)
         return body
@@ -171,6 +179,8 @@ class Manifest:
                 batching=None if batching is None else Batching(**batching),
                 tolerances={name: Tolerance(**t) for name, t in body.get("tolerances", {}).items()},
                 scores={str(name): bool(is_so) for name, is_so in body.get("scores", {}).items()},
+                labels={str(name): tuple(map(str, labels)) for name, labels in body.get("labels", {}).items()},
+                preprocessing=dict(body.get("preprocessing", {})),
                 metadata=dict(body.get("metadata", {})),
             )
         except (KeyError, TypeError, AttributeError) as error:

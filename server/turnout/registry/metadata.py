@@ -12,6 +12,12 @@ dataset = "2026-04"
 max_rows = 64
 axes = { bytes = 0, target_label = 0 }
 
+[labels]                                    # what the classes along an output's last axis are called, in order
+target_label = ["3gp", "ace", "ai"]
+
+[preprocessing]                             # how raw data becomes inputs, in any form: a change of it breaks clients
+bytes = "first and last 1024 bytes, padded with 256"
+
 [scores]                                    # the class with the highest value is what matters
 target_label = true
 
@@ -38,7 +44,7 @@ MAX_DEPTH = 16
 """How deep free metadata may be nested."""
 
 _TEXTS = ("description", "licence", "notes")
-_TOP = (*_TEXTS, "authors", "metadata", "batching", "tolerances", "scores")
+_TOP = (*_TEXTS, "authors", "metadata", "batching", "tolerances", "scores", "labels", "preprocessing")
 _STATED = (*_TEXTS, "authors")
 _MAX_INTEGER = 2**53 - 1
 
@@ -56,6 +62,8 @@ class VersionMetadata:
         batching: How requests may be put together; None leaves it to the server.
         tolerances: By output name, or by dtype for outputs not named.
         scores: By output name, whether it holds scores of classes.
+        labels: By output name, what the classes along its last axis are called, in order.
+        preprocessing: How raw data becomes inputs, as JSON values.
     """
 
     description: str = ""
@@ -66,11 +74,14 @@ class VersionMetadata:
     batching: Batching | None = None
     tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
     scores: Mapping[str, bool] = field(default_factory=dict)
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if taken := sorted(set(_STATED) & set(self.free)):
             raise InvalidRequest.at(f"metadata.{taken[0]}", f"expected as {taken[0]} at the top, not among the rest")
         _check_json(dict(self.free), "metadata", 0)
+        _check_json(dict(self.preprocessing), "preprocessing", 0)
 
     def to_manifest(self) -> dict[str, Any]:
         """Returns the form that a manifest's `metadata` has; what was left unsaid is left out."""
@@ -96,6 +107,8 @@ class VersionMetadata:
         for name in self.scores:
             if name not in outputs:
                 raise InvalidModel(f"scores.{name}: no output; the outputs are {', '.join(outputs)}")
+        for name, labels in self.labels.items():
+            _check_labels(name, labels, signature)
 
 
 def read_metadata(path: Path) -> VersionMetadata:
@@ -143,6 +156,10 @@ def parse_metadata(body: object) -> VersionMetadata:
         scores={
             name: _flag(value, f"scores.{name}") for name, value in _table(top.get("scores", {}), "scores").items()
         },
+        labels={
+            name: _labels(value, f"labels.{name}") for name, value in _table(top.get("labels", {}), "labels").items()
+        },
+        preprocessing=_table(top.get("preprocessing", {}), "preprocessing"),
         **{name: _text(top[name], name) for name in _TEXTS if name in top},
     )
 
@@ -177,6 +194,26 @@ def _flag(value: object, where: str) -> bool:
     if not isinstance(value, bool):
         raise InvalidRequest.at(where, "expected true or false")
     return value
+
+
+def _labels(value: object, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise InvalidRequest.at(where, "expected a list of strings")
+    labels = tuple(_text(label, f"{where}[{index}]") for index, label in enumerate(value))
+    if len(set(labels)) < len(labels):
+        raise InvalidRequest.at(where, "names a class twice")
+    return labels
+
+
+def _check_labels(name: str, labels: Sequence[str], signature: Signature) -> None:
+    spec = signature.output(name)
+    if spec is None:
+        known = [spec.name for spec in signature.outputs]
+        raise InvalidModel(f"labels.{name}: no output; the outputs are {', '.join(known)}")
+    if not spec.shape:
+        raise InvalidModel(f"labels.{name}: the output is a scalar, which has no classes")
+    if isinstance(spec.shape[-1], int) and spec.shape[-1] != len(labels):
+        raise InvalidModel(f"labels.{name}: {len(labels)} labels for the {spec.shape[-1]} classes of its last axis")
 
 
 def _tolerance(table: Mapping[str, Any], where: str) -> Tolerance:

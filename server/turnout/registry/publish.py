@@ -1,4 +1,10 @@
-"""Publishing: stage, hash, run the gates, commit.
+"""Publishing: stage, hash, number, run the gates, attest, commit.
+
+    stage     copy and hash the files, read what they say (nobody else sees them)
+    number    choose the version where the publisher says `auto`; find its parent, the nearest lower version
+    gates     run in order (`turnout.registry.gates`); a failure ends it here
+    attest    keep what the gates found, beside where the version will be
+    commit    rename into place
 
 Nothing is visible before the last step, and a publish that is cut short leaves nothing but a staging directory, which
 the next sweep removes.
@@ -6,32 +12,51 @@ the next sweep removes.
 
 import errno
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from semver import Version
 
-from turnout.errors import ConfigError, Exhausted, InvalidModel, Violation
-from turnout.registry.commit import Yanked, check_number, commit, is_published
-from turnout.registry.digest import Progress, bytes_digest, canonical_bytes
+from turnout.errors import ConfigError, Exhausted, InvalidModel
+from turnout.registry.commit import Recorded, Yanked, check_number, commit, is_published, unrecorded
+from turnout.registry.comparison import Comparison, subject_of
+from turnout.registry.compat import Bump
+from turnout.registry.digest import Progress, bytes_digest, canonical_bytes, manifest_digest
 from turnout.registry.files import copy_file, explain, open_inside, open_outside, write_file
-from turnout.registry.gates import Candidate, Gate, GateReport, run_gates
-from turnout.registry.golden import GOLDEN_DIRECTORY, read_case
+from turnout.registry.gate_reports import attest_gates
+from turnout.registry.gates import (
+    Candidate,
+    Gate,
+    GateRefused,
+    GateReport,
+    Skip,
+    Watch,
+    check_skips,
+    run_gates,
+)
+from turnout.registry.gates.bump import BumpGate
+from turnout.registry.golden import GOLDEN_DIRECTORY, class_numbers, read_case
 from turnout.registry.integrity import IntegrityGate
+from turnout.registry.lineage import Lineage
 from turnout.registry.manifest import MANIFEST_FILE, MODEL_FILE, FileEntry, Manifest
 from turnout.registry.metadata import VersionMetadata
 from turnout.registry.names import check_model_name
+from turnout.registry.numbering import above, automatic
 from turnout.registry.onnx_model import ModelFacts, read_model
 from turnout.registry.repository import MAX_MANIFEST_BYTES, Repository
 from turnout.registry.signature import Signature
 from turnout.registry.staging import staged
 
-DEFAULT_GATES: tuple[Gate, ...] = (IntegrityGate(),)
+DEFAULT_GATES: tuple[Gate, ...] = (IntegrityGate(), BumpGate())
+"""What needs nothing but files: the least that a version must pass wherever no lab is at hand."""
 
 _GOLDEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}\.npz")
+_SMALL_GRAPH = 64 << 20
+"""Bytes of an ONNX file that is read once more to find its external data: larger ones hold their weights themselves."""
+
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -41,14 +66,15 @@ class PublishRequest:
 
     Attributes:
         model: The model's name.
-        version: Exact version.
+        version: Exact version; None has it chosen: the smallest legal bump over the highest published version, 1.0.0
+            where there is none.
         source: The ONNX file; may be a link. External data is taken from its directory, and may not be links.
         metadata: What the publisher says about it.
         golden: Files of golden cases, `turnout.registry.golden`.
     """
 
     model: str
-    version: Version
+    version: Version | None
     source: Path
     metadata: VersionMetadata = field(default_factory=VersionMetadata)
     golden: tuple[Path, ...] = ()
@@ -56,19 +82,23 @@ class PublishRequest:
 
 @dataclass(frozen=True, slots=True)
 class PublishResult:
-    """A version that exists now.
+    """A version that exists now, or would, had it not been a dry run.
 
     Attributes:
         manifest: What its publisher states.
         digest: `sha256:` of the canonical manifest.
-        created: False where the very same version existed already.
+        created: False where the very same version existed already, and after a dry run.
         report: What the gates found; empty where the version existed already.
+        parent: The version that it was held against; None where there is no lower one.
+        dry_run: All was done but the commit.
     """
 
     manifest: Manifest
     digest: str
     created: bool
     report: GateReport
+    parent: Version | None = None
+    dry_run: bool = False
 
 
 def publish(
@@ -76,8 +106,14 @@ def publish(
     request: PublishRequest,
     *,
     gates: Sequence[Gate] = DEFAULT_GATES,
+    skips: Sequence[Skip] = (),
+    comparison: Comparison | None = None,
+    dry_run: bool = False,
     yanked: Yanked = tuple,
+    recorded: Recorded = unrecorded,
+    attest: Callable[[Candidate], None] = lambda _: None,
     progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> PublishResult:
     """Publishes a version, or finds that the very same version exists. Blocks; bounded in memory but for the ONNX file.
 
@@ -85,12 +121,19 @@ def publish(
         repository: Where to.
         request: What.
         gates: What it must pass, in order.
+        skips: Gates to do without, on record.
+        comparison: Tells what changed, where the version is to be chosen; without it, from files alone.
+        dry_run: Do everything, and commit nothing.
         yanked: Returns the versions of this model that were yanked; asked before staging and again at the commit.
+        recorded: Told of the version once it exists; not where it existed already.
+        attest: Given the candidate once the gates have passed; writes what lies beside a version. Also where the very
+            same version existed already.
         progress: Told of each block copied.
+        watch: Told of each gate as it ends.
 
     Raises:
-        InvalidRequest: The model's name is none.
-        InvalidModel: It is not fit to be a version, or a gate failed; `violations` then names the gate.
+        InvalidRequest: The model's name is none, or a gate is to be skipped that cannot be.
+        InvalidModel: It is not fit to be a version; GateRefused, which is one, where a gate failed.
         AlreadyExists: The version number is taken.
         DigestMismatch: The same version exists, and its bytes changed.
         Exhausted: There is no room for it.
@@ -98,24 +141,82 @@ def publish(
         ConfigError: The repository cannot be written to.
     """
     check_model_name(request.model)
+    check_skips(skips, gates)
     with _storage_errors(), ExitStack() as stack:
-        check_number(repository, request.model, request.version, yanked())
+        withdrawn = yanked()
+        if request.version is not None:
+            check_number(repository, request.model, request.version, withdrawn)
         directory = stack.enter_context(staged(repository.root))
-        candidate = _stage(directory, request, progress)
+        lineage = Lineage.of(repository, request.model, withdrawn)
+        candidate = _candidate(directory, request, lineage, comparison or Comparison(), progress)
+        parent = None if candidate.parent is None else candidate.parent.manifest.version
         if is_published(repository, candidate.manifest, candidate.digest):
-            return PublishResult(candidate.manifest, candidate.digest, created=False, report=GateReport())
-        report = run_gates(gates, candidate)
-        if failure := report.failure:
-            raise InvalidModel(
-                f"gate {failure.gate} failed: {failure.verdict.evidence}",
-                violations=[Violation(failure.gate, failure.verdict.evidence)],
-            )
+            if not dry_run:
+                attest(candidate)
+            return PublishResult(candidate.manifest, candidate.digest, False, GateReport(), parent, dry_run)
+        report = run_gates(gates, candidate, skips, watch)
+        if report.failure:
+            raise GateRefused(candidate, report)
+        if dry_run:
+            return PublishResult(candidate.manifest, candidate.digest, False, report, parent, dry_run)
         write_file(directory / MANIFEST_FILE, canonical_bytes(candidate.manifest))
-        created = commit(repository, candidate, yanked)
-        return PublishResult(candidate.manifest, candidate.digest, created, report)
+        # First the record, then the version: one that exists has it, and one without a version is about nothing.
+        attest(candidate)
+        attestation = attest_gates(repository, candidate, report)
+        try:
+            created = commit(repository, candidate, yanked, recorded)
+        except BaseException:
+            attestation.unlink(missing_ok=True)
+            raise
+        return PublishResult(candidate.manifest, candidate.digest, created, report, parent)
 
 
-def _stage(directory: Path, request: PublishRequest, progress: Progress | None) -> Candidate:
+def source_size(request: PublishRequest) -> int:
+    """Returns about how many bytes a publish will copy, for whoever shows progress; 0 where nobody can tell.
+
+    Whether the source is fit to be published is not asked here.
+    """
+    paths = [request.source, *request.golden]
+    try:
+        size = sum(path.stat().st_size for path in paths if path.is_file())
+        if request.source.is_file() and request.source.stat().st_size <= _SMALL_GRAPH:
+            external = read_model(request.source).external
+            size += sum((request.source.parent / file.path).stat().st_size for file in external)
+    except (OSError, InvalidModel):
+        return 0
+    return size
+
+
+def _candidate(
+    directory: Path,
+    request: PublishRequest,
+    lineage: Lineage,
+    comparison: Comparison,
+    progress: Progress | None,
+) -> Candidate:
+    """Stages what is to be published, and chooses its number where the publisher has not."""
+    version = request.version or above(lineage.taken)
+    candidate = replace(
+        _stage(directory, request, version, progress), parent=lineage.parent(version), taken=lineage.taken
+    )
+    if request.version is not None:
+        return candidate
+    if (highest := lineage.highest) is not None:
+        same = _numbered(candidate, highest.manifest.version, lineage)
+        if same.digest == highest.digest:  # what a job that runs twice publishes twice
+            return same
+    parent = candidate.parent
+    bump = Bump.PATCH if parent is None else comparison.difference(subject_of(candidate), subject_of(parent)).bump
+    chosen = automatic(bump, None if parent is None else parent.manifest.version, lineage.taken)
+    return _numbered(candidate, chosen, lineage)
+
+
+def _numbered(candidate: Candidate, version: Version, lineage: Lineage) -> Candidate:
+    manifest = replace(candidate.manifest, version=version)
+    return replace(candidate, manifest=manifest, digest=manifest_digest(manifest), parent=lineage.parent(version))
+
+
+def _stage(directory: Path, request: PublishRequest, version: Version, progress: Progress | None) -> Candidate:
     """Copies what is to be published, and describes the copy: what the source becomes meanwhile does not matter."""
     with _source(open_outside(request.source), "the ONNX file") as source:
         files = [copy_file(source, directory, MODEL_FILE, progress)]
@@ -125,8 +226,8 @@ def _stage(directory: Path, request: PublishRequest, progress: Progress | None) 
         opening = open_inside(request.source.parent, external.path)
         with _source(opening, f"external data {external.path!r}") as source:
             files.append(copy_file(source, directory, external.path, progress))
-    files += _stage_golden(directory, request.golden, facts.signature, progress)
-    manifest = _manifest(request, files, facts)
+    files += _stage_golden(directory, request, facts.signature, progress)
+    manifest = _manifest(request, version, files, facts)
     try:
         data = canonical_bytes(manifest)
     except ValueError as error:
@@ -136,11 +237,11 @@ def _stage(directory: Path, request: PublishRequest, progress: Progress | None) 
     return Candidate(directory, manifest, bytes_digest(data), facts)
 
 
-def _manifest(request: PublishRequest, files: Sequence[FileEntry], facts: ModelFacts) -> Manifest:
+def _manifest(request: PublishRequest, version: Version, files: Sequence[FileEntry], facts: ModelFacts) -> Manifest:
     try:
         return Manifest(
             model=request.model,
-            version=request.version,
+            version=version,
             files=tuple(sorted(files, key=lambda entry: entry.path)),
             signature=facts.signature,
             opset=facts.opset,
@@ -148,6 +249,8 @@ def _manifest(request: PublishRequest, files: Sequence[FileEntry], facts: ModelF
             batching=request.metadata.batching,
             tolerances=request.metadata.tolerances,
             scores=request.metadata.scores,
+            labels=request.metadata.labels,
+            preprocessing=request.metadata.preprocessing,
             metadata=request.metadata.to_manifest(),
         )
     except ValueError as error:
@@ -155,30 +258,35 @@ def _manifest(request: PublishRequest, files: Sequence[FileEntry], facts: ModelF
 
 
 def _stage_golden(
-    directory: Path, golden: Sequence[Path], signature: Signature, progress: Progress | None
+    directory: Path, request: PublishRequest, signature: Signature, progress: Progress | None
 ) -> Iterator[FileEntry]:
-    for case in golden:
+    for case in request.golden:
         if not _GOLDEN_NAME.fullmatch(case.name):
             raise InvalidModel(f"golden case {case.name[:128]!r}: expected a plain name that ends in .npz")
-        if [other.name for other in golden].count(case.name) > 1:
+        if [other.name for other in request.golden].count(case.name) > 1:
             raise InvalidModel(f"two golden cases are named {case.name!r}")
         path = f"{GOLDEN_DIRECTORY}/{case.name}"
         with _source(open_outside(case), f"golden case {case.name!r}") as source:
             yield copy_file(source, directory, path, progress)
-        _check_golden(directory / path, signature)
+        _check_golden(directory / path, signature, request.metadata)
 
 
-def _check_golden(path: Path, signature: Signature) -> None:
+def _check_golden(path: Path, signature: Signature, metadata: VersionMetadata) -> None:
     case = read_case(path)
     sides: Mapping[str, tuple[set[str], set[str]]] = {
         "input": (set(case.inputs), {spec.name for spec in signature.inputs}),
-        "output": (set(case.outputs), {spec.name for spec in signature.outputs}),
+        "output": (set(case.outputs) | set(case.labels), {spec.name for spec in signature.outputs}),
     }
     for side, (named, known) in sides.items():
         if unknown := sorted(named - known):
             raise InvalidModel(f"golden case {path.name} has an {side} {unknown[0]!r} that the model has not")
     if missing := sorted({spec.name for spec in signature.inputs if not spec.has_default} - set(case.inputs)):
         raise InvalidModel(f"golden case {path.name} lacks the input {missing[0]!r}")
+    for name, labels in case.labels.items():
+        try:
+            class_numbers(labels, metadata.labels.get(name))
+        except ValueError as error:
+            raise InvalidModel(f"golden case {path.name}: labels/{name} {error}") from error
 
 
 @contextmanager

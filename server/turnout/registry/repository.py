@@ -187,7 +187,8 @@ class Repository:
         except FileNotFoundError:
             return unpublished(directory, model, version)
         except OSError as error:
-            return Problem(model, version, f"{model} {version}: {MANIFEST_FILE} {explain(error)}")
+            reason = f"{model} {version}: {MANIFEST_FILE} {explain(error)}"
+            return Problem(model, version, reason, damaged=is_exact_version(version))
         stamp = _Stamp(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         before = self._seen.get((model, version))
         if before is None or before.stamp != stamp:
@@ -224,7 +225,7 @@ def _look(directory: Path, model: str, version: str) -> Published | Problem:
     try:
         return _read_version(directory, model, version)
     except (ValueError, OSError) as error:
-        return Problem(model, version, f"{model} {version}: {_manifest_fault(error)}")
+        return Problem(model, version, f"{model} {version}: {_manifest_fault(error)}", damaged=True)
 
 
 def _read_version(directory: Path, model: str, version: str) -> Published:

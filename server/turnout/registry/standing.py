@@ -25,10 +25,14 @@ class Declarations:
     Attributes:
         standings: By version; a version not named is a candidate.
         tags: Movable names.
+        reasons: Why versions were yanked, where that is known.
+        digests: What versions had when they were published, where that was recorded.
     """
 
     standings: Mapping[Version, Standing] = field(default_factory=dict)
     tags: Mapping[str, Version] = field(default_factory=dict)
+    reasons: Mapping[Version, str] = field(default_factory=dict)
+    digests: Mapping[Version, str] = field(default_factory=dict)
 
     def standing(self, version: Version) -> Standing:
         """Returns the standing of `version`."""

@@ -15,6 +15,7 @@ P(E ever reaches 1/alpha) <= alpha. Late regressions are caught by a mixture ove
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Any, Self
 
 GAMMA_0 = 0.5
@@ -84,6 +85,24 @@ def latency(name: str, weight: float) -> Metric:
 def disagreement(weight: float, rate: float) -> Metric:
     """Returns the metric of answers that differ beyond tolerance, against the absolute `rate`."""
     return Metric(DISAGREEMENT, weight, rate, (2.0, 3.0, 5.0, 10.0, 30.0), 2.0, (0.05, 0.25, 0.5))
+
+
+class Fitness(StrEnum):
+    """Whether a metric shows the candidate fit for promotion, and how."""
+
+    NOT_ASKED = "not_asked"
+    SHOWN = "shown"
+    """The ratio is shown to be below what forbids promotion."""
+    CLEAN = "clean"
+    """The canary had no bad event in requests enough."""
+    FINE = "fine"
+    """The canary's rate of bad events is shown to be below one that nobody minds."""
+    OPEN = "open"
+
+    @property
+    def fit(self) -> bool:
+        """Whether it stands in the way of no promotion."""
+        return self is not Fitness.OPEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,15 +241,20 @@ class Evidence:
             beta: 1/beta is the e-value that shows it.
             exposure: Requests of the canary that suffice where it had no bad event, since no ratio can be shown then.
         """
-        return [m.name for m in self.metrics if m.promotes and not self._proven(m, beta, exposure)]
+        return [m.name for m in self.metrics if not self.fitness(m, beta, exposure).fit]
 
-    def _proven(self, metric: Metric, beta: float, exposure: int) -> bool:
+    def fitness(self, metric: Metric, beta: float, exposure: int) -> Fitness:
+        """Returns whether one metric shows the candidate fit for promotion. Arguments as of `unproven`."""
         known = self.accumulators[metric.name]
+        if not metric.promotes:
+            return Fitness.NOT_ASKED
         if self.fit(metric.name) >= 1.0 / beta:
-            return True
-        if known.canary.bad == 0:
-            return known.canary.requests >= max(exposure, 1)
-        return metric.fine_rate > 0 and self._fine(known.canary, metric.fine_rate) >= 1.0 / beta
+            return Fitness.SHOWN
+        if known.canary.bad == 0 and known.canary.requests >= max(exposure, 1):
+            return Fitness.CLEAN
+        if known.canary.bad and metric.fine_rate and self._fine(known.canary, metric.fine_rate) >= 1.0 / beta:
+            return Fitness.FINE
+        return Fitness.OPEN
 
     def _fine(self, canary: Count, rate: float) -> float:
         """Returns the e-value of "the canary's rate of bad events is below `rate`": a binomial e-process.

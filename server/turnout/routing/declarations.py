@@ -1,9 +1,13 @@
-"""Declares versions released and moves tags, once it is sure that what they name exists."""
+"""Declares versions released or yanked and moves tags, once it is sure that what they name exists."""
 
 from semver import Version
 
+from turnout.errors import ChangeRefused
 from turnout.registry.repository import Repository
+from turnout.registry.standing import Standing
+from turnout.routing.policy import PolicyState
 from turnout.routing.selector import tag_name
+from turnout.state.declaring import Uses
 from turnout.state.store import StateStore
 
 
@@ -28,8 +32,53 @@ class Declarer:
         found = self._repository.find(model, version)
         return self._store.release(model, found.manifest.version, actor=actor, reason=reason)
 
-    def set_tag(self, model: str, tag: str, version: Version, *, actor: str, reason: str) -> Version | None:
+    def yank(self, model: str, version: Version, *, actor: str, reason: str) -> Standing:
+        """Withdraws a version: ranges and the empty selector skip it, pins are refused or warned of.
+
+        Returns:
+            What it was before; where that is yanked, nothing changed.
+
+        Raises:
+            ModelNotFound, VersionNotFound: It does not exist.
+            ChangeRefused: The policy in force, a rollout or a tag needs it; the message says what to do first.
+            InvalidRequest: No reason was given.
+            Unavailable: The state store does not answer.
+        """
+        found = self._repository.find(model, version)
+        exact = found.manifest.version
+
+        def refuse(uses: Uses) -> None:
+            if holders := holding(model, exact, uses):
+                raise ChangeRefused(f"{exact} of {model} is not yanked: {'; '.join(holders)}")
+
+        return self._store.yank(model, exact, actor=actor, reason=reason, refuse=refuse)
+
+    def unyank(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
+        """Takes a withdrawal back: the version is a candidate again.
+
+        Returns:
+            False where it was not yanked.
+
+        Raises:
+            ModelNotFound, VersionNotFound: It does not exist.
+            InvalidRequest: No reason was given.
+            Unavailable: The state store does not answer.
+        """
+        found = self._repository.find(model, version)
+        return self._store.unyank(model, found.manifest.version, actor=actor, reason=reason)
+
+    def set_tag(
+        self, model: str, tag: str, version: Version, *, actor: str, reason: str, expect: str | None = None
+    ) -> Version | None:
         """Makes a tag name a version.
+
+        Args:
+            model: Its model.
+            tag: Its name.
+            version: What it shall name.
+            actor: Who asks.
+            reason: Why.
+            expect: The exact version that it has to name before; "" for no tag of that name; None for any.
 
         Returns:
             The version that it named before, or None.
@@ -37,13 +86,15 @@ class Declarer:
         Raises:
             InvalidRequest: The tag reads as a version or a range, is reserved, or is no tag at all.
             ModelNotFound, VersionNotFound: The version does not exist.
+            Conflict: It names another version than is expected.
             Unavailable: The state store does not answer.
         """
         name = tag_name(tag)
         found = self._repository.find(model, version)
-        return self._store.set_tag(model, name, found.manifest.version, actor=actor, reason=reason)
+        exact = found.manifest.version
+        return self._store.set_tag(model, name, exact, actor=actor, reason=reason, expect=expect)
 
-    def delete_tag(self, model: str, tag: str, *, actor: str, reason: str) -> Version:
+    def delete_tag(self, model: str, tag: str, *, actor: str, reason: str, expect: str | None = None) -> Version:
         """Removes a tag.
 
         Returns:
@@ -51,6 +102,32 @@ class Declarer:
 
         Raises:
             TagNotFound: The model has no such tag.
+            Conflict: It names another version than is expected.
             Unavailable: The state store does not answer.
         """
-        return self._store.delete_tag(model, tag, actor=actor, reason=reason)
+        return self._store.delete_tag(model, tag, actor=actor, reason=reason, expect=expect)
+
+
+def holding(model: str, version: Version, uses: Uses) -> list[str]:
+    """Returns why a version cannot be withdrawn now and what to do first, a clause for each holder."""
+    reasons: list[str] = []
+    if uses.policy is not None and uses.policy.document:
+        policy = PolicyState.from_json(uses.policy.document).policy
+        roles = (
+            []
+            if policy is None
+            else ["the baseline"] * (policy.baseline == version)
+            + ["a canary"] * any(c.version == version for c in policy.canaries)
+            + ["a shadow"] * any(s.version == version for s in policy.shadows)
+        )
+        reasons += [
+            f"it is {role} in the policy in force (epoch {uses.policy.epoch}); take it out of the policy first"
+            for role in roles
+        ]
+    for rollout in uses.rollouts:
+        for part in ("candidate", "previous"):
+            if Version.parse(str(rollout.document[part])) == version:
+                what = "takes it to the baseline" if part == "candidate" else "may have to go back to it"
+                reasons.append(f"rollout {rollout.attempt} {what}; abort the rollout, or wait for its end")
+    reasons += [f"the tag {tag} names it; move or delete the tag first" for tag in uses.tags]
+    return reasons

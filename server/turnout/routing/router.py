@@ -3,14 +3,25 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from turnout.errors import DigestMismatch, NotLoaded, TurnoutError, VersionLoading
+from semver import Version
+
+from turnout.errors import (
+    DigestMismatch,
+    ModelNotFound,
+    NotLoaded,
+    TurnoutError,
+    VersionLoading,
+    VersionNotFound,
+    VersionYanked,
+)
+from turnout.registry.standing import Standing
 from turnout.routing.applied import AppliedPolicy, Policies
 from turnout.routing.policy import TWIN, Policy, eligible
 from turnout.routing.resolution import VersionIndex, resolve
-from turnout.routing.selector import Selector, parse
+from turnout.routing.selector import ByDigest, ByTag, Exact, Selector, parse
 from turnout.routing.slots import Owners
 from turnout.routing.split import Split, Turn
-from turnout.serving.catalog import Catalog, CatalogSnapshot, ModelEntry, VersionEntry
+from turnout.serving.catalog import Catalog, CatalogSnapshot, Damaged, ModelEntry, VersionEntry
 from turnout.serving.inference import Role, Route
 from turnout.serving.lifecycle import LifecycleState
 
@@ -43,6 +54,14 @@ class _Resolutions:
 
     def entry(self, model: str, selector: Selector, *, prefer_ready: bool) -> VersionEntry:
         """Returns the version that the selector names. Raises as `Router.describe`."""
+        try:
+            return self._entry(model, selector, prefer_ready=prefer_ready)
+        except (ModelNotFound, VersionNotFound) as error:
+            if fault := _damage(self.snapshot.damaged.get(model), selector):
+                raise DigestMismatch(fault) from error
+            raise
+
+    def _entry(self, model: str, selector: Selector, *, prefer_ready: bool) -> VersionEntry:
         known = self.snapshot.model(model)
         applied = self.policies.get(model)
         policy = applied.state.policy if applied else None
@@ -61,7 +80,16 @@ class PolicyRouter:
     among canaries one more; the first request for a selector after a change works its way out again.
     """
 
-    def __init__(self, catalog: Catalog, policies: Policies) -> None:
+    def __init__(self, catalog: Catalog, policies: Policies, *, serve_yanked: bool = False) -> None:
+        """Prepares.
+
+        Args:
+            catalog: What is served.
+            policies: In force.
+            serve_yanked: Selectors that name one version are answered with a warning where it was yanked, and not
+                refused.
+        """
+        self._serve_yanked = serve_yanked
         self._catalog = catalog
         self._policies = policies
         self._resolutions = _Resolutions(catalog.snapshot, policies.current)
@@ -80,6 +108,7 @@ class PolicyRouter:
             InvalidSelector: The selector does not parse.
             ModelNotFound, VersionNotFound: It parses and nothing answers it.
             NotLoaded, VersionLoading: What it names is known but cannot answer now.
+            VersionYanked: What it names was withdrawn, and pins to such are refused.
             DigestMismatch: What it names was changed on disk since its publication.
         """
         resolutions = self._resolutions
@@ -117,15 +146,20 @@ class PolicyRouter:
     def _find(self, resolutions: _Resolutions, model: str, selector: str) -> Way:
         parsed = parse(selector)
         entry = resolutions.entry(model, parsed, prefer_ready=True)
+        warning = ""
+        if entry.standing is Standing.YANKED and isinstance(parsed, Exact | ByDigest | ByTag):
+            warning = _yanked(entry, resolutions.snapshot.model(model))
+            if not self._serve_yanked:
+                raise VersionYanked(f"{warning}; pins to it are refused")
         if entry.state is not LifecycleState.READY:
             raise _refusal(entry)
         if len(resolutions.ways) >= MAX_ROUTES:
             resolutions.ways.clear()
         applied = resolutions.policies.get(model)
         if applied is None:
-            way: Way = Route.to(entry, Role.PINNED if selector else Role.BASELINE)
+            way: Way = Route.to(entry, Role.PINNED if selector else Role.BASELINE, warning=warning)
         elif applied.state.policy is None or (canaries := eligible(parsed, applied.state.policy)) is None:
-            way = Route.to(entry, Role.PINNED if selector else Role.BASELINE, applied.epoch)
+            way = Route.to(entry, Role.PINNED if selector else Role.BASELINE, applied.epoch, warning=warning)
         else:
             versions = resolutions.snapshot.model(model).versions
             target = versions.get(self._policies.diverted.get(model, applied.state.policy.baseline))
@@ -179,6 +213,22 @@ class PolicyRouter:
         return self._turns.setdefault(key, Turn())
 
 
+def _damage(damaged: Damaged | None, selector: Selector) -> str:
+    """Returns what is wrong with the version that the selector names, "" where that is no damaged one."""
+    if damaged is None:
+        return ""
+    match selector:
+        case Exact(version=version):
+            named: Version | None = version
+        case ByTag(name=name):
+            named = damaged.declarations.tags.get(name)
+        case ByDigest(digest=digest):
+            named = next((v for v, known in damaged.declarations.digests.items() if known == digest), None)
+        case _:
+            named = None
+    return next((reason for version, reason in damaged.reasons.items() if version == named), "")
+
+
 def _baseline(known: ModelEntry, policy: Policy) -> VersionEntry:
     entry = known.versions.get(policy.baseline)
     if entry is None:
@@ -186,13 +236,19 @@ def _baseline(known: ModelEntry, policy: Policy) -> VersionEntry:
     return entry
 
 
+def _yanked(entry: VersionEntry, known: ModelEntry) -> str:
+    reason = known.declarations.reasons.get(entry.version)
+    return f"{entry.model} {entry.version} was yanked{f' ({reason})' if reason else ''}"
+
+
 def _index(entry: ModelEntry) -> VersionIndex:
-    versions = entry.versions
+    versions, stated = entry.versions, entry.declarations.digests
     return VersionIndex.of(
         entry.name,
         {version: known.standing for version, known in versions.items()},
         tags=entry.declarations.tags,
-        digests={known.digest: version for version, known in versions.items()},
+        # A version whose manifest changed goes by the digest that it was published with: that one is damaged.
+        digests={stated.get(version, known.digest): version for version, known in versions.items()},
         ready=[version for version, known in versions.items() if known.state is LifecycleState.READY],
         coming=[version for version, known in versions.items() if known.state in _COMING],
     )

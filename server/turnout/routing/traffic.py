@@ -188,6 +188,7 @@ class Traffic:
             action=action,
             actor=change.actor,
             reason=change.reason,
+            needs=() if after.policy is None else after.policy.versions,
         )
         self._take_in({model: record})
         self._log.info(

@@ -12,6 +12,7 @@ from turnout_proto.v1 import prediction_pb2 as pb
 
 _MAX_REQUEST_ID = 128
 _MAX_ROUTING_KEY = 1024
+_MAX_WARNING = 512
 
 ROLES = {
     Role.PINNED: pb.ROLE_PINNED,
@@ -92,7 +93,13 @@ def response(request: InferenceRequest, result: InferenceResult) -> pb.PredictRe
 def route_message(route: Route) -> pb.Route:
     """Returns which version answers, and why."""
     entry = route.entry
-    return pb.Route(version=entry.version_text, digest=entry.digest, role=ROLES[route.role], epoch=route.epoch)
+    return pb.Route(
+        version=entry.version_text,
+        digest=entry.digest,
+        role=ROLES[route.role],
+        epoch=route.epoch,
+        warning=route.warning,
+    )
 
 
 def trailing_metadata(route: Route) -> tuple[tuple[str, str], ...]:
@@ -105,8 +112,15 @@ def trailing_metadata(route: Route) -> tuple[tuple[str, str], ...]:
             ("x-turnout-digest", entry.digest),
             ("x-turnout-role", str(route.role)),
             ("x-turnout-epoch", str(route.epoch)),
+            # Metadata is ASCII; what a reason holds beyond that is told in full in the answer.
+            *([("x-turnout-warning", ascii_text(route.warning))] if route.warning else ()),
         )
     return known
+
+
+def ascii_text(text: str) -> str:
+    """Returns `text` with a question mark for each character that may not stand in a header."""
+    return "".join(c if " " <= c <= "~" else "?" for c in text)[:_MAX_WARNING]
 
 
 def _beginning(route: Route) -> bytes:

@@ -10,20 +10,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from turnout.errors import TurnoutError
-from turnout.registry.manifest import Batching, Manifest, Tolerance
-from turnout.registry.signature import DataType, Signature
+from turnout.registry.agreement import differs, tolerance_of
+from turnout.registry.manifest import Batching, Manifest
+from turnout.registry.signature import Signature
 from turnout.serving.session import Run
 from turnout.serving.synthetic import FREE_SIZES, INTEGERS_BELOW, synthetic_inputs
 from turnout.serving.tensor import Array
-
-TOLERANCES: Mapping[DataType, Tolerance] = {
-    DataType.FLOAT64: Tolerance(1e-7, 1e-5),
-    DataType.FLOAT32: Tolerance(1e-5, 1e-3),
-    DataType.FLOAT16: Tolerance(1e-3, 1e-2),
-    DataType.BFLOAT16: Tolerance(1e-2, 5e-2),
-}
-"""How far one output may be from another that should be the same, where the manifest does not say: kernels pick other
-blockings, and so other orders of summation, for other batch sizes. Other dtypes must be equal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +28,7 @@ class BatchPlan:
         output_axes: The axis along which each batched output grows; an output not named is given to every request.
         reason: Why it is so, in words.
         sample: Inputs of one row that the model runs on, for warm-up; None where none were found.
+        mixes: A batch of two ran, and its rows were answered otherwise than alone.
     """
 
     max_rows: int
@@ -43,6 +36,7 @@ class BatchPlan:
     output_axes: Mapping[str, int] = field(default_factory=dict)
     reason: str = ""
     sample: Mapping[str, Array] | None = None
+    mixes: bool = False
 
 
 def prove(run: Run, manifest: Manifest, max_rows: int, golden: Mapping[str, Array] | None) -> BatchPlan:
@@ -66,25 +60,15 @@ def prove(run: Run, manifest: Manifest, max_rows: int, golden: Mapping[str, Arra
     rows = min(max_rows, declared.max_rows or max_rows)
     if sample is None:
         return _unproved(declared, signature, rows, trouble)
-    failure = ""
+    failure, mixes = "", False
     for input_axes in candidates:
-        output_axes, failure = _try_axes(run, manifest, input_axes, sample)
+        output_axes, failure, mixed = _try_axes(run, manifest, input_axes, sample)
+        mixes = mixes or mixed
         if output_axes is not None:
             said = "declared and proved" if declared.axes is not None else "proved"
             axes = ", ".join(f"{name} axis {axis}" for name, axis in input_axes.items())
             return BatchPlan(rows, input_axes, output_axes, f"batched ({said}: {axes})", sample)
-    return BatchPlan(0, reason=f"unbatched: {failure}", sample=sample)
-
-
-def differs(got: Array, expected: Array, tolerance: Tolerance | None) -> bool:
-    """Tells whether two values of one output are further apart than `tolerance` (None: not equal) allows."""
-    if got.shape != expected.shape:
-        return True
-    if tolerance is None or got.dtype == object:
-        return not np.array_equal(got, expected)
-    return not np.allclose(
-        got.astype(np.float64), expected.astype(np.float64), rtol=tolerance.rtol, atol=tolerance.atol, equal_nan=True
-    )
+    return BatchPlan(0, reason=f"unbatched: {failure}", sample=sample, mixes=mixes)
 
 
 def _likely_axes(signature: Signature) -> Iterator[dict[str, int]]:
@@ -126,8 +110,10 @@ def _sample(
 
 def _try_axes(
     run: Run, manifest: Manifest, input_axes: Mapping[str, int], sample: Mapping[str, Array]
-) -> tuple[dict[str, int] | None, str]:
-    """Returns the outputs' batch axes if batching along `input_axes` changes no answer, else None and why not."""
+) -> tuple[dict[str, int] | None, str, bool]:
+    """Returns the outputs' batch axes if batching along `input_axes` changes no answer, else None and why not; and
+    whether rows of a batch were answered otherwise than alone.
+    """
     names = [spec.name for spec in manifest.signature.outputs]
     first, second = _one_row(sample, input_axes), _one_row(_other_values(sample, input_axes), input_axes)
     together = {
@@ -138,22 +124,20 @@ def _try_axes(
         alone = [run(first, names), run(second, names)]
         both = run(together, names)
     except TurnoutError as error:
-        return None, f"a batch of two cannot be run: {error.message}"
+        return None, f"a batch of two cannot be run: {error.message}", False
     axes: dict[str, int] = {}
     for index, spec in enumerate(manifest.signature.outputs):
         one, two, pair = alone[0][index], alone[1][index], both[index]
-        tolerance = (
-            manifest.tolerances.get(spec.name) or manifest.tolerances.get(spec.dtype) or TOLERANCES.get(spec.dtype)
-        )
+        tolerance = tolerance_of(manifest, spec)
         axis = _growing_axis(one, pair)
         if axis is None:
             if differs(one, pair, tolerance) or differs(two, pair, tolerance):
-                return None, f"output {spec.name} does not grow with the batch"
+                return None, f"output {spec.name} does not grow with the batch", False
             continue
         if differs(pair, np.concatenate([one, two], axis=axis), tolerance):
-            return None, f"output {spec.name} of a batch of two differs from two single answers"
+            return None, f"output {spec.name} of a batch of two differs from two single answers", True
         axes[spec.name] = axis
-    return (axes, "") if axes else (None, "no output grows with the batch")
+    return (axes, "", False) if axes else (None, "no output grows with the batch", False)
 
 
 def _growing_axis(one: Array, two: Array) -> int | None:

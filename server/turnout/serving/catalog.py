@@ -82,6 +82,19 @@ class ModelEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Damaged:
+    """One model's versions whose manifests cannot be read any more.
+
+    Attributes:
+        reasons: What is wrong, by version.
+        declarations: Of the model.
+    """
+
+    reasons: Mapping[Version, str]
+    declarations: Declarations
+
+
+@dataclass(frozen=True, slots=True)
 class CatalogSnapshot:
     """All models as the server saw them at one moment.
 
@@ -89,11 +102,13 @@ class CatalogSnapshot:
         models: By name, sorted.
         generation: Grows by one with each snapshot; caches of resolutions hang on it.
         complete: True once every version that should be loaded has been Ready or Failed.
+        damaged: By model. Nothing is known of these versions but that they were published.
     """
 
     models: Mapping[str, ModelEntry] = field(default_factory=dict)
     generation: int = 0
     complete: bool = False
+    damaged: Mapping[str, Damaged] = field(default_factory=dict)
 
     def model(self, name: str) -> ModelEntry:
         """Returns the model of that name.

@@ -20,6 +20,8 @@ from turnout.serving.tensor import Array
 from turnout.telemetry.logging import AccessLog
 from turnout.telemetry.metrics import Metrics, RoleRecorder
 
+_WARNED = "warning told"
+
 
 class Role(StrEnum):
     """How a version came to answer."""
@@ -50,6 +52,7 @@ class Route:
         recorder: Counts what the version does in that role.
         observer: Is told of the answers; None where nobody wants to know.
         lane: Queue of the version that it goes through: "" for the one that everybody shares.
+        warning: What the caller should know; "" for nothing.
         memo: What protocols have worked out about the route, by a name of theirs; it goes when the route does.
     """
 
@@ -60,16 +63,23 @@ class Route:
     recorder: RoleRecorder
     observer: AnswerObserver | None = None
     lane: str = ""
+    warning: str = ""
     memo: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def to(
-        cls, entry: VersionEntry, role: Role, epoch: int = 0, observer: AnswerObserver | None = None, lane: str = ""
+        cls,
+        entry: VersionEntry,
+        role: Role,
+        epoch: int = 0,
+        observer: AnswerObserver | None = None,
+        lane: str = "",
+        warning: str = "",
     ) -> Self:
         """Makes the route to a version that is Ready."""
         handle = entry.handle
         assert handle is not None, "a version that is Ready has a handle"
-        return cls(entry, role, epoch, handle, handle.recorder.role(role), observer, lane)
+        return cls(entry, role, epoch, handle, handle.recorder.role(role), observer, lane, warning)
 
     @property
     def part(self) -> str:
@@ -237,6 +247,9 @@ class Inference:
             raise
         route.recorder.decisions += 1
         request.route = route
+        if route.warning and _WARNED not in route.memo:
+            route.memo[_WARNED] = True  # once a route and state of the world, not once a request
+            self._access.warned(request, route)
         if route.handle.arms and not request.counted:
             request.counted = [(meter, meter.admit()) for meter in route.handle.arms.get(route.part, ())]
         return route

@@ -30,7 +30,7 @@ _PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """Serves until the input ends."""
-    _die_with_parent()
+    die_with_parent()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is what this process is for
     reader, writer = _protocol()
     step_back()
@@ -124,7 +124,8 @@ def _send(writer: BinaryIO, frame: bytes) -> None:
         data = data[writer.write(data) :]
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Has this process end when the thread that started it does; `argv[1]` is that process's id."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != int(sys.argv[1]):  # it died before that was asked for

@@ -24,10 +24,13 @@ class Wish:
         load: As configured.
         asked: What operators asked of single versions since the server started: True to load, False to unload. It goes
             before `load`.
+        yanked: Yanked versions are kept where they would be if they were not, for pins to them; they take no other's
+            place.
     """
 
     load: Load
     asked: Mapping[Version, bool]
+    yanked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +47,27 @@ def wanted(wish: Wish, versions: Sequence[Version], declarations: Declarations, 
     Args:
         wish: What is configured and was asked for.
         versions: That exist.
-        declarations: Standings and tags; a yanked version is loaded only where an operator asks for it.
+        declarations: Standings and tags; a yanked version is loaded only where an operator asks for it, or where they
+            are wanted.
         resolve: Finds what a selector of the configuration names.
     """
     eligible = [v for v in versions if declarations.standing(v) is not Standing.YANKED]
-    if isinstance(wish.load, LoadAll):
-        chosen = set(eligible)
-    elif isinstance(wish.load, LoadLatest):
-        chosen = set(sorted(eligible)[-wish.load.count :])
-    else:
-        found = (resolve(selector, eligible, declarations) for selector in wish.load.selectors)
-        chosen = {version for version in found if version is not None}
+    chosen = _configured(wish.load, eligible, declarations, resolve)
+    if wish.yanked:
+        chosen |= _configured(wish.load, versions, declarations, resolve)
     for version, asked in wish.asked.items():
         if version in versions:
             (chosen.add if asked else chosen.discard)(version)
     return chosen
+
+
+def _configured(load: Load, versions: Sequence[Version], declarations: Declarations, resolve: Resolve) -> set[Version]:
+    if isinstance(load, LoadAll):
+        return set(versions)
+    if isinstance(load, LoadLatest):
+        return set(sorted(versions)[-load.count :])
+    found = (resolve(selector, versions, declarations) for selector in load.selectors)
+    return {version for version in found if version is not None}
 
 
 def moves(wanted: set[Version], states: Mapping[Version, LifecycleState]) -> Moves:

@@ -20,6 +20,7 @@ from turnout.registry.golden import read_cases
 from turnout.registry.listing import Published
 from turnout.registry.manifest import MODEL_FILE
 from turnout.registry.repository import Repository
+from turnout.registry.trust import Trust
 from turnout.serving import providers
 from turnout.serving.batchability import BatchPlan, prove
 from turnout.serving.binding import BoundRunner, bindable, pinned_allocator
@@ -84,6 +85,7 @@ def load(
         on_loaded: Called when it is in memory and warm-up begins.
 
     Raises:
+        NotTrusted: No trusted key signed it, and the settings ask for that.
         DigestMismatch: Its bytes are not those that were published.
         ModelFailure, MemoryBudgetExceeded: ONNX Runtime cannot load it.
         ConfigError: A provider was asked for that cannot be used here.
@@ -93,6 +95,7 @@ def load(
     if runtime.intra_op_threads == 1:  # a thread pool of the session would inherit the low priority
         step_back()
     manifest = published.manifest
+    Trust.of(settings.signing).check(repository, published)  # first: it reads a few hundred bytes
     repository.verify(manifest.model, manifest.version, expected=published.digest)
     directory = repository.directory(manifest.model, manifest.version)
     names = providers.choose([] if runtime.providers == "auto" else [str(p) for p in runtime.providers])

@@ -5,7 +5,7 @@ and starts loads and unloads beside the traffic. Each version's state moves only
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -16,31 +16,25 @@ from structlog.typing import FilteringBoundLogger
 from turnout.config import Settings
 from turnout.errors import (
     ChangeRefused,
-    ConfigError,
     DigestMismatch,
-    MemoryBudgetExceeded,
     ModelFailure,
     NotLoaded,
+    NotTrusted,
     TurnoutError,
     VersionNotFound,
 )
-from turnout.registry.listing import Published
+from turnout.registry.listing import Listing, Published
+from turnout.registry.manifest import MANIFEST_FILE
 from turnout.registry.repository import Repository
 from turnout.registry.standing import Declared
-from turnout.serving.catalog import Catalog, CatalogSnapshot, ModelEntry, VersionEntry
+from turnout.serving.catalog import Catalog, CatalogSnapshot, Damaged, ModelEntry, VersionEntry
 from turnout.serving.handle import VersionHandle
 from turnout.serving.lifecycle import LifecycleState, step
 from turnout.serving.load_policy import Resolve, Wish, moves, wanted
 from turnout.serving.loader import load
+from turnout.serving.outcomes import load_outcome
 from turnout.telemetry.metrics import KnownVersion, Metrics
-from turnout.telemetry.resources import LoadOutcome
 
-_OUTCOMES = (
-    (DigestMismatch, LoadOutcome.DIGEST_MISMATCH),
-    (MemoryBudgetExceeded, LoadOutcome.MEMORY),
-    (ModelFailure, LoadOutcome.MODEL),
-    (ConfigError, LoadOutcome.CONFIG),
-)
 _NOT_IN_MEMORY = {LifecycleState.NEW, LifecycleState.UNLOADED, LifecycleState.FAILED}
 
 
@@ -82,6 +76,7 @@ class Manager:
         self._declarations = Declared()
         self._asked: dict[str, dict[Version, bool]] = {}
         self._present: set[tuple[str, Version]] = set()
+        self._damaged: dict[str, dict[Version, str]] = {}
         self._tasks: dict[tuple[str, Version], asyncio.Task[None]] = {}
         self._refreshing = asyncio.Lock()
         self._loads = ThreadPoolExecutor(settings.loading.concurrency, thread_name_prefix="load")
@@ -95,11 +90,13 @@ class Manager:
             TurnoutError: The repository or the state store cannot be read; what was known stays in force.
         """
         async with self._refreshing:
-            published, declared = await asyncio.gather(
-                asyncio.to_thread(self._repository.published), asyncio.to_thread(self._declared)
+            listing, declared = await asyncio.gather(
+                asyncio.to_thread(self._repository.scan), asyncio.to_thread(self._declared)
             )
+            if declared.revision != self._declarations.revision:
+                self._look_again(declared)
             self._declarations = declared
-            self._take_in(published)
+            self._take_in(listing)
             self.reconcile()
             self._begun = True
             self._swap()
@@ -172,14 +169,22 @@ class Manager:
 
     def _wanted(self, model: str) -> set[Version]:
         present = [version for version in self._entries[model] if (model, version) in self._present]
-        wish = Wish(self._settings.for_model(model).load, self._asked.get(model, {}))
+        yanked = self._settings.routing.yanked_pins == "warn"
+        wish = Wish(self._settings.for_model(model).load, self._asked.get(model, {}), yanked)
         chosen = wanted(wish, present, self._declarations.of(model), self._resolve)
         return chosen | (self._held(model).keys() & set(present))
 
-    def _take_in(self, published: Iterable[Published]) -> None:
+    def _take_in(self, listing: Listing) -> None:
         """Notes what exists on disk. A version in memory stays what it was when it was loaded."""
         self._present = set()
-        for item in published:
+        self._damaged = {}
+        for problem in listing.problems:
+            if problem.damaged:
+                version = Version.parse(problem.version)
+                self._damaged.setdefault(problem.model, {})[version] = problem.reason
+                if version in self._entries.get(problem.model, {}):
+                    self._present.add((problem.model, version))
+        for item in listing.published:
             model, version = item.manifest.model, item.manifest.version
             self._present.add((model, version))
             entries = self._entries.setdefault(model, {})
@@ -187,6 +192,15 @@ class Manager:
             if known is None or (known.digest != item.digest and known.state in _NOT_IN_MEMORY):
                 standing = self._declarations.of(model).standing(version)
                 entries[version] = VersionEntry(item.manifest, item.digest, standing, LifecycleState.NEW)
+
+    def _look_again(self, declared: Declared) -> None:
+        """Has versions loaded anew that may be fit by now: somebody signed them, or recorded their publication."""
+        for model, entries in self._entries.items():
+            before, after = self._declarations.of(model).digests, declared.of(model).digests
+            for version, entry in entries.items():
+                anew = isinstance(entry.failure, DigestMismatch) and before.get(version) != after.get(version)
+                if anew or isinstance(entry.failure, NotTrusted):
+                    entries[version] = VersionEntry(entry.manifest, entry.digest, entry.standing, LifecycleState.NEW)
 
     def _drop_gone(self) -> None:
         """Forgets versions that are on disk no more; those in service are unloaded first, as nobody wants them."""
@@ -235,7 +249,10 @@ class Manager:
         def warming() -> None:
             loop.call_soon_threadsafe(self._move, model, version, LifecycleState.WARMING)
 
+        stated = self._declarations.of(model).digests.get(version, entry.digest)
         try:
+            if stated != entry.digest:
+                raise DigestMismatch(f"{model} {version}: {MANIFEST_FILE} is not what was published")
             loaded = await loop.run_in_executor(
                 self._loads,
                 load,
@@ -252,7 +269,7 @@ class Manager:
             self._failed(entry, _unexpected(error))
             return
         recorder = self._metrics.version(model, str(version), entry.digest, [ms / 1e3 for ms in settings.slo_ms])
-        self._metrics.server.loads[model, str(LoadOutcome.READY)] += 1
+        self._metrics.server.loads[model, load_outcome(None)] += 1
         recorder.load_seconds = loaded.seconds
         recorder.memory_bytes = dict(loaded.memory_bytes)
         handle = VersionHandle(entry.manifest, loaded, settings, recorder)
@@ -279,7 +296,7 @@ class Manager:
         self._log.info("version unloaded", model=model, version=str(version))
 
     def _failed(self, entry: VersionEntry, error: TurnoutError) -> None:
-        self._metrics.server.loads[entry.model, str(_outcome(error))] += 1
+        self._metrics.server.loads[entry.model, load_outcome(error)] += 1
         self._move(entry.model, entry.version, LifecycleState.FAILED, reason=error.message, failure=error)
         self._log.error(
             "version failed to load", model=entry.model, version=str(entry.version), reason=error.message,
@@ -306,18 +323,15 @@ class Manager:
             }
             models[model] = ModelEntry(model, entries, declarations)
         self._metrics.known = [
-            KnownVersion(m.name, str(e.version), e.digest, str(e.state), str(_outcome(e.failure)) if e.failure else "")
+            KnownVersion(m.name, str(e.version), e.digest, str(e.state), load_outcome(e.failure) if e.failure else "")
             for m in models.values()
             for e in m.versions.values()
         ]
         last = self._catalog.snapshot
         settled = all(e.state.settled for m in models.values() for e in m.versions.values())
         complete = last.complete or (self._begun and settled)
-        self._catalog.swap(CatalogSnapshot(models, last.generation + 1, complete))
-
-
-def _outcome(error: TurnoutError) -> LoadOutcome:
-    return next((outcome for kind, outcome in _OUTCOMES if isinstance(error, kind)), LoadOutcome.OTHER)
+        damaged = {model: Damaged(reasons, self._declarations.of(model)) for model, reasons in self._damaged.items()}
+        self._catalog.swap(CatalogSnapshot(models, last.generation + 1, complete, damaged))
 
 
 def _unexpected(error: Exception) -> ModelFailure:

@@ -4,7 +4,10 @@ import contextlib
 import ctypes
 import gc
 import os
+from collections.abc import Iterable
 from pathlib import Path
+
+from turnout.telemetry.resources import Memory
 
 _STATM = Path("/proc/self/statm")
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -55,9 +58,15 @@ def used_bytes(device: str) -> int:
     return resident_bytes() if device == "cpu" else cuda_used_bytes(int(device.partition(":")[2]))
 
 
-def used_and_limit(device: str) -> tuple[int, int]:
-    """Returns what is in use on a device, as `used_bytes`, and the most that may be; 0 for what is not known."""
-    return (resident_bytes(), limit_bytes()) if device == "cpu" else cuda_bytes(int(device.partition(":")[2]))
+def memory_of(devices: Iterable[str]) -> dict[str, Memory]:
+    """Returns what is in use on each device and the most that may be; without those of which that is not known."""
+    found = {
+        device: Memory(resident_bytes(), limit_bytes())
+        if device == "cpu"
+        else Memory(*cuda_bytes(int(device.partition(":")[2])))
+        for device in devices
+    }
+    return {device: memory for device, memory in found.items() if memory.limit}
 
 
 def give_back() -> None:

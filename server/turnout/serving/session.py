@@ -56,7 +56,14 @@ class Session:
     """
 
     def __init__(
-        self, model: Path, signature: Signature, providers: Sequence[str], device_id: int, runtime: Runtime
+        self,
+        model: Path,
+        signature: Signature,
+        providers: Sequence[str],
+        device_id: int,
+        runtime: Runtime,
+        *,
+        prepack: bool = True,
     ) -> None:
         """Reads and optimises the graph; takes as long as that takes, without holding the GIL.
 
@@ -66,14 +73,19 @@ class Session:
             providers: ONNX Runtime's names, in order of preference.
             device_id: Of a GPU provider.
             runtime: The model's settings.
+            prepack: Copy weights into the form that kernels like best: quicker, and in memory twice where the first
+                form is only mapped.
 
         Raises:
             ModelFailure: ONNX Runtime cannot load the model.
             MemoryBudgetExceeded: It does not fit the memory it may take.
         """
+        options = _options(runtime)
+        if not prepack:
+            options.add_session_config_entry("session.disable_prepacking", "1")
         try:
             self._session: Any = ort.InferenceSession(
-                str(model), _options(runtime), providers=_with_options(providers, device_id, runtime)
+                str(model), options, providers=_with_options(providers, device_id, runtime)
             )
         except Exception as error:
             raise _translated(error, "ONNX Runtime cannot load it") from error

@@ -79,8 +79,7 @@ class Change:
         self.connection.execute(update(schema.revision).values(number=number))
         time = self.now().astimezone(UTC)
         event = Event(number, time, self.model, kind, subject, self.actor, self.reason, payload)
-        events.append(self.connection, event)
-        return event
+        return events.append(self.connection, event)
 
 
 def version_key(version: Version) -> str:

@@ -1,8 +1,8 @@
 """The log of changes: who declared what, when, and why."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -10,14 +10,23 @@ from typing import Any
 import rfc8785
 from sqlalchemy import Connection, Row, insert, select
 
-from turnout.state import schema
+from turnout.state import chain, schema
 
 
 class EventKind(StrEnum):
     """What happened."""
 
+    PUBLISHED = "published"
+    """A version came to exist. Payload: version, digest; found, true, where another than its publisher recorded it;
+    replaced, the digest that it had before, where a version was removed by hand and published anew."""
     RELEASED = "released"
     """A version became fit for general traffic. Payload: version."""
+    YANKED = "yanked"
+    """A version was withdrawn. Payload: version, previous (its standing before)."""
+    UNYANKED = "unyanked"
+    """A withdrawn version became a candidate again. Payload: version."""
+    SIGNED = "signed"
+    """Somebody signed a version's digest. Payload: version, digest, key (its id)."""
     WITHDRAWN = "withdrawn"
     """A released version became a candidate again: the rollout that released it took it back. Payload: version."""
     TAG_SET = "tag_set"
@@ -43,6 +52,8 @@ class Event:
         actor: Who asked for it; empty where they did not say.
         reason: Why; empty where they did not say.
         payload: The change itself, as JSON values.
+        previous: Hash of the event before; `turnout.state.chain`.
+        hash: Its own.
     """
 
     id: int
@@ -53,6 +64,8 @@ class Event:
     actor: str
     reason: str
     payload: Mapping[str, Any] = field(default_factory=dict)
+    previous: str = field(default="", compare=False)
+    hash: str = field(default="", compare=False)
 
 
 def time_text(time: datetime) -> str:
@@ -60,31 +73,44 @@ def time_text(time: datetime) -> str:
     return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def append(connection: Connection, event: Event) -> None:
-    """Writes `event`; its payload in the one form that RFC 8785 gives it, so that its characters can be signed."""
-    connection.execute(
-        insert(schema.events).values(
-            id=event.id,
-            time=time_text(event.time),
-            model=event.model,
-            kind=str(event.kind),
-            subject=event.subject,
-            actor=event.actor,
-            reason=event.reason,
-            payload=rfc8785.dumps(dict(event.payload)).decode(),
-        )
-    )
+def append(connection: Connection, event: Event) -> Event:
+    """Writes `event` as the next of the chain, and returns it with its hashes.
+
+    The caller holds the lock on the revision, so that nobody else appends. The payload is kept in the one form that RFC
+    8785 gives it.
+    """
+    previous = chain.head(connection).hash
+    row = {
+        "id": event.id,
+        "time": time_text(event.time),
+        "model": event.model,
+        "kind": str(event.kind),
+        "subject": event.subject,
+        "actor": event.actor,
+        "reason": event.reason,
+        "payload": rfc8785.dumps(dict(event.payload)).decode(),
+    }
+    digest = chain.event_hash(row, previous)
+    connection.execute(insert(schema.events).values(**row, previous=previous, hash=digest))
+    return replace(event, previous=previous, hash=digest)
 
 
-def latest(connection: Connection, model: str | None, limit: int) -> list[Event]:
-    """Reads the last `limit` events, of one model or of all, newest first."""
+def latest(
+    connection: Connection, model: str | None, limit: int, kinds: Collection[EventKind] = (), subject: str | None = None
+) -> list[Event]:
+    """Reads the last `limit` events, newest first: of one model, of some kinds, about one subject, or of all."""
     query = select(schema.events).order_by(schema.events.c.id.desc()).limit(limit)
     if model is not None:
         query = query.where(schema.events.c.model == model)
-    return [_event(row) for row in connection.execute(query)]
+    if kinds:
+        query = query.where(schema.events.c.kind.in_([str(kind) for kind in kinds]))
+    if subject is not None:
+        query = query.where(schema.events.c.subject == subject)
+    return [read(row) for row in connection.execute(query)]
 
 
-def _event(row: Row[Any]) -> Event:
+def read(row: Row[Any]) -> Event:
+    """Returns a row of the table as an event."""
     return Event(
         id=row.id,
         time=datetime.fromisoformat(row.time),
@@ -94,4 +120,6 @@ def _event(row: Row[Any]) -> Event:
         actor=row.actor,
         reason=row.reason,
         payload=json.loads(row.payload),
+        previous=row.previous,
+        hash=row.hash,
     )

@@ -60,15 +60,15 @@ def as_kept(document: Mapping[str, Any]) -> dict[str, Any]:
     if level:
         raise InvalidRequest.at("document", f"expected at most {DOCUMENT_DEPTH} levels, got more")
     try:
-        text = rfc8785.dumps(dict(document))
-        kept: dict[str, Any] = json.loads(text, parse_int=_whole)
+        data = rfc8785.dumps(dict(document))
+        kept: dict[str, Any] = json.loads(data, parse_int=_whole)
     except ValueError:
         raise InvalidRequest.at(
             "document",
             "expected JSON values: text that UTF-8 can hold, finite numbers, whole numbers below 2^53",
         ) from None
-    if len(text) > DOCUMENT_SIZE:
-        raise InvalidRequest.at("document", f"expected at most {DOCUMENT_SIZE} bytes of JSON, got {len(text)}")
+    if len(data) > DOCUMENT_SIZE:
+        raise InvalidRequest.at("document", f"expected at most {DOCUMENT_SIZE} bytes of JSON, got {len(data)}")
     return kept
 
 
@@ -83,9 +83,14 @@ def append(connection: Connection, record: PolicyRecord) -> None:
             action=record.action,
             actor=record.actor,
             reason=record.reason,
-            document=rfc8785.dumps(dict(record.document)).decode(),
+            document=text(record.document),
         )
     )
+
+
+def text(document: Mapping[str, Any]) -> str:
+    """Returns a document, which is as `as_kept` returns it, as the characters that are kept."""
+    return rfc8785.dumps(dict(document)).decode()
 
 
 def in_force(connection: Connection) -> list[PolicyRecord]:

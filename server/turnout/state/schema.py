@@ -24,6 +24,8 @@ NAME_LENGTH = 63
 ACTOR_LENGTH = 256
 REASON_LENGTH = 1024
 ACTION_LENGTH = 32
+HASH_LENGTH = 71
+"""Characters of `sha256:` and 64 digits."""
 
 METADATA = MetaData(
     # Every constraint has a name, so that a later migration can change it on both databases.
@@ -76,9 +78,13 @@ events = Table(
     Column("actor", String(ACTOR_LENGTH), nullable=False),
     Column("reason", String(REASON_LENGTH), nullable=False),
     Column("payload", Text, nullable=False),
+    # `turnout.state.chain` says of what.
+    Column("previous", String(HASH_LENGTH), nullable=False),
+    Column("hash", String(HASH_LENGTH), nullable=False),
     Index(None, "model", "id"),
+    Index(None, "kind", "id"),
 )
-"""Every change there ever was. Triggers refuse to change or remove a row."""
+"""Every change there ever was, as a chain. Triggers refuse to change or remove a row."""
 
 policies = Table(
     "policies",

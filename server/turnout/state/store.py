@@ -3,36 +3,34 @@
 Kept in a database that several servers may share.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
 from semver import Version
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, select
 
-from turnout.errors import NotFound, TagNotFound
+from turnout.errors import NotFound
 from turnout.registry.standing import Declarations, Declared, Standing
-from turnout.state import events, migrations, policies, rollouts, schema
-from turnout.state.change import Change, check_limit, check_model, check_text, version_key
+from turnout.state import audit, chain, events, migrations, policies, rollouts, schema
+from turnout.state.audit import Audit
+from turnout.state.chain import Head
+from turnout.state.change import check_limit, check_model, check_text
+from turnout.state.declaring import Declaring, yank_reasons
 from turnout.state.engine import LOCK_WAIT, Database, Location
 from turnout.state.events import Event, EventKind
 from turnout.state.policies import PolicyRecord
 from turnout.state.rollouts import RolloutRecord, RolloutWrite
 
 
-class StateStore:
-    """The declarations about all models, and their policies.
+class StateStore(Declaring):
+    """The declarations about all models, their policies and rollouts, and the log of all changes.
 
     Its methods block, and may be called from any thread; any number of processes may have the same store open. Every
     change makes a new revision and writes one event, in one transaction with the change itself.
     """
-
-    def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
-        self._database = database
-        self._now = now
 
     @classmethod
     def open(
@@ -90,127 +88,30 @@ class StateStore:
         """
         standings: dict[str, dict[Version, Standing]] = {}
         tags: dict[str, dict[str, Version]] = {}
+        reasons: dict[str, dict[Version, str]] = {}
+        digests: dict[str, dict[Version, str]] = {}
         with self._database.reading() as connection:
             number = _revision(connection)
             for row in connection.execute(select(schema.standings)):
                 standings.setdefault(row.model, {})[Version.parse(row.version)] = Standing(row.standing)
             for row in connection.execute(select(schema.tags)):
                 tags.setdefault(row.model, {})[row.tag] = Version.parse(row.version)
+            yanked = [
+                (m, v) for m, known in standings.items() for v, is_so in known.items() if is_so is Standing.YANKED
+            ]
+            for (model, version), reason in yank_reasons(connection, yanked).items():
+                reasons.setdefault(model, {})[version] = reason
+            for (model, text), digest in audit.published(connection).items():
+                digests.setdefault(model, {})[Version.parse(text)] = digest
         return Declared(
             number,
             {
-                model: Declarations(standings.get(model, {}), tags.get(model, {}))
-                for model in standings.keys() | tags.keys()
+                model: Declarations(
+                    standings.get(model, {}), tags.get(model, {}), reasons.get(model, {}), digests.get(model, {})
+                )
+                for model in standings.keys() | tags.keys() | digests.keys()
             },
         )
-
-    def release(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
-        """Declares a version fit for general traffic.
-
-        Args:
-            model: Its model.
-            version: Which; whether it was published is for the caller to know.
-            actor: Who asks, at most 256 bytes.
-            reason: Why, at most 1,024 bytes.
-
-        Returns:
-            False where it was released already; nothing is changed or logged then.
-
-        Raises:
-            InvalidRequest: The version is yanked, or an argument is too long.
-            Unavailable: The database cannot be used now.
-        """
-        check_text("version", str(version), schema.VERSION_LENGTH)
-        with self._change(model, actor, reason) as change:
-            if change.standing(version) is Standing.RELEASED:
-                return False
-            change.refuse_yanked(version)
-            change.connection.execute(
-                insert(schema.standings).values(
-                    model=model, version=version_key(version), standing=Standing.RELEASED.value
-                )
-            )
-            change.record(EventKind.RELEASED, str(version), {"version": str(version)})
-        return True
-
-    def withdraw(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
-        """Makes a released version a candidate again: a rollout that released it has taken it back.
-
-        Returns:
-            False where it is not released; nothing is changed or logged then.
-
-        Raises:
-            InvalidRequest: An argument is too long.
-            Unavailable: The database cannot be used now.
-        """
-        with self._change(model, actor, reason) as change:
-            if change.standing(version) is not Standing.RELEASED:
-                return False
-            change.connection.execute(
-                delete(schema.standings).where(
-                    schema.standings.c.model == model, schema.standings.c.version == version_key(version)
-                )
-            )
-            change.record(EventKind.WITHDRAWN, str(version), {"version": str(version)})
-        return True
-
-    def set_tag(self, model: str, tag: str, version: Version, *, actor: str, reason: str) -> Version | None:
-        """Makes a tag name a version.
-
-        Args:
-            model: Its model.
-            tag: Its name, at most 63 bytes; that it reads as no version or range is for the caller to know.
-            version: What it shall name.
-            actor: Who asks, at most 256 bytes.
-            reason: Why, at most 1,024 bytes.
-
-        Returns:
-            The version that it named before, None where it is new. Where that is the same, nothing is
-            changed or logged.
-
-        Raises:
-            InvalidRequest: The version is yanked, or an argument is too long.
-            Unavailable: The database cannot be used now.
-        """
-        check_text("version", str(version), schema.VERSION_LENGTH)
-        check_text("tag", tag, schema.NAME_LENGTH, least=1)
-        with self._change(model, actor, reason) as change:
-            change.refuse_yanked(version)
-            previous = change.tags().get(tag)
-            if previous == str(version):
-                return version
-            if previous is None:
-                change.connection.execute(insert(schema.tags).values(model=model, tag=tag, version=str(version)))
-            else:
-                change.connection.execute(update(schema.tags).where(*_is_tag(model, tag)).values(version=str(version)))
-            change.record(EventKind.TAG_SET, tag, {"tag": tag, "version": str(version), "previous": previous})
-        return None if previous is None else Version.parse(previous)
-
-    def delete_tag(self, model: str, tag: str, *, actor: str, reason: str) -> Version:
-        """Removes a tag.
-
-        Args:
-            model: Its model.
-            tag: Its name.
-            actor: Who asks, at most 256 bytes.
-            reason: Why, at most 1,024 bytes.
-
-        Returns:
-            The version that it named.
-
-        Raises:
-            TagNotFound: The model has no such tag; names the nearest.
-            InvalidRequest: An argument is too long.
-            Unavailable: The database cannot be used now.
-        """
-        check_text("tag", tag, schema.NAME_LENGTH, least=1)
-        with self._change(model, actor, reason) as change:
-            known = change.tags()
-            if tag not in known:
-                raise TagNotFound.of(model, tag, sorted(known))
-            change.connection.execute(delete(schema.tags).where(*_is_tag(model, tag)))
-            change.record(EventKind.TAG_DELETED, tag, {"tag": tag, "previous": known[tag]})
-        return Version.parse(known[tag])
 
     def policies(self) -> dict[str, PolicyRecord]:
         """Returns the policy in force of each model that ever had one; its document is empty where it has none now.
@@ -256,7 +157,15 @@ class StateStore:
         raise NotFound(f"there is no epoch {epoch}: the policy of {model} has had {were}")
 
     def put_policy(
-        self, model: str, document: Mapping[str, Any], *, expected_epoch: int, action: str, actor: str, reason: str
+        self,
+        model: str,
+        document: Mapping[str, Any],
+        *,
+        expected_epoch: int,
+        action: str,
+        actor: str,
+        reason: str,
+        needs: Iterable[Version] = (),
     ) -> PolicyRecord:
         """Puts the next epoch of a model's policy in force, if the one before is still the one that was looked at.
 
@@ -268,20 +177,23 @@ class StateStore:
             action: What is done, in a word of 1 to 32 bytes.
             actor: Who asks, at most 256 bytes.
             reason: Why, at most 1,024 bytes.
+            needs: Versions that must not be yanked at the moment of the change.
 
         Returns:
             What is in force now, its document as it will be read again.
 
         Raises:
             Conflict: Another epoch is in force; says which, who set it, and why.
-            InvalidRequest: The document is too large or too deep, or JSON cannot hold it; or another argument is too
-                long.
+            InvalidRequest: The document is too large or too deep, or JSON cannot hold it; another argument is too
+                long; or a version that it needs is yanked.
             Unavailable: The database cannot be used now.
         """
         check_text("action", action, schema.ACTION_LENGTH, least=1)
         kept = policies.as_kept(document)
         with self._change(model, actor, reason) as change:
             change.refuse_other_epoch(expected_epoch)
+            for version in needs:
+                change.refuse_yanked(version)
             epoch = expected_epoch + 1
             payload = {"epoch": epoch, "action": action, "document": kept}
             event = change.record(EventKind.POLICY_CHANGED, f"epoch {epoch}", payload)
@@ -356,21 +268,36 @@ class StateStore:
         with self._database.reading() as connection:
             return events.latest(connection, model, limit)
 
-    @contextmanager
-    def _change(self, model: str, actor: str, reason: str) -> Iterator[Change]:
-        """A transaction that may record a change of `model`; no other one changes anything until it ends."""
-        check_model(model)
-        check_text("actor", actor, schema.ACTOR_LENGTH)
-        check_text("reason", reason, schema.REASON_LENGTH)
-        with self._database.writing() as connection:
-            # SQLite knows no FOR UPDATE, and SQLAlchemy leaves it out there: BEGIN IMMEDIATE has locked all.
-            number = connection.execute(select(schema.revision.c.number).with_for_update()).scalar_one()
-            yield Change(connection, int(number), model, actor, reason, self._now)
+    def head(self) -> Head:
+        """Returns the last event of the log in short, for somebody to keep elsewhere.
+
+        Raises:
+            Unavailable: The database cannot be used now.
+        """
+        with self._database.reading() as connection:
+            return chain.head(connection)
+
+    def audit(self, kept: Head | None = None) -> Audit:
+        """Reads the whole log and says whether it is what was written, and whether the other tables say what it says.
+
+        Args:
+            kept: A head that was written down before.
+
+        Raises:
+            Unavailable: The database cannot be used now.
+        """
+        with self._database.reading() as connection:
+            return audit.read(connection, kept)
+
+    def published(self) -> Mapping[tuple[str, str], str]:
+        """Returns the digest of every version whose publication was recorded, by model and version.
+
+        Raises:
+            Unavailable: The database cannot be used now.
+        """
+        with self._database.reading() as connection:
+            return audit.published(connection)
 
 
 def _revision(connection: Connection) -> int:
     return int(connection.execute(select(schema.revision.c.number)).scalar_one())
-
-
-def _is_tag(model: str, tag: str) -> tuple[Any, Any]:
-    return schema.tags.c.model == model, schema.tags.c.tag == tag

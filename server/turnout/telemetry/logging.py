@@ -83,6 +83,18 @@ class AccessLog:
             batch_rows=answer.batch_rows,
         )
 
+    def warned(self, request: Requested, route: Any) -> None:
+        """Logs that requests for a selector are answered, and what their callers are warned of."""
+        self._log.warning(
+            "answered with a warning",
+            request_id=request.request_id[:128],
+            model=request.model,
+            selector=request.selector,
+            version=str(route.entry.version),
+            role=str(route.role),
+            reason=route.warning,
+        )
+
     def failed(self, request: Requested, route: Any, code: str, took: float, error: BaseException) -> None:
         """Logs a request that failed; the cause of a failure inside the server is told here, never to the client."""
         write = self._log.error if code in _SERVER_FAULTS else self._log.warning

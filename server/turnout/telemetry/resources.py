@@ -14,6 +14,8 @@ class LoadOutcome(StrEnum):
     READY = "ready"
     DIGEST_MISMATCH = "digest_mismatch"
     """Its bytes are not those that were published."""
+    NOT_TRUSTED = "not_trusted"
+    """No key that is trusted signed it, where that is required."""
     MEMORY = "memory"
     """It met a memory limit."""
     MODEL = "model"

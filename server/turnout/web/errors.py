@@ -21,9 +21,14 @@ STATUSES: dict[type[BaseException], HTTPStatus] = {
 """By error class; a class not named here has its nearest base's status, and any other error is a 500."""
 
 
+def status_of(error: errors.TurnoutError) -> HTTPStatus:
+    """Returns the status that `error` becomes."""
+    return next((STATUSES[b] for b in type(error).__mro__ if b in STATUSES), HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
 def error_response(error: errors.TurnoutError, request_id: str = "") -> JSONResponse:
     """Returns `error` as `{"error": {"message", "violations", "request_id"}}`, with Retry-After where it helps."""
-    status = next((STATUSES[b] for b in type(error).__mro__ if b in STATUSES), HTTPStatus.INTERNAL_SERVER_ERROR)
+    status = status_of(error)
     body = {
         "error": {
             "message": error.message,

@@ -4,7 +4,7 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from turnout.config import Address
 from turnout.errors import ConfigError, InvalidRequest, ModelFailure, TurnoutError
@@ -35,6 +35,7 @@ class Web:
         ready: Tells whether the server takes requests.
         new_request_id: Makes up the name of a request.
         max_body_bytes: Largest body of a request.
+        console: The console's routes; none where it is off.
     """
 
     inference: Inference
@@ -44,6 +45,7 @@ class Web:
     ready: Callable[[], bool]
     new_request_id: Callable[[], str]
     max_body_bytes: int
+    console: Sequence[BaseRoute] = ()
 
     def application(self) -> Starlette:
         """Returns the ASGI application."""
@@ -54,6 +56,7 @@ class Web:
                 Route("/readyz", self.readyz),
                 Route("/predict/{model}", self.predict, methods=["POST"]),
                 Route("/predict/{model}/{selector}", self.predict, methods=["POST"]),
+                *self.console,
             ]
         )
 
@@ -101,6 +104,7 @@ class Web:
                 "digest": entry.digest,
                 "role": str(result.route.role),
                 "epoch": result.route.epoch,
+                **({"warning": result.route.warning} if result.route.warning else {}),
                 "request_id": call.request_id,
                 "outputs": {name: to_json(array) for name, array in result.outputs},
             }

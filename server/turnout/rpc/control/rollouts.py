@@ -2,9 +2,6 @@
 
 import json
 from collections.abc import AsyncIterator, Callable
-from datetime import datetime
-
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from turnout.errors import InvalidRequest, TurnoutError
 from turnout.registry.names import parse_version
@@ -13,11 +10,9 @@ from turnout.rollout.attempt import Moved, Pause, Rollout
 from turnout.rollout.controller import Rollouts
 from turnout.rollout.plan import Plan
 from turnout.rollout.preview import Previews
-from turnout.rollout.words import lacking
+from turnout.rollout.told import rollout_message, timestamp
 from turnout.rpc.control.calls import Context, check_record, refusing
 from turnout.rpc.errors import abort
-from turnout.state.events import Event
-from turnout.state.rollouts import RolloutRecord
 from turnout_proto.v1 import rollout_pb2 as pb
 
 _MAX_PLAN = 64 << 10
@@ -118,7 +113,7 @@ class RolloutMethods:
         return pb.GetRolloutTicksResponse(
             rollout=rollout_message(rollout, record, events),
             ticks_json=[json.dumps(tick) for _, _, tick in told],
-            times=[_timestamp(time) for _, time, _ in told],
+            times=[timestamp(time) for _, time, _ in told],
             last_tick=told[-1][0] if told else request.after,
             more=len(ticks) > len(told),
         )
@@ -158,45 +153,6 @@ def read_plan(text: str) -> Plan:
     return Plan.from_json(body)
 
 
-def rollout_message(rollout: Rollout, record: RolloutRecord | None, events: list[Event] | None = None) -> pb.Rollout:
-    """Returns a rollout as it stands, with its latest events."""
-    evidence, plan = rollout.evidence, rollout.plan
-    limits = dict(rollout.thresholds) | ({"slo": plan.slo_ms / 1e3} if plan.slo_ms is not None else {})
-    stage = rollout.state.value == "shadowing" and plan.shadow is not None
-    soak = plan.shadow.duration_s if stage and plan.shadow else plan.steps[rollout.step].soak_s
-    if rollout.state.value == "watching":
-        soak = plan.watch_s
-    metrics = []
-    for metric in evidence.metrics:
-        known = evidence.accumulators[metric.name]
-        metrics.append(
-            pb.RolloutMetric(
-                name=metric.name, weight=metric.weight, e_value=evidence.of(metric.name),
-                fit_value=evidence.fit(metric.name),
-                canary_requests=known.canary.requests, canary_bad=known.canary.bad,
-                baseline_requests=known.baseline.requests, baseline_bad=known.baseline.bad,
-                threshold_seconds=limits.get(metric.name, 0.0),
-            )
-        )  # fmt: skip
-    return pb.Rollout(
-        model=rollout.model, attempt=rollout.attempt, candidate=str(rollout.candidate), previous=str(rollout.previous),
-        state=str(rollout.state), step=rollout.step + 1, steps=len(plan.steps), weight=rollout.canary_weight,
-        epoch=rollout.epoch, e_value=evidence.combined, threshold=1 / rollout.alpha, metrics=metrics,
-        pauses=[f"{p.reason}{f' ({p.actor})' if p.actor else ''}" for p in rollout.pauses], verdict=rollout.verdict,
-        step_seconds=rollout.in_state_s if stage or rollout.promoted else rollout.step_s, soak_seconds=soak,
-        plan_json=json.dumps(plan.to_json()), plan_digest=plan.digest, actor=rollout.actor, reason=rollout.reason,
-        started_at=_timestamp(record.started) if record else None,
-        changed_at=_timestamp(record.changed) if record else None,
-        events=[
-            pb.RolloutEvent(
-                kind=e.payload["kind"], text=e.payload["text"], actor=e.payload["actor"], time=_timestamp(e.time)
-            )
-            for e in events or ()
-        ],
-        alpha=rollout.alpha, lacking=lacking(rollout),
-    )  # fmt: skip
-
-
 def _decision(request: pb.CommandRolloutRequest, actor: str, reason: str) -> Callable[[Rollout], Moved]:
     match request.command:
         case pb.ROLLOUT_COMMAND_PAUSE:
@@ -214,9 +170,3 @@ def _decision(request: pb.CommandRolloutRequest, actor: str, reason: str) -> Cal
             return lambda r: overrides.set_weight(r, request.weight, actor, reason)
         case _:
             raise InvalidRequest.at("command", "expected one of RolloutCommand")
-
-
-def _timestamp(time: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(time)
-    return stamp

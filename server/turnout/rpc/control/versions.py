@@ -5,7 +5,9 @@ from typing import Protocol
 
 from semver import Version
 
+from turnout.errors import InvalidRequest
 from turnout.registry.names import parse_version
+from turnout.registry.standing import Standing
 from turnout.rpc.catalog import version_message
 from turnout.rpc.control.calls import Context, check_record, refusing
 from turnout.serving.catalog import Catalog
@@ -20,11 +22,21 @@ class Declarer(Protocol):
         """Releases a version; False where it was released."""
         ...
 
-    def set_tag(self, model: str, tag: str, version: Version, *, actor: str, reason: str) -> Version | None:
+    def yank(self, model: str, version: Version, *, actor: str, reason: str) -> Standing:
+        """Withdraws a version; returns what it was before."""
+        ...
+
+    def unyank(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
+        """Takes a withdrawal back; False where there was none."""
+        ...
+
+    def set_tag(
+        self, model: str, tag: str, version: Version, *, actor: str, reason: str, expect: str | None = None
+    ) -> Version | None:
         """Makes a tag name a version; returns the one it named before."""
         ...
 
-    def delete_tag(self, model: str, tag: str, *, actor: str, reason: str) -> Version:
+    def delete_tag(self, model: str, tag: str, *, actor: str, reason: str, expect: str | None = None) -> Version:
         """Removes a tag; returns the version it named."""
         ...
 
@@ -66,6 +78,36 @@ class VersionMethods:
         return pb.ReleaseVersionResponse(changed=changed)
 
     @refusing
+    async def YankVersion(self, request: pb.YankVersionRequest, context: Context) -> pb.YankVersionResponse:  # noqa: N802
+        """Withdraws a version; in force when the call returns."""
+        check_record(request.actor, request.reason)
+        before = await asyncio.to_thread(
+            self._declarer.yank,
+            request.model,
+            parse_version(request.version),
+            actor=request.actor,
+            reason=request.reason,
+        )
+        await self._manager.refresh()
+        return pb.YankVersionResponse(changed=before is not Standing.YANKED)
+
+    @refusing
+    async def UnyankVersion(self, request: pb.UnyankVersionRequest, context: Context) -> pb.UnyankVersionResponse:  # noqa: N802
+        """Takes a withdrawal back; in force when the call returns."""
+        check_record(request.actor, request.reason)
+        if not request.i_know_why:
+            raise InvalidRequest.at("i_know_why", "expected true: what was withdrawn for a reason comes back")
+        changed = await asyncio.to_thread(
+            self._declarer.unyank,
+            request.model,
+            parse_version(request.version),
+            actor=request.actor,
+            reason=request.reason,
+        )
+        await self._manager.refresh()
+        return pb.UnyankVersionResponse(changed=changed)
+
+    @refusing
     async def SetTag(self, request: pb.SetTagRequest, context: Context) -> pb.SetTagResponse:  # noqa: N802
         """Makes a tag name a version; in force when the call returns."""
         check_record(request.actor, request.reason)
@@ -76,6 +118,7 @@ class VersionMethods:
             parse_version(request.version),
             actor=request.actor,
             reason=request.reason,
+            expect=_expected(request),
         )
         await self._manager.refresh()
         return pb.SetTagResponse(previous_version="" if previous is None else str(previous))
@@ -85,7 +128,19 @@ class VersionMethods:
         """Removes a tag; in force when the call returns."""
         check_record(request.actor, request.reason)
         previous = await asyncio.to_thread(
-            self._declarer.delete_tag, request.model, request.tag, actor=request.actor, reason=request.reason
+            self._declarer.delete_tag,
+            request.model,
+            request.tag,
+            actor=request.actor,
+            reason=request.reason,
+            expect=_expected(request),
         )
         await self._manager.refresh()
         return pb.DeleteTagResponse(previous_version=str(previous))
+
+
+def _expected(request: pb.SetTagRequest | pb.DeleteTagRequest) -> str | None:
+    """Returns what the tag has to name before, as the state store takes it."""
+    if not request.HasField("expected_version"):
+        return None
+    return str(parse_version(request.expected_version)) if request.expected_version else ""

@@ -45,8 +45,9 @@ def render(replay: Replay) -> str:
         quantiles=list(_quantile_rows(replay)),
         ticks=len(replay.told),
         data=_data(plots(replay)),
-        uplot=_vendored("uPlot.iife.min.js"),
-        uplot_css=_vendored("uPlot.min.css"),
+        uplot=_static("vendor/uplot/uPlot.iife.min.js"),
+        uplot_css=_static("vendor/uplot/uPlot.min.css"),
+        plots_js=_static("rollout-plots.js"),
     )
 
 
@@ -129,6 +130,6 @@ def _data(body: Mapping[str, Any]) -> Markup:
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))  # noqa: S704 - escaped
 
 
-def _vendored(name: str) -> Markup:
+def _static(name: str) -> Markup:
     """Returns a file of ours, as it is."""
-    return Markup((files("turnout.web") / "static/vendor/uplot" / name).read_text())  # noqa: S704 - part of the package
+    return Markup((files("turnout.web") / "static" / name).read_text())  # noqa: S704 - part of the package

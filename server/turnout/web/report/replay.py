@@ -81,17 +81,27 @@ class Replay:
         Raises:
             InvalidRequest: The server tells what this release cannot read.
         """
-        plan = read_told_plan(answer.rollout.plan_json)
         try:
             bodies = [json.loads(text) for text in answer.ticks_json]
         except (ValueError, RecursionError):
             raise InvalidRequest("the server tells ticks that are no JSON") from None
         times = [stamp.ToDatetime(UTC) for stamp in answer.times]
-        told = [Told.from_json(time, body) for time, body in zip(times, bodies, strict=True)]
+        return cls.replayed(answer.rollout, list(zip(times, bodies, strict=True)))
+
+    @classmethod
+    def replayed(cls, rollout: pb.Rollout, ticks: Sequence[tuple[datetime, Mapping[str, Any]]]) -> Self:
+        """Computes the evidence again, tick by tick. Raises as `of`.
+
+        Args:
+            rollout: As it stands.
+            ticks: When each was recorded, and what it counted, the oldest first.
+        """
+        plan = read_told_plan(rollout.plan_json)
+        told = [Told.from_json(time, body) for time, body in ticks]
         evidence = [Evidence.start(plan.evidence_metrics, plan.max_duration_s)]
         for one in told:
             evidence.append(evidence[-1].taken(one.tick))
-        return cls(answer.rollout, plan, told, evidence[1:])
+        return cls(rollout, plan, told, evidence[1:])
 
     @property
     def last(self) -> Evidence:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from turnout.rollout.evidence import LEAST_BAD, Metric
+from turnout.rollout.evidence import LEAST_BAD, Fitness, Metric
 from turnout.rollout.plan import Plan
 from turnout.web.report.replay import Replay
 from turnout.web.report.spans import duration_text, share_text
@@ -176,18 +176,16 @@ def _finding(metric: Metric, replay: Replay) -> Finding:
 def _proof(metric: Metric, replay: Replay) -> tuple[bool, str]:
     """Returns whether a metric lets the candidate be promoted, and why."""
     plan, evidence = replay.plan, replay.last
-    seen = evidence.accumulators[metric.name].canary
-    if not metric.promotes:
-        return True, "not asked for"
-    if metric.name in evidence.unproven(plan.beta, plan.exposure_requests):
-        if seen.bad:
-            return False, "not yet"
-        return False, f"no bad one yet, {seen.requests:,} of {max(plan.exposure_requests, 1):,} requests"
-    if evidence.fit(metric.name) >= 1 / plan.beta:
-        return True, "shown"
-    if not seen.bad:
-        return True, f"no bad one in {seen.requests:,} requests"
-    return True, f"shown to be rarer than {share_text(metric.fine_rate)}"
+    seen, enough = evidence.accumulators[metric.name].canary, max(plan.exposure_requests, 1)
+    found = evidence.fitness(metric, plan.beta, plan.exposure_requests)
+    words = {
+        Fitness.NOT_ASKED: "not asked for",
+        Fitness.SHOWN: "shown",
+        Fitness.CLEAN: f"no bad one in {seen.requests:,} requests",
+        Fitness.FINE: f"shown to be rarer than {share_text(metric.fine_rate)}",
+        Fitness.OPEN: "not yet" if seen.bad else f"no bad one yet, {seen.requests:,} of {enough:,} requests",
+    }
+    return found.fit, words[found]
 
 
 def _reading(replay: Replay, findings: tuple[Finding, ...]) -> Iterator[str]:

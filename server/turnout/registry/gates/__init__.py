@@ -1,0 +1,36 @@
+"""What a version must pass before it is committed, one gate a file.
+
+`gate` says what a gate is, `plan` what `gates.toml` may ask of them, `standard` which run and in which order.
+"""
+
+from turnout.registry.gates.gate import (
+    NEVER_SKIPPED,
+    Candidate,
+    Gate,
+    GateRefused,
+    GateReport,
+    GateResult,
+    GateVerdict,
+    Outcome,
+    Parent,
+    Skip,
+    Watch,
+    check_skips,
+    run_gates,
+)
+
+__all__ = [
+    "NEVER_SKIPPED",
+    "Candidate",
+    "Gate",
+    "GateRefused",
+    "GateReport",
+    "GateResult",
+    "GateVerdict",
+    "Outcome",
+    "Parent",
+    "Skip",
+    "Watch",
+    "check_skips",
+    "run_gates",
+]

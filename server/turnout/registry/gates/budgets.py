@@ -1,0 +1,100 @@
+"""The gates `latency` and `memory`: a version costs no more than its parent, measured side by side on one machine."""
+
+from turnout.errors import TurnoutError
+from turnout.registry.comparison import golden_files, parent_examined, subject_of
+from turnout.registry.gates.gate import Candidate, GateVerdict, Outcome
+from turnout.registry.gates.plan import Latency, Memory
+from turnout.registry.gates.ruling import ruled
+from turnout.registry.gates.running import attempted
+from turnout.registry.lab import Lab
+
+_MIB = 1 << 20
+
+
+class LatencyGate:
+    """Passes a candidate that answers about as fast as its parent."""
+
+    name = "latency"
+
+    def __init__(self, lab: Lab, plan: Latency) -> None:
+        """Prepares; `lab` runs candidate and parent."""
+        self._lab = lab
+        self._plan = plan
+
+    def run(self, candidate: Candidate) -> GateVerdict:
+        """Runs both in turns, so that whatever else the machine does slows both."""
+        plan, parent = self._plan, candidate.parent
+        seen = attempted(self._lab, candidate)
+        if isinstance(seen, GateVerdict):
+            return seen
+        alone = seen.run_seconds * 1e3
+        if plan.p50_ms_max and alone > plan.p50_ms_max:
+            return ruled(
+                plan.on_failure,
+                f"a run takes {alone:.2f} ms, the plan allows {plan.p50_ms_max:g} ms",
+                {"run_ms": alone},
+            )
+        if parent is None:
+            return GateVerdict(Outcome.SKIPPED, "no lower version is published to measure it against")
+        try:
+            new, old = subject_of(candidate), subject_of(parent)
+            race = self._lab.race(new, old, golden_files(new, old))
+        except TurnoutError as error:
+            version = parent.manifest.version
+            return GateVerdict(Outcome.SKIPPED, f"cannot be measured beside {version}: {error.message}")
+        (p50, parent_p50), (p99, parent_p99) = race.p50, race.p99
+        ratios = p50 / max(parent_p50, 1e-9), p99 / max(parent_p99, 1e-9)
+        numbers = {
+            "p50_ms": p50 * 1e3,
+            "parent_p50_ms": parent_p50 * 1e3,
+            "p50_ratio": ratios[0],
+            "p99_ms": p99 * 1e3,
+            "parent_p99_ms": parent_p99 * 1e3,
+            "p99_ratio": ratios[1],
+            "rounds": float(race.rounds),
+        }
+        said = (
+            f"p50 {p50 * 1e3:.2f} ms beside {parent_p50 * 1e3:.2f} ms of {parent.manifest.version} ({ratios[0]:.2f} x),"
+            f" p99 {p99 * 1e3:.2f} beside {parent_p99 * 1e3:.2f} ms ({ratios[1]:.2f} x), in {race.rounds} rounds on"
+            f" {race.example}"
+        )
+        for name, ratio, bound in (("p50", ratios[0], plan.p50_ratio_max), ("p99", ratios[1], plan.p99_ratio_max)):
+            if ratio > bound:
+                return ruled(plan.on_failure, f"{said}; the plan allows {bound:g} x at {name}", numbers)
+        return GateVerdict(Outcome.PASSED, said, numbers)
+
+
+class MemoryGate:
+    """Passes a candidate that takes about as much memory as its parent."""
+
+    name = "memory"
+
+    def __init__(self, lab: Lab, plan: Memory) -> None:
+        """Prepares; `lab` runs candidate and parent."""
+        self._lab = lab
+        self._plan = plan
+
+    def run(self, candidate: Candidate) -> GateVerdict:
+        """Compares the most memory that each took in a process of its own."""
+        plan, parent = self._plan, candidate.parent
+        seen = attempted(self._lab, candidate)
+        if isinstance(seen, GateVerdict):
+            return seen
+        own = seen.peak_bytes / _MIB
+        numbers = {"peak_mib": own}
+        said = f"{own:.1f} MiB at its peak"
+        if plan.mib_max and own > plan.mib_max:
+            return ruled(plan.on_failure, f"{said}, the plan allows {plan.mib_max:g} MiB", numbers)
+        if parent is None:
+            return GateVerdict(Outcome.PASSED, f"{said}; no lower version to compare it with", numbers)
+        try:
+            theirs = parent_examined(self._lab, candidate, parent).peak_bytes / _MIB
+        except TurnoutError as error:
+            said += f"; {parent.manifest.version} cannot be loaded beside it: {error.message}"
+            return GateVerdict(Outcome.PASSED, said, numbers)
+        ratio = own / max(theirs, 1e-9)
+        numbers |= {"parent_peak_mib": theirs, "ratio": ratio}
+        said += f", {theirs:.1f} MiB of {parent.manifest.version} ({ratio:.2f} x)"
+        if ratio > plan.ratio_max and own - theirs > plan.slack_mib:
+            return ruled(plan.on_failure, f"{said}; the plan allows {plan.ratio_max:g} x", numbers)
+        return GateVerdict(Outcome.PASSED, said, numbers)

@@ -1,0 +1,58 @@
+"""The gate `bump`: a version's number says as much as its difference from the nearest lower version obliges to."""
+
+from turnout.registry.comparison import Comparison, Difference, subject_of
+from turnout.registry.gates.gate import Candidate, GateVerdict, Outcome
+from turnout.registry.gates.plan import Bump
+from turnout.registry.gates.ruling import ruled
+from turnout.registry.numbering import bump_between, next_version
+
+_NAMED = 4
+
+
+class BumpGate:
+    """Passes a candidate whose number is high enough."""
+
+    name = "bump"
+
+    def __init__(self, comparison: Comparison | None = None, plan: Bump | None = None) -> None:
+        """Prepares.
+
+        Args:
+            comparison: Tells what changed; without it, from files alone.
+            plan: What becomes of a number that is too low; by default it is refused.
+        """
+        self._comparison = comparison or Comparison()
+        self._plan = plan or Bump()
+
+    def run(self, candidate: Candidate) -> GateVerdict:
+        """Compares what changed with what the number allows."""
+        if candidate.parent is None:
+            return GateVerdict(Outcome.SKIPPED, "no lower version is published")
+        manifest, parent = candidate.manifest, candidate.parent.manifest
+        allowed = bump_between(parent.version, manifest.version)
+        difference = self._comparison.difference(subject_of(candidate), subject_of(candidate.parent), allowed)
+        required = difference.bump
+        numbers = {"required": float(required), "allowed": float(allowed)}
+        if required <= allowed:
+            return GateVerdict(Outcome.PASSED, _told(difference, str(parent.version)), numbers)
+        right = next_version(parent.version, required, candidate.taken)
+        return ruled(
+            self._plan.on_failure,
+            f"{manifest.version} over {parent.version} has to be a {required.name} version, {right}: "
+            f"{_reasons(difference)}",
+            numbers,
+        )
+
+
+def _told(difference: Difference, parent: str) -> str:
+    if difference.changes:
+        return f"a {difference.bump.name} change over {parent}: {_reasons(difference)}"
+    if difference.complete:
+        return f"the model of {parent} itself, declared alike"
+    return f"keeps signature and declarations of {parent}; anything less than MAJOR is allowed"
+
+
+def _reasons(difference: Difference) -> str:
+    reasons = [str(change) for change in difference.reasons]
+    more = f" (and {len(reasons) - _NAMED} more)" if len(reasons) > _NAMED else ""
+    return "; ".join(reasons[:_NAMED]) + more

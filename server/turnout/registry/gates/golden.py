@@ -1,0 +1,151 @@
+"""The gate `golden`: a version answers the examples it comes with as it should, and no worse than its parent does."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from turnout.errors import TurnoutError
+from turnout.registry.agreement import differs, largest_difference, tolerance_of
+from turnout.registry.comparison import golden_paths, parent_examined
+from turnout.registry.gates.gate import Candidate, GateVerdict, Outcome
+from turnout.registry.gates.plan import Golden
+from turnout.registry.gates.ruling import ruled
+from turnout.registry.gates.running import attempted
+from turnout.registry.golden import GoldenCase, class_numbers, read_case
+from turnout.registry.lab import Answer, Lab
+from turnout.registry.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """How many labelled rows a version got right.
+
+    Attributes:
+        right: Whose highest score is that of the right class.
+        rows: Of how many.
+    """
+
+    right: int = 0
+    rows: int = 0
+
+    @property
+    def ratio(self) -> float:
+        """0 to 1; 1.0 of no rows."""
+        return self.right / self.rows if self.rows else 1.0
+
+
+class GoldenGate:
+    """Passes a candidate whose answers to its golden cases are those expected, within tolerance, and whose first
+    choices are right as often as the plan wants.
+    """
+
+    name = "golden"
+
+    def __init__(self, lab: Lab, plan: Golden) -> None:
+        """Prepares; `lab` runs candidate and parent."""
+        self._lab = lab
+        self._plan = plan
+
+    def run(self, candidate: Candidate) -> GateVerdict:
+        """Compares answers with what the cases expect."""
+        plan, paths = self._plan, golden_paths(candidate)
+        if len(paths) < plan.cases_min:
+            return ruled(plan.on_failure, f"it has {len(paths)} golden cases, the plan wants {plan.cases_min}")
+        cases = {path: read_case(candidate.directory / path) for path in paths}
+        expecting = {path: case for path, case in cases.items() if case.outputs or case.labels}
+        if not expecting:
+            return GateVerdict(Outcome.SKIPPED, "no golden case says what is expected")
+        seen = attempted(self._lab, candidate)
+        if isinstance(seen, GateVerdict):
+            return seen
+        answers = {answer.example: answer for answer in seen.answers}
+        faults = [
+            fault for path, case in expecting.items() for fault in _faults(candidate.manifest, case, answers[path])
+        ]
+        numbers = {"cases": float(len(expecting)), "outside_tolerance": float(len(faults))}
+        if faults:
+            more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+            return ruled(plan.on_failure, f"{faults[0]}{more}", numbers)
+        accuracy = _accuracy(candidate.manifest, expecting, answers)
+        if not accuracy.rows:
+            return GateVerdict(Outcome.PASSED, f"{len(expecting)} cases answered as expected", numbers)
+        return self._judged(candidate, expecting, accuracy, numbers)
+
+    def _judged(
+        self, candidate: Candidate, cases: dict[str, GoldenCase], accuracy: Accuracy, numbers: dict[str, float]
+    ) -> GateVerdict:
+        plan = self._plan
+        numbers |= {"rows": float(accuracy.rows), "top1": accuracy.ratio}
+        said = f"{accuracy.right} of {accuracy.rows} labelled rows are right ({accuracy.ratio:.1%})"
+        if accuracy.ratio < plan.top1_min:
+            return ruled(plan.on_failure, f"{said}, the plan wants {plan.top1_min:.1%}", numbers)
+        theirs = self._parent_accuracy(candidate, cases)
+        if theirs is None:
+            return GateVerdict(Outcome.PASSED, said, numbers)
+        numbers["parent_top1"] = theirs.ratio
+        said += f", {theirs.ratio:.1%} of its parent's answers are"
+        # A row's worth of rounding must not decide.
+        if theirs.ratio - accuracy.ratio > plan.top1_worse_by_max + 1e-9:
+            return ruled(plan.on_failure, f"{said}: worse by more than {plan.top1_worse_by_max:.1%}", numbers)
+        return GateVerdict(Outcome.PASSED, said, numbers)
+
+    def _parent_accuracy(self, candidate: Candidate, cases: dict[str, GoldenCase]) -> Accuracy | None:
+        """Returns how the parent does on the candidate's cases; None where it cannot be asked, or means other classes
+        by its outputs.
+        """
+        parent = candidate.parent
+        if parent is None:
+            return None
+        labelled = {name for case in cases.values() for name in case.labels}
+        for name in labelled:
+            one, other = candidate.manifest.signature.output(name), parent.manifest.signature.output(name)
+            if one is None or other is None or one.shape[1:] != other.shape[1:]:
+                return None
+            if parent.manifest.labels.get(name, candidate.manifest.labels.get(name)) != candidate.manifest.labels.get(
+                name
+            ):
+                return None
+        try:
+            answers = {answer.example: answer for answer in parent_examined(self._lab, candidate, parent).answers}
+        except TurnoutError:
+            return None
+        if any(answers[path].fault for path in cases):
+            return None
+        return _accuracy(candidate.manifest, cases, answers)
+
+
+def _faults(manifest: Manifest, case: GoldenCase, answer: Answer) -> Sequence[str]:
+    """Says what of an answer is not as expected."""
+    if answer.fault:
+        return [f"case {case.name} cannot be run: {answer.fault}"]
+    faults = []
+    for spec in manifest.signature.outputs:
+        expected = case.outputs.get(spec.name)
+        if expected is None:
+            continue
+        got, tolerance = answer.outputs[spec.name], tolerance_of(manifest, spec)
+        if differs(got, expected, tolerance):
+            apart = largest_difference(got, expected)
+            bound = "must be equal" if tolerance is None else f"allowed {tolerance.atol:g} + {tolerance.rtol:g} * value"
+            faults.append(
+                f"case {case.name}: output {spec.name} is off by {apart:.3g} ({bound})"
+                if got.shape == expected.shape
+                else f"case {case.name}: output {spec.name} has shape {got.shape}, expected {expected.shape}"
+            )
+    for name, labels in case.labels.items():
+        got = answer.outputs[name]
+        if got.ndim < 2 or got.shape[0] != labels.shape[0]:
+            faults.append(f"case {case.name}: output {name} has shape {got.shape} for {labels.shape[0]} labels")
+    return faults
+
+
+def _accuracy(manifest: Manifest, cases: dict[str, GoldenCase], answers: dict[str, Answer]) -> Accuracy:
+    right = rows = 0
+    for path, case in cases.items():
+        for name, labels in case.labels.items():
+            wanted = class_numbers(labels, manifest.labels.get(name))
+            chosen = np.argmax(answers[path].outputs[name].reshape(len(wanted), -1), axis=-1)
+            right += int(np.count_nonzero(chosen == wanted))
+            rows += len(wanted)
+    return Accuracy(right, rows)

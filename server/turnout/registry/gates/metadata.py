@@ -1,0 +1,41 @@
+"""The gate `metadata`: a version comes with what its repository wants said."""
+
+from collections.abc import Mapping
+
+from turnout.registry.comparison import golden_paths
+from turnout.registry.gates.gate import Candidate, GateVerdict, Outcome
+from turnout.registry.gates.plan import Metadata
+from turnout.registry.gates.ruling import ruled
+
+
+class MetadataGate:
+    """Passes a candidate that states everything that is required."""
+
+    name = "metadata"
+
+    def __init__(self, plan: Metadata) -> None:
+        """Prepares; `plan` says what is required."""
+        self._plan = plan
+
+    def run(self, candidate: Candidate) -> GateVerdict:
+        """Looks at what the manifest states."""
+        if not self._plan.required:
+            return GateVerdict(Outcome.SKIPPED, "the plan requires none")
+        stated = _stated(candidate)
+        missing = [name for name in self._plan.required if not stated.get(name)]
+        if missing:
+            return ruled(self._plan.on_failure, f"not stated: {', '.join(missing)}")
+        return GateVerdict(Outcome.PASSED, f"stated: {', '.join(self._plan.required)}")
+
+
+def _stated(candidate: Candidate) -> Mapping[str, object]:
+    manifest = candidate.manifest
+    own: dict[str, object] = {
+        "labels": manifest.labels,
+        "preprocessing": manifest.preprocessing,
+        "batching": manifest.batching,
+        "tolerances": manifest.tolerances,
+        "scores": manifest.scores,
+        "golden": golden_paths(candidate),
+    }
+    return dict(manifest.metadata) | own

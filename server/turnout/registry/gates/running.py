@@ -1,0 +1,118 @@
+"""The gates `load`, `determinism` and `batchability`: what a version does when it is run by itself.
+
+They look at one examination, which the lab makes once.
+"""
+
+from turnout.errors import TurnoutError
+from turnout.registry.comparison import examined, golden_paths
+from turnout.registry.gates.gate import Candidate, GateVerdict, Outcome
+from turnout.registry.gates.plan import Batchability, Determinism, Load, OnFailure
+from turnout.registry.gates.ruling import ruled
+from turnout.registry.lab import Examination, Lab
+
+_MIB = 1 << 20
+
+
+class LoadGate:
+    """Passes a candidate that ONNX Runtime loads on the provider that it will be served on, and that can be warmed."""
+
+    name = "load"
+
+    def __init__(self, lab: Lab, plan: Load) -> None:
+        """Prepares; `lab` runs it."""
+        self._lab = lab
+        self._plan = plan
+
+    def run(self, candidate: Candidate) -> GateVerdict:
+        """Loads the candidate in a process of its own and runs it once."""
+        try:
+            seen = examined(self._lab, candidate)
+        except TurnoutError as error:
+            return GateVerdict(Outcome.FAILED, f"it cannot be loaded: {error.message}")
+        numbers = {
+            "load_seconds": seen.load_seconds,
+            "run_seconds": seen.run_seconds,
+            "peak_mib": seen.peak_bytes / _MIB,
+        }
+        where = f"loaded in {seen.load_seconds:.2f} s on {seen.provider}"
+        bound = self._plan.seconds_max
+        if bound and seen.load_seconds > bound:
+            return ruled(self._plan.on_failure, f"{where}, at most {bound:g} s are allowed", numbers)
+        own = golden_paths(candidate)
+        if faults := [answer for answer in seen.answers if answer.example in own and answer.fault]:
+            fault = f"{faults[0].example} cannot be run: {faults[0].fault}"
+            return ruled(self._plan.on_failure, f"{where}, but {fault}", numbers)
+        if seen.warning:
+            return GateVerdict(Outcome.WARNED, f"{where}; not warmed: {seen.warning}", numbers)
+        return GateVerdict(Outcome.PASSED, f"{where}; a run takes {seen.run_seconds * 1e3:.2f} ms", numbers)
+
+
+class DeterminismGate:
+    """Passes a candidate that answers the same twice."""
+
+    name = "determinism"
+
+    def __init__(self, lab: Lab, plan: Determinism) -> None:
+        """Prepares; `lab` runs it."""
+        self._lab = lab
+        self._plan = plan
+
+    def run(self, candidate: Candidate) -> GateVerdict:
+        """Compares two answers to one input."""
+        seen = attempted(self._lab, candidate)
+        if isinstance(seen, GateVerdict):
+            return seen
+        if seen.repeatable is None:
+            return GateVerdict(Outcome.SKIPPED, "no input was found that it runs on")
+        if seen.repeatable:
+            return GateVerdict(Outcome.PASSED, "one input answered twice, the same bit by bit")
+        numbers = {"largest_difference": seen.wander}
+        said = f"one input answered twice differs by up to {seen.wander:.3g}"
+        if not seen.strays:
+            return GateVerdict(Outcome.PASSED, f"{said}, within tolerance", numbers)
+        return ruled(self._plan.on_failure, f"{said}, beyond tolerance", numbers)
+
+
+class BatchabilityGate:
+    """Passes a candidate whose requests can be put together without one changing the answer to another."""
+
+    name = "batchability"
+
+    def __init__(self, lab: Lab, plan: Batchability) -> None:
+        """Prepares; `lab` runs it."""
+        self._lab = lab
+        self._plan = plan
+
+    def run(self, candidate: Candidate) -> GateVerdict:
+        """Looks at what two rows by themselves and the two as one batch were answered."""
+        seen = attempted(self._lab, candidate)
+        if isinstance(seen, GateVerdict):
+            return seen
+        if seen.batched:
+            return GateVerdict(Outcome.PASSED, seen.batching)
+        declared = candidate.manifest.batching
+        if seen.mixes:
+            claimed = declared is not None and declared.enabled and declared.axes is not None
+            action = OnFailure.REFUSE if claimed else self._plan.on_failure
+            said = "declared as batchable, and " if claimed else "rows of a batch leak into each other: "
+            return ruled(action, f"{said}{seen.batching}")
+        if self._plan.required:
+            return ruled(OnFailure.REFUSE, f"the plan requires a version that can be batched: {seen.batching}")
+        if _parent_batches(candidate) and declared is None:
+            return GateVerdict(Outcome.WARNED, f"its parent declares batching: {seen.batching}")
+        return GateVerdict(Outcome.SKIPPED, seen.batching)
+
+
+def attempted(lab: Lab, candidate: Candidate) -> Examination | GateVerdict:
+    """Returns what running the candidate showed, or the verdict of a gate that needs it and cannot have it: only where
+    `load`, which refuses such a candidate, does not run.
+    """
+    try:
+        return examined(lab, candidate)
+    except TurnoutError as error:
+        return GateVerdict(Outcome.SKIPPED, f"it cannot be loaded: {error.message}")
+
+
+def _parent_batches(candidate: Candidate) -> bool:
+    declared = None if candidate.parent is None else candidate.parent.manifest.batching
+    return declared is not None and declared.enabled

@@ -1,0 +1,110 @@
+"""Whether the state store's tables say what its log says: the log replayed, and compared."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from semver import Version
+from sqlalchemy import Connection, select
+
+from turnout.state import chain, policies, schema
+from turnout.state.chain import ChainReport, Head
+from turnout.state.change import version_key
+from turnout.state.events import EventKind
+
+_TOLD = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What reading the whole log showed.
+
+    Attributes:
+        chain: Whether the log is what was written.
+        differences: What the other tables say and the log does not, or the other way round, in sentences; at most the
+            first twenty.
+        published: The digest of every version whose publication was recorded, by model and version.
+    """
+
+    chain: ChainReport
+    differences: tuple[str, ...]
+    published: Mapping[tuple[str, str], str]
+
+
+@dataclass(slots=True)
+class _Replay:
+    standings: dict[tuple[str, str], str] = field(default_factory=dict)
+    tags: dict[tuple[str, str], str] = field(default_factory=dict)
+    policies: dict[tuple[str, str], str] = field(default_factory=dict)
+    published: dict[tuple[str, str], str] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
+
+    def visit(self, row: Mapping[str, Any]) -> None:
+        try:
+            self._take(row["model"], row["kind"], json.loads(row["payload"]))
+        except (ValueError, KeyError, TypeError):
+            self.unread.append(f"event {row['id']} has a payload that is none of its kind")
+
+    def _take(self, model: str, kind: str, payload: Mapping[str, Any]) -> None:
+        match kind:
+            case EventKind.RELEASED | EventKind.YANKED:
+                self.standings[model, version_key(Version.parse(payload["version"]))] = kind
+            case EventKind.UNYANKED | EventKind.WITHDRAWN:
+                self.standings.pop((model, version_key(Version.parse(payload["version"]))), None)
+            case EventKind.TAG_SET:
+                self.tags[model, payload["tag"]] = payload["version"]
+            case EventKind.TAG_DELETED:
+                self.tags.pop((model, payload["tag"]), None)
+            case EventKind.POLICY_CHANGED:
+                self.policies[model, str(payload["epoch"])] = policies.text(payload["document"])
+            case EventKind.PUBLISHED:
+                self.published[model, payload["version"]] = payload["digest"]
+
+
+def read(connection: Connection, kept: Head | None) -> Audit:
+    """Reads the log and the tables, in a transaction that sees one moment."""
+    replay = _Replay()
+    report = chain.check(connection, kept, replay.visit)
+    standings, tags, epochs = schema.standings, schema.tags, schema.policies
+    tables: list[tuple[Mapping[tuple[str, str], str], Mapping[tuple[str, str], str], Callable[[str, str], str]]] = [
+        (
+            replay.standings,
+            {(r.model, r.version): r.standing for r in connection.execute(select(standings))},
+            lambda model, version: f"{model} {version}",
+        ),
+        (
+            replay.tags,
+            {(r.model, r.tag): r.version for r in connection.execute(select(tags))},
+            lambda model, tag: f"the tag {tag} of {model}",
+        ),
+        (
+            replay.policies,
+            {(r.model, str(r.epoch)): r.document for r in connection.execute(select(epochs))},
+            lambda model, epoch: f"epoch {epoch} of the policy of {model}",
+        ),
+    ]
+    found = list(replay.unread)
+    for by_log, by_table, name in tables:
+        for key in sorted(by_log.keys() | by_table.keys()):
+            said, stands = by_log.get(key), by_table.get(key)
+            if said != stands:
+                found.append(f"{name(*key)} is {_short(stands)} in the store, and {_short(said)} by the log")
+    return Audit(report, tuple(found[:_TOLD]), replay.published)
+
+
+def published(connection: Connection) -> Mapping[tuple[str, str], str]:
+    """Reads the digest of every version whose publication was recorded, by model and version."""
+    columns = schema.events.c
+    query = select(columns.model, columns.payload).where(columns.kind == str(EventKind.PUBLISHED)).order_by(columns.id)
+    found: dict[tuple[str, str], str] = {}
+    for row in connection.execute(query):
+        payload = json.loads(row.payload)
+        found[row.model, payload["version"]] = payload["digest"]
+    return found
+
+
+def _short(text: str | None) -> str:
+    if text is None:
+        return "nothing"
+    return text if len(text) <= 80 else f"{text[:77]}..."

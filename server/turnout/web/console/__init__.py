@@ -1,0 +1,1 @@
+"""The console: pages for people who look after models. Read-only without the control token."""

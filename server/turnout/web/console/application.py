@@ -1,0 +1,68 @@
+"""The console's URLs."""
+
+from collections.abc import Sequence
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from turnout.rollout.controller import Rollouts
+from turnout.routing.applied import Policies
+from turnout.routing.explain import Explainer
+from turnout.routing.shadow.service import Shadows
+from turnout.serving.catalog import Catalog
+from turnout.web.console.actions import Actions
+from turnout.web.console.pages import Pages
+from turnout.web.console.recent import Recent
+from turnout.web.console.rendering import static
+from turnout.web.console.session import Sessions
+
+_MODEL = "/console/models/{model}"
+
+
+def console_routes(
+    catalog: Catalog,
+    policies: Policies,
+    shadows: Shadows,
+    rollouts: Rollouts,
+    explainer: Explainer,
+    recent: Recent,
+    token: str,
+) -> Sequence[Route]:
+    """Returns the console's routes.
+
+    Args:
+        catalog: What is served.
+        policies: What is routed.
+        shadows: What is compared.
+        rollouts: What is rolled out.
+        explainer: Explains routes.
+        recent: The last hour.
+        token: Whoever knows it may change things; "" where nobody may.
+    """
+    sessions = Sessions(token)
+    pages = Pages(catalog, policies, shadows, rollouts, explainer, recent, sessions)
+    actions = Actions(rollouts, pages, sessions)
+    return [
+        Route("/", _home),
+        Route("/console", pages.overview),
+        Route("/console/sign-in", actions.sign_in, methods=["GET", "POST"]),
+        Route("/console/sign-out", actions.sign_out, methods=["POST"]),
+        Route("/console/static/{name:path}", _static),
+        Route(_MODEL, pages.model),
+        Route(_MODEL + "/series.json", pages.series),
+        Route(_MODEL + "/route", pages.route),
+        Route(_MODEL + "/shadow", pages.shadow),
+        Route(_MODEL + "/versions/{version}", pages.version),
+        Route(_MODEL + "/rollouts/{attempt:int}", pages.rollout),
+        Route(_MODEL + "/rollouts/{attempt:int}/plots.json", pages.plots),
+        Route(_MODEL + "/rollouts/{attempt:int}/{command}", actions.command, methods=["POST"]),
+    ]
+
+
+async def _home(_: Request) -> Response:
+    return RedirectResponse("/console", 307)
+
+
+async def _static(request: Request) -> Response:
+    return static(request.path_params["name"])

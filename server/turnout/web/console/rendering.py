@@ -1,0 +1,75 @@
+"""Templates and the headers that every page of the console goes out with."""
+
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from turnout.web.report.spans import duration_text, share_text
+from turnout.web.report.words import evidence_text
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+"""Nothing but what this server ships runs or is loaded, and no page of ours stands in somebody's frame."""
+
+STATIC = {
+    "console.css": "text/css",
+    "console.js": "text/javascript",
+    "rollout-plots.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+    "vendor/htmx/htmx.min.js": "text/javascript",
+    "vendor/uplot/uPlot.iife.min.js": "text/javascript",
+    "vendor/uplot/uPlot.min.css": "text/css",
+}
+"""The files that are served, by path below `static`; a name from a URL is looked up here and opens nothing else."""
+
+
+def bytes_text(count: float) -> str:
+    """Returns `1.2 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError("the loop returns")
+
+
+def time_text(when: datetime) -> str:
+    """Returns a time in UTC, to the second."""
+    return f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+_environment = Environment(
+    loader=PackageLoader("turnout.web.console", "templates"),
+    autoescape=select_autoescape(default=True, default_for_string=True),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_environment.filters |= {
+    "share": share_text, "duration": duration_text, "evidence": evidence_text, "bytes": bytes_text, "time": time_text,
+}  # fmt: skip
+
+
+def page(template: str, request: Request, status: int = 200, **context: Any) -> Response:
+    """Returns a page."""
+    html = _environment.get_template(template).render(path=request.url.path, **context)
+    return HTMLResponse(html, status, headers=HEADERS)
+
+
+def static(name: str) -> Response:
+    """Returns one of the files that pages load."""
+    kind = STATIC.get(name)
+    if kind is None:
+        return Response("not found\n", 404, media_type="text/plain")
+    body = (files("turnout.web") / "static" / name).read_bytes()
+    return Response(body, media_type=kind, headers=HEADERS | {"Cache-Control": "public, max-age=300"})

@@ -1,0 +1,131 @@
+"""What the pages show, as values: made out of one look at the server. Does no I/O."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from semver import Version
+
+from turnout.registry.compat import Change, required_bump, signature_changes
+from turnout.routing.applied import AppliedPolicy, Policies
+from turnout.routing.weights import Share, shares
+from turnout.serving.catalog import ModelEntry, VersionEntry
+from turnout.web.console.recent import Point
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRow:
+    """One version in a list.
+
+    Attributes:
+        entry: The version.
+        tags: That name it.
+        shares: Its parts in the traffic that the policy decides.
+        latest: What it did lately; None where nothing is known yet.
+    """
+
+    entry: VersionEntry
+    tags: tuple[str, ...]
+    shares: tuple[Share, ...]
+    latest: Point | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """One model.
+
+    Attributes:
+        name: Its name.
+        applied: Its policy in force; None where it never had one.
+        versions: The highest first.
+    """
+
+    name: str
+    applied: AppliedPolicy | None
+    versions: tuple[VersionRow, ...]
+
+    @property
+    def split(self) -> tuple[Share, ...]:
+        """Every part in the traffic, as in force."""
+        return tuple(share for row in self.versions for share in row.shares)
+
+
+def model_view(known: ModelEntry, policies: Policies, recent: Mapping[str, Sequence[Point]]) -> ModelView:
+    """Returns what is to be seen of a model."""
+    applied = policies.current.get(known.name)
+    parts: dict[str, list[Share]] = {}
+    if applied is not None and applied.state.policy is not None:
+        for share in shares(known, applied, applied.state.policy):
+            parts.setdefault(share.version, []).append(share)
+    rows = [
+        VersionRow(
+            entry,
+            tuple(sorted(tag for tag, named in known.declarations.tags.items() if named == version)),
+            tuple(parts.get(entry.version_text, ())),
+            recent[entry.version_text][-1] if recent.get(entry.version_text) else None,
+        )
+        for version, entry in known.versions.items()
+    ]
+    return ModelView(known.name, applied, tuple(rows))
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One line of a comparison of two versions."""
+
+    subject: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How one version differs from another.
+
+    Attributes:
+        old, new: The lower and the higher of the two.
+        bump: The smallest that the signatures allow, in a word.
+        changes: Of the signatures.
+        facts: Whatever else differs.
+    """
+
+    old: VersionEntry
+    new: VersionEntry
+    bump: str
+    changes: tuple[Change, ...]
+    facts: tuple[Fact, ...]
+
+
+def difference(one: VersionEntry, other: VersionEntry) -> Difference:
+    """Returns how the higher of two versions differs from the lower."""
+    old, new = sorted((one, other), key=lambda entry: entry.version)
+    changes = signature_changes(old.manifest.signature, new.manifest.signature)
+    facts = [Fact(subject, a, b) for subject, a, b in _facts(old, new) if a != b]
+    return Difference(old, new, str(required_bump(changes)), tuple(changes), tuple(facts))
+
+
+def _facts(old: VersionEntry, new: VersionEntry) -> list[tuple[str, str, str]]:
+    pairs = [
+        ("size in bytes", f"{old.manifest.size:,}", f"{new.manifest.size:,}"),
+        ("opset", _opset(old), _opset(new)),
+        ("IR version", str(old.manifest.ir_version), str(new.manifest.ir_version)),
+        ("batching", old.batching or "not loaded", new.batching or "not loaded"),
+        ("standing", str(old.standing), str(new.standing)),
+    ]
+    before, after = ({f.path: f.digest[:19] for f in entry.manifest.files} for entry in (old, new))
+    pairs += [(path, before.get(path, "not there"), after.get(path, "not there")) for path in sorted(before | after)]
+    said, says = old.manifest.metadata, new.manifest.metadata
+    keys = sorted({*said, *says})
+    pairs += [(f"metadata {k}", str(said.get(k, "not stated")), str(says.get(k, "not stated"))) for k in keys]
+    return pairs
+
+
+def _opset(entry: VersionEntry) -> str:
+    return ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in sorted(entry.manifest.opset.items()))
+
+
+def neighbour(known: ModelEntry, version: Version) -> Version | None:
+    """Returns the version that one is most naturally held against: the next lower, or the next higher of the lowest."""
+    ordered = list(known.versions)
+    lower = dict(pairwise(ordered))
+    return lower.get(version) or (ordered[-2] if len(ordered) > 1 else None)

@@ -1,0 +1,81 @@
+// Draws a rollout: evidence, latency and weights, each into the element of that id. Needs uPlot.
+(function () {
+  "use strict";
+  let data = null;
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const hues = { errors: "#d1495b", p99: "#7b5cd6", p95: "#2f7fd1", p90: "#1b998b", stalled: "#5f6b2d", slo: "#c77d0a", disagreement: "#8d6e63" };
+  let drawn = [];
+  function axis(extra) {
+    const style = getComputedStyle(document.documentElement);
+    const fg = style.getPropertyValue("--dim").trim(), line = style.getPropertyValue("--line").trim();
+    return Object.assign({ stroke: fg, grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 } }, extra);
+  }
+  function plot(id, title, series, columns, scales, axes) {
+    const place = document.getElementById(id);
+    if (!place || !columns[0].length) return;
+    const size = { width: place.clientWidth - 16, height: 300, tzDate: function (t) { return uPlot.tzDate(new Date(t * 1e3), "Etc/UTC"); } };
+    series.forEach(function (one) { one.points = { show: columns[0].length < 3 }; });
+    const chart = new uPlot(Object.assign({ title: title, series: series, scales: scales, axes: axes }, size), columns, place);
+    drawn.push({ chart: chart, place: place });
+  }
+  function two(n) { return String(n).padStart(2, "0"); }
+  function clock(seconds, fine) {
+    const t = new Date(seconds * 1e3);
+    return two(t.getUTCHours()) + ":" + two(t.getUTCMinutes()) + (fine ? ":" + two(t.getUTCSeconds()) : "");
+  }
+  function day(seconds) { return new Date(seconds * 1e3).toISOString().slice(0, 10); }
+  const when = { label: "UTC", value: function (u, v) { return v == null ? "" : day(v) + " " + clock(v, true); } };
+  function times() {
+    return axis({ values: function (u, v, at, space, step) {
+      return v.map(function (x, i) {
+        const text = step >= 86400 ? day(x) : clock(x, step < 60);
+        return step < 86400 && (i === 0 || day(x) !== day(v[i - 1])) ? text + "\n" + day(x) : text;
+      });
+    } });
+  }
+  function decades(u, v) { return v.map(function (x) { return x != null && Math.abs(Math.log10(x) - Math.round(Math.log10(x))) < 1e-6 ? x : null; }); }
+  function e(value) {
+    if (value == null) return "";
+    return value >= 1e6 || value < 0.01 ? value.toExponential(1) : String(Number(value.toPrecision(3)));
+  }
+  function draw() {
+    drawn.forEach(function (one) { one.chart.destroy(); });
+    drawn = [];
+    const fg = getComputedStyle(document.documentElement).getPropertyValue("--fg").trim(), line = getComputedStyle(document.documentElement).getPropertyValue("--line").trim();
+    const names = Object.keys(data.metrics);
+    const values = [].concat(data.combined, ...names.map(function (n) { return data.metrics[n]; }));
+    const low = values.reduce(function (a, b) { return Math.min(a, b); }, 0.1);
+    const high = values.reduce(function (a, b) { return Math.max(a, b); }, data.threshold * 10);
+    plot("evidence", "Evidence that it is worse, by time (UTC)",
+      [when, { label: "combined", stroke: fg, width: 2.5, value: function (u, v) { return e(v); } }]
+        .concat(names.map(function (n) { return { label: n, stroke: hues[n] || "#888", width: 1.3, value: function (u, v) { return e(v); } }; }))
+        .concat([{ label: "taken back at", stroke: "#d1242f", dash: [6, 4], width: 1.5, value: function (u, v) { return e(v); } }]),
+      [data.times, data.combined].concat(names.map(function (n) { return data.metrics[n]; })).concat([data.times.map(function () { return data.threshold; })]),
+      { y: { distr: 3, range: [low, high] } }, [times(), axis({ size: 70, filter: decades, grid: { stroke: line, width: 1, filter: decades }, values: function (u, v) { return v.map(function (x) { return x == null ? "" : e(x); }); } })]);
+    const c = data.latency.candidate, p = data.latency.previous;
+    if (c.length && p.length) {
+      let first = 0, last = data.bounds.length - 1;
+      while (first < last && c[first + 1] === 0 && p[first + 1] === 0) first++;
+      while (last > first && c[last - 1] === 1 && p[last - 1] === 1) last--;
+      const percent = function (u, v) { return v == null ? "" : (v * 100).toFixed(2) + "%"; };
+      plot("latency", "Share of requests answered within so many milliseconds",
+        [{ label: "ms", value: function (u, v) { return v == null ? "" : v.toPrecision(3); } },
+          { label: data.candidate, stroke: "#d1495b", width: 2, value: percent }, { label: data.previous, stroke: "#2f7fd1", width: 2, value: percent }],
+        [data.bounds.slice(first, last + 1), c.slice(first, last + 1), p.slice(first, last + 1)],
+        { x: { time: false, distr: 3 }, y: { range: [0, 1.02] } },
+        [axis({ values: function (u, v) { return v.map(function (x) { return x == null ? "" : String(Number(x.toPrecision(3))); }); } }),
+          axis({ values: function (u, v) { return v.map(function (x) { return Math.round(x * 100) + "%"; }); } })]);
+    }
+    if (data.weights.some(function (w) { return w != null; })) {
+      plot("weights", "The candidate's share of the traffic",
+        [when, { label: data.candidate, stroke: "#2f7fd1", fill: "#2f7fd122", width: 2, paths: uPlot.paths.stepped({ align: -1 }), value: function (u, v) { return v == null ? "" : +(v * 100).toFixed(2) + "%"; } }],
+        [data.times, data.weights], { y: { range: [0, 1.02] } },
+        [times(), axis({ values: function (u, v) { return v.map(function (x) { return Math.round(x * 100) + "%"; }); } })]);
+    }
+  }
+  window.turnoutPlots = { draw: function (body) { data = body; draw(); } };
+  dark.addEventListener("change", function () { if (data) draw(); });
+  addEventListener("resize", function () {
+    drawn.forEach(function (one) { one.chart.setSize({ width: one.place.clientWidth - 16, height: 300 }); });
+  });
+})();

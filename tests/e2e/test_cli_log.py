@@ -1,0 +1,190 @@
+"""`turnout log`, `verify`, `yank`, `tag --expect`, `key` and `sign`, as processes."""
+
+import json
+import os
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onnx_models import save, scaled
+
+pytestmark = pytest.mark.slow
+
+
+class Shell:
+    """A working directory with a repository in `models`, and two versions of m in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def run(self, *arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("TURNOUT_")}
+        command = [sys.executable, "-m", "turnout.cli.main", *arguments]
+        done = subprocess.run(command, cwd=self.folder, env=clean, capture_output=True, text=True, timeout=60)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+    def json(self, *arguments: str, code: int = 0) -> Any:
+        return json.loads(self.run(*arguments, "--json", code=code).stdout)
+
+    def error(self, *arguments: str) -> str:
+        return self.run(*arguments, code=1).stderr.removeprefix("error: ").rstrip("\n")
+
+    def tamper(self, *statements: str) -> None:
+        with closing(sqlite3.connect(self.folder / "models" / ".turnout" / "state.db")) as connection, connection:
+            for name in ("events_no_update", "events_no_delete"):
+                connection.execute(f"DROP TRIGGER IF EXISTS {name}")
+            for statement in statements:
+                connection.execute(statement)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a shell in which nothing was done yet."""
+    folder = tmp_path_factory.mktemp("published")
+    for number in (1, 2):
+        save(scaled(number), folder / f"{number}.onnx")
+        version, why = f"{number}.0.0", f"number {number}"
+        Shell(folder).run("publish", "m", version, f"{number}.onnx", "--release", "--reason", why)
+    return folder
+
+
+@pytest.fixture
+def shell(published: Path, tmp_path: Path) -> Shell:
+    shutil.copytree(published, tmp_path, dirs_exist_ok=True)
+    return Shell(tmp_path)
+
+
+def test_the_log_tells_who_did_what_and_verify_names_the_event_that_was_changed(shell: Shell) -> None:
+    body = shell.json("log")
+    assert [(e["id"], e["kind"], e["subject"], e["reason"]) for e in body["events"]] == [
+        (4, "released", "2.0.0", "number 2"),
+        (3, "published", "2.0.0", "number 2"),
+        (2, "released", "1.0.0", "number 1"),
+        (1, "published", "1.0.0", "number 1"),
+    ]
+    assert body["head"] == {"revision": 4, "hash": body["events"][0]["hash"]}
+    assert [e["id"] for e in shell.json("log", "m", "--limit", "1")["events"]] == [4]
+    assert "2.0.0 published, sha256:" in shell.run("log").stdout
+    assert shell.json("verify")["log"]["ok"] is True
+
+    shell.tamper("UPDATE events SET actor = 'mallory' WHERE id = 2")
+    found = shell.json("verify", code=1)
+    assert found["ok"] is False
+    assert found["log"]["faults"] == [{"event": 2, "what": "was changed: its hash is not that of its content"}]
+    assert "event 2 was changed" in shell.run("verify", "m@2.0.0", code=1).stdout
+
+
+def test_a_head_that_was_kept_shows_that_the_log_was_cut(shell: Shell) -> None:
+    head = shell.run("log", "--head").stdout.strip()
+    assert shell.json("log", "--head") == {"revision": 4, "hash": head.partition(":")[2]}
+    assert shell.json("verify", "--head", head)["ok"] is True
+    shell.tamper(
+        "DELETE FROM events WHERE id > 3",
+        "UPDATE revision SET number = 3",
+        "DELETE FROM standings WHERE version = '2.0.0'",
+    )
+    assert shell.json("verify")["ok"] is True, "nothing in the store tells"
+    assert "event 4 is missing: the log was longer" in shell.run("verify", "--head", head, code=1).stdout
+    assert shell.error("verify", "--head", "4").startswith("head: expected REVISION:sha256:HEX")
+
+
+def test_verify_records_a_version_whose_publisher_died(shell: Shell) -> None:
+    shell.tamper("DELETE FROM events", "DELETE FROM standings", "UPDATE revision SET number = 0")
+    found = shell.json("verify", "--actor", "night watch")
+    assert (found["ok"], found["log"]["recorded"]) == (True, ["m 1.0.0", "m 2.0.0"])
+    newest = shell.json("log")["events"][0]
+    assert (newest["actor"], newest["payload"]["found"]) == ("night watch", True)
+    assert shell.json("verify")["log"]["recorded"] == []
+
+
+def test_verify_names_a_version_that_was_published_and_is_gone_unless_it_was_yanked(shell: Shell) -> None:
+    (shell.folder / "models" / "m" / "2.0.0").rename(shell.folder / "away")
+    assert shell.json("verify", code=1)["log"]["gone"] == ["m 2.0.0"]
+    (shell.folder / "away").rename(shell.folder / "models" / "m" / "2.0.0")
+    shell.run("yank", "m@2.0.0", "--reason", "it leaks")
+    (shell.folder / "models" / "m" / "2.0.0").rename(shell.folder / "away")
+    assert shell.json("verify")["ok"] is True
+
+
+def test_a_valid_manifest_in_the_place_of_the_published_one_is_named(shell: Shell) -> None:
+    manifest = shell.folder / "models" / "m" / "2.0.0" / "manifest.json"
+    manifest.chmod(0o644)
+    manifest.write_text(manifest.read_text().replace('"ir_version":8', '"ir_version":7'))
+    (_, changed) = shell.json("verify", code=1)["versions"]
+    assert changed["fault"].startswith("manifest.json is not what was published")
+
+
+def test_a_yank_says_what_is_left_and_what_stands_in_its_way(shell: Shell) -> None:
+    shell.run("tag", "m", "stable", "2.0.0")
+    refused = shell.error("yank", "m@2.0.0", "--reason", "it leaks")
+    assert refused == "2.0.0 of m is not yanked: the tag stable names it; move or delete the tag first"
+    shell.run("tag", "m", "stable", "1.0.0")
+    said = shell.run("yank", "m@2.0.0", "--reason", "it leaks").stdout
+    assert said == "m 2.0.0 is yanked; it was released; 1.0.0 is the highest released version now\n"
+    assert shell.json("yank", "m@2.0.0", "--reason", "again")["changed"] is False
+    assert "yanked: it leaks" in shell.run("show", "m@2.0.0").stdout
+    assert shell.json("show", "m@2.0.0")["yanked"] == "it leaks"
+    assert "is yanked, and is never used again" in shell.error("release", "m@2.0.0")
+    assert "was yanked; publish under another version" in shell.error("publish", "m", "2.0.0", "1.onnx")
+    assert "Missing option" in shell.run("yank", "m@1.0.0", code=2).stderr
+
+    assert "it leaks); to bring it back, say --i-know-why" in shell.error("unyank", "m@2.0.0", "--reason", "fixed")
+    back = shell.run("unyank", "m@2.0.0", "--reason", "it was the driver", "--i-know-why").stdout
+    assert back == "m 2.0.0 is a candidate again\n"
+
+
+def test_a_tag_moves_only_from_where_it_is_expected_and_tells_its_history(shell: Shell) -> None:
+    shell.run("tag", "m", "stable", "1.0.0", "--expect", "none", "--actor", "ada", "--reason", "first")
+    late = shell.error("tag", "m", "stable", "2.0.0", "--expect", "none")
+    assert late == "the tag 'stable' of m stands at 1.0.0, not new (set by ada: first); look again"
+    shell.run("tag", "m", "stable", "2.0.0", "--expect", "v1.0.0")
+    assert "stands at 2.0.0, not 1.0.0" in shell.error("tag", "m", "stable", "--delete", "--expect", "1.0.0")
+    shell.run("tag", "m", "stable", "--delete", "--expect", "2.0.0")
+    events = shell.json("tag", "m", "stable", "--history")["events"]
+    assert [(e["kind"], e["payload"]["previous"]) for e in events] == [
+        ("tag_deleted", "2.0.0"),
+        ("tag_set", "1.0.0"),
+        ("tag_set", None),
+    ]
+    assert "takes no VERSION" in shell.run("tag", "m", "stable", "1.0.0", "--history", code=2).stderr
+
+
+def test_what_is_not_signed_by_a_trusted_key_is_told_and_not_published(shell: Shell) -> None:
+    made = shell.json("key", "new", "key.pem")
+    assert stat.S_IMODE((shell.folder / "key.pem").stat().st_mode) == 0o600
+    assert shell.json("key", "show", "key.pem") == made
+    assert shell.run("key", "show", "key.pem", "--pem").stdout == made["pem"]
+    assert "never overwritten" in shell.error("key", "new", "key.pem")
+    (shell.folder / "turnout.toml").write_text(
+        f'[signing]\nrequire_signature = true\ntrusted_keys = ["{made["public_key"]}"]\n'
+    )
+    shell.run("sign", "m@1.0.0", "--key", "key.pem", "--reason", "reviewed")
+    found = {v["version"]: v for v in shell.json("verify", code=1)["versions"]}
+    assert (found["1.0.0"]["untrusted"], found["1.0.0"]["signatures"]) == ("", {made["key_id"]: "trusted"})
+    assert found["2.0.0"]["untrusted"] == "it is not signed, and signing.require_signature asks for that"
+    assert "1 of 2 versions are not signed as is asked" in shell.run("verify", code=1).stdout
+    assert f"{made['key_id']} (trusted)" in shell.run("show", "m@1.0.0").stdout
+
+    refused = shell.error("publish", "m", "3.0.0", "1.onnx")
+    assert refused == "gate signature failed: it is not signed, and signing.require_signature asks for that"
+    gates = shell.json("publish", "m", "3.0.0", "1.onnx", "--sign-key", "key.pem")["gates"]
+    assert gates[-1] == {"gate": "signature", "outcome": "passed", "evidence": f"signed by {made['key_id']}"}
+    signed, published, reviewed = shell.json("log", "--limit", "3")["events"]
+    assert (signed["kind"], signed["payload"]["key"], published["kind"]) == ("signed", made["key_id"], "published")
+    assert reviewed["reason"] == "reviewed"
+
+
+def test_a_version_whose_bytes_changed_is_not_signed(shell: Shell) -> None:
+    shell.run("key", "new", "key.pem")
+    changed = shell.folder / "models" / "m" / "2.0.0" / "model.onnx"
+    changed.chmod(0o644)
+    changed.write_bytes(changed.read_bytes()[:-1] + b"\0")
+    assert "model.onnx is not what was published" in shell.error("sign", "m@2.0.0", "--key", "key.pem")

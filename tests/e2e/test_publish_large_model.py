@@ -1,0 +1,69 @@
+"""A model of 2 GiB with its weights outside: it is published in bounded memory."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import onnx_models
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+ROWS, WIDTH = 1 << 20, 512
+SIZE = ROWS * WIDTH * 4
+MIB = 1 << 20
+
+# Publishes as `turnout publish` does, in a process whose children are counted apart, and prints the peaks of both.
+PUBLISHER = """
+import json, resource, sys
+from pathlib import Path
+from typer.testing import CliRunner
+from turnout.cli.main import application
+
+done = CliRunner().invoke(application(), ["publish", "large", *sys.argv[1:], "--json"])
+own, children = (resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+print(json.dumps({"code": done.exit_code, "out": done.stdout, "own": own, "children": children}))
+"""
+
+
+def embedding(directory: Path) -> Path:
+    """Writes y = table[index], of a table of 2 GiB of zeros that take no room on the disk."""
+    table = numpy_helper.from_array(np.zeros((1, 1), np.float32), "table")
+    onnx_models.move_out(table, "table.data", offset=0)
+    del table.dims[:]
+    table.dims.extend([ROWS, WIDTH])
+    table.external_data[1].value = str(SIZE)
+    model = onnx_models.model(
+        [helper.make_node("Gather", ["table", "index"], ["y"])],
+        [onnx_models.tensor("index", TensorProto.INT64, ["batch"])],
+        [onnx_models.tensor("y", TensorProto.FLOAT, ["batch", WIDTH])],
+        [table],
+    )
+    source = onnx_models.save(model, directory / "large.onnx")
+    with (directory / "table.data").open("wb") as file:
+        file.truncate(SIZE)
+    return source
+
+
+def test_a_model_of_2_gib_is_published_in_a_fraction_of_its_memory(tmp_path: Path) -> None:
+    if shutil.disk_usage(tmp_path).free < 2 * SIZE:
+        pytest.skip("needs 4 GiB on the disk")
+    source = embedding(tmp_path)
+    command = [sys.executable, "-c", PUBLISHER, "1.0.0", str(source), "--models", str(tmp_path / "models")]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=True)
+        told = json.loads(done.stdout)
+        assert told["code"] == 0, told
+        gates = {gate["gate"]: gate for gate in json.loads(told["out"])["gates"]}
+        assert gates["load"]["outcome"] == "passed"
+        assert json.loads(told["out"])["size_bytes"] > SIZE
+        assert told["own"] < 512 * MIB
+        # ONNX Runtime maps the table; what is touched of it is all that counts.
+        assert told["children"] < 512 * MIB
+    finally:
+        shutil.rmtree(tmp_path / "models", ignore_errors=True)

@@ -1,0 +1,139 @@
+"""One byte that changed, in whichever file of a version: it is named, never served, and nobody else's trouble."""
+
+import asyncio
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from semver import Version
+
+from onnx_models import save_external, scaled
+from turnout.config import Settings
+from turnout.errors import DigestMismatch
+from turnout.registry.repository import Repository
+from turnout.routing.adoption import adopt
+from turnout.state.store import StateStore
+from wire import X, refusal, request, stub_of
+
+FILES = ["manifest.json", "model.onnx", "weights.data", "golden/one.npz"]
+DAMAGED = Version(2)
+
+
+@pytest.fixture
+def published(publish_model, models: Path, tmp_path: Path) -> str:
+    """Publishes m 1.0.0, and m 2.0.0 of four kinds of files; returns the digest of the latter."""
+    source = save_external(tmp_path)
+    golden = tmp_path / "one.npz"
+    x = np.ones((1, 64), np.float32)
+    np.savez(golden, **{"inputs/x": x, "outputs/y": x})
+    publish_model("m", "1.0.0", scaled(1))
+    digest = publish_model("m", "2.0.0", source, golden=(golden,))
+    with StateStore.open(Settings(models=models).state_url) as store:
+        adopt(Repository(models), store, actor="test")
+    return digest
+
+
+def flip(path: Path, *, at: int | None = None) -> None:
+    """Changes one bit of a file."""
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 if at is None else at] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def damage(models: Path, file: str) -> None:
+    flip(models / "m" / "2.0.0" / file)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_verification_names_the_file(published, models: Path, file: str) -> None:
+    damage(models, file)
+    with pytest.raises(DigestMismatch, match=file):
+        Repository(models).verify("m", DAMAGED, expected=published)
+
+
+@pytest.mark.parametrize("file", FILES)
+async def test_a_server_that_starts_answers_data_loss_and_serves_the_rest(
+    published, models: Path, start_server, file: str
+) -> None:
+    damage(models, file)
+    server = await start_server()
+    async with stub_of(server) as stub:
+        for selector in ("2.0.0", published):
+            refused = await refusal(stub.Predict(request("m", selector, x=X)))
+            assert refused.code is grpc.StatusCode.DATA_LOSS
+            assert file in refused.message
+        assert (await stub.Predict(request("m", "^1", x=X))).route.version == "1.0.0"
+
+
+@pytest.mark.parametrize("file", FILES)
+async def test_a_server_that_loads_it_again_answers_data_loss_and_serves_the_rest(
+    published, models: Path, start_server, file: str
+) -> None:
+    server = await start_server()
+    manager = server.services.manager
+    await manager.unload("m", DAMAGED)
+    damage(models, file)
+    with pytest.raises(Exception, match=file):
+        await manager.load("m", DAMAGED)
+    async with stub_of(server) as stub:
+        refused = await refusal(stub.Predict(request("m", "2.0.0", x=X)))
+        assert refused.code is grpc.StatusCode.DATA_LOSS
+        assert file in refused.message
+        assert (await stub.Predict(request("m", "1.0.0", x=X))).route.version == "1.0.0"
+
+
+async def test_a_manifest_that_another_valid_one_took_the_place_of_is_seen_by_the_log(
+    published, models: Path, start_server
+) -> None:
+    manifest = models / "m" / "2.0.0" / "manifest.json"
+    text = manifest.read_text()
+    manifest.chmod(0o644)
+    manifest.write_text(text.replace('"ir_version":8', '"ir_version":7'))
+    assert manifest.read_text() != text
+    Repository(models).verify("m", DAMAGED)  # by itself it is whole
+    server = await start_server()
+    async with stub_of(server) as stub:
+        refused = await refusal(stub.Predict(request("m", "2.0.0", x=X)))
+    assert refused.code is grpc.StatusCode.DATA_LOSS
+    assert refused.message.startswith("m 2.0.0: manifest.json is not what was published")
+
+
+async def test_a_version_in_memory_goes_on_when_its_manifest_is_damaged(published, models: Path, start_server) -> None:
+    server = await start_server()
+    damage(models, "manifest.json")
+    await server.services.manager.refresh()
+    x = np.ones((1, 64), np.float32)
+    async with stub_of(server) as stub:
+        assert (await stub.Predict(request("m", "2.0.0", x=x))).route.version == "2.0.0"
+
+
+async def test_a_model_of_which_nothing_else_is_left_answers_data_loss_too(
+    publish_model, models: Path, start_server
+) -> None:
+    publish_model("m", "2.0.0", scaled(2))
+    damage(models, "manifest.json")
+    server = await start_server()
+    async with stub_of(server) as stub:
+        refused = await refusal(stub.Predict(request("m", "2.0.0", x=X)))
+        other = await refusal(stub.Predict(request("m", "3.0.0", x=X)))
+    assert (refused.code, other.code) == (grpc.StatusCode.DATA_LOSS, grpc.StatusCode.NOT_FOUND)
+
+
+async def test_a_version_that_was_published_anew_is_served_once_the_log_says_so(
+    published, models: Path, start_server, publish_model, tmp_path: Path
+) -> None:
+    server = await start_server()
+    (models / "m" / "2.0.0").rename(tmp_path / "away")
+    catalog = server.services.catalog
+    async with asyncio.timeout(20):
+        await catalog.wait_for(lambda snapshot: DAMAGED not in snapshot.models["m"].versions)
+        publish_model("m", "2.0.0", scaled(2), release=False)
+        await catalog.wait_for(
+            lambda s: DAMAGED in s.models["m"].versions and s.models["m"].versions[DAMAGED].failure is not None
+        )
+        digest = Repository(models).find("m", DAMAGED).digest
+        with StateStore.open(Settings(models=models).state_url) as store:
+            store.record_published("m", DAMAGED, digest, actor="ada", reason="anew", found=False)
+        await catalog.wait_for(lambda s: s.models["m"].versions[DAMAGED].handle is not None)

@@ -1,0 +1,145 @@
+"""Withdrawals, and tags that move only from where they are expected, on SQLite and on PostgreSQL."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+from semver import Version
+
+from turnout.errors import ChangeRefused, Conflict, InvalidRequest, TurnoutError
+from turnout.registry.standing import Standing
+from turnout.state.declaring import Uses
+from turnout.state.store import StateStore
+
+pytest_plugins = ["postgres_fixture"]
+
+WHO = {"actor": "ada", "reason": "it leaks"}
+V1, V2, V3 = Version(1), Version(2), Version(3)
+
+
+@pytest.fixture
+def store(state_url: str) -> Iterator[StateStore]:
+    with StateStore.open(state_url) as opened:
+        yield opened
+
+
+def allow(_: Uses) -> None:
+    """Nothing holds on to it."""
+
+
+def test_a_yank_says_what_the_version_was_and_why_it_went(store: StateStore) -> None:
+    store.release("m", V1, **WHO)
+    assert store.yank("m", V1, refuse=allow, **WHO) is Standing.RELEASED
+    assert store.yank("m", V2, refuse=allow, **WHO) is Standing.CANDIDATE
+    known = store.declared().of("m")
+    assert (known.standing(V1), known.standing(V2)) == (Standing.YANKED, Standing.YANKED)
+    assert known.reasons == {V1: "it leaks", V2: "it leaks"}
+    newest, before, _ = store.events("m")
+    assert (before.kind, before.payload) == ("yanked", {"version": "1.0.0", "previous": "released"})
+    assert newest.payload == {"version": "2.0.0", "previous": "candidate"}
+
+
+def test_a_second_yank_changes_nothing(store: StateStore) -> None:
+    store.yank("m", V1, refuse=allow, **WHO)
+    assert store.yank("m", V1, actor="bob", reason="me too", refuse=allow) is Standing.YANKED
+    assert len(store.events()) == 1
+
+
+@pytest.mark.parametrize("reason", ["", "  "])
+def test_a_yank_without_a_reason_is_refused(store: StateStore, reason: str) -> None:
+    with pytest.raises(InvalidRequest, match="reason"):
+        store.yank("m", V1, actor="ada", reason=reason, refuse=allow)
+    with pytest.raises(InvalidRequest, match="reason"):
+        store.unyank("m", V1, actor="ada", reason=reason)
+
+
+def test_an_unyanked_version_is_a_candidate_whatever_it_was(store: StateStore) -> None:
+    store.release("m", V1, **WHO)
+    store.yank("m", V1, refuse=allow, **WHO)
+    assert store.unyank("m", V1, actor="ada", reason="it was the driver") is True
+    assert store.unyank("m", V1, actor="ada", reason="again") is False
+    assert store.declared().of("m").standing(V1) is Standing.CANDIDATE
+    assert store.declared().of("m").reasons == {}
+    assert store.events()[0].kind == "unyanked"
+    assert store.audit().differences == ()
+
+
+def test_what_holds_on_to_a_version_is_shown_in_the_transaction_that_yanks_it(store: StateStore) -> None:
+    store.set_tag("m", "stable", V1, **WHO)
+    store.set_tag("m", "old", Version.parse("1.0.0+build"), **WHO)
+    store.set_tag("m", "new", V2, **WHO)
+    store.put_policy("m", {"baseline": "1.0.0"}, expected_epoch=0, action="set", **WHO)
+    seen: list[Uses] = []
+
+    def refuse(uses: Uses) -> None:
+        seen.append(uses)
+        raise ChangeRefused("no")
+
+    with pytest.raises(ChangeRefused):
+        store.yank("m", V1, refuse=refuse, **WHO)
+    (uses,) = seen
+    assert uses.tags == ("old", "stable")
+    assert uses.policy is not None
+    assert uses.policy.epoch == 1
+    assert store.declared().of("m").standing(V1) is Standing.CANDIDATE
+    assert len(store.events()) == 4
+
+
+def test_a_policy_that_needs_a_yanked_version_is_not_put_in_force(store: StateStore) -> None:
+    store.yank("m", V1, refuse=allow, **WHO)
+    with pytest.raises(InvalidRequest, match="is yanked"):
+        store.put_policy("m", {}, expected_epoch=0, action="set", needs=[V2, V1], **WHO)
+    assert store.policies() == {}
+
+
+def test_a_tag_moves_only_from_where_it_is_expected(store: StateStore) -> None:
+    with pytest.raises(Conflict, match=r"m has no tag 'stable' by now, and it was expected at 1\.0\.0; look again"):
+        store.set_tag("m", "stable", V2, expect="1.0.0", **WHO)
+    assert store.set_tag("m", "stable", V1, expect="", **WHO) is None
+    with pytest.raises(Conflict, match=r"stands at 1\.0\.0, not new \(set by ada: it leaks\); look again"):
+        store.set_tag("m", "stable", V2, expect="", **WHO)
+    with pytest.raises(Conflict, match=r"stands at 1\.0\.0, not 3\.0\.0"):
+        store.set_tag("m", "stable", V2, expect="3.0.0", **WHO)
+    with pytest.raises(Conflict, match=r"stands at 1\.0\.0, not 3\.0\.0"):
+        store.set_tag("m", "stable", V1, expect="3.0.0", **WHO)
+    assert store.set_tag("m", "stable", V2, expect="1.0.0", **WHO) == V1
+    with pytest.raises(Conflict):
+        store.delete_tag("m", "stable", expect="1.0.0", **WHO)
+    assert store.delete_tag("m", "stable", expect="2.0.0", **WHO) == V2
+    assert [event.kind for event in store.events()] == ["tag_deleted", "tag_set", "tag_set"]
+
+
+def test_a_tag_remembers_where_it_stood(store: StateStore) -> None:
+    store.set_tag("m", "stable", V1, actor="ada", reason="first")
+    store.set_tag("m", "other", V3, **WHO)
+    store.set_tag("n", "stable", V3, **WHO)
+    store.set_tag("m", "stable", V2, actor="bob", reason="faster")
+    store.delete_tag("m", "stable", actor="eve", reason="unused")
+    history = store.tag_history("m", "stable")
+    assert [(e.kind, e.payload["previous"], e.actor, e.reason) for e in history] == [
+        ("tag_deleted", "2.0.0", "eve", "unused"),
+        ("tag_set", "1.0.0", "bob", "faster"),
+        ("tag_set", None, "ada", "first"),
+    ]
+    assert store.tag_history("m", "nothing") == []
+
+
+def test_of_several_that_move_a_tag_from_one_place_one_wins(store: StateStore) -> None:
+    store.set_tag("m", "stable", V1, **WHO)
+    start = Barrier(6)
+
+    def move(patch: int) -> str:
+        start.wait()
+        try:
+            store.set_tag("m", "stable", Version(2, 0, patch), actor=str(patch), reason="", expect="1.0.0")
+        except TurnoutError as error:
+            return type(error).__name__
+        return "moved"
+
+    with ThreadPoolExecutor(6) as threads:
+        outcomes = list(threads.map(move, range(6)))
+    assert sorted(outcomes) == ["Conflict"] * 5 + ["moved"]
+    winner = outcomes.index("moved")
+    assert store.declared().of("m").tags == {"stable": Version(2, 0, winner)}
+    assert store.audit().chain.faults == ()
