@@ -8,6 +8,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,13 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Address, Settings
 from turnout.errors import TurnoutError, Unavailable
+from turnout.publishing import Publication, Publisher
+from turnout.registry.announcement import Bounds
+from turnout.registry.publish import PublishRequest, PublishResult
 from turnout.registry.repository import Repository
 from turnout.registry.staging import SWEEP_PATIENCE, sweep
 from turnout.registry.trust import Trust
+from turnout.registry.uploads import Uploads
 from turnout.rollout.attempt import Entry, Rollout
 from turnout.rollout.controller import Rollouts
 from turnout.rollout.driven import Observer
@@ -30,7 +35,7 @@ from turnout.rollout.meter import FalseAlarmMeters
 from turnout.rollout.preview import Previews
 from turnout.rollout.shown import record_rollouts
 from turnout.rollout.webhook import Webhook
-from turnout.routing.adoption import adopt
+from turnout.routing.adoption import Recorder, adopt
 from turnout.routing.applied import Policies
 from turnout.routing.configured import named
 from turnout.routing.declarations import Declarer
@@ -42,6 +47,7 @@ from turnout.routing.traffic import Traffic
 from turnout.routing.weights import record_epochs, record_weights
 from turnout.rpc.codec import new_request_id
 from turnout.rpc.errors import code_name
+from turnout.rpc.registry import RegistryServicer
 from turnout.rpc.server import Services, control_server, data_server, listen
 from turnout.serving import providers
 from turnout.serving.catalog import Catalog
@@ -49,6 +55,7 @@ from turnout.serving.follow import follow
 from turnout.serving.inference import Inference
 from turnout.serving.manager import Manager
 from turnout.serving.memory import memory_of
+from turnout.serving.priority import step_back
 from turnout.state.store import StateStore
 from turnout.telemetry.logging import AccessLog, make_logger
 from turnout.telemetry.metrics import Metrics
@@ -58,6 +65,9 @@ from turnout.web.server import EmbeddedServer, Web, bind, http_server
 
 _SHADOWS_CLOSE_SECONDS = 1.0
 """What copies that run may hold the server's end up by."""
+
+_EXPIRY_SECONDS = 0.5
+"""Between two looks for uploads that nobody goes on with, at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +128,9 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         rollouts = Rollouts(
             store, traffic, policies, catalog, observer, manager.reconcile, manager.refresh, tick, tell, log
         )
+        declarer = Declarer(repository, store)
+        uploads = _uploads(repository, store, settings)
+        stack.callback(uploads.close)
         meters = FalseAlarmMeters(
             lambda model: settings.for_model(model).false_alarm_meter, catalog, policies, observer, log
         )
@@ -133,12 +146,13 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             catalog=catalog,
             router=router,
             manager=manager,
-            declarer=Declarer(repository, store),
+            declarer=declarer,
             traffic=traffic,
             explainer=explainer,
             policies=policies,
             shadows=shadows,
             rollouts=rollouts,
+            registry=_registry(repository, uploads, declarer, store, manager, settings, stack),
             previews=previews,
             accepting=lambda: not readiness_off.is_set(),
         )
@@ -187,6 +201,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         side_tasks.start("http", http.serve(sockets=[http_socket]))
         side_tasks.start("rollouts", rollouts.run(previews.tick, meters.tick))
         side_tasks.start("webhook", webhook.run())
+        side_tasks.start("uploads", _expire(uploads, settings.transfers.keep_s))
         side_tasks.start("recent", recent.run())
         side_tasks.start("follow", follow(refresh, store.revision, root, settings.repository, log))
         stack.push_async_callback(_stop, services, settings, data, control, http, side_tasks)
@@ -300,6 +315,49 @@ def _prepare_log(repository: Repository, store: StateStore, settings: Settings, 
             )
     except (OSError, Unavailable) as error:  # a repository that may only be read, or is busy: the next start will
         log.warning("versions that no event tells of are not recorded", reason=str(error))
+
+
+def _uploads(repository: Repository, store: StateStore, settings: Settings) -> Uploads:
+    transfers, publisher = settings.transfers, Publisher(settings, repository, store)
+
+    def publish(request: PublishRequest, actor: str, reason: str) -> PublishResult:
+        return publisher.publish(request, Publication(actor, reason))
+
+    def yanked(model: str) -> list[Version]:
+        return Recorder(repository, store, "", "").yanked(model)
+
+    bounds = Bounds(int(transfers.max_file_bytes), int(transfers.max_upload_bytes))
+    return Uploads(repository, publish, yanked, bounds, transfers.max_uploads, transfers.keep_s)
+
+
+def _registry(
+    repository: Repository,
+    uploads: Uploads,
+    declarer: Declarer,
+    store: StateStore,
+    manager: Manager,
+    settings: Settings,
+    stack: AsyncExitStack,
+) -> RegistryServicer:
+    # Threads of their own: hashing and gates take a core for seconds, and live requests come first.
+    threads = ThreadPoolExecutor(settings.transfers.max_uploads, "registry", initializer=step_back)
+    stack.callback(threads.shutdown, wait=True, cancel_futures=True)
+    return RegistryServicer(
+        repository,
+        uploads,
+        declarer,
+        lambda model, version: store.declared().of(model).standing(version),
+        manager.refresh,
+        threads,
+        settings.transfers.idle_s,
+        settings.transfers.max_fetches,
+    )
+
+
+async def _expire(uploads: Uploads, keep_seconds: float) -> None:
+    while True:
+        await asyncio.sleep(max(keep_seconds / 4, _EXPIRY_SECONDS))
+        await asyncio.to_thread(uploads.expire)
 
 
 def _prepare_repository(settings: Settings, log: FilteringBoundLogger) -> Path:

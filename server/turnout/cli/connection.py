@@ -17,10 +17,13 @@ from turnout_client.config import channel_options
 from turnout_client.errors import FailedCall, error_of_call
 from turnout_client.model import VersionInfo
 from turnout_client.wire import read_version
-from turnout_proto.v1.control_pb2 import LoadVersionRequest, UnloadVersionRequest
+from turnout_proto.v1.control_pb2 import LoadVersionRequest, ReleaseVersionRequest, UnloadVersionRequest
 from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
+from turnout_proto.v1.registry_pb2_grpc import RegistryServiceStub
 
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what to connect to where a server listens everywhere
+
+_RELEASE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +83,33 @@ class Server:
             request = UnloadVersionRequest(model=model, version=version)
             return read_version(control.UnloadVersion(request, timeout=timeout).version)
 
+    def release(self, model: str, version: str, actor: str, reason: str) -> bool:
+        """Releases a version; False where it was released before.
+
+        Raises:
+            ServerRefused: There is none, or no server answers.
+        """
+        with self.control() as control:
+            request = ReleaseVersionRequest(model=model, version=version, actor=actor, reason=reason)
+            return control.ReleaseVersion(request, timeout=_RELEASE_SECONDS).changed
+
     @contextmanager
     def control(self) -> Iterator[ControlServiceStub]:
         """Opens the control service; what the server answers with leaves the block as `ServerRefused`."""
+        with self._channel() as channel:
+            yield ControlServiceStub(channel)
+
+    @contextmanager
+    def registry(self) -> Iterator[RegistryServiceStub]:
+        """Opens the registry service; what the server answers with leaves the block as `ServerRefused`."""
+        with self._channel() as channel:
+            yield RegistryServiceStub(channel)
+
+    @contextmanager
+    def _channel(self) -> Iterator[grpc.Channel]:
         with self._translated(), grpc.insecure_channel(str(self.address), options=channel_options()) as channel:
             try:
-                yield ControlServiceStub(channel)
+                yield channel
             except grpc.RpcError as error:
                 raise error_of_call(cast(FailedCall, error)) from error
 

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from semver import Version
 
+from turnout.registry.environment_record import SeenEnvironment
 from turnout.registry.listing import Published
 from turnout.registry.manifest import Batching, FileEntry
+from turnout.registry.provenance import Provenance
 from turnout.registry.signature import DataType, TensorSpec
 from turnout.registry.standing import Declarations
 
@@ -25,6 +27,8 @@ class Content:
         tolerances: Absolute and relative, by output or dtype.
         signatures: What the signature of each key is worth.
         yanked: Why it was yanked; "" where it was not.
+        provenance: Where it comes from.
+        seen: The machine that published it, where that was recorded.
     """
 
     files: tuple[FileEntry, ...]
@@ -33,6 +37,8 @@ class Content:
     tolerances: dict[str, tuple[float, float]]
     signatures: dict[str, str] = field(default_factory=dict)
     yanked: str = ""
+    provenance: Provenance = field(default_factory=Provenance)
+    seen: SeenEnvironment | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +108,7 @@ class Description:
             {name: (t.atol, t.rtol) for name, t in manifest.tolerances.items()},
             signatures or {},
             declarations.reasons.get(manifest.version, ""),
+            provenance=manifest.provenance,
         )
         return cls(
             model=manifest.model,
@@ -153,6 +160,8 @@ class Description:
             body["metadata"] = self.content.metadata
             body["signatures"] = self.content.signatures
             body["yanked"] = self.content.yanked or None
+            body["provenance"] = self.content.provenance.to_json()
+            body["published_on"] = None if self.content.seen is None else self.content.seen.to_json()
             body["opset"] = self.content.opset
             tolerances = self.content.tolerances
             body["tolerances"] = {name: {"atol": atol, "rtol": rtol} for name, (atol, rtol) in tolerances.items()}

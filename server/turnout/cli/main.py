@@ -7,6 +7,9 @@ import typer
 
 from turnout.cli.diff import diff
 from turnout.cli.doctor import doctor
+from turnout.cli.export import export
+from turnout.cli.fetch import fetch
+from turnout.cli.import_version import import_version
 from turnout.cli.key import application as key
 from turnout.cli.load import load, unload
 from turnout.cli.log import log
@@ -46,13 +49,14 @@ def application() -> typer.Typer:
     app.callback()(_turnout)
     commands: dict[str, tuple[Callable[..., None], ...]] = {
         _HERE: (serve, doctor),
-        _REPOSITORY: (publish, sign, release, tag, yank, unyank, models, show, diff, log, verify),
-        _SERVER: (predict, load, unload, shadow, rollback),
+        _REPOSITORY: (publish, sign, release, tag, yank, unyank, models, show, diff, log, verify, export),
+        _SERVER: (predict, fetch, load, unload, shadow, rollback),
     }
     for panel, members in commands.items():
         for command in members:
             app.command(rich_help_panel=panel)(command)
     app.add_typer(key, name="key", rich_help_panel=_HERE)
+    app.command(name="import", rich_help_panel=_REPOSITORY)(import_version)
     app.add_typer(traffic, name="traffic", rich_help_panel=_SERVER)
     app.add_typer(rollout, name="rollout", rich_help_panel=_SERVER)
     return app

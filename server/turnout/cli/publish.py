@@ -1,20 +1,17 @@
 """`turnout publish`."""
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, ReasonOption, StateOption
-from turnout.cli.output import reporting
+from turnout.cli.output import Output, reporting
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from turnout.cli.workspace import Workspace
-    from turnout.registry.comparison import Comparison
-    from turnout.registry.gates import Gate
+    from turnout.registry.publish import PublishRequest
 
 AUTO = "auto"
 """Written for the version, has it chosen."""
@@ -25,6 +22,8 @@ REFUSED, TAKEN = 3, 4
 _NICENESS = 10
 """Hashing and checking can wait; a server on the same machine cannot."""
 
+_GATES_SECONDS = 3600.0
+
 
 def publish(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The model, for example magika.")],
@@ -34,10 +33,16 @@ def publish(
             metavar="VERSION", help="Exact, for example 3.2.0 or 3.3.0-rc.1; `auto` for the smallest legal one."
         ),
     ],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="ONNX file; its external data lies beside it.")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="ONNX file, its external data beside it; or file://, s3://, gs://, hf:, mlflow:models:/NAME@ALIAS.",
+        ),
+    ],
     meta: Annotated[
         Path | None,
-        typer.Option("--meta", metavar="FILE", help="Description, authors, batching, tolerances; TOML or JSON."),
+        typer.Option("--meta", metavar="FILE", help="Description, provenance, batching, tolerances; TOML or JSON."),
     ] = None,
     golden: Annotated[
         list[Path] | None,
@@ -57,6 +62,15 @@ def publish(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", metavar="", help="Run every gate, and publish nothing.")
     ] = False,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            metavar="HOST:PORT",
+            help="Publish by stream to the server with this control listener. (default: to the disk)",
+            show_default=False,
+        ),
+    ] = None,
     actor: ActorOption = None,
     reason: ReasonOption = "",
     models: ModelsOption = None,
@@ -71,56 +85,47 @@ def publish(
     """
     os.nice(_NICENESS)  # before what follows is imported: that takes as long as publishing a small model does
     from turnout.cli.publish_view import refused_body, refused_shown, result_body, result_shown
-    from turnout.cli.signer import Signer
     from turnout.cli.workspace import Workspace, actor_or_login
     from turnout.errors import AlreadyExists, InvalidRequest
+    from turnout.publishing import Publication, Publisher
+    from turnout.registry.announcement import Bounds
     from turnout.registry.gates import GateRefused, Skip
     from turnout.registry.metadata import VersionMetadata, read_metadata
     from turnout.registry.names import check_model_name, parse_version
     from turnout.registry.publish import PublishRequest, source_size
-    from turnout.registry.publish import publish as publish_version
-    from turnout.routing.adoption import Recorder
+    from turnout.registry.signing import PrivateKey
+    from turnout.registry.sources.source import local_source
 
-    with reporting(as_json=as_json) as out:
+    with reporting(as_json=as_json) as out, ExitStack() as stack:
         check_model_name(name)
-        if not file.exists():
-            raise InvalidRequest.at("FILE", f"there is no {file}")
         if dry_run and release:
             raise InvalidRequest.at("--dry-run", "publishes nothing, so that --release has nothing to release")
-        request = PublishRequest(
-            name,
-            None if version == AUTO else parse_version(version),
-            file,
-            metadata=VersionMetadata() if meta is None else read_metadata(meta),
-            golden=tuple(golden or ()),
-        )
+        exact = None if version == AUTO else parse_version(version)
+        said = VersionMetadata() if meta is None else read_metadata(meta)
         who = actor_or_login(actor)
+        key = None if sign_key is None else PrivateKey.load(sign_key)
         skips = [Skip(gate, reason, who) for gate in dict.fromkeys(skip_gate or ())]
         workspace = Workspace.open(models, state, config)
-        gates, comparison = _gates(workspace, name)
-        signing = Signer.of(workspace, name, sign_key)
+        transfers = workspace.settings.transfers
+        bounds = Bounds(int(transfers.max_file_bytes), int(transfers.max_upload_bytes))
+        source = stack.enter_context(local_source(file, bounds))
+        request = PublishRequest(
+            name, exact, source.path, metadata=said.over(source.metadata), golden=tuple(golden or ())
+        )
+        if server is not None:
+            if key is not None or skips or dry_run or exact is None:
+                refused = "--sign-key, --skip-gate, --dry-run and `auto` work on a repository, not through a server"
+                raise InvalidRequest.at("--server", refused)
+            _publish_to(out, server, request, release=release, actor=who, reason=reason)
+            return
         try:
             # Before the copy: a store that cannot be used must not leave a version behind that nobody recorded.
             with workspace.store() as store:
-                recorder = Recorder(workspace.repository, store, who, reason)
+                publisher = Publisher(workspace.settings, workspace.repository, store)
                 with out.progress("publishing", source_size(request)) as advance:
-                    result = publish_version(
-                        workspace.repository,
-                        request,
-                        gates=(*gates, *signing.gates),
-                        skips=skips,
-                        comparison=comparison,
-                        dry_run=dry_run,
-                        attest=signing.attest,
-                        yanked=lambda: recorder.yanked(name),
-                        recorded=recorder.record,
-                        progress=advance,
-                    )
-                if not dry_run:
-                    recorder.settle(result.created)
-                    signing.record(store, result, who, reason)
-                    if release:
-                        store.release(name, result.manifest.version, actor=who, reason=reason)
+                    result = publisher.publish(request, Publication(who, reason, key, skips, dry_run), advance)
+                if release:
+                    store.release(name, result.manifest.version, actor=who, reason=reason)
                 standing = store.declared().of(name).standing(result.manifest.version)
         except GateRefused as error:
             out.show(refused_body(error), *refused_shown(error))
@@ -132,13 +137,13 @@ def publish(
         out.show(result_body(result, standing), *result_shown(result, standing))
 
 
-def _gates(workspace: "Workspace", name: str) -> "tuple[Sequence[Gate], Comparison]":
-    """Puts together what a version of `name` has to pass."""
-    from turnout.registry.comparison import Comparison
-    from turnout.registry.gates.plan import read_plan
-    from turnout.registry.gates.standard import standard_gates
-    from turnout.serving.trial import TrialLab
+def _publish_to(out: Output, server: str, request: "PublishRequest", *, release: bool, actor: str, reason: str) -> None:
+    from turnout.cli.connection import Server
+    from turnout.cli.publish_view import result_body, result_shown
+    from turnout.cli.upload import Wish, publish_to
 
-    lab = TrialLab(workspace.settings.for_model(name))
-    comparison = Comparison(lab)
-    return standard_gates(read_plan(workspace.settings.models, name), lab, comparison), comparison
+    size = request.source.stat().st_size if request.source.is_file() else 0
+    with out.progress("uploading", size) as advance:
+        wish = Wish(release, actor, reason, _GATES_SECONDS)
+        result, standing = publish_to(Server.named(server, None), request, wish, advance)
+    out.show(result_body(result, standing), *result_shown(result, standing))

@@ -15,21 +15,28 @@ def show(
     version: Annotated[
         str, typer.Argument(metavar="NAME[@SELECTOR]", help="A model, or one of its versions, as in magika@^3.")
     ],
+    markdown: Annotated[
+        bool, typer.Option("--markdown", metavar="", help="Print the version's card as a Markdown file.")
+    ] = False,
     server: LiveOption = None,
     models: ModelsOption = None,
     state: StateOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Describe a model, or the version that a selector names.
+    """Describe a model, or print the card of the version that a selector names.
 
     Of a model: all versions, the latest declarations, and more of the version that answers by default.
     """
+    from turnout.cli.card import markdown as card
     from turnout.cli.survey import details_from_disk
     from turnout.cli.workspace import Workspace, split_reference
+    from turnout.errors import InvalidRequest
 
     with reporting(as_json=as_json) as out:
         name, selector = split_reference(version)
+        if markdown and (selector is None or server is not None or as_json):
+            raise InvalidRequest.at("--markdown", "expected with NAME@SELECTOR, and without --server and --json")
         if server is not None:
             from turnout.cli.connection import Server
             from turnout.cli.live import details_from_server
@@ -37,7 +44,10 @@ def show(
             found = details_from_server(Server.named(server, config), name, selector)
         else:
             found = details_from_disk(Workspace.open(models, state, config), name, selector)
-        if selector is None:
+        if markdown:
+            assert found.chosen is not None, "a selector names a version, or is refused"
+            typer.echo(card(found.chosen), nl=False)
+        elif selector is None:
             _show_model(out, found)
         else:
             _show_version(out, found)

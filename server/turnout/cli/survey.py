@@ -1,10 +1,13 @@
 """The versions that exist, as the disk tells."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from semver import Version
 
 from turnout.cli.description import Description
 from turnout.cli.workspace import ModelVersions, Workspace
+from turnout.registry.environment_record import attested_environment
 from turnout.registry.listing import Problem, Published
 from turnout.registry.trust import Trust, stored
 from turnout.routing.selector import parse
@@ -97,9 +100,18 @@ def details_from_disk(workspace: Workspace, name: str, selector: str | None) -> 
     if declared.revision:
         with workspace.store() as store:
             events = tuple(store.events(name, limit=_EVENTS))
-    return Details(tuple(described.values()), None if chosen is None else described[chosen], events)
+    one = None if chosen is None else _closely(workspace, described[chosen])
+    return Details(tuple(described.values()), one, events)
 
 
 def _signatures(workspace: Workspace, published: Published, trust: Trust) -> dict[str, str]:
     signed = trust.judge(published, stored(workspace.repository, published))
     return {one.key: str(one.worth) for one in signed}
+
+
+def _closely(workspace: Workspace, version: Description) -> Description:
+    """Adds what is recorded beside a version."""
+    assert version.content is not None, "the disk told it"
+    exact = Version.parse(version.version)
+    seen = attested_environment(workspace.repository, version.model, exact, version.digest)
+    return replace(version, content=replace(version.content, seen=seen))

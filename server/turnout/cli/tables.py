@@ -8,6 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from turnout.cli.card import provenance_lines, seen_line
 from turnout.cli.description import Description
 from turnout.cli.output import facts, size_text, table
 from turnout.state.events import Event
@@ -65,6 +66,9 @@ def details(version: Description) -> Table:
         for name, (atol, rtol) in content.tolerances.items():
             pairs.append(("tolerance", f"{name}: {atol:g} + {rtol:g} x expected"))
         pairs += [(name, _free(value)) for name, value in content.metadata.items()]
+        pairs += provenance_lines(content.provenance)
+        if content.seen is not None:
+            pairs.append(("published with", seen_line(content.seen)))
     else:
         pairs.append(("size", size_text(version.size_bytes)))
     return facts(pairs)
@@ -117,6 +121,8 @@ def _what(event: Event) -> str:
 
 
 def _free(value: object) -> str:
+    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        return ", ".join(value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

@@ -21,6 +21,7 @@ from turnout.config.settings import (
     Settings,
     ShadowLane,
     Signing,
+    Transfers,
 )
 from turnout.config.sources import Loaded, load_settings
 from turnout.config.values import Address, Load, LoadAll, LoadLatest, LoadSelectors, Provider
@@ -50,5 +51,6 @@ __all__ = [
     "Settings",
     "ShadowLane",
     "Signing",
+    "Transfers",
     "load_settings",
 ]

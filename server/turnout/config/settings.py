@@ -136,16 +136,38 @@ class Repository(Section):
     poll_interval_s: Annotated[Duration, Field(ge=0.01)] = 0.25
 
 
+class Transfers(Section):
+    """Publishing and fetching by stream, on the control listener.
+
+    Attributes:
+        max_file_bytes, max_upload_bytes: Largest file, and version, that an upload may hold.
+        max_uploads: Uploads that are open at the same time.
+        max_fetches: Fetches that are under way at the same time.
+        idle_s: A stream on which nothing moves for so long is ended.
+        keep_s: How long an upload that broke off is kept for its client to go on with.
+    """
+
+    max_file_bytes: Size = ByteSize(16 * 1024 * _MIB)
+    max_upload_bytes: Size = ByteSize(32 * 1024 * _MIB)
+    max_uploads: Annotated[Count, Field(le=64)] = 4
+    max_fetches: Annotated[Count, Field(le=64)] = 8
+    idle_s: Annotated[Duration, Field(gt=0)] = 30.0
+    keep_s: Duration = 600.0
+
+
 class Loading(Section):
     """How versions come into service.
 
     Attributes:
         concurrency: Most versions that load at the same time.
         warmup_runs: Runs of each batch size that will be used, before a version is Ready.
+        environment: What happens where a version declares another environment than this machine is: `warn` in the log,
+            `refuse` to load it, or `ignore` it.
     """
 
     concurrency: Count = 2
     warmup_runs: CountOrNone = 2
+    environment: Literal["warn", "refuse", "ignore"] = "warn"
 
 
 class Routing(Section):
@@ -345,6 +367,7 @@ class Settings(BaseSettings):
     runtime: Runtime = Runtime()
     drain: Drain = Drain()
     repository: Repository = Repository()
+    transfers: Transfers = Transfers()
     loading: Loading = Loading()
     routing: Routing = Routing()
     signing: Signing = Signing()

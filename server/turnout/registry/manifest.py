@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from semver import Version
 
+from turnout.registry.provenance import Provenance
 from turnout.registry.signature import Signature
 
 SCHEMA = 1
@@ -99,7 +100,8 @@ class Manifest:
             is what matters; of an output not named its values tell.
         labels: By output name, what the classes along its last axis are called, in order.
         preprocessing: How raw data becomes inputs, as its publisher declares it; changing it breaks clients.
-        metadata: Free text about the version (description, authors, licence, training ...), as JSON values.
+        metadata: Free text about the version (description, authors, licence, notes ...), as JSON values.
+        provenance: Where it comes from, and what it was made to run with.
     """
 
     model: str
@@ -114,6 +116,7 @@ class Manifest:
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Provenance = field(default_factory=Provenance)
 
     def __post_init__(self) -> None:
         if not MODEL_NAME.fullmatch(self.model):
@@ -156,6 +159,8 @@ class Manifest:
             body["preprocessing"] = dict(self.preprocessing)
         if self.metadata:
             body["metadata"] = dict(self.metadata)
+        if provenance := self.provenance.to_json():
+            body["provenance"] = provenance
         return body
 
     @classmethod
@@ -182,6 +187,7 @@ class Manifest:
                 labels={str(name): tuple(map(str, labels)) for name, labels in body.get("labels", {}).items()},
                 preprocessing=dict(body.get("preprocessing", {})),
                 metadata=dict(body.get("metadata", {})),
+                provenance=Provenance.from_json(body.get("provenance", {})),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a manifest: {type(error).__name__} {error}") from error

@@ -27,26 +27,36 @@ rtol = 1e-3
 """
 
 import json
-import math
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from difflib import get_close_matches
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from turnout.errors import InvalidModel, InvalidRequest
-from turnout.registry.manifest import Batching, Tolerance
+from turnout.registry.digest import stream_digest
+from turnout.registry.files import explain, open_outside
+from turnout.registry.manifest import Batching, Manifest, Tolerance
+from turnout.registry.provenance import Provenance
+from turnout.registry.provenance_tables import PROVENANCE, parse_provenance
 from turnout.registry.signature import DataType, Signature
+from turnout.registry.tables import (
+    MAX_INTEGER,
+    check_json,
+    check_keys,
+    read_flag,
+    read_integer,
+    read_list,
+    read_table,
+    read_text,
+)
 
 MAX_METADATA_BYTES = 1 << 18
-MAX_DEPTH = 16
-"""How deep free metadata may be nested."""
+MAX_LOCK_BYTES = 64 << 20
 
 _TEXTS = ("description", "licence", "notes")
-_TOP = (*_TEXTS, "authors", "metadata", "batching", "tolerances", "scores", "labels", "preprocessing")
+_TOP = (*_TEXTS, "authors", *PROVENANCE, "metadata", "batching", "tolerances", "scores", "labels", "preprocessing")
 _STATED = (*_TEXTS, "authors")
-_MAX_INTEGER = 2**53 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +74,7 @@ class VersionMetadata:
         scores: By output name, whether it holds scores of classes.
         labels: By output name, what the classes along its last axis are called, in order.
         preprocessing: How raw data becomes inputs, as JSON values.
+        provenance: Where it comes from.
     """
 
     description: str = ""
@@ -76,12 +87,13 @@ class VersionMetadata:
     scores: Mapping[str, bool] = field(default_factory=dict)
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Provenance = field(default_factory=Provenance)
 
     def __post_init__(self) -> None:
         if taken := sorted(set(_STATED) & set(self.free)):
             raise InvalidRequest.at(f"metadata.{taken[0]}", f"expected as {taken[0]} at the top, not among the rest")
-        _check_json(dict(self.free), "metadata", 0)
-        _check_json(dict(self.preprocessing), "preprocessing", 0)
+        check_json(dict(self.free), "metadata")
+        check_json(dict(self.preprocessing), "preprocessing")
 
     def to_manifest(self) -> dict[str, Any]:
         """Returns the form that a manifest's `metadata` has; what was left unsaid is left out."""
@@ -92,6 +104,49 @@ class VersionMetadata:
             "notes": self.notes,
         }
         return {name: value for name, value in stated.items() if value} | dict(self.free)
+
+    def to_meta(self) -> dict[str, Any]:
+        """Returns the form that `parse_metadata` reads."""
+        body = self.to_manifest()
+        meta = {name: body.pop(name) for name in _STATED if name in body}
+        meta |= self.provenance.to_json()
+        if body:
+            meta["metadata"] = body
+        if batching := self.batching:
+            said = {"enabled": batching.enabled, "max_rows": batching.max_rows, "axes": batching.axes}
+            meta["batching"] = {name: value for name, value in said.items() if value is not None}
+        if self.tolerances:
+            meta["tolerances"] = {name: {"atol": t.atol, "rtol": t.rtol} for name, t in self.tolerances.items()}
+        if self.scores:
+            meta["scores"] = dict(self.scores)
+        if self.labels:
+            meta["labels"] = {name: list(labels) for name, labels in self.labels.items()}
+        if self.preprocessing:
+            meta["preprocessing"] = dict(self.preprocessing)
+        return meta
+
+    def applied_to(self, manifest: Manifest) -> Manifest:
+        """Returns the manifest of a version of the same files of which this is said."""
+        return replace(
+            manifest,
+            batching=self.batching,
+            tolerances=self.tolerances,
+            scores=self.scores,
+            labels=self.labels,
+            preprocessing=self.preprocessing,
+            metadata=self.to_manifest(),
+            provenance=self.provenance,
+        )
+
+    def over(self, base: "VersionMetadata") -> "VersionMetadata":
+        """Returns this with what it leaves unsaid taken from `base`, name by name."""
+        if base == VersionMetadata():
+            return self
+        said = self.to_meta()
+        merged = base.to_meta() | said
+        if free := dict(base.free) | dict(self.free):
+            merged["metadata"] = free
+        return parse_metadata(merged)
 
     def check_against(self, signature: Signature) -> None:
         """Checks that what is said of inputs and outputs is said of such as exist.
@@ -131,6 +186,8 @@ def read_metadata(path: Path) -> VersionMetadata:
         body = forms[path.suffix](data.decode())
     except (ValueError, RecursionError) as error:
         raise InvalidRequest.at("meta", f"{path.name} is no {path.suffix[1:].upper()}: {error}") from error
+    if isinstance(body, dict) and isinstance(body.get("dependencies"), dict) and "lock_file" in body["dependencies"]:
+        body = body | {"dependencies": _with_lock(body["dependencies"], path.parent)}
     return parse_metadata(body)
 
 
@@ -140,28 +197,45 @@ def parse_metadata(body: object) -> VersionMetadata:
     Raises:
         InvalidRequest: A key is unknown, or a value is not what is expected there.
     """
-    top = _table(body, "meta")
-    _check_keys(top, _TOP, "")
-    authors = top.get("authors", [])
-    if not isinstance(authors, list):
-        raise InvalidRequest.at("authors", "expected a list of strings")
+    top = read_table(body, "meta")
+    check_keys(top, _TOP, "")
+    authors = read_list(top.get("authors", []), "authors", "strings")
     return VersionMetadata(
-        authors=tuple(_text(author, f"authors[{index}]") for index, author in enumerate(authors)),
-        free=_table(top.get("metadata", {}), "metadata"),
-        batching=_batching(_table(top["batching"], "batching")) if "batching" in top else None,
+        authors=tuple(read_text(author, f"authors[{index}]") for index, author in enumerate(authors)),
+        free=read_table(top.get("metadata", {}), "metadata"),
+        batching=_batching(read_table(top["batching"], "batching")) if "batching" in top else None,
         tolerances={
-            name: _tolerance(_table(value, f"tolerances.{name}"), f"tolerances.{name}")
-            for name, value in _table(top.get("tolerances", {}), "tolerances").items()
+            name: _tolerance(read_table(value, f"tolerances.{name}"), f"tolerances.{name}")
+            for name, value in read_table(top.get("tolerances", {}), "tolerances").items()
         },
         scores={
-            name: _flag(value, f"scores.{name}") for name, value in _table(top.get("scores", {}), "scores").items()
+            name: read_flag(value, f"scores.{name}")
+            for name, value in read_table(top.get("scores", {}), "scores").items()
         },
         labels={
-            name: _labels(value, f"labels.{name}") for name, value in _table(top.get("labels", {}), "labels").items()
+            name: _labels(value, f"labels.{name}")
+            for name, value in read_table(top.get("labels", {}), "labels").items()
         },
-        preprocessing=_table(top.get("preprocessing", {}), "preprocessing"),
-        **{name: _text(top[name], name) for name in _TEXTS if name in top},
+        preprocessing=read_table(top.get("preprocessing", {}), "preprocessing"),
+        provenance=parse_provenance(top),
+        **{name: read_text(top[name], name) for name in _TEXTS if name in top},
     )
+
+
+def _with_lock(table: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    """Puts a lock file's name and digest in place of its path, which is relative to `directory`."""
+    said = dict(table)
+    where = "dependencies.lock_file"
+    path = directory / read_text(said.pop("lock_file"), where)
+    if "lock" in said:
+        raise InvalidRequest.at(where, "expected either this or dependencies.lock")
+    try:
+        with open_outside(path) as file:
+            if path.stat().st_size > MAX_LOCK_BYTES:
+                raise InvalidRequest.at(where, f"{path.name} is larger than {MAX_LOCK_BYTES} bytes")
+            return said | {"lock": {"name": path.name, "digest": stream_digest(file)}}
+    except OSError as error:
+        raise InvalidRequest.at(where, f"{path.name} {explain(error)}") from error
 
 
 def _json(text: str) -> object:
@@ -177,29 +251,23 @@ def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _batching(table: Mapping[str, Any]) -> Batching:
-    _check_keys(table, ("enabled", "max_rows", "axes"), "batching.")
-    enabled = _flag(table.get("enabled", True), "batching.enabled")
+    check_keys(table, ("enabled", "max_rows", "axes"), "batching.")
+    enabled = read_flag(table.get("enabled", True), "batching.enabled")
     max_rows, axes = table.get("max_rows"), table.get("axes")
     if max_rows is not None:
-        _integer(max_rows, "batching.max_rows")
+        read_integer(max_rows, "batching.max_rows")
     if axes is not None:
-        axes = {name: _integer(v, f"batching.axes.{name}") for name, v in _table(axes, "batching.axes").items()}
+        axes = {name: read_integer(v, f"batching.axes.{name}") for name, v in read_table(axes, "batching.axes").items()}
     try:
         return Batching(enabled, max_rows, axes)
     except ValueError as error:
         raise InvalidRequest(str(error)) from error
 
 
-def _flag(value: object, where: str) -> bool:
-    if not isinstance(value, bool):
-        raise InvalidRequest.at(where, "expected true or false")
-    return value
-
-
 def _labels(value: object, where: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
         raise InvalidRequest.at(where, "expected a list of strings")
-    labels = tuple(_text(label, f"{where}[{index}]") for index, label in enumerate(value))
+    labels = tuple(read_text(label, f"{where}[{index}]") for index, label in enumerate(value))
     if len(set(labels)) < len(labels):
         raise InvalidRequest.at(where, "names a class twice")
     return labels
@@ -217,11 +285,11 @@ def _check_labels(name: str, labels: Sequence[str], signature: Signature) -> Non
 
 
 def _tolerance(table: Mapping[str, Any], where: str) -> Tolerance:
-    _check_keys(table, ("atol", "rtol"), f"{where}.")
+    check_keys(table, ("atol", "rtol"), f"{where}.")
     bounds = {}
     for name in ("atol", "rtol"):
         value = table.get(name, 0.0)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MAX_INTEGER:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_INTEGER:
             raise InvalidRequest.at(f"{where}.{name}", "expected a number of 0 or more")
         bounds[name] = float(value)
     return Tolerance(**bounds)
@@ -244,58 +312,3 @@ def _check_batching(batching: Batching | None, signature: Signature) -> None:
             raise InvalidModel(f"batching.axes.{name}: axis {axis} has the fixed size {fed.shape[axis]}")
     if batching.enabled and not any(spec.name in batching.axes for spec in signature.inputs):
         raise InvalidModel("batching.axes: names no input, so no batch can be formed")
-
-
-def _check_keys(table: Mapping[str, Any], known: Sequence[str], prefix: str) -> None:
-    for key in table:
-        if key not in known:
-            near = get_close_matches(key, known, n=1, cutoff=0)
-            raise InvalidRequest.at(f"{prefix}{key[:64]}", f"unknown; the nearest known is {prefix}{near[0]}")
-
-
-def _table(value: object, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InvalidRequest.at(where, "expected a table")
-    return value
-
-
-def _text(value: object, where: str) -> str:
-    if not isinstance(value, str):
-        raise InvalidRequest.at(where, "expected a string")
-    _check_json(value, where, 0)
-    return value
-
-
-def _integer(value: object, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > _MAX_INTEGER:
-        raise InvalidRequest.at(where, "expected an integer")
-    return value
-
-
-def _check_json(value: object, where: str, depth: int) -> None:
-    """Refuses what the canonical form of RFC 8785 has no room for."""
-    if depth > MAX_DEPTH:
-        raise InvalidRequest.at(where, f"is nested more than {MAX_DEPTH} deep")
-    match value:
-        case None | bool():
-            return
-        case str():
-            if any("\ud800" <= character <= "\udfff" for character in value):
-                raise InvalidRequest.at(where, "holds half of a surrogate pair, which is no Unicode text")
-        case int():
-            if abs(value) > _MAX_INTEGER:
-                raise InvalidRequest.at(where, "is an integer beyond 2**53, which JSON readers round; write it as text")
-        case float():
-            if not math.isfinite(value):
-                raise InvalidRequest.at(where, "is a float that is not finite, which JSON has no form for")
-        case list():
-            for index, item in enumerate(value):
-                _check_json(item, f"{where}[{index}]", depth + 1)
-        case dict():
-            for key, item in value.items():
-                if not isinstance(key, str):
-                    raise InvalidRequest.at(where, "has a key that is no string")
-                _check_json(key, where, depth)
-                _check_json(item, f"{where}.{key}", depth + 1)
-        case _:
-            raise InvalidRequest.at(where, f"is of type {type(value).__name__}, which JSON has no form for; quote it")

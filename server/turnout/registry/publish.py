@@ -13,7 +13,7 @@ the next sweep removes.
 import errno
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -49,6 +49,7 @@ from turnout.registry.onnx_model import ModelFacts, read_model
 from turnout.registry.repository import MAX_MANIFEST_BYTES, Repository
 from turnout.registry.signature import Signature
 from turnout.registry.staging import staged
+from turnout.registry.this_environment import attest_environment
 
 DEFAULT_GATES: tuple[Gate, ...] = (IntegrityGate(), BumpGate())
 """What needs nothing but files: the least that a version must pass wherever no lab is at hand."""
@@ -142,7 +143,7 @@ def publish(
     """
     check_model_name(request.model)
     check_skips(skips, gates)
-    with _storage_errors(), ExitStack() as stack:
+    with storage_errors(), ExitStack() as stack:
         withdrawn = yanked()
         if request.version is not None:
             check_number(repository, request.model, request.version, withdrawn)
@@ -168,6 +169,9 @@ def publish(
         except BaseException:
             attestation.unlink(missing_ok=True)
             raise
+        if created:
+            with suppress(OSError):  # the version exists; that its record could not be written undoes nothing
+                attest_environment(repository, candidate.manifest, candidate.digest)
         return PublishResult(candidate.manifest, candidate.digest, created, report, parent)
 
 
@@ -252,6 +256,7 @@ def _manifest(request: PublishRequest, version: Version, files: Sequence[FileEnt
             labels=request.metadata.labels,
             preprocessing=request.metadata.preprocessing,
             metadata=request.metadata.to_manifest(),
+            provenance=request.metadata.provenance,
         )
     except ValueError as error:
         raise InvalidModel(f"the version cannot be described: {error}") from error
@@ -301,7 +306,13 @@ def _source(opening: AbstractContextManager[BinaryIO], what: str) -> Iterator[Bi
 
 
 @contextmanager
-def _storage_errors() -> Iterator[None]:
+def storage_errors() -> Iterator[None]:
+    """Puts what the disk says into words.
+
+    Raises:
+        Exhausted: It has no room.
+        ConfigError: It cannot be used.
+    """
     try:
         yield
     except OSError as error:

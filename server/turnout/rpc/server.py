@@ -24,6 +24,7 @@ from turnout.rpc.health import HealthServicer
 from turnout.rpc.oip.service import SERVICE_NAME as OIP_SERVICE
 from turnout.rpc.oip.service import oip_handler
 from turnout.rpc.prediction import PredictionServicer
+from turnout.rpc.registry import RegistryServicer
 from turnout.serving.catalog import Catalog
 from turnout.serving.inference import Inference, Router
 from turnout.serving.manager import Manager
@@ -34,11 +35,14 @@ from turnout_proto.v1 import (
     control_pb2,
     control_pb2_grpc,
     prediction_pb2,
+    registry_pb2,
+    registry_pb2_grpc,
 )
 
 PREDICTION = prediction_pb2.DESCRIPTOR.services_by_name["PredictionService"].full_name
 CATALOG = catalog_pb2.DESCRIPTOR.services_by_name["CatalogService"].full_name
 CONTROL = control_pb2.DESCRIPTOR.services_by_name["ControlService"].full_name
+REGISTRY = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
@@ -57,6 +61,7 @@ class Services:
         policies: In force.
         shadows: The lanes of copies.
         rollouts: How candidates become baselines.
+        registry: Publishes and fetches by stream.
         previews: What rollouts would do.
         accepting: Tells whether the server takes requests; False once it drains.
     """
@@ -71,6 +76,7 @@ class Services:
     policies: Policies
     shadows: Shadows
     rollouts: Rollouts
+    registry: RegistryServicer
     previews: Previews
     accepting: Callable[[], bool]
 
@@ -92,7 +98,7 @@ def data_server(services: Services, settings: Settings) -> grpc.aio.Server:
 
 
 def control_server(services: Services, settings: Settings) -> grpc.aio.Server:
-    """Returns the listener for operators: everything of the data listener, and control and channelz besides."""
+    """Returns the listener for operators: all of the data listener, and control, registry and channelz besides."""
     server = grpc.aio.server(options=[*_options(settings), ("grpc.enable_channelz", 1)])
     _add_data_services(server, services, settings, allow_repository_control=True)
     control_pb2_grpc.add_ControlServiceServicer_to_server(
@@ -109,9 +115,11 @@ def control_server(services: Services, settings: Settings) -> grpc.aio.Server:
         ),
         server,
     )
+    registry_pb2_grpc.add_RegistryServiceServicer_to_server(services.registry, server)
     channelz.add_channelz_servicer(server)
-    _add_health(server, services, [PREDICTION, CATALOG, CONTROL, HEALTH, OIP_SERVICE])
-    reflection.enable_server_reflection([PREDICTION, CATALOG, CONTROL, HEALTH, reflection.SERVICE_NAME], server)
+    _add_health(server, services, [PREDICTION, CATALOG, CONTROL, REGISTRY, HEALTH, OIP_SERVICE])
+    listed = [PREDICTION, CATALOG, CONTROL, REGISTRY, HEALTH, reflection.SERVICE_NAME]
+    reflection.enable_server_reflection(listed, server)
     return server
 
 

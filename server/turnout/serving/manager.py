@@ -33,6 +33,7 @@ from turnout.serving.lifecycle import LifecycleState, step
 from turnout.serving.load_policy import Resolve, Wish, moves, wanted
 from turnout.serving.loader import load
 from turnout.serving.outcomes import load_outcome
+from turnout.serving.surroundings import check_surroundings
 from turnout.telemetry.metrics import KnownVersion, Metrics
 
 _NOT_IN_MEMORY = {LifecycleState.NEW, LifecycleState.UNLOADED, LifecycleState.FAILED}
@@ -253,6 +254,9 @@ class Manager:
         try:
             if stated != entry.digest:
                 raise DigestMismatch(f"{model} {version}: {MANIFEST_FILE} is not what was published")
+            strictness = self._settings.loading.environment
+            for difference in await loop.run_in_executor(self._loads, check_surroundings, entry.manifest, strictness):
+                self._log.warning("environment differs", model=model, version=str(version), reason=difference)
             loaded = await loop.run_in_executor(
                 self._loads,
                 load,

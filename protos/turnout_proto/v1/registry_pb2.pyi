@@ -1,0 +1,139 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class AnnouncedFile(_message.Message):
+    __slots__ = ("path", "size", "digest")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    size: int
+    digest: str
+    def __init__(self, path: _Optional[str] = ..., size: _Optional[int] = ..., digest: _Optional[str] = ...) -> None: ...
+
+class FileChunk(_message.Message):
+    __slots__ = ("file", "offset", "data")
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    file: int
+    offset: int
+    data: bytes
+    def __init__(self, file: _Optional[int] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class BeginUploadRequest(_message.Message):
+    __slots__ = ("model", "version", "files", "metadata_json")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    METADATA_JSON_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    files: _containers.RepeatedCompositeFieldContainer[AnnouncedFile]
+    metadata_json: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., files: _Optional[_Iterable[_Union[AnnouncedFile, _Mapping]]] = ..., metadata_json: _Optional[str] = ...) -> None: ...
+
+class BeginUploadResponse(_message.Message):
+    __slots__ = ("upload_id", "received", "published")
+    UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHED_FIELD_NUMBER: _ClassVar[int]
+    upload_id: str
+    received: _containers.RepeatedScalarFieldContainer[int]
+    published: PublishedVersion
+    def __init__(self, upload_id: _Optional[str] = ..., received: _Optional[_Iterable[int]] = ..., published: _Optional[_Union[PublishedVersion, _Mapping]] = ...) -> None: ...
+
+class UploadFilesRequest(_message.Message):
+    __slots__ = ("upload_id", "chunk")
+    UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    upload_id: str
+    chunk: FileChunk
+    def __init__(self, upload_id: _Optional[str] = ..., chunk: _Optional[_Union[FileChunk, _Mapping]] = ...) -> None: ...
+
+class UploadFilesResponse(_message.Message):
+    __slots__ = ("received",)
+    RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    received: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, received: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class PublishUploadRequest(_message.Message):
+    __slots__ = ("upload_id", "release", "actor", "reason")
+    UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    upload_id: str
+    release: bool
+    actor: str
+    reason: str
+    def __init__(self, upload_id: _Optional[str] = ..., release: bool = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class PublishUploadResponse(_message.Message):
+    __slots__ = ("published",)
+    PUBLISHED_FIELD_NUMBER: _ClassVar[int]
+    published: PublishedVersion
+    def __init__(self, published: _Optional[_Union[PublishedVersion, _Mapping]] = ...) -> None: ...
+
+class PublishedVersion(_message.Message):
+    __slots__ = ("manifest", "digest", "created", "gates", "standing")
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    GATES_FIELD_NUMBER: _ClassVar[int]
+    STANDING_FIELD_NUMBER: _ClassVar[int]
+    manifest: bytes
+    digest: str
+    created: bool
+    gates: _containers.RepeatedCompositeFieldContainer[GateResult]
+    standing: str
+    def __init__(self, manifest: _Optional[bytes] = ..., digest: _Optional[str] = ..., created: bool = ..., gates: _Optional[_Iterable[_Union[GateResult, _Mapping]]] = ..., standing: _Optional[str] = ...) -> None: ...
+
+class GateResult(_message.Message):
+    __slots__ = ("gate", "outcome", "evidence")
+    GATE_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    gate: str
+    outcome: str
+    evidence: str
+    def __init__(self, gate: _Optional[str] = ..., outcome: _Optional[str] = ..., evidence: _Optional[str] = ...) -> None: ...
+
+class AbandonUploadRequest(_message.Message):
+    __slots__ = ("upload_id",)
+    UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
+    upload_id: str
+    def __init__(self, upload_id: _Optional[str] = ...) -> None: ...
+
+class AbandonUploadResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class FetchVersionRequest(_message.Message):
+    __slots__ = ("model", "version")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class FetchVersionResponse(_message.Message):
+    __slots__ = ("manifest", "chunk")
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    manifest: FetchedManifest
+    chunk: FileChunk
+    def __init__(self, manifest: _Optional[_Union[FetchedManifest, _Mapping]] = ..., chunk: _Optional[_Union[FileChunk, _Mapping]] = ...) -> None: ...
+
+class FetchedManifest(_message.Message):
+    __slots__ = ("manifest", "digest")
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    manifest: bytes
+    digest: str
+    def __init__(self, manifest: _Optional[bytes] = ..., digest: _Optional[str] = ...) -> None: ...

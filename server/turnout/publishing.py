@@ -1,0 +1,118 @@
+"""What every publish goes through, wherever it comes from: a file, a stream to a running server, an export.
+
+The registry publishes, and knows nothing of running models, of the log or of settings; here it is given all three.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from turnout.config import Settings
+from turnout.registry.comparison import Comparison
+from turnout.registry.digest import Progress
+from turnout.registry.gates import Candidate, Gate, Skip
+from turnout.registry.gates.plan import read_plan
+from turnout.registry.gates.standard import standard_gates
+from turnout.registry.listing import Published
+from turnout.registry.publish import PublishRequest, PublishResult, publish
+from turnout.registry.repository import Repository
+from turnout.registry.signing import PrivateKey
+from turnout.registry.transfer import import_version
+from turnout.registry.trust import SignatureGate, Trust, keep
+from turnout.routing.adoption import Recorder
+from turnout.serving.trial import TrialLab
+from turnout.state.store import StateStore
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """Who publishes, and how.
+
+    Attributes:
+        actor: Who, for the record.
+        reason: Why, for the record.
+        key: What the version is signed with; None for nothing.
+        skips: Gates to do without, on record.
+        dry_run: Do everything, and commit nothing.
+    """
+
+    actor: str
+    reason: str
+    key: PrivateKey | None = None
+    skips: Sequence[Skip] = ()
+    dry_run: bool = False
+
+
+class Publisher:
+    """Publishes into one repository. Blocks."""
+
+    def __init__(self, settings: Settings, repository: Repository, store: StateStore) -> None:
+        self._settings = settings
+        self._repository = repository
+        self._store = store
+
+    def publish(self, request: PublishRequest, how: Publication, progress: Progress | None = None) -> PublishResult:
+        """Publishes a version as `turnout.registry.publish.publish` does, and raises as it.
+
+        Raises:
+            ConfigError: The gates' plan, or a trusted key, cannot be read.
+        """
+        comparison = Comparison(self._lab(request.model))
+        recorder = self._recorder(how)
+        result = publish(
+            self._repository,
+            request,
+            gates=self._gates(request.model, comparison, how.key),
+            skips=how.skips,
+            comparison=comparison,
+            dry_run=how.dry_run,
+            attest=lambda candidate: self._sign(candidate, how),
+            yanked=lambda: recorder.yanked(request.model),
+            recorded=recorder.record,
+            progress=progress,
+        )
+        if not how.dry_run:
+            self._settle(result, recorder, how)
+        return result
+
+    def take_in(
+        self, source: Repository, published: Published, how: Publication, progress: Progress | None = None
+    ) -> PublishResult:
+        """Takes a version in from another repository as `turnout.registry.transfer.import_version` does."""
+        model = published.manifest.model
+        recorder = self._recorder(how)
+        result = import_version(
+            self._repository,
+            source,
+            published,
+            gates=self._gates(model, Comparison(self._lab(model)), None),
+            yanked=lambda: recorder.yanked(model),
+            recorded=recorder.record,
+            progress=progress,
+        )
+        self._settle(result, recorder, how)
+        return result
+
+    def _lab(self, model: str) -> TrialLab:
+        return TrialLab(self._settings.for_model(model))
+
+    def _gates(self, model: str, comparison: Comparison, key: PrivateKey | None) -> Sequence[Gate]:
+        gates = standard_gates(read_plan(self._settings.models, model), self._lab(model), comparison)
+        trust = Trust.of(self._settings.for_model(model).signing)
+        return (*gates, SignatureGate(trust, self._repository, key)) if trust.required else gates
+
+    def _recorder(self, how: Publication) -> Recorder:
+        return Recorder(self._repository, self._store, how.actor, how.reason)
+
+    def _sign(self, candidate: Candidate, how: Publication) -> None:
+        """Puts the signature beside the version, before the version exists: it is never there unsigned."""
+        if how.key is not None:
+            manifest = candidate.manifest
+            keep(self._repository, manifest.model, manifest.version, how.key.sign(candidate.digest))
+
+    def _settle(self, result: PublishResult, recorder: Recorder, how: Publication) -> None:
+        recorder.settle(result.created)
+        if how.key is not None:
+            manifest, key = result.manifest, how.key.public.id
+            self._store.record_signed(
+                manifest.model, manifest.version, result.digest, key, actor=how.actor, reason=how.reason
+            )

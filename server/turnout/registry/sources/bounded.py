@@ -1,0 +1,85 @@
+"""Copies what comes from elsewhere, and no more of it than was agreed on."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from turnout.errors import InvalidModel, InvalidRequest, TurnoutError
+from turnout.registry.announcement import Bounds
+from turnout.registry.digest import BLOCK
+from turnout.registry.onnx_model import read_model
+
+OpenFile = Callable[[str], BinaryIO]
+"""Opens a file of a source for reading, by its path relative to the model's directory."""
+
+
+@dataclass(slots=True)
+class Budget:
+    """What may still be copied.
+
+    Attributes:
+        bounds: Of all.
+        copied: Bytes so far.
+    """
+
+    bounds: Bounds
+    copied: int = field(default=0)
+
+    def copy(self, source: BinaryIO, target: Path, what: str) -> None:
+        """Copies `source` to its end.
+
+        Raises:
+            InvalidRequest: That would be too much.
+            OSError: Reading or writing failed.
+        """
+        target.parent.mkdir(parents=True, exist_ok=True)
+        size = 0
+        with target.open("xb") as file:
+            while block := source.read(BLOCK):
+                size += len(block)
+                self.copied += len(block)
+                if size > self.bounds.max_file_bytes:
+                    raise InvalidRequest.at("FILE", f"{what} is larger than {self.bounds.max_file_bytes} bytes")
+                if self.copied > self.bounds.max_upload_bytes:
+                    raise InvalidRequest.at("FILE", f"the model is larger than {self.bounds.max_upload_bytes} bytes")
+                file.write(block)
+
+
+def fetch_model(open_file: OpenFile, name: str, home: Path, bounds: Bounds) -> Path:
+    """Copies an ONNX file and the external data that it refers to.
+
+    Args:
+        open_file: Opens files of the source, by path relative to the model's directory.
+        name: Of the ONNX file.
+        home: Where to.
+        bounds: On what is copied.
+
+    Returns:
+        The ONNX file's copy.
+
+    Raises:
+        InvalidRequest: A file cannot be read, or is too large.
+        InvalidModel: The file is no ONNX model, or refers to files outside its directory.
+    """
+    budget = Budget(bounds)
+    model = home / "model.onnx"
+    _copy(open_file, name, model, budget, "the ONNX file")
+    external: Sequence[str] = [file.path for file in read_model(model).external]
+    for path in external:
+        if path == model.name:
+            raise InvalidModel(f"the model names itself, {path!r}, for its external data")
+        _copy(open_file, path, home / path, budget, f"external data {path!r}")
+    return model
+
+
+def _copy(open_file: OpenFile, name: str, target: Path, budget: Budget, what: str) -> None:
+    try:
+        with open_file(name) as source:
+            budget.copy(source, target, what)
+    except TurnoutError:
+        raise
+    except FileNotFoundError:
+        raise InvalidRequest.at("FILE", f"{what} is not there") from None
+    except Exception as error:  # each store has errors of its own, and their words may hold what should stay unsaid
+        raise InvalidRequest.at("FILE", f"{what} cannot be read ({type(error).__name__})") from error

@@ -1,0 +1,152 @@
+"""Models out of an MLflow registry: its ONNX flavour, with what MLflow knows of the model.
+
+Registry and tracking server are those that MLflow itself is set up for (MLFLOW_TRACKING_URI, MLFLOW_REGISTRY_URI).
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from turnout.errors import ConfigError, InvalidRequest, TurnoutError
+from turnout.registry.announcement import Bounds
+from turnout.registry.metadata import VersionMetadata, parse_metadata
+from turnout.registry.provenance import COMMIT, MAX_ITEMS
+from turnout.registry.sources.bounded import fetch_model
+from turnout.registry.sources.source import Source
+
+_URI = re.compile(r"models:/(?P<name>[^/@]{1,256})(?:@(?P<alias>[^/@]{1,256})|/(?P<version>[^/@]{1,64}))")
+_COMMIT_TAG = "mlflow.source.git.commit"
+_MAX_MLMODEL = 1 << 20
+
+
+def fetch_registered(uri: str, home: Path, bounds: Bounds) -> Source:
+    """Copies a registered model to `home`.
+
+    Args:
+        uri: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+        home: Where to.
+        bounds: On what is copied.
+
+    Raises:
+        ConfigError: The extra mlflow is not installed.
+        InvalidRequest: There is no such model, it has no ONNX flavour, or it is too large.
+    """
+    match = _URI.fullmatch(uri)
+    if match is None:
+        raise InvalidRequest.at("FILE", "expected mlflow:models:/NAME@ALIAS or mlflow:models:/NAME/VERSION")
+    # MLflow reports its use to its makers unless told otherwise before it is imported.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    try:
+        from mlflow import MlflowClient
+        from mlflow.models import Model
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    except ImportError as error:
+        raise ConfigError(
+            "mlflow: needs the extra 'mlflow', which is not installed: pip install 'turnout[mlflow]'"
+        ) from error
+    try:
+        client = MlflowClient()
+        known = (
+            client.get_model_version_by_alias(match["name"], match["alias"])
+            if match["alias"]
+            else client.get_model_version(match["name"], match["version"])
+        )
+        # By number from here on: an alias may move while its files are copied.
+        files = _Artifacts(get_artifact_repository(f"models:/{match['name']}/{known.version}"), home / "mlflow", bounds)
+        with files.open("MLmodel") as file:
+            if len(file.read(_MAX_MLMODEL + 1)) > _MAX_MLMODEL:
+                raise InvalidRequest.at("FILE", f"its MLmodel is larger than {_MAX_MLMODEL} bytes")
+        described = Model.load(str(files.home / "MLmodel"))
+        run = None
+        if known.run_id:
+            with suppress(Exception):  # the run may be gone, or not for this user to see; the model is there
+                run = client.get_run(known.run_id)
+    except TurnoutError:
+        raise
+    except Exception as error:
+        code = getattr(error, "error_code", "") or type(error).__name__
+        raise InvalidRequest.at("FILE", f"MLflow has no such model, or does not give it ({code})") from error
+    directory, _, name = onnx_path(described.flavors).rpartition("/")
+    prefix = f"{directory}/" if directory else ""
+    path = fetch_model(lambda one: files.open(prefix + one), name, home / "model", bounds)
+    return Source(path, _metadata(known, described, run))
+
+
+class _Artifacts:
+    """The files of one model, copied one at a time."""
+
+    def __init__(self, repository: Any, home: Path, bounds: Bounds) -> None:
+        self.home = home
+        self._repository = repository
+        self._bounds = bounds
+        home.mkdir(parents=True)
+
+    def open(self, path: str) -> BinaryIO:
+        """Copies a file, unless it is too large, and opens the copy.
+
+        Raises:
+            InvalidRequest: It is too large.
+            FileNotFoundError: It is not there.
+        """
+        parent = path.rpartition("/")[0]
+        listed = {file.path: file for file in self._repository.list_artifacts(parent)}
+        if path not in listed or listed[path].is_dir:
+            raise FileNotFoundError(path)
+        if (listed[path].file_size or 0) > self._bounds.max_file_bytes:
+            raise InvalidRequest.at("FILE", f"{path!r} is larger than {self._bounds.max_file_bytes} bytes")
+        for old in self.home.iterdir():  # one file at a time is enough
+            if old.is_file() and old.name != "MLmodel":
+                old.unlink()
+        return Path(self._repository.download_artifacts(path, str(self.home))).open("rb")
+
+
+def onnx_path(flavors: Mapping[str, Any]) -> str:
+    """Returns where the ONNX file lies in the model.
+
+    Raises:
+        InvalidRequest: The model has no ONNX flavour, or a path that leads out of it.
+    """
+    flavor = flavors.get("onnx")
+    if not isinstance(flavor, dict):
+        raise InvalidRequest.at(
+            "FILE", f"the model has no ONNX flavour, only {', '.join(sorted(map(str, flavors))) or 'none'}"
+        )
+    path = flavor.get("data")
+    if not isinstance(path, str) or "\\" in path or any(part in ("", ".", "..") for part in path.split("/")):
+        raise InvalidRequest.at("FILE", "the model's ONNX flavour names no file of it")
+    return path
+
+
+def _metadata(known: Any, described: Any, run: Any) -> VersionMetadata:
+    """Returns what MLflow knows, in the publisher's form."""
+    tags = {str(key): str(value) for key, value in (known.tags or {}).items()}
+    about: dict[str, Any] = {"model": str(known.name), "version": str(known.version)}
+    if known.run_id:
+        about["run_id"] = str(known.run_id)
+    if tags:
+        about["tags"] = tags
+    if described.signature is not None:
+        about["signature"] = {
+            side: json.loads(text) for side, text in described.signature.to_dict().items() if isinstance(text, str)
+        }
+    meta: dict[str, Any] = {"metadata": {"mlflow": about}}
+    if known.description:
+        meta["description"] = str(known.description)
+    if run is not None:
+        meta["training"] = _training(run.data)
+    return parse_metadata(meta)
+
+
+def _training(data: Any) -> dict[str, Any]:
+    training: dict[str, Any] = {
+        "hyperparameters": {str(k): str(v) for k, v in sorted(data.params.items())[:MAX_ITEMS]},
+        # A metric that ended as NaN or infinite is none that JSON has a form for.
+        "metrics": {str(k): float(v) for k, v in sorted(data.metrics.items())[:MAX_ITEMS] if abs(v) < float("inf")},
+    }
+    if COMMIT.fullmatch(commit := data.tags.get(_COMMIT_TAG, "")):
+        training["commit"] = commit
+    return {name: value for name, value in training.items() if value}

@@ -1,0 +1,81 @@
+"""What `turnout publish` takes for a model, brought to this machine.
+
+m.onnx, file:///m.onnx          where it lies
+s3://, gs://, hf://             through fsspec; the extras s3, gs and hf
+mlflow:models:/name@alias       out of an MLflow registry; the extra mlflow
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from turnout.errors import InvalidRequest
+from turnout.registry.announcement import Bounds
+from turnout.registry.metadata import VersionMetadata
+
+MLFLOW = "mlflow:"
+
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]+:")
+_REMOTE = ("s3", "gs", "hf")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model that lies on this machine, at least for now.
+
+    Attributes:
+        path: The ONNX file; its external data lies beside it.
+        metadata: What is known of it where it came from.
+    """
+
+    path: Path
+    metadata: VersionMetadata = field(default_factory=VersionMetadata)
+
+
+@contextmanager
+def local_source(text: str, bounds: Bounds) -> Iterator[Source]:
+    """Brings a model here for as long as the context is entered.
+
+    Args:
+        text: Path or URL.
+        bounds: On what is brought.
+
+    Raises:
+        InvalidRequest: There is none, it cannot be read, or it passes the bounds.
+        ConfigError: The extra that it needs is not installed.
+    """
+    scheme = found[0].removesuffix(":") if (found := _SCHEME.match(text)) else ""
+    if scheme == "" or Path(text).exists():
+        yield Source(_existing(Path(text)))
+    elif scheme == "file":
+        parts = urlsplit(text)
+        if parts.netloc not in ("", "localhost"):
+            raise InvalidRequest.at(
+                "FILE", f"file: names this machine's files only, got the host {parts.netloc[:64]!r}"
+            )
+        yield Source(_existing(Path(url2pathname(parts.path))))
+    elif scheme in _REMOTE:
+        from turnout.registry.sources.stored import fetch_stored
+
+        rest = text.split(":", 1)[1].removeprefix("//")
+        with TemporaryDirectory(prefix="turnout-source-") as home:
+            yield Source(fetch_stored(scheme, f"{scheme}://{rest}", Path(home), bounds))
+    elif scheme == "mlflow":
+        from turnout.registry.sources.mlflow_registry import fetch_registered
+
+        with TemporaryDirectory(prefix="turnout-source-") as home:
+            yield fetch_registered(text.removeprefix(MLFLOW), Path(home), bounds)
+    else:
+        known = ", ".join(("file:", *(f"{one}:" for one in _REMOTE), MLFLOW))
+        raise InvalidRequest.at("FILE", f"expected a path or one of {known}, got {scheme[:32]!r}")
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise InvalidRequest.at("FILE", f"there is no {path}")
+    return path

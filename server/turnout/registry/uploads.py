@@ -1,0 +1,363 @@
+"""Versions that come in piece by piece: announced, collected out of sight, then published as any other.
+
+announced -> collected -> published, or thrown away: by the client, by a refusal, by the time, by the end of the server
+
+An upload's files lie in a staging directory (`turnout.registry.staging`), which the kernel unlocks when the process
+dies, so that a kill -9 leaves nothing that the next sweep does not take. A stream that breaks off leaves the upload for
+its client to go on with; it is found by its announcement, so a client need not remember anything.
+"""
+
+import hashlib
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+from uuid import uuid4
+
+from semver import Version
+
+from turnout.errors import (
+    AlreadyExists,
+    ChangeRefused,
+    DigestMismatch,
+    Exhausted,
+    InvalidModel,
+    InvalidRequest,
+    ModelNotFound,
+    NotFound,
+    Unavailable,
+    VersionNotFound,
+)
+from turnout.registry.announcement import Announcement, Bounds
+from turnout.registry.commit import check_number, is_published
+from turnout.registry.digest import manifest_digest
+from turnout.registry.gates import GateReport
+from turnout.registry.manifest import MODEL_FILE
+from turnout.registry.onnx_model import read_model
+from turnout.registry.publish import PublishRequest, PublishResult, storage_errors
+from turnout.registry.repository import Repository
+from turnout.registry.staging import staged
+
+CHUNK = 1 << 20
+"""Bytes that one piece may have."""
+
+_BUSY_SECONDS = 1.0
+_COPIES = 2
+"""The upload itself, and the version that is staged from it."""
+
+
+class PublishVersion(Protocol):
+    """Publishes what lies in a directory; `turnout.registry.publish.publish` with everything but the request given."""
+
+    def __call__(self, request: PublishRequest, actor: str, reason: str) -> PublishResult:
+        """Publishes it, for the record by `actor` for `reason`."""
+
+
+Yanked = Callable[[str], Sequence[Version]]
+"""Returns the yanked versions of a model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What became of an announcement.
+
+    Attributes:
+        upload_id: Names the upload; "" where the version exists.
+        received: Bytes that are there of each file.
+        existing: The version, where the very same one exists.
+    """
+
+    upload_id: str
+    received: tuple[int, ...]
+    existing: PublishResult | None = None
+
+
+@dataclass(slots=True)
+class _File:
+    received: int = 0
+    digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+
+
+@dataclass(slots=True)
+class _Upload:
+    id: str
+    announcement: Announcement
+    directory: Path
+    files: list[_File]
+    stack: ExitStack
+    touched: float
+    busy: str = ""
+    """What goes on with it; "" where nothing does."""
+
+    @property
+    def received(self) -> tuple[int, ...]:
+        return tuple(file.received for file in self.files)
+
+
+class Uploads:
+    """The uploads of one server. Blocking; safe to use from several threads."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        publish: PublishVersion,
+        yanked: Yanked,
+        bounds: Bounds,
+        max_uploads: int,
+        keep_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepares; nothing is made on the disk.
+
+        Args:
+            repository: Where versions go.
+            publish: Puts one there.
+            yanked: Asked before an upload begins; `publish` asks again.
+            bounds: On one upload.
+            max_uploads: Open at the same time.
+            keep_seconds: How long an upload that nothing happens to is kept.
+            clock: Seconds.
+        """
+        self._repository = repository
+        self._publish = publish
+        self._yanked = yanked
+        self._bounds = bounds
+        self._max_uploads = max_uploads
+        self._keep = keep_seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._uploads: dict[str, _Upload] = {}
+        self._by_key: dict[str, str] = {}
+
+    def begin(self, announcement: Announcement) -> Begun:
+        """Opens an upload, or finds it again, or finds that nothing has to be uploaded.
+
+        Raises:
+            InvalidRequest: A bound is passed.
+            AlreadyExists: The version number is taken.
+            DigestMismatch: The same version exists, and its bytes changed.
+            Exhausted: As many uploads are open as may be, or the disk has no room.
+            ConfigError: The repository cannot be written to.
+        """
+        announcement.check_bounds(self._bounds)
+        check_number(self._repository, announcement.model, announcement.version, self._yanked(announcement.model))
+        if existing := self._existing(announcement):
+            return Begun("", (), existing)
+        self.expire()
+        key = announcement.key
+        with self._lock:
+            if (known := self._by_key.get(key)) is not None:
+                upload = self._uploads[known]
+                upload.touched = self._clock()
+                return Begun(upload.id, upload.received)
+            if len(self._uploads) >= self._max_uploads:
+                raise Exhausted(
+                    f"{self._max_uploads} uploads are open, which is as many as may be", retry_after=_BUSY_SECONDS
+                )
+            upload = self._open(announcement)
+            self._uploads[upload.id] = upload
+            self._by_key[key] = upload.id
+            return Begun(upload.id, upload.received)
+
+    @contextmanager
+    def writing(self, upload_id: str) -> Iterator[None]:
+        """Reserves an upload for one writer.
+
+        Raises:
+            NotFound: There is no such upload.
+            Unavailable: It has a writer, or is being published.
+        """
+        upload = self._claim(upload_id, "another stream writes to it")
+        try:
+            yield
+        finally:
+            self._unclaim(upload)
+
+    def write(self, upload_id: str, file: int, offset: int, data: bytes) -> None:
+        """Takes a piece of a file. The caller is its one writer.
+
+        Raises:
+            InvalidRequest: It does not follow what is there, or completes a file that is not the announced one.
+            NotFound: There is no such upload any more.
+            Exhausted: The disk is full.
+        """
+        upload = self._find(upload_id)
+        entries = upload.announcement.files
+        if file >= len(entries):
+            raise InvalidRequest.at("chunk.file", f"expected 0 to {len(entries) - 1}, got {file}")
+        if not 0 < len(data) <= CHUNK:
+            raise InvalidRequest.at("chunk.data", f"expected 1 to {CHUNK} bytes, got {len(data)}")
+        state, entry = upload.files[file], entries[file]
+        if offset != state.received:
+            raise InvalidRequest.at("chunk.offset", f"expected {state.received} for file {file}, got {offset}")
+        if offset + len(data) > entry.size:
+            raise InvalidRequest.at("chunk.data", f"file {file} was announced with {entry.size} bytes")
+        with storage_errors():
+            _put(upload.directory / entry.path, offset, data)
+        state.digest.update(data)
+        state.received += len(data)
+        upload.touched = self._clock()
+        if state.received == entry.size and (got := f"sha256:{state.digest.hexdigest()}") != entry.digest:
+            upload.files[file] = _File()
+            raise InvalidRequest.at(f"files[{file}].digest", f"announced {entry.digest}, received {got}")
+
+    def received(self, upload_id: str) -> tuple[int, ...]:
+        """Returns the bytes that are there of each file.
+
+        Raises:
+            NotFound: There is no such upload.
+        """
+        return self._find(upload_id).received
+
+    def publish(self, upload_id: str, actor: str, reason: str) -> PublishResult:
+        """Publishes a complete upload, and throws it away, unless trying again may help.
+
+        Args:
+            upload_id: Names it.
+            actor: Who publishes, for the record.
+            reason: Why.
+
+        Raises:
+            ChangeRefused: Files are not complete.
+            NotFound, Unavailable: As `writing`.
+            InvalidModel: A gate failed, or the files are not those of the model.
+            TurnoutError: As `turnout.registry.publish.publish`.
+        """
+        upload = self._claim(upload_id, "it is being published")
+        try:
+            announcement = upload.announcement
+            for state, entry in zip(upload.files, announcement.files, strict=True):
+                if state.received < entry.size:
+                    raise ChangeRefused(
+                        f"{entry.path[:128]} is not complete: {state.received} of {entry.size} bytes were received"
+                    )
+            try:
+                _check_belonging(upload)
+                result = self._publish(
+                    PublishRequest(
+                        announcement.model,
+                        announcement.version,
+                        upload.directory / MODEL_FILE,
+                        metadata=announcement.metadata,
+                        golden=tuple(upload.directory / path for path in announcement.golden),
+                    ),
+                    actor,
+                    reason,
+                )
+            except (InvalidRequest, AlreadyExists, DigestMismatch):
+                self._close(upload)
+                raise
+            self._close(upload)
+            return result
+        finally:
+            self._unclaim(upload)
+
+    def abandon(self, upload_id: str) -> None:
+        """Throws an upload away.
+
+        Raises:
+            NotFound: There is none.
+            Unavailable: Something goes on with it.
+        """
+        self._close(self._claim(upload_id, "it is being thrown away"))
+
+    def expire(self) -> int:
+        """Throws away what nothing has happened to for too long, and returns how much."""
+        before = self._clock() - self._keep
+        with self._lock:
+            old = [upload for upload in self._uploads.values() if not upload.busy and upload.touched <= before]
+            for upload in old:
+                upload.busy = "it is being thrown away"
+        for upload in old:
+            self._close(upload)
+        return len(old)
+
+    def close(self) -> None:
+        """Throws everything away."""
+        with self._lock:
+            uploads = list(self._uploads.values())
+        for upload in uploads:
+            self._close(upload)
+
+    def _existing(self, announcement: Announcement) -> PublishResult | None:
+        """Returns the version if it exists with exactly what is announced.
+
+        Raises:
+            AlreadyExists: It exists with other content.
+        """
+        try:
+            found = self._repository.find(announcement.model, announcement.version).manifest
+        except (ModelNotFound, VersionNotFound):
+            return None
+        except DigestMismatch as error:
+            raise AlreadyExists(f"a version that cannot be read stands there: {error.message}") from error
+        # What a manifest says beyond this is read from the ONNX file, so the same files say the same.
+        offered = announcement.metadata.applied_to(found)
+        offered = replace(offered, files=tuple(sorted(announcement.files, key=lambda entry: entry.path)))
+        digest = manifest_digest(offered)
+        assert is_published(self._repository, offered, digest), "it was found a moment ago"
+        return PublishResult(found, digest, created=False, report=GateReport())
+
+    def _open(self, announcement: Announcement) -> _Upload:
+        with storage_errors(), ExitStack() as stack:
+            directory = stack.enter_context(staged(self._repository.root))
+            if shutil.disk_usage(directory).free < _COPIES * announcement.size:
+                raise Exhausted(f"the repository has no room for {announcement.size} bytes twice")
+            files = []
+            for entry in announcement.files:
+                if not entry.size:
+                    _put(directory / entry.path, 0, b"")
+                files.append(_File())
+            return _Upload(uuid4().hex, announcement, directory, files, stack.pop_all(), self._clock())
+
+    def _find(self, upload_id: str) -> _Upload:
+        upload = self._uploads.get(upload_id)
+        if upload is None:
+            raise NotFound("there is no such upload; begin again")
+        return upload
+
+    def _claim(self, upload_id: str, what: str) -> _Upload:
+        with self._lock:
+            upload = self._find(upload_id)
+            if upload.busy:
+                raise Unavailable(f"the upload is taken: {upload.busy}", retry_after=_BUSY_SECONDS)
+            upload.busy = what
+            return upload
+
+    def _unclaim(self, upload: _Upload) -> None:
+        with self._lock:
+            upload.busy = ""
+            upload.touched = self._clock()
+
+    def _close(self, upload: _Upload) -> None:
+        with self._lock:
+            self._uploads.pop(upload.id, None)
+            self._by_key.pop(upload.announcement.key, None)
+        upload.stack.close()
+
+
+def _check_belonging(upload: _Upload) -> None:
+    """Checks that the files are the model, its external data and golden cases, and nothing else.
+
+    Raises:
+        InvalidModel: They are not.
+    """
+    facts = read_model(upload.directory / MODEL_FILE)
+    belonging = {MODEL_FILE, *(file.path for file in facts.external), *upload.announcement.golden}
+    announced = {file.path for file in upload.announcement.files}
+    if extra := sorted(announced - belonging):
+        raise InvalidModel(f"{extra[0][:128]} does not belong to the model: nothing in {MODEL_FILE} refers to it")
+    if missing := sorted(belonging - announced):
+        raise InvalidModel(f"external data {missing[0][:128]!r} is missing")
+
+
+def _put(target: Path, offset: int, data: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # A file that begins anew after a wrong digest is written over, and never longer than announced.
+    with target.open("r+b" if offset else "wb") as file:
+        file.seek(offset)
+        file.write(data)

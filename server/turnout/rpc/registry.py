@@ -1,0 +1,175 @@
+"""Publishing and fetching by stream. What touches the disk runs in threads of its own, behind live traffic."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Executor
+from typing import ParamSpec, Protocol, TypeVar
+
+from semver import Version
+
+from turnout.errors import Conflict, Exhausted, InvalidRequest, TurnoutError
+from turnout.registry.announcement import Announcement, announced_files, announced_metadata
+from turnout.registry.digest import canonical_bytes
+from turnout.registry.fetch import Reading
+from turnout.registry.names import parse_version
+from turnout.registry.publish import PublishResult
+from turnout.registry.repository import Repository
+from turnout.registry.standing import Standing
+from turnout.registry.uploads import CHUNK, Uploads
+from turnout.rpc.control.calls import Context, check_record, refusing
+from turnout.rpc.errors import abort
+from turnout_proto.v1 import registry_pb2 as pb
+from turnout_proto.v1 import registry_pb2_grpc
+
+_BUSY_SECONDS = 1.0
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Releaser(Protocol):
+    """Releases versions, and knows what was declared of them. Blocking; called in a thread."""
+
+    def release(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
+        """Releases a version; False where it was released."""
+        ...
+
+
+class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
+    """Takes versions in and gives them out."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        uploads: Uploads,
+        releaser: Releaser,
+        standing: Callable[[str, Version], Standing],
+        refresh: Callable[[], Awaitable[None]],
+        threads: Executor,
+        idle_seconds: float,
+        max_fetches: int,
+    ) -> None:
+        self._repository = repository
+        self._uploads = uploads
+        self._releaser = releaser
+        self._standing = standing
+        self._refresh = refresh
+        self._threads = threads
+        self._idle = idle_seconds
+        self._fetches_left = max_fetches
+
+    @refusing
+    async def BeginUpload(self, request: pb.BeginUploadRequest, _: Context) -> pb.BeginUploadResponse:  # noqa: N802 - gRPC's
+        """Opens an upload, or finds it again."""
+        announcement = Announcement(
+            request.model,
+            parse_version(request.version),
+            announced_files([(file.path, file.size, file.digest) for file in request.files]),
+            announced_metadata(request.metadata_json),
+        )
+        begun = await self._in_thread(self._uploads.begin, announcement)
+        if begun.existing is not None:
+            return pb.BeginUploadResponse(published=await self._message(begun.existing))
+        return pb.BeginUploadResponse(upload_id=begun.upload_id, received=begun.received)
+
+    @refusing
+    async def UploadFiles(  # noqa: N802
+        self, requests: AsyncIterator[pb.UploadFilesRequest], _: Context
+    ) -> pb.UploadFilesResponse:
+        """Collects what a client sends."""
+        first = await self._next(requests)
+        if first is None:
+            raise InvalidRequest.at("upload_id", "expected in the first message, and none came")
+        with self._uploads.writing(first.upload_id):
+            message: pb.UploadFilesRequest | None = first
+            while message is not None:
+                if message.HasField("chunk"):
+                    chunk = message.chunk
+                    await self._in_thread(self._uploads.write, first.upload_id, chunk.file, chunk.offset, chunk.data)
+                message = await self._next(requests)
+        return pb.UploadFilesResponse(received=self._uploads.received(first.upload_id))
+
+    @refusing
+    async def PublishUpload(self, request: pb.PublishUploadRequest, _: Context) -> pb.PublishUploadResponse:  # noqa: N802
+        """Runs the gates and makes the version exist."""
+        check_record(request.actor, request.reason)
+        result = await self._in_thread(self._publish, request)
+        await self._refresh()
+        return pb.PublishUploadResponse(published=await self._message(result))
+
+    @refusing
+    async def AbandonUpload(self, request: pb.AbandonUploadRequest, _: Context) -> pb.AbandonUploadResponse:  # noqa: N802
+        """Throws an upload away."""
+        await self._in_thread(self._uploads.abandon, request.upload_id)
+        return pb.AbandonUploadResponse()
+
+    async def FetchVersion(  # type: ignore[override]  # noqa: N802 - writes by itself, since a yield cannot be timed
+        self, request: pb.FetchVersionRequest, context: Context
+    ) -> None:
+        """Sends a version, no faster than its receiver takes it."""
+        try:
+            if not self._fetches_left:
+                raise Exhausted("as many fetches are under way as may be", retry_after=_BUSY_SECONDS)
+            self._fetches_left -= 1
+            try:
+                await self._fetch(request, context)
+            finally:
+                self._fetches_left += 1
+        except TurnoutError as error:
+            await abort(context, error)
+
+    def _publish(self, request: pb.PublishUploadRequest) -> PublishResult:
+        result = self._uploads.publish(request.upload_id, request.actor, request.reason)
+        if request.release:
+            manifest = result.manifest
+            self._releaser.release(manifest.model, manifest.version, actor=request.actor, reason=request.reason)
+        return result
+
+    async def _fetch(self, request: pb.FetchVersionRequest, context: Context) -> None:
+        version = parse_version(request.version)
+        found = await self._in_thread(self._repository.find, request.model, version)
+        manifest = pb.FetchedManifest(manifest=canonical_bytes(found.manifest), digest=found.digest)
+        await self._send(context, pb.FetchVersionResponse(manifest=manifest))
+        reading = Reading(self._repository.directory(request.model, version), found.manifest, CHUNK)
+        try:
+            while (piece := await self._in_thread(reading.next)) is not None:
+                chunk = pb.FileChunk(file=piece.file, offset=piece.offset, data=piece.data)
+                await self._send(context, pb.FetchVersionResponse(chunk=chunk))
+        finally:
+            reading.close()
+
+    async def _send(self, context: Context, message: pb.FetchVersionResponse) -> None:
+        try:
+            await asyncio.wait_for(context.write(message), self._idle)
+        except TimeoutError:
+            raise Conflict(f"nothing was taken for {self._idle:g} s") from None
+
+    async def _next(self, requests: AsyncIterator[pb.UploadFilesRequest]) -> pb.UploadFilesRequest | None:
+        try:
+            return await asyncio.wait_for(anext(requests), self._idle)
+        except StopAsyncIteration:
+            return None
+        except TimeoutError:
+            raise Conflict(f"nothing came for {self._idle:g} s; begin again, and go on") from None
+
+    async def _in_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        work = asyncio.get_running_loop().run_in_executor(self._threads, lambda: call(*args, **kwargs))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            # A thread cannot be stopped: what it uses stays reserved for it, and what it publishes is published.
+            await asyncio.wait([work])
+            raise
+
+    async def _message(self, result: PublishResult) -> pb.PublishedVersion:
+        manifest = result.manifest
+        return pb.PublishedVersion(
+            manifest=canonical_bytes(manifest),
+            digest=result.digest,
+            created=result.created,
+            gates=[
+                pb.GateResult(gate=one.gate, outcome=one.verdict.outcome, evidence=one.verdict.evidence)
+                for one in result.report.results
+            ],
+            standing=await self._in_thread(self._standing, manifest.model, manifest.version),
+        )

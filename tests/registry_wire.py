@@ -1,0 +1,54 @@
+"""Uploads to a server under test, piece by piece."""
+
+import hashlib
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import grpc
+
+from turnout.app import Running
+from turnout_proto.v1 import registry_pb2 as pb
+from turnout_proto.v1.registry_pb2_grpc import RegistryServiceStub
+
+Files = Mapping[str, bytes]
+
+
+@asynccontextmanager
+async def registry_of(server: Running) -> AsyncIterator[RegistryServiceStub]:
+    """Opens the registry service."""
+    async with grpc.aio.insecure_channel(str(server.control)) as channel:
+        yield RegistryServiceStub(channel)
+
+
+def sha(data: bytes) -> str:
+    """The digest of `data`."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def announced(files: Files) -> list[pb.AnnouncedFile]:
+    """The files as they are announced."""
+    return [pb.AnnouncedFile(path=path, size=len(data), digest=sha(data)) for path, data in files.items()]
+
+
+def beginning(files: Files, model: str = "m", version: str = "1.0.0", metadata: str = "") -> pb.BeginUploadRequest:
+    """An announcement."""
+    return pb.BeginUploadRequest(model=model, version=version, files=announced(files), metadata_json=metadata)
+
+
+def pieces(
+    upload_id: str, files: Files, received: Sequence[int] = (), size: int = 1 << 20
+) -> Iterator[pb.UploadFilesRequest]:
+    """What an upload consists of, from where it stands on."""
+    yield pb.UploadFilesRequest(upload_id=upload_id)
+    for index, data in enumerate(files.values()):
+        start = received[index] if received else 0
+        for offset in range(start, len(data), size):
+            chunk = pb.FileChunk(file=index, offset=offset, data=data[offset : offset + size])
+            yield pb.UploadFilesRequest(chunk=chunk)
+
+
+async def upload(registry: RegistryServiceStub, files: Files, **said: str) -> str:
+    """Uploads everything, and returns the upload's id."""
+    begun = await registry.BeginUpload(beginning(files, **said))
+    await registry.UploadFiles(pieces(begun.upload_id, files, begun.received))
+    return begun.upload_id
