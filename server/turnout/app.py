@@ -54,7 +54,7 @@ from turnout.serving.catalog import Catalog
 from turnout.serving.follow import follow
 from turnout.serving.inference import Inference
 from turnout.serving.manager import Manager
-from turnout.serving.memory import memory_of
+from turnout.serving.memory import device_memory
 from turnout.serving.priority import step_back
 from turnout.state.store import StateStore
 from turnout.telemetry.logging import AccessLog, make_logger
@@ -163,7 +163,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             record_weights(catalog, policies, router)
             record_epochs(catalog, policies, metrics.server)
             record_rollouts(rollouts, meters, metrics.rollouts)
-            metrics.server.memory = await asyncio.to_thread(memory_of, manager.devices)
+            metrics.server.memory = await asyncio.to_thread(device_memory, manager.devices)
             return await metrics.scrape()
 
         async def refresh() -> None:

@@ -80,6 +80,16 @@ async def test_a_version_whose_bytes_changed_is_shown_as_such_until_they_are_bac
     assert shown(metrics, "turnout_version_loads_total")["model=m", "outcome=ready"] == 2
 
 
+async def test_a_version_whose_manifest_is_damaged_is_shown_as_changed_too(publish_model, start_server, models) -> None:
+    publish_model("m", "1.0.0", scaled(1))
+    publish_model("m", "2.0.0", scaled(2))
+    manifest = models / "m" / "2.0.0" / "manifest.json"
+    manifest.chmod(0o644)
+    manifest.write_bytes(manifest.read_bytes()[:-10])
+    metrics = await scrape(await start_server())
+    assert shown(metrics, "turnout_version_failed") == {("model=m", "reason=digest_mismatch", "version=2.0.0"): 1}
+
+
 async def test_a_load_that_a_setting_forbids_is_told_from_a_changed_file(publish_model, start_server) -> None:
     publish_model("m", "1.0.0", scaled(1))
     server = await start_server(runtime=Runtime(providers=["tensorrt"]))

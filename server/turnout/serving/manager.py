@@ -35,6 +35,7 @@ from turnout.serving.loader import load
 from turnout.serving.outcomes import load_outcome
 from turnout.serving.surroundings import check_surroundings
 from turnout.telemetry.metrics import KnownVersion, Metrics
+from turnout.telemetry.resources import LoadOutcome
 
 _NOT_IN_MEMORY = {LifecycleState.NEW, LifecycleState.UNLOADED, LifecycleState.FAILED}
 
@@ -330,12 +331,16 @@ class Manager:
             KnownVersion(m.name, str(e.version), e.digest, str(e.state), load_outcome(e.failure) if e.failure else "")
             for m in models.values()
             for e in m.versions.values()
+        ] + [
+            KnownVersion(name, str(version), "", str(LifecycleState.FAILED), LoadOutcome.DIGEST_MISMATCH)
+            for name, damaged in self._damaged.items()
+            for version in damaged.keys() - self._entries.get(name, {}).keys()
         ]
         last = self._catalog.snapshot
         settled = all(e.state.settled for m in models.values() for e in m.versions.values())
         complete = last.complete or (self._begun and settled)
-        damaged = {model: Damaged(reasons, self._declarations.of(model)) for model, reasons in self._damaged.items()}
-        self._catalog.swap(CatalogSnapshot(models, last.generation + 1, complete, damaged))
+        lost = {model: Damaged(reasons, self._declarations.of(model)) for model, reasons in self._damaged.items()}
+        self._catalog.swap(CatalogSnapshot(models, last.generation + 1, complete, lost))
 
 
 def _unexpected(error: Exception) -> ModelFailure:

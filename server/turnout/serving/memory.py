@@ -58,7 +58,7 @@ def used_bytes(device: str) -> int:
     return resident_bytes() if device == "cpu" else cuda_used_bytes(int(device.partition(":")[2]))
 
 
-def memory_of(devices: Iterable[str]) -> dict[str, Memory]:
+def device_memory(devices: Iterable[str]) -> dict[str, Memory]:
     """Returns what is in use on each device and the most that may be; without those of which that is not known."""
     found = {
         device: Memory(resident_bytes(), limit_bytes())
