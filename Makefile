@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.set-up
 GRPC   ?= 127.0.0.1:8001
 HTTP   ?= 127.0.0.1:8000
 
-.PHONY: demo test check bench protos serve format clean
+.PHONY: demo test check bench protos dashboards serve format clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/magika/demo.py
@@ -25,6 +25,7 @@ check: $(STAMP)
 	$(BIN)/python protos/generate.py --check
 	$(BIN)/python protos/lint.py
 	$(BIN)/python client/unasync.py --check
+	$(BIN)/python deploy/grafana/generate.py --check
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python -m pytest tests/unit tests/property -m "not slow"
 
@@ -33,6 +34,9 @@ bench: $(STAMP)
 
 protos: $(STAMP)
 	$(BIN)/python protos/generate.py
+
+dashboards: $(STAMP)
+	$(BIN)/python deploy/grafana/generate.py
 
 serve: $(STAMP)
 	$(BIN)/turnout serve --grpc $(GRPC) --http $(HTTP)

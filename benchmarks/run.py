@@ -13,6 +13,7 @@ import memory
 import real
 import rollouts
 import routing
+import scrape
 import shadow
 import tiny
 import versions
@@ -25,6 +26,7 @@ TABLES = {
     "versions": versions,
     "routing": routing,
     "shadow": shadow,
+    "scrape": scrape,
     "memory": memory,
 }
 

@@ -336,3 +336,26 @@ def adds_count() -> ModelProto:
         [tensor("y", TensorProto.FLOAT, ["batch", 4])],
         [zero],
     )
+
+
+def slow_look_up(*, safe: bool) -> ModelProto:
+    """y = x + n + table[index], after n rounds of a loop of no use.
+
+    Raises where the index is out of range, unless safe.
+
+    float32 (batch, 4) x, int64 scalar n, int64 (batch,) index.
+    """
+    proto = slow()
+    graph = proto.graph
+    graph.node[-1].output[0] = "waited"
+    graph.input.append(tensor("index", TensorProto.INT64, ["batch"]))
+    graph.initializer.append(numpy_helper.from_array(np.zeros((300, 4), np.float32), "table"))
+    graph.initializer.append(numpy_helper.from_array(np.array(299 if safe else 2**40, np.int64), "last"))
+    graph.node.extend(
+        [
+            helper.make_node("Min", ["index", "last"], ["place"]),
+            helper.make_node("Gather", ["table", "place"], ["row"]),
+            helper.make_node("Add", ["waited", "row"], ["y"]),
+        ]
+    )
+    return proto

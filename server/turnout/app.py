@@ -44,7 +44,7 @@ from turnout.routing.preferences import PreferenceReader
 from turnout.routing.router import PolicyRouter
 from turnout.routing.shadow.service import Shadows
 from turnout.routing.traffic import Traffic
-from turnout.routing.weights import record_weights
+from turnout.routing.weights import record_epochs, record_weights
 from turnout.rpc.codec import new_request_id
 from turnout.rpc.errors import code_name
 from turnout.rpc.registry import RegistryServicer
@@ -54,6 +54,7 @@ from turnout.serving.catalog import Catalog
 from turnout.serving.follow import follow
 from turnout.serving.inference import Inference
 from turnout.serving.manager import Manager
+from turnout.serving.memory import device_memory
 from turnout.serving.priority import step_back
 from turnout.state.store import StateStore
 from turnout.telemetry.logging import AccessLog, make_logger
@@ -160,7 +161,9 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         async def scrape() -> bytes:
             manager.sample()
             record_weights(catalog, policies, router)
+            record_epochs(catalog, policies, metrics.server)
             record_rollouts(rollouts, meters, metrics.rollouts)
+            metrics.server.memory = await asyncio.to_thread(device_memory, manager.devices)
             return await metrics.scrape()
 
         async def refresh() -> None:

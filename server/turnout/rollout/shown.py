@@ -22,6 +22,7 @@ def record_rollouts(rollouts: Rollouts, meters: FalseAlarmMeters, recorder: Roll
             RolloutSample(
                 rollout.model, str(rollout.candidate), str(rollout.state), rollout.step + 1, rollout.canary_weight,
                 1 / rollout.alpha, evidence.combined, {m.name: evidence.of(m.name) for m in evidence.metrics}, bad,
+                [pause.kind for pause in rollout.pauses],
             )
         )  # fmt: skip
     recorder.running = samples

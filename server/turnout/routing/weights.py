@@ -10,6 +10,7 @@ from turnout.routing.slots import SLOTS
 from turnout.serving.catalog import Catalog, ModelEntry
 from turnout.serving.inference import Role, Router
 from turnout.serving.lifecycle import LifecycleState
+from turnout.telemetry.resources import ServerRecorder
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,15 @@ def record_weights(catalog: Catalog, policies: Policies, router: Router) -> None
                     for kind, value in (("desired", s.desired), ("applied", s.applied))
                 }
                 recorder.traffic_share = {str(s.role): s.share for s in own if s.share is not None}
+                for share in own:
+                    if share.role is not Role.SHADOW:
+                        recorder.role(str(share.role))  # shown at zero from now on, so that its first request counts
+
+
+def record_epochs(catalog: Catalog, policies: Policies, recorder: ServerRecorder) -> None:
+    """Notes each model's epoch, by which replicas can be held against each other; called before a scrape."""
+    applied = policies.current
+    recorder.epochs = {name: applied[name].epoch if name in applied else 0 for name in catalog.snapshot.models}
 
 
 def _share(version: str, role: Role, desired: float, applied: float, decisions: int, total: int) -> Share:

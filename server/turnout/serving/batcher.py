@@ -125,6 +125,14 @@ class Batcher:
         self._solo = 0
         self._mean_compute = 0.0
 
+    @property
+    def fill(self) -> float:
+        """How full the queue is, 0 to 1, by requests or bytes, whichever is nearer its bound.
+
+        More than 1 where a single request is larger than all that may wait: the first is let in whatever its size.
+        """
+        return max(self.waiting / self._bounds.requests, self._bytes_waiting / self._bounds.nbytes)
+
     async def submit(self, inputs: Mapping[str, Array], outputs: Sequence[str], deadline: float | None) -> Answer:
         """Queues a request and waits for its answer.
 

@@ -83,6 +83,11 @@ class VersionHandle:
         """Requests that wait for a runner."""
         return sum(batcher.waiting for batcher in self._batchers.values())
 
+    @property
+    def queue_fill(self) -> float:
+        """How full the fullest queue is, as `Batcher.fill`."""
+        return max((batcher.fill for batcher in self._batchers.values()), default=0.0)
+
     def infer_now(
         self, inputs: Mapping[str, Array], outputs: Sequence[str], lane: str = ""
     ) -> tuple[Sequence[str], Answer] | None:

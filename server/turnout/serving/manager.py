@@ -5,7 +5,7 @@ and starts loads and unloads beside the traffic. Each version's state moves only
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -32,8 +32,10 @@ from turnout.serving.handle import VersionHandle
 from turnout.serving.lifecycle import LifecycleState, step
 from turnout.serving.load_policy import Resolve, Wish, moves, wanted
 from turnout.serving.loader import load
+from turnout.serving.outcomes import load_outcome
 from turnout.serving.surroundings import check_surroundings
 from turnout.telemetry.metrics import KnownVersion, Metrics
+from turnout.telemetry.resources import LoadOutcome
 
 _NOT_IN_MEMORY = {LifecycleState.NEW, LifecycleState.UNLOADED, LifecycleState.FAILED}
 
@@ -152,6 +154,12 @@ class Manager:
             await asyncio.wait([asyncio.create_task(handle.close()) for handle in ready], timeout=bound)
         self._loads.shutdown(wait=False, cancel_futures=True)
 
+    @property
+    def devices(self) -> Collection[str]:
+        """What the versions in service have memory on: `cpu` always, and GPUs."""
+        handles = [e.handle for entries in self._entries.values() for e in entries.values() if e.handle is not None]
+        return dict.fromkeys(["cpu", *(device for handle in handles for device in handle.recorder.memory_bytes)])
+
     def sample(self) -> None:
         """Copies what changes by itself into the recorders; called before a scrape."""
         for entries in self._entries.values():
@@ -159,6 +167,7 @@ class Manager:
                 if entry.handle is not None:
                     entry.handle.recorder.inflight = entry.handle.inflight
                     entry.handle.recorder.queue_depth = entry.handle.queue_depth
+                    entry.handle.recorder.queue_fill = entry.handle.queue_fill
 
     def _wanted(self, model: str) -> set[Version]:
         present = [version for version in self._entries[model] if (model, version) in self._present]
@@ -265,6 +274,7 @@ class Manager:
             self._failed(entry, _unexpected(error))
             return
         recorder = self._metrics.version(model, str(version), entry.digest, [ms / 1e3 for ms in settings.slo_ms])
+        self._metrics.server.loads[model, load_outcome(None)] += 1
         recorder.load_seconds = loaded.seconds
         recorder.memory_bytes = dict(loaded.memory_bytes)
         handle = VersionHandle(entry.manifest, loaded, settings, recorder)
@@ -291,6 +301,7 @@ class Manager:
         self._log.info("version unloaded", model=model, version=str(version))
 
     def _failed(self, entry: VersionEntry, error: TurnoutError) -> None:
+        self._metrics.server.loads[entry.model, load_outcome(error)] += 1
         self._move(entry.model, entry.version, LifecycleState.FAILED, reason=error.message, failure=error)
         self._log.error(
             "version failed to load", model=entry.model, version=str(entry.version), reason=error.message,
@@ -317,15 +328,19 @@ class Manager:
             }
             models[model] = ModelEntry(model, entries, declarations)
         self._metrics.known = [
-            KnownVersion(m.name, str(e.version), e.digest, str(e.state))
+            KnownVersion(m.name, str(e.version), e.digest, str(e.state), load_outcome(e.failure) if e.failure else "")
             for m in models.values()
             for e in m.versions.values()
+        ] + [
+            KnownVersion(name, str(version), "", str(LifecycleState.FAILED), LoadOutcome.DIGEST_MISMATCH)
+            for name, damaged in self._damaged.items()
+            for version in damaged.keys() - self._entries.get(name, {}).keys()
         ]
         last = self._catalog.snapshot
         settled = all(e.state.settled for m in models.values() for e in m.versions.values())
         complete = last.complete or (self._begun and settled)
-        damaged = {model: Damaged(reasons, self._declarations.of(model)) for model, reasons in self._damaged.items()}
-        self._catalog.swap(CatalogSnapshot(models, last.generation + 1, complete, damaged))
+        lost = {model: Damaged(reasons, self._declarations.of(model)) for model, reasons in self._damaged.items()}
+        self._catalog.swap(CatalogSnapshot(models, last.generation + 1, complete, lost))
 
 
 def _unexpected(error: Exception) -> ModelFailure:

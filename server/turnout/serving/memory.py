@@ -1,11 +1,16 @@
 """How much memory the process and the GPUs have in use, and giving back what is not needed any more."""
 
+import contextlib
 import ctypes
 import gc
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
+from turnout.telemetry.resources import Memory
+
 _STATM = Path("/proc/self/statm")
+_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _CUDART = ("libcudart.so.13", "libcudart.so.12")
 
 
@@ -17,8 +22,25 @@ def resident_bytes() -> int:
         return 0
 
 
+def limit_bytes() -> int:
+    """Returns the most memory that this process may have: what its control group allows, or what the machine has.
+
+    A group's ancestors bind it too; inside a container the group's own file is all that is to be seen.
+    """
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in _CGROUP_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # another version of control groups, or "max"
+            limits.append(int(path.read_text()))
+    return min(limits)
+
+
 def cuda_used_bytes(device_id: int) -> int:
     """Returns the memory in use on a CUDA device by all processes, in bytes; 0 where there is none."""
+    return cuda_bytes(device_id)[0]
+
+
+def cuda_bytes(device_id: int) -> tuple[int, int]:
+    """Returns the memory in use on a CUDA device by all processes and all that it has, in bytes; 0 where none is."""
     for name in _CUDART:
         try:
             cudart = ctypes.CDLL(name)
@@ -26,14 +48,25 @@ def cuda_used_bytes(device_id: int) -> int:
             continue
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         if cudart.cudaSetDevice(device_id) or cudart.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total)):
-            return 0
-        return total.value - free.value
-    return 0
+            return 0, 0
+        return total.value - free.value, total.value
+    return 0, 0
 
 
 def used_bytes(device: str) -> int:
     """Returns what is in use on `cpu` (by this process) or `cuda:N` (by all)."""
     return resident_bytes() if device == "cpu" else cuda_used_bytes(int(device.partition(":")[2]))
+
+
+def device_memory(devices: Iterable[str]) -> dict[str, Memory]:
+    """Returns what is in use on each device and the most that may be; without those of which that is not known."""
+    found = {
+        device: Memory(resident_bytes(), limit_bytes())
+        if device == "cpu"
+        else Memory(*cuda_bytes(int(device.partition(":")[2])))
+        for device in devices
+    }
+    return {device: memory for device, memory in found.items() if memory.limit}
 
 
 def give_back() -> None:

@@ -16,10 +16,14 @@ from prometheus_client.process_collector import ProcessCollector
 
 from turnout.telemetry.exposition import Family, Labels, render
 from turnout.telemetry.histogram import BATCH_BOUNDS, LATENCY_BOUNDS, Histogram
+from turnout.telemetry.resources import ServerRecorder, server_families
 from turnout.telemetry.rollout import RolloutRecorder, rollout_families
 from turnout.telemetry.shadow import ShadowRecorder, shadow_families
 
 _RECENT = 4096
+
+_SHOWN_AT_ZERO = ("OK", "INTERNAL", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
+"""Codes that a role shows from its first request on: the first failure would be no increase to Prometheus otherwise."""
 
 _GRACE_SCRAPES = 2
 """Scrapes for which the series of a version that left are still shown, so that its last counts are not lost."""
@@ -42,7 +46,7 @@ class RoleRecorder:
 
     def __init__(self, slo_edges: Sequence[float]) -> None:
         self.decisions = 0
-        self.codes: defaultdict[str, int] = defaultdict(int)
+        self.codes: defaultdict[str, int] = defaultdict(int, dict.fromkeys(_SHOWN_AT_ZERO, 0))
         self.duration = Histogram(LATENCY_BOUNDS)
         self.queue = Histogram(LATENCY_BOUNDS)
         self.compute = Histogram(LATENCY_BOUNDS)
@@ -87,6 +91,7 @@ class VersionRecorder:
         batch_rows: Rows of each batch that ran.
         inflight: Requests admitted and not yet answered.
         queue_depth: Requests that wait for a runner.
+        queue_fill: How full its fullest queue is, 0 to 1, by requests or bytes, whichever is nearer its bound.
         load_seconds: Time of its last load.
         memory_bytes: By device (`cpu`, `cuda:0`).
         traffic_weight: By role and kind (`desired`, `applied`), 0 to 1.
@@ -102,6 +107,7 @@ class VersionRecorder:
     batch_rows: Histogram = field(default_factory=lambda: Histogram(BATCH_BOUNDS))
     inflight: int = 0
     queue_depth: int = 0
+    queue_fill: float = 0.0
     load_seconds: float = 0.0
     memory_bytes: dict[str, int] = field(default_factory=dict)
     traffic_weight: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -128,12 +134,14 @@ class KnownVersion:
     Attributes:
         model, version, digest: Which.
         state: Where it is in its life.
+        failure: Why it could not be loaded (a `LoadOutcome`); "" where it could, or was not tried.
     """
 
     model: str
     version: str
     digest: str
     state: str
+    failure: str = ""
 
 
 class Metrics:
@@ -142,6 +150,7 @@ class Metrics:
     Attributes:
         known: Every version that the server knows; replaced whole by the manager.
         rollouts: What is counted about rollouts.
+        server: What is counted about the server as a whole.
     """
 
     def __init__(self) -> None:
@@ -150,6 +159,7 @@ class Metrics:
         self._unrouted: dict[tuple[str, str], int] = {}
         self._shadows: dict[tuple[str, str], ShadowRecorder] = {}
         self.rollouts = RolloutRecorder()
+        self.server = ServerRecorder()
         self._process = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._process)
         PlatformCollector(registry=self._process)
@@ -243,9 +253,15 @@ class Metrics:
             "turnout_version_info", "gauge", "1 for each version that the server knows, by its state.",
             [({"model": k.model, "version": k.version, "digest": k.digest, "state": k.state}, 1.0) for k in self.known],
         )  # fmt: skip
+        yield Family(
+            "turnout_version_failed", "gauge", "1 for each version that could not be loaded, by the reason.",
+            [({"model": k.model, "version": k.version, "reason": k.failure}, 1.0) for k in self.known if k.failure],
+        )  # fmt: skip
         yield from _gauges(versions)
         yield from shadow_families(list(self._shadows.values()))
-        yield from rollout_families(self.rollouts)
+        models = dict.fromkeys(k.model for k in self.known)
+        yield from rollout_families(self.rollouts, models)
+        yield from server_families(self.server, models)
 
     def _requests(self, versions: Sequence[VersionRecorder]) -> Iterator[tuple[Labels, float]]:
         for v in versions:
@@ -271,6 +287,10 @@ def _gauges(versions: Sequence[VersionRecorder]) -> Iterator[Family]:
     yield Family(
         "turnout_queue_depth", "gauge", "Requests that wait for a runner.", [(v.labels, v.queue_depth) for v in present]
     )
+    yield Family(
+        "turnout_queue_fill_ratio", "gauge", "How full the version's fullest queue is, by requests or by bytes.",
+        [(v.labels, v.queue_fill) for v in present],
+    )  # fmt: skip
     yield Family(
         "turnout_version_load_duration_seconds", "gauge", "Time of the version's last load, warm-up included.",
         [(v.labels, v.load_seconds) for v in present if v.load_seconds],

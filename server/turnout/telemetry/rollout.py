@@ -1,7 +1,7 @@
 """What is shown of rollouts."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from turnout.telemetry.exposition import Family, Labels
@@ -20,6 +20,7 @@ class RolloutSample:
         combined: Combined evidence.
         e_values: By metric.
         bad: By arm (`canary`, `baseline`) and metric.
+        pauses: Why it stands still, by kind: `operator`, `gate`, `insufficient`, `traffic` or `refused`.
     """
 
     model: str
@@ -31,6 +32,7 @@ class RolloutSample:
     combined: float
     e_values: Mapping[str, float]
     bad: Mapping[tuple[str, str], int]
+    pauses: Sequence[str] = ()
 
     @property
     def labels(self) -> dict[str, str]:
@@ -73,9 +75,20 @@ class RolloutRecorder:
     meters: Sequence[MeterSample] = ()
 
 
-def rollout_families(recorder: RolloutRecorder) -> Iterator[Family]:
-    """Returns the families of one scrape."""
+VERDICTS = ("succeeded", "rolled_back", "superseded", "failed")
+"""How a rollout can end."""
+
+
+def rollout_families(recorder: RolloutRecorder, models: Collection[str]) -> Iterator[Family]:
+    """Returns the families of one scrape.
+
+    Args:
+        recorder: What was counted.
+        models: Those that the server knows. Each shows every verdict from the beginning, at 0, so that the first one
+            is an increase.
+    """
     running = recorder.running
+    verdicts = dict.fromkeys((model, verdict) for model in models for verdict in VERDICTS) | dict(recorder.verdicts)
 
     def gauge(name: str, text: str, samples: list[tuple[Labels, float]]) -> Family:
         return Family(name, "gauge", text, samples)
@@ -88,6 +101,10 @@ def rollout_families(recorder: RolloutRecorder) -> Iterator[Family]:
     yield gauge(
         "turnout_rollout_weight", "Wished share of the candidate, 0 to 1.", [(r.labels, r.weight) for r in running]
     )
+    yield gauge(
+        "turnout_rollout_paused", "1 for each reason that a rollout stands still for.",
+        [(r.labels | {"reason_kind": kind}, 1.0) for r in running for kind in dict.fromkeys(r.pauses)],
+    )  # fmt: skip
     yield gauge(
         "turnout_rollout_e_value", "Evidence that the candidate is worse, by metric and combined.",
         [
@@ -106,7 +123,7 @@ def rollout_families(recorder: RolloutRecorder) -> Iterator[Family]:
     )  # fmt: skip
     yield Family(
         "turnout_rollout_verdicts_total", "counter", "Rollouts by how they ended.",
-        [({"model": model, "verdict": verdict}, float(n)) for (model, verdict), n in recorder.verdicts.items()],
+        [({"model": m, "verdict": v}, float(recorder.verdicts.get((m, v), 0))) for m, v in verdicts],
     )  # fmt: skip
     yield gauge("turnout_rollout_last_tick_seconds", "Since rollouts were last looked at.", [({}, recorder.since_tick)])
     yield Family(

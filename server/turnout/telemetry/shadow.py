@@ -11,6 +11,10 @@ DIFFERENCE_BOUNDS = tuple(float(f"1e{exponent}") for exponent in range(-9, 4))
 """Absolute differences: float32 is exact to about 1e-7 of its value, and 1e3 is far off whatever the unit."""
 
 
+_SHOWN_AT_ZERO = ("agreed", "disagreed")
+"""Outcomes that a shadow shows from the beginning: its first disagreement would be no increase otherwise."""
+
+
 @dataclass(slots=True)
 class ShadowRecorder:
     """What is counted about one version as a shadow. Owned by the event loop.
@@ -23,16 +27,18 @@ class ShadowRecorder:
         differences: Largest absolute difference of each copy, by output.
         lag: Seconds from the live answer to the end of the comparison.
         agreement: Share of the copies that agree, with the noise taken off; None before the first.
+        noise: Share of the copies on which the baseline disagreed with itself; None before the first that was tried.
     """
 
     model: str
     version: str
-    outcomes: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    outcomes: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int, dict.fromkeys(_SHOWN_AT_ZERO, 0)))
     dropped: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     mismatches: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     differences: dict[str, Histogram] = field(default_factory=dict)
     lag: Histogram = field(default_factory=lambda: Histogram(LATENCY_BOUNDS))
     agreement: float | None = None
+    noise: float | None = None
 
     def difference(self, output: str, largest: float) -> None:
         """Counts the largest absolute difference that one copy showed in `output`."""
@@ -72,6 +78,10 @@ def shadow_families(shadows: Sequence[ShadowRecorder]) -> Iterator[Family]:
     yield Family(
         "turnout_shadow_agreement_ratio", "gauge", "Share of the compared copies that agree, the noise taken off.",
         [(s.labels, s.agreement) for s in shadows if s.agreement is not None],
+    )  # fmt: skip
+    yield Family(
+        "turnout_shadow_noise_ratio", "gauge", "Share of the copies on which the baseline disagrees with itself.",
+        [(s.labels, s.noise) for s in shadows if s.noise is not None],
     )  # fmt: skip
     yield Family(
         "turnout_shadow_lag_seconds", "histogram", "From the live answer to the end of the comparison.",

@@ -185,6 +185,7 @@ class Ledger:
         """Counts a comparison of the baseline with itself."""
         self.noise_runs += 1
         self.noise_disagreements += not comparison.agrees
+        self.recorder.noise = self.noise_disagreements / self.noise_runs
         self.recorder.agreement = self.agreement
 
     def _among_worst(self, severity: float) -> bool:

@@ -1,0 +1,80 @@
+"""What is shown of the server as a whole: loads, policies and memory."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from turnout.telemetry.exposition import Family
+
+
+class LoadOutcome(StrEnum):
+    """What became of an attempt to load a version."""
+
+    READY = "ready"
+    DIGEST_MISMATCH = "digest_mismatch"
+    """Its bytes are not those that were published."""
+    NOT_TRUSTED = "not_trusted"
+    """No key that is trusted signed it, where that is required."""
+    MEMORY = "memory"
+    """It met a memory limit."""
+    MODEL = "model"
+    """ONNX Runtime cannot load it, or it raised while it was warmed up."""
+    CONFIG = "config"
+    """A setting cannot be met here."""
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """One device's memory at a scrape, in bytes.
+
+    Attributes:
+        used: By this process on `cpu`, by all processes on a GPU.
+        limit: Most that may be.
+    """
+
+    used: int
+    limit: int
+
+
+@dataclass(slots=True)
+class ServerRecorder:
+    """What is counted about the server as a whole.
+
+    Attributes:
+        loads: Attempts to load a version, by model and outcome.
+        epochs: Epoch of the policy in force, by model; 0 where traffic was never changed.
+        memory: By device (`cpu`, `cuda:0`), as of this scrape; a device whose limit is not known is left out.
+    """
+
+    loads: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    epochs: Mapping[str, int] = field(default_factory=dict)
+    memory: Mapping[str, Memory] = field(default_factory=dict)
+
+
+def server_families(recorder: ServerRecorder, models: Collection[str]) -> Iterator[Family]:
+    """Returns the families of one scrape.
+
+    Args:
+        recorder: What was counted.
+        models: Those that the server knows. Each of their outcomes is shown from the beginning, at 0: Prometheus sees
+            an increase only between two samples, and would miss the first failure otherwise.
+    """
+    pairs = dict.fromkeys((model, str(outcome)) for model in models for outcome in LoadOutcome)
+    yield Family(
+        "turnout_version_loads_total", "counter", "Attempts to load a version, by what became of them.",
+        [({"model": m, "outcome": o}, float(recorder.loads.get((m, o), 0))) for m, o in pairs | dict(recorder.loads)],
+    )  # fmt: skip
+    yield Family(
+        "turnout_policy_epoch", "gauge", "Epoch of the model's traffic policy that is in force here.",
+        [({"model": model}, float(epoch)) for model, epoch in recorder.epochs.items()],
+    )  # fmt: skip
+    yield Family(
+        "turnout_memory_used_bytes", "gauge", "Memory in use: by this process on the CPU, by all on a GPU.",
+        [({"device": device}, float(memory.used)) for device, memory in recorder.memory.items()],
+    )  # fmt: skip
+    yield Family(
+        "turnout_memory_limit_bytes", "gauge", "Most memory that may be in use.",
+        [({"device": device}, float(memory.limit)) for device, memory in recorder.memory.items()],
+    )  # fmt: skip

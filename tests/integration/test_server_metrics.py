@@ -1,0 +1,164 @@
+"""What the metrics say of the server as a whole: loads, epochs, queues, memory, rollouts that stand still."""
+
+import asyncio
+
+import httpx
+import numpy as np
+import pytest
+from semver import Version
+
+import rollout_wire
+from onnx_models import adds_count, matmul, scaled, slow
+from routing_wire import policy, put, scrape
+from turnout.config import Batching, Limits, Loading, Runtime
+from turnout.rollout.attempt import RolloutState
+from turnout.telemetry.resources import LoadOutcome
+from turnout_proto.v1 import rollout_pb2
+from wire import X, refusal, request, stub_of
+
+
+def shown(metrics, name: str) -> dict[tuple[str, ...], float]:
+    """The samples of one family, by their labels."""
+    return {key[1:]: value for key, value in metrics.items() if key[0] == name}
+
+
+async def test_every_model_shows_its_epoch_and_each_change_of_traffic_moves_it(publish_model, start_server) -> None:
+    for version in ("1.0.0", "1.1.0"):
+        publish_model("m", version, scaled(1))
+    publish_model("untouched", "1.0.0", scaled(1))
+    server = await start_server()
+    assert shown(await scrape(server), "turnout_policy_epoch") == {("model=m",): 0, ("model=untouched",): 0}
+    await put(server, policy("1.0.0", v1_1_0=0.1))
+    await put(server, policy("1.0.0", v1_1_0=0.2))
+    assert shown(await scrape(server), "turnout_policy_epoch") == {("model=m",): 2, ("model=untouched",): 0}
+
+
+async def test_outcomes_and_verdicts_are_at_zero_before_the_first_so_that_it_is_an_increase(
+    publish_model, start_server
+) -> None:
+    publish_model("m", "1.0.0", scaled(1))
+    metrics = await scrape(await start_server())
+    assert shown(metrics, "turnout_version_loads_total") == {
+        ("model=m", f"outcome={outcome}"): float(outcome is LoadOutcome.READY) for outcome in LoadOutcome
+    }
+    assert shown(metrics, "turnout_rollout_verdicts_total") == {
+        ("model=m", f"verdict={state}"): 0 for state in RolloutState if state.final
+    }
+
+
+async def test_a_version_in_the_policy_shows_its_role_before_its_first_request(publish_model, start_server) -> None:
+    for version in ("1.0.0", "1.1.0"):
+        publish_model("m", version, scaled(1))
+    server = await start_server()
+    await put(server, policy("1.0.0", v1_1_0=0.1))
+    counted = shown(await scrape(server), "turnout_requests_total")
+    codes = ("OK", "INTERNAL", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
+    assert counted == {
+        (f"code={code}", "model=m", f"role={role}", f"version={version}"): 0
+        for role, version in (("baseline", "1.0.0"), ("canary", "1.1.0"))
+        for code in codes
+    }
+
+
+async def test_a_version_whose_bytes_changed_is_shown_as_such_until_they_are_back(
+    publish_model, start_server, models
+) -> None:
+    publish_model("m", "1.0.0", scaled(1))
+    publish_model("m", "2.0.0", scaled(2))
+    file = models / "m" / "2.0.0" / "model.onnx"
+    published = file.read_bytes()
+    file.chmod(0o644)
+    file.write_bytes(published[:-1] + b"!")
+    server = await start_server()
+    metrics = await scrape(server)
+    assert shown(metrics, "turnout_version_failed") == {("model=m", "reason=digest_mismatch", "version=2.0.0"): 1}
+    assert shown(metrics, "turnout_version_loads_total")["model=m", "outcome=digest_mismatch"] == 1
+    file.write_bytes(published)
+    await server.services.manager.load("m", Version(2))
+    metrics = await scrape(server)
+    assert shown(metrics, "turnout_version_failed") == {}
+    assert shown(metrics, "turnout_version_loads_total")["model=m", "outcome=ready"] == 2
+
+
+async def test_a_version_whose_manifest_is_damaged_is_shown_as_changed_too(publish_model, start_server, models) -> None:
+    publish_model("m", "1.0.0", scaled(1))
+    publish_model("m", "2.0.0", scaled(2))
+    manifest = models / "m" / "2.0.0" / "manifest.json"
+    manifest.chmod(0o644)
+    manifest.write_bytes(manifest.read_bytes()[:-10])
+    metrics = await scrape(await start_server())
+    assert shown(metrics, "turnout_version_failed") == {("model=m", "reason=digest_mismatch", "version=2.0.0"): 1}
+
+
+async def test_a_load_that_a_setting_forbids_is_told_from_a_changed_file(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", scaled(1))
+    server = await start_server(runtime=Runtime(providers=["tensorrt"]))
+    metrics = await scrape(server)
+    assert shown(metrics, "turnout_version_failed") == {("model=m", "reason=config", "version=1.0.0"): 1}
+
+
+async def test_a_full_queue_is_shown_as_full(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", slow())
+    server = await start_server(limits=Limits(max_queue_requests=2), runtime=Runtime(runners=1))
+    long = {"x": X, "n": np.array(60_000)}
+    async with stub_of(server) as stub:
+        calls = [stub.Predict(request("m", **long)) for _ in range(3)]
+
+        async def full() -> None:
+            while shown(await scrape(server), "turnout_queue_fill_ratio")["model=m", "version=1.0.0"] < 1:
+                await asyncio.sleep(0.01)
+
+        await asyncio.wait_for(full(), 30)
+        assert (await refusal(stub.Predict(request("m", **long)))).code.name == "RESOURCE_EXHAUSTED"
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def test_memory_is_shown_beside_its_limit(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", scaled(1))
+    metrics = await scrape(await start_server())
+    used, limit = (metrics[f"turnout_memory_{what}_bytes", "device=cpu"] for what in ("used", "limit"))
+    assert 2**20 < used < limit
+
+
+async def test_a_rollout_that_stands_still_shows_why(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", adds_count())
+    publish_model("m", "1.1.0", adds_count(), release=False)
+    server = await start_server(rollout=rollout_wire.TICK)
+    await rollout_wire.start(server, "1.1.0")
+    assert shown(await scrape(server), "turnout_rollout_paused") == {}
+    await rollout_wire.command(server, rollout_pb2.ROLLOUT_COMMAND_PAUSE, actor="ann", reason="lunch")
+    paused = shown(await scrape(server), "turnout_rollout_paused")
+    assert paused == {("model=m", "reason_kind=operator", "version=1.1.0"): 1}
+    assert "lunch" not in str(paused)
+    await rollout_wire.command(server, rollout_pb2.ROLLOUT_COMMAND_RESUME, actor="ann")
+    assert shown(await scrape(server), "turnout_rollout_paused") == {}
+
+
+@pytest.mark.slow
+async def test_a_scrape_of_100_versions_is_under_5_mb_and_shrinks_when_they_are_unloaded(
+    publish_model, start_server
+) -> None:
+    for number in range(100):
+        publish_model("m", f"1.{number}.0", matmul(4, seed=number), release=number == 99)
+    server = await start_server(batching=Batching(enabled=False), loading=Loading(warmup_runs=0))
+    x = np.ones((1, 4), np.float32)
+    async with stub_of(server) as stub:
+        for number in range(100):
+            await stub.Predict(request("m", f"1.{number}.0", x=x))
+        await stub.Predict(request("m", x=x))
+    text = await server_text(server)
+    assert text.count(b'turnout_request_duration_seconds_count{model="m"') == 101  # pinned, and one as the baseline too
+    assert len(text) < 5_000_000
+    for number in range(99):
+        await server.services.manager.unload("m", Version(1, number))
+    grace = [await server_text(server) for _ in range(3)]
+    assert [scraped.count(b'turnout_request_duration_seconds_count{model="m"') for scraped in grace] == [101, 101, 2]
+    assert grace[-1].count(b'version="1.0.0"') == 1  # what is left says that it is known: turnout_version_info
+    assert len(grace[-1]) < len(text) / 10
+
+
+async def server_text(server) -> bytes:
+    async with httpx.AsyncClient() as client:
+        return (await client.get(f"http://{server.http}/metrics", timeout=30)).content

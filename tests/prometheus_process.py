@@ -1,0 +1,113 @@
+"""A Prometheus of our own: scrapes a server under test, evaluates the rules that are shipped, and is asked by HTTP."""
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+RULES = Path(__file__).parents[1] / "deploy" / "prometheus" / "rules"
+PROMETHEUS = shutil.which("prometheus")
+needs_prometheus = pytest.mark.skipif(PROMETHEUS is None, reason="no prometheus (Debian: prometheus)")
+
+_CONFIG = """\
+global: {{scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 1s}}
+rule_files: [rules/*.yml]
+scrape_configs:
+  - job_name: turnout
+    static_configs: [{{targets: ["{target}"]}}]
+"""
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    """A Prometheus that runs."""
+
+    address: str
+
+    def ask(self, what: str, **parameters: str) -> Any:
+        """Asks the HTTP API; an error of it fails the test with what it said."""
+        url = f"http://{self.address}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                return json.load(answer)["data"]
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{parameters}: {error.read().decode()}") from None
+
+    def now(self, expression: str) -> dict[tuple[str, ...], float]:
+        """The samples of an expression as of now, by their labels as `key=value`, in order."""
+        result = self.ask("query", query=expression)["result"]
+        return {
+            tuple(f"{k}={v}" for k, v in sorted(s["metric"].items()) if k != "__name__"): float(s["value"][1])
+            for s in result
+        }
+
+    def ever_fired(self, seconds: float) -> set[tuple[str, ...]]:
+        """The labels of every alert that fired within the last `seconds`."""
+        end = time.time()
+        found = self.ask(
+            "query_range", query='ALERTS{alertstate="firing"}', start=str(end - seconds), end=str(end), step="1"
+        )
+        return {
+            tuple(f"{k}={v}" for k, v in sorted(s["metric"].items()) if k not in ("__name__", "alertstate"))
+            for s in found["result"]
+        }
+
+    def wait(self, what: str, holds: Callable[[], bool], limit: float = 60.0) -> None:
+        """Returns as soon as `holds`; fails after `limit` seconds."""
+        end = time.monotonic() + limit
+        while not holds():
+            assert time.monotonic() < end, f"not within {limit} s: {what}"
+            time.sleep(0.2)
+
+
+@contextmanager
+def prometheus(directory: Path, target: str) -> Iterator[Prometheus]:
+    """Runs Prometheus with the shipped rules until the context is left; it has scraped `target` when it is entered.
+
+    Two things are otherwise than shipped: it scrapes and evaluates every second or oftener, and an alert fires after a
+    second of its condition (`for: 2m` and the like become `for: 1s`). Expressions and their windows are as shipped.
+    """
+    assert PROMETHEUS is not None
+    (directory / "rules").mkdir(parents=True)
+    for file in RULES.glob("*.yml"):
+        shortened = re.sub(r"^( +for: ).*$", r"\g<1>1s", file.read_text(), flags=re.MULTILINE)
+        (directory / "rules" / file.name).write_text(shortened)
+    (directory / "prometheus.yml").write_text(_CONFIG.format(target=target))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    command = [
+        PROMETHEUS, f"--config.file={directory / 'prometheus.yml'}", f"--storage.tsdb.path={directory / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn",
+    ]  # fmt: skip
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        running = Prometheus(f"127.0.0.1:{port}")
+
+        def scrapes() -> bool:
+            assert process.poll() is None, (directory / "log").read_text()
+            try:
+                return running.now("up{job='turnout'} == 1") != {}
+            except OSError:
+                return False
+
+        running.wait("the first scrape", scrapes)
+        yield running
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
