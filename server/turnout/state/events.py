@@ -103,7 +103,7 @@ def latest(
     subject: str | None = None,
     rollout: int | None = None,
 ) -> list[Event]:
-    """Reads the last `limit` events, newest first: of one model, of some kinds, about one subject or attempt, or all."""
+    """Reads the last `limit` events, newest first: of a model, of some kinds, about a subject or an attempt, or all."""
     query = select(schema.events).order_by(schema.events.c.id.desc()).limit(limit)
     if model is not None:
         query = query.where(schema.events.c.model == model)

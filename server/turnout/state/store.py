@@ -270,7 +270,7 @@ class StateStore(Declaring):
         """
         check_limit(limit)
         with self._database.reading() as connection:
-            return events.latest(connection, model, limit, rollout)
+            return events.latest(connection, model, limit, rollout=rollout)
 
     def head(self) -> Head:
         """Returns the last event of the log in short, for somebody to keep elsewhere.
