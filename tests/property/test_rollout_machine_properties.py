@@ -98,7 +98,8 @@ class RolloutMachine(RuleBasedStateMachine):
         before = self.rollout
         # The epoch grows with every change but the counts, and each change is told.
         assert after.epoch >= before.epoch
-        changed = {k for k in before.to_json() if before.to_json()[k] != after.to_json()[k]}
+        was, now = before.to_json(), after.to_json()
+        changed = {key for key in was if was[key] != now[key]}
         if changed - COUNTED - {"epoch"}:
             assert after.epoch > before.epoch, changed
         if entries:
@@ -226,5 +227,5 @@ class RolloutMachine(RuleBasedStateMachine):
             self.tick(Facts(5.0, in_force=waits, rivals=self.rollout.rivals))
 
 
-RolloutMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+RolloutMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=30)
 test_rollouts_keep_the_rules_whatever_happens = RolloutMachine.TestCase
