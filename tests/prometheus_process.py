@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import socket
 import subprocess
 import time
@@ -14,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
+from debian import needs, program
 
 RULES = Path(__file__).parents[1] / "deploy" / "prometheus" / "rules"
-PROMETHEUS = shutil.which("prometheus")
-needs_prometheus = pytest.mark.skipif(PROMETHEUS is None, reason="no prometheus (Debian: prometheus)")
+PROMETHEUS = program("prometheus", "prometheus")
+needs_prometheus = needs(PROMETHEUS, "prometheus")
 
 _CONFIG = """\
 global: {{scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 1s}}

@@ -10,7 +10,7 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 import onnx_models
-from console_wire import CHROMIUM, PATIENCE_MS, TOKEN, chromium, tab
+from console_wire import PATIENCE_MS, TOKEN, chromium, needs_chromium, tab
 from rollout_wire import FINAL, TICK, clients, command, in_state, latest, start, until
 from routing_wire import policy, put
 from shadow_wire import PATIENT, numbered, predict, settled
@@ -23,7 +23,7 @@ from wire import request
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"),
+    needs_chromium,
 ]
 
 QUICK = {
