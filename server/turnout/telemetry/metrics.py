@@ -209,7 +209,7 @@ class Metrics:
     async def scrape(self) -> bytes:
         """Returns the text of all metrics, and lets the grace of versions that left run down by one scrape."""
         versions = list(self._versions.values())
-        text = await render(self._families(versions))
+        text = await render(self.families(versions))
         for recorder in versions:
             if recorder.scrapes_left is not None:
                 recorder.scrapes_left -= 1
@@ -218,7 +218,10 @@ class Metrics:
                     self._shadows.pop((recorder.model, recorder.version), None)
         return text + generate_latest(self._process)
 
-    def _families(self, versions: Sequence[VersionRecorder]) -> Iterator[Family]:
+    def families(self, versions: Sequence[VersionRecorder] | None = None) -> Iterator[Family]:
+        """Returns every family of ours with its series now; of `versions` only, where they are given."""
+        if versions is None:
+            versions = list(self._versions.values())
         yield Family("turnout_requests_total", "counter", "Requests by how they ended.", self._requests(versions))
         yield Family(
             "turnout_route_decisions_total", "counter", "Requests by the version and role that routing chose.",
