@@ -19,6 +19,7 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Address, Settings
 from turnout.life import SideTasks, drain
+from turnout.oip.description import Description
 from turnout.publishing import Publication, Publisher
 from turnout.registry.announcement import Bounds
 from turnout.registry.publish import PublishRequest, PublishResult
@@ -41,7 +42,7 @@ from turnout.routing.router import PolicyRouter
 from turnout.routing.shadow.service import Shadows
 from turnout.routing.traffic import Traffic
 from turnout.routing.weights import record_epochs, record_weights
-from turnout.rpc.codec import new_request_id
+from turnout.rpc.codec import new_request_id, trailing_metadata
 from turnout.rpc.errors import code_name
 from turnout.rpc.registry import RegistryServicer
 from turnout.rpc.server import Services, control_server, data_server, listen
@@ -58,6 +59,9 @@ from turnout.telemetry.logging import AccessLog, make_logger
 from turnout.telemetry.metrics import Metrics
 from turnout.web.console.application import console_routes
 from turnout.web.console.recent import Recent
+from turnout.web.oip.description import DescriptionEndpoints
+from turnout.web.oip.inference import InferenceEndpoint
+from turnout.web.oip.routes import oip_routes
 from turnout.web.server import Web, bind, http_server
 
 _EXPIRY_SECONDS = 0.5
@@ -166,6 +170,10 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
 
         preferences = PreferenceReader(settings.routing)
         body_bytes = int(settings.limits.http_max_body_bytes)
+        oip = oip_routes(
+            InferenceEndpoint(inference, preferences, new_request_id, trailing_metadata, body_bytes),
+            DescriptionEndpoints(Description(router, catalog, services.accepting)),
+        )
         web = Web(
             inference,
             preferences,
@@ -174,6 +182,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             services.ready,
             new_request_id,
             body_bytes,
+            oip,
             console,
         )
         data, control = data_server(services, settings), control_server(services, settings)
