@@ -56,9 +56,11 @@ from turnout.serving.inference import Inference
 from turnout.serving.manager import Manager
 from turnout.serving.memory import device_memory
 from turnout.serving.priority import step_back
+from turnout.serving.traced import TracedInference
 from turnout.state.store import StateStore
 from turnout.telemetry.logging import AccessLog, make_logger
 from turnout.telemetry.metrics import Metrics
+from turnout.telemetry.tracing.assembly import tracing
 from turnout.web.console.application import console_routes
 from turnout.web.console.recent import Recent
 from turnout.web.server import EmbeddedServer, Web, bind, http_server
@@ -112,7 +114,8 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
 
         router = PolicyRouter(catalog, policies, serve_yanked=settings.routing.yanked_pins == "warn")
         access = AccessLog(log, settings.log.access_sample_rate)
-        inference = Inference(router, catalog, metrics, access, code_name)
+        tracer = await stack.enter_async_context(tracing(settings.tracing, metrics.server.spans, log))
+        inference = (Inference if tracer is None else TracedInference)(router, catalog, metrics, access, code_name)
         manager = Manager(repository, store.declared, settings, named, held, catalog, metrics, log)
         shadows = Shadows(settings, catalog, metrics, repository.directory, log)
         traffic = Traffic(store, catalog, policies, shadows.observe, log)
@@ -155,6 +158,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             registry=_registry(repository, uploads, declarer, store, manager, settings, stack),
             previews=previews,
             accepting=lambda: not readiness_off.is_set(),
+            tracer=tracer,
         )
         readiness_off = asyncio.Event()
 
@@ -181,6 +185,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             new_request_id,
             body_bytes,
             console,
+            tracer,
         )
         data, control = data_server(services, settings), control_server(services, settings)
         http_socket = bind(settings.http)

@@ -4,6 +4,7 @@ All recording happens on the event loop, into plain Python objects that one scra
 microseconds a request. Labels come from the registry and from fixed lists, never from a client.
 """
 
+import time
 from bisect import bisect_left
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +16,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from turnout.telemetry.exposition import Family, Labels, render
-from turnout.telemetry.histogram import BATCH_BOUNDS, LATENCY_BOUNDS, Histogram
+from turnout.telemetry.histogram import BATCH_BOUNDS, LATENCY_BOUNDS, Exemplar, Histogram
 from turnout.telemetry.resources import ServerRecorder, server_families
 from turnout.telemetry.rollout import RolloutRecorder, rollout_families
 from turnout.telemetry.shadow import ShadowRecorder, shadow_families
@@ -73,6 +74,16 @@ class RoleRecorder:
         self.codes[code] += 1
         self.duration.observe(duration)
         self._compare(duration)
+
+    def remember(
+        self, trace_id: str, duration: float, queue: float | None = None, compute: float | None = None
+    ) -> None:
+        """Keeps times that were counted, in seconds, as examples of their buckets."""
+        now = time.time()
+        self.duration.remember(Exemplar(trace_id, duration, now))
+        if queue is not None and compute is not None:
+            self.queue.remember(Exemplar(trace_id, queue, now))
+            self.compute.remember(Exemplar(trace_id, compute, now))
 
     def _compare(self, duration: float) -> None:
         for index, edge in enumerate(self.slo_edges):

@@ -19,8 +19,12 @@ from turnout.errors import ConfigError, InvalidRequest, ModelFailure, TurnoutErr
 from turnout.routing.preferences import PreferenceReader
 from turnout.serving.inference import Inference, InferenceRequest, Router
 from turnout.telemetry.exposition import CONTENT_TYPE
+from turnout.telemetry.tracing.tracer import Tracer
 from turnout.web.errors import error_response
 from turnout.web.json_tensors import to_arrays, to_json
+from turnout.web.tracing import traced
+
+_PREDICT = ("/predict/{model}", "/predict/{model}/{selector}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class Web:
         new_request_id: Makes up the name of a request.
         max_body_bytes: Largest body of a request.
         console: The console's routes; none where it is off.
+        tracer: Traces requests; None where tracing is off.
     """
 
     inference: Inference
@@ -46,6 +51,7 @@ class Web:
     new_request_id: Callable[[], str]
     max_body_bytes: int
     console: Sequence[BaseRoute] = ()
+    tracer: Tracer | None = None
 
     def application(self) -> Starlette:
         """Returns the ASGI application."""
@@ -54,8 +60,7 @@ class Web:
                 Route("/metrics", self.metrics),
                 Route("/livez", self.livez),
                 Route("/readyz", self.readyz),
-                Route("/predict/{model}", self.predict, methods=["POST"]),
-                Route("/predict/{model}/{selector}", self.predict, methods=["POST"]),
+                *(Route(path, traced(self.tracer, path, self.predict), methods=["POST"]) for path in _PREDICT),
                 *self.console,
             ]
         )
