@@ -58,6 +58,7 @@ from turnout.serving.memory import device_memory
 from turnout.serving.priority import step_back
 from turnout.serving.traced import TracedInference
 from turnout.state.store import StateStore
+from turnout.telemetry.exposition import Form
 from turnout.telemetry.logging import AccessLog, make_logger
 from turnout.telemetry.metrics import Metrics
 from turnout.telemetry.tracing.assembly import tracing
@@ -162,13 +163,13 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         )
         readiness_off = asyncio.Event()
 
-        async def scrape() -> bytes:
+        async def scrape(form: Form) -> bytes:
             manager.sample()
             record_weights(catalog, policies, router)
             record_epochs(catalog, policies, metrics.server)
             record_rollouts(rollouts, meters, metrics.rollouts)
             metrics.server.memory = await asyncio.to_thread(device_memory, manager.devices)
-            return await metrics.scrape()
+            return await metrics.scrape(form)
 
         async def refresh() -> None:
             await traffic.refresh()  # first: what a policy needs is loaded, and stays so

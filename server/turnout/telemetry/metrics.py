@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.gc_collector import GCCollector
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from turnout.telemetry.exposition import Family, Labels, render
+from turnout.telemetry.exposition import Family, Form, Labels, render
 from turnout.telemetry.histogram import BATCH_BOUNDS, LATENCY_BOUNDS, Exemplar, Histogram
 from turnout.telemetry.resources import ServerRecorder, server_families
 from turnout.telemetry.rollout import RolloutRecorder, rollout_families
@@ -217,17 +218,18 @@ class Metrics:
             recorder = self._shadows[model, version] = ShadowRecorder(model, version)
         return recorder
 
-    async def scrape(self) -> bytes:
-        """Returns the text of all metrics, and lets the grace of versions that left run down by one scrape."""
+    async def scrape(self, form: Form = Form.TEXT) -> bytes:
+        """Returns all metrics, written so, and lets the grace of versions that left run down by one scrape."""
         versions = list(self._versions.values())
-        text = await render(self._families(versions))
+        text = await render(self._families(versions), form)
         for recorder in versions:
             if recorder.scrapes_left is not None:
                 recorder.scrapes_left -= 1
                 if recorder.scrapes_left <= 0 and self._versions.get((recorder.model, recorder.version)) is recorder:
                     del self._versions[recorder.model, recorder.version]
                     self._shadows.pop((recorder.model, recorder.version), None)
-        return text + generate_latest(self._process)
+        process = openmetrics.generate_latest if form is Form.OPENMETRICS else generate_latest
+        return text + process(self._process)
 
     def _families(self, versions: Sequence[VersionRecorder]) -> Iterator[Family]:
         yield Family("turnout_requests_total", "counter", "Requests by how they ended.", self._requests(versions))
