@@ -6,7 +6,7 @@ OpenTelemetry is not imported here: a program that has not imported it has no sp
 import sys
 from typing import Any
 
-from turnout_client.config import Metadata
+Pairs = tuple[tuple[str, str | bytes], ...]
 
 _NONE = ("", "")
 
@@ -26,10 +26,10 @@ def caller() -> tuple[str, str]:
     return parent, context.trace_state.to_header()
 
 
-def traced(metadata: Metadata) -> Metadata:
+def traced(metadata: Pairs) -> Pairs:
     """Returns a call's metadata with the caller's span in it; one that is there already stays."""
     parent, state = caller()
     if not parent or any(name == "traceparent" for name, _ in metadata):
         return metadata
-    pairs = (("traceparent", parent), ("tracestate", state)) if state else (("traceparent", parent),)
-    return (*metadata, *pairs)
+    own = (*metadata, ("traceparent", parent))
+    return (*own, ("tracestate", state)) if state else own
