@@ -53,10 +53,13 @@ from turnout.serving.inference import Inference
 from turnout.serving.manager import Manager
 from turnout.serving.memory import device_memory
 from turnout.serving.priority import step_back
+from turnout.serving.traced import TracedInference
 from turnout.startup import prepare_log, prepare_repository
 from turnout.state.store import StateStore
+from turnout.telemetry.exposition import Form
 from turnout.telemetry.logging import AccessLog, make_logger
 from turnout.telemetry.metrics import Metrics
+from turnout.telemetry.tracing.assembly import tracing
 from turnout.web.console.application import console_routes
 from turnout.web.console.recent import Recent
 from turnout.web.oip.description import DescriptionEndpoints
@@ -110,7 +113,8 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
 
         router = PolicyRouter(catalog, policies, serve_yanked=settings.routing.yanked_pins == "warn")
         access = AccessLog(log, settings.log.access_sample_rate)
-        inference = Inference(router, catalog, metrics, access, code_name)
+        tracer = await stack.enter_async_context(tracing(settings.tracing, metrics.server.spans, log))
+        inference = (Inference if tracer is None else TracedInference)(router, catalog, metrics, access, code_name)
         manager = Manager(repository, store.declared, settings, named, held, catalog, metrics, log)
         shadows = Shadows(settings, catalog, metrics, repository.directory, log)
         traffic = Traffic(store, catalog, policies, shadows.observe, log)
@@ -153,16 +157,17 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             registry=_registry(repository, uploads, declarer, store, manager, settings, stack),
             previews=previews,
             accepting=lambda: not readiness_off.is_set(),
+            tracer=tracer,
         )
         readiness_off = asyncio.Event()
 
-        async def scrape() -> bytes:
+        async def scrape(form: Form) -> bytes:
             manager.sample()
             record_weights(catalog, policies, router)
             record_epochs(catalog, policies, metrics.server)
             record_rollouts(rollouts, meters, metrics.rollouts)
             metrics.server.memory = await asyncio.to_thread(device_memory, manager.devices)
-            return await metrics.scrape()
+            return await metrics.scrape(form)
 
         async def refresh() -> None:
             await traffic.refresh()  # first: what a policy needs is loaded, and stays so
@@ -173,6 +178,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         oip = oip_routes(
             InferenceEndpoint(inference, preferences, new_request_id, trailing_metadata, body_bytes),
             DescriptionEndpoints(Description(router, catalog, services.accepting)),
+            tracer,
         )
         web = Web(
             inference,
@@ -184,6 +190,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             body_bytes,
             oip,
             console,
+            tracer,
         )
         data, control = data_server(services, settings), control_server(services, settings)
         http_socket = bind(settings.http)

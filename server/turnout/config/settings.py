@@ -18,10 +18,13 @@ from turnout.config.values import (
     DeviceIds,
     Duration,
     Durations,
+    HeaderName,
+    HeaderValue,
     Load,
     LoadAll,
     LoadField,
     Networks,
+    OtlpEndpoint,
     Providers,
     Share,
     Size,
@@ -300,6 +303,32 @@ class Log(Section):
     access_sample_rate: Share = 0.01
 
 
+class Tracing(Section):
+    """Spans of requests, sent to an OpenTelemetry collector; needs the extra `otel`.
+
+    Attributes:
+        endpoint: Of the collector; "" for no tracing. `http/protobuf` adds `/v1/traces` where that is missing.
+        protocol: Of OTLP.
+        headers: Sent along, such as an API key.
+        service_name: `service.name` of all spans.
+        sample_ratio: Share of requests that are traced, of those whose caller has not decided that.
+        interval_s: How often spans are sent.
+        timeout_s: Of one export.
+        max_queue_spans: Spans that wait to be sent; what would pass that is dropped and counted.
+        max_batch_spans: Spans of one export.
+    """
+
+    endpoint: OtlpEndpoint = ""
+    protocol: Literal["http/protobuf", "grpc"] = "http/protobuf"
+    headers: Mapping[HeaderName, HeaderValue] = Field(default_factory=dict)
+    service_name: Annotated[str, Field(min_length=1, max_length=255)] = "turnout"
+    sample_ratio: Share = 0.1
+    interval_s: Annotated[Duration, Field(ge=0.05, le=60)] = 1.0
+    timeout_s: Annotated[Duration, Field(ge=0.1, le=60)] = 10.0
+    max_queue_spans: Annotated[Count, Field(ge=64, le=1_000_000)] = 16384
+    max_batch_spans: Annotated[Count, Field(ge=64, le=8192)] = 2048
+
+
 class ModelOverrides(Section):
     """What `[model.<name>]` sets otherwise than for every model; of each section only the keys given count.
 
@@ -378,6 +407,7 @@ class Settings(BaseSettings):
     console: Console = Console()
     oip: Oip = Oip()
     log: Log = Log()
+    tracing: Tracing = Tracing()
     model: Mapping[Annotated[str, Field(pattern=f"^{MODEL_KEY}$")], ModelOverrides] = Field(default_factory=dict)
 
     @classmethod

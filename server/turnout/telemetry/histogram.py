@@ -3,6 +3,7 @@
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 
 def geometric_bounds(lowest: float, highest: float, ratio: float) -> tuple[float, ...]:
@@ -18,6 +19,21 @@ BATCH_BOUNDS = tuple(float(2**i) for i in range(11))
 """Rows of a batch."""
 
 
+@dataclass(frozen=True, slots=True)
+class Exemplar:
+    """One observation of a bucket, and where more is known of it.
+
+    Attributes:
+        trace_id: Of its trace, 32 hexadecimal digits.
+        value: What was observed.
+        time: Seconds since 1970 when it was.
+    """
+
+    trace_id: str
+    value: float
+    time: float
+
+
 class Histogram:
     """Counts of observations by bucket, and their sum.
 
@@ -25,16 +41,24 @@ class Histogram:
         bounds: Upper bounds of the buckets, inclusive, ascending; a last bucket without bound follows.
         counts: Observations by bucket (not cumulative); one longer than `bounds`.
         total: Sum of all observations.
+        exemplars: Latest traced observation by index of its bucket; None before the first.
     """
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("bounds", "counts", "exemplars", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
+        self.exemplars: dict[int, Exemplar] | None = None
 
     def observe(self, value: float) -> None:
         """Counts one observation."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
+
+    def remember(self, exemplar: Exemplar) -> None:
+        """Keeps an observation that was counted as the example of its bucket."""
+        if self.exemplars is None:
+            self.exemplars = {}
+        self.exemplars[bisect_left(self.bounds, exemplar.value)] = exemplar

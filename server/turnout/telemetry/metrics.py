@@ -4,6 +4,7 @@ All recording happens on the event loop, into plain Python objects that one scra
 microseconds a request. Labels come from the registry and from fixed lists, never from a client.
 """
 
+import time
 from bisect import bisect_left
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,11 +12,12 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.gc_collector import GCCollector
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from turnout.telemetry.exposition import Family, Labels, render
-from turnout.telemetry.histogram import BATCH_BOUNDS, LATENCY_BOUNDS, Histogram
+from turnout.telemetry.exposition import Family, Form, Labels, render
+from turnout.telemetry.histogram import BATCH_BOUNDS, LATENCY_BOUNDS, Exemplar, Histogram
 from turnout.telemetry.resources import ServerRecorder, server_families
 from turnout.telemetry.rollout import RolloutRecorder, rollout_families
 from turnout.telemetry.shadow import ShadowRecorder, shadow_families
@@ -73,6 +75,16 @@ class RoleRecorder:
         self.codes[code] += 1
         self.duration.observe(duration)
         self._compare(duration)
+
+    def remember(
+        self, trace_id: str, duration: float, queue: float | None = None, compute: float | None = None
+    ) -> None:
+        """Keeps times that were counted, in seconds, as examples of their buckets."""
+        now = time.time()
+        self.duration.remember(Exemplar(trace_id, duration, now))
+        if queue is not None and compute is not None:
+            self.queue.remember(Exemplar(trace_id, queue, now))
+            self.compute.remember(Exemplar(trace_id, compute, now))
 
     def _compare(self, duration: float) -> None:
         for index, edge in enumerate(self.slo_edges):
@@ -206,17 +218,18 @@ class Metrics:
             recorder = self._shadows[model, version] = ShadowRecorder(model, version)
         return recorder
 
-    async def scrape(self) -> bytes:
-        """Returns the text of all metrics, and lets the grace of versions that left run down by one scrape."""
+    async def scrape(self, form: Form = Form.TEXT) -> bytes:
+        """Returns all metrics, written so, and lets the grace of versions that left run down by one scrape."""
         versions = list(self._versions.values())
-        text = await render(self.families(versions))
+        text = await render(self.families(versions), form)
         for recorder in versions:
             if recorder.scrapes_left is not None:
                 recorder.scrapes_left -= 1
                 if recorder.scrapes_left <= 0 and self._versions.get((recorder.model, recorder.version)) is recorder:
                     del self._versions[recorder.model, recorder.version]
                     self._shadows.pop((recorder.model, recorder.version), None)
-        return text + generate_latest(self._process)
+        process = openmetrics.generate_latest if form is Form.OPENMETRICS else generate_latest
+        return text + process(self._process)
 
     def families(self, versions: Sequence[VersionRecorder] | None = None) -> Iterator[Family]:
         """Returns every family of ours with its series now; of `versions` only, where they are given."""

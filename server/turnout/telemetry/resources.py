@@ -46,11 +46,13 @@ class ServerRecorder:
         loads: Attempts to load a version, by model and outcome.
         epochs: Epoch of the policy in force, by model; 0 where traffic was never changed.
         memory: By device (`cpu`, `cuda:0`), as of this scrape; a device whose limit is not known is left out.
+        spans: Spans of requests by what became of them; empty where tracing is off.
     """
 
     loads: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     epochs: Mapping[str, int] = field(default_factory=dict)
     memory: Mapping[str, Memory] = field(default_factory=dict)
+    spans: dict[str, int] = field(default_factory=dict)
 
 
 def server_families(recorder: ServerRecorder, models: Collection[str]) -> Iterator[Family]:
@@ -77,4 +79,8 @@ def server_families(recorder: ServerRecorder, models: Collection[str]) -> Iterat
     yield Family(
         "turnout_memory_limit_bytes", "gauge", "Most memory that may be in use.",
         [({"device": device}, float(memory.limit)) for device, memory in recorder.memory.items()],
+    )  # fmt: skip
+    yield Family(
+        "turnout_trace_spans_total", "counter", "Spans of traced requests, by what became of them.",
+        [({"outcome": outcome}, float(count)) for outcome, count in recorder.spans.items()],
     )  # fmt: skip

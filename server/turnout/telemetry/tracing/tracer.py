@@ -1,0 +1,67 @@
+"""Which requests are traced, and their way to the exporter."""
+
+import asyncio
+import random
+from collections.abc import Callable
+
+from turnout.telemetry.tracing.context import SpanContext
+from turnout.telemetry.tracing.trace import Operation, ShadowCopy, Trace
+
+_ID_BITS = 64
+_SHARE_BITS = 56
+"""Of a trace id's lowest bits, what the share is drawn by: they are those that W3C asks to be random."""
+
+
+class Tracer:
+    """Begins traces. The caller's decision holds where there is one; else a share of the requests is traced.
+
+    Used on the event loop only.
+    """
+
+    def __init__(
+        self, sample_ratio: float, write_request: Callable[[Trace], None], write_copy: Callable[[ShadowCopy], None]
+    ) -> None:
+        """Prepares.
+
+        Args:
+            sample_ratio: Share of the requests that are traced, 0 to 1, where their callers have not decided.
+            write_request: Makes spans of a request that ended.
+            write_copy: Makes a span of a copy.
+        """
+        self._bound = round(sample_ratio * 2**_SHARE_BITS)
+        self._bits = random.Random().getrandbits  # noqa: S311 - ids need no secrecy
+        self._write_request = write_request
+        self._write_copy = write_copy
+
+    def begin(self, operation: Operation, parent: SpanContext | None) -> Trace | None:
+        """Returns the trace of a request that comes; None where nothing is to be noted of it.
+
+        Args:
+            operation: What is called.
+            parent: The caller's span, if any.
+        """
+        if parent is None:
+            drawn = self._bits(_SHARE_BITS)
+            if drawn >= self._bound:
+                return None
+            trace_id = (self._bits(128 - _SHARE_BITS) << _SHARE_BITS | drawn) or 1
+            return Trace(True, trace_id.to_bytes(16), self.new_span_id(), operation, self)
+        if parent.sampled:
+            return Trace(True, parent.trace_id, self.new_span_id(), operation, self, parent)
+        return Trace(False, parent.trace_id, parent.span_id, operation, self)
+
+    def ended(self, trace: Trace) -> None:
+        """Has spans made of a request, once its answer has left."""
+        asyncio.get_running_loop().call_soon(self._write_request, trace)
+
+    def copied(self, copy: ShadowCopy) -> None:
+        """Makes a span of a copy."""
+        self._write_copy(copy)
+
+    def new_span_id(self) -> bytes:
+        """Makes up a span's id."""
+        return (self._bits(_ID_BITS) or 1).to_bytes(8)
+
+    def new_trace_id(self) -> bytes:
+        """Makes up a trace's id."""
+        return (self._bits(2 * _ID_BITS) or 1).to_bytes(16)
