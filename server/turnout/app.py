@@ -21,9 +21,8 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Address, Settings
 from turnout.errors import TurnoutError, Unavailable
-from turnout.publishing import Publication, Publisher
+from turnout.publishing import Publisher
 from turnout.registry.announcement import Bounds
-from turnout.registry.publish import PublishRequest, PublishResult
 from turnout.registry.repository import Repository
 from turnout.registry.staging import SWEEP_PATIENCE, sweep
 from turnout.registry.trust import Trust
@@ -47,7 +46,7 @@ from turnout.routing.traffic import Traffic
 from turnout.routing.weights import record_epochs, record_weights
 from turnout.rpc.codec import new_request_id
 from turnout.rpc.errors import code_name
-from turnout.rpc.registry import RegistryServicer
+from turnout.rpc.registry.service import RegistryServicer
 from turnout.rpc.server import Services, control_server, data_server, listen
 from turnout.serving import providers
 from turnout.serving.catalog import Catalog
@@ -321,14 +320,11 @@ def _prepare_log(repository: Repository, store: StateStore, settings: Settings, 
 def _uploads(repository: Repository, store: StateStore, settings: Settings) -> Uploads:
     transfers, publisher = settings.transfers, Publisher(settings, repository, store)
 
-    def publish(request: PublishRequest, actor: str, reason: str) -> PublishResult:
-        return publisher.publish(request, Publication(actor, reason))
-
     def yanked(model: str) -> list[Version]:
         return Recorder(repository, store, "", "").yanked(model)
 
     bounds = Bounds(int(transfers.max_file_bytes), int(transfers.max_upload_bytes))
-    return Uploads(repository, publish, yanked, bounds, transfers.max_uploads, transfers.keep_s)
+    return Uploads(repository, publisher, yanked, bounds, transfers.max_uploads, transfers.keep_s)
 
 
 def _registry(
@@ -347,7 +343,8 @@ def _registry(
         repository,
         uploads,
         declarer,
-        lambda model, version: store.declared().of(model).standing(version),
+        lambda model: store.declared().of(model),
+        lambda model: Trust.of(settings.for_model(model).signing),
         manager.refresh,
         threads,
         settings.transfers.idle_s,
