@@ -189,7 +189,7 @@ class Rollouts:
 
         Raises:
             ModelNotFound, NotFound: There is no such model or version.
-            ChangeRefused: `refusals` says why, or another rollout runs.
+            ChangeRefused: `refusals` says why, another rollout runs, or one of its versions was yanked in this moment.
             Unavailable: The state store does not answer.
         """
         if why := self.refusals(model, candidate):
@@ -461,6 +461,7 @@ class Rollouts:
         wanted = RolloutWrite(
             rollout.attempt, driven.number, str(rollout.state), rollout.state.final, rollout.to_json(), self._driver,
             _LEASE_TICKS * self._tick_seconds, notes, list(driven.ticks),
+            needs=() if driven.number else (rollout.candidate, rollout.previous),
         )  # fmt: skip
         by = next((e.actor for e in driven.entries if e.actor), actor_of(rollout))
         why = driven.entries[0].text.encode()[:_REASON_BYTES].decode(errors="ignore") if driven.entries else ""
