@@ -20,10 +20,10 @@ from structlog.typing import FilteringBoundLogger
 from turnout.config import Address, Settings
 from turnout.life import SideTasks, drain
 from turnout.oip.description import Description
-from turnout.publishing import Publication, Publisher
+from turnout.publishing import Publisher
 from turnout.registry.announcement import Bounds
-from turnout.registry.publish import PublishRequest, PublishResult
 from turnout.registry.repository import Repository
+from turnout.registry.trust import Trust
 from turnout.registry.uploads import Uploads
 from turnout.rollout.attempt import Entry, Rollout
 from turnout.rollout.controller import Rollouts
@@ -44,7 +44,7 @@ from turnout.routing.traffic import Traffic
 from turnout.routing.weights import record_epochs, record_weights
 from turnout.rpc.codec import new_request_id, trailing_metadata
 from turnout.rpc.errors import code_name
-from turnout.rpc.registry import RegistryServicer
+from turnout.rpc.registry.service import RegistryServicer
 from turnout.rpc.server import Services, control_server, data_server, listen
 from turnout.serving import providers
 from turnout.serving.catalog import Catalog
@@ -260,14 +260,11 @@ async def run(settings: Settings) -> int:
 def _uploads(repository: Repository, store: StateStore, settings: Settings) -> Uploads:
     transfers, publisher = settings.transfers, Publisher(settings, repository, store)
 
-    def publish(request: PublishRequest, actor: str, reason: str) -> PublishResult:
-        return publisher.publish(request, Publication(actor, reason))
-
     def yanked(model: str) -> list[Version]:
         return Recorder(repository, store, "", "").yanked(model)
 
     bounds = Bounds(int(transfers.max_file_bytes), int(transfers.max_upload_bytes))
-    return Uploads(repository, publish, yanked, bounds, transfers.max_uploads, transfers.keep_s)
+    return Uploads(repository, publisher, yanked, bounds, transfers.max_uploads, transfers.keep_s)
 
 
 def _registry(
@@ -286,7 +283,8 @@ def _registry(
         repository,
         uploads,
         declarer,
-        lambda model, version: store.declared().of(model).standing(version),
+        lambda model: store.declared().of(model),
+        lambda model: Trust.of(settings.for_model(model).signing),
         manager.refresh,
         threads,
         settings.transfers.idle_s,

@@ -35,7 +35,7 @@ from pathlib import Path
 import onnxruntime
 from sqlalchemy import Engine, event
 import turnout.app
-from turnout.cli import audit, log, publish, signer, verify
+from turnout.cli import audit, log, publish, sign, verify
 from turnout.cli.main import application
 from turnout.state import migrations
 

@@ -160,3 +160,19 @@ async def test_a_rollout_that_runs_holds_on_to_both_its_versions(two_versions, s
     for version, part in ((TWO, "takes it to the baseline"), (ONE, "may have to go back to it")):
         with pytest.raises(ChangeRefused, match=rf"rollout 1 {part}; abort the rollout, or wait for its end"):
             await asyncio.to_thread(services.declarer.yank, "m", version, actor="ada", reason="now")
+
+
+async def test_a_rollout_of_a_version_that_was_yanked_in_this_moment_is_not_begun(
+    two_versions, start_server, monkeypatch
+) -> None:
+    from turnout.rollout.plan import Plan
+
+    server = await start_server()
+    services = server.services
+    await put(server, policy("1.0.0"))
+    await asyncio.to_thread(services.declarer.yank, "m", TWO, actor="ada", reason="it leaks")
+    # What the server knew a moment before: it looks at its own snapshot first, which may be older than the yank.
+    monkeypatch.setattr(services.rollouts, "refusals", lambda model, candidate: [])
+    with pytest.raises(ChangeRefused, match=r"^2\.0\.0 of m was yanked$"):
+        await services.rollouts.start("m", TWO, Plan.from_json({"steps": [{"weight": 0.1, "soak_s": 600}]}), "ada", "")
+    assert services.rollouts.running == []

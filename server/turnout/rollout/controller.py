@@ -168,7 +168,7 @@ class Rollouts:
 
         Raises:
             ModelNotFound, NotFound: There is no such model or version.
-            ChangeRefused: `refusals` says why, or another rollout runs.
+            ChangeRefused: `refusals` says why, another rollout runs, or one of its versions was yanked in this moment.
             Unavailable: The state store does not answer.
         """
         if why := self.refusals(model, candidate):

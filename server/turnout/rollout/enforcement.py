@@ -87,6 +87,7 @@ class Enforcement:
         wanted = RolloutWrite(
             rollout.attempt, driven.number, str(rollout.state), rollout.state.final, rollout.to_json(),
             self._roster.driver, self._lease_seconds, notes, list(driven.ticks),
+            needs=() if driven.number else (rollout.candidate, rollout.previous),
         )  # fmt: skip
         by = next((e.actor for e in driven.entries if e.actor), actor_of(rollout))
         why = driven.entries[0].text.encode()[:_REASON_BYTES].decode(errors="ignore") if driven.entries else ""

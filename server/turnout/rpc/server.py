@@ -24,7 +24,7 @@ from turnout.rpc.health import HealthServicer
 from turnout.rpc.oip.service import SERVICE_NAME as OIP_SERVICE
 from turnout.rpc.oip.service import oip_handler
 from turnout.rpc.prediction import PredictionServicer
-from turnout.rpc.registry import RegistryServicer
+from turnout.rpc.registry.service import RegistryServicer
 from turnout.serving.catalog import Catalog
 from turnout.serving.inference import Inference, Router
 from turnout.serving.manager import Manager
