@@ -51,7 +51,8 @@ from turnout.serving.catalog import Catalog
 from turnout.serving.follow import follow
 from turnout.serving.inference import Inference
 from turnout.serving.manager import Manager
-from turnout.serving.memory import device_memory
+from turnout.serving.memory import device_memory, pci_addresses
+from turnout.serving.nvml import Nvml
 from turnout.serving.priority import step_back
 from turnout.serving.traced import TracedInference
 from turnout.startup import prepare_log, prepare_repository
@@ -103,6 +104,9 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         root = await asyncio.to_thread(prepare_repository, settings, log)
         store = await asyncio.to_thread(StateStore.open, settings.state_url)
         stack.callback(store.close)
+        nvml = await asyncio.to_thread(Nvml.open, log)
+        if nvml is not None:
+            stack.callback(nvml.close)
 
         repository, catalog, metrics = Repository(root), Catalog(), Metrics()
         await asyncio.to_thread(prepare_log, repository, store, settings, log)
@@ -167,6 +171,8 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             record_epochs(catalog, policies, metrics.server)
             record_rollouts(rollouts, meters, metrics.rollouts)
             metrics.server.memory = await asyncio.to_thread(device_memory, manager.devices)
+            if nvml is not None:
+                metrics.server.gpus = await asyncio.to_thread(lambda: nvml.read(pci_addresses(manager.devices)))
             return await metrics.scrape(form)
 
         async def refresh() -> None:

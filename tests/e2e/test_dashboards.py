@@ -36,6 +36,7 @@ PROMETHEUS_S_OWN = {"up", "ALERTS", "scrape_duration_seconds"}
 
 EMPTY = {
     ("resources", "GPU memory"): "there is no GPU",
+    ("resources", "GPU use"): "there is no GPU",
     ("shadow", "copies that were not run"): "every copy was run",
     ("overview", "alerts"): "what fires here depends on how far the shadow's disagreement has come",
 }
