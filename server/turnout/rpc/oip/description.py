@@ -40,7 +40,7 @@ class DescriptionMethods:
     async def model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
         """Tells whether a request for this version would be taken now."""
         try:
-            self._router.route(request.name, request.version, "")
+            self._router.route(request.name, request.version, "", baseline_only=True)  # counted in no split
         except (NotFound, NotLoaded, Unavailable, DigestMismatch):
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=self._accepting())
