@@ -42,6 +42,10 @@ dashboards: $(STAMP)
 reference: $(STAMP)
 	$(BIN)/python docs/reference/generate.py
 
+# mkdocs-material prints a notice about its successor otherwise.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 serve: $(STAMP)
 	$(BIN)/turnout serve --grpc $(GRPC) --http $(HTTP)
 

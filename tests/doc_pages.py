@@ -1,8 +1,9 @@
 """What a page of the docs asks its reader to do: files to write and commands to run, with what is seen.
 
-A fence with a title (```python title="fares.py") is a file. A ```console fence holds commands (`$ `, gone on with by `> `)
-and the lines that each prints, where `...` alone stands for any lines, and within a line for any text. A fence that cannot
-run here has `<!-- not run: REASON -->` before it. Any other fence is an error: nothing is left out silently.
+A fence with a title (```python title="fares.py") is a file. A ```console fence holds commands (`$ `, gone on with by
+`> `) and the lines that each prints, where `...` alone stands for any lines, and within a line for any text. A fence
+that cannot run here has `<!-- not run: REASON -->` before it. Any other fence is an error: nothing is left out without
+a word.
 """
 
 import re

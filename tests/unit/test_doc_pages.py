@@ -51,7 +51,7 @@ def test_a_page_that_goes_on_from_another_has_its_files_first(tmp_path: Path) ->
 
 @pytest.mark.parametrize("fence", ["```python\nx\n```\n", "```\nx\n```\n", "```bash\nx\n```\n", "```console\n$ x\n"])
 def test_a_fence_that_is_neither_run_nor_marked_is_refused(tmp_path: Path, fence: str) -> None:
-    with pytest.raises(ValueError, match="fence|neither"):
+    with pytest.raises(ValueError, match=r"fence|neither"):
         steps(written(tmp_path, f"{PAGE}\n{fence}"))
 
 

@@ -43,7 +43,7 @@ class Description:
             InvalidSelector: The selector does not parse.
             NotFound, NotLoaded, Unavailable, DigestMismatch: A request would be refused so.
         """
-        self._router.route(model, selector, "")
+        self._router.route(model, selector, "", baseline_only=True)  # counted in no split
         if not self._accepting():
             raise Draining("the server is stopping", retry_after=1.0)
 

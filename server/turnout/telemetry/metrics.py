@@ -304,7 +304,7 @@ def _gauges(versions: Sequence[VersionRecorder]) -> Iterator[Family]:
         "turnout_queue_depth", "gauge", "Requests that wait for a runner.", [(v.labels, v.queue_depth) for v in present]
     )
     yield Family(
-        "turnout_queue_fill_ratio", "gauge", "How full the version's fullest queue is, by requests or by bytes.",
+        "turnout_queue_fill_ratio", "gauge", "How full its fullest queue is, 0 to 1, by requests or by bytes.",
         [(v.labels, v.queue_fill) for v in present],
     )  # fmt: skip
     yield Family(
@@ -312,7 +312,7 @@ def _gauges(versions: Sequence[VersionRecorder]) -> Iterator[Family]:
         [(v.labels, v.load_seconds) for v in present if v.load_seconds],
     )  # fmt: skip
     yield Family(
-        "turnout_version_memory_bytes", "gauge", "Memory that loading the version took, by device.",
+        "turnout_version_memory_bytes", "gauge", "Growth of the process, or of the device, while it loaded.",
         [(v.labels | {"device": d}, n) for v in present for d, n in v.memory_bytes.items()],
     )  # fmt: skip
     yield Family(
@@ -320,6 +320,6 @@ def _gauges(versions: Sequence[VersionRecorder]) -> Iterator[Family]:
         [(v.labels | {"role": r, "kind": k}, w) for v in present for (r, k), w in v.traffic_weight.items()],
     )  # fmt: skip
     yield Family(
-        "turnout_traffic_share", "gauge", "Share of the decisions of the policy's present epoch.",
+        "turnout_traffic_share", "gauge", "Share that the version got since the policy's epoch began.",
         [(v.labels | {"role": role}, share) for v in present for role, share in v.traffic_share.items()],
     )  # fmt: skip

@@ -80,7 +80,7 @@ def server_families(recorder: ServerRecorder, models: Collection[str]) -> Iterat
         [({"device": device}, float(memory.used)) for device, memory in recorder.memory.items()],
     )  # fmt: skip
     yield Family(
-        "turnout_memory_limit_bytes", "gauge", "Most memory that may be in use.",
+        "turnout_memory_limit_bytes", "gauge", "What the control group allows or the machine has; all that a GPU has.",
         [({"device": device}, float(memory.limit)) for device, memory in recorder.memory.items()],
     )  # fmt: skip
     yield Family(
