@@ -71,7 +71,7 @@ class Prometheus:
 
 
 @contextmanager
-def prometheus(directory: Path, target: str) -> Iterator[Prometheus]:
+def prometheus(directory: Path, target: str, *flags: str) -> Iterator[Prometheus]:
     """Runs Prometheus with the shipped rules until the context is left; it has scraped `target` when it is entered.
 
     Two things are otherwise than shipped: it scrapes and evaluates every second or oftener, and an alert fires after a
@@ -87,7 +87,7 @@ def prometheus(directory: Path, target: str) -> Iterator[Prometheus]:
         port = listener.getsockname()[1]
     command = [
         PROMETHEUS, f"--config.file={directory / 'prometheus.yml'}", f"--storage.tsdb.path={directory / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn",
+        f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn", *flags,
     ]  # fmt: skip
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)

@@ -43,6 +43,8 @@ def complaints(error: ValidationError, origins: Mapping[str, str]) -> Iterator[t
         key = ".".join(path)
         if one["type"] == "extra_forbidden":
             yield key, _unknown(path, _origin(key, origins))
+        elif one["loc"][-1] == "[key]" and path[0] != "model":
+            yield key, f"{_place(key, _origin(key, origins))}: expected {_expected(one)}, got {path[-1]!r}"
         elif one["loc"][-1] == "[key]":
             yield key, f"{_place(key, _origin(key, origins))}: {path[-1]!r} names no model, expected {MODEL_KEY}"
         else:

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import quote
+from typing import Annotated, Any, Literal, Self, TypeVar
+from urllib.parse import quote, urlsplit
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from turnout.config.values import (
@@ -327,6 +327,12 @@ class Tracing(Section):
     timeout_s: Annotated[Duration, Field(ge=0.1, le=60)] = 10.0
     max_queue_spans: Annotated[Count, Field(ge=64, le=1_000_000)] = 16384
     max_batch_spans: Annotated[Count, Field(ge=64, le=8192)] = 2048
+
+    @model_validator(mode="after")
+    def _no_path_for_grpc(self) -> Self:
+        if self.protocol == "grpc" and urlsplit(self.endpoint).path.strip("/"):
+            raise ValueError("expected an endpoint without a path, since protocol is grpc")
+        return self
 
 
 class ModelOverrides(Section):

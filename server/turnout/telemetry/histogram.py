@@ -3,7 +3,7 @@
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
 def geometric_bounds(lowest: float, highest: float, ratio: float) -> tuple[float, ...]:
@@ -19,8 +19,7 @@ BATCH_BOUNDS = tuple(float(2**i) for i in range(11))
 """Rows of a batch."""
 
 
-@dataclass(frozen=True, slots=True)
-class Exemplar:
+class Exemplar(NamedTuple):
     """One observation of a bucket, and where more is known of it.
 
     Attributes:

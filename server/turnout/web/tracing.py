@@ -34,7 +34,7 @@ def traced(tracer: Tracer | None, route: str, handler: Handler, method: str = "P
         if trace is None:
             return await handler(request)
         if trace.sampled:
-            trace.details["url.path"] = request.url.path[:_MAX_PATH]
+            trace.details = (("url.path", request.url.path[:_MAX_PATH]),)
         token = current.set(trace)
         status, message = 500, ""
         try:

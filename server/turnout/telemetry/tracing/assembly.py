@@ -11,7 +11,7 @@ from structlog.typing import FilteringBoundLogger
 from turnout import __version__
 from turnout.config import Tracing
 from turnout.errors import ConfigError
-from turnout.telemetry.tracing.spans import Attributes, request_spans, shadow_span
+from turnout.telemetry.tracing.spans import Attributes
 from turnout.telemetry.tracing.trace import ShadowCopy, Trace
 from turnout.telemetry.tracing.tracer import Tracer
 
@@ -49,14 +49,10 @@ async def tracing(
     )
 
     def write_request(trace: Trace) -> None:
-        clock = otlp.Clock()
-        spans = list(request_spans(trace, tracer.new_span_id))
-        remote = trace.parent is not None
-        first = otlp.encode_span(spans[0], clock, remote_parent=remote)
-        exporter.put(first + b"".join(otlp.encode_span(span, clock) for span in spans[1:]), len(spans))
+        exporter.put(*otlp.encode_request(trace, tracer.new_span_id))
 
     def write_copy(copy: ShadowCopy) -> None:
-        exporter.put(otlp.encode_span(shadow_span(copy, tracer.new_trace_id(), tracer.new_span_id()), otlp.Clock()), 1)
+        exporter.put(otlp.encode_copy(copy, tracer.new_trace_id(), tracer.new_span_id()), 1)
 
     tracer = Tracer(settings.sample_ratio, write_request, write_copy)
     exporter.start()

@@ -4,7 +4,6 @@ Noting costs some hundred nanoseconds a point, and only requests that are traced
 """
 
 import time
-from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -23,19 +22,19 @@ class Operation:
     """
 
     name: str
-    attributes: Mapping[str, str]
+    attributes: tuple[tuple[str, str], ...]
     status_key: str
 
     @classmethod
     def rpc(cls, service: str, method: str) -> "Operation":
         """Makes that of a gRPC method; `service` is its full name."""
         name = f"{service}/{method}"
-        return cls(name, {"rpc.system.name": "grpc", "rpc.method": name}, "rpc.response.status_code")
+        return cls(name, (("rpc.system.name", "grpc"), ("rpc.method", name)), "rpc.response.status_code")
 
     @classmethod
     def http(cls, method: str, route: str) -> "Operation":
         """Makes that of an HTTP route."""
-        attributes = {"http.request.method": method, "http.route": route, "url.scheme": "http"}
+        attributes = (("http.request.method", method), ("http.route", route), ("url.scheme", "http"))
         return cls(f"{method} {route}", attributes, "http.response.status_code")
 
 
@@ -95,7 +94,7 @@ class Trace:
     operation: Operation
     sink: Sink
     parent: SpanContext | None = None
-    details: dict[str, str | int] = field(default_factory=dict)
+    details: tuple[tuple[str, str], ...] = ()
     model: str = ""
     selector: str = ""
     request_id: str = ""
