@@ -6,6 +6,7 @@ no series after that is an error: its labels would be left out.
 
 from markdown_text import page, prose, table
 from turnout.telemetry.exposition import Family
+from turnout.telemetry.gpu import Gpu
 from turnout.telemetry.histogram import BATCH_BOUNDS, LATENCY_BOUNDS
 from turnout.telemetry.metrics import KnownVersion, Metrics
 from turnout.telemetry.resources import Memory
@@ -77,7 +78,9 @@ def _one_of_everything() -> Metrics:
     metrics.rollouts.running = [
         RolloutSample("m", "1.0.0", "soaking", 1, 0.1, 100.0, 1.0, {"errors": 1.0}, {("canary", "errors"): 1}, ["gate"])
     ]
-    metrics.rollouts.meters = [MeterSample("m", "1.0.0", 0, 1, 1.0)]
+    metrics.rollouts.meters = [MeterSample("m", "1.0.0", 0, 1, 1.0, {"twin": 1})]
     metrics.server.epochs = {"m": 1}
     metrics.server.memory = {"cpu": Memory(1, 2)}
+    metrics.server.gpus = [Gpu(0, "GPU-1", "cuda:0", 0.5, 1, 2, 1)]
+    metrics.server.spans = {"exported": 1}
     return metrics
