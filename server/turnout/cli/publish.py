@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, ReasonOption, StateOption
-from turnout.cli.output import Output, reporting
+from turnout.cli.output import Output, ServerRefused, reporting
 
 if TYPE_CHECKING:
     from turnout.registry.publish import PublishRequest
@@ -116,7 +116,11 @@ def publish(
             if key is not None or skips or dry_run or exact is None:
                 refused = "--sign-key, --skip-gate, --dry-run and `auto` work on a repository, not through a server"
                 raise InvalidRequest.at("--server", refused)
-            _publish_to(out, server, request, release=release, actor=who, reason=reason)
+            try:
+                _publish_to(out, server, request, release=release, actor=who, reason=reason)
+            except ServerRefused as error:
+                out.error(error)
+                raise typer.Exit(_code_of(error)) from None
             return
         try:
             # Before the copy: a store that cannot be used must not leave a version behind that nobody recorded.
@@ -135,6 +139,15 @@ def publish(
             out.error(error)
             raise typer.Exit(TAKEN) from None
         out.show(result_body(result, standing), *result_shown(result, standing))
+
+
+def _code_of(error: ServerRefused) -> int:
+    """Returns the exit code of a refusal that came over the wire: that of the same refusal on the disk."""
+    if error.kind == "AlreadyExists":
+        return TAKEN
+    # As `GateRefused` says it.
+    gates = (f"gate {violation.field} failed:" for violation in error.violations)
+    return REFUSED if any(error.message.startswith(gate) for gate in gates) else 1
 
 
 def _publish_to(out: Output, server: str, request: "PublishRequest", *, release: bool, actor: str, reason: str) -> None:
