@@ -30,8 +30,9 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
             return match[0]
         if not target.exists():
             _log.warning("%s: there is no %s", page.file.src_uri, match[2])
-        path, text = str(target.relative_to(ROOT)), match[1].strip("`")
-        return f"`{path}`" if text.rstrip("/") in (path, target.name) else f"{text} (`{path}`)"
+        path = f"{target.relative_to(ROOT)}{'/' if target.is_dir() else ''}"
+        text = match[1].strip("`")
+        return f"`{path}`" if path.endswith(text) else f"{text} (`{path}`)"
 
     return _LINK.sub(replaced, markdown)
 
