@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.set-up
 GRPC   ?= 127.0.0.1:8001
 HTTP   ?= 127.0.0.1:8000
 
-.PHONY: demo test check bench protos dashboards serve format clean
+.PHONY: demo test check bench protos dashboards pictures serve format clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/magika/demo.py
@@ -37,6 +37,10 @@ protos: $(STAMP)
 
 dashboards: $(STAMP)
 	$(BIN)/python deploy/grafana/generate.py
+
+# The pictures of docs/console.md; needs Chromium and four minutes.
+pictures: $(STAMP)
+	$(BIN)/python tests/console_pictures.py
 
 serve: $(STAMP)
 	$(BIN)/turnout serve --grpc $(GRPC) --http $(HTTP)
