@@ -40,13 +40,13 @@ from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
 from wire import request
 
 PICTURES = Path(__file__).parents[1] / "docs" / "images" / "console"
-DESK = {"viewport": {"width": 1280, "height": 800}, "device_scale_factor": 1.5}
-PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True}
+DESK = {"viewport": {"width": 1280, "height": 800}, "device_scale_factor": 1.25}
+PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 1.5, "has_touch": True}
 HIGHEST = 1480
 """Of a picture, in CSS pixels: the rest of a page says nothing new."""
 
 FILL_SECONDS = 100.0
-COLOURS = 144
+COLOURS = 256
 BAD = {
     "steps": [{"weight": 0.05, "soak_s": 12}, {"weight": 0.25, "soak_s": 12}], "metrics": ["errors", "p99", "p90"],
     "min_requests": 40, "watch_s": 5, "threshold_samples": 50,
