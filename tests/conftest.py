@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import onnx
 import pytest
 from semver import Version
@@ -16,6 +17,10 @@ from turnout.registry.repository import Repository
 from turnout.routing.declarations import Declarer
 from turnout.state.store import StateStore
 from turnout.telemetry.logging import make_logger
+
+# Machines are shared and noisy: how long an example takes says nothing about the code.
+hypothesis.settings.register_profile("turnout", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("turnout")
 
 LOOPBACK = Address("127.0.0.1", 0)
 

@@ -77,4 +77,4 @@ def test_a_servers_refusal_names_each_field_and_the_nearest_that_exists() -> Non
     said = [v.description for v in told.value.violations]
     assert said[0].startswith("alhpa: unknown, did you mean alpha? There are alpha, beta, ")
     assert "alpha, beta: expected 0.000001 to 0.5" in said
-    assert "key_cap: expected 1 or more" in said
+    assert "key_cap: expected a whole number, 1 or more" in said

@@ -173,6 +173,12 @@ def test_watching_is_not_cut_short_by_the_longest_duration() -> None:
     assert until(rollout, lambda r: r.state.final)[0].state is S.SUCCEEDED
 
 
+def test_a_watch_whose_end_is_never_in_force_ends_with_the_longest_pause() -> None:
+    finishing = until(reached(S.WATCHING), lambda r: r.finishing)[0]
+    rollout, _ = until(finishing, lambda r: r.state is S.ABORTING, replace(GOOD, in_force=False), most=100)
+    assert "its end could not be put in force for 300 s" in rollout.verdict
+
+
 def test_promotion_takes_requests_and_not_only_time() -> None:
     rollout = gone(reached(S.RAMPING), *[SILENT] * 6)[0]
     assert rollout.state is S.DECIDING

@@ -196,6 +196,8 @@ def _watching(rollout: Rollout, facts: Facts) -> Moved:
         return rollout, ()
     if not rollout.finishing:
         return moved(rollout, finishing=True), ()
+    if not facts.in_force and rollout.in_state_s > rollout.plan.watch_s + rollout.plan.max_pause_s:
+        return abort(rollout, f"its end could not be put in force for {rollout.plan.max_pause_s:.0f} s")
     return _succeed(rollout, facts)
 
 
