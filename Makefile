@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.set-up
 GRPC   ?= 127.0.0.1:8001
 HTTP   ?= 127.0.0.1:8000
 
-.PHONY: demo test check bench protos dashboards reference docs serve format clean
+.PHONY: demo test check bench protos dashboards reference docs pictures serve format clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/magika/demo.py
@@ -45,6 +45,10 @@ reference: $(STAMP)
 # mkdocs-material prints a notice about its successor otherwise.
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The pictures of docs/console.md; needs Chromium and four minutes.
+pictures: $(STAMP)
+	$(BIN)/python tests/console_pictures.py
 
 serve: $(STAMP)
 	$(BIN)/turnout serve --grpc $(GRPC) --http $(HTTP)

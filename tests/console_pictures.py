@@ -40,13 +40,13 @@ from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
 from wire import request
 
 PICTURES = Path(__file__).parents[1] / "docs" / "images" / "console"
-DESK = {"viewport": {"width": 1280, "height": 800}, "device_scale_factor": 1.5}
-PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True}
-HIGHEST = 1300
+DESK = {"viewport": {"width": 1280, "height": 800}, "device_scale_factor": 1.25}
+PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 1.5, "has_touch": True}
+HIGHEST = 1480
 """Of a picture, in CSS pixels: the rest of a page says nothing new."""
 
 FILL_SECONDS = 100.0
-COLOURS = 200
+COLOURS = 256
 BAD = {
     "steps": [{"weight": 0.05, "soak_s": 12}, {"weight": 0.25, "soak_s": 12}], "metrics": ["errors", "p99", "p90"],
     "min_requests": 40, "watch_s": 5, "threshold_samples": 50,
@@ -139,14 +139,14 @@ async def traffic(server: Running) -> AsyncIterator[None]:
             await asyncio.gather(*tasks)
 
 
-async def take(here: Tab, name: str, path: str = "") -> None:
+async def take(here: Tab, name: str, path: str = "", highest: int = HIGHEST) -> None:
     """Writes a picture of a page, as small as its colours allow."""
     if path:
         await here.open(path)
     await here.page.wait_for_timeout(2500)  # charts are fetched and drawn
     size = here.page.viewport_size
     whole = await here.page.evaluate("document.documentElement.scrollHeight")
-    clip = {"x": 0, "y": 0, "width": size["width"], "height": min(max(whole, size["height"]), HIGHEST)}
+    clip = {"x": 0, "y": 0, "width": size["width"], "height": min(max(whole, size["height"]), highest)}
     shot = await here.page.screenshot(full_page=True, clip=clip, animations="disabled", caret="hide")
     image = Image.open(BytesIO(shot)).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
     PICTURES.mkdir(parents=True, exist_ok=True)
@@ -177,17 +177,17 @@ async def pictures(browser: Browser, server: Running) -> None:
                 if theme == "light":
                     await take(here, "route", f"{FRAUD}/route?selector=%5E3&key=customer-17")
                     await take(here, "version", f"{FRAUD}/versions/3.4.0?with=3.2.0")
-                    await take(here, "shadow", f"{RANKER}/shadow")
+                    await take(here, "shadow", f"{RANKER}/shadow", 800)
                 await here.open(f"{FRAUD}/rollouts/2")
                 await here.sign_in("ann")
                 await take(here, f"rollout-under-way-{theme}")
         async with tab(browser, server, color_scheme="dark", is_mobile=True, **PHONE) as here:
-            await take(here, "overview-phone", "/console")
-            await take(here, "model-phone", FRAUD)
-            await take(here, "shadow-phone", f"{RANKER}/shadow")
+            await take(here, "overview-phone", "/console", 1300)
+            await take(here, "model-phone", FRAUD, 1300)
+            await take(here, "shadow-phone", f"{RANKER}/shadow", 900)
             await here.open(f"{FRAUD}/rollouts/2")
             await here.sign_in("ann")
-            await take(here, "rollout-phone")
+            await take(here, "rollout-phone", highest=1300)
 
 
 async def main() -> None:

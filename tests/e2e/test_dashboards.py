@@ -123,9 +123,14 @@ async def exported(server) -> set[str]:
     return names
 
 
+def rules() -> Iterator[dict]:
+    for file in RULES.glob("*.yml"):
+        for group in yaml.safe_load(file.read_text())["groups"]:
+            yield from group["rules"]
+
+
 def recorded() -> set[str]:
-    groups = [g for file in RULES.glob("*.yml") for g in yaml.safe_load(file.read_text())["groups"]]
-    return {rule["record"] for group in groups for rule in group["rules"] if "record" in rule}
+    return {rule["record"] for rule in rules() if "record" in rule}
 
 
 @pytest.mark.slow
@@ -165,6 +170,9 @@ def _judge(directory: Path, target: str, exported: set[str]) -> None:
     for expression in (*(each.expression for each in everything), *marks(), *(selector for selector, _ in values())):
         used = set(re.findall(r"([a-zA-Z_:][\w:]*)\{", expression)) or {expression}
         assert used <= known, f"{used - known} in {expression}"
+    for rule in rules():
+        used = set(re.findall(r"\b(?:[a-z_]+:)?turnout_[\w:]+", rule["expr"]))
+        assert used <= known, f"{used - known} in {rule}"
     with prometheus(directory / "prometheus", target) as watch:
         missing = set(everything)
 
