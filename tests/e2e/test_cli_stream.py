@@ -89,7 +89,8 @@ def test_a_refused_model_ends_the_command_with_the_gates_words(tmp_path: Path) -
     with serving(tmp_path / "models") as server:
         told = turnout("publish", "m", "1.0.0", source, "--server", server.control, "--json", check=False)
     error = json.loads(told.stderr)["error"]
-    assert (told.returncode, error["kind"]) == (3, "InvalidArgument")
+    assert (told.returncode, error["kind"]) == (3, "GateRefused")
+    assert json.loads(told.stdout)["refused_by"] == "integrity"
     assert error["violations"][0]["field"] == "integrity"
 
 

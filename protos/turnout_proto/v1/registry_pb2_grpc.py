@@ -151,7 +151,8 @@ class RegistryServiceServicer(object):
     def SignVersion(self, request, context):
         """Puts a detached signature beside a version that exists. Servers that refused the version try it again.
 
-        INVALID_ARGUMENT: the signature does not fit the version; NOT_FOUND: there is none.
+        INVALID_ARGUMENT: the signature is none of the digest that it names; ABORTED: the version has another digest;
+        NOT_FOUND: there is no such version; DATA_LOSS: its bytes are not those that were published.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

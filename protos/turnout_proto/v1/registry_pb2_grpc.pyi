@@ -76,7 +76,8 @@ class RegistryServiceStub:
     SignVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.SignVersionRequest, _registry_pb2.SignVersionResponse]
     """Puts a detached signature beside a version that exists. Servers that refused the version try it again.
 
-    INVALID_ARGUMENT: the signature does not fit the version; NOT_FOUND: there is none.
+    INVALID_ARGUMENT: the signature is none of the digest that it names; ABORTED: the version has another digest;
+    NOT_FOUND: there is no such version; DATA_LOSS: its bytes are not those that were published.
     """
     DescribeVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DescribeVersionRequest, _registry_pb2.DescribeVersionResponse]
     """Tells what is known of a version: its manifest, who signed it, what its gates found, which machine published it.
@@ -138,7 +139,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     SignVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.SignVersionRequest, _registry_pb2.SignVersionResponse]  # type: ignore[assignment]
     """Puts a detached signature beside a version that exists. Servers that refused the version try it again.
 
-    INVALID_ARGUMENT: the signature does not fit the version; NOT_FOUND: there is none.
+    INVALID_ARGUMENT: the signature is none of the digest that it names; ABORTED: the version has another digest;
+    NOT_FOUND: there is no such version; DATA_LOSS: its bytes are not those that were published.
     """
     DescribeVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.DescribeVersionRequest, _registry_pb2.DescribeVersionResponse]  # type: ignore[assignment]
     """Tells what is known of a version: its manifest, who signed it, what its gates found, which machine published it.
@@ -233,7 +235,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_registry_pb2.SignVersionResponse, _abc.Awaitable[_registry_pb2.SignVersionResponse]]:
         """Puts a detached signature beside a version that exists. Servers that refused the version try it again.
 
-        INVALID_ARGUMENT: the signature does not fit the version; NOT_FOUND: there is none.
+        INVALID_ARGUMENT: the signature is none of the digest that it names; ABORTED: the version has another digest;
+        NOT_FOUND: there is no such version; DATA_LOSS: its bytes are not those that were published.
         """
 
     @_abc_1.abstractmethod

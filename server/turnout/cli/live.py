@@ -1,6 +1,7 @@
 """The versions that exist, as a running server tells. Apart from `survey`, since importing gRPC takes 0.15 s."""
 
 import json
+from collections.abc import Collection
 from dataclasses import replace
 
 from turnout.cli.connection import Server
@@ -16,6 +17,9 @@ from turnout_proto.v1 import registry_pb2 as pb
 
 _TIMEOUT = 10.0
 _NO_REGISTRY = ("Unimplemented", "PermissionDenied")
+"""How the data listener answers, which has no registry."""
+_NOT_ON_DISK = ("DataLoss", "NotFound")
+"""How a registry answers about a version that is in memory, and whose files were damaged or are gone."""
 
 
 def survey_server(server: Server) -> Survey:
@@ -37,17 +41,21 @@ def details_from_server(server: Server, name: str, selector: str | None) -> Deta
         wanted = model.default_version if selector is None else client.get_version(name, selector).version
     described = {version.version: Description.from_server(model, version) for version in model.versions}
     chosen = described.get(wanted)
-    return Details(tuple(described.values()), None if chosen is None else _closely(server, chosen), None)
+    if chosen is None:
+        return Details(tuple(described.values()), None, None)
+    # A version that nobody asked for by name must not stand in the way of all the others.
+    lenient = _NO_REGISTRY if selector is not None else (*_NO_REGISTRY, *_NOT_ON_DISK)
+    return Details(tuple(described.values()), _closely(server, chosen, lenient), None)
 
 
-def _closely(server: Server, version: Description) -> Description:
-    """Adds what the server's registry tells; nothing where the data listener was asked, which has none."""
+def _closely(server: Server, version: Description, lenient: Collection[str]) -> Description:
+    """Adds what the server's registry tells; nothing where it ends with an error of a kind that is put up with."""
     request = pb.DescribeVersionRequest(model=version.model, version=version.version)
     try:
         with server.registry() as registry:
             told = registry.DescribeVersion(request, timeout=_TIMEOUT)
     except ServerRefused as error:
-        if error.kind in _NO_REGISTRY:
+        if error.kind in lenient:
             return version
         raise
     return replace(version, content=_content(told))

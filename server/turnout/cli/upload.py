@@ -10,7 +10,7 @@ from grpc_status import rpc_status
 
 from turnout.cli.connection import Server
 from turnout.cli.output import ServerRefused
-from turnout.errors import DigestMismatch, InvalidModel, TurnoutError
+from turnout.errors import DigestMismatch, InvalidModel, Violation
 from turnout.registry.announcement import written_version
 from turnout.registry.collect import Collected, collect
 from turnout.registry.digest import bytes_digest, read_canonical
@@ -49,7 +49,7 @@ class Wish:
     timeout: float
 
 
-class RefusedByGates(TurnoutError):
+class RefusedByGates(ServerRefused):
     """A gate of the server failed.
 
     Attributes:
@@ -58,9 +58,12 @@ class RefusedByGates(TurnoutError):
     """
 
     def __init__(self, message: str, version: pb.GatesRefused) -> None:
-        super().__init__(message)
+        report = _report(version.gates)
+        failure = report.failure
+        violations = [] if failure is None else [Violation(failure.gate, failure.verdict.evidence)]
+        super().__init__("GateRefused", message, violations=violations)
         self.version = version
-        self.report = _report(version.gates)
+        self.report = report
 
 
 def publish_to(
