@@ -99,7 +99,7 @@ def prometheus(directory: Path, target: str) -> Iterator[Prometheus]:
             assert process.poll() is None, (directory / "log").read_text()
             try:
                 return running.now("up{job='turnout'} == 1") != {}
-            except OSError:
+            except (OSError, AssertionError):  # it does not listen yet, or answers 503 while it starts
                 return False
 
         running.wait("the first scrape", scrapes)
