@@ -77,7 +77,8 @@ def prometheus(directory: Path, target: str, *flags: str, every: str = "500ms") 
     Of several targets each is written as in YAML, `a", "b`. A scrape that takes longer than `every` fails.
 
     Two things are otherwise than shipped: it scrapes and evaluates every two seconds or oftener, and an alert fires
-    after a second of its condition (`for: 2m` and the like become `for: 1s`). Expressions and their windows are as shipped.
+    after a second of its condition (`for: 2m` and the like become `for: 1s`). Expressions and their windows are as
+    shipped.
     """
     assert PROMETHEUS is not None
     (directory / "rules").mkdir(parents=True)
@@ -101,7 +102,7 @@ def prometheus(directory: Path, target: str, *flags: str, every: str = "500ms") 
             try:
                 urllib.request.urlopen(f"http://{running.address}/-/ready", timeout=10).close()
                 return running.now("up{job='turnout'} == 1") != {}
-            except OSError:
+            except (OSError, AssertionError):  # it does not listen yet, or answers 503 while it starts
                 return False
 
         running.wait("the first scrape", scrapes)

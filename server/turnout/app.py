@@ -160,6 +160,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             rollouts=rollouts,
             registry=_registry(repository, uploads, declarer, store, manager, settings, stack),
             previews=previews,
+            metrics=metrics,
             accepting=lambda: not readiness_off.is_set(),
             tracer=tracer,
         )

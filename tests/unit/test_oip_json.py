@@ -5,6 +5,7 @@ import struct
 
 import ml_dtypes
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,6 +30,11 @@ def read(document, binary=None, **more):
     return open_body(text + (binary or b""), None if binary is None else str(len(text)), **more)
 
 
+def written(data):
+    """What a client reads where `data` is written."""
+    return json.loads(orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY), parse_constant=pytest.fail)
+
+
 def tensor(datatype="FP32", shape=(2,), **more):
     return {"name": "x", "datatype": datatype, "shape": list(shape), **more}
 
@@ -50,13 +56,13 @@ def test_numbers_come_in_flat_or_nested_and_go_out_flat(name):
     assert flat.dtype == nested.dtype == kind.dtype
     np.testing.assert_array_equal(flat, np.array(values, kind.dtype).reshape(2, 2))
     np.testing.assert_array_equal(flat, nested)
-    assert to_json("y", name, flat) == values
+    assert written(to_json("y", name, flat)) == values
 
 
 @given(st.lists(st.floats(width=32), max_size=20))
 def test_every_float_goes_out_and_comes_in_the_same(values):
     array = np.array(values, np.float32)
-    told = json.loads(json.dumps(to_json("y", "FP32", array), allow_nan=False))
+    told = written(to_json("y", "FP32", array))
     np.testing.assert_array_equal(from_json(0, BY_NAME["FP32"], (len(values),), told), array)
 
 
@@ -64,11 +70,6 @@ def test_every_float_goes_out_and_comes_in_the_same(values):
 def test_every_text_goes_out_and_comes_in_the_same(values):
     array = from_json(0, BY_NAME["BYTES"], (len(values),), values)
     assert to_json("y", "BYTES", array) == values
-
-
-def test_numbers_that_are_none_may_be_bare_too():
-    body = open_body(b'{"inputs": [{"name": "x", "datatype": "FP64", "shape": [3], "data": [NaN, Infinity, 1]}]}', None)
-    np.testing.assert_array_equal(read_inputs(body)["x"], [np.nan, np.inf, 1])
 
 
 @pytest.mark.parametrize("name", ["FP16", "BF16"])
@@ -84,13 +85,12 @@ def test_half_floats_are_refused_in_json_both_ways(name):
         ("INT8", [128, 0]),
         ("UINT8", [-1, 0]),
         ("UINT64", [2**64, 0]),
-        ("INT64", [10**400, 0]),
+        ("INT64", [10**30, 0]),
         ("INT32", [1.0, 2]),
         ("INT32", [True, 2]),
         ("INT32", ["1", 2]),
         ("BOOL", [0, 1]),
         ("FP32", [1e39, 0]),
-        ("FP32", [10**400, 0]),
         ("FP32", ["1.5", 0]),
         ("FP32", [None, 0]),
         ("FP32", [True, 0]),
@@ -196,7 +196,8 @@ def test_the_length_of_the_json_is_within_the_body(length):
         b'{"id": "\\ud800"}',
         b"[" * 100_000,
         b'{"inputs":' * 100_000,
-        b'{"id": 1' + b"0" * 5000 + b"}",
+        b'{"id": 1e999}',
+        b'{"inputs": [NaN]}',
         '{"id": ""}'.encode("utf-16"),
     ],
     ids=lambda body: repr(body[:12]),

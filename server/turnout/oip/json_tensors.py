@@ -1,7 +1,7 @@
 """Tensor data as the protocol writes it in JSON: a list in row-major order, flat or nested as the shape is. Pure.
 
-JSON has no place for FP16 and BF16, which travel in the binary part of a body only. NaN and the infinities are the
-strings "nan", "inf" and "-inf" in answers; in requests they may be those, or bare as Python and JavaScript write them.
+JSON has no place for FP16 and BF16, which travel in the binary part of a body only. It has no NaN
+and no infinities either: they are the strings "nan", "inf" and "-inf", both ways.
 """
 
 import math
@@ -63,8 +63,8 @@ def from_json(index: int, kind: ElementType, shape: tuple[int, ...], data: Any) 
     return shaped(index, shape, _numbers(field, kind, elements))
 
 
-def to_json(name: str, datatype: str, array: Array) -> list[Any]:
-    """Returns the elements of an output, flat.
+def to_json(name: str, datatype: str, array: Array) -> list[Any] | Array:
+    """Returns the elements of an output, flat: an array of numbers that are all finite, or else a list.
 
     Args:
         name: Of the output.
@@ -81,7 +81,7 @@ def to_json(name: str, datatype: str, array: Array) -> list[Any]:
         return [e if math.isfinite(e) else str(e) for e in flat.tolist()]
     if flat.dtype == object:
         return [e.decode(errors="replace") if isinstance(e, bytes) else str(e) for e in flat.tolist()]
-    return flat.tolist()
+    return flat
 
 
 def _flat(field: str, shape: tuple[int, ...], data: list[Any]) -> Sequence[Any]:

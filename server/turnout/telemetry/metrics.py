@@ -211,6 +211,11 @@ class Metrics:
         key = (model, code)
         self._unrouted[key] = self._unrouted.get(key, 0) + 1
 
+    @property
+    def unrouted_requests(self) -> int:
+        """Requests that reached no version, since the beginning."""
+        return sum(self._unrouted.values())
+
     def shadow(self, model: str, version: str) -> ShadowRecorder:
         """Returns the recorder of a version as a shadow, made at first use; its series go when the version's do."""
         recorder = self._shadows.get((model, version))

@@ -1,11 +1,11 @@
 """Answers of the protocol over HTTP: JSON, and raw elements behind it where they are asked for."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
+import orjson
 from starlette.responses import Response
 
 from turnout.errors import TurnoutError
@@ -91,4 +91,4 @@ def error_answer(error: TurnoutError, request_id: str = "") -> Response:
 
 
 def _rendered(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, allow_nan=False, separators=(",", ":")).encode()
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)

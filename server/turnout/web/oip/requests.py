@@ -4,10 +4,11 @@ A body is a JSON object, and behind it, where the header Inference-Header-Conten
 elements of those inputs that have a `binary_data_size`, in their order.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import orjson
 
 from turnout.errors import InvalidRequest, InvalidTensor
 from turnout.oip.json_tensors import from_json
@@ -164,18 +165,11 @@ def read_wish(outputs: Sequence[tuple[str, Parameters]], parameters: Parameters)
 
 def _document(data: bytes) -> Mapping[str, Any]:
     try:
-        text = data.decode()
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        raise InvalidRequest.at("body", "expected JSON in UTF-8") from None
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest.at("body", f"expected JSON in UTF-8: {error.msg} at byte {error.pos}") from None
     if not isinstance(value, dict):
         raise InvalidRequest.at("body", 'expected an object: {"inputs": [...]}')
-    if "\\u" in text:
-        # Half of a surrogate pair can be escaped in JSON, and is text that nothing can write again.
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except ValueError:
-            raise InvalidRequest.at("body", "expected text without halves of surrogate pairs") from None
     return value
 
 
