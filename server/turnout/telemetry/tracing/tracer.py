@@ -66,22 +66,27 @@ class Tracer:
         """Has spans made of a request, once its answer has left and others have ended too."""
         self._ended.append(trace)
         if len(self._ended) == _AT_ONCE:
-            asyncio.get_running_loop().call_soon(self.flush)
+            asyncio.get_running_loop().call_soon(self._write_some)
         elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_AT_MOST_SECONDS, self.flush)
+            self._timer = asyncio.get_running_loop().call_later(_AT_MOST_SECONDS, self._write_some)
 
     def flush(self) -> None:
         """Makes the spans that are still to be made."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         ended, self._ended = self._ended, []
-        if ended:
-            self._write_requests(ended)
+        self._write_requests(ended)
 
     def copied(self, copy: ShadowCopy) -> None:
         """Makes a span of a copy."""
         self._write_copy(copy)
+
+    def _write_some(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        some, self._ended = self._ended[:_AT_ONCE], self._ended[_AT_ONCE:]
+        self._write_requests(some)
+        if self._ended:  # a burst; what else waits for the loop comes between
+            asyncio.get_running_loop().call_soon(self._write_some)
 
     def new_span_id(self) -> bytes:
         """Makes up a span's id."""
