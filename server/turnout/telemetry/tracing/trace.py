@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from turnout.telemetry.tracing.context import SpanContext
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Operation:
     """What was called.
 
