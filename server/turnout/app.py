@@ -168,6 +168,8 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
 
         async def scrape(form: Form) -> bytes:
             manager.sample()
+            if tracer is not None:
+                tracer.flush()  # what it traced gives examples of what is counted
             record_weights(catalog, policies, router)
             record_epochs(catalog, policies, metrics.server)
             record_rollouts(rollouts, meters, metrics.rollouts)

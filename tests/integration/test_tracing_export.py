@@ -120,6 +120,17 @@ async def test_an_export_that_is_refused_is_not_sent_again(collector, protocol) 
     assert len(collector.headers) == 2
 
 
+async def test_a_redirect_is_not_followed_with_what_proves_who_the_server_is() -> None:
+    with http_collector() as elsewhere, http_collector() as collector:
+        collector.answers = [(status, {"Location": f"{elsewhere.endpoint}/v1/traces"}) for status in (302, 307)]
+        counts: dict[str, int] = {}
+        async with tracer_to(collector.endpoint, counts, headers={"authorization": "Bearer hush"}) as tracer:
+            for rejected in (1, 2):
+                await ended(tracer, 1)
+                await until(counts, rejected=rejected)
+    assert elsewhere.headers == []
+
+
 async def test_spans_that_a_collector_rejects_are_counted_as_such(collector, protocol) -> None:
     collector.response.partial_success.rejected_spans = 1
     collector.response.partial_success.error_message = "too old"

@@ -1,5 +1,6 @@
 """Spans are packed by hand; the library for protobuf reads back what was noted, whatever that was."""
 
+import asyncio
 import time
 
 import pytest
@@ -116,3 +117,29 @@ def test_a_request_ends_once() -> None:
     trace.end("INTERNAL", fault=True)
     trace.end("OK", fault=False)
     assert ended == ["INTERNAL"]
+
+
+async def test_spans_are_made_in_batches_and_a_burst_in_several() -> None:
+    made: list[int] = []
+    tracer = Tracer(1.0, lambda traces: made.append(len(traces)), lambda _: None)
+
+    def end(count: int) -> None:
+        for _ in range(count):
+            trace = tracer.begin(OPERATION, None)
+            assert trace is not None
+            trace.end("OK", fault=False)
+
+    async def until(total: int) -> None:
+        async with asyncio.timeout(10):
+            while sum(made) < total:
+                await asyncio.sleep(0)
+
+    end(3)
+    assert made == []  # they wait for others
+    await until(3)
+    end(100)
+    await until(103)
+    assert [count for count in made if count] == [3, 32, 32, 32, 4]
+    end(2)
+    tracer.flush()
+    assert sum(made) == 105

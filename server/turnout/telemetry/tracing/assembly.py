@@ -3,7 +3,7 @@
 import os
 import platform
 import uuid
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncIterator, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 
 from structlog.typing import FilteringBoundLogger
@@ -48,17 +48,20 @@ async def tracing(
         make_transport(settings), lambda spans: otlp.encode_export(beginnings, spans), settings, counts, log
     )
 
-    def write_request(trace: Trace) -> None:
-        exporter.put(*otlp.encode_request(trace, tracer.new_span_id))
+    def write_requests(traces: Sequence[Trace]) -> None:
+        for trace in traces:
+            trace.exemplify()
+            exporter.put(*otlp.encode_request(trace, tracer.new_span_id))
 
     def write_copy(copy: ShadowCopy) -> None:
         exporter.put(otlp.encode_copy(copy, tracer.new_trace_id(), tracer.new_span_id()), 1)
 
-    tracer = Tracer(settings.sample_ratio, write_request, write_copy)
+    tracer = Tracer(settings.sample_ratio, write_requests, write_copy)
     exporter.start()
     try:
         yield tracer
     finally:
+        tracer.flush()
         await exporter.close()
 
 

@@ -1,12 +1,12 @@
 """Spans as OTLP's bytes.
 
-Made by the library for protobuf, the six spans of a request cost 70 us; made so, 20. What all spans have is packed at
+Made by the library for protobuf, the six spans of a request cost 60 us; made so, 12. What all spans have is packed at
 once, since its length is known, and attributes that many spans have in common are encoded once: bytes of a protobuf
 message put after another's are both, merged. The tests read it back by the library.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import lru_cache
 from struct import Struct
 
@@ -40,6 +40,7 @@ _COMMON_SETS = 4096
 _LENGTH_DELIMITED, _FIXED64, _FIXED32 = 2, 1, 5
 
 
+@lru_cache
 def _tag(number: int, wire_type: int) -> bytes:
     return _varint(number << 3 | wire_type)
 
@@ -79,9 +80,10 @@ def encode_request(trace: Trace, new_id: NewId) -> tuple[bytes, int]:
         state = _field(Span.TRACE_STATE_FIELD_NUMBER, parent.trace_state.encode()) if parent.trace_state else b""
     begin, end = int(trace.begun * 1e9) + offset, int(trace.finished * 1e9) + offset
     head = _HEAD(_TRACE_ID, trace_id, _SPAN_ID, span_id, _BEGIN, begin, _END, end, _FLAGS, flags | remote)
-    body = _name(trace.operation.name, Kind.SERVER) + encode_attributes(request_attributes(trace))
+    body = _name(trace.operation.name, Kind.SERVER) + _common(trace)
+    own = b"".join(_text(key, value) for key, value in own_attributes(trace))
     fault = _fault(trace.message) if trace.fault else b""
-    spans = [_item(b"".join((head, caller, state, body, _encode(own_attributes(trace)), fault)))]
+    spans = [_item(b"".join((head, caller, state, body, own, fault)))]
     state = _PARENT_ID + span_id + state
     for name, begun, ended, attributes in steps(trace):
         begin = int(begun * 1e9) + offset
@@ -102,6 +104,23 @@ def encode_copy(copy: ShadowCopy, trace_id: bytes, span_id: bytes) -> bytes:
     link = _field(Span.LINKS_FIELD_NUMBER, request.SerializeToString())
     fault = _fault(copy.message) if copy.error else b""
     return _item(head + _name(SHADOW, Kind.INTERNAL) + _encode(copy_attributes(copy)) + link + fault)
+
+
+_known: dict[tuple[Hashable, ...], bytes] = {}
+
+
+def _common(trace: Trace) -> bytes:
+    """Returns what many requests' spans have in common; the key is what `request_attributes` reads."""
+    key = (
+        trace.operation, trace.status, trace.fault, trace.error, trace.model, trace.selector, trace.version,
+        trace.role, trace.epoch, trace.digest, trace.batch_rows,
+    )  # fmt: skip
+    common = _known.get(key)
+    if common is None:
+        if len(_known) >= _COMMON_SETS:
+            _known.clear()
+        common = _known[key] = _encode(request_attributes(trace))
+    return common
 
 
 @lru_cache(_COMMON_SETS)
@@ -155,6 +174,17 @@ def _fault(message: str) -> bytes:
 
 def _encode(attributes: Attributes) -> bytes:
     return Span(attributes=[_pair(key, value) for key, value in attributes]).SerializeToString()
+
+
+def _text(key: str, value: str) -> bytes:
+    """Returns one attribute that is a text; the library takes 6 us for it."""
+    text = _field(AnyValue.STRING_VALUE_FIELD_NUMBER, _utf8(value).encode())
+    return _field(Span.ATTRIBUTES_FIELD_NUMBER, _key(key) + _field(KeyValue.VALUE_FIELD_NUMBER, text))
+
+
+@lru_cache
+def _key(key: str) -> bytes:
+    return KeyValue(key=key).SerializeToString()
 
 
 def _pair(key: str, value: Value) -> KeyValue:

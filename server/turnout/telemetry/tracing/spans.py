@@ -68,7 +68,7 @@ def request_attributes(trace: Trace) -> Attributes:
     return attributes
 
 
-def own_attributes(trace: Trace) -> Attributes:
+def own_attributes(trace: Trace) -> tuple[tuple[str, str], ...]:
     """Returns the attributes of a request's span that it alone has."""
     return (("turnout.request_id", trace.request_id[:MAX_TEXT]), *trace.details)
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from turnout.telemetry.tracing.context import SpanContext
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Operation:
     """What was called.
 
@@ -45,6 +45,16 @@ class Requested(Protocol):
     selector: str
     request_id: str
     arrived: float
+
+
+class Recorder(Protocol):
+    """Keeps examples of what it counted."""
+
+    def remember(
+        self, trace_id: str, duration: float, queue: float | None = None, compute: float | None = None
+    ) -> None:
+        """Keeps times, in seconds, as examples of their buckets."""
+        ...
 
 
 class Sink(Protocol):
@@ -86,6 +96,8 @@ class Trace:
         status: What the protocol answered.
         fault: Whether that is the server's fault.
         message: What a failed request's caller is told.
+        recorder: Counted it; None where no version did.
+        took: Seconds from its arrival to its answer, as they were counted.
     """
 
     sampled: bool
@@ -117,6 +129,8 @@ class Trace:
     status: str | int = ""
     fault: bool = False
     message: str = ""
+    recorder: Recorder | None = None
+    took: float = 0.0
 
     def note_request(self, request: Requested) -> None:
         """Notes which request it is, once it has been decoded as far as it could be."""
@@ -140,7 +154,7 @@ class Trace:
         self.started = answer.started
         self.queue_seconds, self.compute_seconds = answer.queue_seconds, answer.compute_seconds
         self.batch_rows, self.batch_requests = answer.batch_rows, answer.batch_requests
-        route.recorder.remember(self.trace_id.hex(), took, answer.queue_seconds, answer.compute_seconds)
+        self.recorder, self.took = route.recorder, took
 
     def note_failure(self, route: Any, error: BaseException, code: str, took: float) -> None:
         """Notes how the request failed.
@@ -154,7 +168,7 @@ class Trace:
         self.code, self.error, self.message = code, type(error).__name__, str(error)
         if self.sampled and route is not None:
             self._note_route(route)
-            route.recorder.remember(self.trace_id.hex(), took)
+            self.recorder, self.took = route.recorder, took
 
     def end(self, status: str | int, *, fault: bool, message: str = "") -> None:
         """Ends the request. Ending it again changes nothing.
@@ -170,6 +184,15 @@ class Trace:
         self.status, self.fault = status, fault
         self.message = message or self.message
         self.sink.ended(self)
+
+    def exemplify(self) -> None:
+        """Has its times, which were counted, kept as examples of the buckets that they fell into."""
+        if self.recorder is None:
+            return
+        if self.batch_rows is None:
+            self.recorder.remember(self.trace_id.hex(), self.took)
+        else:
+            self.recorder.remember(self.trace_id.hex(), self.took, self.queue_seconds, self.compute_seconds)
 
     def _note_route(self, route: Any) -> None:
         entry = route.entry

@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -83,6 +83,13 @@ def make_transport(settings: Tracing) -> Transport:
     return kind(settings.endpoint, headers, settings.timeout_s)
 
 
+class _Unmoved(urllib.request.HTTPRedirectHandler):
+    """Takes no redirect: it would turn the export into a GET, and carry the headers to another host."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Leaves the answer an error."""
+
+
 class HttpTransport:
     """OTLP/HTTP with protobuf bodies. Proxies are those of the environment."""
 
@@ -91,6 +98,7 @@ class HttpTransport:
         self._url = base if base.endswith(_HTTP_PATH) else base + _HTTP_PATH
         self._headers = {**headers, "Content-Type": "application/x-protobuf", "User-Agent": "turnout"}
         self._timeout = timeout
+        self._open = urllib.request.build_opener(_Unmoved).open
 
     async def send(self, body: bytes) -> Verdict:
         """Sends an export in a thread, which waits for the network without the interpreter's lock."""
@@ -102,7 +110,7 @@ class HttpTransport:
     def _post(self, body: bytes) -> Verdict:
         request = urllib.request.Request(self._url, body, self._headers)  # noqa: S310 - the settings allow http(s) only
         try:
-            with urllib.request.urlopen(request, timeout=self._timeout) as answer:  # noqa: S310
+            with self._open(request, timeout=self._timeout) as answer:
                 return _taken(answer.read(_MAX_ANSWER))
         except urllib.error.HTTPError as error:
             with error:
