@@ -76,9 +76,8 @@ def prometheus(directory: Path, target: str, *flags: str, every: str = "500ms") 
 
     Of several targets each is written as in YAML, `a", "b`. A scrape that takes longer than `every` fails.
 
-    Two things are otherwise than shipped: it scrapes and evaluates every two seconds or oftener, and an alert fires
-    after a second of its condition (`for: 2m` and the like become `for: 1s`). Expressions and their windows are as
-    shipped.
+    Two things are otherwise than shipped: it scrapes and evaluates every two seconds or oftener, and an alert fires a
+    second after its condition holds (`for: 2m` and the like become `for: 1s`). Expressions and windows are as shipped.
     """
     assert PROMETHEUS is not None
     (directory / "rules").mkdir(parents=True)

@@ -156,7 +156,7 @@ async def test_every_panel_names_real_metrics_and_shows_a_scene_with_a_canary_a_
         await asyncio.wait_for(meter_began(), 60)
         with pytest.raises(grpc.aio.AioRpcError):
             await stub.Predict(request("m", x=X.astype(np.float64)))
-        plan = rollout_wire.QUICK | {"steps": [{"weight": 0.4, "soak_s": 600.0}], "step_deadline_s": 1000.0}
+        plan = rollout_wire.CAREFREE | {"steps": [{"weight": 0.4, "soak_s": 600.0}], "step_deadline_s": 1000.0}
         await rollout_wire.start(server, "1.1.0", plan)
         await rollout_wire.until(server, rollout_wire.in_state("soaking"))
         await rollout_wire.command(server, rollout_pb2.ROLLOUT_COMMAND_PAUSE, actor="ann", reason="a look")
