@@ -12,7 +12,8 @@ from pydantic.fields import FieldInfo
 
 from markdown_text import code, page, prose, table
 from turnout.config.rendering import value_text
-from turnout.config.settings import ModelOverrides, OutputTolerance, Settings
+from turnout.config.sections import OutputTolerance
+from turnout.config.settings import ModelOverrides, Settings
 from turnout.config.values import Address, LoadAll
 
 _INTRODUCTION = """\

@@ -1,29 +1,27 @@
-"""Settings of a server: what they are (`settings`), what they are made of (`values`), where they come from (`sources`).
+"""Settings of a server: what they are (`settings`, by `sections`), made of (`values`), and come from (`sources`).
 
 `Settings(...)` reads nothing but its arguments; `load_settings` reads `turnout.toml`, `TURNOUT_*` and flags.
 """
 
-from turnout.config.settings import (
+from turnout.config.sections import (
     Batching,
     Console,
     Drain,
     Limits,
     Loading,
     Log,
-    ModelOverrides,
-    ModelSettings,
     Oip,
     QueueLimits,
     Repository,
     Rollout,
     Routing,
     Runtime,
-    Settings,
     ShadowLane,
     Signing,
     Tracing,
     Transfers,
 )
+from turnout.config.settings import ModelOverrides, ModelSettings, Settings
 from turnout.config.sources import Loaded, load_settings
 from turnout.config.values import Address, Load, LoadAll, LoadLatest, LoadSelectors, Provider
 

@@ -1,0 +1,325 @@
+"""The tables of the file, as frozen values with their defaults.
+
+Durations end in `_s`, `_ms` or `_us`; sizes in `_bytes`.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr, model_validator
+
+from turnout.config.values import (
+    Count,
+    CountOrNone,
+    DeviceIds,
+    Duration,
+    HeaderName,
+    HeaderValue,
+    Networks,
+    OtlpEndpoint,
+    Providers,
+    Share,
+    Size,
+    SizeOrNone,
+    Token,
+)
+
+_MIB = 1024 * 1024
+
+
+class Section(BaseModel):
+    """A table of the file: frozen, and closed to keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class QueueLimits(Section):
+    """Bounds of one version's queue; what would pass them is refused at once, with RESOURCE_EXHAUSTED.
+
+    Attributes:
+        max_queue_requests: Most requests that wait for a runner.
+        max_queue_bytes: Most bytes of inputs that wait for a runner.
+    """
+
+    max_queue_requests: Count = 512
+    max_queue_bytes: Size = ByteSize(256 * _MIB)
+
+
+class Limits(QueueLimits):
+    """Bounds on what clients may send; those of the queues hold for each version and can be set per model too.
+
+    Attributes:
+        max_message_bytes: Largest gRPC message, in and out.
+        max_stream_items: Most requests under way on one PredictStream; reading from the stream waits beyond that.
+        http_max_body_bytes: Largest body of an HTTP request.
+    """
+
+    max_message_bytes: Size = ByteSize(64 * _MIB)
+    max_stream_items: Count = 256
+    http_max_body_bytes: Size = ByteSize(64 * _MIB)
+
+
+class Batching(Section):
+    """How requests are put together.
+
+    Attributes:
+        enabled: False: no version is batched, whatever its manifest says.
+        max_rows: Most rows in a batch; a manifest may ask for fewer.
+        max_delay_ms: How long a free runner waits for a fuller batch. 0: it takes what is there.
+        only_where_it_pays: Batch only as many rows as warm-up showed to cost less together than apart.
+    """
+
+    enabled: bool = True
+    max_rows: Count = 32
+    max_delay_ms: Duration = 0.0
+    only_where_it_pays: bool = True
+
+
+class Runtime(Section):
+    """How ONNX Runtime sessions are made.
+
+    Attributes:
+        providers: What to run on, in order of preference; one that is named and not usable fails the load. `auto`:
+            CUDA where it works, else the CPU.
+        device_ids: Devices of a GPU provider; a version gets one session on each.
+        intra_op_threads: Threads that one run may use on the CPU; 0 leaves it to ONNX Runtime.
+        runners: Runs of a version that go on at the same time, per device; 0: as many as cores on the CPU, and as many
+            as pay on a GPU.
+        optimization_level: Of the graph, by ONNX Runtime.
+        cpu_arena: Keep freed CPU memory for the next run instead of giving it back each time.
+        arena_limit_bytes: Most memory that a version's arena may take on each GPU; 0 for no bound.
+        arena_extend_strategy: Whether an arena grows by doubling or by what is asked of it.
+        inline_threshold_us: A version on the CPU whose run takes less than this runs on the event loop itself when
+            nothing waits, since handing it to a thread would cost more; 0 turns that off.
+    """
+
+    providers: Providers = "auto"
+    device_ids: DeviceIds = (0,)
+    intra_op_threads: CountOrNone = 1
+    runners: CountOrNone = 0
+    optimization_level: Literal["all", "extended", "basic", "disabled"] = "all"
+    cpu_arena: bool = True
+    arena_limit_bytes: SizeOrNone = ByteSize(0)
+    arena_extend_strategy: Literal["next_power_of_two", "same_as_requested"] = "same_as_requested"
+    inline_threshold_us: CountOrNone = 300
+
+
+class Drain(Section):
+    """How the server stops.
+
+    Attributes:
+        delay_s: How long requests are still taken after readiness went off, for load balancers to notice.
+        timeout_s: How long requests under way may take after that.
+    """
+
+    delay_s: Duration = 0.0
+    timeout_s: Duration = 30.0
+
+
+class Repository(Section):
+    """How the server follows the model repository and the state store.
+
+    Attributes:
+        watch: Pick up what other processes publish.
+        poll_interval_s: How often the state store is asked for new releases and tags.
+    """
+
+    watch: bool = True
+    poll_interval_s: Annotated[Duration, Field(ge=0.01)] = 0.25
+
+
+class Transfers(Section):
+    """Publishing and fetching by stream, on the control listener.
+
+    Attributes:
+        max_file_bytes: Largest file that an upload may hold.
+        max_upload_bytes: Most bytes of one version.
+        max_uploads: Uploads that are open at the same time.
+        max_fetches: Fetches that are under way at the same time.
+        idle_s: A stream on which nothing moves for so long is ended.
+        keep_s: How long an upload that broke off is kept for its client to go on with.
+    """
+
+    max_file_bytes: Size = ByteSize(16 * 1024 * _MIB)
+    max_upload_bytes: Size = ByteSize(32 * 1024 * _MIB)
+    max_uploads: Annotated[Count, Field(le=64)] = 4
+    max_fetches: Annotated[Count, Field(le=64)] = 8
+    idle_s: Annotated[Duration, Field(gt=0)] = 30.0
+    keep_s: Duration = 600.0
+
+
+class Loading(Section):
+    """How versions come into service.
+
+    Attributes:
+        concurrency: Most versions that load at the same time.
+        warmup_runs: Runs of each batch size that will be used, before a version is Ready.
+        environment: What happens where a version declares another environment than this machine is: `warn` in the log,
+            `refuse` to load it, or `ignore` it.
+    """
+
+    concurrency: Count = 2
+    warmup_runs: CountOrNone = 2
+    environment: Literal["warn", "refuse", "ignore"] = "warn"
+
+
+class Routing(Section):
+    """How requests say where they want to go, beside the version field.
+
+    Attributes:
+        key_header: Metadata or header that carries the routing key of a request which has none of its own.
+        version_override_from: Networks whose callers may force a version with `x-turnout-version`, for testing. None by
+            default: the header is refused then.
+        yanked_pins: What becomes of a pin, digest or tag that names a yanked version: `refuse` it, or answer it as long
+            as the version is there, and `warn`.
+    """
+
+    key_header: Annotated[str, Field(pattern=r"^[a-z0-9_.-]{0,60}[a-z0-9_.]$")] = "x-routing-key"
+    version_override_from: Networks = ()
+    yanked_pins: Literal["refuse", "warn"] = "refuse"
+
+
+class Signing(Section):
+    """Whose signatures make a version fit to be served.
+
+    Attributes:
+        require_signature: A version that no trusted key signed is neither published nor loaded.
+        trusted_keys: Ed25519 public keys: paths of PEM files, or what `turnout key show` prints.
+    """
+
+    require_signature: bool = False
+    trusted_keys: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = ()
+
+
+class OutputTolerance(Section):
+    """How far an output of a shadow may be from the baseline's: |got - expected| <= atol + rtol * |expected|.
+
+    Attributes:
+        atol: Absolute part.
+        rtol: Relative part.
+    """
+
+    atol: Duration = 0.0
+    rtol: Duration = 0.0
+
+
+class ShadowLane(Section):
+    """How copies of requests are run and compared.
+
+    Attributes:
+        isolation: `process` runs a shadow in a child process, which costs its memory once more and keeps even a native
+            crash from the server; `thread` in the server's process, where it also costs live p99 some.
+        memory_limit_bytes: Most memory that a shadow may take beside its model: on a GPU for its own arena, with
+            `process` for the child; 0 for no bound. In the server's process on a CPU nothing can bound it.
+        max_inflight: Copies that are run at the same time.
+        max_queue_requests: Copies that may wait; what would pass that is dropped and counted.
+        max_queue_bytes: Bytes of their inputs and outputs, likewise.
+        max_lag_s: A copy that waited this long is dropped and counted.
+        timeout_s: A run is ended after this.
+        noise_rate: Share of the copies that the baseline runs once more, to see its own noise.
+        top_k: Classes that are compared where an output is scores.
+        keep_worst: Disagreements that are kept for people to look at, for each pair.
+        keep_inputs: Keep their inputs too.
+        redact: `package.module:function` that is given a model's name and the inputs by name before they are kept, and
+            returns what may be kept of them.
+        tolerances: By output name or by dtype; before those of the manifest.
+        scores: By output name: whether it is scores, whatever its values look like.
+    """
+
+    isolation: Literal["process", "thread"] = "process"
+    memory_limit_bytes: SizeOrNone = ByteSize(0)
+    max_inflight: Annotated[Count, Field(le=2)] = 2
+    max_queue_requests: Count = 64
+    max_queue_bytes: Size = ByteSize(64 * _MIB)
+    max_lag_s: Duration = 5.0
+    timeout_s: Annotated[Duration, Field(gt=0)] = 10.0
+    noise_rate: Share = 0.02
+    top_k: Count = 5
+    keep_worst: Annotated[CountOrNone, Field(le=100)] = 20
+    keep_inputs: bool = False
+    redact: Annotated[str, Field(pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*)?$")] = ""
+    tolerances: Mapping[str, OutputTolerance] = Field(default_factory=dict)
+    scores: Mapping[str, bool] = Field(default_factory=dict)
+
+
+class Rollout(Section):
+    """How rollouts are driven.
+
+    Attributes:
+        tick_s: Between two looks at what was counted.
+        webhook_url: Told of every event by POST; "" for nobody.
+        webhook_secret: Signs what is sent: `X-Turnout-Signature: sha256=HMAC(body)`; "" for no signature.
+    """
+
+    tick_s: Annotated[Duration, Field(ge=0.05, le=60)] = 5.0
+    webhook_url: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
+    webhook_secret: SecretStr = SecretStr("")
+
+
+class Console(Section):
+    """The console, on the HTTP listener.
+
+    Attributes:
+        enabled: Whether it is there at all.
+        token: Whoever knows it may pause, promote and abort from there; "" leaves it read-only. At least 16 characters.
+    """
+
+    enabled: bool = True
+    token: Token = SecretStr("")
+
+
+class Oip(Section):
+    """The Open Inference Protocol on the data listener.
+
+    Attributes:
+        allow_repository_control: Let data clients load and unload versions (RepositoryModelLoad and -Unload).
+    """
+
+    allow_repository_control: bool = False
+
+
+class Log(Section):
+    """What is logged, to standard error.
+
+    Attributes:
+        format: `auto` is `console` on a terminal and `json` elsewhere.
+        level: The least severe events that are logged.
+        access_sample_rate: Share of successful requests that get a line, 0 to 1; failed ones always do.
+    """
+
+    format: Literal["auto", "json", "console"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    access_sample_rate: Share = 0.01
+
+
+class Tracing(Section):
+    """Spans of requests, sent to an OpenTelemetry collector; needs the extra `otel`.
+
+    Attributes:
+        endpoint: Of the collector; "" for no tracing. `http/protobuf` adds `/v1/traces` where that is missing.
+        protocol: Of OTLP.
+        headers: Sent along, such as an API key.
+        service_name: `service.name` of all spans.
+        sample_ratio: Share of requests that are traced, of those whose caller has not decided that.
+        interval_s: How often spans are sent.
+        timeout_s: Of one export.
+        max_queue_spans: Spans that wait to be sent; what would pass that is dropped and counted.
+        max_batch_spans: Spans of one export.
+    """
+
+    endpoint: OtlpEndpoint = ""
+    protocol: Literal["http/protobuf", "grpc"] = "http/protobuf"
+    headers: Mapping[HeaderName, HeaderValue] = Field(default_factory=dict)
+    service_name: Annotated[str, Field(min_length=1, max_length=255)] = "turnout"
+    sample_ratio: Share = 0.1
+    interval_s: Annotated[Duration, Field(ge=0.05, le=60)] = 1.0
+    timeout_s: Annotated[Duration, Field(ge=0.1, le=60)] = 10.0
+    max_queue_spans: Annotated[Count, Field(ge=64, le=1_000_000)] = 16384
+    max_batch_spans: Annotated[Count, Field(ge=64, le=8192)] = 2048
+
+    @model_validator(mode="after")
+    def _no_path_for_grpc(self) -> Self:
+        if self.protocol == "grpc" and urlsplit(self.endpoint).path.strip("/"):
+            raise ValueError("expected an endpoint without a path, since protocol is grpc")
+        return self
