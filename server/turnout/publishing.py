@@ -4,42 +4,23 @@ The registry publishes, and knows nothing of running models, of the log or of se
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from turnout.config import Settings
 from turnout.registry.comparison import Comparison
 from turnout.registry.digest import Progress
-from turnout.registry.gates import Candidate, Gate, Skip
+from turnout.registry.gates import Candidate, Gate
 from turnout.registry.gates.plan import read_plan
 from turnout.registry.gates.standard import standard_gates
 from turnout.registry.listing import Published
+from turnout.registry.publication import Publication
 from turnout.registry.publish import PublishRequest, PublishResult, publish
 from turnout.registry.repository import Repository
-from turnout.registry.signing import PrivateKey
+from turnout.registry.signing import Signer
 from turnout.registry.transfer import import_version
 from turnout.registry.trust import SignatureGate, Trust, keep
 from turnout.routing.adoption import Recorder
 from turnout.serving.trial import TrialLab
 from turnout.state.store import StateStore
-
-
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """Who publishes, and how.
-
-    Attributes:
-        actor: Who, for the record.
-        reason: Why, for the record.
-        key: What the version is signed with; None for nothing.
-        skips: Gates to do without, on record.
-        dry_run: Do everything, and commit nothing.
-    """
-
-    actor: str
-    reason: str
-    key: PrivateKey | None = None
-    skips: Sequence[Skip] = ()
-    dry_run: bool = False
 
 
 class Publisher:
@@ -61,7 +42,7 @@ class Publisher:
         result = publish(
             self._repository,
             request,
-            gates=self._gates(request.model, comparison, how.key),
+            gates=self._gates(request.model, comparison, how.signer),
             skips=how.skips,
             comparison=comparison,
             dry_run=how.dry_run,
@@ -73,6 +54,21 @@ class Publisher:
         if not how.dry_run:
             self._settle(result, recorder, how)
         return result
+
+    def describe(self, request: PublishRequest) -> PublishResult:
+        """Says which version a publish would make now, with its number and digest. Runs no gate, and changes nothing.
+
+        Raises:
+            TurnoutError: As `publish`, less what gates find.
+        """
+        return publish(
+            self._repository,
+            request,
+            gates=(),
+            comparison=Comparison(self._lab(request.model)),
+            dry_run=True,
+            yanked=lambda: self._recorder(Publication("", "")).yanked(request.model),
+        )
 
     def take_in(
         self, source: Repository, published: Published, how: Publication, progress: Progress | None = None
@@ -95,24 +91,24 @@ class Publisher:
     def _lab(self, model: str) -> TrialLab:
         return TrialLab(self._settings.for_model(model))
 
-    def _gates(self, model: str, comparison: Comparison, key: PrivateKey | None) -> Sequence[Gate]:
+    def _gates(self, model: str, comparison: Comparison, signer: Signer | None) -> Sequence[Gate]:
         gates = standard_gates(read_plan(self._settings.models, model), self._lab(model), comparison)
         trust = Trust.of(self._settings.for_model(model).signing)
-        return (*gates, SignatureGate(trust, self._repository, key)) if trust.required else gates
+        return (*gates, SignatureGate(trust, self._repository, signer)) if trust.required else gates
 
     def _recorder(self, how: Publication) -> Recorder:
         return Recorder(self._repository, self._store, how.actor, how.reason)
 
     def _sign(self, candidate: Candidate, how: Publication) -> None:
         """Puts the signature beside the version, before the version exists: it is never there unsigned."""
-        if how.key is not None:
+        if how.signer is not None:
             manifest = candidate.manifest
-            keep(self._repository, manifest.model, manifest.version, how.key.sign(candidate.digest))
+            keep(self._repository, manifest.model, manifest.version, how.signer.sign(candidate.digest))
 
     def _settle(self, result: PublishResult, recorder: Recorder, how: Publication) -> None:
         recorder.settle(result.created)
-        if how.key is not None:
-            manifest, key = result.manifest, how.key.public.id
+        if how.signer is not None:
+            manifest, key = result.manifest, how.signer.sign(result.digest).key.id
             self._store.record_signed(
                 manifest.model, manifest.version, result.digest, key, actor=how.actor, reason=how.reason
             )

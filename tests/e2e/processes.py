@@ -16,7 +16,7 @@ TURNOUT = [sys.executable, "-m", "turnout.cli.main"]
 
 def turnout(*arguments: str | Path, check: bool = True) -> "subprocess.CompletedProcess[str]":
     """Runs a command to its end."""
-    done = subprocess.run([*TURNOUT, *map(str, arguments)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*TURNOUT, *map(str, arguments)], capture_output=True, text=True, timeout=240)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
 

@@ -21,7 +21,7 @@ from turnout.routing.adoption import Recorder
 from turnout.routing.declarations import Declarer
 from turnout.state.store import StateStore
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 pytest_plugins = ["postgres_fixture"]
 
 V1 = Version(1)
@@ -35,7 +35,7 @@ from pathlib import Path
 import onnxruntime
 from sqlalchemy import Engine, event
 import turnout.app
-from turnout.cli import audit, log, publish, signer, verify
+from turnout.cli import audit, log, publish, sign, verify
 from turnout.cli.main import application
 from turnout.state import migrations
 
@@ -78,9 +78,21 @@ KILLED = (
     + """
 import shutil
 
-folder, source, key = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+folder, source, key, database = Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
 CHANGES = {"os.mkdir", "os.rename", "os.link", "os.chmod", "os.remove", "os.rmdir", "os.truncate"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+def store_of(root):
+    # A database of its own beside the repository: the file that was copied with it, or a copy of the template.
+    return ["--models", root, *(["--state", f"{database}_{root.name}"] if database else [])]
+
+def copy(root):
+    shutil.copytree(folder / "template", root)
+    if database:
+        import psycopg
+        server, _, template = database.rpartition("/")
+        with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {template}_{root.name} TEMPLATE {template}")
 
 def publish_once(root, die_at):
     def run():
@@ -102,13 +114,13 @@ def publish_once(root, die_at):
         sys.addaudithook(audited)
         event.listen(Engine, "before_cursor_execute", executed)
         event.listen(Engine, "commit", lambda c: step("commit"))
-        code, out, err = command("publish", "m", "1.0.0", source, "--models", root, "--sign-key", key, "--release")
+        code, out, err = command("publish", "m", "1.0.0", source, *store_of(root), "--sign-key", key, "--release")
         return {"code": code, "err": err, "steps": len(steps)}
     return end(in_child(run))
 
 def look(root):
     def run():
-        code, out, err = command("verify", "--models", root)
+        code, out, err = command("verify", *store_of(root))
         return {"code": code, "err": err, **json.loads(out)}
     return end(in_child(run))
 
@@ -116,7 +128,7 @@ die_at = 0
 while True:
     die_at += 1
     root = folder / str(die_at)
-    shutil.copytree(folder / "template", root)
+    copy(root)
     first = publish_once(root, die_at)
     found = {"step": die_at, "first": first, "seen": look(root), "again": publish_once(root, 0), "final": look(root)}
     print(json.dumps(found), flush=True)
@@ -165,7 +177,7 @@ print(json.dumps({"publishers": [end(c) for c in publishers], "movers": [end(c) 
 
 def run(program: str, *arguments: str | Path) -> list[dict]:
     done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, timeout=110
+        [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, timeout=280
     )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -176,14 +188,18 @@ def left_over(root: Path) -> list[str]:
     return [name for name in os.listdir(root / ".staging") if name != ".lock"]
 
 
-def test_a_publish_that_is_killed_at_any_step_is_wholly_there_or_not_at_all(tmp_path: Path) -> None:
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_a_publish_that_is_killed_at_any_step_is_wholly_there_or_not_at_all(
+    database: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     source = onnx_models.save(onnx_models.scaled(2), tmp_path / "m.onnx")
     PrivateKey.create(tmp_path / "key.pem")
     folder = tmp_path / "repositories"
     template = folder / "template"
-    with StateStore.open(f"sqlite:///{template}/.turnout/state.db"):
-        pass
-    runs = run(KILLED, folder, source, tmp_path / "key.pem")
+    template.mkdir(parents=True)
+    shared = "" if database == "sqlite" else request.getfixturevalue("postgres_server").new_database()
+    StateStore.open(shared or f"sqlite:///{template}/.turnout/state.db").close()
+    runs = run(KILLED, folder, source, tmp_path / "key.pem", shared)
     *killed, whole = runs
     assert whole["first"]["code"] == 0
     assert len(killed) == whole["first"]["steps"] > 30, "every step was one that a publish died at"

@@ -14,7 +14,10 @@ import onnx_models
 from registry_wire import beginning, pieces, registry_of, sha, upload
 from turnout.app import running
 from turnout.config import Address, Settings
+from turnout.registry.gate_reports import gate_attestations
+from turnout.registry.gates import Skip
 from turnout.registry.repository import Repository
+from turnout.registry.signing import PrivateKey
 from turnout.telemetry.logging import make_logger
 from turnout_proto.v1 import registry_pb2 as pb
 from turnout_proto.v1.registry_pb2_grpc import RegistryServiceStub
@@ -355,3 +358,114 @@ async def _outcome(call) -> grpc.aio.AioRpcError | None:
     except grpc.aio.AioRpcError as error:
         return error
     return None
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> PrivateKey:
+    """A publisher's."""
+    return PrivateKey.create(tmp_path / "key.pem")
+
+
+def signed(key: PrivateKey, digest: str) -> pb.DigestSignature:
+    signature = key.sign(digest)
+    return pb.DigestSignature(digest=digest, public_key=signature.key.raw, signature=signature.value)
+
+
+async def test_a_dry_run_says_which_version_it_would_be_and_leaves_nothing(start_server, models, model) -> None:
+    server = await start_server()
+    async with registry_of(server) as registry:
+        upload_id = await upload(registry, model, version="auto")
+        described = (await registry.DescribeUpload(pb.DescribeUploadRequest(upload_id=upload_id))).version
+        assert (described.created, described.dry_run, list(described.gates)) == (False, True, [])
+        asked = pb.PublishUploadRequest(upload_id=upload_id, dry_run=True, actor="ci")
+        told = (await registry.PublishUpload(asked)).published
+        assert (told.created, told.dry_run, told.digest) == (False, True, described.digest)
+        assert json.loads(told.manifest)["version"] == "1.0.0"
+        assert sha(told.manifest) == told.digest
+        assert {gate.outcome for gate in told.gates} <= {"passed", "skipped", "warned"}
+        gone = await refusal(registry.PublishUpload(asked))
+        assert gone.code is grpc.StatusCode.NOT_FOUND
+    assert Repository(models).scan().published == ()
+    assert not (models / "m").exists(), "no attestation either"
+    assert left_in_staging(models) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        ({"skip_gates": ["bmp"], "reason": "r"}, "skip-gate"),
+        ({"skip_gates": ["integrity"], "reason": "r"}, "skip-gate"),
+        ({"skip_gates": ["bump"]}, "reason"),
+        ({"skip_gates": [str(n) for n in range(33)], "reason": "r"}, "skip_gates"),
+        ({"dry_run": True, "release": True}, "dry_run"),
+        ({"signature": pb.DigestSignature(public_key=b"x" * 31, signature=b"x" * 64)}, "signature.public_key"),
+        ({"signature": pb.DigestSignature(public_key=b"x" * 32, signature=b"x" * 63)}, "signature.signature"),
+        ({"signature": pb.DigestSignature(public_key=b"x" * 32, signature=b"x" * 64, digest="d")}, "signature"),
+    ],
+    ids=["no such gate", "never skipped", "no reason", "too many", "dry and released", "key", "size", "does not fit"],
+)
+async def test_what_cannot_be_asked_of_a_publish_is_refused_by_name(start_server, models, model, asked, field) -> None:
+    server = await start_server()
+    async with registry_of(server) as registry:
+        upload_id = await upload(registry, model)
+        told = await refusal(registry.PublishUpload(pb.PublishUploadRequest(upload_id=upload_id, **asked)))
+        assert (told.code, told.fields) == (grpc.StatusCode.INVALID_ARGUMENT, (field,))
+    assert Repository(models).scan().published == ()
+
+
+async def test_a_gate_is_skipped_through_the_server_with_its_actor_on_record(
+    start_server, models, model, publish_model
+) -> None:
+    publish_model("m", "1.0.0", onnx_models.scaled(2))
+    server = await start_server()
+    async with registry_of(server) as registry:
+        asked = pb.PublishUploadRequest(upload_id=await upload(registry, model, version="1.0.1"), actor="ci")
+        refused = await refusal(registry.PublishUpload(asked))
+        assert (refused.code, refused.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ("bump",))
+        asked.upload_id = await upload(registry, model, version="1.0.1")
+        asked.reason = "ours"
+        asked.skip_gates.append("bump")
+        told = (await registry.PublishUpload(asked)).published
+    assert (told.created, told.parent) == (True, "1.0.0")
+    (report,) = gate_attestations(Repository(models), "m", Version(1, 0, 1), told.digest)
+    assert report.report.skips == (Skip("bump", "ours", "ci"),)
+
+
+async def test_a_signature_over_what_another_publish_made_impossible_is_aborted_and_made_anew(
+    start_server, model, key
+) -> None:
+    server = await start_server()
+    other = {"model.onnx": onnx_models.scaled(4).SerializeToString()}
+    async with registry_of(server) as registry:
+        upload_id = await upload(registry, model, version="auto")
+        describe = pb.DescribeUploadRequest(upload_id=upload_id)
+        first = (await registry.DescribeUpload(describe)).version
+        await registry.PublishUpload(pb.PublishUploadRequest(upload_id=await upload(registry, other)))
+        late = pb.PublishUploadRequest(upload_id=upload_id, signature=signed(key, first.digest))
+        told = await refusal(registry.PublishUpload(late))
+        assert told.code is grpc.StatusCode.ABORTED
+        assert first.digest in told.message
+        now = (await registry.DescribeUpload(describe)).version
+        again = pb.PublishUploadRequest(upload_id=upload_id, signature=signed(key, now.digest))
+        done = (await registry.PublishUpload(again)).published
+        assert (done.created, done.parent, done.digest) == (True, "1.0.0", now.digest)
+        known = await registry.DescribeVersion(pb.DescribeVersionRequest(model="m", version="1.1.0"))
+        assert [(one.key, one.worth) for one in known.signatures] == [(key.public.id, "unknown key")]
+
+
+async def test_a_signature_is_kept_only_where_it_is_the_versions(start_server, key, publish_model) -> None:
+    digest = publish_model("m", "1.0.0", onnx_models.scaled(2))
+    server = await start_server()
+    async with registry_of(server) as registry:
+        asked = pb.SignVersionRequest(model="m", version="1.0.0", signature=signed(key, digest), actor="ada")
+        assert (await registry.SignVersion(asked)).changed
+        assert not (await registry.SignVersion(asked)).changed
+        asked.signature.CopyFrom(signed(key, "sha256:" + "0" * 64))
+        assert (await refusal(registry.SignVersion(asked))).code is grpc.StatusCode.ABORTED
+        asked.signature.digest = digest
+        assert (await refusal(registry.SignVersion(asked))).code is grpc.StatusCode.INVALID_ARGUMENT
+        asked.version = "2.0.0"
+        asked.signature.CopyFrom(signed(key, digest))
+        assert (await refusal(registry.SignVersion(asked))).code is grpc.StatusCode.NOT_FOUND
+        missing = pb.DescribeVersionRequest(model="m", version="2.0.0")
+        assert (await refusal(registry.DescribeVersion(missing))).code is grpc.StatusCode.NOT_FOUND

@@ -13,6 +13,7 @@ from turnout.errors import InvalidRequest
 from turnout.state import chain, schema
 from turnout.state.chain import GENESIS, Fault, Head
 from turnout.state.engine import Database, Location
+from turnout.state.rollouts import Note, RolloutWrite
 from turnout.state.store import StateStore
 
 pytest_plugins = ["postgres_fixture"]
@@ -198,6 +199,32 @@ def test_what_the_tables_say_and_the_log_does_not_is_named(store: StateStore, da
         "magika 6.6.6 is released in the store, and nothing by the log",
         "the tag stable of magika is 6.6.6 in the store, and 1.0.0 by the log",
     )
+
+
+def test_rollouts_that_the_log_does_not_tell_of_so_are_named(store: StateStore, database: Database) -> None:
+    for attempt, notes in ((1, ()), (2, (Note("start", "2.0.0 is rolled out", "ada"),))):
+        store.put_rollout("magika", RolloutWrite(attempt, 0, "pending", False, {}, "one", 1.0, notes), **WHO)
+    store.put_rollout("magika", RolloutWrite(2, 1, "running", False, {}, "one", 1.0), **WHO)
+    kinds = [(event.payload["attempt"], event.payload["kind"], event.payload["state"]) for event in store.events()]
+    assert kinds == [(2, "state", "running"), (2, "start", "pending"), (1, "state", "pending")]
+    assert store.audit().differences == ()
+    with database.writing() as connection:
+        connection.execute(text("UPDATE rollouts SET state = 'promoted', final = 1 WHERE attempt = 2"))
+        connection.execute(text("UPDATE rollouts SET attempt = 3 WHERE attempt = 1"))
+    assert store.audit().differences == (
+        "attempt 1 of a rollout of magika is nothing in the store, and the log tells of it",
+        "attempt 2 of a rollout of magika is promoted in the store, and running by the log",
+        "attempt 3 of a rollout of magika is pending in the store, and nothing by the log",
+    )
+
+
+def test_a_signature_is_recorded_once_a_key_and_a_digest(store: StateStore) -> None:
+    assert store.record_signed("magika", V[0], DIGEST, "one", **WHO) is True
+    assert store.record_signed("magika", V[0], DIGEST, "one", actor="bob", reason="again") is False
+    assert store.record_signed("magika", V[0], DIGEST, "two", **WHO) is True
+    assert store.record_signed("magika", V[1], DIGEST, "one", **WHO) is True
+    assert store.record_signed("magika", V[0], "sha256:" + "b" * 64, "one", **WHO) is True
+    assert [event.payload["key"] for event in store.events()] == ["one", "one", "two", "one"]
 
 
 def test_a_publication_is_recorded_once(store: StateStore) -> None:

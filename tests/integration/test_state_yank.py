@@ -9,7 +9,11 @@ from semver import Version
 
 from turnout.errors import ChangeRefused, Conflict, InvalidRequest, TurnoutError
 from turnout.registry.standing import Standing
+from turnout.rollout.attempt import Rollout
+from turnout.rollout.plan import Plan
+from turnout.routing.declarations import holding
 from turnout.state.declaring import Uses
+from turnout.state.rollouts import RolloutWrite
 from turnout.state.store import StateStore
 
 pytest_plugins = ["postgres_fixture"]
@@ -22,6 +26,14 @@ V1, V2, V3 = Version(1), Version(2), Version(3)
 def store(state_url: str) -> Iterator[StateStore]:
     with StateStore.open(state_url) as opened:
         yield opened
+
+
+def beginning(candidate: Version, previous: Version, model: str = "m") -> RolloutWrite:
+    """The first write of a rollout."""
+    plan = Plan.from_json({"steps": [{"weight": 0.1, "soak_s": 600}]})
+    rollout = Rollout.start(model, candidate, previous, 1, plan, "ada", "")
+    needs = (candidate, previous)
+    return RolloutWrite(1, 0, str(rollout.state), False, rollout.to_json(), "test", 1.0, needs=needs)
 
 
 def allow(_: Uses) -> None:
@@ -91,6 +103,49 @@ def test_a_policy_that_needs_a_yanked_version_is_not_put_in_force(store: StateSt
     with pytest.raises(InvalidRequest, match="is yanked"):
         store.put_policy("m", {}, expected_epoch=0, action="set", needs=[V2, V1], **WHO)
     assert store.policies() == {}
+
+
+def test_a_rollout_that_needs_a_yanked_version_is_not_begun(store: StateStore) -> None:
+    store.yank("m", V2, refuse=allow, **WHO)
+    for candidate, previous in ((V2, V1), (V1, V2)):
+        with pytest.raises(ChangeRefused, match=r"^2\.0\.0 of m was yanked$"):
+            store.put_rollout("m", beginning(candidate, previous), **WHO)
+    assert store.rollouts("m") == []
+    assert [event.kind for event in store.events()] == ["yanked"]
+
+
+def test_of_a_yank_and_a_rollout_of_one_moment_one_is_refused(store: StateStore) -> None:
+    for number in range(12):
+        model, start = f"m{number}", Barrier(2)
+
+        def yank(model: str = model, start: Barrier = start) -> str:
+            def refuse(uses: Uses) -> None:
+                if holders := holding(model, V2, uses):
+                    raise ChangeRefused("; ".join(holders))
+
+            start.wait()
+            try:
+                store.yank(model, V2, refuse=refuse, **WHO)
+            except ChangeRefused as error:
+                return error.message
+            return "yanked"
+
+        def begin(model: str = model, start: Barrier = start) -> str:
+            start.wait()
+            try:
+                store.put_rollout(model, beginning(V2, V1, model), **WHO)
+            except ChangeRefused as error:
+                return error.message
+            return "begun"
+
+        with ThreadPoolExecutor(2) as threads:
+            outcomes = tuple(call.result() for call in (threads.submit(yank), threads.submit(begin)))
+        assert outcomes in {
+            ("yanked", f"2.0.0 of {model} was yanked"),
+            ("rollout 1 takes it to the baseline; abort the rollout, or wait for its end", "begun"),
+        }
+        assert (store.declared().of(model).standing(V2) is Standing.YANKED) is not bool(store.rollouts(model))
+    assert store.audit().differences == ()
 
 
 def test_a_tag_moves_only_from_where_it_is_expected(store: StateStore) -> None:

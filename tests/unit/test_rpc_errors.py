@@ -12,12 +12,46 @@ from turnout.rpc.errors import code_of, to_status
 ALL = [e for _, e in inspect.getmembers(errors, inspect.isclass) if issubclass(e, errors.TurnoutError)]
 
 
-@pytest.mark.parametrize("error", [e for e in ALL if e is not errors.TurnoutError], ids=lambda e: e.__name__)
-def test_every_error_has_a_code_of_its_own_or_its_bases(error: type[errors.TurnoutError]) -> None:
-    code = code_of(error("why"))
-    assert code is not grpc.StatusCode.OK
-    if code is grpc.StatusCode.INTERNAL:
-        assert issubclass(error, (errors.ModelFailure, errors.ConfigError))
+TABLE = {
+    "InvalidRequest": grpc.StatusCode.INVALID_ARGUMENT,
+    "InvalidSelector": grpc.StatusCode.INVALID_ARGUMENT,
+    "InvalidTensor": grpc.StatusCode.INVALID_ARGUMENT,
+    "InvalidModel": grpc.StatusCode.INVALID_ARGUMENT,
+    "NotFound": grpc.StatusCode.NOT_FOUND,
+    "ModelNotFound": grpc.StatusCode.NOT_FOUND,
+    "VersionNotFound": grpc.StatusCode.NOT_FOUND,
+    "TagNotFound": grpc.StatusCode.NOT_FOUND,
+    "AlreadyExists": grpc.StatusCode.ALREADY_EXISTS,
+    "Conflict": grpc.StatusCode.ABORTED,
+    "ChangeRefused": grpc.StatusCode.FAILED_PRECONDITION,
+    "NotLoaded": grpc.StatusCode.FAILED_PRECONDITION,
+    "VersionYanked": grpc.StatusCode.FAILED_PRECONDITION,
+    "NotTrusted": grpc.StatusCode.FAILED_PRECONDITION,
+    "Unavailable": grpc.StatusCode.UNAVAILABLE,
+    "VersionLoading": grpc.StatusCode.UNAVAILABLE,
+    "Draining": grpc.StatusCode.UNAVAILABLE,
+    "Exhausted": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "QueueFull": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "MemoryBudgetExceeded": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "DeadlineExceeded": grpc.StatusCode.DEADLINE_EXCEEDED,
+    "RequestCancelled": grpc.StatusCode.CANCELLED,
+    "PermissionDenied": grpc.StatusCode.PERMISSION_DENIED,
+    "Unsupported": grpc.StatusCode.UNIMPLEMENTED,
+    "DigestMismatch": grpc.StatusCode.DATA_LOSS,
+    "ModelFailure": grpc.StatusCode.INTERNAL,
+    "ModelCrashed": grpc.StatusCode.INTERNAL,
+    "ModelTimedOut": grpc.StatusCode.INTERNAL,
+    "ConfigError": grpc.StatusCode.INTERNAL,
+}
+
+
+def test_the_table_has_a_row_for_every_error() -> None:
+    assert {error.__name__ for error in ALL} - {"TurnoutError"} == TABLE.keys()
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_every_error_becomes_the_code_of_its_row(name: str) -> None:
+    assert code_of(getattr(errors, name)("why")) is TABLE[name]
 
 
 def test_what_is_no_error_of_ours_is_internal() -> None:

@@ -24,13 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fturnout_proto/v1/registry.proto\x12\nturnout.v1\";\n\rAnnouncedFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"7\n\tFileChunk\x12\x0c\n\x04\x66ile\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"u\n\x12\x42\x65ginUploadRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12(\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x19.turnout.v1.AnnouncedFile\x12\x15\n\rmetadata_json\x18\x04 \x01(\t\"k\n\x13\x42\x65ginUploadResponse\x12\x11\n\tupload_id\x18\x01 \x01(\t\x12\x10\n\x08received\x18\x02 \x03(\x04\x12/\n\tpublished\x18\x03 \x01(\x0b\x32\x1c.turnout.v1.PublishedVersion\"M\n\x12UploadFilesRequest\x12\x11\n\tupload_id\x18\x01 \x01(\t\x12$\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x15.turnout.v1.FileChunk\"\'\n\x13UploadFilesResponse\x12\x10\n\x08received\x18\x01 \x03(\x04\"Y\n\x14PublishUploadRequest\x12\x11\n\tupload_id\x18\x01 \x01(\t\x12\x0f\n\x07release\x18\x02 \x01(\x08\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"H\n\x15PublishUploadResponse\x12/\n\tpublished\x18\x01 \x01(\x0b\x32\x1c.turnout.v1.PublishedVersion\"~\n\x10PublishedVersion\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x08\x12%\n\x05gates\x18\x04 \x03(\x0b\x32\x16.turnout.v1.GateResult\x12\x10\n\x08standing\x18\x05 \x01(\t\"=\n\nGateResult\x12\x0c\n\x04gate\x18\x01 \x01(\t\x12\x0f\n\x07outcome\x18\x02 \x01(\t\x12\x10\n\x08\x65vidence\x18\x03 \x01(\t\")\n\x14\x41\x62\x61ndonUploadRequest\x12\x11\n\tupload_id\x18\x01 \x01(\t\"\x17\n\x15\x41\x62\x61ndonUploadResponse\"5\n\x13\x46\x65tchVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"w\n\x14\x46\x65tchVersionResponse\x12/\n\x08manifest\x18\x01 \x01(\x0b\x32\x1b.turnout.v1.FetchedManifestH\x00\x12&\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x15.turnout.v1.FileChunkH\x00\x42\x06\n\x04part\"3\n\x0f\x46\x65tchedManifest\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t2\xb4\x03\n\x0fRegistryService\x12N\n\x0b\x42\x65ginUpload\x12\x1e.turnout.v1.BeginUploadRequest\x1a\x1f.turnout.v1.BeginUploadResponse\x12P\n\x0bUploadFiles\x12\x1e.turnout.v1.UploadFilesRequest\x1a\x1f.turnout.v1.UploadFilesResponse(\x01\x12T\n\rPublishUpload\x12 .turnout.v1.PublishUploadRequest\x1a!.turnout.v1.PublishUploadResponse\x12T\n\rAbandonUpload\x12 .turnout.v1.AbandonUploadRequest\x1a!.turnout.v1.AbandonUploadResponse\x12S\n\x0c\x46\x65tchVersion\x12\x1f.turnout.v1.FetchVersionRequest\x1a .turnout.v1.FetchVersionResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fturnout_proto/v1/registry.proto\x12\nturnout.v1\";\n\rAnnouncedFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"7\n\tFileChunk\x12\x0c\n\x04\x66ile\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"u\n\x12\x42\x65ginUploadRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12(\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x19.turnout.v1.AnnouncedFile\x12\x15\n\rmetadata_json\x18\x04 \x01(\t\"k\n\x13\x42\x65ginUploadResponse\x12\x11\n\tupload_id\x18\x01 \x01(\t\x12\x10\n\x08received\x18\x02 \x03(\x04\x12/\n\tpublished\x18\x03 \x01(\x0b\x32\x1c.turnout.v1.PublishedVersion\"M\n\x12UploadFilesRequest\x12\x11\n\tupload_id\x18\x01 \x01(\t\x12$\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x15.turnout.v1.FileChunk\"\'\n\x13UploadFilesResponse\x12\x10\n\x08received\x18\x01 \x03(\x04\"*\n\x15\x44\x65scribeUploadRequest\x12\x11\n\tupload_id\x18\x01 \x01(\t\"G\n\x16\x44\x65scribeUploadResponse\x12-\n\x07version\x18\x01 \x01(\x0b\x32\x1c.turnout.v1.PublishedVersion\"H\n\x0f\x44igestSignature\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\xae\x01\n\x14PublishUploadRequest\x12\x11\n\tupload_id\x18\x01 \x01(\t\x12\x0f\n\x07release\x18\x02 \x01(\x08\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\nskip_gates\x18\x05 \x03(\t\x12\x0f\n\x07\x64ry_run\x18\x06 \x01(\x08\x12.\n\tsignature\x18\x07 \x01(\x0b\x32\x1b.turnout.v1.DigestSignature\"H\n\x15PublishUploadResponse\x12/\n\tpublished\x18\x01 \x01(\x0b\x32\x1c.turnout.v1.PublishedVersion\"\x9f\x01\n\x10PublishedVersion\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x08\x12%\n\x05gates\x18\x04 \x03(\x0b\x32\x16.turnout.v1.GateResult\x12\x10\n\x08standing\x18\x05 \x01(\t\x12\x0e\n\x06parent\x18\x06 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x07 \x01(\x08\"\xa3\x01\n\nGateResult\x12\x0c\n\x04gate\x18\x01 \x01(\t\x12\x0f\n\x07outcome\x18\x02 \x01(\t\x12\x10\n\x08\x65vidence\x18\x03 \x01(\t\x12\x34\n\x07numbers\x18\x04 \x03(\x0b\x32#.turnout.v1.GateResult.NumbersEntry\x1a.\n\x0cNumbersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"f\n\x0cGatesRefused\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0e\n\x06parent\x18\x03 \x01(\t\x12%\n\x05gates\x18\x04 \x03(\x0b\x32\x16.turnout.v1.GateResult\")\n\x14\x41\x62\x61ndonUploadRequest\x12\x11\n\tupload_id\x18\x01 \x01(\t\"\x17\n\x15\x41\x62\x61ndonUploadResponse\"\x83\x01\n\x12SignVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12.\n\tsignature\x18\x03 \x01(\x0b\x32\x1b.turnout.v1.DigestSignature\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"&\n\x13SignVersionResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\"8\n\x16\x44\x65scribeVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"\xb5\x01\n\x17\x44\x65scribeVersionResponse\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12.\n\nsignatures\x18\x03 \x03(\x0b\x32\x1a.turnout.v1.KnownSignature\x12\x13\n\x0byank_reason\x18\x04 \x01(\t\x12\x18\n\x10\x65nvironment_json\x18\x05 \x01(\t\x12\x19\n\x11gate_reports_json\x18\x06 \x03(\t\",\n\x0eKnownSignature\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05worth\x18\x02 \x01(\t\"5\n\x13\x46\x65tchVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"w\n\x14\x46\x65tchVersionResponse\x12/\n\x08manifest\x18\x01 \x01(\x0b\x32\x1b.turnout.v1.FetchedManifestH\x00\x12&\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x15.turnout.v1.FileChunkH\x00\x42\x06\n\x04part\"3\n\x0f\x46\x65tchedManifest\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t2\xb9\x05\n\x0fRegistryService\x12N\n\x0b\x42\x65ginUpload\x12\x1e.turnout.v1.BeginUploadRequest\x1a\x1f.turnout.v1.BeginUploadResponse\x12P\n\x0bUploadFiles\x12\x1e.turnout.v1.UploadFilesRequest\x1a\x1f.turnout.v1.UploadFilesResponse(\x01\x12W\n\x0e\x44\x65scribeUpload\x12!.turnout.v1.DescribeUploadRequest\x1a\".turnout.v1.DescribeUploadResponse\x12T\n\rPublishUpload\x12 .turnout.v1.PublishUploadRequest\x1a!.turnout.v1.PublishUploadResponse\x12T\n\rAbandonUpload\x12 .turnout.v1.AbandonUploadRequest\x1a!.turnout.v1.AbandonUploadResponse\x12N\n\x0bSignVersion\x12\x1e.turnout.v1.SignVersionRequest\x1a\x1f.turnout.v1.SignVersionResponse\x12Z\n\x0f\x44\x65scribeVersion\x12\".turnout.v1.DescribeVersionRequest\x1a#.turnout.v1.DescribeVersionResponse\x12S\n\x0c\x46\x65tchVersion\x12\x1f.turnout.v1.FetchVersionRequest\x1a .turnout.v1.FetchVersionResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'turnout_proto.v1.registry_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_GATERESULT_NUMBERSENTRY']._loaded_options = None
+  _globals['_GATERESULT_NUMBERSENTRY']._serialized_options = b'8\001'
   _globals['_ANNOUNCEDFILE']._serialized_start=47
   _globals['_ANNOUNCEDFILE']._serialized_end=106
   _globals['_FILECHUNK']._serialized_start=108
@@ -43,24 +45,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPLOADFILESREQUEST']._serialized_end=470
   _globals['_UPLOADFILESRESPONSE']._serialized_start=472
   _globals['_UPLOADFILESRESPONSE']._serialized_end=511
-  _globals['_PUBLISHUPLOADREQUEST']._serialized_start=513
-  _globals['_PUBLISHUPLOADREQUEST']._serialized_end=602
-  _globals['_PUBLISHUPLOADRESPONSE']._serialized_start=604
-  _globals['_PUBLISHUPLOADRESPONSE']._serialized_end=676
-  _globals['_PUBLISHEDVERSION']._serialized_start=678
-  _globals['_PUBLISHEDVERSION']._serialized_end=804
-  _globals['_GATERESULT']._serialized_start=806
-  _globals['_GATERESULT']._serialized_end=867
-  _globals['_ABANDONUPLOADREQUEST']._serialized_start=869
-  _globals['_ABANDONUPLOADREQUEST']._serialized_end=910
-  _globals['_ABANDONUPLOADRESPONSE']._serialized_start=912
-  _globals['_ABANDONUPLOADRESPONSE']._serialized_end=935
-  _globals['_FETCHVERSIONREQUEST']._serialized_start=937
-  _globals['_FETCHVERSIONREQUEST']._serialized_end=990
-  _globals['_FETCHVERSIONRESPONSE']._serialized_start=992
-  _globals['_FETCHVERSIONRESPONSE']._serialized_end=1111
-  _globals['_FETCHEDMANIFEST']._serialized_start=1113
-  _globals['_FETCHEDMANIFEST']._serialized_end=1164
-  _globals['_REGISTRYSERVICE']._serialized_start=1167
-  _globals['_REGISTRYSERVICE']._serialized_end=1603
+  _globals['_DESCRIBEUPLOADREQUEST']._serialized_start=513
+  _globals['_DESCRIBEUPLOADREQUEST']._serialized_end=555
+  _globals['_DESCRIBEUPLOADRESPONSE']._serialized_start=557
+  _globals['_DESCRIBEUPLOADRESPONSE']._serialized_end=628
+  _globals['_DIGESTSIGNATURE']._serialized_start=630
+  _globals['_DIGESTSIGNATURE']._serialized_end=702
+  _globals['_PUBLISHUPLOADREQUEST']._serialized_start=705
+  _globals['_PUBLISHUPLOADREQUEST']._serialized_end=879
+  _globals['_PUBLISHUPLOADRESPONSE']._serialized_start=881
+  _globals['_PUBLISHUPLOADRESPONSE']._serialized_end=953
+  _globals['_PUBLISHEDVERSION']._serialized_start=956
+  _globals['_PUBLISHEDVERSION']._serialized_end=1115
+  _globals['_GATERESULT']._serialized_start=1118
+  _globals['_GATERESULT']._serialized_end=1281
+  _globals['_GATERESULT_NUMBERSENTRY']._serialized_start=1235
+  _globals['_GATERESULT_NUMBERSENTRY']._serialized_end=1281
+  _globals['_GATESREFUSED']._serialized_start=1283
+  _globals['_GATESREFUSED']._serialized_end=1385
+  _globals['_ABANDONUPLOADREQUEST']._serialized_start=1387
+  _globals['_ABANDONUPLOADREQUEST']._serialized_end=1428
+  _globals['_ABANDONUPLOADRESPONSE']._serialized_start=1430
+  _globals['_ABANDONUPLOADRESPONSE']._serialized_end=1453
+  _globals['_SIGNVERSIONREQUEST']._serialized_start=1456
+  _globals['_SIGNVERSIONREQUEST']._serialized_end=1587
+  _globals['_SIGNVERSIONRESPONSE']._serialized_start=1589
+  _globals['_SIGNVERSIONRESPONSE']._serialized_end=1627
+  _globals['_DESCRIBEVERSIONREQUEST']._serialized_start=1629
+  _globals['_DESCRIBEVERSIONREQUEST']._serialized_end=1685
+  _globals['_DESCRIBEVERSIONRESPONSE']._serialized_start=1688
+  _globals['_DESCRIBEVERSIONRESPONSE']._serialized_end=1869
+  _globals['_KNOWNSIGNATURE']._serialized_start=1871
+  _globals['_KNOWNSIGNATURE']._serialized_end=1915
+  _globals['_FETCHVERSIONREQUEST']._serialized_start=1917
+  _globals['_FETCHVERSIONREQUEST']._serialized_end=1970
+  _globals['_FETCHVERSIONRESPONSE']._serialized_start=1972
+  _globals['_FETCHVERSIONRESPONSE']._serialized_end=2091
+  _globals['_FETCHEDMANIFEST']._serialized_start=2093
+  _globals['_FETCHEDMANIFEST']._serialized_end=2144
+  _globals['_REGISTRYSERVICE']._serialized_start=2147
+  _globals['_REGISTRYSERVICE']._serialized_end=2844
 # @@protoc_insertion_point(module_scope)

@@ -62,17 +62,45 @@ class UploadFilesResponse(_message.Message):
     received: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, received: _Optional[_Iterable[int]] = ...) -> None: ...
 
+class DescribeUploadRequest(_message.Message):
+    __slots__ = ("upload_id",)
+    UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
+    upload_id: str
+    def __init__(self, upload_id: _Optional[str] = ...) -> None: ...
+
+class DescribeUploadResponse(_message.Message):
+    __slots__ = ("version",)
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    version: PublishedVersion
+    def __init__(self, version: _Optional[_Union[PublishedVersion, _Mapping]] = ...) -> None: ...
+
+class DigestSignature(_message.Message):
+    __slots__ = ("digest", "public_key", "signature")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    public_key: bytes
+    signature: bytes
+    def __init__(self, digest: _Optional[str] = ..., public_key: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
 class PublishUploadRequest(_message.Message):
-    __slots__ = ("upload_id", "release", "actor", "reason")
+    __slots__ = ("upload_id", "release", "actor", "reason", "skip_gates", "dry_run", "signature")
     UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
     ACTOR_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    SKIP_GATES_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     upload_id: str
     release: bool
     actor: str
     reason: str
-    def __init__(self, upload_id: _Optional[str] = ..., release: bool = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    skip_gates: _containers.RepeatedScalarFieldContainer[str]
+    dry_run: bool
+    signature: DigestSignature
+    def __init__(self, upload_id: _Optional[str] = ..., release: bool = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., skip_gates: _Optional[_Iterable[str]] = ..., dry_run: bool = ..., signature: _Optional[_Union[DigestSignature, _Mapping]] = ...) -> None: ...
 
 class PublishUploadResponse(_message.Message):
     __slots__ = ("published",)
@@ -81,28 +109,53 @@ class PublishUploadResponse(_message.Message):
     def __init__(self, published: _Optional[_Union[PublishedVersion, _Mapping]] = ...) -> None: ...
 
 class PublishedVersion(_message.Message):
-    __slots__ = ("manifest", "digest", "created", "gates", "standing")
+    __slots__ = ("manifest", "digest", "created", "gates", "standing", "parent", "dry_run")
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
     GATES_FIELD_NUMBER: _ClassVar[int]
     STANDING_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
     manifest: bytes
     digest: str
     created: bool
     gates: _containers.RepeatedCompositeFieldContainer[GateResult]
     standing: str
-    def __init__(self, manifest: _Optional[bytes] = ..., digest: _Optional[str] = ..., created: bool = ..., gates: _Optional[_Iterable[_Union[GateResult, _Mapping]]] = ..., standing: _Optional[str] = ...) -> None: ...
+    parent: str
+    dry_run: bool
+    def __init__(self, manifest: _Optional[bytes] = ..., digest: _Optional[str] = ..., created: bool = ..., gates: _Optional[_Iterable[_Union[GateResult, _Mapping]]] = ..., standing: _Optional[str] = ..., parent: _Optional[str] = ..., dry_run: bool = ...) -> None: ...
 
 class GateResult(_message.Message):
-    __slots__ = ("gate", "outcome", "evidence")
+    __slots__ = ("gate", "outcome", "evidence", "numbers")
+    class NumbersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     GATE_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    NUMBERS_FIELD_NUMBER: _ClassVar[int]
     gate: str
     outcome: str
     evidence: str
-    def __init__(self, gate: _Optional[str] = ..., outcome: _Optional[str] = ..., evidence: _Optional[str] = ...) -> None: ...
+    numbers: _containers.ScalarMap[str, float]
+    def __init__(self, gate: _Optional[str] = ..., outcome: _Optional[str] = ..., evidence: _Optional[str] = ..., numbers: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class GatesRefused(_message.Message):
+    __slots__ = ("version", "digest", "parent", "gates")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    GATES_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    digest: str
+    parent: str
+    gates: _containers.RepeatedCompositeFieldContainer[GateResult]
+    def __init__(self, version: _Optional[str] = ..., digest: _Optional[str] = ..., parent: _Optional[str] = ..., gates: _Optional[_Iterable[_Union[GateResult, _Mapping]]] = ...) -> None: ...
 
 class AbandonUploadRequest(_message.Message):
     __slots__ = ("upload_id",)
@@ -113,6 +166,58 @@ class AbandonUploadRequest(_message.Message):
 class AbandonUploadResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class SignVersionRequest(_message.Message):
+    __slots__ = ("model", "version", "signature", "actor", "reason")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    signature: DigestSignature
+    actor: str
+    reason: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., signature: _Optional[_Union[DigestSignature, _Mapping]] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class SignVersionResponse(_message.Message):
+    __slots__ = ("changed",)
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    changed: bool
+    def __init__(self, changed: bool = ...) -> None: ...
+
+class DescribeVersionRequest(_message.Message):
+    __slots__ = ("model", "version")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class DescribeVersionResponse(_message.Message):
+    __slots__ = ("manifest", "digest", "signatures", "yank_reason", "environment_json", "gate_reports_json")
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURES_FIELD_NUMBER: _ClassVar[int]
+    YANK_REASON_FIELD_NUMBER: _ClassVar[int]
+    ENVIRONMENT_JSON_FIELD_NUMBER: _ClassVar[int]
+    GATE_REPORTS_JSON_FIELD_NUMBER: _ClassVar[int]
+    manifest: bytes
+    digest: str
+    signatures: _containers.RepeatedCompositeFieldContainer[KnownSignature]
+    yank_reason: str
+    environment_json: str
+    gate_reports_json: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, manifest: _Optional[bytes] = ..., digest: _Optional[str] = ..., signatures: _Optional[_Iterable[_Union[KnownSignature, _Mapping]]] = ..., yank_reason: _Optional[str] = ..., environment_json: _Optional[str] = ..., gate_reports_json: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class KnownSignature(_message.Message):
+    __slots__ = ("key", "worth")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    WORTH_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    worth: str
+    def __init__(self, key: _Optional[str] = ..., worth: _Optional[str] = ...) -> None: ...
 
 class FetchVersionRequest(_message.Message):
     __slots__ = ("model", "version")

@@ -31,8 +31,8 @@ class RegistryServiceStub(object):
     served.
 
     To publish: BeginUpload announces everything, UploadFiles sends what the server lacks, PublishUpload runs the gates and
-    makes the version exist. After a cut, BeginUpload with the same announcement finds the upload again and says where to
-    go on. What is not published is thrown away some time after the last byte (`transfers.keep_s`), and when the server
+    makes the version exist; who signs a version whose number the server chooses asks DescribeUpload before. After a cut,
+    BeginUpload with the same announcement finds the upload again and says where to go on. What is not published is thrown away some time after the last byte (`transfers.keep_s`), and when the server
     ends.
     """
 
@@ -52,6 +52,11 @@ class RegistryServiceStub(object):
                 request_serializer=turnout__proto_dot_v1_dot_registry__pb2.UploadFilesRequest.SerializeToString,
                 response_deserializer=turnout__proto_dot_v1_dot_registry__pb2.UploadFilesResponse.FromString,
                 _registered_method=True)
+        self.DescribeUpload = channel.unary_unary(
+                '/turnout.v1.RegistryService/DescribeUpload',
+                request_serializer=turnout__proto_dot_v1_dot_registry__pb2.DescribeUploadRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_v1_dot_registry__pb2.DescribeUploadResponse.FromString,
+                _registered_method=True)
         self.PublishUpload = channel.unary_unary(
                 '/turnout.v1.RegistryService/PublishUpload',
                 request_serializer=turnout__proto_dot_v1_dot_registry__pb2.PublishUploadRequest.SerializeToString,
@@ -61,6 +66,16 @@ class RegistryServiceStub(object):
                 '/turnout.v1.RegistryService/AbandonUpload',
                 request_serializer=turnout__proto_dot_v1_dot_registry__pb2.AbandonUploadRequest.SerializeToString,
                 response_deserializer=turnout__proto_dot_v1_dot_registry__pb2.AbandonUploadResponse.FromString,
+                _registered_method=True)
+        self.SignVersion = channel.unary_unary(
+                '/turnout.v1.RegistryService/SignVersion',
+                request_serializer=turnout__proto_dot_v1_dot_registry__pb2.SignVersionRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_v1_dot_registry__pb2.SignVersionResponse.FromString,
+                _registered_method=True)
+        self.DescribeVersion = channel.unary_unary(
+                '/turnout.v1.RegistryService/DescribeVersion',
+                request_serializer=turnout__proto_dot_v1_dot_registry__pb2.DescribeVersionRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_v1_dot_registry__pb2.DescribeVersionResponse.FromString,
                 _registered_method=True)
         self.FetchVersion = channel.unary_stream(
                 '/turnout.v1.RegistryService/FetchVersion',
@@ -75,8 +90,8 @@ class RegistryServiceServicer(object):
     served.
 
     To publish: BeginUpload announces everything, UploadFiles sends what the server lacks, PublishUpload runs the gates and
-    makes the version exist. After a cut, BeginUpload with the same announcement finds the upload again and says where to
-    go on. What is not published is thrown away some time after the last byte (`transfers.keep_s`), and when the server
+    makes the version exist; who signs a version whose number the server chooses asks DescribeUpload before. After a cut,
+    BeginUpload with the same announcement finds the upload again and says where to go on. What is not published is thrown away some time after the last byte (`transfers.keep_s`), and when the server
     ends.
     """
 
@@ -103,12 +118,24 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DescribeUpload(self, request, context):
+        """Says which version an upload would become now, with its number and its digest. Runs no gate and changes nothing.
+
+        INVALID_ARGUMENT: the files are not those that the model refers to; ALREADY_EXISTS: other content stands under the
+        number; FAILED_PRECONDITION: files are not complete; NOT_FOUND: there is no such upload.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PublishUpload(self, request, context):
         """Publishes what was uploaded, as `turnout publish` does: the same checks, the same gates, the same atomic step.
 
-        INVALID_ARGUMENT: a gate failed (a field violation is named after it, with its evidence), or the files are not those
-        that the model refers to; ALREADY_EXISTS: another publish of the version came first with other content;
-        FAILED_PRECONDITION: files are not complete; NOT_FOUND: there is no such upload. A refused upload is thrown away.
+        INVALID_ARGUMENT: a gate failed (a field violation is named after it, with its evidence, and a GatesRefused among the
+        details has them all), a gate cannot be skipped, the signature is none, or the files are not those that the model
+        refers to; ALREADY_EXISTS: another publish of the version came first with other content; ABORTED: the signature is
+        that of another digest, since another publish took the number; FAILED_PRECONDITION: files are not complete;
+        NOT_FOUND: there is no such upload. A refused upload is thrown away, unless it was ABORTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,6 +143,25 @@ class RegistryServiceServicer(object):
 
     def AbandonUpload(self, request, context):
         """Throws an upload away. NOT_FOUND where there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SignVersion(self, request, context):
+        """Puts a detached signature beside a version that exists. Servers that refused the version try it again.
+
+        INVALID_ARGUMENT: the signature is none of the digest that it names; ABORTED: the version has another digest;
+        NOT_FOUND: there is no such version; DATA_LOSS: its bytes are not those that were published.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DescribeVersion(self, request, context):
+        """Tells what is known of a version: its manifest, who signed it, what its gates found, which machine published it.
+
+        NOT_FOUND: there is none; DATA_LOSS: its manifest is not what was published.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -144,6 +190,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     request_deserializer=turnout__proto_dot_v1_dot_registry__pb2.UploadFilesRequest.FromString,
                     response_serializer=turnout__proto_dot_v1_dot_registry__pb2.UploadFilesResponse.SerializeToString,
             ),
+            'DescribeUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeUpload,
+                    request_deserializer=turnout__proto_dot_v1_dot_registry__pb2.DescribeUploadRequest.FromString,
+                    response_serializer=turnout__proto_dot_v1_dot_registry__pb2.DescribeUploadResponse.SerializeToString,
+            ),
             'PublishUpload': grpc.unary_unary_rpc_method_handler(
                     servicer.PublishUpload,
                     request_deserializer=turnout__proto_dot_v1_dot_registry__pb2.PublishUploadRequest.FromString,
@@ -153,6 +204,16 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.AbandonUpload,
                     request_deserializer=turnout__proto_dot_v1_dot_registry__pb2.AbandonUploadRequest.FromString,
                     response_serializer=turnout__proto_dot_v1_dot_registry__pb2.AbandonUploadResponse.SerializeToString,
+            ),
+            'SignVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.SignVersion,
+                    request_deserializer=turnout__proto_dot_v1_dot_registry__pb2.SignVersionRequest.FromString,
+                    response_serializer=turnout__proto_dot_v1_dot_registry__pb2.SignVersionResponse.SerializeToString,
+            ),
+            'DescribeVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeVersion,
+                    request_deserializer=turnout__proto_dot_v1_dot_registry__pb2.DescribeVersionRequest.FromString,
+                    response_serializer=turnout__proto_dot_v1_dot_registry__pb2.DescribeVersionResponse.SerializeToString,
             ),
             'FetchVersion': grpc.unary_stream_rpc_method_handler(
                     servicer.FetchVersion,
@@ -173,8 +234,8 @@ class RegistryService(object):
     served.
 
     To publish: BeginUpload announces everything, UploadFiles sends what the server lacks, PublishUpload runs the gates and
-    makes the version exist. After a cut, BeginUpload with the same announcement finds the upload again and says where to
-    go on. What is not published is thrown away some time after the last byte (`transfers.keep_s`), and when the server
+    makes the version exist; who signs a version whose number the server chooses asks DescribeUpload before. After a cut,
+    BeginUpload with the same announcement finds the upload again and says where to go on. What is not published is thrown away some time after the last byte (`transfers.keep_s`), and when the server
     ends.
     """
 
@@ -233,6 +294,33 @@ class RegistryService(object):
             _registered_method=True)
 
     @staticmethod
+    def DescribeUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.v1.RegistryService/DescribeUpload',
+            turnout__proto_dot_v1_dot_registry__pb2.DescribeUploadRequest.SerializeToString,
+            turnout__proto_dot_v1_dot_registry__pb2.DescribeUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def PublishUpload(request,
             target,
             options=(),
@@ -276,6 +364,60 @@ class RegistryService(object):
             '/turnout.v1.RegistryService/AbandonUpload',
             turnout__proto_dot_v1_dot_registry__pb2.AbandonUploadRequest.SerializeToString,
             turnout__proto_dot_v1_dot_registry__pb2.AbandonUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SignVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.v1.RegistryService/SignVersion',
+            turnout__proto_dot_v1_dot_registry__pb2.SignVersionRequest.SerializeToString,
+            turnout__proto_dot_v1_dot_registry__pb2.SignVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.v1.RegistryService/DescribeVersion',
+            turnout__proto_dot_v1_dot_registry__pb2.DescribeVersionRequest.SerializeToString,
+            turnout__proto_dot_v1_dot_registry__pb2.DescribeVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -32,8 +32,8 @@ class RegistryServiceStub:
     served.
 
     To publish: BeginUpload announces everything, UploadFiles sends what the server lacks, PublishUpload runs the gates and
-    makes the version exist. After a cut, BeginUpload with the same announcement finds the upload again and says where to
-    go on. What is not published is thrown away some time after the last byte (`transfers.keep_s`), and when the server
+    makes the version exist; who signs a version whose number the server chooses asks DescribeUpload before. After a cut,
+    BeginUpload with the same announcement finds the upload again and says where to go on. What is not published is thrown away some time after the last byte (`transfers.keep_s`), and when the server
     ends.
     """
 
@@ -56,15 +56,34 @@ class RegistryServiceStub:
     not the announced one (the file begins anew at 0); NOT_FOUND: there is no such upload, begin again; ABORTED: nothing
     came for `transfers.idle_s`, go on after BeginUpload.
     """
+    DescribeUpload: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DescribeUploadRequest, _registry_pb2.DescribeUploadResponse]
+    """Says which version an upload would become now, with its number and its digest. Runs no gate and changes nothing.
+
+    INVALID_ARGUMENT: the files are not those that the model refers to; ALREADY_EXISTS: other content stands under the
+    number; FAILED_PRECONDITION: files are not complete; NOT_FOUND: there is no such upload.
+    """
     PublishUpload: _grpc.UnaryUnaryMultiCallable[_registry_pb2.PublishUploadRequest, _registry_pb2.PublishUploadResponse]
     """Publishes what was uploaded, as `turnout publish` does: the same checks, the same gates, the same atomic step.
 
-    INVALID_ARGUMENT: a gate failed (a field violation is named after it, with its evidence), or the files are not those
-    that the model refers to; ALREADY_EXISTS: another publish of the version came first with other content;
-    FAILED_PRECONDITION: files are not complete; NOT_FOUND: there is no such upload. A refused upload is thrown away.
+    INVALID_ARGUMENT: a gate failed (a field violation is named after it, with its evidence, and a GatesRefused among the
+    details has them all), a gate cannot be skipped, the signature is none, or the files are not those that the model
+    refers to; ALREADY_EXISTS: another publish of the version came first with other content; ABORTED: the signature is
+    that of another digest, since another publish took the number; FAILED_PRECONDITION: files are not complete;
+    NOT_FOUND: there is no such upload. A refused upload is thrown away, unless it was ABORTED.
     """
     AbandonUpload: _grpc.UnaryUnaryMultiCallable[_registry_pb2.AbandonUploadRequest, _registry_pb2.AbandonUploadResponse]
     """Throws an upload away. NOT_FOUND where there is none."""
+    SignVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.SignVersionRequest, _registry_pb2.SignVersionResponse]
+    """Puts a detached signature beside a version that exists. Servers that refused the version try it again.
+
+    INVALID_ARGUMENT: the signature is none of the digest that it names; ABORTED: the version has another digest;
+    NOT_FOUND: there is no such version; DATA_LOSS: its bytes are not those that were published.
+    """
+    DescribeVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DescribeVersionRequest, _registry_pb2.DescribeVersionResponse]
+    """Tells what is known of a version: its manifest, who signed it, what its gates found, which machine published it.
+
+    NOT_FOUND: there is none; DATA_LOSS: its manifest is not what was published.
+    """
     FetchVersion: _grpc.UnaryStreamMultiCallable[_registry_pb2.FetchVersionRequest, _registry_pb2.FetchVersionResponse]
     """Gives a version out: its manifest first, then every byte of its files, file by file in the manifest's order.
 
@@ -79,8 +98,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     served.
 
     To publish: BeginUpload announces everything, UploadFiles sends what the server lacks, PublishUpload runs the gates and
-    makes the version exist. After a cut, BeginUpload with the same announcement finds the upload again and says where to
-    go on. What is not published is thrown away some time after the last byte (`transfers.keep_s`), and when the server
+    makes the version exist; who signs a version whose number the server chooses asks DescribeUpload before. After a cut,
+    BeginUpload with the same announcement finds the upload again and says where to go on. What is not published is thrown away some time after the last byte (`transfers.keep_s`), and when the server
     ends.
     """
 
@@ -100,15 +119,34 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     not the announced one (the file begins anew at 0); NOT_FOUND: there is no such upload, begin again; ABORTED: nothing
     came for `transfers.idle_s`, go on after BeginUpload.
     """
+    DescribeUpload: _aio.UnaryUnaryMultiCallable[_registry_pb2.DescribeUploadRequest, _registry_pb2.DescribeUploadResponse]  # type: ignore[assignment]
+    """Says which version an upload would become now, with its number and its digest. Runs no gate and changes nothing.
+
+    INVALID_ARGUMENT: the files are not those that the model refers to; ALREADY_EXISTS: other content stands under the
+    number; FAILED_PRECONDITION: files are not complete; NOT_FOUND: there is no such upload.
+    """
     PublishUpload: _aio.UnaryUnaryMultiCallable[_registry_pb2.PublishUploadRequest, _registry_pb2.PublishUploadResponse]  # type: ignore[assignment]
     """Publishes what was uploaded, as `turnout publish` does: the same checks, the same gates, the same atomic step.
 
-    INVALID_ARGUMENT: a gate failed (a field violation is named after it, with its evidence), or the files are not those
-    that the model refers to; ALREADY_EXISTS: another publish of the version came first with other content;
-    FAILED_PRECONDITION: files are not complete; NOT_FOUND: there is no such upload. A refused upload is thrown away.
+    INVALID_ARGUMENT: a gate failed (a field violation is named after it, with its evidence, and a GatesRefused among the
+    details has them all), a gate cannot be skipped, the signature is none, or the files are not those that the model
+    refers to; ALREADY_EXISTS: another publish of the version came first with other content; ABORTED: the signature is
+    that of another digest, since another publish took the number; FAILED_PRECONDITION: files are not complete;
+    NOT_FOUND: there is no such upload. A refused upload is thrown away, unless it was ABORTED.
     """
     AbandonUpload: _aio.UnaryUnaryMultiCallable[_registry_pb2.AbandonUploadRequest, _registry_pb2.AbandonUploadResponse]  # type: ignore[assignment]
     """Throws an upload away. NOT_FOUND where there is none."""
+    SignVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.SignVersionRequest, _registry_pb2.SignVersionResponse]  # type: ignore[assignment]
+    """Puts a detached signature beside a version that exists. Servers that refused the version try it again.
+
+    INVALID_ARGUMENT: the signature is none of the digest that it names; ABORTED: the version has another digest;
+    NOT_FOUND: there is no such version; DATA_LOSS: its bytes are not those that were published.
+    """
+    DescribeVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.DescribeVersionRequest, _registry_pb2.DescribeVersionResponse]  # type: ignore[assignment]
+    """Tells what is known of a version: its manifest, who signed it, what its gates found, which machine published it.
+
+    NOT_FOUND: there is none; DATA_LOSS: its manifest is not what was published.
+    """
     FetchVersion: _aio.UnaryStreamMultiCallable[_registry_pb2.FetchVersionRequest, _registry_pb2.FetchVersionResponse]  # type: ignore[assignment]
     """Gives a version out: its manifest first, then every byte of its files, file by file in the manifest's order.
 
@@ -122,8 +160,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     served.
 
     To publish: BeginUpload announces everything, UploadFiles sends what the server lacks, PublishUpload runs the gates and
-    makes the version exist. After a cut, BeginUpload with the same announcement finds the upload again and says where to
-    go on. What is not published is thrown away some time after the last byte (`transfers.keep_s`), and when the server
+    makes the version exist; who signs a version whose number the server chooses asks DescribeUpload before. After a cut,
+    BeginUpload with the same announcement finds the upload again and says where to go on. What is not published is thrown away some time after the last byte (`transfers.keep_s`), and when the server
     ends.
     """
 
@@ -155,6 +193,18 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def DescribeUpload(
+        self,
+        request: _registry_pb2.DescribeUploadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.DescribeUploadResponse, _abc.Awaitable[_registry_pb2.DescribeUploadResponse]]:
+        """Says which version an upload would become now, with its number and its digest. Runs no gate and changes nothing.
+
+        INVALID_ARGUMENT: the files are not those that the model refers to; ALREADY_EXISTS: other content stands under the
+        number; FAILED_PRECONDITION: files are not complete; NOT_FOUND: there is no such upload.
+        """
+
+    @_abc_1.abstractmethod
     def PublishUpload(
         self,
         request: _registry_pb2.PublishUploadRequest,
@@ -162,9 +212,11 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_registry_pb2.PublishUploadResponse, _abc.Awaitable[_registry_pb2.PublishUploadResponse]]:
         """Publishes what was uploaded, as `turnout publish` does: the same checks, the same gates, the same atomic step.
 
-        INVALID_ARGUMENT: a gate failed (a field violation is named after it, with its evidence), or the files are not those
-        that the model refers to; ALREADY_EXISTS: another publish of the version came first with other content;
-        FAILED_PRECONDITION: files are not complete; NOT_FOUND: there is no such upload. A refused upload is thrown away.
+        INVALID_ARGUMENT: a gate failed (a field violation is named after it, with its evidence, and a GatesRefused among the
+        details has them all), a gate cannot be skipped, the signature is none, or the files are not those that the model
+        refers to; ALREADY_EXISTS: another publish of the version came first with other content; ABORTED: the signature is
+        that of another digest, since another publish took the number; FAILED_PRECONDITION: files are not complete;
+        NOT_FOUND: there is no such upload. A refused upload is thrown away, unless it was ABORTED.
         """
 
     @_abc_1.abstractmethod
@@ -174,6 +226,29 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.AbandonUploadResponse, _abc.Awaitable[_registry_pb2.AbandonUploadResponse]]:
         """Throws an upload away. NOT_FOUND where there is none."""
+
+    @_abc_1.abstractmethod
+    def SignVersion(
+        self,
+        request: _registry_pb2.SignVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.SignVersionResponse, _abc.Awaitable[_registry_pb2.SignVersionResponse]]:
+        """Puts a detached signature beside a version that exists. Servers that refused the version try it again.
+
+        INVALID_ARGUMENT: the signature is none of the digest that it names; ABORTED: the version has another digest;
+        NOT_FOUND: there is no such version; DATA_LOSS: its bytes are not those that were published.
+        """
+
+    @_abc_1.abstractmethod
+    def DescribeVersion(
+        self,
+        request: _registry_pb2.DescribeVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.DescribeVersionResponse, _abc.Awaitable[_registry_pb2.DescribeVersionResponse]]:
+        """Tells what is known of a version: its manifest, who signed it, what its gates found, which machine published it.
+
+        NOT_FOUND: there is none; DATA_LOSS: its manifest is not what was published.
+        """
 
     @_abc_1.abstractmethod
     def FetchVersion(

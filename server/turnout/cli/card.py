@@ -6,7 +6,9 @@ from typing import Any
 
 from turnout.cli.description import Content, Description
 from turnout.cli.output import size_text
+from turnout.registry.attested import Attested
 from turnout.registry.environment_record import SeenEnvironment
+from turnout.registry.gate_reports import GateAttestation
 from turnout.registry.provenance import Provenance
 
 _STATED = ("description", "authors", "licence", "notes")
@@ -36,10 +38,23 @@ def seen_line(seen: SeenEnvironment) -> str:
     return f"{what}, turnout {seen.turnout}, {seen.platform}{carried}; {seen.time}"
 
 
+def shown_reports(attested: Attested) -> list[GateAttestation]:
+    """Returns the reports of gates that say how a version stands: the newest made here, the newest from elsewhere."""
+    newest = {report.imported: report for report in attested.reports}  # the oldest come first
+    return [newest[imported] for imported in (False, True) if imported in newest]
+
+
+def report_line(report: GateAttestation) -> str:
+    """Returns when, where and against what gates ran, in a line."""
+    against = f"against {report.parent}" if report.parent else "against no other version"
+    carried = ", in another repository" if report.imported else ""
+    return f"{against}, turnout {report.turnout}{carried}; {report.time}"
+
+
 def markdown(version: Description) -> str:
     """Returns the card as a Markdown file. What people wrote is escaped, so that it cannot look like more than text."""
     content = version.content
-    assert content is not None, "a card is made of what the disk tells"
+    assert content is not None, "a card is made of what the disk or a server's registry tells"
     stated = content.metadata
     lines = [f"# {version.model} {version.version}", ""]
     if description := stated.get("description"):
@@ -68,6 +83,8 @@ def markdown(version: Description) -> str:
     lines += _table(("", "name", "type", "shape", ""), rows)
     lines += ["## Provenance", ""]
     lines += _provenance(content)
+    lines += ["## Gates", ""]
+    lines += _gates(content.attested)
     if free := {name: value for name, value in stated.items() if name not in _STATED}:
         lines += [
             "## More",
@@ -82,9 +99,19 @@ def markdown(version: Description) -> str:
 
 def _provenance(content: Content) -> list[str]:
     rows = [(name, _text(value)) for name, value in provenance_lines(content.provenance)]
-    if content.seen is not None:
-        rows.append(("published with", _text(seen_line(content.seen))))
-    return _table(("", ""), rows) if rows else ["Nothing is stated.", ""]
+    if content.attested.seen is not None:
+        rows.append(("published with", _text(seen_line(content.attested.seen))))
+    signed = [f"{key} ({worth})" for key, worth in content.attested.signatures.items()]
+    rows.append(("signed by", _text(", ".join(signed) or "nobody")))
+    return _table(("", ""), rows)
+
+
+def _gates(attested: Attested) -> list[str]:
+    lines: list[str] = []
+    for report in shown_reports(attested):
+        rows = [(_text(r.gate), str(r.verdict.outcome), _text(r.verdict.evidence)) for r in report.report.results]
+        lines += [f"{_text(report_line(report))}", "", *_table(("gate", "outcome", "evidence"), rows)]
+    return lines or ["No report is kept.", ""]
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:

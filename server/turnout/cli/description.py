@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from semver import Version
 
-from turnout.registry.environment_record import SeenEnvironment
+from turnout.registry.attested import Attested
 from turnout.registry.listing import Published
-from turnout.registry.manifest import Batching, FileEntry
+from turnout.registry.manifest import Batching, FileEntry, Manifest
 from turnout.registry.provenance import Provenance
 from turnout.registry.signature import DataType, TensorSpec
 from turnout.registry.standing import Declarations
@@ -18,27 +18,38 @@ if TYPE_CHECKING:  # importing the client imports gRPC
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What lies on the disk and no server tells.
+    """What its manifest says, and what is kept beside it.
 
     Attributes:
         files: All but the manifest.
         metadata: As its publisher states.
         opset: Operator set version by domain.
         tolerances: Absolute and relative, by output or dtype.
-        signatures: What the signature of each key is worth.
         yanked: Why it was yanked; "" where it was not.
         provenance: Where it comes from.
-        seen: The machine that published it, where that was recorded.
+        attested: What was found out about it: signatures, the machine that published it, reports of gates.
     """
 
     files: tuple[FileEntry, ...]
     metadata: dict[str, Any]
     opset: dict[str, int]
     tolerances: dict[str, tuple[float, float]]
-    signatures: dict[str, str] = field(default_factory=dict)
     yanked: str = ""
     provenance: Provenance = field(default_factory=Provenance)
-    seen: SeenEnvironment | None = None
+    attested: Attested = field(default_factory=Attested)
+
+    @classmethod
+    def of(cls, manifest: Manifest, attested: Attested, yanked: str) -> Self:
+        """Gathers what is known of a version."""
+        return cls(
+            manifest.files,
+            dict(manifest.metadata),
+            dict(manifest.opset),
+            {name: (t.atol, t.rtol) for name, t in manifest.tolerances.items()},
+            yanked,
+            manifest.provenance,
+            attested,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +85,7 @@ class Description:
         inputs, outputs: Its signature.
         size_bytes: Of its files.
         batching: How it is batched, in words.
-        content: What the disk told.
+        content: What the disk told, or a server's registry.
         live: What a server told.
     """
 
@@ -97,19 +108,11 @@ class Description:
         published: Published,
         declarations: Declarations,
         default: Version | None,
-        signatures: dict[str, str] | None = None,
+        attested: Attested | None = None,
     ) -> Self:
         """Describes a published version."""
         manifest = published.manifest
-        content = Content(
-            manifest.files,
-            dict(manifest.metadata),
-            dict(manifest.opset),
-            {name: (t.atol, t.rtol) for name, t in manifest.tolerances.items()},
-            signatures or {},
-            declarations.reasons.get(manifest.version, ""),
-            provenance=manifest.provenance,
-        )
+        content = Content.of(manifest, attested or Attested(), declarations.reasons.get(manifest.version, ""))
         return cls(
             model=manifest.model,
             version=str(manifest.version),
@@ -158,10 +161,12 @@ class Description:
         if self.content is not None:
             body["files"] = [{"path": f.path, "size": f.size, "digest": f.digest} for f in self.content.files]
             body["metadata"] = self.content.metadata
-            body["signatures"] = self.content.signatures
+            attested = self.content.attested
+            body["signatures"] = dict(attested.signatures)
             body["yanked"] = self.content.yanked or None
             body["provenance"] = self.content.provenance.to_json()
-            body["published_on"] = None if self.content.seen is None else self.content.seen.to_json()
+            body["published_on"] = None if attested.seen is None else attested.seen.to_json()
+            body["gate_reports"] = [report.to_json() for report in attested.reports]
             body["opset"] = self.content.opset
             tolerances = self.content.tolerances
             body["tolerances"] = {name: {"atol": atol, "rtol": rtol} for name, (atol, rtol) in tolerances.items()}

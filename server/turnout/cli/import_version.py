@@ -32,7 +32,8 @@ def import_version(
     """
     from turnout.cli.workspace import Workspace, actor_or_login
     from turnout.errors import DigestMismatch, InvalidRequest
-    from turnout.publishing import Publication, Publisher
+    from turnout.publishing import Publisher
+    from turnout.registry.publication import Publication
     from turnout.registry.repository import Repository
     from turnout.registry.transfer import only_version
 

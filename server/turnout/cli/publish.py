@@ -11,10 +11,8 @@ from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOpt
 from turnout.cli.output import Output, reporting
 
 if TYPE_CHECKING:
+    from turnout.registry.publication import Publication
     from turnout.registry.publish import PublishRequest
-
-AUTO = "auto"
-"""Written for the version, has it chosen."""
 
 REFUSED, TAKEN = 3, 4
 """Exit codes of a gate's refusal and of a number that other content has: a CI job acts on the difference."""
@@ -84,14 +82,15 @@ def publish(
     exists now (or would, with --dry-run), 3 where a gate refused it, 4 where its number is taken, 1 for other errors.
     """
     os.nice(_NICENESS)  # before what follows is imported: that takes as long as publishing a small model does
-    from turnout.cli.publish_view import refused_body, refused_shown, result_body, result_shown
+    from turnout.cli.publish_view import Refusal, result_body, result_shown
     from turnout.cli.workspace import Workspace, actor_or_login
     from turnout.errors import AlreadyExists, InvalidRequest
-    from turnout.publishing import Publication, Publisher
-    from turnout.registry.announcement import Bounds
+    from turnout.publishing import Publisher
+    from turnout.registry.announcement import Bounds, announced_version
     from turnout.registry.gates import GateRefused, Skip
     from turnout.registry.metadata import VersionMetadata, read_metadata
-    from turnout.registry.names import check_model_name, parse_version
+    from turnout.registry.names import check_model_name
+    from turnout.registry.publication import Publication
     from turnout.registry.publish import PublishRequest, source_size
     from turnout.registry.signing import PrivateKey
     from turnout.registry.sources.source import local_source
@@ -100,11 +99,12 @@ def publish(
         check_model_name(name)
         if dry_run and release:
             raise InvalidRequest.at("--dry-run", "publishes nothing, so that --release has nothing to release")
-        exact = None if version == AUTO else parse_version(version)
+        exact = announced_version(version)
         said = VersionMetadata() if meta is None else read_metadata(meta)
         who = actor_or_login(actor)
         key = None if sign_key is None else PrivateKey.load(sign_key)
         skips = [Skip(gate, reason, who) for gate in dict.fromkeys(skip_gate or ())]
+        how = Publication(who, reason, key, skips, dry_run)
         workspace = Workspace.open(models, state, config)
         transfers = workspace.settings.transfers
         bounds = Bounds(int(transfers.max_file_bytes), int(transfers.max_upload_bytes))
@@ -113,22 +113,20 @@ def publish(
             name, exact, source.path, metadata=said.over(source.metadata), golden=tuple(golden or ())
         )
         if server is not None:
-            if key is not None or skips or dry_run or exact is None:
-                refused = "--sign-key, --skip-gate, --dry-run and `auto` work on a repository, not through a server"
-                raise InvalidRequest.at("--server", refused)
-            _publish_to(out, server, request, release=release, actor=who, reason=reason)
+            _publish_to(out, server, request, how, release=release)
             return
         try:
             # Before the copy: a store that cannot be used must not leave a version behind that nobody recorded.
             with workspace.store() as store:
                 publisher = Publisher(workspace.settings, workspace.repository, store)
                 with out.progress("publishing", source_size(request)) as advance:
-                    result = publisher.publish(request, Publication(who, reason, key, skips, dry_run), advance)
+                    result = publisher.publish(request, how, advance)
                 if release:
                     store.release(name, result.manifest.version, actor=who, reason=reason)
                 standing = store.declared().of(name).standing(result.manifest.version)
         except GateRefused as error:
-            out.show(refused_body(error), *refused_shown(error))
+            refusal = Refusal.of(error)
+            out.show(refusal.to_json(), *refusal.shown())
             out.error(error)
             raise typer.Exit(REFUSED) from None
         except AlreadyExists as error:
@@ -137,13 +135,24 @@ def publish(
         out.show(result_body(result, standing), *result_shown(result, standing))
 
 
-def _publish_to(out: Output, server: str, request: "PublishRequest", *, release: bool, actor: str, reason: str) -> None:
+def _publish_to(out: Output, server: str, request: "PublishRequest", how: "Publication", *, release: bool) -> None:
     from turnout.cli.connection import Server
-    from turnout.cli.publish_view import result_body, result_shown
-    from turnout.cli.upload import Wish, publish_to
+    from turnout.cli.output import ServerRefused
+    from turnout.cli.publish_view import Refusal, result_body, result_shown
+    from turnout.cli.upload import RefusedByGates, Wish, publish_to
 
     size = request.source.stat().st_size if request.source.is_file() else 0
-    with out.progress("uploading", size) as advance:
-        wish = Wish(release, actor, reason, _GATES_SECONDS)
-        result, standing = publish_to(Server.named(server, None), request, wish, advance)
+    try:
+        with out.progress("uploading", size) as advance:
+            wish = Wish(how, release, _GATES_SECONDS)
+            result, standing = publish_to(Server.named(server, None), request, wish, advance)
+    except RefusedByGates as error:
+        told = error.version
+        refusal = Refusal(request.model, told.version, told.parent or None, told.digest, error.report)
+        out.show(refusal.to_json(), *refusal.shown())
+        out.error(error)
+        raise typer.Exit(REFUSED) from None
+    except ServerRefused as error:
+        out.error(error)
+        raise typer.Exit(TAKEN if error.kind == "AlreadyExists" else 1) from None
     out.show(result_body(result, standing), *result_shown(result, standing))

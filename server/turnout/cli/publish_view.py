@@ -1,13 +1,13 @@
 """What `turnout publish` prints of a version and of its gates."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from turnout.cli.output import facts, size_text, table
-from turnout.registry.gate_reports import report_body
 from turnout.registry.gates import GateRefused, GateReport, Outcome
 from turnout.registry.publish import PublishResult
 from turnout.registry.standing import Standing
@@ -36,21 +36,48 @@ def result_body(result: PublishResult, standing: Standing) -> dict[str, Any]:
     }
 
 
-def refused_body(error: GateRefused) -> dict[str, Any]:
-    """Returns the JSON form of a publish that a gate refused."""
-    told = report_body(error.candidate, error.report)
-    failure = error.report.failure
-    assert failure is not None
-    return {
-        "ok": False,
-        "model": told["model"],
-        "version": told["version"],
-        "parent": None if told["parent"] is None else told["parent"]["version"],
-        "digest": told["digest"],
-        "created": False,
-        "refused_by": failure.gate,
-        "gates": told["gates"],
-    }
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A publish that a gate refused.
+
+    Attributes:
+        model: The model's name.
+        version, digest: What it would have been.
+        parent: What it was held against; None where there is no lower version.
+        report: What the gates found.
+    """
+
+    model: str
+    version: str
+    parent: str | None
+    digest: str
+    report: GateReport
+
+    @classmethod
+    def of(cls, error: GateRefused) -> Self:
+        """Returns what a gate here refused."""
+        candidate = error.candidate
+        parent = None if candidate.parent is None else str(candidate.parent.manifest.version)
+        manifest = candidate.manifest
+        return cls(manifest.model, str(manifest.version), parent, candidate.digest, error.report)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns its JSON form."""
+        failure = self.report.failure
+        return {
+            "ok": False,
+            "model": self.model,
+            "version": self.version,
+            "parent": self.parent,
+            "digest": self.digest,
+            "created": False,
+            "refused_by": None if failure is None else failure.gate,
+            "gates": _gates_body(self.report),
+        }
+
+    def shown(self) -> list[RenderableType]:
+        """Returns what people are shown of it."""
+        return [f"{self.model} {self.version} is not published", facts([("gates", gates_table(self.report))])]
 
 
 def result_shown(result: PublishResult, standing: Standing) -> list[RenderableType]:
@@ -74,15 +101,6 @@ def result_shown(result: PublishResult, standing: Standing) -> list[RenderableTy
     if standing == "candidate" and not result.dry_run:
         pairs.append(("next", f"turnout release {manifest.model}@{manifest.version}"))
     return [f"{manifest.model} {manifest.version} {done}", facts(pairs)]
-
-
-def refused_shown(error: GateRefused) -> list[RenderableType]:
-    """Returns what people are shown of a publish that a gate refused."""
-    manifest = error.candidate.manifest
-    return [
-        f"{manifest.model} {manifest.version} is not published",
-        facts([("gates", gates_table(error.report))]),
-    ]
 
 
 def gates_table(report: GateReport) -> RenderableType:

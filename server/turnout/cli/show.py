@@ -35,8 +35,8 @@ def show(
 
     with reporting(as_json=as_json) as out:
         name, selector = split_reference(version)
-        if markdown and (selector is None or server is not None or as_json):
-            raise InvalidRequest.at("--markdown", "expected with NAME@SELECTOR, and without --server and --json")
+        if markdown and (selector is None or as_json):
+            raise InvalidRequest.at("--markdown", "expected with NAME@SELECTOR, and without --json")
         if server is not None:
             from turnout.cli.connection import Server
             from turnout.cli.live import details_from_server
@@ -46,6 +46,8 @@ def show(
             found = details_from_disk(Workspace.open(models, state, config), name, selector)
         if markdown:
             assert found.chosen is not None, "a selector names a version, or is refused"
+            if found.chosen.content is None:
+                raise InvalidRequest.at("--server", "expected a control listener: no other knows what a card tells")
             typer.echo(card(found.chosen), nl=False)
         elif selector is None:
             _show_model(out, found)

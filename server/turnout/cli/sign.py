@@ -28,30 +28,27 @@ def sign(
     The signature lies beside the version, outside its digest. Servers that refused the version try it again.
     """
     from turnout.cli.workspace import Workspace, actor_or_login, exact_reference
-    from turnout.errors import ConfigError
     from turnout.registry import bundles
     from turnout.registry.signing import PrivateKey
-    from turnout.registry.trust import keep
+    from turnout.routing.declarations import Declarer
 
     with reporting(as_json=as_json) as out:
         name, exact = exact_reference(version)
         private = None if bundle else PrivateKey.load(key)
         workspace = Workspace.open(models, state, config)
         workspace.require_repository()
+        who = actor_or_login(actor)
         with workspace.store() as store:
-            known = store.published().get((name, str(exact)))
-            published = workspace.repository.verify(name, exact, expected=known)
-            manifest = published.manifest
             if private is None:
-                by = bundles.sign(workspace.repository, name, manifest.version, key)
+                known = store.published().get((name, str(exact)))
+                published = workspace.repository.verify(name, exact, expected=known)
+                exact = published.manifest.version
+                by = bundles.sign(workspace.repository, name, exact, key)
+                store.record_signed(name, exact, published.digest, by, actor=who, reason=reason)
             else:
-                by = private.public.id
-                try:
-                    keep(workspace.repository, name, manifest.version, private.sign(published.digest))
-                except OSError as error:
-                    raise ConfigError(f"the repository cannot be written to: {error.strerror}") from None
-            who = actor_or_login(actor)
-            store.record_signed(name, manifest.version, published.digest, by, actor=who, reason=reason)
+                signed = Declarer(workspace.repository, store).sign(name, exact, private, actor=who, reason=reason)
+                published, by = signed.published, signed.key
+        manifest = published.manifest
         body = {
             "model": name,
             "version": str(manifest.version),

@@ -1,15 +1,13 @@
 """The versions that exist, as the disk tells."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
-
-from semver import Version
 
 from turnout.cli.description import Description
 from turnout.cli.workspace import ModelVersions, Workspace
-from turnout.registry.environment_record import attested_environment
-from turnout.registry.listing import Problem, Published
-from turnout.registry.trust import Trust, stored
+from turnout.registry.attested import Attested
+from turnout.registry.listing import Problem
+from turnout.registry.trust import Trust
 from turnout.routing.selector import parse
 from turnout.state.events import Event
 
@@ -91,7 +89,7 @@ def details_from_disk(workspace: Workspace, name: str, selector: str | None) -> 
     trust = Trust.of(workspace.settings.for_model(name).signing)
     described = {
         version: Description.from_disk(
-            published, declared.of(name), model.default, _signatures(workspace, published, trust)
+            published, declared.of(name), model.default, Attested.of(workspace.repository, published, trust)
         )
         for version, published in model.published.items()
     }
@@ -100,18 +98,4 @@ def details_from_disk(workspace: Workspace, name: str, selector: str | None) -> 
     if declared.revision:
         with workspace.store() as store:
             events = tuple(store.events(name, limit=_EVENTS))
-    one = None if chosen is None else _closely(workspace, described[chosen])
-    return Details(tuple(described.values()), one, events)
-
-
-def _signatures(workspace: Workspace, published: Published, trust: Trust) -> dict[str, str]:
-    signed = trust.judge(published, stored(workspace.repository, published))
-    return {one.key: str(one.worth) for one in signed}
-
-
-def _closely(workspace: Workspace, version: Description) -> Description:
-    """Adds what is recorded beside a version."""
-    assert version.content is not None, "the disk told it"
-    exact = Version.parse(version.version)
-    seen = attested_environment(workspace.repository, version.model, exact, version.digest)
-    return replace(version, content=replace(version.content, seen=seen))
+    return Details(tuple(described.values()), None if chosen is None else described[chosen], events)

@@ -8,9 +8,10 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from turnout.cli.card import provenance_lines, seen_line
+from turnout.cli.card import provenance_lines, report_line, seen_line, shown_reports
 from turnout.cli.description import Description
 from turnout.cli.output import facts, size_text, table
+from turnout.cli.publish_view import gates_table
 from turnout.state.events import Event
 
 _STYLES = {"released": "green", "yanked": "red", "ready": "green", "failed": "bold red"}
@@ -58,7 +59,7 @@ def details(version: Description) -> Table:
         rows = version.live.max_batch_rows if version.live else 0
         pairs.append(("batching", f"up to {rows} rows; {version.batching}" if rows else version.batching))
     if content := version.content:
-        signed = [f"{key} ({worth})" for key, worth in content.signatures.items()]
+        signed = [f"{key} ({worth})" for key, worth in content.attested.signatures.items()]
         pairs.append(("signed by", ", ".join(signed) or "nobody"))
         files = [(file.path, size_text(file.size), file.digest[:_DIGEST_SHOWN]) for file in content.files]
         pairs.append(("files", table(("", "", ""), files)))
@@ -67,8 +68,10 @@ def details(version: Description) -> Table:
             pairs.append(("tolerance", f"{name}: {atol:g} + {rtol:g} x expected"))
         pairs += [(name, _free(value)) for name, value in content.metadata.items()]
         pairs += provenance_lines(content.provenance)
-        if content.seen is not None:
-            pairs.append(("published with", seen_line(content.seen)))
+        if content.attested.seen is not None:
+            pairs.append(("published with", seen_line(content.attested.seen)))
+        for report in shown_reports(content.attested):
+            pairs += [("gates ran", report_line(report)), ("gates", gates_table(report.report))]
     else:
         pairs.append(("size", size_text(version.size_bytes)))
     return facts(pairs)

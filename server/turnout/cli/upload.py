@@ -2,17 +2,24 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import grpc
+from grpc_status import rpc_status
 
 from turnout.cli.connection import Server
 from turnout.cli.output import ServerRefused
-from turnout.errors import DigestMismatch, InvalidModel
+from turnout.errors import DigestMismatch, InvalidModel, Violation
+from turnout.registry.announcement import written_version
 from turnout.registry.collect import Collected, collect
 from turnout.registry.digest import bytes_digest, read_canonical
 from turnout.registry.files import explain
 from turnout.registry.gates import GateReport, GateResult, GateVerdict, Outcome
+from turnout.registry.names import parse_version
+from turnout.registry.publication import Publication
 from turnout.registry.publish import PublishRequest, PublishResult
+from turnout.registry.signing import DigestSignature
 from turnout.registry.standing import Standing
 from turnout_proto.v1 import registry_pb2 as pb
 from turnout_proto.v1.registry_pb2_grpc import RegistryServiceStub
@@ -32,15 +39,31 @@ class Wish:
     """What is to become of the version.
 
     Attributes:
+        how: Who publishes, and how.
         release: Release it too.
-        actor, reason: For the record.
         timeout: Seconds that its gates may take.
     """
 
+    how: Publication
     release: bool
-    actor: str
-    reason: str
     timeout: float
+
+
+class RefusedByGates(ServerRefused):
+    """A gate of the server failed.
+
+    Attributes:
+        version: The version that would have been, as the server tells of it.
+        report: What all gates found.
+    """
+
+    def __init__(self, message: str, version: pb.GatesRefused) -> None:
+        report = _report(version.gates)
+        failure = report.failure
+        violations = [] if failure is None else [Violation(failure.gate, failure.verdict.evidence)]
+        super().__init__("GateRefused", message, violations=violations)
+        self.version = version
+        self.report = report
 
 
 def publish_to(
@@ -51,6 +74,7 @@ def publish_to(
     Raises:
         InvalidRequest: The files cannot be those of a version.
         ServerRefused: The server refuses it, or cannot be reached.
+        RefusedByGates: One of its gates failed.
     """
     collected = collect(request)
     shown = 0
@@ -59,7 +83,7 @@ def publish_to(
         try:
             begun = _begin(server, collected)
             if not begun.upload_id:
-                return _released(server, collected, begun.published, wish)
+                return _existing(server, begun.published, wish)
             received = sum(begun.received)
             if received > best:
                 failures, best = 0, received
@@ -75,11 +99,7 @@ def publish_to(
 
             with server.registry() as registry:
                 _send(registry, begun, collected, told)
-                publish = pb.PublishUploadRequest(
-                    upload_id=begun.upload_id, release=wish.release, actor=wish.actor, reason=wish.reason
-                )
-                answer = registry.PublishUpload(publish, timeout=wish.timeout)
-            return _read(answer.published)
+                return _read(_publish(registry, begun.upload_id, collected, wish))
         except ServerRefused as error:
             failures += 1
             if error.kind not in _AGAIN or failures >= ATTEMPTS:
@@ -91,7 +111,7 @@ def _begin(server: Server, collected: Collected) -> pb.BeginUploadResponse:
     said = collected.announcement
     request = pb.BeginUploadRequest(
         model=said.model,
-        version=str(said.version),
+        version=written_version(said.version),
         files=[pb.AnnouncedFile(path=file.path, size=file.size, digest=file.digest) for file in said.files],
         metadata_json=json.dumps(said.metadata.to_meta()),
     )
@@ -135,14 +155,65 @@ def _pieces(
             raise InvalidModel(f"{source.path} {explain(error)}") from error
 
 
-def _released(
-    server: Server, collected: Collected, published: pb.PublishedVersion, wish: Wish
-) -> tuple[PublishResult, Standing]:
+def _publish(registry: RegistryServiceStub, upload_id: str, collected: Collected, wish: Wish) -> pb.PublishedVersion:
+    how = wish.how
+    request = pb.PublishUploadRequest(
+        upload_id=upload_id,
+        release=wish.release,
+        actor=how.actor,
+        reason=how.reason,
+        skip_gates=[skip.gate for skip in how.skips],
+        dry_run=how.dry_run,
+    )
+    if how.signer is not None:
+        version = collected.announcement.version
+        if version is None:
+            describe = pb.DescribeUploadRequest(upload_id=upload_id)
+            described = registry.DescribeUpload(describe, timeout=wish.timeout).version
+            version = _read(described)[0].manifest.version
+        # Of what the server says, the number alone counts: everything else that is signed was read here.
+        request.signature.CopyFrom(_signature(how.signer.sign(collected.digest(version))))
+    try:
+        return registry.PublishUpload(request, timeout=wish.timeout).published
+    except grpc.RpcError as error:
+        refused = _refusal(error)
+        if refused is not None:
+            raise refused from error
+        raise
+
+
+def _signature(signature: DigestSignature) -> pb.DigestSignature:
+    return pb.DigestSignature(digest=signature.digest, public_key=signature.key.raw, signature=signature.value)
+
+
+def _refusal(error: grpc.RpcError) -> RefusedByGates | None:
+    """Returns what gates found, where that is what a call ended with."""
+    status = rpc_status.from_call(error)
+    refused = pb.GatesRefused()
+    if status is None or not any(detail.Unpack(refused) for detail in status.details):
+        return None
+    return RefusedByGates(status.message, refused)
+
+
+def _existing(server: Server, published: pb.PublishedVersion, wish: Wish) -> tuple[PublishResult, Standing]:
+    """Does to a version that was there before what a publish does to one that was not."""
     result, standing = _read(published)
+    how, manifest = wish.how, result.manifest
+    if how.dry_run:
+        return replace(result, dry_run=True), standing
+    if how.signer is not None:
+        request = pb.SignVersionRequest(
+            model=manifest.model,
+            version=str(manifest.version),
+            signature=_signature(how.signer.sign(result.digest)),
+            actor=how.actor,
+            reason=how.reason,
+        )
+        with server.registry() as registry:
+            registry.SignVersion(request, timeout=wish.timeout)
     if not wish.release or standing is Standing.RELEASED:
         return result, standing
-    said = collected.announcement
-    server.release(said.model, str(said.version), wish.actor, wish.reason)
+    server.release(manifest.model, str(manifest.version), how.actor, how.reason)
     return result, Standing.RELEASED
 
 
@@ -151,10 +222,21 @@ def _read(published: pb.PublishedVersion) -> tuple[PublishResult, Standing]:
         raise DigestMismatch("the server's manifest and its digest do not belong together")
     try:
         manifest = read_canonical(published.manifest)
-        report = GateReport(
-            tuple(GateResult(g.gate, GateVerdict(Outcome(g.outcome), g.evidence)) for g in published.gates)
-        )
+        report = _report(published.gates)
         standing = Standing(published.standing)
+        parent = parse_version(published.parent) if published.parent else None
     except ValueError as error:
         raise DigestMismatch(f"the server's answer is not that of this release of Turnout: {error}") from error
-    return PublishResult(manifest, published.digest, published.created, report), standing
+    result = PublishResult(manifest, published.digest, published.created, report, parent, published.dry_run)
+    return result, standing
+
+
+def _report(gates: Iterable[pb.GateResult]) -> GateReport:
+    """Reads what gates found.
+
+    Raises:
+        ValueError: A gate ended in a way that is not known here.
+    """
+    return GateReport(
+        tuple(GateResult(g.gate, GateVerdict(Outcome(g.outcome), g.evidence, dict(g.numbers))) for g in gates)
+    )

@@ -143,7 +143,8 @@ class Transfers(Section):
     """Publishing and fetching by stream, on the control listener.
 
     Attributes:
-        max_file_bytes, max_upload_bytes: Largest file, and version, that an upload may hold.
+        max_file_bytes: Largest file that an upload may hold.
+        max_upload_bytes: Most bytes of one version.
         max_uploads: Uploads that are open at the same time.
         max_fetches: Fetches that are under way at the same time.
         idle_s: A stream on which nothing moves for so long is ended.
@@ -222,8 +223,8 @@ class ShadowLane(Section):
         memory_limit_bytes: Most memory that a shadow may take beside its model: on a GPU for its own arena, with
             `process` for the child; 0 for no bound. In the server's process on a CPU nothing can bound it.
         max_inflight: Copies that are run at the same time.
-        max_queue_requests, max_queue_bytes: Copies that may wait, and bytes of their inputs and outputs; what would
-            pass that is dropped and counted.
+        max_queue_requests: Copies that may wait; what would pass that is dropped and counted.
+        max_queue_bytes: Bytes of their inputs and outputs, likewise.
         max_lag_s: A copy that waited this long is dropped and counted.
         timeout_s: A run is ended after this.
         noise_rate: Share of the copies that the baseline runs once more, to see its own noise.
@@ -378,8 +379,9 @@ class Settings(BaseSettings):
     Attributes:
         models: Root of the model repository.
         state: URL of the state store; "" for a SQLite file in the repository.
-        grpc, http: The data listeners. They listen on every interface, since a model server's clients are elsewhere;
-            nothing on them changes what is served.
+        grpc: The data listener. It listens on every interface, since a model server's clients are elsewhere; nothing
+            on it changes what is served.
+        http: The same over HTTP, with metrics, probes and the console.
         control: The operators' listener; loopback, since whoever reaches it decides what is served.
         model: By model name.
     """

@@ -17,7 +17,10 @@ from turnout.registry.digest import bytes_digest
 from turnout.registry.golden import GOLDEN_DIRECTORY
 from turnout.registry.manifest import MANIFEST_FILE, MODEL_FILE, FileEntry
 from turnout.registry.metadata import MAX_METADATA_BYTES, VersionMetadata, parse_metadata
-from turnout.registry.names import check_model_name
+from turnout.registry.names import check_model_name, parse_version
+
+AUTO = "auto"
+"""Written for the version, has it chosen."""
 
 MAX_FILES = 5000
 MAX_PATH_BYTES = 1024
@@ -45,13 +48,13 @@ class Announcement:
 
     Attributes:
         model: The model's name.
-        version: Exact version.
+        version: Exact version; None has it chosen when the upload is published.
         files: In the client's order.
         metadata: What the publisher says about it.
     """
 
     model: str
-    version: Version
+    version: Version | None
     files: tuple[FileEntry, ...]
     metadata: VersionMetadata
 
@@ -85,10 +88,11 @@ class Announcement:
     @property
     def key(self) -> str:
         """The same for the same announcement, whoever makes it."""
-        files = sorted((file.path, file.size, file.digest) for file in self.files)
-        return bytes_digest(
-            rfc8785.dumps([self.model, str(self.version), [list(f) for f in files], self.metadata.to_meta()])
+        files, version = (
+            sorted((file.path, file.size, file.digest) for file in self.files),
+            written_version(self.version),
         )
+        return bytes_digest(rfc8785.dumps([self.model, version, [list(f) for f in files], self.metadata.to_meta()]))
 
     def check_bounds(self, bounds: Bounds) -> None:
         """Checks the announced sizes.
@@ -105,6 +109,20 @@ class Announcement:
             raise InvalidRequest.at(
                 "files", f"expected at most {bounds.max_upload_bytes} bytes together, got {self.size}"
             )
+
+
+def announced_version(text: str) -> Version | None:
+    """Reads an announced version; None where it is to be chosen.
+
+    Raises:
+        InvalidRequest: It is neither an exact version nor `auto`.
+    """
+    return None if text == AUTO else parse_version(text)
+
+
+def written_version(version: Version | None) -> str:
+    """Returns what `announced_version` reads."""
+    return AUTO if version is None else str(version)
 
 
 def announced_files(files: Sequence[tuple[str, int, str]]) -> tuple[FileEntry, ...]:

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from turnout.errors import InvalidModel, InvalidRequest
+from semver import Version
+
+from turnout.errors import InvalidModel
 from turnout.registry.announcement import Announcement
 from turnout.registry.digest import Progress, stream_digest
 from turnout.registry.files import explain, open_inside, open_outside
 from turnout.registry.golden import GOLDEN_DIRECTORY
 from turnout.registry.manifest import MODEL_FILE, FileEntry
-from turnout.registry.onnx_model import read_model
+from turnout.registry.onnx_model import ModelFacts, read_model
 from turnout.registry.publish import PublishRequest
+from turnout.registry.statement import stated
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +52,21 @@ class Collected:
     Attributes:
         announcement: What is said of it.
         sources: In the announcement's order.
+        facts: What its ONNX file says of itself.
     """
 
     announcement: Announcement
     sources: tuple[Source, ...]
+    facts: ModelFacts
+
+    def digest(self, version: Version) -> str:
+        """Returns the digest that the version has, published under that number.
+
+        Raises:
+            InvalidModel: It cannot be described.
+        """
+        said = self.announcement
+        return stated(said.model, version, said.files, self.facts, said.metadata)[1]
 
 
 def collect(request: PublishRequest, progress: Progress | None = None) -> Collected:
@@ -62,8 +76,6 @@ def collect(request: PublishRequest, progress: Progress | None = None) -> Collec
         InvalidModel: One is missing, or the ONNX file is none.
         InvalidRequest: They cannot be those of a version.
     """
-    if request.version is None:
-        raise InvalidRequest.at("version", "expected an exact one: what is uploaded is announced by it")
     home = request.source.parent
     sources = [Source(MODEL_FILE, home, request.source.name, named=True)]
     with _explained("the ONNX file"):
@@ -74,7 +86,8 @@ def collect(request: PublishRequest, progress: Progress | None = None) -> Collec
         Source(f"{GOLDEN_DIRECTORY}/{case.name}", case.parent, case.name, named=True) for case in request.golden
     ]
     entries = tuple(_entry(source, progress) for source in sources)
-    return Collected(Announcement(request.model, request.version, entries, request.metadata), tuple(sources))
+    announcement = Announcement(request.model, request.version, entries, request.metadata)
+    return Collected(announcement, tuple(sources), facts)
 
 
 def _entry(source: Source, progress: Progress | None) -> FileEntry:

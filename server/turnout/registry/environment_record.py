@@ -8,7 +8,7 @@ It is found out, not stated, so it lies outside the version's digest.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from semver import Version
 
@@ -45,6 +45,23 @@ class SeenEnvironment:
     libraries: Mapping[str, str]
     imported: bool = False
 
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Self:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: It did not write that.
+        """
+        return cls(
+            digest=str(body["digest"]),
+            time=str(body["time"]),
+            environment=Environment.from_json(body["environment"]),
+            platform=str(body["platform"]),
+            turnout=str(body["turnout"]),
+            libraries={str(name): str(value) for name, value in body["libraries"].items()},
+            imported=bool(body["imported"]),
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Returns the JSON form."""
         return {
@@ -72,12 +89,4 @@ def attested_environment(repository: Repository, model: str, exact: Version, dig
 def _read(body: Mapping[str, Any], *, imported: bool) -> SeenEnvironment:
     if body["schema"] != SCHEMA:
         raise ValueError(f"schema {body['schema']}")
-    return SeenEnvironment(
-        digest=str(body["digest"]),
-        time=str(body["time"]),
-        environment=Environment.from_json(body["environment"]),
-        platform=str(body["platform"]),
-        turnout=str(body["turnout"]),
-        libraries={str(name): str(value) for name, value in body["libraries"].items()},
-        imported=imported,
-    )
+    return SeenEnvironment.from_json({**body, "imported": imported})

@@ -24,7 +24,7 @@ from turnout.errors import ConfigError, Exhausted, InvalidModel
 from turnout.registry.commit import Recorded, Yanked, check_number, commit, is_published, unrecorded
 from turnout.registry.comparison import Comparison, subject_of
 from turnout.registry.compat import Bump
-from turnout.registry.digest import Progress, bytes_digest, canonical_bytes, manifest_digest
+from turnout.registry.digest import Progress, canonical_bytes, manifest_digest
 from turnout.registry.files import copy_file, explain, open_inside, open_outside, write_file
 from turnout.registry.gate_reports import attest_gates
 from turnout.registry.gates import (
@@ -45,10 +45,11 @@ from turnout.registry.manifest import MANIFEST_FILE, MODEL_FILE, FileEntry, Mani
 from turnout.registry.metadata import VersionMetadata
 from turnout.registry.names import check_model_name
 from turnout.registry.numbering import above, automatic
-from turnout.registry.onnx_model import ModelFacts, read_model
-from turnout.registry.repository import MAX_MANIFEST_BYTES, Repository
+from turnout.registry.onnx_model import read_model
+from turnout.registry.repository import Repository
 from turnout.registry.signature import Signature
 from turnout.registry.staging import staged
+from turnout.registry.statement import stated
 from turnout.registry.this_environment import attest_environment
 
 DEFAULT_GATES: tuple[Gate, ...] = (IntegrityGate(), BumpGate())
@@ -231,35 +232,8 @@ def _stage(directory: Path, request: PublishRequest, version: Version, progress:
         with _source(opening, f"external data {external.path!r}") as source:
             files.append(copy_file(source, directory, external.path, progress))
     files += _stage_golden(directory, request, facts.signature, progress)
-    manifest = _manifest(request, version, files, facts)
-    try:
-        data = canonical_bytes(manifest)
-    except ValueError as error:
-        raise InvalidModel(f"the manifest has no canonical form: {error}") from error
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise InvalidModel(f"the manifest would have {len(data)} bytes, at most {MAX_MANIFEST_BYTES} are taken")
-    return Candidate(directory, manifest, bytes_digest(data), facts)
-
-
-def _manifest(request: PublishRequest, version: Version, files: Sequence[FileEntry], facts: ModelFacts) -> Manifest:
-    try:
-        return Manifest(
-            model=request.model,
-            version=version,
-            files=tuple(sorted(files, key=lambda entry: entry.path)),
-            signature=facts.signature,
-            opset=facts.opset,
-            ir_version=facts.ir_version,
-            batching=request.metadata.batching,
-            tolerances=request.metadata.tolerances,
-            scores=request.metadata.scores,
-            labels=request.metadata.labels,
-            preprocessing=request.metadata.preprocessing,
-            metadata=request.metadata.to_manifest(),
-            provenance=request.metadata.provenance,
-        )
-    except ValueError as error:
-        raise InvalidModel(f"the version cannot be described: {error}") from error
+    manifest, digest = stated(request.model, version, files, facts, request.metadata)
+    return Candidate(directory, manifest, digest, facts)
 
 
 def _stage_golden(

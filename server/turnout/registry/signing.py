@@ -11,13 +11,13 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from turnout.errors import ConfigError
+from turnout.errors import ConfigError, Conflict, InvalidRequest
 
 _SCHEMA = 1
 _MAX_KEY_BYTES = 64 << 10
@@ -126,6 +126,13 @@ class PrivateKey:
         return DigestSignature(self.public, digest, self.key.sign(_message(digest)))
 
 
+class Signer(Protocol):
+    """Signs versions' digests: holds a key, or brings a signature along."""
+
+    def sign(self, digest: str) -> "DigestSignature":
+        """Returns a signature over `digest`."""
+
+
 @dataclass(frozen=True, slots=True)
 class DigestSignature:
     """Somebody's word on a version.
@@ -180,6 +187,31 @@ class DigestSignature:
             return cls(key, body["digest"], value)
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError("no signature") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Detached:
+    """A signature that was made elsewhere, where the key is.
+
+    Attributes:
+        signature: What was brought along; fits the digest that it names.
+    """
+
+    signature: DigestSignature
+
+    def __post_init__(self) -> None:
+        if not self.signature.fits(self.signature.digest):
+            raise InvalidRequest.at("signature", "does not fit the digest that it names")
+
+    def sign(self, digest: str) -> DigestSignature:
+        """Returns the signature, if it is one over `digest`.
+
+        Raises:
+            Conflict: It is one over another digest.
+        """
+        if digest != self.signature.digest:
+            raise Conflict(f"what is signed is {self.signature.digest}, and the version would be {digest}; look again")
+        return self.signature
 
 
 def _message(digest: str) -> bytes:

@@ -16,7 +16,7 @@ from turnout.registry import attestations
 from turnout.registry.gates import Candidate, GateVerdict, Outcome
 from turnout.registry.listing import Published
 from turnout.registry.repository import Repository
-from turnout.registry.signing import DigestSignature, PrivateKey, PublicKey
+from turnout.registry.signing import DigestSignature, PublicKey, Signer
 
 _PREFIX = "signature-"
 
@@ -109,12 +109,12 @@ class SignatureGate:
     Attributes:
         trust: Whose signatures count.
         repository: Where signatures lie that were made before.
-        key: What the publisher signs with; None for nothing.
+        signer: Signs for the publisher; None for nobody.
     """
 
     trust: Trust
     repository: Repository
-    key: PrivateKey | None = None
+    signer: Signer | None = None
 
     @property
     def name(self) -> str:
@@ -125,8 +125,8 @@ class SignatureGate:
         """Looks at what is signed already and what will be."""
         published = Published(candidate.manifest, candidate.digest)
         found = list(stored(self.repository, published))
-        if self.key is not None:
-            signature = self.key.sign(candidate.digest)
+        if self.signer is not None:
+            signature = self.signer.sign(candidate.digest)
             found = [pair for pair in found if pair[0] != signature.key.id] + [(signature.key.id, signature)]
         signed = self.trust.judge(published, found)
         if fault := self.trust.fault(signed):

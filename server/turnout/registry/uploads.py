@@ -36,8 +36,10 @@ from turnout.registry.announcement import Announcement, Bounds
 from turnout.registry.commit import check_number, is_published
 from turnout.registry.digest import manifest_digest
 from turnout.registry.gates import GateReport
-from turnout.registry.manifest import MODEL_FILE
+from turnout.registry.lineage import Lineage
+from turnout.registry.manifest import MODEL_FILE, Manifest
 from turnout.registry.onnx_model import read_model
+from turnout.registry.publication import Publication
 from turnout.registry.publish import PublishRequest, PublishResult, storage_errors
 from turnout.registry.repository import Repository
 from turnout.registry.staging import staged
@@ -50,11 +52,14 @@ _COPIES = 2
 """The upload itself, and the version that is staged from it."""
 
 
-class PublishVersion(Protocol):
-    """Publishes what lies in a directory; `turnout.registry.publish.publish` with everything but the request given."""
+class Publishes(Protocol):
+    """Publishes what lies in a directory."""
 
-    def __call__(self, request: PublishRequest, actor: str, reason: str) -> PublishResult:
-        """Publishes it, for the record by `actor` for `reason`."""
+    def publish(self, request: PublishRequest, how: Publication) -> PublishResult:
+        """Publishes it; raises as `turnout.registry.publish.publish`."""
+
+    def describe(self, request: PublishRequest) -> PublishResult:
+        """Says which version it would become; runs no gate, and changes nothing."""
 
 
 Yanked = Callable[[str], Sequence[Version]]
@@ -104,7 +109,7 @@ class Uploads:
     def __init__(
         self,
         repository: Repository,
-        publish: PublishVersion,
+        publisher: Publishes,
         yanked: Yanked,
         bounds: Bounds,
         max_uploads: int,
@@ -115,15 +120,15 @@ class Uploads:
 
         Args:
             repository: Where versions go.
-            publish: Puts one there.
-            yanked: Asked before an upload begins; `publish` asks again.
+            publisher: Puts one there.
+            yanked: Asked before an upload begins; a publish asks again.
             bounds: On one upload.
             max_uploads: Open at the same time.
             keep_seconds: How long an upload that nothing happens to is kept.
             clock: Seconds.
         """
         self._repository = repository
-        self._publish = publish
+        self._publisher = publisher
         self._yanked = yanked
         self._bounds = bounds
         self._max_uploads = max_uploads
@@ -144,8 +149,10 @@ class Uploads:
             ConfigError: The repository cannot be written to.
         """
         announcement.check_bounds(self._bounds)
-        check_number(self._repository, announcement.model, announcement.version, self._yanked(announcement.model))
-        if existing := self._existing(announcement):
+        yanked = self._yanked(announcement.model)
+        if announcement.version is not None:
+            check_number(self._repository, announcement.model, announcement.version, yanked)
+        if existing := self._existing(announcement, yanked):
             return Begun("", (), existing)
         self.expire()
         key = announcement.key
@@ -213,13 +220,21 @@ class Uploads:
         """
         return self._find(upload_id).received
 
-    def publish(self, upload_id: str, actor: str, reason: str) -> PublishResult:
+    def describe(self, upload_id: str) -> PublishResult:
+        """Says which version a complete upload would become. Runs no gate, and changes nothing.
+
+        Raises:
+            TurnoutError: As `publish`, less what gates find.
+        """
+        with self._complete(upload_id, "it is being described") as upload:
+            return self._publisher.describe(_request(upload))
+
+    def publish(self, upload_id: str, how: Publication) -> PublishResult:
         """Publishes a complete upload, and throws it away, unless trying again may help.
 
         Args:
             upload_id: Names it.
-            actor: Who publishes, for the record.
-            reason: Why.
+            how: Who publishes, and how.
 
         Raises:
             ChangeRefused: Files are not complete.
@@ -227,32 +242,27 @@ class Uploads:
             InvalidModel: A gate failed, or the files are not those of the model.
             TurnoutError: As `turnout.registry.publish.publish`.
         """
-        upload = self._claim(upload_id, "it is being published")
+        with self._complete(upload_id, "it is being published") as upload:
+            result = self._publisher.publish(_request(upload), how)
+            self._close(upload)
+            return result
+
+    @contextmanager
+    def _complete(self, upload_id: str, what: str) -> Iterator[_Upload]:
+        """Claims an upload of which all is there; throws it away where the block says that it can never succeed."""
+        upload = self._claim(upload_id, what)
         try:
-            announcement = upload.announcement
-            for state, entry in zip(upload.files, announcement.files, strict=True):
+            for state, entry in zip(upload.files, upload.announcement.files, strict=True):
                 if state.received < entry.size:
                     raise ChangeRefused(
                         f"{entry.path[:128]} is not complete: {state.received} of {entry.size} bytes were received"
                     )
             try:
                 _check_belonging(upload)
-                result = self._publish(
-                    PublishRequest(
-                        announcement.model,
-                        announcement.version,
-                        upload.directory / MODEL_FILE,
-                        metadata=announcement.metadata,
-                        golden=tuple(upload.directory / path for path in announcement.golden),
-                    ),
-                    actor,
-                    reason,
-                )
+                yield upload
             except (InvalidRequest, AlreadyExists, DigestMismatch):
                 self._close(upload)
                 raise
-            self._close(upload)
-            return result
         finally:
             self._unclaim(upload)
 
@@ -283,22 +293,26 @@ class Uploads:
         for upload in uploads:
             self._close(upload)
 
-    def _existing(self, announcement: Announcement) -> PublishResult | None:
-        """Returns the version if it exists with exactly what is announced.
+    def _existing(self, announcement: Announcement, yanked: Sequence[Version]) -> PublishResult | None:
+        """Returns the version if it exists with exactly what is announced; where none is named, if the highest does.
 
         Raises:
             AlreadyExists: It exists with other content.
         """
-        try:
-            found = self._repository.find(announcement.model, announcement.version).manifest
-        except (ModelNotFound, VersionNotFound):
-            return None
-        except DigestMismatch as error:
-            raise AlreadyExists(f"a version that cannot be read stands there: {error.message}") from error
-        # What a manifest says beyond this is read from the ONNX file, so the same files say the same.
-        offered = announcement.metadata.applied_to(found)
-        offered = replace(offered, files=tuple(sorted(announcement.files, key=lambda entry: entry.path)))
-        digest = manifest_digest(offered)
+        if announcement.version is None:
+            with storage_errors():
+                highest = Lineage.of(self._repository, announcement.model, yanked).highest
+            if highest is None or _offered(announcement, highest.manifest)[1] != highest.digest:
+                return None
+            found = highest.manifest
+        else:
+            try:
+                found = self._repository.find(announcement.model, announcement.version).manifest
+            except (ModelNotFound, VersionNotFound):
+                return None
+            except DigestMismatch as error:
+                raise AlreadyExists(f"a version that cannot be read stands there: {error.message}") from error
+        offered, digest = _offered(announcement, found)
         assert is_published(self._repository, offered, digest), "it was found a moment ago"
         return PublishResult(found, digest, created=False, report=GateReport())
 
@@ -338,6 +352,25 @@ class Uploads:
             self._uploads.pop(upload.id, None)
             self._by_key.pop(upload.announcement.key, None)
         upload.stack.close()
+
+
+def _offered(announcement: Announcement, found: Manifest) -> tuple[Manifest, str]:
+    """Returns what the manifest of a published version would be, and its digest, were it that of what is announced."""
+    # What a manifest says beyond this is read from the ONNX file, so the same files say the same.
+    offered = announcement.metadata.applied_to(found)
+    offered = replace(offered, files=tuple(sorted(announcement.files, key=lambda entry: entry.path)))
+    return offered, manifest_digest(offered)
+
+
+def _request(upload: _Upload) -> PublishRequest:
+    announcement = upload.announcement
+    return PublishRequest(
+        announcement.model,
+        announcement.version,
+        upload.directory / MODEL_FILE,
+        metadata=announcement.metadata,
+        golden=tuple(upload.directory / path for path in announcement.golden),
+    )
 
 
 def _check_belonging(upload: _Upload) -> None:

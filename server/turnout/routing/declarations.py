@@ -1,14 +1,35 @@
 """Declares versions released or yanked and moves tags, once it is sure that what they name exists."""
 
+from dataclasses import dataclass
+
 from semver import Version
 
 from turnout.errors import ChangeRefused
+from turnout.registry.listing import Published
+from turnout.registry.publish import storage_errors
 from turnout.registry.repository import Repository
+from turnout.registry.signing import Signer
 from turnout.registry.standing import Standing
+from turnout.registry.trust import keep
 from turnout.routing.policy import PolicyState
 from turnout.routing.selector import tag_name
 from turnout.state.declaring import Uses
 from turnout.state.store import StateStore
+
+
+@dataclass(frozen=True, slots=True)
+class SignedVersion:
+    """A version that somebody has signed.
+
+    Attributes:
+        published: The version.
+        key: The id of the key.
+        changed: False where that was on record before.
+    """
+
+    published: Published
+    key: str
+    changed: bool
 
 
 class Declarer:
@@ -31,6 +52,25 @@ class Declarer:
         """
         found = self._repository.find(model, version)
         return self._store.release(model, found.manifest.version, actor=actor, reason=reason)
+
+    def sign(self, model: str, version: Version, signer: Signer, *, actor: str, reason: str) -> SignedVersion:
+        """Puts a signature beside a version, once every byte of it was read and is what was published.
+
+        Raises:
+            ModelNotFound, VersionNotFound: It does not exist.
+            DigestMismatch: Its bytes changed.
+            Conflict: The signature was made elsewhere, over another digest.
+            Exhausted, ConfigError: The repository has no room, or cannot be written to.
+            Unavailable: The state store does not answer.
+        """
+        known = self._store.published().get((model, str(version)))
+        published = self._repository.verify(model, version, expected=known)
+        exact, signature = published.manifest.version, signer.sign(published.digest)
+        with storage_errors():
+            keep(self._repository, model, exact, signature)
+        key = signature.key.id
+        changed = self._store.record_signed(model, exact, published.digest, key, actor=actor, reason=reason)
+        return SignedVersion(published, key, changed)
 
     def yank(self, model: str, version: Version, *, actor: str, reason: str) -> Standing:
         """Withdraws a version: ranges and the empty selector skip it, pins are refused or warned of.

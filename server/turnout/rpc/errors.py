@@ -1,6 +1,7 @@
 """The one table from errors to gRPC status codes, and the status details that clients act on."""
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import grpc
@@ -85,10 +86,16 @@ def to_status(error: errors.TurnoutError, request_id: str = "") -> Status:
 
 
 async def abort(
-    context: "grpc.aio.ServicerContext[Any, Any]", error: errors.TurnoutError, request_id: str = ""
+    context: "grpc.aio.ServicerContext[Any, Any]",
+    error: errors.TurnoutError,
+    request_id: str = "",
+    *,
+    details: Iterable[Message] = (),
 ) -> NoReturn:
-    """Ends the call with the status of `error`."""
-    status = rpc_status.to_status(to_status(error, request_id))
+    """Ends the call with the status of `error`, and with `details` beside its own: a few KiB, as they are headers."""
+    said = to_status(error, request_id)
+    said.details.extend(_packed(detail) for detail in details)
+    status = rpc_status.to_status(said)
     await context.abort(status.code, status.details, status.trailing_metadata)
     raise AssertionError("abort raises")
 

@@ -24,10 +24,11 @@ from turnout.rpc.health import HealthServicer
 from turnout.rpc.oip.service import SERVICE_NAME as OIP_SERVICE
 from turnout.rpc.oip.service import oip_handler
 from turnout.rpc.prediction import PredictionServicer
-from turnout.rpc.registry import RegistryServicer
+from turnout.rpc.registry.service import RegistryServicer
 from turnout.serving.catalog import Catalog
 from turnout.serving.inference import Inference, Router
 from turnout.serving.manager import Manager
+from turnout.telemetry.metrics import Metrics
 from turnout.telemetry.tracing.tracer import Tracer
 from turnout_proto.oip import inference_pb2 as oip_pb2
 from turnout_proto.v1 import (
@@ -64,6 +65,7 @@ class Services:
         rollouts: How candidates become baselines.
         registry: Publishes and fetches by stream.
         previews: What rollouts would do.
+        metrics: What is counted.
         accepting: Tells whether the server takes requests; False once it drains.
         tracer: Traces requests; None where tracing is off.
     """
@@ -80,6 +82,7 @@ class Services:
     rollouts: Rollouts
     registry: RegistryServicer
     previews: Previews
+    metrics: Metrics
     accepting: Callable[[], bool]
     tracer: Tracer | None = None
 
@@ -115,6 +118,9 @@ def control_server(services: Services, settings: Settings) -> grpc.aio.Server:
             shadows=services.shadows,
             rollouts=services.rollouts,
             previews=services.previews,
+            router=services.router,
+            metrics=services.metrics,
+            accepting=services.accepting,
         ),
         server,
     )

@@ -38,6 +38,7 @@ class _Replay:
     tags: dict[tuple[str, str], str] = field(default_factory=dict)
     policies: dict[tuple[str, str], str] = field(default_factory=dict)
     published: dict[tuple[str, str], str] = field(default_factory=dict)
+    rollouts: dict[tuple[str, str], str | None] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
 
     def visit(self, row: Mapping[str, Any]) -> None:
@@ -58,6 +59,9 @@ class _Replay:
                 self.tags.pop((model, payload["tag"]), None)
             case EventKind.POLICY_CHANGED:
                 self.policies[model, str(payload["epoch"])] = policies.text(payload["document"])
+            case EventKind.ROLLOUT:
+                key = (model, str(payload["attempt"]))
+                self.rollouts[key] = payload.get("state", self.rollouts.get(key))
             case EventKind.PUBLISHED:
                 self.published[model, payload["version"]] = payload["digest"]
 
@@ -90,7 +94,26 @@ def read(connection: Connection, kept: Head | None) -> Audit:
             said, stands = by_log.get(key), by_table.get(key)
             if said != stands:
                 found.append(f"{name(*key)} is {_short(stands)} in the store, and {_short(said)} by the log")
+    found += _rollouts(connection, replay.rollouts)
     return Audit(report, tuple(found[:_TOLD]), replay.published)
+
+
+def _rollouts(connection: Connection, by_log: Mapping[tuple[str, str], str | None]) -> list[str]:
+    """Compares attempts and the states they are in; earlier releases' events tell that there is one, and no state."""
+    table = schema.rollouts.c
+    rows = connection.execute(select(table.model, table.attempt, table.state))
+    stands = {(row.model, str(row.attempt)): row.state for row in rows}
+    found = []
+    for key in sorted(by_log.keys() | stands.keys()):
+        said, is_in = by_log.get(key), stands.get(key)
+        name = f"attempt {key[1]} of a rollout of {key[0]}"
+        if is_in is None:
+            found.append(f"{name} is nothing in the store, and the log tells of it")
+        elif key not in by_log:
+            found.append(f"{name} is {_short(is_in)} in the store, and nothing by the log")
+        elif said is not None and said != is_in:
+            found.append(f"{name} is {_short(is_in)} in the store, and {_short(said)} by the log")
+    return found
 
 
 def published(connection: Connection) -> Mapping[tuple[str, str], str]:

@@ -20,6 +20,7 @@ from turnout.state.policies import PolicyRecord
 from turnout.state.rollouts import RolloutRecord
 
 _ROLLOUTS = 1000
+_SIGNATURES = 10_000
 _REASON_QUOTED = 200
 _TAG_KINDS = (EventKind.TAG_SET, EventKind.TAG_DELETED)
 
@@ -76,7 +77,7 @@ class Declaring:
             change.record(EventKind.PUBLISHED, str(version), payload | extra)
         return True
 
-    def record_signed(self, model: str, version: Version, digest: str, key: str, *, actor: str, reason: str) -> Event:
+    def record_signed(self, model: str, version: Version, digest: str, key: str, *, actor: str, reason: str) -> bool:
         """Records that somebody signed a version's digest.
 
         Args:
@@ -87,6 +88,9 @@ class Declaring:
             actor: Who asks, at most 256 bytes.
             reason: Why, at most 1,024 bytes.
 
+        Returns:
+            False where that was recorded before, of this key and this digest; nothing is changed or logged then.
+
         Raises:
             InvalidRequest: An argument is too long.
             Unavailable: The database cannot be used now.
@@ -94,7 +98,11 @@ class Declaring:
         check_text("version", str(version), schema.VERSION_LENGTH)
         with self._change(model, actor, reason) as change:
             payload = {"version": str(version), "digest": digest, "key": key}
-            return change.record(EventKind.SIGNED, str(version), payload)
+            known = events.latest(change.connection, model, _SIGNATURES, (EventKind.SIGNED,), str(version))
+            if any(event.payload == payload for event in known):
+                return False
+            change.record(EventKind.SIGNED, str(version), payload)
+        return True
 
     def release(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
         """Declares a version fit for general traffic.

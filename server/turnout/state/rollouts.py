@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from semver import Version
 from sqlalchemy import Connection, Row, and_, func, insert, select, update
 
 from turnout.errors import Conflict
@@ -67,6 +68,7 @@ class RolloutWrite:
         lease: Seconds for which nobody else may.
         notes: What is to be told; an event each.
         ticks: What was counted, the oldest first.
+        needs: Versions that must not be yanked at the moment of the write.
     """
 
     attempt: int
@@ -78,6 +80,7 @@ class RolloutWrite:
     lease: float
     notes: Sequence[Note] = ()
     ticks: Sequence[Mapping[str, Any]] = ()
+    needs: Sequence[Version] = ()
 
 
 def write(
@@ -115,8 +118,14 @@ def write(
             for n, tick in enumerate(wanted.ticks)
         ]  # fmt: skip
         connection.execute(insert(schema.rollout_ticks), rows)
-    for note in wanted.notes:
-        payload = {"attempt": wanted.attempt, "kind": note.kind, "text": note.text, "actor": note.actor}
+    notes = list(wanted.notes)
+    if not notes and (row is None or row.state != wanted.state):
+        notes.append(Note("state", f"it is {wanted.state}", ""))  # so that the log by itself tells every state
+    for note in notes:
+        payload = {
+            "attempt": wanted.attempt, "kind": note.kind, "text": note.text, "actor": note.actor,
+            "state": wanted.state,
+        }  # fmt: skip
         tell(EventKind.ROLLOUT, f"attempt {wanted.attempt}: {note.kind}", payload)
     return _record(connection.execute(select(schema.rollouts).where(key)).one())
 

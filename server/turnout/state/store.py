@@ -12,7 +12,7 @@ from typing import Any, Self
 from semver import Version
 from sqlalchemy import Connection, select
 
-from turnout.errors import NotFound
+from turnout.errors import ChangeRefused, NotFound
 from turnout.registry.standing import Declarations, Declared, Standing
 from turnout.state import audit, chain, events, migrations, policies, rollouts, schema
 from turnout.state.audit import Audit
@@ -206,10 +206,14 @@ class StateStore(Declaring):
 
         Raises:
             Conflict: Another server wrote it meanwhile.
+            ChangeRefused: A version that it needs is yanked.
             InvalidRequest: An argument is too long.
             Unavailable: The database cannot be used now.
         """
         with self._change(model, actor, reason) as change:
+            for version in wanted.needs:
+                if change.standing(version) is Standing.YANKED:
+                    raise ChangeRefused(f"{version} of {model} was yanked")
 
             def tell(kind: EventKind, subject: str, payload: Mapping[str, Any]) -> None:
                 nonlocal change

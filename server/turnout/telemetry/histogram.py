@@ -33,6 +33,31 @@ class Exemplar(NamedTuple):
     time: float
 
 
+def quantile(bounds: Sequence[float], counts: Sequence[int], q: float) -> float | None:
+    """Returns a quantile of counts by bucket, within its bucket by interpolation.
+
+    Args:
+        bounds: Upper bounds of the buckets, ascending, above 0.
+        counts: By bucket; one longer than `bounds`.
+        q: Which, 0 to 1.
+
+    Returns:
+        None where nothing was counted; the last bound for what is above it.
+    """
+    total = sum(counts)
+    if not total:
+        return None
+    wanted, reached = q * total, 0
+    for index, count in enumerate(counts):
+        if count and reached + count >= wanted:
+            if index >= len(bounds):
+                return bounds[-1]
+            lower = bounds[index - 1] if index else 0.0
+            return lower + (bounds[index] - lower) * (wanted - reached) / count
+        reached += count
+    return bounds[-1]
+
+
 class Histogram:
     """Counts of observations by bucket, and their sum.
 

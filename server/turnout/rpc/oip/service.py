@@ -7,6 +7,7 @@ import grpc
 from google.protobuf.message_factory import GetMessageClass
 
 from turnout.errors import TurnoutError, Unsupported
+from turnout.oip.description import Description
 from turnout.routing.preferences import PreferenceReader
 from turnout.rpc.errors import abort
 from turnout.rpc.malformed import Malformed, refusal, streaming, unary
@@ -68,7 +69,7 @@ def oip_handler(
         tracer: Traces requests; None where tracing is off.
     """
     infers = InferenceMethods(inference, preferences, max_stream_items, tracer)
-    describes = DescriptionMethods(router, catalog, accepting)
+    describes = DescriptionMethods(Description(router, catalog, accepting))
     repository = RepositoryMethods(router, catalog, control, allow_control=allow_repository_control)
     behaviours: dict[str, Callable[..., Any]] = {
         "ServerLive": _guarded(describes.server_live),

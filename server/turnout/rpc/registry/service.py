@@ -3,21 +3,32 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
-from typing import ParamSpec, Protocol, TypeVar
-
-from semver import Version
+from typing import ParamSpec, TypeVar
 
 from turnout.errors import Conflict, Exhausted, InvalidRequest, TurnoutError
-from turnout.registry.announcement import Announcement, announced_files, announced_metadata
+from turnout.registry.announcement import Announcement, announced_files, announced_metadata, announced_version
+from turnout.registry.attested import Attested
 from turnout.registry.digest import canonical_bytes
 from turnout.registry.fetch import Reading
+from turnout.registry.gates import GateRefused
+from turnout.registry.listing import Published
 from turnout.registry.names import parse_version
 from turnout.registry.publish import PublishResult
 from turnout.registry.repository import Repository
-from turnout.registry.standing import Standing
+from turnout.registry.signing import Detached
+from turnout.registry.standing import Declarations
+from turnout.registry.trust import Trust
 from turnout.registry.uploads import CHUNK, Uploads
+from turnout.routing.declarations import Declarer
 from turnout.rpc.control.calls import Context, check_record, refusing
 from turnout.rpc.errors import abort
+from turnout.rpc.registry.messages import (
+    described_message,
+    publication,
+    published_message,
+    refused_message,
+    signature,
+)
 from turnout_proto.v1 import registry_pb2 as pb
 from turnout_proto.v1 import registry_pb2_grpc
 
@@ -27,14 +38,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Releaser(Protocol):
-    """Releases versions, and knows what was declared of them. Blocking; called in a thread."""
-
-    def release(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
-        """Releases a version; False where it was released."""
-        ...
-
-
 class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     """Takes versions in and gives them out."""
 
@@ -42,8 +45,9 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         self,
         repository: Repository,
         uploads: Uploads,
-        releaser: Releaser,
-        standing: Callable[[str, Version], Standing],
+        declarer: Declarer,
+        declared: Callable[[str], Declarations],
+        trust: Callable[[str], Trust],
         refresh: Callable[[], Awaitable[None]],
         threads: Executor,
         idle_seconds: float,
@@ -51,8 +55,9 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     ) -> None:
         self._repository = repository
         self._uploads = uploads
-        self._releaser = releaser
-        self._standing = standing
+        self._declarer = declarer
+        self._declared = declared
+        self._trust = trust
         self._refresh = refresh
         self._threads = threads
         self._idle = idle_seconds
@@ -63,7 +68,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         """Opens an upload, or finds it again."""
         announcement = Announcement(
             request.model,
-            parse_version(request.version),
+            announced_version(request.version),
             announced_files([(file.path, file.size, file.digest) for file in request.files]),
             announced_metadata(request.metadata_json),
         )
@@ -90,10 +95,19 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         return pb.UploadFilesResponse(received=self._uploads.received(first.upload_id))
 
     @refusing
-    async def PublishUpload(self, request: pb.PublishUploadRequest, _: Context) -> pb.PublishUploadResponse:  # noqa: N802
+    async def DescribeUpload(self, request: pb.DescribeUploadRequest, _: Context) -> pb.DescribeUploadResponse:  # noqa: N802
+        """Says which version an upload would become."""
+        result = await self._in_thread(self._uploads.describe, request.upload_id)
+        return pb.DescribeUploadResponse(version=await self._message(result))
+
+    @refusing
+    async def PublishUpload(self, request: pb.PublishUploadRequest, context: Context) -> pb.PublishUploadResponse:  # noqa: N802
         """Runs the gates and makes the version exist."""
         check_record(request.actor, request.reason)
-        result = await self._in_thread(self._publish, request)
+        try:
+            result = await self._in_thread(self._publish, request)
+        except GateRefused as error:
+            await abort(context, error, details=[refused_message(error)])
         await self._refresh()
         return pb.PublishUploadResponse(published=await self._message(result))
 
@@ -102,6 +116,19 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         """Throws an upload away."""
         await self._in_thread(self._uploads.abandon, request.upload_id)
         return pb.AbandonUploadResponse()
+
+    @refusing
+    async def SignVersion(self, request: pb.SignVersionRequest, _: Context) -> pb.SignVersionResponse:  # noqa: N802
+        """Keeps a signature beside a version."""
+        check_record(request.actor, request.reason)
+        changed = await self._in_thread(self._sign, request)
+        await self._refresh()
+        return pb.SignVersionResponse(changed=changed)
+
+    @refusing
+    async def DescribeVersion(self, request: pb.DescribeVersionRequest, _: Context) -> pb.DescribeVersionResponse:  # noqa: N802
+        """Tells what is known of a version."""
+        return await self._in_thread(self._described, request)
 
     async def FetchVersion(  # type: ignore[override]  # noqa: N802 - writes by itself, since a yield cannot be timed
         self, request: pb.FetchVersionRequest, context: Context
@@ -119,11 +146,21 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
             await abort(context, error)
 
     def _publish(self, request: pb.PublishUploadRequest) -> PublishResult:
-        result = self._uploads.publish(request.upload_id, request.actor, request.reason)
+        result = self._uploads.publish(request.upload_id, publication(request))
         if request.release:
             manifest = result.manifest
-            self._releaser.release(manifest.model, manifest.version, actor=request.actor, reason=request.reason)
+            self._declarer.release(manifest.model, manifest.version, actor=request.actor, reason=request.reason)
         return result
+
+    def _sign(self, request: pb.SignVersionRequest) -> bool:
+        version, signer = parse_version(request.version), Detached(signature(request.signature))
+        return self._declarer.sign(request.model, version, signer, actor=request.actor, reason=request.reason).changed
+
+    def _described(self, request: pb.DescribeVersionRequest) -> pb.DescribeVersionResponse:
+        found: Published = self._repository.find(request.model, parse_version(request.version))
+        attested = Attested.of(self._repository, found, self._trust(request.model))
+        declared = self._declared(request.model)
+        return described_message(found, attested, declared.reasons.get(found.manifest.version, ""))
 
     async def _fetch(self, request: pb.FetchVersionRequest, context: Context) -> None:
         version = parse_version(request.version)
@@ -162,14 +199,5 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
             raise
 
     async def _message(self, result: PublishResult) -> pb.PublishedVersion:
-        manifest = result.manifest
-        return pb.PublishedVersion(
-            manifest=canonical_bytes(manifest),
-            digest=result.digest,
-            created=result.created,
-            gates=[
-                pb.GateResult(gate=one.gate, outcome=one.verdict.outcome, evidence=one.verdict.evidence)
-                for one in result.report.results
-            ],
-            standing=await self._in_thread(self._standing, manifest.model, manifest.version),
-        )
+        declared = await self._in_thread(self._declared, result.manifest.model)
+        return published_message(result, declared.standing(result.manifest.version))

@@ -1,0 +1,120 @@
+"""What the registry service is asked and answers with, as messages and as the registry's own values."""
+
+import json
+from collections.abc import Sequence
+
+from turnout.errors import InvalidRequest
+from turnout.registry.attested import Attested
+from turnout.registry.digest import canonical_bytes
+from turnout.registry.gates import GateRefused, GateReport, Skip
+from turnout.registry.listing import Published
+from turnout.registry.publication import Publication
+from turnout.registry.publish import PublishResult
+from turnout.registry.signing import Detached, DigestSignature, PublicKey
+from turnout.registry.standing import Standing
+from turnout_proto.v1 import registry_pb2 as pb
+
+MAX_SKIPS = 32
+MAX_REPORTS_BYTES = 1 << 20
+MAX_DETAIL_BYTES = 4 << 10
+"""Of a GatesRefused: a status travels in headers, which have 8 KiB."""
+
+_CLIPPED = 160
+_KEY_BYTES, _SIGNATURE_BYTES = 32, 64
+
+
+def publication(request: pb.PublishUploadRequest) -> Publication:
+    """Reads who publishes, and how.
+
+    Raises:
+        InvalidRequest: Something is wrong with it.
+    """
+    if request.dry_run and request.release:
+        raise InvalidRequest.at("dry_run", "publishes nothing, so that there is nothing to release")
+    if len(request.skip_gates) > MAX_SKIPS:
+        raise InvalidRequest.at("skip_gates", f"expected at most {MAX_SKIPS}, got {len(request.skip_gates)}")
+    return Publication(
+        request.actor,
+        request.reason,
+        Detached(signature(request.signature)) if request.HasField("signature") else None,
+        [Skip(gate, request.reason, request.actor) for gate in dict.fromkeys(request.skip_gates)],
+        request.dry_run,
+    )
+
+
+def signature(message: pb.DigestSignature) -> DigestSignature:
+    """Reads a signature; whether it fits is another matter.
+
+    Raises:
+        InvalidRequest: It is none.
+    """
+    for name, data, size in (
+        ("public_key", message.public_key, _KEY_BYTES),
+        ("signature", message.signature, _SIGNATURE_BYTES),
+    ):
+        if len(data) != size:
+            raise InvalidRequest.at(f"signature.{name}", f"expected {size} bytes, got {len(data)}")
+    return DigestSignature(PublicKey(message.public_key), message.digest, message.signature)
+
+
+def published_message(result: PublishResult, standing: Standing) -> pb.PublishedVersion:
+    """Returns a version that exists, or would."""
+    return pb.PublishedVersion(
+        manifest=canonical_bytes(result.manifest),
+        digest=result.digest,
+        created=result.created,
+        gates=_results(result.report),
+        standing=standing,
+        parent="" if result.parent is None else str(result.parent),
+        dry_run=result.dry_run,
+    )
+
+
+def refused_message(error: GateRefused) -> pb.GatesRefused:
+    """Returns what gates found that refused a version, in at most `MAX_DETAIL_BYTES`."""
+    candidate = error.candidate
+    message = pb.GatesRefused(
+        version=str(candidate.manifest.version),
+        digest=candidate.digest,
+        parent="" if candidate.parent is None else str(candidate.parent.manifest.version),
+        gates=_results(error.report),
+    )
+    if message.ByteSize() > MAX_DETAIL_BYTES:
+        for gate in message.gates:
+            gate.numbers.clear()
+            if len(gate.evidence) > _CLIPPED:
+                gate.evidence = f"{gate.evidence[: _CLIPPED - 3]}..."
+    return message
+
+
+def described_message(published: Published, attested: Attested, yank_reason: str) -> pb.DescribeVersionResponse:
+    """Returns all that is known of a version."""
+    reports: list[str] = []
+    left = MAX_REPORTS_BYTES
+    for report in reversed(attested.reports):
+        text = _json(report.to_json())
+        left -= len(text.encode())
+        if left < 0:
+            break
+        reports.append(text)
+    return pb.DescribeVersionResponse(
+        manifest=canonical_bytes(published.manifest),
+        digest=published.digest,
+        signatures=[pb.KnownSignature(key=key, worth=worth) for key, worth in attested.signatures.items()],
+        yank_reason=yank_reason,
+        environment_json="" if attested.seen is None else _json(attested.seen.to_json()),
+        gate_reports_json=reports[::-1],
+    )
+
+
+def _results(report: GateReport) -> Sequence[pb.GateResult]:
+    return [
+        pb.GateResult(
+            gate=one.gate, outcome=one.verdict.outcome, evidence=one.verdict.evidence, numbers=one.verdict.numbers
+        )
+        for one in report.results
+    ]
+
+
+def _json(body: object) -> str:
+    return json.dumps(body, ensure_ascii=False)

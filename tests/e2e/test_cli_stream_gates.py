@@ -1,0 +1,159 @@
+"""`turnout publish --server` as a CI job uses it: it says the same, does the same and ends the same as on the disk."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from semver import Version
+
+import onnx_models
+from turnout.config import Settings
+from turnout.registry.repository import Repository
+from turnout.registry.signing import PrivateKey
+from turnout.state.store import StateStore
+
+sys.path.insert(0, str(Path(__file__).parent))
+from processes import ServerProcess, serving, turnout
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("gates") / "models"
+
+
+@pytest.fixture(scope="module")
+def key(models: Path) -> Path:
+    PrivateKey.create(file := models.parent / "key.pem")
+    return file
+
+
+@pytest.fixture(scope="module")
+def server(models: Path, key: Path) -> Iterator[ServerProcess]:
+    """A server, where versions of the model `trusted` need a signature of `key`."""
+    (models.parent / "turnout.toml").write_text(
+        f'[model.trusted.signing]\nrequire_signature = true\ntrusted_keys = ["{PrivateKey.load(key).public}"]\n'
+    )
+    with serving(models, TURNOUT_CONFIG=str(models.parent / "turnout.toml")) as process:
+        yield process
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return onnx_models.save(onnx_models.matmul(seed=1), tmp_path / "m.onnx")
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """The same signature, other weights."""
+    return onnx_models.save(onnx_models.matmul(seed=2), tmp_path / "other.onnx")
+
+
+def ended(*arguments: str | Path) -> tuple[int, Any]:
+    """Runs a command, and returns its exit code and what it printed."""
+    done = turnout(*arguments, "--json", check=False)
+    return done.returncode, json.loads(done.stdout or done.stderr)
+
+
+def told(*arguments: str | Path) -> Any:
+    code, body = ended(*arguments)
+    assert code == 0, body
+    return body
+
+
+def staged(models: Path) -> list[str]:
+    """What is left of uploads."""
+    return [path.name for path in (models / ".staging").iterdir() if path.name != ".lock"]
+
+
+def test_auto_is_chosen_by_the_server_and_a_second_run_changes_nothing(
+    server: ServerProcess, models: Path, source: Path, other: Path
+) -> None:
+    to = ("--server", server.control)
+    first = told("publish", "auto-m", "auto", source, *to)
+    assert (first["version"], first["created"], first["parent"]) == ("1.0.0", True, None)
+    tried = told("publish", "auto-m", "auto", other, "--dry-run", *to)
+    assert (tried["version"], tried["created"], tried["dry_run"], tried["parent"]) == ("1.1.0", False, True, "1.0.0")
+    assert [str(one.manifest.version) for one in Repository(models).scan().versions("auto-m")] == ["1.0.0"]
+    second = told("publish", "auto-m", "auto", other, *to)
+    assert (second["version"], second["created"], second["digest"]) == ("1.1.0", True, tried["digest"])
+    (load,) = [gate for gate in second["gates"] if gate["gate"] == "load"]
+    assert load["numbers"]["load_seconds"] > 0
+    again = told("publish", "auto-m", "auto", other, *to)
+    assert (again["version"], again["created"], again["gates"]) == ("1.1.0", False, [])
+    assert staged(models) == []
+
+
+def test_a_gate_that_refuses_ends_with_3_and_its_report_and_one_is_skipped_on_record(
+    server: ServerProcess, models: Path, source: Path, other: Path
+) -> None:
+    to = ("--server", server.control)
+    told("publish", "skip-m", "1.0.0", source, *to)
+    command = ("publish", "skip-m", "1.0.1", other, "--actor", "ci", *to)
+    code, refused = ended(*command)
+    assert (code, refused["ok"], refused["refused_by"]) == (3, False, "bump")
+    assert (refused["version"], refused["parent"]) == ("1.0.1", "1.0.0")
+    (bump,) = [gate for gate in refused["gates"] if gate["gate"] == "bump"]
+    assert bump["outcome"] == "failed"
+    assert "1.1.0" in bump["evidence"]
+    done = told(*command, "--skip-gate", "bump", "--reason", "the client is ours")
+    assert done["created"]
+    (bump,) = [gate for gate in done["gates"] if gate["gate"] == "bump"]
+    assert (bump["outcome"], bump["evidence"]) == ("skipped", "skipped on request by ci: the client is ours")
+    (report,) = told("show", "skip-m@1.0.1", *to)["gate_reports"]
+    assert report["skips"] == [{"gate": "bump", "reason": "the client is ours", "actor": "ci"}]
+    code, taken = ended("publish", "skip-m", "1.0.1", source, *to)
+    assert (code, taken["error"]["kind"]) == (4, "AlreadyExists")
+    assert staged(models) == []
+
+
+def test_a_key_that_never_leaves_the_job_signs_what_the_server_publishes(
+    server: ServerProcess, models: Path, source: Path, key: Path, tmp_path: Path
+) -> None:
+    to = ("--server", server.control)
+    code, refused = ended("publish", "trusted", "1.0.0", source, *to)
+    assert (code, refused["refused_by"]) == (3, "signature")
+    signed = told("publish", "trusted", "auto", source, "--sign-key", key, "--actor", "ci", *to)
+    assert (signed["version"], signed["created"]) == ("1.0.0", True)
+    again = told("publish", "trusted", "1.0.0", source, "--sign-key", key, *to)
+    assert not again["created"]
+    PrivateKey.create(stranger := tmp_path / "stranger.pem")
+    told("publish", "trusted", "1.0.0", source, "--sign-key", stranger, "--actor", "bob", *to)
+    known, unknown = (PrivateKey.load(file).public.id for file in (key, stranger))
+    with StateStore.open(Settings(models=models).state_url) as store:
+        assert store.declared().of("trusted").digests == {Version(1): signed["digest"]}
+        signings = [(e.payload["key"], e.actor) for e in store.events("trusted") if e.kind == "signed"]
+    assert signings == [(unknown, "bob"), (known, "ci")], "the same key again is no event"
+    assert told("show", "trusted@1.0.0", *to)["signatures"] == {known: "trusted", unknown: "unknown key"}
+    told("load", "trusted@1.0.0", *to)
+
+
+def test_the_card_through_the_server_is_the_card_on_the_disk(
+    server: ServerProcess, models: Path, source: Path, tmp_path: Path
+) -> None:
+    to = ("--server", server.control)
+    (tmp_path / "meta.toml").write_text(
+        'description = "by CI"\nauthors = ["Ada"]\n[training]\nseed = 7\nmetrics = { accuracy = 0.987 }\n'
+    )
+    told("publish", "card-m", "1.0.0", source, "--meta", tmp_path / "meta.toml", *to)
+    told("load", "card-m@1.0.0", *to)
+    here, there = told("show", "card-m@1.0.0", "--models", models), told("show", "card-m@1.0.0", *to)
+    assert here["provenance"] == {"training": {"metrics": {"accuracy": 0.987}, "seed": 7}}
+    assert {name: there[name] for name in here if name != "batching"} == {
+        name: value for name, value in here.items() if name != "batching"
+    }
+    (report,) = here["gate_reports"]
+    assert [gate["gate"] for gate in report["gates"]][:2] == ["integrity", "metadata"]
+    assert report["digest"] == here["digest"]
+    for text in (turnout("show", "card-m@1.0.0", *where).stdout for where in (to, ("--models", models))):
+        for part in ("accuracy 0.987", "published with", "integrity", "against no other version"):
+            assert part in text
+    card = turnout("show", "card-m@1.0.0", "--markdown", *to).stdout
+    assert "| integrity | passed |" in card
+    assert "accuracy 0.987" in card
+    data = told("show", "card-m@1.0.0", "--server", server.grpc)
+    assert (data["state"], "gate_reports" in data) == ("ready", False), "the data listener has no registry"
