@@ -284,7 +284,7 @@ async def test_a_shadow_is_a_trace_of_its_own_with_a_link_to_the_request(publish
     assert len(live.answers) == 1
     spans = await collector.wait(lambda found: any(span.name == "shadow" for span in found))
     (copy,) = [span for span in spans if span.name == "shadow"]
-    (span,) = collector.server_spans
+    (span,) = await collector.requests(1)
     assert copy.parent_id == ""
     assert copy.trace_id != span.trace_id
     (link,) = copy.message.links

@@ -67,8 +67,11 @@ def _name(code: object) -> str:
 
 
 def _end_failed(trace: Trace, context: Context, error: BaseException) -> None:
+    """Ends the trace of a call whose handler raised; a call that gRPC ended first ends with what was to be told."""
     if isinstance(error, grpc.aio.AbortError):
         end(trace, _name(context.code()), str(context.details() or ""))
+    elif trace.code:
+        end(trace, trace.code)
     elif isinstance(error, Exception):  # gRPC answers so
         end(trace, "UNKNOWN", type(error).__name__)
     else:
