@@ -101,7 +101,7 @@ async def test_a_load_that_a_setting_forbids_is_told_from_a_changed_file(publish
 async def test_a_full_queue_is_shown_as_full(publish_model, start_server) -> None:
     publish_model("m", "1.0.0", slow())
     server = await start_server(limits=Limits(max_queue_requests=2), runtime=Runtime(runners=1))
-    long = {"x": X, "n": np.array(60_000)}
+    long = {"x": X, "n": np.array(300_000)}
     async with stub_of(server) as stub:
         calls = [stub.Predict(request("m", **long)) for _ in range(3)]
 

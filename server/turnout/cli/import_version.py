@@ -7,7 +7,6 @@ import typer
 
 from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, ReasonOption, StateOption
 from turnout.cli.output import reporting
-from turnout.cli.publish_view import result_body, result_shown
 
 
 def import_version(
@@ -30,6 +29,7 @@ def import_version(
     Every file of it is checked, and the gates run. Name the digest you expect: an export that somebody made anew is
     another version, and says so nowhere else.
     """
+    from turnout.cli.publish_view import result_body, result_shown
     from turnout.cli.workspace import Workspace, actor_or_login
     from turnout.errors import DigestMismatch, InvalidRequest
     from turnout.publishing import Publisher

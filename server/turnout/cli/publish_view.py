@@ -1,23 +1,15 @@
 """What `turnout publish` prints of a version and of its gates."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 from rich.console import RenderableType
-from rich.text import Text
 
-from turnout.cli.output import facts, size_text, table
-from turnout.registry.gates import GateRefused, GateReport, Outcome
+from turnout.cli.gates_view import gates_table
+from turnout.cli.output import facts, size_text
+from turnout.registry.gates import GateRefused, GateReport
 from turnout.registry.publish import PublishResult
 from turnout.registry.standing import Standing
-
-_STYLES: Mapping[Outcome, str] = {
-    Outcome.PASSED: "green",
-    Outcome.WARNED: "yellow",
-    Outcome.FAILED: "bold red",
-    Outcome.SKIPPED: "dim",
-}
 
 
 def result_body(result: PublishResult, standing: Standing) -> dict[str, Any]:
@@ -101,17 +93,6 @@ def result_shown(result: PublishResult, standing: Standing) -> list[RenderableTy
     if standing == "candidate" and not result.dry_run:
         pairs.append(("next", f"turnout release {manifest.model}@{manifest.version}"))
     return [f"{manifest.model} {manifest.version} {done}", facts(pairs)]
-
-
-def gates_table(report: GateReport) -> RenderableType:
-    """Returns a line for each gate."""
-    return table(
-        ("", "", ""),
-        (
-            (one.gate, Text(one.verdict.outcome, _STYLES[one.verdict.outcome]), one.verdict.evidence)
-            for one in report.results
-        ),
-    )
 
 
 def _gates_body(report: GateReport) -> list[dict[str, Any]]:

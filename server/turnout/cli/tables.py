@@ -10,8 +10,8 @@ from rich.text import Text
 
 from turnout.cli.card import provenance_lines, report_line, seen_line, shown_reports
 from turnout.cli.description import Description
+from turnout.cli.gates_view import gates_table
 from turnout.cli.output import facts, size_text, table
-from turnout.cli.publish_view import gates_table
 from turnout.state.events import Event
 
 _STYLES = {"released": "green", "yanked": "red", "ready": "green", "failed": "bold red"}

@@ -1,0 +1,24 @@
+"""What gates found, as a table for people."""
+
+from typing import TYPE_CHECKING
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from turnout.cli.output import table
+
+if TYPE_CHECKING:
+    from turnout.registry.gates import GateReport
+
+_STYLES = {"passed": "green", "warned": "yellow", "failed": "bold red", "skipped": "dim"}
+
+
+def gates_table(report: "GateReport") -> RenderableType:
+    """Returns a line for each gate."""
+    return table(
+        ("", "", ""),
+        (
+            (one.gate, Text(one.verdict.outcome, _STYLES[one.verdict.outcome]), one.verdict.evidence)
+            for one in report.results
+        ),
+    )
