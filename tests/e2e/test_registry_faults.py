@@ -155,7 +155,7 @@ def wait_for_all():
 def publisher(number):
     def run():
         wait_for_all()
-        version = f"1.0.{number // 2}"
+        version = f"1.{number // 2}.0"
         source = folder / f"{number}.onnx"
         code, out, err = command("publish", "m", version, source, "--models", models, "--state", state)
         return {"code": code, "version": version, "err": err and json.loads(err)["error"]["kind"]}
@@ -263,7 +263,7 @@ def test_twenty_publishers_and_two_movers_of_one_tag_lose_nothing(state_url: str
         history = store.tag_history("t", "stable")[::-1]
         published = [event.subject for event in store.events(limit=1000) if event.kind == "published"]
     assert (audit.chain.faults, audit.differences) == ((), ())
-    assert sorted(published) == sorted([f"1.0.{n}" for n in range(10)] + [f"1.0.{n}" for n in range(6)])
+    assert sorted(published) == sorted([f"1.{n}.0" for n in range(10)] + [f"1.0.{n}" for n in range(6)])
     assert [event.payload["previous"] for event in history] == [None, *(e.payload["version"] for e in history[:-1])]
     assert len(history) == 1 + sum(moved)
     assert max(moved) == 1, "nobody moved it from a place that it had left"
