@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.set-up
 GRPC   ?= 127.0.0.1:8001
 HTTP   ?= 127.0.0.1:8000
 
-.PHONY: demo test check bench protos dashboards serve format clean
+.PHONY: demo test check bench protos dashboards reference docs pictures serve format clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/magika/demo.py
@@ -26,6 +26,7 @@ check: $(STAMP)
 	$(BIN)/python protos/lint.py
 	$(BIN)/python client/unasync.py --check
 	$(BIN)/python deploy/grafana/generate.py --check
+	$(BIN)/python docs/reference/generate.py --check
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python -m pytest tests/unit tests/property -m "not slow"
 
@@ -37,6 +38,17 @@ protos: $(STAMP)
 
 dashboards: $(STAMP)
 	$(BIN)/python deploy/grafana/generate.py
+
+reference: $(STAMP)
+	$(BIN)/python docs/reference/generate.py
+
+# mkdocs-material prints a notice about its successor otherwise.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The pictures of docs/console.md; needs Chromium and four minutes.
+pictures: $(STAMP)
+	$(BIN)/python tests/console_pictures.py
 
 serve: $(STAMP)
 	$(BIN)/turnout serve --grpc $(GRPC) --http $(HTTP)

@@ -16,6 +16,7 @@ import routing
 import scrape
 import shadow
 import tiny
+import tracing
 import versions
 from load import Generator
 from tables import show
@@ -26,6 +27,7 @@ TABLES = {
     "versions": versions,
     "routing": routing,
     "shadow": shadow,
+    "tracing": tracing,
     "scrape": scrape,
     "memory": memory,
 }

@@ -44,7 +44,7 @@ def compare(
     ours: Callable[[], float],
     theirs: Callable[[], float],
     windows: int,
-    target: float,
+    target: float | None,
     unit: str = "requests/s",
     *,
     at_least: bool = True,

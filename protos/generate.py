@@ -1,6 +1,7 @@
 """Generates the Python code of every .proto beside this file; `--check` demands that the committed code is the same.
 
-Run from anywhere: `python protos/generate.py [--check]`. Needs grpcio-tools and mypy-protobuf (the `dev` extra).
+Run from anywhere: `python protos/generate.py [--check | --describe FILE]`. Needs grpcio-tools and mypy-protobuf (the
+`dev` extra).
 """
 
 import argparse
@@ -49,11 +50,28 @@ def generate(out: Path) -> list[Path]:
     return sorted(path.relative_to(out) for path in out.rglob("*") if path.name.endswith(GENERATED))
 
 
+def describe(image: Path, *, imports: bool = False) -> None:
+    """Writes a descriptor set of every .proto to `image`, comments and, with `imports`, what they import included."""
+    subprocess.run(  # noqa: S603 - fixed arguments
+        [
+            sys.executable, "-m", "grpc_tools.protoc", *(f"-I{path}" for path in include_paths()),
+            *(["--include_imports"] if imports else []), "--include_source_info", f"--descriptor_set_out={image}",
+            *map(str, proto_files()),
+        ],
+        check=True,
+    )  # fmt: skip
+
+
 def main() -> int:
     """Returns 1 where `--check` finds that the committed code is not what the protos generate."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing; fail where the committed code differs")
-    check = parser.parse_args().check
+    parser.add_argument("--describe", metavar="FILE", type=Path, help="only write a descriptor set, comments included")
+    arguments = parser.parse_args()
+    check = arguments.check
+    if arguments.describe is not None:
+        describe(arguments.describe)
+        return 0
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch)
         wanted = generate(out)

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from generate import include_paths, proto_files
+from generate import describe
 
 ROOT = Path(__file__).resolve().parent
 
@@ -34,14 +34,7 @@ def main() -> int:
         image = Path(scratch) / "image.binpb"
         config = Path(scratch) / "buf.yaml"
         config.write_text(json.dumps(RULES))
-        subprocess.run(  # noqa: S603 - fixed arguments
-            [
-                sys.executable, "-m", "grpc_tools.protoc", *(f"-I{path}" for path in include_paths()),
-                "--include_imports", "--include_source_info", f"--descriptor_set_out={image}",
-                *map(str, proto_files()),
-            ],
-            check=True,
-        )  # fmt: skip
+        describe(image, imports=True)
         buf = Path(sys.executable).with_name("buf")
         return subprocess.run([str(buf), "lint", str(image), "--config", str(config)]).returncode  # noqa: S603
 

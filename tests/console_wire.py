@@ -1,6 +1,5 @@
 """Opens the console of a server under test in Chromium, and notes what a page must not do."""
 
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,9 +9,11 @@ from urllib.parse import urlsplit
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, async_playwright
 
+from debian import needs, program
 from turnout.app import Running
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = program("chromium", "chromium", "chromium-browser", "google-chrome")
+needs_chromium = needs(CHROMIUM, "chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 TOKEN = "a control token of some length"
 PATIENCE_MS = 60_000

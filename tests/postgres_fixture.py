@@ -20,6 +20,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from debian import missing
+
 PASSWORD = "correct-horse"
 _USER = "turnout"
 _START_BOUND = 30.0  # seconds; takes 1 to 2 on two busy cores
@@ -102,7 +104,7 @@ def postgres_server() -> Iterator[PostgresServer]:
     """A server that runs; a test that stops it starts it again."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: float(path.parts[-3]))
     if not found:
-        pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
+        missing("PostgreSQL is not installed", "postgresql")
     run_as = None
     if os.geteuid() == 0:
         # PostgreSQL refuses to run as root; Debian's package makes this account.
@@ -110,7 +112,7 @@ def postgres_server() -> Iterator[PostgresServer]:
         try:
             pwd.getpwnam(run_as)
         except KeyError:
-            pytest.skip("there is no account 'postgres' to run PostgreSQL as (apt-get install postgresql)")
+            missing("there is no account 'postgres' to run PostgreSQL as", "postgresql")
     # Not pytest's tmp_path: only its owner may enter that, and a socket's path is bounded to 107 bytes.
     directory = Path(tempfile.mkdtemp(prefix="turnout-pg-"))
     try:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import socket
 import subprocess
 import time
@@ -14,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
+from debian import needs, program
 
 RULES = Path(__file__).parents[1] / "deploy" / "prometheus" / "rules"
-PROMETHEUS = shutil.which("prometheus")
-needs_prometheus = pytest.mark.skipif(PROMETHEUS is None, reason="no prometheus (Debian: prometheus)")
+PROMETHEUS = program("prometheus", "prometheus")
+needs_prometheus = needs(PROMETHEUS, "prometheus")
 
 _CONFIG = """\
-global: {{scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 1s}}
+global: {{scrape_interval: {every}, scrape_timeout: {every}, evaluation_interval: 1s}}
 rule_files: [rules/*.yml]
 scrape_configs:
   - job_name: turnout
@@ -72,23 +71,25 @@ class Prometheus:
 
 
 @contextmanager
-def prometheus(directory: Path, target: str) -> Iterator[Prometheus]:
+def prometheus(directory: Path, target: str, *flags: str, every: str = "500ms") -> Iterator[Prometheus]:
     """Runs Prometheus with the shipped rules until the context is left; it has scraped `target` when it is entered.
 
-    Two things are otherwise than shipped: it scrapes and evaluates every second or oftener, and an alert fires after a
-    second of its condition (`for: 2m` and the like become `for: 1s`). Expressions and their windows are as shipped.
+    Of several targets each is written as in YAML, `a", "b`. A scrape that takes longer than `every` fails.
+
+    Two things are otherwise than shipped: it scrapes and evaluates every two seconds or oftener, and an alert fires a
+    second after its condition holds (`for: 2m` and the like become `for: 1s`). Expressions and windows are as shipped.
     """
     assert PROMETHEUS is not None
     (directory / "rules").mkdir(parents=True)
     for file in RULES.glob("*.yml"):
         shortened = re.sub(r"^( +for: ).*$", r"\g<1>1s", file.read_text(), flags=re.MULTILINE)
         (directory / "rules" / file.name).write_text(shortened)
-    (directory / "prometheus.yml").write_text(_CONFIG.format(target=target))
+    (directory / "prometheus.yml").write_text(_CONFIG.format(target=target, every=every))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     command = [
         PROMETHEUS, f"--config.file={directory / 'prometheus.yml'}", f"--storage.tsdb.path={directory / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn",
+        f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn", *flags,
     ]  # fmt: skip
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -98,8 +99,9 @@ def prometheus(directory: Path, target: str) -> Iterator[Prometheus]:
         def scrapes() -> bool:
             assert process.poll() is None, (directory / "log").read_text()
             try:
+                urllib.request.urlopen(f"http://{running.address}/-/ready", timeout=10).close()
                 return running.now("up{job='turnout'} == 1") != {}
-            except OSError:
+            except (OSError, AssertionError):  # it does not listen yet, or answers 503 while it starts
                 return False
 
         running.wait("the first scrape", scrapes)

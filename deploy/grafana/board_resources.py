@@ -32,9 +32,18 @@ def resources() -> Dashboard:
                 "GPU memory",
                 (f'turnout_memory_used_bytes{{{some},device=~"cuda:.*"}}', "{{instance}} {{device}}"),
                 (f'turnout_memory_limit_bytes{{{some},device=~"cuda:.*"}}', "{{instance}} {{device}} limit"),
-                about="By all processes on the device.",
+                (f"turnout_gpu_process_memory_bytes{{{some}}}", "{{instance}} {{device}} this process"),
+                about="By all processes on the device, and by the server's own.",
                 unit="bytes",
                 dashed="limit",
+            )
+        )
+        .with_panel(
+            lines(
+                "GPU use",
+                (f"turnout_gpu_utilization_ratio{{{some}}}", "{{instance}} {{index}} {{device}}"),
+                about="Share of the time in which a kernel ran, of every GPU that the driver shows.",
+                unit="percentunit",
             )
         )
         .with_panel(

@@ -7,24 +7,22 @@ run()       the same for a process: until a signal, or until a part that must no
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import grpc
 from semver import Version
 from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Address, Settings
-from turnout.errors import TurnoutError, Unavailable
+from turnout.life import SideTasks, drain
+from turnout.oip.description import Description
 from turnout.publishing import Publisher
 from turnout.registry.announcement import Bounds
 from turnout.registry.repository import Repository
-from turnout.registry.staging import SWEEP_PATIENCE, sweep
 from turnout.registry.trust import Trust
 from turnout.registry.uploads import Uploads
 from turnout.rollout.attempt import Entry, Rollout
@@ -34,7 +32,7 @@ from turnout.rollout.meter import FalseAlarmMeters
 from turnout.rollout.preview import Previews
 from turnout.rollout.shown import record_rollouts
 from turnout.rollout.webhook import Webhook
-from turnout.routing.adoption import Recorder, adopt
+from turnout.routing.adoption import Recorder
 from turnout.routing.applied import Policies
 from turnout.routing.configured import named
 from turnout.routing.declarations import Declarer
@@ -44,7 +42,7 @@ from turnout.routing.router import PolicyRouter
 from turnout.routing.shadow.service import Shadows
 from turnout.routing.traffic import Traffic
 from turnout.routing.weights import record_epochs, record_weights
-from turnout.rpc.codec import new_request_id
+from turnout.rpc.codec import new_request_id, trailing_metadata
 from turnout.rpc.errors import code_name
 from turnout.rpc.registry.service import RegistryServicer
 from turnout.rpc.server import Services, control_server, data_server, listen
@@ -53,17 +51,22 @@ from turnout.serving.catalog import Catalog
 from turnout.serving.follow import follow
 from turnout.serving.inference import Inference
 from turnout.serving.manager import Manager
-from turnout.serving.memory import device_memory
+from turnout.serving.memory import device_memory, pci_addresses
+from turnout.serving.nvml import Nvml
 from turnout.serving.priority import step_back
+from turnout.serving.traced import TracedInference
+from turnout.startup import prepare_log, prepare_repository
 from turnout.state.store import StateStore
+from turnout.telemetry.exposition import Form
 from turnout.telemetry.logging import AccessLog, make_logger
 from turnout.telemetry.metrics import Metrics
+from turnout.telemetry.tracing.assembly import tracing
 from turnout.web.console.application import console_routes
 from turnout.web.console.recent import Recent
-from turnout.web.server import EmbeddedServer, Web, bind, http_server
-
-_SHADOWS_CLOSE_SECONDS = 1.0
-"""What copies that run may hold the server's end up by."""
+from turnout.web.oip.description import DescriptionEndpoints
+from turnout.web.oip.inference import InferenceEndpoint
+from turnout.web.oip.routes import oip_routes
+from turnout.web.server import Web, bind, http_server
 
 _EXPIRY_SECONDS = 0.5
 """Between two looks for uploads that nobody goes on with, at least."""
@@ -98,12 +101,15 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
     """
     async with AsyncExitStack() as stack:
         await asyncio.to_thread(providers.start_runtime)
-        root = await asyncio.to_thread(_prepare_repository, settings, log)
+        root = await asyncio.to_thread(prepare_repository, settings, log)
         store = await asyncio.to_thread(StateStore.open, settings.state_url)
         stack.callback(store.close)
+        nvml = await asyncio.to_thread(Nvml.open, log)
+        if nvml is not None:
+            stack.callback(nvml.close)
 
         repository, catalog, metrics = Repository(root), Catalog(), Metrics()
-        await asyncio.to_thread(_prepare_log, repository, store, settings, log)
+        await asyncio.to_thread(prepare_log, repository, store, settings, log)
         policies = Policies()
 
         def held(model: str) -> Mapping[Version, str]:
@@ -111,7 +117,8 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
 
         router = PolicyRouter(catalog, policies, serve_yanked=settings.routing.yanked_pins == "warn")
         access = AccessLog(log, settings.log.access_sample_rate)
-        inference = Inference(router, catalog, metrics, access, code_name)
+        tracer = await stack.enter_async_context(tracing(settings.tracing, metrics.server.spans, log))
+        inference = (Inference if tracer is None else TracedInference)(router, catalog, metrics, access, code_name)
         manager = Manager(repository, store.declared, settings, named, held, catalog, metrics, log)
         shadows = Shadows(settings, catalog, metrics, repository.directory, log)
         traffic = Traffic(store, catalog, policies, shadows.observe, log)
@@ -153,17 +160,23 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             rollouts=rollouts,
             registry=_registry(repository, uploads, declarer, store, manager, settings, stack),
             previews=previews,
+            metrics=metrics,
             accepting=lambda: not readiness_off.is_set(),
+            tracer=tracer,
         )
         readiness_off = asyncio.Event()
 
-        async def scrape() -> bytes:
+        async def scrape(form: Form) -> bytes:
             manager.sample()
+            if tracer is not None:
+                tracer.flush()  # what it traced gives examples of what is counted
             record_weights(catalog, policies, router)
             record_epochs(catalog, policies, metrics.server)
             record_rollouts(rollouts, meters, metrics.rollouts)
             metrics.server.memory = await asyncio.to_thread(device_memory, manager.devices)
-            return await metrics.scrape()
+            if nvml is not None:
+                metrics.server.gpus = await asyncio.to_thread(lambda: nvml.read(pci_addresses(manager.devices)))
+            return await metrics.scrape(form)
 
         async def refresh() -> None:
             await traffic.refresh()  # first: what a policy needs is loaded, and stays so
@@ -171,6 +184,11 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
 
         preferences = PreferenceReader(settings.routing)
         body_bytes = int(settings.limits.http_max_body_bytes)
+        oip = oip_routes(
+            InferenceEndpoint(inference, preferences, new_request_id, trailing_metadata, body_bytes),
+            DescriptionEndpoints(Description(router, catalog, services.accepting)),
+            tracer,
+        )
         web = Web(
             inference,
             preferences,
@@ -179,7 +197,9 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             services.ready,
             new_request_id,
             body_bytes,
+            oip,
             console,
+            tracer,
         )
         data, control = data_server(services, settings), control_server(services, settings)
         http_socket = bind(settings.http)
@@ -191,7 +211,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         )
         http = http_server(web)
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        side_tasks = _SideTasks(failed)
+        side_tasks = SideTasks(failed)
         stack.push_async_callback(side_tasks.cancel)
 
         await refresh()
@@ -204,7 +224,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         if console:
             side_tasks.start("recent", recent.run())
         side_tasks.start("follow", follow(refresh, store.revision, root, settings.repository, log))
-        stack.push_async_callback(_stop, services, settings, data, control, http, side_tasks)
+        stack.push_async_callback(drain, services, settings, data, control, http, side_tasks)
         try:
             yield Running(*addresses, services, failed)
         finally:
@@ -246,77 +266,6 @@ async def run(settings: Settings) -> int:
     return 0 if failure is None else 1
 
 
-class _SideTasks:
-    """Tasks that run as long as the server does. One that ends by itself stops the server."""
-
-    def __init__(self, failed: "asyncio.Future[None]") -> None:
-        self._failed = failed
-        self._tasks: list[asyncio.Task[None]] = []
-
-    def start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work, name=name)
-        task.add_done_callback(self._ended)
-        self._tasks.append(task)
-
-    def expect_end(self) -> None:
-        """Says that from now on a task may end."""
-        for task in self._tasks:
-            task.remove_done_callback(self._ended)
-
-    async def cancel(self) -> None:
-        self.expect_end()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._failed.cancel()
-
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        if self._failed.done() or task.cancelled():
-            return
-        error = RuntimeError(f"side task {task.get_name()!r} ended")
-        error.__cause__ = task.exception()
-        self._failed.set_exception(error)
-
-
-async def _stop(
-    services: Services,
-    settings: Settings,
-    data: grpc.aio.Server,
-    control: grpc.aio.Server,
-    http: EmbeddedServer,
-    side_tasks: _SideTasks,
-) -> None:
-    """Drains: readiness is off already; then no new request is taken, then those under way are finished."""
-    await asyncio.sleep(settings.drain.delay_s)
-    services.inference.drain()
-    bound = settings.drain.timeout_s
-    # The lanes go first and at once: nobody waits for a copy, and the manager would wait for what a lane holds.
-    shadows = services.shadows.close(min(bound, _SHADOWS_CLOSE_SECONDS))
-    await asyncio.gather(data.stop(bound), control.stop(min(bound, 1.0)), shadows)
-    side_tasks.expect_end()
-    http.should_exit = True
-    await services.manager.close(bound)
-
-
-def _prepare_log(repository: Repository, store: StateStore, settings: Settings, log: FilteringBoundLogger) -> None:
-    """Records versions whose publishers died before they could, and checks the keys that are trusted.
-
-    Raises:
-        ConfigError: A key is none.
-    """
-    for name in ("", *settings.model):
-        Trust.of(settings.for_model(name).signing)
-    try:
-        for one in adopt(repository, store, actor="server", patience=SWEEP_PATIENCE):
-            log.warning(
-                "recorded a version that its publisher did not",
-                model=one.manifest.model,
-                version=str(one.manifest.version),
-            )
-    except (OSError, Unavailable) as error:  # a repository that may only be read, or is busy: the next start will
-        log.warning("versions that no event tells of are not recorded", reason=str(error))
-
-
 def _uploads(repository: Repository, store: StateStore, settings: Settings) -> Uploads:
     transfers, publisher = settings.transfers, Publisher(settings, repository, store)
 
@@ -356,17 +305,3 @@ async def _expire(uploads: Uploads, keep_seconds: float) -> None:
     while True:
         await asyncio.sleep(max(keep_seconds / 4, _EXPIRY_SECONDS))
         await asyncio.to_thread(uploads.expire)
-
-
-def _prepare_repository(settings: Settings, log: FilteringBoundLogger) -> Path:
-    """Makes the directory if need be, sweeps what crashed publishes left, and reports what is no version."""
-    root = settings.models.absolute()
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        for name in sweep(root):
-            log.warning("swept a publish that never finished", staging=name)
-        for problem in Repository(root).scan().problems:
-            log.warning("not served", reason=str(problem))
-    except OSError as error:
-        raise TurnoutError(f"the repository {root} cannot be read: {error.strerror}") from error
-    return root

@@ -34,8 +34,8 @@ class Shell:
     def json(self, *arguments: str, code: int = 0) -> Any:
         return json.loads(self.run(*arguments, "--json", code=code).stdout)
 
-    def error(self, *arguments: str) -> str:
-        return self.run(*arguments, code=1).stderr.removeprefix("error: ").rstrip("\n")
+    def error(self, *arguments: str, code: int = 1) -> str:
+        return self.run(*arguments, code=code).stderr.removeprefix("error: ").rstrip("\n")
 
     def tamper(self, *statements: str) -> None:
         with closing(sqlite3.connect(self.folder / "models" / ".turnout" / "state.db")) as connection, connection:
@@ -133,7 +133,7 @@ def test_a_yank_says_what_is_left_and_what_stands_in_its_way(shell: Shell) -> No
     assert "yanked: it leaks" in shell.run("show", "m@2.0.0").stdout
     assert shell.json("show", "m@2.0.0")["yanked"] == "it leaks"
     assert "is yanked, and is never used again" in shell.error("release", "m@2.0.0")
-    assert "was yanked; publish under another version" in shell.error("publish", "m", "2.0.0", "1.onnx")
+    assert "was yanked; publish under another version" in shell.error("publish", "m", "2.0.0", "1.onnx", code=4)
     assert "Missing option" in shell.run("yank", "m@1.0.0", code=2).stderr
 
     assert "it leaks); to bring it back, say --i-know-why" in shell.error("unyank", "m@2.0.0", "--reason", "fixed")
@@ -173,10 +173,12 @@ def test_what_is_not_signed_by_a_trusted_key_is_told_and_not_published(shell: Sh
     assert "1 of 2 versions are not signed as is asked" in shell.run("verify", code=1).stdout
     assert f"{made['key_id']} (trusted)" in shell.run("show", "m@1.0.0").stdout
 
-    refused = shell.error("publish", "m", "3.0.0", "1.onnx")
+    refused = shell.error("publish", "m", "3.0.0", "1.onnx", code=3)
     assert refused == "gate signature failed: it is not signed, and signing.require_signature asks for that"
     gates = shell.json("publish", "m", "3.0.0", "1.onnx", "--sign-key", "key.pem")["gates"]
-    assert gates[-1] == {"gate": "signature", "outcome": "passed", "evidence": f"signed by {made['key_id']}"}
+    assert gates[-1] == {
+        "gate": "signature", "outcome": "passed", "evidence": f"signed by {made['key_id']}", "numbers": {},
+    }  # fmt: skip
     signed, published, reviewed = shell.json("log", "--limit", "3")["events"]
     assert (signed["kind"], signed["payload"]["key"], published["kind"]) == ("signed", made["key_id"], "published")
     assert reviewed["reason"] == "reviewed"

@@ -94,6 +94,14 @@ def test_a_refused_model_ends_the_command_with_the_gates_words(tmp_path: Path) -
     assert error["violations"][0]["field"] == "integrity"
 
 
+def test_a_number_that_is_taken_ends_the_command_as_it_does_on_the_disk(tmp_path: Path) -> None:
+    with serving(tmp_path / "models") as server:
+        for factor, code in ((1, 0), (1, 0), (2, 4)):
+            source = onnx_models.save(onnx_models.scaled(factor), tmp_path / "m.onnx")
+            told = turnout("publish", "m", "1.0.0", source, "--server", server.control, check=False)
+            assert told.returncode == code, told.stderr
+
+
 def test_a_server_killed_in_the_middle_of_an_upload_leaves_a_clean_repository(tmp_path: Path, source: Path) -> None:
     models = tmp_path / "models"
     files = {"model.onnx": source.read_bytes(), "weights.data": (source.parent / "weights.data").read_bytes()}

@@ -10,7 +10,7 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 import onnx_models
-from console_wire import CHROMIUM, PATIENCE_MS, TOKEN, chromium, tab
+from console_wire import PATIENCE_MS, TOKEN, Tab, chromium, needs_chromium, tab
 from rollout_wire import FINAL, TICK, clients, command, in_state, latest, start, until
 from routing_wire import policy, put
 from shadow_wire import PATIENT, numbered, predict, settled
@@ -23,7 +23,7 @@ from wire import request
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"),
+    needs_chromium,
 ]
 
 QUICK = {
@@ -33,6 +33,12 @@ QUICK = {
 LONG = {"steps": [{"weight": 0.25, "soak_s": 3600}, {"weight": 0.5, "soak_s": 3600}], "metrics": ["errors"]}
 NASTY = "<img src=x onerror=alert(1)> \"quoted\" & 'so on' " + "long" * 60
 ROLLOUT = "/console/models/m/rollouts/1"
+NAMED = """element => [element.tagName, element.id, element.getAttribute("href"), element.getAttribute("aria-label"),
+    element.textContent.slice(0, 40)].join("|")"""
+CONTROLS = f"""() => Array.from(
+    document.querySelectorAll("a[href], button:enabled, input:not([type=hidden]), select, [tabindex='0']")
+).filter(element => element.checkVisibility()).map({NAMED})"""
+FOCUSED = f"() => [({NAMED})(document.activeElement), getComputedStyle(document.activeElement).outlineStyle]"
 expect.set_options(timeout=PATIENCE_MS)
 
 
@@ -222,14 +228,101 @@ async def test_a_button_on_an_old_page_is_refused_in_words(serve, browser) -> No
         here.wrong.clear()  # the refused refreshes, and the 409
 
 
-async def test_without_the_token_there_are_no_buttons(serve, browser) -> None:
+async def post(here: Tab, server: Running, command: str) -> int:
+    """Posts what a button would, from the page that is open, by a script; returns the status."""
+    epoch = (await latest(server)).epoch
+    status = await here.page.evaluate(
+        "([url, epoch]) => fetch(url, {method: 'POST', body: new URLSearchParams({epoch, reason: 'by a script'})})"
+        ".then(answer => answer.status)",
+        [f"{ROLLOUT}/{command}", str(epoch)],
+    )
+    here.wrong.clear()  # the browser notes the 403
+    return int(status)
+
+
+async def test_without_the_token_there_are_no_buttons_and_posts_are_refused(serve, browser) -> None:
     server = await serve(console={"token": ""})
     async with load(server), tab(browser, server) as here:
         await start(server, "1.1.0", LONG)
+        await until(server, in_state("soaking"))
         await here.open(ROLLOUT)
         await expect(here.page.locator("main")).to_contain_text("This console is read-only")
         assert await here.page.get_by_role("button").count() == 0
         assert await here.page.locator("form").count() == 0
+        for command in ("pause", "promote", "promote-full", "abort"):
+            assert await post(here, server, command) == 403
+        told = await latest(server)
+        assert (told.state, list(told.pauses)) == ("soaking", [])
+
+
+async def test_who_is_not_signed_in_sees_where_to_and_posts_are_refused(serve, browser) -> None:
+    server = await serve()
+    async with load(server), tab(browser, server) as here:
+        await start(server, "1.1.0", LONG)
+        await until(server, in_state("soaking"))
+        await here.open(ROLLOUT)
+        await expect(here.page.locator("main")).to_contain_text("Sign in with the control token to pause")
+        assert await here.page.get_by_role("button").count() == 0
+        assert await post(here, server, "abort") == 403
+        assert (await latest(server)).state == "soaking"
+        await here.sign_in("ann")
+        await expect(here.page.get_by_role("button", name="Take it back")).to_be_enabled()
+        assert await post(here, server, "abort") == 200  # the page that it leads to
+        await until(server, in_state(*FINAL))
+
+
+async def test_another_site_cannot_press_a_button_for_somebody_who_is_signed_in(serve, browser) -> None:
+    server = await serve()
+    async with load(server), tab(browser, server) as here:
+        await start(server, "1.1.0", LONG)
+        await until(server, in_state("soaking"))
+        await here.open(ROLLOUT)
+        await here.sign_in("ann")
+        await expect(here.page.get_by_role("button", name="Take it back")).to_be_enabled()
+        fields = f"<input name=epoch value={(await latest(server)).epoch}><button>Win</button>"
+        form = f"<form method=post action='{here.origin}{ROLLOUT}/abort'>{fields}</form>"
+        evil = await here.page.context.new_page()
+        await evil.route("http://evil.test/", lambda route: route.fulfill(body=form, content_type="text/html"))
+        await evil.goto("http://evil.test/")
+        async with evil.expect_response("**/abort") as refused:
+            await evil.get_by_role("button", name="Win").click()
+        assert (await (await refused.value).request.header_value("cookie")) is None
+        assert (await refused.value).status == 403
+        told = await latest(server)
+        assert (told.state, list(told.pauses)) == ("soaking", [])
+        await here.page.get_by_role("button", name="Pause").click()  # the session is still there, for its owner
+        await expect(here.page.locator("#live [role=status]")).to_contain_text("paused by hand (ann)")
+
+
+async def test_every_control_of_every_page_is_reached_by_keyboard_and_shows_it(serve, browser) -> None:
+    server = await serve()
+    pages = (
+        "/console", "/console/models/m", "/console/models/m/versions/1.2.0", "/console/models/m/route",
+        "/console/models/m/shadow", ROLLOUT, "/console/sign-in",
+    )  # fmt: skip
+    async with load(server), tab(browser, server) as here:
+        await start(server, "1.1.0", LONG)
+        await until(server, in_state("soaking"))
+        await here.open(ROLLOUT)
+        await here.sign_in("ann")
+        page = here.page
+        await page.wait_for_url(here.origin + ROLLOUT)
+        for path in pages:
+            await here.open(path)
+            wanted = set(await page.evaluate(CONTROLS))
+            await page.keyboard.press("Tab")
+            assert await page.evaluate("document.activeElement.className") == "skip", path
+            outlines: dict[str, str] = {}
+            for _ in range(2 * len(wanted)):
+                name, outline = await page.evaluate(FOCUSED)
+                outlines[name] = outline
+                await page.keyboard.press("Tab")
+            assert wanted <= outlines.keys(), (path, wanted - outlines.keys())
+            assert {name for name in wanted if outlines[name] == "none"} == set(), path
+        await here.open(ROLLOUT)
+        await page.keyboard.press("Tab")
+        await page.keyboard.press("Enter")
+        assert await page.evaluate("document.activeElement.id") == "main"
 
 
 async def test_versions_are_held_against_each_other_and_routes_explained(serve, browser) -> None:
@@ -266,7 +359,7 @@ async def test_real_disagreements_are_shown_the_worst_first(publish_model, start
     assert told.outcomes["disagreed"] == 7  # all but the one of zeros
     async with tab(browser, server) as here:
         await here.open("/console/models/m/shadow")
-        await expect(here.page.locator("main")).to_contain_text("8, of which 7 disagreed")
+        await expect(here.page.locator("main")).to_contain_text("7 disagreed")
         worst = here.page.get_by_role("region", name="Worst disagreements").locator("tbody tr")
         await expect(worst).to_have_count(7)
         assert {await row.locator("th").inner_text() for row in await worst.all()} == {f"r{n}" for n in range(1, 8)}

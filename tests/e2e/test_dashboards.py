@@ -36,6 +36,7 @@ PROMETHEUS_S_OWN = {"up", "ALERTS", "scrape_duration_seconds"}
 
 EMPTY = {
     ("resources", "GPU memory"): "there is no GPU",
+    ("resources", "GPU use"): "there is no GPU",
     ("shadow", "copies that were not run"): "every copy was run",
     ("overview", "alerts"): "what fires here depends on how far the shadow's disagreement has come",
 }
@@ -122,9 +123,14 @@ async def exported(server) -> set[str]:
     return names
 
 
+def rules() -> Iterator[dict]:
+    for file in RULES.glob("*.yml"):
+        for group in yaml.safe_load(file.read_text())["groups"]:
+            yield from group["rules"]
+
+
 def recorded() -> set[str]:
-    groups = [g for file in RULES.glob("*.yml") for g in yaml.safe_load(file.read_text())["groups"]]
-    return {rule["record"] for group in groups for rule in group["rules"] if "record" in rule}
+    return {rule["record"] for rule in rules() if "record" in rule}
 
 
 @pytest.mark.slow
@@ -150,7 +156,7 @@ async def test_every_panel_names_real_metrics_and_shows_a_scene_with_a_canary_a_
         await asyncio.wait_for(meter_began(), 60)
         with pytest.raises(grpc.aio.AioRpcError):
             await stub.Predict(request("m", x=X.astype(np.float64)))
-        plan = rollout_wire.QUICK | {"steps": [{"weight": 0.4, "soak_s": 600.0}], "step_deadline_s": 1000.0}
+        plan = rollout_wire.CAREFREE | {"steps": [{"weight": 0.4, "soak_s": 600.0}], "step_deadline_s": 1000.0}
         await rollout_wire.start(server, "1.1.0", plan)
         await rollout_wire.until(server, rollout_wire.in_state("soaking"))
         await rollout_wire.command(server, rollout_pb2.ROLLOUT_COMMAND_PAUSE, actor="ann", reason="a look")
@@ -164,6 +170,9 @@ def _judge(directory: Path, target: str, exported: set[str]) -> None:
     for expression in (*(each.expression for each in everything), *marks(), *(selector for selector, _ in values())):
         used = set(re.findall(r"([a-zA-Z_:][\w:]*)\{", expression)) or {expression}
         assert used <= known, f"{used - known} in {expression}"
+    for rule in rules():
+        used = set(re.findall(r"\b(?:[a-z_]+:)?turnout_[\w:]+", rule["expr"]))
+        assert used <= known, f"{used - known} in {rule}"
     with prometheus(directory / "prometheus", target) as watch:
         missing = set(everything)
 

@@ -37,8 +37,12 @@ PLAN = {
 }
 
 
+ROUNDS, MORE_ROUNDS = 400, 4000
+"""Of work. One request in twenty is ten times as long: the slowest hundredth is the model's then, not the machine's."""
+
+
 class Load:
-    """Clients that send requests, one in five of which the candidate cannot answer, and time them.
+    """Clients that send requests, one in ten of which the candidate cannot answer, and time them.
 
     Attributes:
         seconds: By version, of each request, failed ones included.
@@ -67,10 +71,12 @@ class Load:
     def _ask(self, address: str) -> None:
         with Client(address, retries=0) as client:
             while not self._stop.wait(0.02):
-                index = np.array([1000 if next(self._numbers) % 5 == 0 else 7])
+                number = next(self._numbers)
+                index = np.array([1000 if number % 10 == 0 else 7])
+                rounds = np.array(MORE_ROUNDS if number % 20 == 5 else ROUNDS)
                 begun = time.monotonic()
                 try:
-                    version = client.predict("m", {"x": X, "n": np.array(400), "index": index}).version
+                    version = client.predict("m", {"x": X, "n": rounds, "index": index}).version
                 except Internal:
                     version = "1.1.0"
                 took = time.monotonic() - begun
@@ -146,7 +152,7 @@ def test_while_a_canary_is_rolled_back_each_alert_that_should_fires_and_the_rule
             series = watch.ask("query", query=f'turnout_requests_total{{version="{version}"}}[5m]')["result"]
             unseen = sum(float(each["values"][0][1]) for each in series)  # before it was first scraped in its role
             assert counted == pytest.approx(len(seconds) - unseen, rel=0.1, abs=3)
-            for q, apart in ((50, 1), (90, 1), (99, 2)):  # the slowest also waited for the client's own turn
+            for q in (50, 90, 99):
                 recorded = watch.now(f"version:turnout_request_duration_seconds:p{q}_rate5m")[key]
                 measured = float(np.quantile(seconds, q / 100, method="inverted_cdf"))
-                assert abs(bucket(recorded) - bucket(measured)) <= apart, (version, q, recorded, measured)
+                assert abs(bucket(recorded) - bucket(measured)) <= 1, (version, q, recorded, measured)

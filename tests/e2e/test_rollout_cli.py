@@ -5,7 +5,6 @@ import os
 import pty
 import re
 import select
-import shutil
 import signal
 import struct
 import subprocess
@@ -26,6 +25,7 @@ import pytest
 from semver import Version
 
 import onnx_models
+from console_wire import CHROMIUM, needs_chromium
 from turnout.cli.rollout_follow import FINAL
 from turnout.config import Settings
 from turnout.registry.publish import PublishRequest, publish
@@ -47,7 +47,6 @@ pytestmark = pytest.mark.slow
 TICK = {"TURNOUT_ROLLOUT__TICK_S": "0.1"}
 QUICK = ("--metrics", "errors", "--min-requests", "20", "--steps", "25%:0.5s,50%:0.5s", "--watch-for", "0.5s")
 LONG = ("--metrics", "errors", "--steps", "25%:1h,50%:1h")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture
@@ -189,7 +188,7 @@ def test_a_bad_one_is_taken_back_explained_reported_and_tried_again(server: Serv
     assert "cannot be written" in refused(server, "report", "m", "--html", str(tmp_path / "none" / "x.html"))
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@needs_chromium
 def test_the_report_draws_its_plots_in_a_browser_without_a_network(server: ServerProcess, tmp_path: Path) -> None:
     with load(server):
         run(server, "start", "m", "--to", "1.2.0", *QUICK, "--wait", code=1)

@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the first run on a 
 
 TRITONCLIENT = "2.73.0"
 RULES = Path(__file__).parent.parent / "tritonclient_rules"
-MODULES = ("sync_client", "aio_client", "callback_client", "typed_contents", "description")
+MODULES = ("sync_client", "aio_client", "callback_client", "typed_contents", "description", "http_client")
 
 ELEMENTS = {
     "bool": TensorProto.BOOL,
@@ -81,7 +81,7 @@ def _to_bfloat16() -> ModelProto:
 @pytest.fixture(scope="session")
 def tritonclient_python() -> Path:
     """The interpreter of an environment that holds tritonclient; made once per machine."""
-    home = Path.home() / ".cache" / "turnout" / f"tritonclient-{TRITONCLIENT}"
+    home = Path.home() / ".cache" / "turnout" / f"tritonclient-{TRITONCLIENT}-both"
     home.parent.mkdir(parents=True, exist_ok=True)
     with home.with_name(f"{home.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -89,7 +89,7 @@ def tritonclient_python() -> Path:
         if not complete.exists():
             venv.create(home, clear=True, with_pip=True)
             pip = [home / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            subprocess.run([*pip, f"tritonclient[grpc]=={TRITONCLIENT}"], check=True, timeout=600)
+            subprocess.run([*pip, f"tritonclient[grpc,http]=={TRITONCLIENT}"], check=True, timeout=600)
             complete.touch()
     return home / "bin" / "python"
 
@@ -136,7 +136,7 @@ def outcomes(server: ServerProcess, tritonclient_python: Path) -> dict[str, dict
 
 
 def _run(python: Path, module: str, server: ServerProcess) -> dict[str, str]:
-    command = [python, RULES / "run_rules.py", module, server.grpc, server.control]
+    command = [python, RULES / "run_rules.py", module, server.grpc, server.control, server.http]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     found: dict[str, str] = json.loads(done.stdout)

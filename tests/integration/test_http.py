@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import re
-import shutil
 import subprocess
 
 import httpx
@@ -12,9 +11,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from semver import Version
 
+from debian import needs, program
 from onnx_models import add_with_default, look_up, matmul, scaled
 from turnout.config import Loading, ModelOverrides
 from wire import X, refusal, request, stub_of
+
+PROMTOOL = program("prometheus", "promtool")
+needs_promtool = needs(PROMTOOL, "prometheus")
 
 
 async def _get(server, path: str) -> httpx.Response:
@@ -174,18 +177,16 @@ async def test_series_of_an_unloaded_version_go_after_a_grace_of_two_scrapes(pub
     assert [await shown() for _ in range(3)] == [True, True, False]
 
 
+@needs_promtool
 @pytest.mark.slow
 async def test_promtool_finds_nothing_to_complain_about(publish_model, start_server) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not installed (Debian: prometheus)")
     publish_model("m", "1.0.0", scaled(1))
     server = await start_server()
     async with stub_of(server) as stub:
         await stub.Predict(request("m", x=X))
     text = (await _get(server, "/metrics")).text
     done = await asyncio.to_thread(
-        subprocess.run, [promtool, "check", "metrics"], input=text, capture_output=True, text=True
+        subprocess.run, [PROMTOOL, "check", "metrics"], input=text, capture_output=True, text=True
     )
     complaints = [line for line in done.stderr.splitlines() if re.match("turnout_", line)]
     assert complaints == []

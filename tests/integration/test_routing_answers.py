@@ -7,10 +7,11 @@ import urllib.request
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from onnx_models import scaled
 from routing_wire import ask, control_of, policy, put, read, scrape
-from turnout_proto.oip.inference_pb2 import ModelInferRequest
+from turnout_proto.oip.inference_pb2 import ModelInferRequest, ModelReadyRequest, ModelReadyResponse
 from turnout_proto.v1 import traffic_pb2 as pb
 from wire import X, refusal, request, stub_of
 
@@ -161,3 +162,23 @@ async def test_the_explainer_agrees_with_what_happens(start_server) -> None:
         await control.ExplainRoute(pb.ExplainRouteRequest(model="m"))
         after = (await scrape(server))["turnout_route_decisions_total", "model=m", "role=canary", "version=1.1.0"]
         assert before == after
+
+
+async def test_questions_after_readiness_are_no_requests_that_traffic_is_split_by(start_server) -> None:
+    server = await start_server()
+    await put(server, policy("1.0.0", v1_1_0=0.25))
+    async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        oip_ready = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelReady",
+            request_serializer=ModelReadyRequest.SerializeToString,
+            response_deserializer=ModelReadyResponse.FromString,
+        )
+        for _ in range(7):
+            answer = await health.Check(health_pb2.HealthCheckRequest(service="model:m"))
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+            assert (await oip_ready(ModelReadyRequest(name="m"))).ready
+            await ask(server, [""])
+    async with control_of(server) as control:
+        state = (await control.GetTraffic(pb.GetTrafficRequest(model="m"))).models[0]
+    assert sum(share.decisions for share in state.shares) == 7

@@ -44,7 +44,7 @@ def start_pair(publish_model, start_server):
 async def only_the_baseline_answered(server, count: int) -> None:
     """Checks the counts that a rollout reads."""
     seen = await scrape(server)
-    live = {k[1:]: v for k, v in seen.items() if k[0] == "turnout_requests_total"}
+    live = {k[1:]: v for k, v in seen.items() if k[0] == "turnout_requests_total" and v}
     assert live == {("code=OK", "model=m", "role=baseline", "version=1.0.0"): count}
     decided = {k[1:]: v for k, v in seen.items() if k[0] == "turnout_route_decisions_total"}
     assert decided == {("model=m", "role=baseline", "version=1.0.0"): count}

@@ -176,7 +176,7 @@ def test_a_link_in_the_place_of_a_signature_is_not_followed(
     outside = tmp_path / "signature.json"
     outside.write_bytes(key.sign(published.digest).to_bytes())
     home = attestations.directory(repository, "m", ONE)
-    home.mkdir(parents=True)
+    home.mkdir(parents=True, exist_ok=True)
     (home / "signature-x.json").symlink_to(outside)
     with pytest.raises(NotTrusted):
         Trust.of(required(key)).check(repository, published)

@@ -1,7 +1,7 @@
 """Runs every rule of one module here, inside tritonclient's own environment, and prints what became of each as JSON.
 
-`python run_rules.py MODULE DATA_ADDRESS CONTROL_ADDRESS`. A rule is a function `test_*`, async or not, that takes
-`Addresses`.
+`python run_rules.py MODULE DATA_ADDRESS CONTROL_ADDRESS HTTP_ADDRESS`. A rule is a function `test_*`, async or not,
+that takes `Addresses`.
 """
 
 import asyncio
@@ -20,10 +20,12 @@ class Addresses:
     Attributes:
         data: For clients.
         control: For operators.
+        http: For clients that speak HTTP.
     """
 
     data: str
     control: str
+    http: str
 
 
 def broken(rule, addresses: Addresses) -> str:
@@ -38,9 +40,9 @@ def broken(rule, addresses: Addresses) -> str:
 
 
 def main() -> None:
-    module, data, control = sys.argv[1:]
+    module, data, control, http = sys.argv[1:]
     rules = inspect.getmembers(importlib.import_module(module), inspect.isfunction)
-    addresses = Addresses(data, control)
+    addresses = Addresses(data, control, http)
     sys.stdout.write(json.dumps({name: broken(rule, addresses) for name, rule in rules if name.startswith("test_")}))
 
 

@@ -1,7 +1,6 @@
 """Prometheus's own tool reads the rules and runs their tests; each alert has a runbook that names real commands."""
 
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +9,14 @@ import pytest
 import yaml
 from typer.main import get_command
 
+from debian import needs, program
 from turnout.cli.main import application
 
 ROOT = Path(__file__).parents[2]
 RULES = sorted((ROOT / "deploy" / "prometheus" / "rules").glob("*.yml"))
 RUNBOOKS = ROOT / "docs" / "runbooks"
 
-needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool (Debian: prometheus)")
+needs_promtool = needs(program("prometheus", "promtool"), "prometheus")
 
 
 def rules() -> Iterator[dict]:

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from turnout.errors import InvalidTensor, Unsupported
+from turnout.oip.elements import BY_NAME, ELEMENT_TYPES, NUMERIC_NAMES
+from turnout.oip.tensors import MAX_TENSORS
 from turnout.registry.signature import DataType
-from turnout.rpc.oip.codec import MAX_TENSORS, decode_inputs, encode_outputs
-from turnout.rpc.oip.elements import BY_NAME, ELEMENT_TYPES, NUMERIC_NAMES
+from turnout.rpc.oip.codec import decode_inputs, encode_outputs
 from turnout_proto.oip.inference_pb2 import InferTensorContents, ModelInferRequest, ModelInferResponse
 
 NUMERIC = sorted(NUMERIC_NAMES.items(), key=lambda item: item[1])

@@ -1,11 +1,21 @@
 import pytest
 
 from turnout.errors import InvalidRequest, Unsupported
+from turnout.oip import parameters as words
+from turnout.oip.parameters import MAX_ID, check_id
+from turnout.oip.tensors import MAX_TENSORS
 from turnout.routing.preferences import MAX_KEY_BYTES
-from turnout.rpc.oip.codec import MAX_TENSORS
 from turnout.rpc.oip.exchange import envelope, fill
-from turnout.rpc.oip.parameters import MAX_ID, check_id, read_options, read_outputs
+from turnout.rpc.oip.parameters import plain, wanted_outputs
 from turnout_proto.oip.inference_pb2 import InferParameter, ModelInferRequest
+
+
+def read_options(parameters):
+    return words.read_options(plain(parameters))
+
+
+def read_outputs(request):
+    return words.read_outputs(wanted_outputs(request.outputs))
 
 
 def wanting(name, **parameters):

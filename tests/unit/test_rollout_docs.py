@@ -46,7 +46,7 @@ def test_every_field_of_a_stage_and_every_choice_is_named() -> None:
 
 
 def test_the_plan_file_and_the_options_beside_it_are_one_plan() -> None:
-    (file,) = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)
+    (file,) = re.findall(r"```toml\n(.*?)```", TEXT[TEXT.index("## The plan\n") :], re.DOTALL)
     body = tomllib.loads(file)
     plan = Plan.from_json(body)
     options = PlanOptions(

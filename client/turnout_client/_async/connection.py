@@ -11,6 +11,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from turnout_client.config import Metadata, Options
 from turnout_client.errors import Cancelled, ClientClosed, error_of_break, error_of_call
+from turnout_client.tracing import traced
 from turnout_proto.v1.catalog_pb2_grpc import CatalogServiceStub
 from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
 
@@ -82,7 +83,7 @@ class Connection:
             TurnoutClientError: The call ended with a status.
         """
         try:
-            return await method(request, timeout=timeout, metadata=self.metadata)
+            return await method(request, timeout=timeout, metadata=traced(self.metadata))
         except grpc.aio.AioRpcError as error:
             raise error_of_call(error, request_id) from error
         except asyncio.CancelledError:

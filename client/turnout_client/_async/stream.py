@@ -19,6 +19,7 @@ from turnout_client.errors import (
     error_of_status,
 )
 from turnout_client.stream_ids import StreamIds
+from turnout_client.tracing import caller
 from turnout_client.wire import PredictCall
 from turnout_proto.v1.prediction_pb2 import PredictResponse, PredictStreamRequest, PredictStreamResponse
 
@@ -112,6 +113,7 @@ class _Stream:
     async def predict(self, call: PredictCall, timeout: float | None) -> PredictResponse:
         message = PredictStreamRequest()
         call.write(message.request)
+        message.traceparent, message.tracestate = caller()
         request_id = message.request.request_id = self._ids.claim(call.request_id, self._pending)
         answer: asyncio.Future[PredictResponse] = self._loop.create_future()
         item = _Item(request_id, message, answer)

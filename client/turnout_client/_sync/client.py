@@ -43,7 +43,7 @@ class Client:
             with 16 in flight on asyncio 1.8 times as many predictions of a small model a second, on threads 1.3.
         retries: How often a call is tried again, or the whole policy.
         credentials: Of the channel, for TLS; None for plain text.
-        metadata: Pairs sent with each call.
+        metadata: Pairs sent with each call. Where OpenTelemetry has a current span, it is sent along too.
         options: gRPC channel arguments; they replace this client's own of the same name.
 
     Raises:

@@ -12,6 +12,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from turnout_client.config import Metadata, Options
 from turnout_client.errors import ClientClosed, FailedCall, error_of_break, error_of_call
+from turnout_client.tracing import traced
 from turnout_proto.v1.catalog_pb2_grpc import CatalogServiceStub
 from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
 
@@ -84,7 +85,7 @@ class Connection:
             TurnoutClientError: The call ended with a status.
         """
         try:
-            return method(request, timeout=timeout, metadata=self.metadata)
+            return method(request, timeout=timeout, metadata=traced(self.metadata))
         except grpc.RpcError as error:
             raise error_of_call(cast(FailedCall, error), request_id) from error
         except ValueError:

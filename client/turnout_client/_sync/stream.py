@@ -24,6 +24,7 @@ from turnout_client.errors import (
     error_of_status,
 )
 from turnout_client.stream_ids import StreamIds
+from turnout_client.tracing import caller
 from turnout_client.wire import PredictCall
 from turnout_proto.v1.prediction_pb2 import PredictResponse, PredictStreamRequest
 
@@ -105,6 +106,7 @@ class _Stream:
     def predict(self, call: PredictCall, timeout: float | None) -> PredictResponse:
         message = PredictStreamRequest()
         call.write(message.request)
+        message.traceparent, message.tracestate = caller()
         if timeout is not None:
             message.timeout_ms = min(math.ceil(timeout * 1000), MAX_TIMEOUT_MS)
         item = _Item(message)

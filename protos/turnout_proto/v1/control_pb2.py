@@ -22,46 +22,47 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from turnout_proto.v1 import activity_pb2 as turnout__proto_dot_v1_dot_activity__pb2
 from turnout_proto.v1 import catalog_pb2 as turnout__proto_dot_v1_dot_catalog__pb2
 from turnout_proto.v1 import rollout_pb2 as turnout__proto_dot_v1_dot_rollout__pb2
 from turnout_proto.v1 import traffic_pb2 as turnout__proto_dot_v1_dot_traffic__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eturnout_proto/v1/control.proto\x12\nturnout.v1\x1a\x1eturnout_proto/v1/catalog.proto\x1a\x1eturnout_proto/v1/rollout.proto\x1a\x1eturnout_proto/v1/traffic.proto\"4\n\x12LoadVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"@\n\x13LoadVersionResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.turnout.v1.ModelVersion\"6\n\x14UnloadVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"B\n\x15UnloadVersionResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.turnout.v1.ModelVersion\"V\n\x15ReleaseVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\")\n\x16ReleaseVersionResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\"S\n\x12YankVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"&\n\x13YankVersionResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\"i\n\x14UnyankVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\ni_know_why\x18\x05 \x01(\x08\"(\n\x15UnyankVersionResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\"\x8f\x01\n\rSetTagRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x06 \x01(\tH\x00\x88\x01\x01\x42\x13\n\x11_expected_version\"*\n\x0eSetTagResponse\x12\x18\n\x10previous_version\x18\x01 \x01(\t\"\x81\x01\n\x10\x44\x65leteTagRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x05 \x01(\tH\x00\x88\x01\x01\x42\x13\n\x11_expected_version\"-\n\x11\x44\x65leteTagResponse\x12\x18\n\x10previous_version\x18\x01 \x01(\t2\x84\x0f\n\x0e\x43ontrolService\x12N\n\x0bLoadVersion\x12\x1e.turnout.v1.LoadVersionRequest\x1a\x1f.turnout.v1.LoadVersionResponse\x12T\n\rUnloadVersion\x12 .turnout.v1.UnloadVersionRequest\x1a!.turnout.v1.UnloadVersionResponse\x12W\n\x0eReleaseVersion\x12!.turnout.v1.ReleaseVersionRequest\x1a\".turnout.v1.ReleaseVersionResponse\x12N\n\x0bYankVersion\x12\x1e.turnout.v1.YankVersionRequest\x1a\x1f.turnout.v1.YankVersionResponse\x12T\n\rUnyankVersion\x12 .turnout.v1.UnyankVersionRequest\x1a!.turnout.v1.UnyankVersionResponse\x12?\n\x06SetTag\x12\x19.turnout.v1.SetTagRequest\x1a\x1a.turnout.v1.SetTagResponse\x12H\n\tDeleteTag\x12\x1c.turnout.v1.DeleteTagRequest\x1a\x1d.turnout.v1.DeleteTagResponse\x12K\n\nGetTraffic\x12\x1d.turnout.v1.GetTrafficRequest\x1a\x1e.turnout.v1.GetTrafficResponse\x12K\n\nSetTraffic\x12\x1d.turnout.v1.SetTrafficRequest\x1a\x1e.turnout.v1.SetTrafficResponse\x12N\n\x0bRampTraffic\x12\x1e.turnout.v1.RampTrafficRequest\x1a\x1f.turnout.v1.RampTrafficResponse\x12Q\n\x0c\x43learTraffic\x12\x1f.turnout.v1.ClearTrafficRequest\x1a .turnout.v1.ClearTrafficResponse\x12T\n\rFreezeTraffic\x12 .turnout.v1.FreezeTrafficRequest\x1a!.turnout.v1.FreezeTrafficResponse\x12T\n\rRevertTraffic\x12 .turnout.v1.RevertTrafficRequest\x1a!.turnout.v1.RevertTrafficResponse\x12\x63\n\x12ListTrafficHistory\x12%.turnout.v1.ListTrafficHistoryRequest\x1a&.turnout.v1.ListTrafficHistoryResponse\x12Q\n\x0c\x45xplainRoute\x12\x1f.turnout.v1.ExplainRouteRequest\x1a .turnout.v1.ExplainRouteResponse\x12Z\n\x0fGetShadowReport\x12\".turnout.v1.GetShadowReportRequest\x1a#.turnout.v1.GetShadowReportResponse\x12N\n\x0bPlanRollout\x12\x1e.turnout.v1.PlanRolloutRequest\x1a\x1f.turnout.v1.PlanRolloutResponse\x12Q\n\x0cStartRollout\x12\x1f.turnout.v1.StartRolloutRequest\x1a .turnout.v1.StartRolloutResponse\x12W\n\x0e\x43ommandRollout\x12!.turnout.v1.CommandRolloutRequest\x1a\".turnout.v1.CommandRolloutResponse\x12Q\n\x0cListRollouts\x12\x1f.turnout.v1.ListRolloutsRequest\x1a .turnout.v1.ListRolloutsResponse\x12S\n\x0cWatchRollout\x12\x1f.turnout.v1.WatchRolloutRequest\x1a .turnout.v1.WatchRolloutResponse0\x01\x12Z\n\x0fGetRolloutTicks\x12\".turnout.v1.GetRolloutTicksRequest\x1a#.turnout.v1.GetRolloutTicksResponse\x12\x45\n\x08RollBack\x12\x1b.turnout.v1.RollBackRequest\x1a\x1c.turnout.v1.RollBackResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eturnout_proto/v1/control.proto\x12\nturnout.v1\x1a\x1fturnout_proto/v1/activity.proto\x1a\x1eturnout_proto/v1/catalog.proto\x1a\x1eturnout_proto/v1/rollout.proto\x1a\x1eturnout_proto/v1/traffic.proto\"4\n\x12LoadVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"@\n\x13LoadVersionResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.turnout.v1.ModelVersion\"6\n\x14UnloadVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"B\n\x15UnloadVersionResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.turnout.v1.ModelVersion\"V\n\x15ReleaseVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\")\n\x16ReleaseVersionResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\"S\n\x12YankVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"&\n\x13YankVersionResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\"i\n\x14UnyankVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\ni_know_why\x18\x05 \x01(\x08\"(\n\x15UnyankVersionResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\"\x8f\x01\n\rSetTagRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x06 \x01(\tH\x00\x88\x01\x01\x42\x13\n\x11_expected_version\"*\n\x0eSetTagResponse\x12\x18\n\x10previous_version\x18\x01 \x01(\t\"\x81\x01\n\x10\x44\x65leteTagRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x05 \x01(\tH\x00\x88\x01\x01\x42\x13\n\x11_expected_version\"-\n\x11\x44\x65leteTagResponse\x12\x18\n\x10previous_version\x18\x01 \x01(\t2\xd4\x0f\n\x0e\x43ontrolService\x12N\n\x0bLoadVersion\x12\x1e.turnout.v1.LoadVersionRequest\x1a\x1f.turnout.v1.LoadVersionResponse\x12T\n\rUnloadVersion\x12 .turnout.v1.UnloadVersionRequest\x1a!.turnout.v1.UnloadVersionResponse\x12W\n\x0eReleaseVersion\x12!.turnout.v1.ReleaseVersionRequest\x1a\".turnout.v1.ReleaseVersionResponse\x12N\n\x0bYankVersion\x12\x1e.turnout.v1.YankVersionRequest\x1a\x1f.turnout.v1.YankVersionResponse\x12T\n\rUnyankVersion\x12 .turnout.v1.UnyankVersionRequest\x1a!.turnout.v1.UnyankVersionResponse\x12?\n\x06SetTag\x12\x19.turnout.v1.SetTagRequest\x1a\x1a.turnout.v1.SetTagResponse\x12H\n\tDeleteTag\x12\x1c.turnout.v1.DeleteTagRequest\x1a\x1d.turnout.v1.DeleteTagResponse\x12N\n\x0bGetActivity\x12\x1e.turnout.v1.GetActivityRequest\x1a\x1f.turnout.v1.GetActivityResponse\x12K\n\nGetTraffic\x12\x1d.turnout.v1.GetTrafficRequest\x1a\x1e.turnout.v1.GetTrafficResponse\x12K\n\nSetTraffic\x12\x1d.turnout.v1.SetTrafficRequest\x1a\x1e.turnout.v1.SetTrafficResponse\x12N\n\x0bRampTraffic\x12\x1e.turnout.v1.RampTrafficRequest\x1a\x1f.turnout.v1.RampTrafficResponse\x12Q\n\x0c\x43learTraffic\x12\x1f.turnout.v1.ClearTrafficRequest\x1a .turnout.v1.ClearTrafficResponse\x12T\n\rFreezeTraffic\x12 .turnout.v1.FreezeTrafficRequest\x1a!.turnout.v1.FreezeTrafficResponse\x12T\n\rRevertTraffic\x12 .turnout.v1.RevertTrafficRequest\x1a!.turnout.v1.RevertTrafficResponse\x12\x63\n\x12ListTrafficHistory\x12%.turnout.v1.ListTrafficHistoryRequest\x1a&.turnout.v1.ListTrafficHistoryResponse\x12Q\n\x0c\x45xplainRoute\x12\x1f.turnout.v1.ExplainRouteRequest\x1a .turnout.v1.ExplainRouteResponse\x12Z\n\x0fGetShadowReport\x12\".turnout.v1.GetShadowReportRequest\x1a#.turnout.v1.GetShadowReportResponse\x12N\n\x0bPlanRollout\x12\x1e.turnout.v1.PlanRolloutRequest\x1a\x1f.turnout.v1.PlanRolloutResponse\x12Q\n\x0cStartRollout\x12\x1f.turnout.v1.StartRolloutRequest\x1a .turnout.v1.StartRolloutResponse\x12W\n\x0e\x43ommandRollout\x12!.turnout.v1.CommandRolloutRequest\x1a\".turnout.v1.CommandRolloutResponse\x12Q\n\x0cListRollouts\x12\x1f.turnout.v1.ListRolloutsRequest\x1a .turnout.v1.ListRolloutsResponse\x12S\n\x0cWatchRollout\x12\x1f.turnout.v1.WatchRolloutRequest\x1a .turnout.v1.WatchRolloutResponse0\x01\x12Z\n\x0fGetRolloutTicks\x12\".turnout.v1.GetRolloutTicksRequest\x1a#.turnout.v1.GetRolloutTicksResponse\x12\x45\n\x08RollBack\x12\x1b.turnout.v1.RollBackRequest\x1a\x1c.turnout.v1.RollBackResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'turnout_proto.v1.control_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOADVERSIONREQUEST']._serialized_start=142
-  _globals['_LOADVERSIONREQUEST']._serialized_end=194
-  _globals['_LOADVERSIONRESPONSE']._serialized_start=196
-  _globals['_LOADVERSIONRESPONSE']._serialized_end=260
-  _globals['_UNLOADVERSIONREQUEST']._serialized_start=262
-  _globals['_UNLOADVERSIONREQUEST']._serialized_end=316
-  _globals['_UNLOADVERSIONRESPONSE']._serialized_start=318
-  _globals['_UNLOADVERSIONRESPONSE']._serialized_end=384
-  _globals['_RELEASEVERSIONREQUEST']._serialized_start=386
-  _globals['_RELEASEVERSIONREQUEST']._serialized_end=472
-  _globals['_RELEASEVERSIONRESPONSE']._serialized_start=474
-  _globals['_RELEASEVERSIONRESPONSE']._serialized_end=515
-  _globals['_YANKVERSIONREQUEST']._serialized_start=517
-  _globals['_YANKVERSIONREQUEST']._serialized_end=600
-  _globals['_YANKVERSIONRESPONSE']._serialized_start=602
-  _globals['_YANKVERSIONRESPONSE']._serialized_end=640
-  _globals['_UNYANKVERSIONREQUEST']._serialized_start=642
-  _globals['_UNYANKVERSIONREQUEST']._serialized_end=747
-  _globals['_UNYANKVERSIONRESPONSE']._serialized_start=749
-  _globals['_UNYANKVERSIONRESPONSE']._serialized_end=789
-  _globals['_SETTAGREQUEST']._serialized_start=792
-  _globals['_SETTAGREQUEST']._serialized_end=935
-  _globals['_SETTAGRESPONSE']._serialized_start=937
-  _globals['_SETTAGRESPONSE']._serialized_end=979
-  _globals['_DELETETAGREQUEST']._serialized_start=982
-  _globals['_DELETETAGREQUEST']._serialized_end=1111
-  _globals['_DELETETAGRESPONSE']._serialized_start=1113
-  _globals['_DELETETAGRESPONSE']._serialized_end=1158
-  _globals['_CONTROLSERVICE']._serialized_start=1161
-  _globals['_CONTROLSERVICE']._serialized_end=3085
+  _globals['_LOADVERSIONREQUEST']._serialized_start=175
+  _globals['_LOADVERSIONREQUEST']._serialized_end=227
+  _globals['_LOADVERSIONRESPONSE']._serialized_start=229
+  _globals['_LOADVERSIONRESPONSE']._serialized_end=293
+  _globals['_UNLOADVERSIONREQUEST']._serialized_start=295
+  _globals['_UNLOADVERSIONREQUEST']._serialized_end=349
+  _globals['_UNLOADVERSIONRESPONSE']._serialized_start=351
+  _globals['_UNLOADVERSIONRESPONSE']._serialized_end=417
+  _globals['_RELEASEVERSIONREQUEST']._serialized_start=419
+  _globals['_RELEASEVERSIONREQUEST']._serialized_end=505
+  _globals['_RELEASEVERSIONRESPONSE']._serialized_start=507
+  _globals['_RELEASEVERSIONRESPONSE']._serialized_end=548
+  _globals['_YANKVERSIONREQUEST']._serialized_start=550
+  _globals['_YANKVERSIONREQUEST']._serialized_end=633
+  _globals['_YANKVERSIONRESPONSE']._serialized_start=635
+  _globals['_YANKVERSIONRESPONSE']._serialized_end=673
+  _globals['_UNYANKVERSIONREQUEST']._serialized_start=675
+  _globals['_UNYANKVERSIONREQUEST']._serialized_end=780
+  _globals['_UNYANKVERSIONRESPONSE']._serialized_start=782
+  _globals['_UNYANKVERSIONRESPONSE']._serialized_end=822
+  _globals['_SETTAGREQUEST']._serialized_start=825
+  _globals['_SETTAGREQUEST']._serialized_end=968
+  _globals['_SETTAGRESPONSE']._serialized_start=970
+  _globals['_SETTAGRESPONSE']._serialized_end=1012
+  _globals['_DELETETAGREQUEST']._serialized_start=1015
+  _globals['_DELETETAGREQUEST']._serialized_end=1144
+  _globals['_DELETETAGRESPONSE']._serialized_start=1146
+  _globals['_DELETETAGRESPONSE']._serialized_end=1191
+  _globals['_CONTROLSERVICE']._serialized_start=1194
+  _globals['_CONTROLSERVICE']._serialized_end=3198
 # @@protoc_insertion_point(module_scope)

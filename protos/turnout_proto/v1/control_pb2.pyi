@@ -1,3 +1,4 @@
+from turnout_proto.v1 import activity_pb2 as _activity_pb2
 from turnout_proto.v1 import catalog_pb2 as _catalog_pb2
 from turnout_proto.v1 import rollout_pb2 as _rollout_pb2
 from turnout_proto.v1 import traffic_pb2 as _traffic_pb2

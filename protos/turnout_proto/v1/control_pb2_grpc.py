@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from turnout_proto.v1 import activity_pb2 as turnout__proto_dot_v1_dot_activity__pb2
 from turnout_proto.v1 import control_pb2 as turnout__proto_dot_v1_dot_control__pb2
 from turnout_proto.v1 import rollout_pb2 as turnout__proto_dot_v1_dot_rollout__pb2
 from turnout_proto.v1 import traffic_pb2 as turnout__proto_dot_v1_dot_traffic__pb2
@@ -71,6 +72,11 @@ class ControlServiceStub(object):
                 '/turnout.v1.ControlService/DeleteTag',
                 request_serializer=turnout__proto_dot_v1_dot_control__pb2.DeleteTagRequest.SerializeToString,
                 response_deserializer=turnout__proto_dot_v1_dot_control__pb2.DeleteTagResponse.FromString,
+                _registered_method=True)
+        self.GetActivity = channel.unary_unary(
+                '/turnout.v1.ControlService/GetActivity',
+                request_serializer=turnout__proto_dot_v1_dot_activity__pb2.GetActivityRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_v1_dot_activity__pb2.GetActivityResponse.FromString,
                 _registered_method=True)
         self.GetTraffic = channel.unary_unary(
                 '/turnout.v1.ControlService/GetTraffic',
@@ -204,6 +210,14 @@ class ControlServiceServicer(object):
 
     def DeleteTag(self, request, context):
         """Removes a tag. NOT_FOUND where there is none, ABORTED where it names another version than is expected.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetActivity(self, request, context):
+        """Tells what the server does at the moment. Costs about as much as a scrape, and unlike one, has no effect on what the
+        next shows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -362,6 +376,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.DeleteTag,
                     request_deserializer=turnout__proto_dot_v1_dot_control__pb2.DeleteTagRequest.FromString,
                     response_serializer=turnout__proto_dot_v1_dot_control__pb2.DeleteTagResponse.SerializeToString,
+            ),
+            'GetActivity': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetActivity,
+                    request_deserializer=turnout__proto_dot_v1_dot_activity__pb2.GetActivityRequest.FromString,
+                    response_serializer=turnout__proto_dot_v1_dot_activity__pb2.GetActivityResponse.SerializeToString,
             ),
             'GetTraffic': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTraffic,
@@ -634,6 +653,33 @@ class ControlService(object):
             '/turnout.v1.ControlService/DeleteTag',
             turnout__proto_dot_v1_dot_control__pb2.DeleteTagRequest.SerializeToString,
             turnout__proto_dot_v1_dot_control__pb2.DeleteTagResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetActivity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.v1.ControlService/GetActivity',
+            turnout__proto_dot_v1_dot_activity__pb2.GetActivityRequest.SerializeToString,
+            turnout__proto_dot_v1_dot_activity__pb2.GetActivityResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,6 +5,7 @@ What operators do to a running server."""
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from turnout_proto.v1 import activity_pb2 as _activity_pb2
 from turnout_proto.v1 import control_pb2 as _control_pb2
 from turnout_proto.v1 import rollout_pb2 as _rollout_pb2
 from turnout_proto.v1 import traffic_pb2 as _traffic_pb2
@@ -53,6 +54,10 @@ class ControlServiceStub:
     """Makes a tag name a version, whether or not the tag existed. ABORTED where it names another version than is expected."""
     DeleteTag: _grpc.UnaryUnaryMultiCallable[_control_pb2.DeleteTagRequest, _control_pb2.DeleteTagResponse]
     """Removes a tag. NOT_FOUND where there is none, ABORTED where it names another version than is expected."""
+    GetActivity: _grpc.UnaryUnaryMultiCallable[_activity_pb2.GetActivityRequest, _activity_pb2.GetActivityResponse]
+    """Tells what the server does at the moment. Costs about as much as a scrape, and unlike one, has no effect on what the
+    next shows.
+    """
     GetTraffic: _grpc.UnaryUnaryMultiCallable[_traffic_pb2.GetTrafficRequest, _traffic_pb2.GetTrafficResponse]
     """Tells how traffic is routed."""
     SetTraffic: _grpc.UnaryUnaryMultiCallable[_traffic_pb2.SetTrafficRequest, _traffic_pb2.SetTrafficResponse]
@@ -114,6 +119,10 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Makes a tag name a version, whether or not the tag existed. ABORTED where it names another version than is expected."""
     DeleteTag: _aio.UnaryUnaryMultiCallable[_control_pb2.DeleteTagRequest, _control_pb2.DeleteTagResponse]  # type: ignore[assignment]
     """Removes a tag. NOT_FOUND where there is none, ABORTED where it names another version than is expected."""
+    GetActivity: _aio.UnaryUnaryMultiCallable[_activity_pb2.GetActivityRequest, _activity_pb2.GetActivityResponse]  # type: ignore[assignment]
+    """Tells what the server does at the moment. Costs about as much as a scrape, and unlike one, has no effect on what the
+    next shows.
+    """
     GetTraffic: _aio.UnaryUnaryMultiCallable[_traffic_pb2.GetTrafficRequest, _traffic_pb2.GetTrafficResponse]  # type: ignore[assignment]
     """Tells how traffic is routed."""
     SetTraffic: _aio.UnaryUnaryMultiCallable[_traffic_pb2.SetTrafficRequest, _traffic_pb2.SetTrafficResponse]  # type: ignore[assignment]
@@ -214,6 +223,16 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.DeleteTagResponse, _abc.Awaitable[_control_pb2.DeleteTagResponse]]:
         """Removes a tag. NOT_FOUND where there is none, ABORTED where it names another version than is expected."""
+
+    @_abc_1.abstractmethod
+    def GetActivity(
+        self,
+        request: _activity_pb2.GetActivityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_activity_pb2.GetActivityResponse, _abc.Awaitable[_activity_pb2.GetActivityResponse]]:
+        """Tells what the server does at the moment. Costs about as much as a scrape, and unlike one, has no effect on what the
+        next shows.
+        """
 
     @_abc_1.abstractmethod
     def GetTraffic(

@@ -24,6 +24,7 @@ from turnout.cli.shadow import shadow
 from turnout.cli.show import show
 from turnout.cli.sign import sign
 from turnout.cli.tag import tag
+from turnout.cli.top import top
 from turnout.cli.traffic import application as traffic
 from turnout.cli.verify import verify
 from turnout.cli.yank import unyank, yank
@@ -50,7 +51,7 @@ def application() -> typer.Typer:
     commands: dict[str, tuple[Callable[..., None], ...]] = {
         _HERE: (serve, doctor),
         _REPOSITORY: (publish, sign, release, tag, yank, unyank, models, show, diff, log, verify, export),
-        _SERVER: (predict, fetch, load, unload, shadow, rollback),
+        _SERVER: (top, predict, fetch, load, unload, shadow, rollback),
     }
     for panel, members in commands.items():
         for command in members:

@@ -10,7 +10,9 @@ from turnout_proto.v1 import rollout_pb2 as pb
 FINAL = ("succeeded", "rolled_back", "superseded", "failed")
 """States that nothing comes after."""
 
-_AGAIN = ("Unavailable", "Cancelled", "Unknown", "DeadlineExceeded")
+AGAIN = ("Unavailable", "Cancelled", "Unknown", "DeadlineExceeded")
+"""Errors of a server that is gone for a while."""
+
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
 _EARLY_ENDS, _EARLY_PAUSE = 20, 0.1
 """A server may tell that a rollout has ended a moment before the event of it is on record: it is asked again."""
@@ -52,7 +54,7 @@ def follow(
         except ServerRefused as error:
             if end is not None and time.monotonic() >= end:
                 raise TimedOut from None
-            if not seen or error.kind not in _AGAIN:
+            if not seen or error.kind not in AGAIN:
                 raise
         if early:
             time.sleep(_EARLY_PAUSE)

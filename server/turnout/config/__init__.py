@@ -21,6 +21,7 @@ from turnout.config.settings import (
     Settings,
     ShadowLane,
     Signing,
+    Tracing,
     Transfers,
 )
 from turnout.config.sources import Loaded, load_settings
@@ -51,6 +52,7 @@ __all__ = [
     "Settings",
     "ShadowLane",
     "Signing",
+    "Tracing",
     "Transfers",
     "load_settings",
 ]

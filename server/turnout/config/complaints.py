@@ -24,6 +24,12 @@ _EXPECTED = {
 }
 """By the first word of pydantic's error type."""
 
+_URLS = ("state", "tracing.endpoint")
+"""May hold a password."""
+
+_SECRETS = ("tracing.headers.",)
+"""Are never shown."""
+
 
 def complaints(error: ValidationError, origins: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Yields each key at fault with a sentence about it.
@@ -37,11 +43,13 @@ def complaints(error: ValidationError, origins: Mapping[str, str]) -> Iterator[t
         key = ".".join(path)
         if one["type"] == "extra_forbidden":
             yield key, _unknown(path, _origin(key, origins))
+        elif one["loc"][-1] == "[key]" and path[0] != "model":
+            yield key, f"{_place(key, _origin(key, origins))}: expected {_expected(one)}, got {path[-1]!r}"
         elif one["loc"][-1] == "[key]":
             yield key, f"{_place(key, _origin(key, origins))}: {path[-1]!r} names no model, expected {MODEL_KEY}"
         else:
-            got = redacted(one["input"]) if key == "state" and isinstance(one["input"], str) else one["input"]
-            shown = "a table" if isinstance(got, Mapping) else repr(got)
+            got = redacted(one["input"]) if key in _URLS and isinstance(one["input"], str) else one["input"]
+            shown = "a table" if isinstance(got, Mapping) else "***" if key.startswith(_SECRETS) else repr(got)
             if len(shown) > 80:
                 shown = shown[:77] + "..."
             yield key, f"{_place(key, _origin(key, origins))}: expected {_expected(one)}, got {shown}"

@@ -54,7 +54,7 @@ def _table(table: Mapping[str, Any], prefix: str, origins: Mapping[str, str]) ->
         yield f"\n[{prefix[:-1]}]"
     for key, value in scalars.items():
         origin = origins.get(prefix + key)
-        yield f"{_key(key)} = {_value(value)}" + (f"  # {origin}" if origin else "")
+        yield f"{_key(key)} = {value_text(value)}" + (f"  # {origin}" if origin else "")
     for key, value in table.items():
         if isinstance(value, dict) and (value or prefix):
             yield from _table(value, f"{prefix}{_key(key)}.", origins)
@@ -64,9 +64,10 @@ def _key(key: str) -> str:
     return key if _BARE_KEY.fullmatch(key) else json.dumps(key)
 
 
-def _value(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """Returns a plain value (text, number, truth, list of these) as TOML writes it."""
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, list):
-        return f"[{', '.join(_value(item) for item in value)}]"
+        return f"[{', '.join(value_text(item) for item in value)}]"
     return json.dumps(value)

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import quote
+from typing import Annotated, Any, Literal, Self, TypeVar
+from urllib.parse import quote, urlsplit
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from turnout.config.values import (
@@ -18,10 +18,13 @@ from turnout.config.values import (
     DeviceIds,
     Duration,
     Durations,
+    HeaderName,
+    HeaderValue,
     Load,
     LoadAll,
     LoadField,
     Networks,
+    OtlpEndpoint,
     Providers,
     Share,
     Size,
@@ -140,7 +143,8 @@ class Transfers(Section):
     """Publishing and fetching by stream, on the control listener.
 
     Attributes:
-        max_file_bytes, max_upload_bytes: Largest file, and version, that an upload may hold.
+        max_file_bytes: Largest file that an upload may hold.
+        max_upload_bytes: Most bytes of one version.
         max_uploads: Uploads that are open at the same time.
         max_fetches: Fetches that are under way at the same time.
         idle_s: A stream on which nothing moves for so long is ended.
@@ -219,8 +223,8 @@ class ShadowLane(Section):
         memory_limit_bytes: Most memory that a shadow may take beside its model: on a GPU for its own arena, with
             `process` for the child; 0 for no bound. In the server's process on a CPU nothing can bound it.
         max_inflight: Copies that are run at the same time.
-        max_queue_requests, max_queue_bytes: Copies that may wait, and bytes of their inputs and outputs; what would
-            pass that is dropped and counted.
+        max_queue_requests: Copies that may wait; what would pass that is dropped and counted.
+        max_queue_bytes: Bytes of their inputs and outputs, likewise.
         max_lag_s: A copy that waited this long is dropped and counted.
         timeout_s: A run is ended after this.
         noise_rate: Share of the copies that the baseline runs once more, to see its own noise.
@@ -299,6 +303,38 @@ class Log(Section):
     access_sample_rate: Share = 0.01
 
 
+class Tracing(Section):
+    """Spans of requests, sent to an OpenTelemetry collector; needs the extra `otel`.
+
+    Attributes:
+        endpoint: Of the collector; "" for no tracing. `http/protobuf` adds `/v1/traces` where that is missing.
+        protocol: Of OTLP.
+        headers: Sent along, such as an API key.
+        service_name: `service.name` of all spans.
+        sample_ratio: Share of requests that are traced, of those whose caller has not decided that.
+        interval_s: How often spans are sent.
+        timeout_s: Of one export.
+        max_queue_spans: Spans that wait to be sent; what would pass that is dropped and counted.
+        max_batch_spans: Spans of one export.
+    """
+
+    endpoint: OtlpEndpoint = ""
+    protocol: Literal["http/protobuf", "grpc"] = "http/protobuf"
+    headers: Mapping[HeaderName, HeaderValue] = Field(default_factory=dict)
+    service_name: Annotated[str, Field(min_length=1, max_length=255)] = "turnout"
+    sample_ratio: Share = 0.1
+    interval_s: Annotated[Duration, Field(ge=0.05, le=60)] = 1.0
+    timeout_s: Annotated[Duration, Field(ge=0.1, le=60)] = 10.0
+    max_queue_spans: Annotated[Count, Field(ge=64, le=1_000_000)] = 16384
+    max_batch_spans: Annotated[Count, Field(ge=64, le=8192)] = 2048
+
+    @model_validator(mode="after")
+    def _no_path_for_grpc(self) -> Self:
+        if self.protocol == "grpc" and urlsplit(self.endpoint).path.strip("/"):
+            raise ValueError("expected an endpoint without a path, since protocol is grpc")
+        return self
+
+
 class ModelOverrides(Section):
     """What `[model.<name>]` sets otherwise than for every model; of each section only the keys given count.
 
@@ -343,8 +379,9 @@ class Settings(BaseSettings):
     Attributes:
         models: Root of the model repository.
         state: URL of the state store; "" for a SQLite file in the repository.
-        grpc, http: The data listeners. They listen on every interface, since a model server's clients are elsewhere;
-            nothing on them changes what is served.
+        grpc: The data listener. It listens on every interface, since a model server's clients are elsewhere; nothing
+            on it changes what is served.
+        http: The same over HTTP, with metrics, probes and the console.
         control: The operators' listener; loopback, since whoever reaches it decides what is served.
         model: By model name.
     """
@@ -376,6 +413,7 @@ class Settings(BaseSettings):
     console: Console = Console()
     oip: Oip = Oip()
     log: Log = Log()
+    tracing: Tracing = Tracing()
     model: Mapping[Annotated[str, Field(pattern=f"^{MODEL_KEY}$")], ModelOverrides] = Field(default_factory=dict)
 
     @classmethod

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainSerializer, PlainValidator, SecretStr
 from pydantic_settings import NoDecode
@@ -162,6 +163,33 @@ def _long_enough(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _parse_endpoint(value: Any) -> str:
+    if value == "":
+        return ""
+    try:
+        parts = urlsplit(value if isinstance(value, str) else "?")
+        parts.port  # noqa: B018 - raises where it is none
+    except ValueError:
+        raise ValueError("expected an OTLP endpoint, such as http://collector:4318") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("expected an OTLP endpoint, such as http://collector:4318")
+    if "@" in parts.netloc:
+        raise ValueError("expected an OTLP endpoint without a password; put what proves who you are in tracing.headers")
+    return str(value)
+
+
+def _header_name(name: str) -> str:
+    if not re.fullmatch(r"(?!grpc-|content-|host$|te$)[a-z0-9][a-z0-9_.-]{0,126}(?<!-bin)", name):
+        raise ValueError("expected the name of a header in lower case, such as authorization")
+    return name
+
+
+def _header_value(secret: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[!-~]([ -~]*[!-~])?", secret.get_secret_value()):
+        raise ValueError("expected printable ASCII")
+    return secret
+
+
 LEAST_TOKEN = 16
 """Characters of a token that is set: nobody is to guess it."""
 
@@ -178,6 +206,9 @@ Providers = Annotated[
 ]
 Networks = Annotated[tuple[Network, ...], NoDecode, PlainValidator(_parse_networks), PlainSerializer(_networks_text)]
 Token = Annotated[SecretStr, AfterValidator(_long_enough)]
+OtlpEndpoint = Annotated[str, PlainValidator(_parse_endpoint)]
+HeaderName = Annotated[str, AfterValidator(_header_name)]
+HeaderValue = Annotated[SecretStr, AfterValidator(_header_value)]
 DatabaseUrl = Annotated[str, PlainValidator(_parse_url)]
 Durations = Annotated[tuple[Duration, ...], NoDecode, BeforeValidator(_listed)]
 DeviceIds = Annotated[tuple[CountOrNone, ...], NoDecode, BeforeValidator(_listed), Field(min_length=1)]

@@ -15,7 +15,7 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.rollout.counters import Counters
 from turnout.rollout.driven import Observer, latency_of
-from turnout.rollout.evidence import Evidence
+from turnout.rollout.evidence import ERRORS, Evidence
 from turnout.rollout.plan import Plan
 from turnout.routing.applied import Policies
 from turnout.routing.policy import CONTROL, TWIN
@@ -75,11 +75,7 @@ class FalseAlarmMeters:
     @property
     def samples(self) -> list[MeterSample]:
         """The meters as they stand."""
-        return [
-            MeterSample(model, a.version if a else "", t.alarms, t.attempts, a.evidence.combined if a else 0.0)
-            for model, t in self._tallies.items()
-            for a in (t.attempt,)
-        ]
+        return [_sampled(model, tally) for model, tally in self._tallies.items()]
 
     def tick(self) -> None:
         """Looks at every model that has a meter."""
@@ -135,3 +131,12 @@ class FalseAlarmMeters:
         )
         evidence = Evidence.start(_PLAN.evidence_metrics, _PLAN.max_duration_s)
         return _Attempt(entry.version_text, evidence, Counters(rules), rules, dict(thresholds))
+
+
+def _sampled(model: str, tally: _Tally) -> MeterSample:
+    if tally.attempt is None:
+        return MeterSample(model, "", tally.alarms, tally.attempts, 0.0, {})
+    evidence = tally.attempt.evidence
+    errors = evidence.accumulators[ERRORS]
+    requests = {CONTROL: errors.canary.requests, TWIN: errors.baseline.requests}
+    return MeterSample(model, tally.attempt.version, tally.alarms, tally.attempts, evidence.combined, requests)

@@ -1,8 +1,7 @@
 """How a shadow's outputs compare with the baseline's. Pure.
 
 Floats agree within a tolerance, scores by their winners, and integers, booleans and strings only where they are equal.
-What differs is measured in float64 whatever the outputs' own type, a block at a time, so that the memory this takes
-does not grow with the outputs. No pair of arrays of the wire's types raises or warns.
+No pair of arrays of the wire's types raises or warns.
 """
 
 import math
@@ -14,10 +13,10 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from numpy.typing import NDArray
 
 from turnout.registry.manifest import Tolerance
 from turnout.registry.signature import DataType, Signature
+from turnout.routing.differences import Measures, difference, rank
 from turnout.serving.tensor import Array
 
 DEFAULT_TOLERANCES: Mapping[DataType, Tolerance] = MappingProxyType(
@@ -33,14 +32,8 @@ DEFAULT_TOLERANCES: Mapping[DataType, Tolerance] = MappingProxyType(
 _EXACT = Tolerance(0.0, 0.0)
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
-# OpenBLAS puts a dot product of more than 10,000 elements on every core (1.0 cores busy at 8,192 elements, 2.0 of 2 at
-# 100,000), which live requests would feel.
-_BLOCK = 8192
-
-_Floats = NDArray[np.float64]
-_Measures = tuple[float, float, float, float]  # max_abs, max_rel, rmse, cosine
-_EQUAL: _Measures = (0.0, 0.0, 0.0, 1.0)
-_UNMEASURED: _Measures = (math.nan, math.nan, math.nan, math.nan)
+_EQUAL: Measures = (0.0, 0.0, 0.0, 1.0)
+_UNMEASURED: Measures = (math.nan, math.nan, math.nan, math.nan)
 
 
 class MismatchKind(StrEnum):
@@ -246,7 +239,7 @@ def _compare_exactly(name: str, expected: Array, actual: Array) -> OutputCompari
     if not differing:
         return OutputComparison(name, None, "", size, *_EQUAL, 0)
     textual = expected.dtype == object
-    measures = _UNMEASURED if textual else _difference(expected, actual, _EXACT).measures
+    measures = _UNMEASURED if textual else difference(expected, actual, _EXACT).measures
     detail = f"{differing} of {size} elements differ"
     severity = _severity(MismatchKind.EXACT, differing / size)
     return OutputComparison(name, MismatchKind.EXACT, detail, size, *measures, differing, severity=severity)
@@ -254,8 +247,8 @@ def _compare_exactly(name: str, expected: Array, actual: Array) -> OutputCompari
 
 def _compare_floats(name: str, expected: Array, actual: Array, rule: OutputRule) -> OutputComparison:
     size = expected.size
-    seen = _difference(expected, actual, rule.tolerance)
-    ranks = _rank(expected, actual, rule, seen) if _holds_scores(expected, rule) else None
+    seen = difference(expected, actual, rule.tolerance)
+    ranks = rank(expected, actual, rule.tolerance, rule.top_k, seen) if _holds_scores(expected, rule) else None
     kind, detail, extent = None, "", 0.0
     if seen.stray:
         kind, extent = MismatchKind.NONFINITE, seen.stray / size
@@ -275,90 +268,6 @@ def _compare_floats(name: str, expected: Array, actual: Array, rule: OutputRule)
     return OutputComparison(name, kind, detail, size, *seen.measures, differing, top1, ranks.overlap, margin, severity)
 
 
-@dataclass(frozen=True, slots=True)
-class _Difference:
-    """`measures` as in OutputComparison; `times`: largest quotient of a difference and its tolerance, beyond it."""
-
-    measures: _Measures
-    beyond: int
-    stray: int
-    times: float
-    finite: bool
-
-
-def _difference(expected: Array, actual: Array, tolerance: Tolerance) -> _Difference:
-    e, a = expected.reshape(-1), actual.reshape(-1)
-    divisor_e, divisor_a = _divisor(e), _divisor(a)
-    max_abs = max_rel = times = rms = ea = ee = aa = 0.0
-    count = beyond = stray = 0
-    finite = True
-    for start in range(0, e.size, _BLOCK):
-        block_e, block_a = e[start : start + _BLOCK], a[start : start + _BLOCK]
-        x, y = block_e.astype(np.float64), block_a.astype(np.float64)
-        d = _wide_distance(block_e, block_a) if e.dtype.kind in "iu" else np.abs(x - y)
-        largest = float(np.maximum.reduce(d))
-        if not math.isfinite(largest):
-            finite = False
-            stray += int(np.count_nonzero(_stray(x, y)))
-            both = np.isfinite(x) & np.isfinite(y)
-            x, y, d = x[both], y[both], d[both]
-            largest = float(d.max(initial=0.0))
-        if largest > 0.0:
-            max_abs = max(max_abs, largest)
-            size = np.abs(x)
-            relative = float(np.maximum.reduce(d / size))
-            if not math.isfinite(relative):
-                relative = float((d[size > 0.0] / size[size > 0.0]).max(initial=0.0))
-            max_rel = max(max_rel, relative)
-            if largest > tolerance.atol:
-                bound = tolerance.atol + tolerance.rtol * size
-                over = d > bound
-                if excess := int(np.count_nonzero(over)):
-                    beyond += excess
-                    times = max(times, float((d[over] / bound[over]).max()))
-        if d.size:
-            count += d.size
-            share = d.size / count
-            rms = math.hypot(rms * math.sqrt(1.0 - share), _rms(d, largest) * math.sqrt(share))
-        if divisor_e != 1.0 or divisor_a != 1.0:
-            x, y = x / divisor_e, y / divisor_a
-        ea, ee, aa = ea + float(np.dot(x, y)), ee + float(np.dot(x, x)), aa + float(np.dot(y, y))
-    cosine = 1.0 if max_abs == 0.0 else 0.0
-    if max_abs and ee and aa:
-        cosine = min(1.0, max(-1.0, ea / (math.sqrt(ee) * math.sqrt(aa))))
-    return _Difference((max_abs, max_rel, rms, cosine), beyond, stray, times, finite)
-
-
-def _divisor(values: Array) -> float:
-    """What brings the squares of `values` into float64's range; only float64 itself can leave it."""
-    if values.dtype != np.float64 or not values.size:
-        return 1.0
-    largest = float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
-    return 1.0 if largest == 0.0 or 1e-100 < largest < 1e100 else largest
-
-
-def _wide_distance(e: Array, a: Array) -> _Floats:
-    """|e - a| of integers. int64 and uint64 wrap around to the right uint64 when the lower one is taken away."""
-    wide = np.int64 if e.dtype.kind == "i" else np.uint64
-    higher, lower = np.maximum(e, a).astype(wide), np.minimum(e, a).astype(wide)
-    return (higher.view(np.uint64) - lower.view(np.uint64)).astype(np.float64)
-
-
-def _rms(d: _Floats, largest: float) -> float:
-    mean_square = float(np.dot(d, d)) / d.size
-    if 1e-200 < mean_square < math.inf or largest in (0.0, math.inf):
-        return math.sqrt(mean_square)
-    d = d / largest
-    return largest * math.sqrt(float(np.dot(d, d)) / d.size)
-
-
-def _stray(x: _Floats, y: _Floats) -> NDArray[np.bool_]:
-    """Where one is not finite and the other is not the same."""
-    same = (np.isfinite(x) & np.isfinite(y)) | (x == y) | (np.isnan(x) & np.isnan(y))
-    stray: NDArray[np.bool_] = np.logical_not(same)
-    return stray
-
-
 def _holds_scores(expected: Array, rule: OutputRule) -> bool:
     if rule.scores is False or expected.ndim == 0 or expected.shape[-1] < 2 or expected.size == 0:
         return False
@@ -370,51 +279,3 @@ def _holds_scores(expected: Array, rule: OutputRule) -> bool:
     slack = 1e-2 if expected.dtype == _BFLOAT16 else 1e-3
     sums = np.add.reduce(expected, axis=-1, dtype=np.float64)
     return bool(np.abs(sums - 1.0).max() <= slack)
-
-
-@dataclass(frozen=True, slots=True)
-class _Ranks:
-    """`moved` of `rows` have another winner, at most by `margin`; `overlap` is the mean of the rows' top-k overlap."""
-
-    rows: int
-    moved: int
-    margin: float
-    overlap: float
-
-
-def _rank(expected: Array, actual: Array, rule: OutputRule, seen: _Difference) -> _Ranks:
-    classes = expected.shape[-1]
-    e, a = expected.reshape(-1, classes), actual.reshape(-1, classes)
-    rows = len(e)
-    if seen.finite and seen.measures[0] == 0.0:
-        return _Ranks(rows, 0, 0.0, 1.0)
-    k = min(rule.top_k, classes)
-    step = max(1, _BLOCK // classes)
-    moved = hits = 0
-    margin = 0.0
-    for start in range(0, rows, step):
-        x, y = e[start : start + step].astype(np.float64), a[start : start + step].astype(np.float64)
-        lost: NDArray[np.bool_] = np.zeros(len(x), np.bool_)
-        if not seen.finite:
-            lost = np.asarray(_stray(x, y).any(axis=1))
-            x[np.isnan(x)] = y[np.isnan(y)] = -math.inf
-        if seen.beyond or seen.stray:
-            leads = _leads(x, y, rule.tolerance)
-            margin = max(margin, float(leads.max()))
-            moved += int(np.count_nonzero(lost | (leads > 0.0)))
-        if k < classes:
-            least = np.partition(x, classes - k, axis=1)[:, classes - k, None]
-            highest = np.argpartition(y, classes - k, axis=1)[:, classes - k :]
-            hits += int(np.count_nonzero(x[np.arange(len(x))[:, None], highest] >= least))
-    return _Ranks(rows, moved, margin, hits / (rows * k) if k < classes else 1.0)
-
-
-def _leads(x: _Floats, y: _Floats, tolerance: Tolerance) -> _Floats:
-    """By how much the winner of each row of `x` leads that of `y` in `x`; 0 where they tie in `x` or in `y`."""
-    row, first, second = np.arange(len(x)), x.argmax(axis=1), y.argmax(axis=1)
-    x_first, x_second, y_first, y_second = x[row, first], x[row, second], y[row, first], y[row, second]
-    # The larger score's tolerance on either side: then two rows whose values are all within tolerance always tie.
-    bound_x = tolerance.atol + tolerance.rtol * np.maximum(np.abs(x_first), np.abs(x_second))
-    bound_y = tolerance.atol + tolerance.rtol * np.maximum(np.abs(y_first), np.abs(y_second))
-    apart = (x_first - x_second > bound_x) & (y_second - y_first > bound_y)
-    return np.where(apart, x_first - x_second, 0.0)

@@ -16,7 +16,7 @@ from turnout_proto.v1 import catalog_pb2_grpc, prediction_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-_STATES = {
+STATES = {
     LifecycleState.NEW: pb.VERSION_STATE_NEW,
     LifecycleState.LOADING: pb.VERSION_STATE_LOADING,
     LifecycleState.WARMING: pb.VERSION_STATE_WARMING,
@@ -25,7 +25,7 @@ _STATES = {
     LifecycleState.UNLOADED: pb.VERSION_STATE_UNLOADED,
     LifecycleState.FAILED: pb.VERSION_STATE_FAILED,
 }
-_STANDINGS = {
+STANDINGS = {
     Standing.CANDIDATE: pb.STANDING_CANDIDATE,
     Standing.RELEASED: pb.STANDING_RELEASED,
     Standing.YANKED: pb.STANDING_YANKED,
@@ -90,8 +90,8 @@ def version_message(entry: VersionEntry, model: ModelEntry) -> pb.ModelVersion:
     return pb.ModelVersion(
         version=entry.version_text,
         digest=entry.digest,
-        standing=_STANDINGS[entry.standing],
-        state=_STATES[entry.state],
+        standing=STANDINGS[entry.standing],
+        state=STATES[entry.state],
         reason=entry.reason,
         tags=tags,
         inputs=[_spec(spec) for spec in entry.manifest.signature.inputs],

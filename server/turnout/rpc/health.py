@@ -75,7 +75,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # gr
         name, _, selector = service[len(_MODEL) :].partition("@")
         self._catalog.snapshot.model(name)
         try:
-            self._router.route(name, selector, "")
+            self._router.route(name, selector, "", baseline_only=True)  # a question, which no split is to count
         except (NotFound, InvalidSelector):
             if selector:
                 raise

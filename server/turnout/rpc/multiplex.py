@@ -17,8 +17,14 @@ from turnout.routing.preferences import Preferences
 from turnout.rpc import codec
 from turnout.rpc.errors import abort, to_status
 from turnout.rpc.malformed import Malformed, refusal
+from turnout.rpc.tracing import NAMES, end
 from turnout.serving.inference import Inference, InferenceRequest
+from turnout.telemetry.tracing.context import SpanContext, parse
+from turnout.telemetry.tracing.trace import Operation, current
+from turnout.telemetry.tracing.tracer import Tracer
 from turnout_proto.v1 import prediction_pb2 as pb
+
+OPERATION = Operation.rpc("turnout.v1.PredictionService", "PredictStream")
 
 Context = grpc.aio.ServicerContext[pb.PredictStreamRequest, pb.PredictStreamResponse]
 
@@ -87,14 +93,15 @@ class Multiplexer:
             return
         kind = item.WhichOneof("item")
         if kind == "request":
-            self._begin(item.request, item.timeout_ms)
+            self._begin(item)
         elif kind == "cancel":
             if (task := self._tasks.get(item.cancel)) is not None:
                 task.cancel()
         else:
             self._fail("", InvalidRequest.at("item", "expected a request or a cancel"))
 
-    def _begin(self, message: pb.PredictRequest, timeout_ms: int) -> None:
+    def _begin(self, item: pb.PredictStreamRequest) -> None:
+        message, timeout_ms = item.request, item.timeout_ms
         remaining = self._context.time_remaining()
         if timeout_ms:
             remaining = min(timeout_ms / 1e3, remaining) if remaining is not None else timeout_ms / 1e3
@@ -142,3 +149,50 @@ class Multiplexer:
     def _answer(self, response: pb.PredictStreamResponse) -> None:
         self._answers.append(response)
         self._wake_writer.set()
+
+
+class TracedMultiplexer(Multiplexer):
+    """Serves one stream, and traces its requests."""
+
+    def __init__(
+        self,
+        inference: Inference,
+        preferences: Preferences,
+        context: Context,
+        max_items: int,
+        tracer: Tracer,
+        parent: SpanContext | None,
+    ) -> None:
+        super().__init__(inference, preferences, context, max_items)
+        self._tracer = tracer
+        self._parent = parent
+
+    def _begin(self, item: pb.PredictStreamRequest) -> None:
+        parent = parse(item.traceparent, item.tracestate) if item.traceparent else self._parent
+        trace = self._tracer.begin(OPERATION, parent)
+        if trace is None:
+            super()._begin(item)
+            return
+        token = current.set(trace)
+        try:
+            super()._begin(item)
+        finally:
+            current.reset(token)
+
+    async def _infer(self, call: InferenceRequest) -> None:
+        try:
+            await super()._infer(call)
+        except asyncio.CancelledError:
+            if (trace := current.get()) is not None:
+                end(trace, "CANCELLED")
+            raise
+
+    def _answer(self, response: pb.PredictStreamResponse) -> None:
+        super()._answer(response)
+        trace = current.get()
+        if trace is None:
+            return
+        if response.HasField("error"):
+            end(trace, NAMES.get(response.error.code, "UNKNOWN"), response.error.message)
+        else:
+            end(trace)

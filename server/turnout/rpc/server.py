@@ -28,6 +28,8 @@ from turnout.rpc.registry.service import RegistryServicer
 from turnout.serving.catalog import Catalog
 from turnout.serving.inference import Inference, Router
 from turnout.serving.manager import Manager
+from turnout.telemetry.metrics import Metrics
+from turnout.telemetry.tracing.tracer import Tracer
 from turnout_proto.oip import inference_pb2 as oip_pb2
 from turnout_proto.v1 import (
     catalog_pb2,
@@ -63,7 +65,9 @@ class Services:
         rollouts: How candidates become baselines.
         registry: Publishes and fetches by stream.
         previews: What rollouts would do.
+        metrics: What is counted.
         accepting: Tells whether the server takes requests; False once it drains.
+        tracer: Traces requests; None where tracing is off.
     """
 
     inference: Inference
@@ -78,7 +82,9 @@ class Services:
     rollouts: Rollouts
     registry: RegistryServicer
     previews: Previews
+    metrics: Metrics
     accepting: Callable[[], bool]
+    tracer: Tracer | None = None
 
     def ready(self) -> bool:
         """Tells whether traffic should be sent here: all that should be loaded is, and the server does not drain."""
@@ -112,6 +118,9 @@ def control_server(services: Services, settings: Settings) -> grpc.aio.Server:
             shadows=services.shadows,
             rollouts=services.rollouts,
             previews=services.previews,
+            router=services.router,
+            metrics=services.metrics,
+            accepting=services.accepting,
         ),
         server,
     )
@@ -140,7 +149,7 @@ def _add_data_services(
     server: grpc.aio.Server, services: Services, settings: Settings, *, allow_repository_control: bool
 ) -> None:
     preferences = PreferenceReader(settings.routing)
-    prediction = PredictionServicer(services.inference, preferences, settings.limits.max_stream_items)
+    prediction = PredictionServicer(services.inference, preferences, settings.limits.max_stream_items, services.tracer)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(PREDICTION, prediction.handlers()),))
     catalog_pb2_grpc.add_CatalogServiceServicer_to_server(CatalogServicer(services.catalog, services.router), server)
     server.add_generic_rpc_handlers(
@@ -154,6 +163,7 @@ def _add_data_services(
                 accepting=services.accepting,
                 allow_repository_control=allow_repository_control,
                 max_stream_items=settings.limits.max_stream_items,
+                tracer=services.tracer,
             ),
         )
     )

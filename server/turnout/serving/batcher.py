@@ -50,6 +50,7 @@ class Answer:
         compute_seconds: Of the whole batch.
         batch_rows: Of the whole batch; 0 where the version is unbatched.
         batch_requests: Requests that ran together.
+        started: `time.monotonic()` when the run started.
     """
 
     outputs: Sequence[Array]
@@ -57,6 +58,7 @@ class Answer:
     compute_seconds: float
     batch_rows: int
     batch_requests: int = 1
+    started: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -323,7 +325,7 @@ class Batcher:
             batch,
             rows,
             [
-                Answer(part, start - w.admitted, compute, shown, len(batch))
+                Answer(part, start - w.admitted, compute, shown, len(batch), start)
                 for w, part in zip(batch, parts, strict=True)
             ],
         )

@@ -123,11 +123,11 @@ class VersionHandle:
             self._strike(took)
         if self._row_axis is None:
             self._batch_rows.observe(1)
-            return names, Answer(values, 0.0, took, 0)
+            return names, Answer(values, 0.0, took, 0, started=start)
         name, axis = self._row_axis
         rows = inputs[name].shape[axis]
         self._batch_rows.observe(rows)
-        return names, Answer(values, 0.0, took, rows)
+        return names, Answer(values, 0.0, took, rows, started=start)
 
     async def infer(
         self, inputs: Mapping[str, Array], outputs: Sequence[str], deadline: float | None, lane: str = ""

@@ -19,6 +19,7 @@ from turnout.serving.handle import VersionHandle
 from turnout.serving.tensor import Array
 from turnout.telemetry.logging import AccessLog
 from turnout.telemetry.metrics import Metrics, RoleRecorder
+from turnout.telemetry.tracing.trace import Trace
 
 _WARNED = "warning told"
 
@@ -103,6 +104,7 @@ class InferenceRequest:
         arrived: `time.monotonic()` when the request came, before it was decoded.
         route: Where it goes, once that was decided; a request is routed once.
         counted: Who counts it for rollouts, and where; empty where nobody does.
+        trace: Notes how it goes; None where nobody wants to know.
     """
 
     model: str
@@ -116,6 +118,7 @@ class InferenceRequest:
     baseline_only: bool = False
     route: Route | None = None
     counted: Sequence[tuple[ArmMeter, Cell]] = ()
+    trace: Trace | None = None
 
 
 @dataclass(slots=True)
@@ -231,7 +234,10 @@ class Inference:
         code = self._code_of(error)
         known = request.model in self._catalog.snapshot.models
         self._metrics.unrouted(request.model if known else "", code)
-        self._access.failed(request, None, code, time.monotonic() - request.arrived, error)
+        took = time.monotonic() - request.arrived
+        if request.trace is not None:
+            request.trace.note_failure(None, error, code, took)
+        self._access.failed(request, None, code, took, error)
 
     def _route(self, request: InferenceRequest) -> Route:
         if self._draining:
@@ -262,6 +268,8 @@ class Inference:
         route.recorder.answered(took, answer.queue_seconds, answer.compute_seconds)
         for meter, cell in request.counted:
             meter.answered(cell, request.routing_key, now, took, answer.batch_requests)
+        if request.trace is not None:
+            request.trace.note_answer(route, answer, now, took)
         if self._access.sampled():
             self._access.answered(request, route, took, answer)
         result = InferenceResult(names, answer, route)
@@ -280,4 +288,6 @@ class Inference:
             failing = Failing(request.inputs, request.outputs, patience)
             for meter, cell in request.counted:
                 meter.failed(cell, request.routing_key, now, took, code, error, failing)
+        if request.trace is not None:
+            request.trace.note_failure(route, error, code, took)
         self._access.failed(request, route, code, took, error)

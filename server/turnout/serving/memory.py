@@ -12,6 +12,7 @@ from turnout.telemetry.resources import Memory
 _STATM = Path("/proc/self/statm")
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _CUDART = ("libcudart.so.13", "libcudart.so.12")
+_PCI_ADDRESS_BYTES = 32
 
 
 def resident_bytes() -> int:
@@ -41,16 +42,25 @@ def cuda_used_bytes(device_id: int) -> int:
 
 def cuda_bytes(device_id: int) -> tuple[int, int]:
     """Returns the memory in use on a CUDA device by all processes and all that it has, in bytes; 0 where none is."""
-    for name in _CUDART:
-        try:
-            cudart = ctypes.CDLL(name)
-        except OSError:
+    cudart = _cudart()
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    if cudart is None or cudart.cudaSetDevice(device_id):
+        return 0, 0
+    if cudart.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total)):
+        return 0, 0
+    return total.value - free.value, total.value
+
+
+def pci_addresses(devices: Iterable[str]) -> dict[str, str]:
+    """Returns those of `devices` that are CUDA devices, by PCI address as CUDA writes it (`0000:3B:00.0`)."""
+    found: dict[str, str] = {}
+    for device in devices:
+        text = ctypes.create_string_buffer(_PCI_ADDRESS_BYTES)
+        if device == "cpu" or (cudart := _cudart()) is None:
             continue
-        free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        if cudart.cudaSetDevice(device_id) or cudart.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total)):
-            return 0, 0
-        return total.value - free.value, total.value
-    return 0, 0
+        if not cudart.cudaDeviceGetPCIBusId(text, len(text), int(device.partition(":")[2])):
+            found[text.value.decode()] = device
+    return found
 
 
 def used_bytes(device: str) -> int:
@@ -67,6 +77,13 @@ def device_memory(devices: Iterable[str]) -> dict[str, Memory]:
         for device in devices
     }
     return {device: memory for device, memory in found.items() if memory.limit}
+
+
+def _cudart() -> ctypes.CDLL | None:
+    for name in _CUDART:
+        with contextlib.suppress(OSError):
+            return ctypes.CDLL(name)
+    return None
 
 
 def give_back() -> None:

@@ -8,7 +8,8 @@ import contextlib
 import functools
 import io
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 
+_PRINTING = threading.Lock()
 _SHORT_NAMES = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
 
 
@@ -56,7 +58,7 @@ def missing_cuda_libraries() -> tuple[str, ...]:
     """Loads the CUDA and cuDNN libraries that pip installed, and returns the names of those that were not found."""
     if CUDA not in ort.get_available_providers() or not hasattr(ort, "preload_dlls"):
         return ()
-    with contextlib.redirect_stdout(io.StringIO()) as printed:  # preload_dlls prints what it misses
+    with _unprinted() as printed:  # preload_dlls prints what it misses
         ort.preload_dlls()
     return tuple(re.findall(r"Failed to load (\S+?):", printed.getvalue()))
 
@@ -99,13 +101,24 @@ def choose(wanted: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*chosen, CPU]))
 
 
+@contextlib.contextmanager
+def _unprinted() -> Iterator[io.StringIO]:
+    """Keeps what is printed out of standard output.
+
+    One thread at a time: versions are loaded side by side, and two redirections that end out of order would leave the
+    process without its standard output for good.
+    """
+    with _PRINTING, contextlib.redirect_stdout(io.StringIO()) as printed:
+        yield printed
+
+
 def _probe_one(name: str, available: bool) -> ProviderReport:
     if not available:
         return ProviderReport(name, False, False, f"this build of ONNX Runtime {ort.__version__} does not hold it")
     options = ort.SessionOptions()
     options.log_severity_level = 4
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # falling back to the CPU is announced by print
+        with _unprinted():  # falling back to the CPU is announced by print
             session = ort.InferenceSession(_identity_model(), options, providers=[name, CPU] if name != CPU else [CPU])
             session.disable_fallback()
             session.run(None, {"x": np.zeros(1, np.float32)})

@@ -3,6 +3,7 @@
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
+from typing import NamedTuple
 
 
 def geometric_bounds(lowest: float, highest: float, ratio: float) -> tuple[float, ...]:
@@ -18,6 +19,45 @@ BATCH_BOUNDS = tuple(float(2**i) for i in range(11))
 """Rows of a batch."""
 
 
+class Exemplar(NamedTuple):
+    """One observation of a bucket, and where more is known of it.
+
+    Attributes:
+        trace_id: Of its trace, 32 hexadecimal digits.
+        value: What was observed.
+        time: Seconds since 1970 when it was.
+    """
+
+    trace_id: str
+    value: float
+    time: float
+
+
+def quantile(bounds: Sequence[float], counts: Sequence[int], q: float) -> float | None:
+    """Returns a quantile of counts by bucket, within its bucket by interpolation.
+
+    Args:
+        bounds: Upper bounds of the buckets, ascending, above 0.
+        counts: By bucket; one longer than `bounds`.
+        q: Which, 0 to 1.
+
+    Returns:
+        None where nothing was counted; the last bound for what is above it.
+    """
+    total = sum(counts)
+    if not total:
+        return None
+    wanted, reached = q * total, 0
+    for index, count in enumerate(counts):
+        if count and reached + count >= wanted:
+            if index >= len(bounds):
+                return bounds[-1]
+            lower = bounds[index - 1] if index else 0.0
+            return lower + (bounds[index] - lower) * (wanted - reached) / count
+        reached += count
+    return bounds[-1]
+
+
 class Histogram:
     """Counts of observations by bucket, and their sum.
 
@@ -25,16 +65,24 @@ class Histogram:
         bounds: Upper bounds of the buckets, inclusive, ascending; a last bucket without bound follows.
         counts: Observations by bucket (not cumulative); one longer than `bounds`.
         total: Sum of all observations.
+        exemplars: Latest traced observation by index of its bucket; None before the first.
     """
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("bounds", "counts", "exemplars", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
+        self.exemplars: dict[int, Exemplar] | None = None
 
     def observe(self, value: float) -> None:
         """Counts one observation."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
+
+    def remember(self, exemplar: Exemplar) -> None:
+        """Keeps an observation that was counted as the example of its bucket."""
+        if self.exemplars is None:
+            self.exemplars = {}
+        self.exemplars[bisect_left(self.bounds, exemplar.value)] = exemplar

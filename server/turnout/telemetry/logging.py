@@ -12,6 +12,8 @@ from typing import Any, Literal, Protocol
 import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
+from turnout.telemetry.tracing.trace import Trace
+
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -47,6 +49,7 @@ class Requested(Protocol):
     model: str
     selector: str
     request_id: str
+    trace: Trace | None
 
 
 class AccessLog:
@@ -81,6 +84,7 @@ class AccessLog:
             queue_seconds=round(answer.queue_seconds, 6),
             compute_seconds=round(answer.compute_seconds, 6),
             batch_rows=answer.batch_rows,
+            **_ids(request),
         )
 
     def warned(self, request: Requested, route: Any) -> None:
@@ -93,6 +97,7 @@ class AccessLog:
             version=str(route.entry.version),
             role=str(route.role),
             reason=route.warning,
+            **_ids(request),
         )
 
     def failed(self, request: Requested, route: Any, code: str, took: float, error: BaseException) -> None:
@@ -109,7 +114,14 @@ class AccessLog:
             seconds=round(took, 6),
             error=str(error),
             cause=repr(error.__cause__) if error.__cause__ is not None else None,
+            **_ids(request),
         )
+
+
+def _ids(request: Requested) -> dict[str, str]:
+    """Returns where in its trace a request stands, if it has one."""
+    trace = request.trace
+    return {} if trace is None else {"trace_id": trace.trace_id.hex(), "span_id": trace.span_id.hex()}
 
 
 _SERVER_FAULTS = {"INTERNAL", "DATA_LOSS", "UNKNOWN"}

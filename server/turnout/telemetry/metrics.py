@@ -4,6 +4,7 @@ All recording happens on the event loop, into plain Python objects that one scra
 microseconds a request. Labels come from the registry and from fixed lists, never from a client.
 """
 
+import time
 from bisect import bisect_left
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,11 +12,12 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.gc_collector import GCCollector
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from turnout.telemetry.exposition import Family, Labels, render
-from turnout.telemetry.histogram import BATCH_BOUNDS, LATENCY_BOUNDS, Histogram
+from turnout.telemetry.exposition import Family, Form, Labels, render
+from turnout.telemetry.histogram import BATCH_BOUNDS, LATENCY_BOUNDS, Exemplar, Histogram
 from turnout.telemetry.resources import ServerRecorder, server_families
 from turnout.telemetry.rollout import RolloutRecorder, rollout_families
 from turnout.telemetry.shadow import ShadowRecorder, shadow_families
@@ -73,6 +75,16 @@ class RoleRecorder:
         self.codes[code] += 1
         self.duration.observe(duration)
         self._compare(duration)
+
+    def remember(
+        self, trace_id: str, duration: float, queue: float | None = None, compute: float | None = None
+    ) -> None:
+        """Keeps times that were counted, in seconds, as examples of their buckets."""
+        now = time.time()
+        self.duration.remember(Exemplar(trace_id, duration, now))
+        if queue is not None and compute is not None:
+            self.queue.remember(Exemplar(trace_id, queue, now))
+            self.compute.remember(Exemplar(trace_id, compute, now))
 
     def _compare(self, duration: float) -> None:
         for index, edge in enumerate(self.slo_edges):
@@ -199,6 +211,11 @@ class Metrics:
         key = (model, code)
         self._unrouted[key] = self._unrouted.get(key, 0) + 1
 
+    @property
+    def unrouted_requests(self) -> int:
+        """Requests that reached no version, since the beginning."""
+        return sum(self._unrouted.values())
+
     def shadow(self, model: str, version: str) -> ShadowRecorder:
         """Returns the recorder of a version as a shadow, made at first use; its series go when the version's do."""
         recorder = self._shadows.get((model, version))
@@ -206,19 +223,23 @@ class Metrics:
             recorder = self._shadows[model, version] = ShadowRecorder(model, version)
         return recorder
 
-    async def scrape(self) -> bytes:
-        """Returns the text of all metrics, and lets the grace of versions that left run down by one scrape."""
+    async def scrape(self, form: Form = Form.TEXT) -> bytes:
+        """Returns all metrics, written so, and lets the grace of versions that left run down by one scrape."""
         versions = list(self._versions.values())
-        text = await render(self._families(versions))
+        text = await render(self.families(versions), form)
         for recorder in versions:
             if recorder.scrapes_left is not None:
                 recorder.scrapes_left -= 1
                 if recorder.scrapes_left <= 0 and self._versions.get((recorder.model, recorder.version)) is recorder:
                     del self._versions[recorder.model, recorder.version]
                     self._shadows.pop((recorder.model, recorder.version), None)
-        return text + generate_latest(self._process)
+        process = openmetrics.generate_latest if form is Form.OPENMETRICS else generate_latest
+        return text + process(self._process)
 
-    def _families(self, versions: Sequence[VersionRecorder]) -> Iterator[Family]:
+    def families(self, versions: Sequence[VersionRecorder] | None = None) -> Iterator[Family]:
+        """Returns every family of ours with its series now; of `versions` only, where they are given."""
+        if versions is None:
+            versions = list(self._versions.values())
         yield Family("turnout_requests_total", "counter", "Requests by how they ended.", self._requests(versions))
         yield Family(
             "turnout_route_decisions_total", "counter", "Requests by the version and role that routing chose.",
@@ -288,7 +309,7 @@ def _gauges(versions: Sequence[VersionRecorder]) -> Iterator[Family]:
         "turnout_queue_depth", "gauge", "Requests that wait for a runner.", [(v.labels, v.queue_depth) for v in present]
     )
     yield Family(
-        "turnout_queue_fill_ratio", "gauge", "How full the version's fullest queue is, by requests or by bytes.",
+        "turnout_queue_fill_ratio", "gauge", "How full its fullest queue is, 0 to 1, by requests or by bytes.",
         [(v.labels, v.queue_fill) for v in present],
     )  # fmt: skip
     yield Family(
@@ -296,7 +317,7 @@ def _gauges(versions: Sequence[VersionRecorder]) -> Iterator[Family]:
         [(v.labels, v.load_seconds) for v in present if v.load_seconds],
     )  # fmt: skip
     yield Family(
-        "turnout_version_memory_bytes", "gauge", "Memory that loading the version took, by device.",
+        "turnout_version_memory_bytes", "gauge", "Growth of the process, or of the device, while it loaded.",
         [(v.labels | {"device": d}, n) for v in present for d, n in v.memory_bytes.items()],
     )  # fmt: skip
     yield Family(
@@ -304,6 +325,6 @@ def _gauges(versions: Sequence[VersionRecorder]) -> Iterator[Family]:
         [(v.labels | {"role": r, "kind": k}, w) for v in present for (r, k), w in v.traffic_weight.items()],
     )  # fmt: skip
     yield Family(
-        "turnout_traffic_share", "gauge", "Share of the decisions of the policy's present epoch.",
+        "turnout_traffic_share", "gauge", "Share that the version got since the policy's epoch began.",
         [(v.labels | {"role": role}, share) for v in present for role, share in v.traffic_share.items()],
     )  # fmt: skip

@@ -1,11 +1,12 @@
 """What is shown of the server as a whole: loads, policies and memory."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from turnout.telemetry.exposition import Family
+from turnout.telemetry.gpu import Gpu, gpu_families
 
 
 class LoadOutcome(StrEnum):
@@ -46,11 +47,15 @@ class ServerRecorder:
         loads: Attempts to load a version, by model and outcome.
         epochs: Epoch of the policy in force, by model; 0 where traffic was never changed.
         memory: By device (`cpu`, `cuda:0`), as of this scrape; a device whose limit is not known is left out.
+        spans: Spans of requests by what became of them; empty where tracing is off.
+        gpus: All that the driver shows, as of this scrape; none where it cannot be asked.
     """
 
     loads: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     epochs: Mapping[str, int] = field(default_factory=dict)
     memory: Mapping[str, Memory] = field(default_factory=dict)
+    spans: dict[str, int] = field(default_factory=dict)
+    gpus: Sequence[Gpu] = ()
 
 
 def server_families(recorder: ServerRecorder, models: Collection[str]) -> Iterator[Family]:
@@ -75,6 +80,11 @@ def server_families(recorder: ServerRecorder, models: Collection[str]) -> Iterat
         [({"device": device}, float(memory.used)) for device, memory in recorder.memory.items()],
     )  # fmt: skip
     yield Family(
-        "turnout_memory_limit_bytes", "gauge", "Most memory that may be in use.",
+        "turnout_memory_limit_bytes", "gauge", "What the control group allows or the machine has; all that a GPU has.",
         [({"device": device}, float(memory.limit)) for device, memory in recorder.memory.items()],
     )  # fmt: skip
+    yield Family(
+        "turnout_trace_spans_total", "counter", "Spans of traced requests, by what became of them.",
+        [({"outcome": outcome}, float(count)) for outcome, count in recorder.spans.items()],
+    )  # fmt: skip
+    yield from gpu_families(recorder.gpus)

@@ -49,6 +49,7 @@ class MeterSample:
         alarms: Attempts that ended in a rollback, all of them false.
         attempts: Attempts that were begun.
         e_value: Combined evidence of the present one.
+        requests: By lane, those that its evidence has taken in.
     """
 
     model: str
@@ -56,6 +57,7 @@ class MeterSample:
     alarms: int
     attempts: int
     e_value: float
+    requests: Mapping[str, int]
 
 
 @dataclass(slots=True)
@@ -139,4 +141,12 @@ def rollout_families(recorder: RolloutRecorder, models: Collection[str]) -> Iter
     yield gauge(
         "turnout_rollout_false_alarm_e_value", "Combined evidence of the present comparison of a baseline with itself.",
         [({"model": m.model, "version": m.version}, m.e_value) for m in recorder.meters],
+    )  # fmt: skip
+    yield gauge(
+        "turnout_rollout_false_alarm_requests", "Requests that the present comparison has taken in, by lane.",
+        [
+            ({"model": m.model, "version": m.version, "lane": lane}, float(count))
+            for m in recorder.meters
+            for lane, count in m.requests.items()
+        ],
     )  # fmt: skip

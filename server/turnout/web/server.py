@@ -1,4 +1,4 @@
-"""The HTTP listener: metrics, probes, and JSON predictions for people with curl."""
+"""The HTTP listener: metrics, probes, JSON predictions for people with curl, the Open Inference Protocol."""
 
 import contextlib
 import json
@@ -18,9 +18,14 @@ from turnout.config import Address
 from turnout.errors import ConfigError, InvalidRequest, ModelFailure, TurnoutError
 from turnout.routing.preferences import PreferenceReader
 from turnout.serving.inference import Inference, InferenceRequest, Router
-from turnout.telemetry.exposition import CONTENT_TYPE
+from turnout.telemetry.exposition import Form, negotiate
+from turnout.telemetry.tracing.tracer import Tracer
+from turnout.web.body import read_body
 from turnout.web.errors import error_response
 from turnout.web.json_tensors import to_arrays, to_json
+from turnout.web.tracing import traced
+
+_PREDICT = ("/predict/{model}", "/predict/{model}/{selector}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +36,25 @@ class Web:
         inference: The data plane.
         preferences: Reads what a request's headers ask for.
         router: Finds the signature that a request's JSON is read by.
-        scrape: Returns the metrics' text.
+        scrape: Returns the metrics, in a form.
         ready: Tells whether the server takes requests.
         new_request_id: Makes up the name of a request.
         max_body_bytes: Largest body of a request.
+        oip: The Open Inference Protocol's routes.
         console: The console's routes; none where it is off.
+        tracer: Traces requests; None where tracing is off.
     """
 
     inference: Inference
     preferences: PreferenceReader
     router: Router
-    scrape: Callable[[], Awaitable[bytes]]
+    scrape: Callable[[Form], Awaitable[bytes]]
     ready: Callable[[], bool]
     new_request_id: Callable[[], str]
     max_body_bytes: int
+    oip: Sequence[BaseRoute]
     console: Sequence[BaseRoute] = ()
+    tracer: Tracer | None = None
 
     def application(self) -> Starlette:
         """Returns the ASGI application."""
@@ -54,15 +63,16 @@ class Web:
                 Route("/metrics", self.metrics),
                 Route("/livez", self.livez),
                 Route("/readyz", self.readyz),
-                Route("/predict/{model}", self.predict, methods=["POST"]),
-                Route("/predict/{model}/{selector}", self.predict, methods=["POST"]),
+                *(Route(path, traced(self.tracer, path, self.predict), methods=["POST"]) for path in _PREDICT),
+                *self.oip,
                 *self.console,
             ]
         )
 
-    async def metrics(self, _: Request) -> Response:
-        """The metrics, as Prometheus reads them."""
-        return Response(await self.scrape(), media_type=CONTENT_TYPE)
+    async def metrics(self, request: Request) -> Response:
+        """The metrics, as Prometheus reads them: in OpenMetrics where that is asked for."""
+        form = negotiate(", ".join(request.headers.getlist("accept")))
+        return Response(await self.scrape(form), media_type=form.value, headers={"Vary": "Accept"})
 
     async def livez(self, _: Request) -> Response:
         """200 while the process runs its event loop at all."""
@@ -116,7 +126,7 @@ class Web:
         Raises:
             TurnoutError: It is too large, no JSON of the expected form, or for no version that exists.
         """
-        body = _object(await self._body(request))
+        body = _object(await read_body(request, self.max_body_bytes))
         outputs = body.get("outputs", [])
         if not isinstance(outputs, list) or not all(isinstance(name, str) for name in outputs):
             raise InvalidRequest.at("outputs", "expected a list of names")
@@ -126,16 +136,6 @@ class Web:
         signature = self.router.describe(call.model, call.selector).manifest.signature
         call.outputs = outputs
         call.inputs = to_arrays(inputs, signature)
-
-    async def _body(self, request: Request) -> bytes:
-        parts: list[bytes] = []
-        size = 0
-        async for part in request.stream():
-            size += len(part)
-            if size > self.max_body_bytes:
-                raise InvalidRequest.at("body", f"expected at most {self.max_body_bytes} bytes")
-            parts.append(part)
-        return b"".join(parts)
 
 
 class EmbeddedServer(uvicorn.Server):

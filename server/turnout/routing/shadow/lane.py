@@ -25,6 +25,7 @@ from turnout.errors import (
     TurnoutError,
 )
 from turnout.routing.compare import Comparison, OutputRule, compare
+from turnout.routing.shadow.copies import Copy, Pair, trace_copy
 from turnout.routing.shadow.ledger import Disagreement, Ledger, Outcome
 from turnout.routing.shadow.pressure import Pressure
 from turnout.routing.shadow.runner import CopyRunner
@@ -43,43 +44,6 @@ _SMALL_BYTES = 64 * 1024
 
 Redact = Callable[[str, Mapping[str, Array]], Mapping[str, Array]]
 """Returns what may be kept of a model's inputs."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Copy:
-    """A request and the baseline's answer to it.
-
-    Attributes:
-        request_id: Of the request.
-        inputs: By name.
-        names: Of the outputs that the client wanted.
-        expected: The baseline's, in that order.
-        epoch: Of the policy that had the copy taken.
-        offered: `time.monotonic()` when the answer had left.
-        nbytes: Of inputs and outputs.
-    """
-
-    request_id: str
-    inputs: Mapping[str, Array]
-    names: Sequence[str]
-    expected: Sequence[Array]
-    epoch: int
-    offered: float
-    nbytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Whose answers are compared.
-
-    Attributes:
-        model: The model's name.
-        shadow, baseline: Versions.
-    """
-
-    model: str
-    shadow: str
-    baseline: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +211,7 @@ class Lane:
             handle.check(copy.inputs, self._outputs(handle, copy))
         except InvalidTensor:
             self.ledger.failed(Outcome.INVALID, copy.epoch, copy.offered)
+            trace_copy(self.pair, copy, Outcome.INVALID)
             return False
         return True
 
@@ -290,12 +255,14 @@ class Lane:
     def _failed(self, copy: Copy, error: TurnoutError) -> None:
         outcome = next((o for kind, o in _OUTCOMES.items() if isinstance(error, kind)), Outcome.FAILED)
         self.ledger.failed(outcome, copy.epoch, copy.offered)
+        trace_copy(self.pair, copy, outcome, error)
         self._parts.log.debug("a copy failed", **_names(self.pair), request=copy.request_id, reason=error.message)
 
     async def _compare(self, copy: Copy, actual: Mapping[str, Array]) -> None:
         expected = dict(zip(copy.names, copy.expected, strict=True))
         comparison = await self._compared(expected, actual, copy)
         lag = time.monotonic() - copy.offered
+        trace_copy(self.pair, copy, Outcome.AGREED if comparison.agrees else Outcome.DISAGREED)
         if self.ledger.compare(comparison, copy.epoch, copy.offered, lag):
             self.ledger.keep(Disagreement(copy.request_id, datetime.now(UTC), comparison, self._kept(copy)))
         self._noise_due += self._settings.noise_rate

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from turnout.routing.policy import UNITS
-from turnout.routing.shadow.lane import Copy, Lane
+from turnout.routing.shadow.copies import Copy
+from turnout.routing.shadow.lane import Lane
 from turnout.serving.inference import InferenceRequest, InferenceResult
 from turnout.serving.tensor import memory_of
 
@@ -79,4 +80,6 @@ def material_of(request: InferenceRequest) -> bytes:
 def _copy(request: InferenceRequest, result: InferenceResult, epoch: int) -> Copy:
     expected = result.answer.outputs
     nbytes = memory_of(request.inputs.values()) + memory_of(expected)
-    return Copy(request.request_id, request.inputs, result.names, expected, epoch, time.monotonic(), nbytes)
+    return Copy(
+        request.request_id, request.inputs, result.names, expected, epoch, time.monotonic(), nbytes, request.trace
+    )

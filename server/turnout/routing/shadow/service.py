@@ -15,7 +15,8 @@ from turnout.errors import ConfigError
 from turnout.registry.manifest import MODEL_FILE, Tolerance
 from turnout.routing.compare import OutputRule, rules_for
 from turnout.routing.policy import Policy
-from turnout.routing.shadow.lane import Lane, LaneParts, Pair, Redact
+from turnout.routing.shadow.copies import Pair
+from turnout.routing.shadow.lane import Lane, LaneParts, Redact
 from turnout.routing.shadow.ledger import Ledger
 from turnout.routing.shadow.mirror import Mirror, Target
 from turnout.routing.shadow.pressure import Pressure

@@ -1,20 +1,27 @@
 """The control service, put together of its parts."""
 
+from collections.abc import Callable
+
 from turnout.rollout.controller import Rollouts
 from turnout.rollout.preview import Previews
 from turnout.routing.applied import Policies
 from turnout.routing.explain import Explainer
 from turnout.routing.shadow.service import Shadows
 from turnout.routing.traffic import Traffic
+from turnout.rpc.control.activity import ActivityMethods
 from turnout.rpc.control.rollouts import RolloutMethods
 from turnout.rpc.control.traffic import TrafficMethods
 from turnout.rpc.control.versions import Declarer, VersionMethods
 from turnout.serving.catalog import Catalog
+from turnout.serving.inference import Router
 from turnout.serving.manager import Manager
+from turnout.telemetry.metrics import Metrics
 from turnout_proto.v1 import control_pb2_grpc
 
 
-class ControlServicer(VersionMethods, TrafficMethods, RolloutMethods, control_pb2_grpc.ControlServiceServicer):
+class ControlServicer(
+    VersionMethods, TrafficMethods, RolloutMethods, ActivityMethods, control_pb2_grpc.ControlServiceServicer
+):
     """Changes what is served and where requests go."""
 
     def __init__(
@@ -28,7 +35,11 @@ class ControlServicer(VersionMethods, TrafficMethods, RolloutMethods, control_pb
         shadows: Shadows,
         rollouts: Rollouts,
         previews: Previews,
+        router: Router,
+        metrics: Metrics,
+        accepting: Callable[[], bool],
     ) -> None:
         VersionMethods.__init__(self, manager, catalog, declarer)
         TrafficMethods.__init__(self, traffic, policies, catalog, explainer, shadows)
         RolloutMethods.__init__(self, rollouts, previews)
+        ActivityMethods.__init__(self, manager, catalog, policies, router, rollouts, metrics, accepting)

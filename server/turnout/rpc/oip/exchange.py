@@ -3,15 +3,12 @@
 import time
 from collections.abc import Mapping
 
+from turnout.oip import exchange
 from turnout.rpc.codec import new_request_id
-from turnout.rpc.oip.classification import classify
 from turnout.rpc.oip.codec import decode_inputs, encode_outputs
-from turnout.rpc.oip.metadata import batches_along_first_axis
-from turnout.rpc.oip.parameters import check_id, read_options, read_outputs
+from turnout.rpc.oip.parameters import plain, wanted_outputs
 from turnout.serving.inference import InferenceRequest, InferenceResult
 from turnout_proto.oip.inference_pb2 import ModelInferRequest, ModelInferResponse
-
-_LOGGED_ID = 128
 
 
 def envelope(message: ModelInferRequest, remaining: float | None) -> InferenceRequest:
@@ -27,7 +24,7 @@ def envelope(message: ModelInferRequest, remaining: float | None) -> InferenceRe
         message.model_version,
         {},
         (),
-        message.id[:_LOGGED_ID] or new_request_id(),
+        message.id[: exchange.LOGGED_ID] or new_request_id(),
         "",
         None if remaining is None else now + remaining,
         now,
@@ -44,14 +41,8 @@ def fill(call: InferenceRequest, message: ModelInferRequest) -> Mapping[str, int
         InvalidRequest, InvalidTensor: A field is not what the protocol says it is.
         Unsupported: The request needs shared memory or a sequence.
     """
-    check_id(message.id)
-    call.inputs = decode_inputs(message)
-    call.outputs, classes = read_outputs(message)
-    timeout, call.routing_key = read_options(message.parameters)
-    if timeout is not None:
-        expiry = call.arrived + timeout
-        call.deadline = expiry if call.deadline is None else min(call.deadline, expiry)
-    return classes
+    inputs = decode_inputs(message)
+    return exchange.fill(call, message.id, inputs, wanted_outputs(message.outputs), plain(message.parameters))
 
 
 def answer(
@@ -69,19 +60,13 @@ def answer(
         InvalidRequest: An output that is to be classified holds no numbers.
     """
     route = result.route
-    entry = route.entry
     response.model_name = message.model_name
-    response.model_version = str(entry.version)
+    response.model_version = route.entry.version_text
     response.id = message.id
     parameters = response.parameters
-    parameters["turnout_role"].string_param = route.role
-    parameters["turnout_epoch"].uint64_param = route.epoch
-    parameters["turnout_digest"].string_param = entry.digest
-    outputs = list(result.outputs)
-    if classes:
-        by_rows = batches_along_first_axis(entry)
-        outputs = [
-            (name, classify(name, values, classes[name], by_rows=by_rows) if name in classes else values)
-            for name, values in outputs
-        ]
-    encode_outputs(response, outputs)
+    for key, value in exchange.told(route).items():
+        if isinstance(value, int):
+            parameters[key].uint64_param = value
+        else:
+            parameters[key].string_param = value
+    encode_outputs(response, exchange.answered(result, classes))

@@ -12,7 +12,11 @@ from turnout.rpc.codec import trailing_metadata
 from turnout.rpc.errors import abort, to_status
 from turnout.rpc.malformed import Malformed, refusal
 from turnout.rpc.oip.exchange import answer, envelope, fill
+from turnout.rpc.tracing import end
 from turnout.serving.inference import Inference, InferenceRequest, InferenceResult
+from turnout.telemetry.tracing.context import SpanContext, read
+from turnout.telemetry.tracing.trace import Operation, Trace, current
+from turnout.telemetry.tracing.tracer import Tracer
 from turnout_proto.oip.inference_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 
 Context = grpc.aio.ServicerContext[ModelInferRequest, ModelInferResponse]
@@ -22,6 +26,8 @@ _LOG = logging.getLogger(__name__)
 
 _REQUEST = "inference.ModelInferRequest"
 
+_STREAM_OPERATION = Operation.rpc("inference.GRPCInferenceService", "ModelStreamInfer")
+
 _FINAL = "triton_final_response"
 """Every request has one answer, so every answer is its request's last."""
 
@@ -29,17 +35,21 @@ _FINAL = "triton_final_response"
 class InferenceMethods:
     """Runs requests."""
 
-    def __init__(self, inference: Inference, preferences: PreferenceReader, max_stream_items: int) -> None:
+    def __init__(
+        self, inference: Inference, preferences: PreferenceReader, max_stream_items: int, tracer: Tracer | None = None
+    ) -> None:
         """Prepares.
 
         Args:
             inference: The data plane.
             preferences: Reads what a call's metadata asks for.
             max_stream_items: Most requests under way on one stream; reading from it waits beyond that.
+            tracer: Traces requests; None where tracing is off.
         """
         self._inference = inference
         self._preferences = preferences
         self._max_stream_items = max_stream_items
+        self._tracer = tracer
 
     async def model_infer(self, message: ModelInferRequest | Malformed, context: Context) -> ModelInferResponse:
         """Answers one request."""
@@ -73,7 +83,12 @@ class InferenceMethods:
             preferences = self._preferences.read(context.invocation_metadata() or (), lambda: peer_host(context.peer()))
         except TurnoutError as error:
             await abort(context, error)
-        await OrderedStream(self._inference, preferences, context, self._max_stream_items).run(messages)
+        stream = self._inference, preferences, context, self._max_stream_items
+        if self._tracer is None:
+            await OrderedStream(*stream).run(messages)
+        else:
+            parent = read(context.invocation_metadata() or ())
+            await TracedOrderedStream(*stream, self._tracer, parent).run(messages)
 
 
 class OrderedStream:
@@ -155,6 +170,60 @@ class OrderedStream:
             return _failed(message, call, error)
         except Exception as error:  # noqa: BLE001 - as above
             return _failed(message, call, unexpected(error))
+
+
+class TracedOrderedStream(OrderedStream):
+    """Serves one stream, and traces its requests."""
+
+    def __init__(
+        self,
+        inference: Inference,
+        preferences: Preferences,
+        context: StreamContext,
+        max_items: int,
+        tracer: Tracer,
+        parent: SpanContext | None,
+    ) -> None:
+        super().__init__(inference, preferences, context, max_items)
+        self._tracer = tracer
+        self._parent = parent
+
+    def _begin(
+        self, message: ModelInferRequest, group: asyncio.TaskGroup
+    ) -> asyncio.Task[ModelStreamInferResponse] | ModelStreamInferResponse:
+        trace = self._tracer.begin(_STREAM_OPERATION, self._parent)
+        if trace is None:
+            return super()._begin(message, group)
+        token = current.set(trace)
+        try:
+            item = super()._begin(message, group)
+        finally:
+            current.reset(token)
+        if not isinstance(item, asyncio.Task):
+            _end(trace, item)
+        return item
+
+    async def _infer(
+        self, message: ModelInferRequest, call: InferenceRequest, classes: Mapping[str, int]
+    ) -> ModelStreamInferResponse:
+        trace = current.get()
+        try:
+            response = await super()._infer(message, call, classes)
+        except asyncio.CancelledError:
+            if trace is not None:
+                end(trace, "CANCELLED")
+            raise
+        if trace is not None:
+            _end(trace, response)
+        return response
+
+
+def _end(trace: Trace, response: ModelStreamInferResponse) -> None:
+    """Ends a request's trace; its answer has no status code, but the data plane noted one."""
+    if response.error_message:
+        end(trace, trace.code or "INTERNAL", response.error_message)
+    else:
+        end(trace)
 
 
 def unexpected(error: Exception) -> ModelFailure:

@@ -7,14 +7,17 @@ import grpc
 from google.protobuf.message_factory import GetMessageClass
 
 from turnout.errors import TurnoutError, Unsupported
+from turnout.oip.description import Description
 from turnout.routing.preferences import PreferenceReader
 from turnout.rpc.errors import abort
 from turnout.rpc.malformed import Malformed, refusal, streaming, unary
 from turnout.rpc.oip.description import DescriptionMethods
 from turnout.rpc.oip.inference import InferenceMethods, unexpected
 from turnout.rpc.oip.repository import RepositoryMethods, VersionControl
+from turnout.rpc.tracing import traced
 from turnout.serving.catalog import Catalog
 from turnout.serving.inference import Inference, Router
+from turnout.telemetry.tracing.tracer import Tracer
 from turnout_proto.oip import inference_pb2
 
 SERVICE_NAME = "inference.GRPCInferenceService"
@@ -50,6 +53,7 @@ def oip_handler(
     accepting: Callable[[], bool],
     allow_repository_control: bool,
     max_stream_items: int,
+    tracer: Tracer | None = None,
 ) -> grpc.GenericRpcHandler:
     """Returns the handler of the whole service.
 
@@ -62,9 +66,10 @@ def oip_handler(
         accepting: Tells whether the server takes new requests; False while it drains.
         allow_repository_control: Whether clients may load and unload versions.
         max_stream_items: Most requests under way on one ModelStreamInfer.
+        tracer: Traces requests; None where tracing is off.
     """
-    infers = InferenceMethods(inference, preferences, max_stream_items)
-    describes = DescriptionMethods(router, catalog, accepting)
+    infers = InferenceMethods(inference, preferences, max_stream_items, tracer)
+    describes = DescriptionMethods(Description(router, catalog, accepting))
     repository = RepositoryMethods(router, catalog, control, allow_control=allow_repository_control)
     behaviours: dict[str, Callable[..., Any]] = {
         "ServerLive": _guarded(describes.server_live),
@@ -73,7 +78,7 @@ def oip_handler(
         "ServerMetadata": _guarded(describes.server_metadata),
         "ModelMetadata": _guarded(describes.model_metadata),
         "ModelConfig": _guarded(describes.model_config),
-        "ModelInfer": infers.model_infer,
+        "ModelInfer": traced(tracer, SERVICE_NAME, "ModelInfer", infers.model_infer),
         "ModelStreamInfer": infers.model_stream_infer,
         "RepositoryIndex": _guarded(repository.repository_index),
         "RepositoryModelLoad": _guarded(repository.repository_model_load),

@@ -22,7 +22,7 @@ _MAX_REASON = 1024
 _MAX_BODY = 16 << 10
 _MAX_EPOCH_DIGITS = 18
 
-_INSIDE = re.compile(r"/console(/[A-Za-z0-9_~+.-]+)*")
+_INSIDE = re.compile(r"/console(/(?!\.{1,2}(/|$))[A-Za-z0-9_~+.-]+)*")
 """Where somebody may be sent after signing in: nowhere else than the console."""
 
 Decide = Callable[[Rollout], Moved]

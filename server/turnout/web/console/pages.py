@@ -20,7 +20,8 @@ from turnout.web.console.courses import Courses
 from turnout.web.console.recent import Recent
 from turnout.web.console.rendering import HEADERS, page
 from turnout.web.console.session import Sessions
-from turnout.web.console.views import ModelView, difference, model_view, neighbour
+from turnout.web.console.stages import reach, stages
+from turnout.web.console.views import ModelView, Sums, difference, model_view, neighbour
 from turnout.web.errors import status_of
 from turnout.web.report.words import explain
 
@@ -88,7 +89,9 @@ class Pages:
     async def overview(self, request: Request) -> Response:
         """All models, and the rollouts that run."""
         models = [self._view(known) for known in self._catalog.snapshot.models.values()]
-        return self._page("overview.html", request, models=models, rollouts=self._rollouts.running)
+        return self._page(
+            "overview.html", request, models=models, sums=Sums.of(models), rollouts=self._rollouts.running, reach=reach
+        )
 
     @explained
     async def model(self, request: Request) -> Response:
@@ -102,7 +105,17 @@ class Pages:
             trouble = error.message  # all else on the page is known without the state store
         view = self._view(known)
         lanes = [(lane.pair, lane.ledger.agreement) for lane in self._shadows.of(known.name)]
-        return self._page("model.html", request, model=view, history=history, trouble=trouble, lanes=lanes)
+        running = [r for r in self._rollouts.running if r.model == known.name]
+        return self._page(
+            "model.html",
+            request,
+            model=view,
+            history=history,
+            trouble=trouble,
+            lanes=lanes,
+            running=running,
+            reach=reach,
+        )
 
     @explained
     async def version(self, request: Request) -> Response:
@@ -123,7 +136,9 @@ class Pages:
         """One rollout: where it stands and why, its evidence and what happened."""
         known = self._model(request)
         async with self._courses.of(known.name, attempt_of(request)) as course:
-            return self._page("rollout.html", request, said=explain(course), rollout=course.rollout)
+            rollout = course.rollout
+            way = stages(course.plan, rollout)
+            return self._page("rollout.html", request, said=explain(course), rollout=rollout, stages=way, reach=reach)
 
     @explained
     async def shadow(self, request: Request) -> Response:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from turnout.serving.catalog import Catalog
-from turnout.telemetry.histogram import LATENCY_BOUNDS
+from turnout.telemetry.histogram import LATENCY_BOUNDS, quantile
 from turnout.telemetry.metrics import VersionRecorder
 
 SAMPLE_SECONDS = 10.0
@@ -85,25 +85,6 @@ class Recent:
                     yield (model.name, entry.version_text), entry.handle.recorder
 
 
-def quantile(counts: Sequence[int], q: float) -> float | None:
-    """Returns a quantile in seconds of counts by bucket of `LATENCY_BOUNDS`, within its bucket by interpolation.
-
-    None where nothing was counted; the last bound for what is above it.
-    """
-    total = sum(counts)
-    if not total:
-        return None
-    wanted, reached = q * total, 0
-    for index, count in enumerate(counts):
-        if count and reached + count >= wanted:
-            if index >= len(LATENCY_BOUNDS):
-                return LATENCY_BOUNDS[-1]
-            lower = LATENCY_BOUNDS[index - 1] if index else 0.0
-            return lower + (LATENCY_BOUNDS[index] - lower) * (wanted - reached) / count
-        reached += count
-    return LATENCY_BOUNDS[-1]
-
-
 def _counted(recorder: VersionRecorder, now: float) -> _Counts:
     requests = failed = 0
     latency = [0] * (len(LATENCY_BOUNDS) + 1)
@@ -117,7 +98,7 @@ def _counted(recorder: VersionRecorder, now: float) -> _Counts:
 def _point(before: _Counts, after: _Counts, wall: float) -> Point:
     seconds = after.monotonic - before.monotonic
     latency = [b - a for a, b in zip(before.latency, after.latency, strict=True)]
-    p50, p99 = quantile(latency, 0.5), quantile(latency, 0.99)
+    p50, p99 = quantile(LATENCY_BOUNDS, latency, 0.5), quantile(LATENCY_BOUNDS, latency, 0.99)
     return Point(
         wall,
         (after.requests - before.requests) / seconds,

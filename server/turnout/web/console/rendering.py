@@ -6,6 +6,7 @@ from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup, escape
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
@@ -51,6 +52,17 @@ def bytes_text(count: float) -> str:
     raise AssertionError("the loop returns")
 
 
+def clock_text(when: datetime) -> str:
+    """Returns a time that is in UTC and does not say so, to the second."""
+    return f"{when:%Y-%m-%d %H:%M:%S}"
+
+
+def ticked(text: str) -> Markup:
+    """Returns a sentence whose commands, in backticks, are set as code."""
+    parts = text.split("`")
+    return Markup().join(Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(parts))
+
+
 def time_text(when: datetime) -> str:
     """Returns a time in UTC, to the second."""
     return f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
@@ -65,7 +77,7 @@ _environment = Environment(
 )
 _environment.filters |= {
     "share": share_text, "duration": duration_text, "evidence": evidence_text, "bytes": bytes_text, "time": time_text,
-    "stated": stated_text,
+    "stated": stated_text, "clock": clock_text, "ticked": ticked,
 }  # fmt: skip
 
 

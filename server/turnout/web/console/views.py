@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 from semver import Version
 
@@ -12,6 +12,8 @@ from turnout.registry.compat import Change, required_bump, signature_changes
 from turnout.routing.applied import AppliedPolicy, Policies
 from turnout.routing.weights import Share, shares
 from turnout.serving.catalog import ModelEntry, VersionEntry
+from turnout.serving.inference import Role
+from turnout.serving.lifecycle import LifecycleState
 from turnout.web.console.recent import Point
 
 
@@ -52,6 +54,11 @@ class ModelView:
     diverted: str
     answering: str | None
 
+    @property
+    def pieces(self) -> list[tuple[str, float]]:
+        """The parts of the traffic that clients are answered from, which sum to 1 where all of it is answered."""
+        return [(str(share.role), share.applied) for share in self.split if share.role is not Role.SHADOW]
+
 
 def model_view(
     known: ModelEntry, policies: Policies, recent: Mapping[str, Sequence[Point]], answering: str | None = None
@@ -75,6 +82,33 @@ def model_view(
     ]
     diverted = str(policies.diverted.get(known.name, ""))
     return ModelView(known.name, applied, tuple(rows), split, diverted, answering)
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """All models in five numbers.
+
+    Attributes:
+        versions, ready, failed: How many there are, answer, and could not be loaded.
+        rate, failures: A second, lately.
+    """
+
+    versions: int
+    ready: int
+    failed: int
+    rate: float
+    failures: float
+
+    @classmethod
+    def of(cls, models: Sequence[ModelView]) -> Self:
+        """Sums up."""
+        rows = [row for model in models for row in model.versions]
+        states = [row.entry.state for row in rows]
+        points = [row.latest for row in rows if row.latest is not None]
+        return cls(
+            len(rows), states.count(LifecycleState.READY), states.count(LifecycleState.FAILED),
+            sum(point.rate for point in points), sum(point.failures for point in points),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

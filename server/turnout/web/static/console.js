@@ -11,8 +11,26 @@
   // As everywhere in Turnout: UTC, 24 hours.
   function utc(seconds) { return uPlot.tzDate(new Date(seconds * 1e3), "Etc/UTC"); }
   function clock(u, values) { return values.map(function (t) { return new Date(t * 1e3).toISOString().slice(11, 19); }); }
-  function when(u, t) { return t == null ? "" : new Date(t * 1e3).toISOString().slice(0, 19).replace("T", " "); }
-  function value(u, v) { return v == null ? "" : v.toPrecision(3); }
+  function when(u, t, series) { if (u) t = at(u, t, series); return t == null ? "" : new Date(t * 1e3).toISOString().slice(0, 19).replace("T", " "); }
+  // Where the cursor is; else the latest: a legend without numbers says little.
+  function at(u, v, series) {
+    const column = u.data && u.data[series];
+    return v == null && column ? column[column.length - 1] : v;
+  }
+  function value(u, v, series) {
+    const shown = at(u, v, series);
+    return shown == null ? "–" : shown >= 1000 ? Math.round(shown).toLocaleString("en") : String(Number(shown.toPrecision(3)));
+  }
+  const markers = { width: 0, fill: function (u, i) { return u.series[i]._stroke || u.series[i].stroke(u, i); } };
+  // Latency is drawn by decades: one slow request does not press all others onto the axis.
+  function decades(u, low, high) {
+    if (!(low > 0)) return [0.1, 10];
+    const from = Math.floor(Math.log10(low)), to = Math.ceil(Math.log10(high));
+    return [Math.pow(10, from), Math.pow(10, to > from ? to : from + 1)];
+  }
+  function whole(u, values) {
+    return values.map(function (x) { return x != null && Math.abs(Math.log10(x) - Math.round(Math.log10(x))) < 1e-6 ? x : null; });
+  }
   function forget(place) {
     const known = charts.get(place);
     if (known) known.chart.destroy();
@@ -33,10 +51,14 @@
     if (known && known.versions === versions.join()) { known.chart.setData(columns); return; }
     forget(place);
     place.replaceChildren();
-    const series = [{ label: "UTC", value: when }].concat(versions.map(function (v, i) {
+    const series = [{ label: "UTC", value: function (u, t, series) { return when(u, t, series).slice(11); } }].concat(versions.map(function (v, i) {
       return { label: v, stroke: hues[i % hues.length], width: 2, dash: i < hues.length ? [] : [6, 3], value: value, points: { show: body.times.length < 3 } };
     }));
-    const size = { width: place.clientWidth, height: 220, tzDate: utc, series: series, axes: [axis({ values: clock, space: 70 }), axis({ size: 60 })], scales: { y: { range: function (u, low, high) { return [0, high > 0 ? high * 1.1 : 1]; } } } };
+    const timed = kind === "p50" || kind === "p99";
+    const y = timed ? { distr: 3, range: decades } : { range: function (u, low, high) { return [0, high > 0 ? high * 1.1 : 1]; } };
+    const line = style("--line");
+    const up = axis(timed ? { size: 60, filter: whole, grid: { stroke: line, width: 1, filter: whole }, ticks: { stroke: line, width: 1, filter: whole } } : { size: 60 });
+    const size = { width: place.clientWidth, height: 220, tzDate: utc, series: series, cursor: { sync: { key: "hour" } }, legend: { markers: markers }, axes: [axis({ values: clock, space: 70 }), up], scales: { y: y } };
     charts.set(place, { versions: versions.join(), chart: new uPlot(size, columns, place) });
   }
   async function fetched(source) {

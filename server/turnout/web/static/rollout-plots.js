@@ -19,8 +19,14 @@
     if (known) known.chart.destroy();
     const size = { width: place.clientWidth - 16, height: 300, tzDate: function (t) { return uPlot.tzDate(new Date(t * 1e3), "Etc/UTC"); } };
     series.forEach(function (one) { one.points = { show: columns[0].length < 3 }; });
-    const chart = new uPlot(Object.assign({ title: title, series: series, scales: scales, axes: axes }, size), columns, place);
+    const markers = { width: 0, fill: function (u, i) { return u.series[i]._stroke || u.series[i].stroke(u, i); } };
+    const chart = new uPlot(Object.assign({ title: title, legend: { markers: markers }, series: series, scales: scales, axes: axes }, size), columns, place);
     drawn.set(id, { chart: chart, place: place, few: columns[0].length < 3 });
+  }
+  // Where the cursor is; else the latest: a legend without numbers says little.
+  function at(u, v, series) {
+    const column = u.data && u.data[series];
+    return v == null && column ? column[column.length - 1] : v;
   }
   function two(n) { return String(n).padStart(2, "0"); }
   function clock(seconds, fine) {
@@ -28,9 +34,9 @@
     return two(t.getUTCHours()) + ":" + two(t.getUTCMinutes()) + (fine ? ":" + two(t.getUTCSeconds()) : "");
   }
   function day(seconds) { return new Date(seconds * 1e3).toISOString().slice(0, 10); }
-  const when = { label: "UTC", value: function (u, v) { return v == null ? "" : day(v) + " " + clock(v, true); } };
+  const when = { label: "UTC", value: function (u, v, i) { v = at(u, v, i); return v == null ? "" : day(v) + " " + clock(v, true); } };
   function times() {
-    return axis({ values: function (u, v, at, space, step) {
+    return axis({ space: 80, values: function (u, v, at, space, step) {
       return v.map(function (x, i) {
         const text = step >= 86400 ? day(x) : clock(x, step < 60);
         return step < 86400 && (i === 0 || day(x) !== day(v[i - 1])) ? text + "\n" + day(x) : text;
@@ -49,11 +55,11 @@
     low = values.reduce(function (a, b) { return Math.min(a, b); }, 0.1);
     high = values.reduce(function (a, b) { return Math.max(a, b); }, data.threshold * 10);
     plot("evidence", "Evidence that it is worse, by time (UTC)",
-      [when, { label: "combined", stroke: fg, width: 2.5, value: function (u, v) { return e(v); } }]
-        .concat(names.map(function (n) { return { label: n, stroke: hues[n] || "#888", width: 1.3, value: function (u, v) { return e(v); } }; }))
-        .concat([{ label: "taken back at", stroke: "#d1242f", dash: [6, 4], width: 1.5, value: function (u, v) { return e(v); } }]),
+      [when, { label: "combined", stroke: fg, width: 2.5, value: function (u, v, i) { return e(at(u, v, i)); } }]
+        .concat(names.map(function (n) { return { label: n, stroke: hues[n] || "#888", width: 1.3, value: function (u, v, i) { return e(at(u, v, i)); } }; }))
+        .concat([{ label: "taken back at", stroke: "#d1242f", dash: [6, 4], width: 1.5, value: function (u, v, i) { return e(at(u, v, i)); } }]),
       [data.times, data.combined].concat(names.map(function (n) { return data.metrics[n]; })).concat([data.times.map(function () { return data.threshold; })]),
-      { y: { distr: 3, range: function () { return [low, high]; } } }, [times(), axis({ size: 70, filter: decades, grid: { stroke: line, width: 1, filter: decades }, values: function (u, v) { return v.map(function (x) { return x == null ? "" : e(x); }); } })]);
+      { y: { distr: 3, range: function () { return [low, high]; } } }, [times(), axis({ size: 70, filter: decades, grid: { stroke: line, width: 1, filter: decades }, ticks: { stroke: line, width: 1, filter: decades }, values: function (u, v) { return v.map(function (x) { return x == null ? "" : e(x); }); } })]);
     const c = data.latency.candidate, p = data.latency.previous;
     if (c.length && p.length) {
       let first = 0, last = data.bounds.length - 1;
@@ -70,7 +76,7 @@
     }
     if (data.weights.some(function (w) { return w != null; })) {
       plot("weights", "The candidate's share of the traffic",
-        [when, { label: data.candidate, stroke: "#2f7fd1", fill: "#2f7fd122", width: 2, paths: uPlot.paths.stepped({ align: -1 }), value: function (u, v) { return v == null ? "" : +(v * 100).toFixed(2) + "%"; } }],
+        [when, { label: data.candidate, stroke: "#2f7fd1", fill: "#2f7fd122", width: 2, paths: uPlot.paths.stepped({ align: -1 }), value: function (u, v, i) { v = at(u, v, i); return v == null ? "" : +(v * 100).toFixed(2) + "%"; } }],
         [data.times, data.weights], { y: { range: [0, 1.02] } },
         [times(), axis({ values: function (u, v) { return v.map(function (x) { return Math.round(x * 100) + "%"; }); } })]);
     }

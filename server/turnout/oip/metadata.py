@@ -1,8 +1,8 @@
 """Versions in the form of ModelMetadata and ModelConfig. Pure."""
 
+from turnout.oip.elements import ELEMENT_TYPES
 from turnout.registry.manifest import MODEL_FILE
 from turnout.registry.signature import TensorSpec
-from turnout.rpc.oip.elements import ELEMENT_TYPES
 from turnout.serving.catalog import CatalogSnapshot, VersionEntry
 from turnout.serving.lifecycle import LifecycleState
 from turnout_proto.oip.inference_pb2 import ModelMetadataResponse

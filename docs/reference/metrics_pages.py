@@ -1,0 +1,86 @@
+"""The page of the metrics, from the families that a server renders.
+
+Labels are declared nowhere but in the series themselves, so one of everything is recorded here first. A family that has
+no series after that is an error: its labels would be left out.
+"""
+
+from markdown_text import page, prose, table
+from turnout.telemetry.exposition import Family
+from turnout.telemetry.gpu import Gpu
+from turnout.telemetry.histogram import BATCH_BOUNDS, LATENCY_BOUNDS
+from turnout.telemetry.metrics import KnownVersion, Metrics
+from turnout.telemetry.resources import Memory
+from turnout.telemetry.rollout import MeterSample, RolloutSample
+from turnout.telemetry.shadow import DIFFERENCE_BOUNDS
+
+_INTRODUCTION = """\
+What `GET /metrics` shows. [Metrics](../metrics.md) says what labels hold, what a dashboard may rely on, and what is
+shown before it happens.
+"""
+
+_AREAS = {
+    "turnout_shadow_": "Shadows",
+    "turnout_rollout_": "Rollouts",
+    "turnout_version_": "Versions",
+    "turnout_traffic_": "Traffic",
+    "turnout_policy_": "Traffic",
+    "turnout_route_": "Traffic",
+    "turnout_memory_": "The server",
+}
+"""Headings by the beginnings of names; all else is about requests."""
+
+
+def metrics_page() -> str:
+    """Returns the page's text."""
+    areas: dict[str, list[tuple[str, str, str, str]]] = {"Requests": []}
+    for family in _one_of_everything().families():
+        area = next((title for start, title in _AREAS.items() if family.name.startswith(start)), "Requests")
+        row = (f"`{family.name}`", family.kind, ", ".join(_labels(family)), prose(family.help))
+        areas.setdefault(area, []).append(row)
+    blocks = [
+        f"## {title}\n\n" + table(("metric", "type", "labels", ""), sorted(rows)) for title, rows in areas.items()
+    ]
+    buckets = [
+        ("`*_duration_seconds`, `turnout_shadow_lag_seconds`", LATENCY_BOUNDS),
+        ("`turnout_batch_size`", BATCH_BOUNDS),
+        ("`turnout_shadow_abs_difference`", DIFFERENCE_BOUNDS),
+    ]
+    rows = [(names, ", ".join(f"{bound:g}" for bound in bounds)) for names, bounds in buckets]
+    blocks.append("## Buckets\n\n" + table(("histogram", "upper bounds"), rows))
+    return page("Metrics", "`server/turnout/telemetry/`", _INTRODUCTION, *blocks)
+
+
+def _labels(family: Family) -> list[str]:
+    series = list(family.series)
+    if not series:
+        raise ValueError(f"{family.name}: nothing was recorded for it; do so in docs/reference/metrics_pages.py")
+    return list(series[0][0])
+
+
+def _one_of_everything() -> Metrics:
+    metrics = Metrics()
+    metrics.known = [KnownVersion("m", "1.0.0", "sha256:", "Failed", "model")]
+    version = metrics.version("m", "1.0.0", "sha256:", slo_edges=(0.1,))
+    role = version.role("canary")
+    role.decisions = 1
+    role.answered(0.001, 0.0, 0.001)
+    version.batch_rows.observe(1)
+    version.load_seconds = 1.0
+    version.memory_bytes = {"cpu": 1}
+    version.traffic_weight = {("canary", "applied"): 1.0}
+    version.traffic_share = {"canary": 1.0}
+    shadow = metrics.shadow("m", "1.0.0")
+    shadow.dropped["stale"] = 1
+    shadow.mismatches["y", "value"] = 1
+    shadow.difference("y", 0.1)
+    shadow.lag.observe(0.1)
+    shadow.agreement = shadow.noise = 1.0
+    metrics.rollouts.running = [
+        RolloutSample("m", "1.0.0", "soaking", 1, 0.1, 100.0, 1.0, {"errors": 1.0}, {("canary", "errors"): 1}, ["gate"])
+    ]
+    metrics.rollouts.meters = [MeterSample("m", "1.0.0", 0, 1, 1.0, {"twin": 1})]
+    metrics.server.epochs = {"m": 1}
+    metrics.server.memory = {"cpu": Memory(1, 2)}
+    metrics.server.gpus = [Gpu(0, "GPU-1", "cuda:0", 0.5, 1, 2, 1)]
+    metrics.server.spans = {"exported": 1}
+    return metrics

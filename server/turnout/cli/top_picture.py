@@ -1,0 +1,194 @@
+"""What two tellings of a server's counters say of the time between them. Pure."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from turnout.telemetry.histogram import quantile
+from turnout_proto.v1 import activity_pb2 as pb
+from turnout_proto.v1.catalog_pb2 import Standing, VersionState
+from turnout_proto.v1.rollout_pb2 import Rollout
+
+SHADOW = "shadow"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a version has to do with its model's traffic in one role.
+
+    Attributes:
+        role: `pinned`, `baseline`, `canary` or `shadow`.
+        weight: Share of the unpinned traffic, 0 to 1; of a shadow, the rate of its copies.
+        rate: Requests a second in that role; None where that is not known.
+    """
+
+    role: str
+    weight: float
+    rate: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a version did between two tellings. Rates and latencies are None where they are not known.
+
+    Attributes:
+        model, version: Which.
+        state: Where it is in its life.
+        standing: What it was declared fit for.
+        parts: Its roles.
+        rate: Requests a second, of all roles.
+        failures: Requests a second that did not end with OK.
+        p50, p99: Seconds from arrival to answer.
+        inflight: Requests admitted and not yet answered.
+        queue_depth: Requests that wait for a runner.
+        queue_fill: How full its fullest queue is, 0 to 1.
+    """
+
+    model: str
+    version: str
+    state: str
+    standing: str
+    parts: Sequence[Part]
+    rate: float | None
+    failures: float | None
+    p50: float | None
+    p99: float | None
+    inflight: int
+    queue_depth: int
+    queue_fill: float
+
+    @property
+    def failed_share(self) -> float | None:
+        """Share of the requests that did not end with OK; None where there were none."""
+        return self.failures / self.rate if self.rate and self.failures is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What a server did between two tellings.
+
+    Attributes:
+        rows: Of its versions, the busiest first, those that are not in service last.
+        rollouts: That it drives.
+        seconds: Between the tellings; 0 where there was only one of this process.
+        up: Seconds since the process began to count.
+        unrouted: Requests a second that reached no version; None where that is not known.
+        draining: It takes no new requests.
+    """
+
+    rows: Sequence[Row]
+    rollouts: Sequence[Rollout]
+    seconds: float
+    up: float
+    unrouted: float | None
+    draining: bool
+
+    @property
+    def rate(self) -> float | None:
+        """Requests a second that reached a version."""
+        return sum(row.rate or 0.0 for row in self.rows) if self.seconds else None
+
+    @property
+    def failures(self) -> float | None:
+        """Of those, the ones that did not end with OK."""
+        return sum(row.failures or 0.0 for row in self.rows) if self.seconds else None
+
+
+def picture(before: pb.GetActivityResponse | None, after: pb.GetActivityResponse) -> Picture:
+    """Returns what happened between two tellings.
+
+    Args:
+        before: None, or of another process: nothing is known of the time before `after`, and no rate is told.
+        after: The later one.
+    """
+    if before is not None and (before.process != after.process or after.seconds <= before.seconds):
+        before = None
+    seconds = after.seconds - before.seconds if before is not None else 0.0
+    known = {(v.model, v.version): v for v in before.versions} if before is not None else {}
+    rows = [_row(known.get((v.model, v.version)), v, after.latency_bounds, seconds) for v in after.versions]
+    return Picture(
+        sorted(rows, key=lambda row: (row.state != "ready", -(row.rate or 0.0), row.model)),  # stable: else as told
+        list(after.rollouts),
+        seconds,
+        after.seconds,
+        (after.unrouted - before.unrouted) / seconds if before is not None else None,
+        after.draining,
+    )
+
+
+def _row(before: pb.VersionActivity | None, after: pb.VersionActivity, bounds: Sequence[float], seconds: float) -> Row:
+    counts = {role.role: role for role in before.roles} if before is not None else {}
+    added = [_added(counts.get(role.role), role) for role in after.roles]
+    latency = [sum(column) for column in zip(*(a.latency for a in added if a.latency), strict=True)]
+    state = VersionState.Name(after.state).removeprefix("VERSION_STATE_").lower()
+    counted = bool(seconds) and (state == "ready" or bool(after.roles))
+
+    def rate(number: int) -> float | None:
+        return number / seconds if counted else None
+
+    return Row(
+        after.model,
+        after.version,
+        state,
+        Standing.Name(after.standing).removeprefix("STANDING_").lower(),
+        [
+            Part(role.role, role.weight, None if role.role == SHADOW else rate(new.requests))
+            for role, new in zip(after.roles, added, strict=True)
+        ],
+        rate(sum(a.requests for a in added)),
+        rate(sum(a.failures for a in added)),
+        quantile(bounds, latency, 0.5) if counted else None,
+        quantile(bounds, latency, 0.99) if counted else None,
+        after.inflight,
+        after.queue_depth,
+        after.queue_fill,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    requests: int
+    failures: int
+    latency: Sequence[int]
+
+
+def _added(before: pb.RoleActivity | None, after: pb.RoleActivity) -> _Counts:
+    """Returns what came in. A version that was loaded anew has counted from 0: all that it tells is new."""
+    if before is None or before.requests > after.requests:
+        return _Counts(after.requests, after.failures, list(after.latency))
+    earlier = list(before.latency) or [0] * len(after.latency)
+    return _Counts(
+        after.requests - before.requests,
+        after.failures - before.failures,
+        [b - a for a, b in zip(earlier, after.latency, strict=True)],
+    )
+
+
+def body(shown: Picture) -> Mapping[str, object]:
+    """Returns a picture as JSON values, but for its rollouts; times in milliseconds where their names say so."""
+    return {
+        "seconds": shown.seconds,
+        "up_seconds": shown.up,
+        "draining": shown.draining,
+        "requests_per_second": shown.rate,
+        "failures_per_second": shown.failures,
+        "unrouted_per_second": shown.unrouted,
+        "versions": list(_bodies(shown.rows)),
+    }
+
+
+def _bodies(rows: Sequence[Row]) -> Iterator[Mapping[str, object]]:
+    for row in rows:
+        yield {
+            "model": row.model,
+            "version": row.version,
+            "state": row.state,
+            "standing": row.standing,
+            "roles": [{"role": p.role, "weight": p.weight, "requests_per_second": p.rate} for p in row.parts],
+            "requests_per_second": row.rate,
+            "failures_per_second": row.failures,
+            "p50_ms": None if row.p50 is None else row.p50 * 1e3,
+            "p99_ms": None if row.p99 is None else row.p99 * 1e3,
+            "inflight": row.inflight,
+            "queue_depth": row.queue_depth,
+            "queue_fill": row.queue_fill,
+        }

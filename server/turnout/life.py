@@ -1,0 +1,68 @@
+"""A server's life between its start and its end: tasks beside the listeners, and the drain."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import grpc
+
+from turnout.config import Settings
+from turnout.rpc.server import Services
+from turnout.web.server import EmbeddedServer
+
+_SHADOWS_CLOSE_SECONDS = 1.0
+"""What copies that run may hold the server's end up by."""
+
+
+class SideTasks:
+    """Tasks that run as long as the server does. One that ends by itself stops the server."""
+
+    def __init__(self, failed: "asyncio.Future[None]") -> None:
+        self._failed = failed
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Begins a task; `name` is what the server's end is explained with if it ends."""
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+
+    def expect_end(self) -> None:
+        """Says that from now on a task may end."""
+        for task in self._tasks:
+            task.remove_done_callback(self._ended)
+
+    async def cancel(self) -> None:
+        """Ends all of them."""
+        self.expect_end()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._failed.cancel()
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        if self._failed.done() or task.cancelled():
+            return
+        error = RuntimeError(f"side task {task.get_name()!r} ended")
+        error.__cause__ = task.exception()
+        self._failed.set_exception(error)
+
+
+async def drain(
+    services: Services,
+    settings: Settings,
+    data: grpc.aio.Server,
+    control: grpc.aio.Server,
+    http: EmbeddedServer,
+    side_tasks: SideTasks,
+) -> None:
+    """Drains: readiness is off already; then no new request is taken, then those under way are finished."""
+    await asyncio.sleep(settings.drain.delay_s)
+    services.inference.drain()
+    bound = settings.drain.timeout_s
+    # The lanes go first and at once: nobody waits for a copy, and the manager would wait for what a lane holds.
+    shadows = services.shadows.close(min(bound, _SHADOWS_CLOSE_SECONDS))
+    await asyncio.gather(data.stop(bound), control.stop(min(bound, 1.0)), shadows)
+    side_tasks.expect_end()
+    http.should_exit = True
+    await services.manager.close(bound)

@@ -1,0 +1,56 @@
+"""What the server and its models are, and whether they are ready."""
+
+from collections.abc import Callable
+
+from turnout.errors import Draining
+from turnout.oip.metadata import model_config, model_metadata
+from turnout.serving.catalog import Catalog
+from turnout.serving.inference import Router
+from turnout_proto.oip.inference_pb2 import ModelMetadataResponse
+from turnout_proto.oip.model_config_pb2 import ModelConfig
+
+SERVER = "turnout"
+"""The server's name in its metadata."""
+
+EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "parameters")
+"""By Triton's names. `statistics` must never stand here: perf_analyzer reads the versions in statistics as integers,
+fails on some and takes `1.10.0` for 1."""
+
+
+class Description:
+    """Answers what clients ask before they send requests."""
+
+    def __init__(self, router: Router, catalog: Catalog, accepting: Callable[[], bool]) -> None:
+        """Prepares.
+
+        Args:
+            router: Tells which version a selector names.
+            catalog: Tells what is served.
+            accepting: Tells whether the server takes new requests; False while it drains.
+        """
+        self._router = router
+        self._catalog = catalog
+        self._accepting = accepting
+
+    def ready(self) -> bool:
+        """Tells whether the server is fit for traffic."""
+        return self._catalog.snapshot.complete and self._accepting()
+
+    def check_ready(self, model: str, selector: str) -> None:
+        """Returns where a request for this version would be taken now.
+
+        Raises:
+            InvalidSelector: The selector does not parse.
+            NotFound, NotLoaded, Unavailable, DigestMismatch: A request would be refused so.
+        """
+        self._router.route(model, selector, "", baseline_only=True)  # counted in no split
+        if not self._accepting():
+            raise Draining("the server is stopping", retry_after=1.0)
+
+    def metadata(self, model: str, selector: str) -> ModelMetadataResponse:
+        """Describes the inputs and outputs of a version. Raises as `Router.describe`."""
+        return model_metadata(self._router.describe(model, selector), self._catalog.snapshot)
+
+    def config(self, model: str, selector: str) -> ModelConfig:
+        """Describes a version in the form of Triton's model configuration. Raises as `Router.describe`."""
+        return model_config(self._router.describe(model, selector))

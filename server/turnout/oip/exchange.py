@@ -1,0 +1,70 @@
+"""One request of the protocol and its answer, between what carries them and the data plane."""
+
+from collections.abc import Mapping, Sequence
+
+from turnout.oip.classification import classify
+from turnout.oip.metadata import batches_along_first_axis
+from turnout.oip.parameters import Parameters, check_id, read_options, read_outputs
+from turnout.serving.inference import InferenceRequest, InferenceResult, Route
+from turnout.serving.tensor import Array
+
+LOGGED_ID = 128
+"""Characters of a request's id that logs show."""
+
+
+def fill(
+    call: InferenceRequest,
+    request_id: str,
+    inputs: Mapping[str, Array],
+    outputs: Sequence[tuple[str, Parameters]],
+    parameters: Parameters,
+) -> Mapping[str, int]:
+    """Puts all but the envelope of a request into `call`.
+
+    Args:
+        call: To be filled.
+        request_id: As the client wrote it; "" for none.
+        inputs: By name.
+        outputs: Name and parameters of each output that is asked for; none meaning all.
+        parameters: Of the request.
+
+    Returns:
+        For each output that is to be classified, how many of its highest values are wanted.
+
+    Raises:
+        InvalidRequest: A parameter or the id is not what the protocol says it is.
+        Unsupported: The request needs shared memory or a sequence.
+    """
+    check_id(request_id)
+    call.inputs = inputs
+    call.outputs, classes = read_outputs(outputs)
+    timeout, call.routing_key = read_options(parameters)
+    if timeout is not None:
+        expiry = call.arrived + timeout
+        call.deadline = expiry if call.deadline is None else min(call.deadline, expiry)
+    return classes
+
+
+def answered(result: InferenceResult, classes: Mapping[str, int]) -> Sequence[tuple[str, Array]]:
+    """Returns name and value of each output, in the order asked for.
+
+    Args:
+        result: What the data plane answered.
+        classes: As `fill` returned them.
+
+    Raises:
+        InvalidRequest: An output that is to be classified holds no numbers.
+    """
+    outputs = list(result.outputs)
+    if not classes:
+        return outputs
+    by_rows = batches_along_first_axis(result.route.entry)
+    return [
+        (name, classify(name, values, classes[name], by_rows=by_rows) if name in classes else values)
+        for name, values in outputs
+    ]
+
+
+def told(route: Route) -> Mapping[str, str | int]:
+    """Returns the parameters of every answer, which say how its version came to answer."""
+    return {"turnout_role": str(route.role), "turnout_epoch": route.epoch, "turnout_digest": route.entry.digest}

@@ -1,0 +1,121 @@
+"""What the parameters of a request ask for. Pure. Those not named here are of no effect, as the protocol has it.
+
+A parameter is a truth value, a number or text; None is one that was sent without a value.
+"""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from turnout.errors import InvalidRequest, Unsupported
+from turnout.oip.tensors import MAX_TENSORS, refuse_shared_memory
+from turnout.routing.preferences import MAX_KEY_BYTES
+
+Value = bool | int | float | str | None
+Parameters = Mapping[str, Value]
+
+NO_PARAMETERS: Parameters = MappingProxyType({})
+
+ROUTING_KEY = "routing_key"
+
+MAX_ID = 1024
+"""Longest request id, in bytes."""
+
+_TIMEOUT = "timeout"
+_SEQUENCE = "sequence_id"
+_CLASSIFICATION = "classification"
+
+_MOST_CLASSES = 2**31 - 1
+
+_NO_CLASSES: Mapping[str, int] = MappingProxyType({})
+
+
+def read_outputs(outputs: Sequence[tuple[str, Parameters]]) -> tuple[Sequence[str], Mapping[str, int]]:
+    """Returns the outputs that a request asks for.
+
+    Args:
+        outputs: Name and parameters of each, in order.
+
+    Returns:
+        Their names in order, none meaning all; and how many of the highest values are wanted of each that is to be
+        classified.
+
+    Raises:
+        InvalidRequest: There are too many, or `classification` is not a count.
+        Unsupported: An output should be written to shared memory.
+    """
+    if not outputs:
+        return (), _NO_CLASSES
+    check_output_count(len(outputs))
+    names: list[str] = []
+    classes: dict[str, int] = {}
+    for index, (name, parameters) in enumerate(outputs):
+        names.append(name)
+        if parameters:
+            refuse_shared_memory(parameters, f"outputs[{index}]")
+            if _CLASSIFICATION in parameters:
+                field_path = f"outputs[{index}].parameters.{_CLASSIFICATION}"
+                count = whole(parameters[_CLASSIFICATION], field_path)
+                if not 1 <= count <= _MOST_CLASSES:
+                    raise InvalidRequest.at(field_path, f"expected 1 or more, got {count}")
+                classes[name] = count
+    return names, classes
+
+
+def check_output_count(count: int) -> None:
+    """Raises InvalidRequest where more outputs are asked for than a request may."""
+    if count > MAX_TENSORS:
+        raise InvalidRequest.at("outputs", f"expected at most {MAX_TENSORS}, got {count}")
+
+
+def read_options(parameters: Parameters) -> tuple[float | None, str]:
+    """Returns what else a request's parameters ask for.
+
+    Returns:
+        Seconds after which nobody waits for the answer, None where the request does not say; and the routing key, ""
+        where there is none.
+
+    Raises:
+        InvalidRequest: A parameter that is known has a value of another type or out of range.
+        Unsupported: The request belongs to a sequence.
+    """
+    timeout: float | None = None
+    routing_key = ""
+    for key, value in parameters.items():
+        if key == _TIMEOUT:
+            microseconds = whole(value, f"parameters.{_TIMEOUT}")
+            if microseconds < 0:
+                raise InvalidRequest.at(f"parameters.{_TIMEOUT}", f"expected 0 or more, got {microseconds}")
+            # 0 is how some clients say that there is none.
+            timeout = microseconds / 1e6 if microseconds else None
+        elif key == ROUTING_KEY:
+            if not isinstance(value, str):
+                raise InvalidRequest.at(f"parameters.{ROUTING_KEY}", "expected text")
+            if len(value.encode()) > MAX_KEY_BYTES:
+                raise InvalidRequest.at(f"parameters.{ROUTING_KEY}", f"expected at most {MAX_KEY_BYTES} bytes")
+            routing_key = value
+        elif key == _SEQUENCE and value:
+            # Triton's clients leave the parameter out where there is no sequence; others may send its empty value.
+            raise Unsupported(f"parameters.{_SEQUENCE}: sequences are not supported; requests share no state")
+    return timeout, routing_key
+
+
+def whole(value: Value, field_path: str) -> int:
+    """Returns a parameter that is a whole number.
+
+    Raises:
+        InvalidRequest: It is none, or none that 64 bits can hold.
+    """
+    if type(value) is not int or not -(2**63) <= value < 2**64:
+        raise InvalidRequest.at(field_path, "expected a whole number of at most 64 bits")
+    return value
+
+
+def check_id(request_id: str) -> str:
+    """Returns the id.
+
+    Raises:
+        InvalidRequest: It is too long.
+    """
+    if len(request_id) > MAX_ID // 4 and len(request_id.encode()) > MAX_ID:
+        raise InvalidRequest.at("id", f"expected at most {MAX_ID} bytes")
+    return request_id

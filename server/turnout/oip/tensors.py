@@ -1,0 +1,182 @@
+"""One tensor of the Open Inference Protocol to a NumPy array and back, whatever carries it. Pure.
+
+Raw inputs are looked at where they lie, without a copy; outputs are copied once. Strings are object arrays of `str`
+inside and UTF-8 outside. `index` is that of an input in its request; errors name it.
+"""
+
+import math
+import struct
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from turnout.errors import InvalidTensor, Unsupported
+from turnout.oip.elements import BY_NAME, NUMERIC_NAMES, ElementType
+from turnout.serving.tensor import Array
+
+MAX_RANK = 32
+"""Most dimensions a tensor may have."""
+
+MAX_TENSORS = 1024
+"""Most inputs, and most requested outputs, in a request: each costs time, and a message has room for millions."""
+
+_LENGTH = struct.Struct("<I")
+_BOOL_BYTES = b"\x00\x01"
+_SHARED_MEMORY = "shared_memory_region"
+
+
+def element_type(index: int, datatype: str) -> ElementType:
+    """Returns the type that goes by the name `datatype`.
+
+    Raises:
+        InvalidTensor: There is none.
+    """
+    kind = BY_NAME.get(datatype)
+    if kind is None:
+        expected = f"expected one of {', '.join(BY_NAME)}; got {datatype[:64]!r}"
+        raise InvalidTensor.at(f"inputs[{index}].datatype", expected)
+    return kind
+
+
+def check_shape(index: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape.
+
+    Raises:
+        InvalidTensor: It has too many dimensions, or negative ones.
+    """
+    if shape and (min(shape) < 0 or len(shape) > MAX_RANK):
+        field = f"inputs[{index}].shape"
+        if len(shape) > MAX_RANK:
+            raise InvalidTensor.at(field, f"expected at most {MAX_RANK} dimensions, got {len(shape)}")
+        raise InvalidTensor.at(field, f"expected dimensions of 0 or more, got {list(shape)}")
+    return shape
+
+
+def decode_raw(index: int, kind: ElementType, shape: tuple[int, ...], raw: bytes, carrier: str) -> Array:
+    """Returns the array whose elements are `raw`: row-major, little-endian, without padding; text behind its length.
+
+    Args:
+        index: Of the input.
+        kind: Of its elements.
+        shape: Of the array; checked.
+        raw: The bytes; arrays of numbers are read-only views of them.
+        carrier: What errors call the place that the bytes came from, `{}` standing for the index.
+
+    Raises:
+        InvalidTensor: The bytes are not what the type and the shape ask for.
+    """
+    count = math.prod(shape)
+    if not kind.size:
+        return filled(index, shape, _split(raw, count, carrier.format(index)))
+    if len(raw) != count * kind.size:
+        wanted = f"{counted(count * kind.size)} bytes for {kind.name}{list(shape)}"
+        raise InvalidTensor.at(carrier.format(index), f"expected {wanted}, got {len(raw)}")
+    if kind.name == "BOOL" and raw.translate(None, _BOOL_BYTES):
+        raise InvalidTensor.at(carrier.format(index), "expected every byte of a BOOL to be 0 or 1")
+    try:
+        return np.ndarray(shape, kind.dtype, raw)
+    except ValueError:
+        raise _too_large(index, shape) from None
+
+
+def encode_raw(name: str, array: Array) -> tuple[str, bytes]:
+    """Returns the protocol's name of the type of an output, and its elements as `decode_raw` reads them.
+
+    Raises:
+        Unsupported: The protocol does not know the type.
+    """
+    datatype = datatype_of(name, array)
+    return datatype, _join(array) if array.dtype == object else array.tobytes()
+
+
+def datatype_of(name: str, array: Array) -> str:
+    """Returns the protocol's name of the type of an output.
+
+    Raises:
+        Unsupported: The protocol does not know the type.
+    """
+    datatype = NUMERIC_NAMES.get(array.dtype)
+    if datatype is not None:
+        return datatype
+    if array.dtype == object:
+        return "BYTES"
+    raise Unsupported(f"output {name} is of type {array.dtype}, which this protocol does not know")
+
+
+def shaped(index: int, shape: tuple[int, ...], array: Array) -> Array:
+    """Returns a flat array of as many elements as `shape` has, in that shape.
+
+    Raises:
+        InvalidTensor: No array can have that shape.
+    """
+    try:
+        return array.reshape(shape)
+    except ValueError:
+        raise _too_large(index, shape) from None
+
+
+def filled(index: int, shape: tuple[int, ...], strings: Sequence[str]) -> Array:
+    """Returns an array of strings. Raises as `shaped`."""
+    array: Array = np.empty(len(strings), object)
+    array[:] = strings
+    return shaped(index, shape, array)
+
+
+def text(data: bytes, field: str) -> str:
+    """Returns `data`, UTF-8, as text.
+
+    Raises:
+        InvalidTensor: It is not UTF-8.
+    """
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidTensor.at(field, f"expected UTF-8 text, got another byte at {error.start}") from None
+
+
+def refuse_shared_memory(parameters: Iterable[str], field: str) -> None:
+    """Raises Unsupported where the parameters of a tensor say that it lies in shared memory."""
+    if _SHARED_MEMORY in parameters:
+        raise Unsupported(f"{field}.parameters: shared memory is not supported; tensors travel in the request")
+
+
+def repeated(index: int, name: str) -> InvalidTensor:
+    """Makes the error for an input that is there twice."""
+    return InvalidTensor.at(f"inputs[{index}].name", f"expected each input once, got {name[:64]!r} again")
+
+
+def counted(number: int) -> str:
+    """Returns a number of elements or bytes as errors tell it: products of shapes can have thousands of digits."""
+    return str(number) if number < 2**63 else "more than can be counted"
+
+
+def _split(raw: bytes, count: int, field: str) -> list[str]:
+    """Returns `count` strings, each of which stands in `raw` behind its length."""
+    total = len(raw)
+    if count * _LENGTH.size > total:
+        raise InvalidTensor.at(field, f"expected {counted(count)} behind their lengths, got {total} bytes")
+    strings: list[str] = []
+    start = 0
+    for element in range(count):
+        end = start + _LENGTH.size
+        start, end = end, end + (_LENGTH.unpack_from(raw, start)[0] if end <= total else 0)
+        if end > total:
+            raise InvalidTensor.at(field, f"expected {count} elements, got {element} and an incomplete one")
+        strings.append(text(raw[start:end], f"{field}[{element}]"))
+        start = end
+    if start != total:
+        raise InvalidTensor.at(field, f"expected {count} elements, got {total - start} bytes more")
+    return strings
+
+
+def _join(array: Array) -> bytes:
+    """Returns the strings of `array`, each behind its length."""
+    parts: list[bytes] = []
+    for element in array.ravel().tolist():
+        data = element if isinstance(element, bytes) else str(element).encode()
+        parts += (_LENGTH.pack(len(data)), data)
+    return b"".join(parts)
+
+
+def _too_large(index: int, shape: tuple[int, ...]) -> InvalidTensor:
+    return InvalidTensor.at(f"inputs[{index}].shape", f"expected dimensions that memory can hold, got {list(shape)}")

@@ -1,0 +1,71 @@
+"""What a lane is given: copies of requests with the answers that they are compared with."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from turnout.errors import TurnoutError
+from turnout.routing.shadow.ledger import Outcome
+from turnout.serving.tensor import Array
+from turnout.telemetry.tracing.trace import ShadowCopy, Trace
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Copy:
+    """A request and the baseline's answer to it.
+
+    Attributes:
+        request_id: Of the request.
+        inputs: By name.
+        names: Of the outputs that the client wanted.
+        expected: The baseline's, in that order.
+        epoch: Of the policy that had the copy taken.
+        offered: `time.monotonic()` when the answer had left.
+        nbytes: Of inputs and outputs.
+        trace: Of the request, if it is traced.
+    """
+
+    request_id: str
+    inputs: Mapping[str, Array]
+    names: Sequence[str]
+    expected: Sequence[Array]
+    epoch: int
+    offered: float
+    nbytes: int
+    trace: Trace | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Whose answers are compared.
+
+    Attributes:
+        model: The model's name.
+        shadow, baseline: Versions.
+    """
+
+    model: str
+    shadow: str
+    baseline: str
+
+
+def trace_copy(pair: Pair, copy: Copy, outcome: Outcome, error: TurnoutError | None = None) -> None:
+    """Has a span made of a copy that was dealt with, where its request is traced."""
+    trace = copy.trace
+    if trace is None or not trace.sampled:
+        return
+    failure, message = ("", "") if error is None else (type(error).__name__, error.message)
+    trace.sink.copied(
+        ShadowCopy(
+            trace,
+            pair.model,
+            pair.shadow,
+            pair.baseline,
+            copy.epoch,
+            str(outcome),
+            copy.offered,
+            time.monotonic(),
+            failure,
+            message,
+        )
+    )

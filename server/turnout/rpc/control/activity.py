@@ -1,0 +1,87 @@
+"""What the server does at the moment, in counters."""
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+
+from turnout.rollout.controller import Rollouts
+from turnout.rollout.told import rollout_message
+from turnout.routing.applied import Policies
+from turnout.routing.weights import record_weights
+from turnout.rpc.catalog import STANDINGS, STATES
+from turnout.rpc.control.calls import Context, refusing
+from turnout.serving.catalog import Catalog, VersionEntry
+from turnout.serving.inference import Router
+from turnout.serving.manager import Manager
+from turnout.telemetry.histogram import LATENCY_BOUNDS
+from turnout.telemetry.metrics import Metrics, VersionRecorder
+from turnout_proto.v1 import activity_pb2 as pb
+
+_APPLIED = "applied"
+
+
+class ActivityMethods:
+    """Tells what versions do."""
+
+    def __init__(
+        self,
+        manager: Manager,
+        catalog: Catalog,
+        policies: Policies,
+        router: Router,
+        rollouts: Rollouts,
+        metrics: Metrics,
+        accepting: Callable[[], bool],
+    ) -> None:
+        self._sampled = manager
+        self._served = catalog
+        self._applied = policies
+        self._router = router
+        self._driving = rollouts
+        self._metrics = metrics
+        self._accepting = accepting
+        self._since = time.monotonic()
+        self._process = uuid.uuid4().hex
+
+    @refusing
+    async def GetActivity(self, _: pb.GetActivityRequest, __: Context) -> pb.GetActivityResponse:  # noqa: N802 - gRPC's
+        """Tells counters and gauges of every version. No scrape: what left is shown no shorter for it."""
+        self._sampled.sample()
+        record_weights(self._served, self._applied, self._router)
+        return pb.GetActivityResponse(
+            process=self._process,
+            seconds=time.monotonic() - self._since,
+            draining=not self._accepting(),
+            latency_bounds=LATENCY_BOUNDS,
+            unrouted=self._metrics.unrouted_requests,
+            versions=[
+                _version(entry) for model in self._served.snapshot.models.values() for entry in model.versions.values()
+            ],
+            rollouts=[rollout_message(driven.rollout, None) for driven in self._driving.driven],
+        )
+
+
+def _version(entry: VersionEntry) -> pb.VersionActivity:
+    message = pb.VersionActivity(
+        model=entry.model,
+        version=entry.version_text,
+        state=STATES[entry.state],
+        standing=STANDINGS[entry.standing],
+    )
+    if entry.handle is not None:
+        recorder = entry.handle.recorder
+        message.inflight, message.queue_depth = recorder.inflight, recorder.queue_depth
+        message.queue_fill = recorder.queue_fill
+        message.roles.extend(_roles(recorder))
+    return message
+
+
+def _roles(recorder: VersionRecorder) -> Iterator[pb.RoleActivity]:
+    weights = {role: weight for (role, kind), weight in recorder.traffic_weight.items() if kind == _APPLIED}
+    for role in dict.fromkeys([*recorder.roles, *weights]):
+        message = pb.RoleActivity(role=role, weight=weights.get(role, 0.0))
+        if (counted := recorder.roles.get(role)) is not None:
+            message.requests = sum(counted.codes.values())
+            message.failures = message.requests - counted.codes["OK"]
+            message.latency.extend(counted.duration.counts)
+        yield message

@@ -1,0 +1,75 @@
+"""Traces of gRPC calls: which span calls, by metadata, and what a call ends with.
+
+A stream has one set of metadata and many requests. Each request is a span of its own, and none spans the stream, which
+may live for days: the parent is the span that the item names (PredictStream), else that of the stream's metadata.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from turnout.rpc.errors import code_name
+from turnout.telemetry.tracing.context import read
+from turnout.telemetry.tracing.trace import Operation, Trace, current
+from turnout.telemetry.tracing.tracer import Tracer
+
+OK = grpc.StatusCode.OK.name
+
+FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
+"""Codes that make a server's span an error, by OpenTelemetry's conventions; the others are the caller's doing."""
+
+NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Behaviour = Callable[[Any, Context], Awaitable[Any]]
+
+
+def traced(tracer: Tracer | None, service: str, method: str, behaviour: Behaviour) -> Behaviour:
+    """Returns the behaviour of a unary method that traces its calls; `behaviour` itself where tracing is off.
+
+    Args:
+        tracer: Begins traces; None where tracing is off.
+        service: Full name.
+        method: Of it.
+        behaviour: Answers calls.
+    """
+    if tracer is None:
+        return behaviour
+    operation = Operation.rpc(service, method)
+
+    async def call(request: Any, context: Context) -> Any:
+        trace = tracer.begin(operation, read(context.invocation_metadata() or ()))
+        if trace is None:
+            return await behaviour(request, context)
+        current.set(trace)  # the task is this call's own
+        try:
+            response = await behaviour(request, context)
+        except BaseException as error:
+            _end_failed(trace, context, error)
+            raise
+        end(trace)
+        return response
+
+    return call
+
+
+def end(trace: Trace, code: str = OK, message: str = "") -> None:
+    """Ends the trace of a request that was answered with `code`."""
+    trace.end(code, fault=code in FAULTS, message=message)
+
+
+def _name(code: object) -> str:
+    """Returns the name of a code as gRPC keeps it: a number, or one of its own."""
+    if isinstance(code, grpc.StatusCode):
+        return code.name
+    return NAMES.get(code, "UNKNOWN") if isinstance(code, int) else "UNKNOWN"
+
+
+def _end_failed(trace: Trace, context: Context, error: BaseException) -> None:
+    if isinstance(error, grpc.aio.AbortError):
+        end(trace, _name(context.code()), str(context.details() or ""))
+    elif isinstance(error, Exception):  # gRPC answers so
+        end(trace, "UNKNOWN", type(error).__name__)
+    else:
+        end(trace, code_name(error))

@@ -1,0 +1,46 @@
+"""What is put right before a server serves: the repository's directory, half-done publishes, the log."""
+
+from pathlib import Path
+
+from structlog.typing import FilteringBoundLogger
+
+from turnout.config import Settings
+from turnout.errors import TurnoutError, Unavailable
+from turnout.registry.repository import Repository
+from turnout.registry.staging import SWEEP_PATIENCE, sweep
+from turnout.registry.trust import Trust
+from turnout.routing.adoption import adopt
+from turnout.state.store import StateStore
+
+
+def prepare_repository(settings: Settings, log: FilteringBoundLogger) -> Path:
+    """Makes the directory if need be, sweeps what crashed publishes left, and reports what is no version."""
+    root = settings.models.absolute()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for name in sweep(root):
+            log.warning("swept a publish that never finished", staging=name)
+        for problem in Repository(root).scan().problems:
+            log.warning("not served", reason=str(problem))
+    except OSError as error:
+        raise TurnoutError(f"the repository {root} cannot be read: {error.strerror}") from error
+    return root
+
+
+def prepare_log(repository: Repository, store: StateStore, settings: Settings, log: FilteringBoundLogger) -> None:
+    """Records versions whose publishers died before they could, and checks the keys that are trusted.
+
+    Raises:
+        ConfigError: A key is none.
+    """
+    for name in ("", *settings.model):
+        Trust.of(settings.for_model(name).signing)
+    try:
+        for one in adopt(repository, store, actor="server", patience=SWEEP_PATIENCE):
+            log.warning(
+                "recorded a version that its publisher did not",
+                model=one.manifest.model,
+                version=str(one.manifest.version),
+            )
+    except (OSError, Unavailable) as error:  # a repository that may only be read, or is busy: the next start will
+        log.warning("versions that no event tells of are not recorded", reason=str(error))

@@ -1,0 +1,53 @@
+"""What is shown of GPUs. Pure."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from turnout.telemetry.exposition import Family, Labels
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU at a scrape. What it or its driver does not tell is None.
+
+    Attributes:
+        index: Its number on this machine, as nvidia-smi shows it.
+        uuid: Its name for good.
+        device: What versions call it (`cuda:0`), which depends on CUDA_VISIBLE_DEVICES; "" where none is on it.
+        utilization: Share of the last second or less in which a kernel ran, 0 to 1.
+        memory_used: Bytes in use by all processes.
+        memory_total: Bytes that it has.
+        process_memory: Bytes in use by this process.
+    """
+
+    index: int
+    uuid: str
+    device: str
+    utilization: float | None
+    memory_used: int | None
+    memory_total: int | None
+    process_memory: int | None
+
+    @property
+    def labels(self) -> Labels:
+        """Labels of its series."""
+        return {"index": str(self.index), "uuid": self.uuid, "device": self.device}
+
+
+_FAMILIES: Sequence[tuple[str, str, Callable[[Gpu], float | None]]] = (
+    (
+        "turnout_gpu_utilization_ratio",
+        "Share of the last second or less in which a kernel ran, 0 to 1.",
+        lambda gpu: gpu.utilization,
+    ),
+    ("turnout_gpu_memory_used_bytes", "Memory in use by all processes.", lambda gpu: gpu.memory_used),
+    ("turnout_gpu_memory_total_bytes", "Memory that the GPU has.", lambda gpu: gpu.memory_total),
+    ("turnout_gpu_process_memory_bytes", "Memory in use by this process.", lambda gpu: gpu.process_memory),
+)
+
+
+def gpu_families(gpus: Sequence[Gpu]) -> Iterator[Family]:
+    """Returns the families of one scrape; they have no series where there is no GPU."""
+    for name, text, read in _FAMILIES:
+        told = [(gpu.labels, value) for gpu in gpus if (value := read(gpu)) is not None]
+        yield Family(name, "gauge", text, told)

@@ -1,0 +1,71 @@
+"""W3C Trace Context: which span of which trace a caller calls from. Pure.
+
+https://www.w3.org/TR/trace-context-2/
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+TRACEPARENT = "traceparent"
+TRACESTATE = "tracestate"
+
+SAMPLED = 0x01
+RANDOM = 0x02
+
+_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL)
+_MAX_TRACESTATE = 512
+_NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
+
+
+@dataclass(frozen=True, slots=True)
+class SpanContext:
+    """A span, as others refer to it.
+
+    Attributes:
+        trace_id: 16 bytes, not all zero.
+        span_id: 8 bytes, not all zero.
+        flags: `SAMPLED`: the caller records; `RANDOM`: the trace id is a random one.
+        trace_state: What vendors pass along, as it came.
+    """
+
+    trace_id: bytes
+    span_id: bytes
+    flags: int
+    trace_state: str = ""
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the caller records."""
+        return self.flags & SAMPLED != 0
+
+
+def read(pairs: Iterable[tuple[str, str | bytes]]) -> SpanContext | None:
+    """Returns the caller's span by a call's metadata or headers; None where there is none, or none that is valid.
+
+    Args:
+        pairs: Names in lower case, and values.
+    """
+    parent: str | None = None
+    states: list[str] = []
+    for name, value in pairs:
+        if name == TRACEPARENT:
+            if parent is not None or not isinstance(value, str):
+                return None  # two parents are no parent
+            parent = value
+        elif name == TRACESTATE and isinstance(value, str):
+            states.append(value)
+    return None if parent is None else parse(parent, ",".join(states))
+
+
+def parse(traceparent: str, tracestate: str = "") -> SpanContext | None:
+    """Returns the span that the two values name; None where they name none."""
+    match = _TRACEPARENT.fullmatch(traceparent)
+    if match is None:
+        return None
+    version, trace_id, span_id, flags, more = match.groups()
+    if version == "ff" or (version == "00" and more is not None) or trace_id == _NO_TRACE or span_id == _NO_SPAN:
+        return None
+    known = int(flags, 16) & (SAMPLED | RANDOM)
+    state = tracestate if len(tracestate) <= _MAX_TRACESTATE and tracestate.isascii() else ""
+    return SpanContext(bytes.fromhex(trace_id), bytes.fromhex(span_id), known, state)

@@ -1,0 +1,143 @@
+"""Spans wait here, bounded, until they are sent. No request waits for a collector, or fails with it."""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, MutableMapping
+
+from structlog.typing import FilteringBoundLogger
+
+from turnout.config import Tracing
+from turnout.telemetry.tracing.transport import Fate, Transport, Verdict
+
+OUTCOMES = ("exported", "dropped", "rejected", "failed")
+"""What becomes of spans: the collector took them; too many waited; it did not want them; it could not be reached."""
+
+_TRIES = 5
+_FIRST_PAUSE_SECONDS = 0.5
+_MAX_PAUSE_SECONDS = 15.0
+
+_CLOSE_SECONDS = 2.0
+"""What the last spans may hold the server's end up by."""
+
+
+class Exporter:
+    """Sends spans to a collector, a batch at a time. Used on the event loop only."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        frame: Callable[[bytes], bytes],
+        settings: Tracing,
+        counts: MutableMapping[str, int],
+        log: FilteringBoundLogger,
+    ) -> None:
+        """Prepares.
+
+        Args:
+            transport: Sends exports.
+            frame: Makes an export of spans, put one after another.
+            settings: Bounds.
+            counts: Spans by `OUTCOMES`.
+            log: Where it is told that a collector cannot be reached, and that it can be again.
+        """
+        self._transport = transport
+        self._frame = frame
+        self._settings = settings
+        self._counts = counts
+        self._log = log
+        self._queue: deque[tuple[bytes, int]] = deque()
+        self._waiting = 0
+        self._full = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._trouble = ""
+        counts.update(dict.fromkeys(OUTCOMES, 0))
+
+    def put(self, spans: bytes, count: int) -> None:
+        """Queues `count` spans, or drops and counts them where too many wait."""
+        if self._waiting + count > self._settings.max_queue_spans:
+            self._counts["dropped"] += count
+            return
+        self._queue.append((spans, count))
+        self._waiting += count
+        if self._waiting >= self._settings.max_batch_spans:
+            self._full.set()
+
+    def start(self) -> None:
+        """Begins to send."""
+        self._task = asyncio.create_task(self._run(), name="trace exporter")
+
+    async def close(self) -> None:
+        """Sends what waits, as far as that goes quickly, and ends."""
+        self._closing.set()
+        self._full.set()
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=_CLOSE_SECONDS)
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._counts["dropped"] += self._waiting
+        await self._transport.close()
+
+    async def _run(self) -> None:
+        while not self._closing.is_set() or self._queue:
+            if self._waiting < self._settings.max_batch_spans and not self._closing.is_set():
+                self._full.clear()
+                await _first(self._full, self._settings.interval_s)
+            if self._queue:
+                await self._export(*self._batch())
+
+    def _batch(self) -> tuple[bytes, int]:
+        """Takes what waits, at most a batch; at least what one request became."""
+        parts: list[bytes] = []
+        total = 0
+        while self._queue and (not parts or total + self._queue[0][1] <= self._settings.max_batch_spans):
+            spans, count = self._queue.popleft()
+            parts.append(spans)
+            total += count
+        self._waiting -= total
+        return b"".join(parts), total
+
+    async def _export(self, spans: bytes, count: int) -> None:
+        body = self._frame(spans)
+        for attempt in range(_TRIES):
+            verdict = await self._send(body)
+            if verdict.fate is not Fate.RETRY:
+                break
+            self._tell(verdict.reason)
+            if attempt == _TRIES - 1 or self._closing.is_set():
+                break
+            pause = _FIRST_PAUSE_SECONDS * 2**attempt * random.uniform(0.75, 1.25)  # noqa: S311 - no secrecy needed
+            await _first(self._closing, min(max(pause, verdict.pause or 0.0), _MAX_PAUSE_SECONDS))
+        if verdict.fate is Fate.TAKEN:
+            rejected = min(verdict.rejected, count)
+            self._counts["exported"] += count - rejected
+            self._counts["rejected"] += rejected
+            self._tell(f"it rejects spans: {verdict.reason}" if rejected else "")
+        else:
+            self._counts["rejected" if verdict.fate is Fate.REFUSED else "failed"] += count
+            self._tell(verdict.reason)
+
+    async def _send(self, body: bytes) -> Verdict:
+        try:
+            return await self._transport.send(body)
+        except Exception as error:  # noqa: BLE001 - a collector is no reason to stop a server
+            self._log.error("an export of spans failed as nobody foresaw", exc_info=error)
+            return Verdict(Fate.REFUSED, type(error).__name__)
+
+    def _tell(self, trouble: str) -> None:
+        """Logs that exports are in trouble, once for each kind of it, and once that they are so no longer."""
+        if trouble and trouble != self._trouble:
+            self._log.warning("spans are not exported", reason=trouble)
+        elif self._trouble and not trouble:
+            self._log.info("spans are exported again")
+        self._trouble = trouble
+
+
+async def _first(event: asyncio.Event, seconds: float) -> None:
+    """Returns once `event` is set, or after `seconds`."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass

@@ -1,0 +1,87 @@
+"""The spans that a request becomes, by the timings that were noted. Pure.
+
+SERVER  turnout.v1.PredictionService/Predict
+          |-- decode    until the request is tensors
+          |-- route     until it is known who answers
+          |-- queue     from admission to the start of the run
+          |-- compute   the run, of the whole batch
+          |-- encode    until the answer is a message
+shadow  in a trace of its own, linked with the request's span
+"""
+
+from collections.abc import Iterator
+from enum import IntEnum
+
+from turnout.telemetry.tracing.trace import ShadowCopy, Trace
+
+Value = str | int | float | bool
+Attributes = tuple[tuple[str, Value], ...]
+Step = tuple[str, float, float, Attributes]
+"""Name, begin and end by `time.monotonic()`, attributes."""
+
+SHADOW = "shadow"
+MAX_TEXT = 256
+"""Characters of an attribute that a client wrote."""
+
+MAX_MESSAGE = 1024
+
+
+class Kind(IntEnum):
+    """What a span is to others, by OTLP's numbers."""
+
+    INTERNAL = 1
+    SERVER = 2
+
+
+def steps(trace: Trace) -> Iterator[Step]:
+    """Yields each step that the request came to, in order."""
+    if not trace.routing:
+        return
+    yield "decode", trace.begun, trace.routing, ()
+    yield "route", trace.routing, trace.routed, ()
+    if trace.batch_rows is None:
+        return
+    yield "queue", trace.started - trace.queue_seconds, trace.started, ()
+    batch = (("turnout.batch.size", trace.batch_rows), ("turnout.batch.requests", trace.batch_requests))
+    yield "compute", trace.started, trace.started + trace.compute_seconds, batch
+    yield "encode", trace.answered, trace.finished, ()
+
+
+def request_attributes(trace: Trace) -> Attributes:
+    """Returns the attributes of a request's span that many requests have in common; `own_attributes` are the others."""
+    operation = trace.operation
+    attributes: Attributes = (*operation.attributes, (operation.status_key, trace.status))
+    if trace.fault:
+        attributes += (("error.type", str(trace.status)),)
+    if trace.error:
+        attributes += (("turnout.error", trace.error),)
+    attributes += (("turnout.model", trace.model[:MAX_TEXT]), ("turnout.selector", trace.selector[:MAX_TEXT]))
+    if trace.version:
+        attributes += (
+            ("turnout.version", trace.version),
+            ("turnout.role", trace.role),
+            ("turnout.epoch", trace.epoch),
+            ("turnout.digest", trace.digest),
+        )
+    if trace.batch_rows is not None:
+        attributes += (("turnout.batch.size", trace.batch_rows),)
+    return attributes
+
+
+def own_attributes(trace: Trace) -> tuple[tuple[str, str], ...]:
+    """Returns the attributes of a request's span that it alone has."""
+    return (("turnout.request_id", trace.request_id[:MAX_TEXT]), *trace.details)
+
+
+def copy_attributes(copy: ShadowCopy) -> Attributes:
+    """Returns the attributes of a copy's span."""
+    attributes: Attributes = (
+        ("turnout.model", copy.model),
+        ("turnout.version", copy.version),
+        ("turnout.role", SHADOW),
+        ("turnout.epoch", copy.epoch),
+        ("turnout.shadow.baseline", copy.baseline),
+        ("turnout.shadow.outcome", copy.outcome),
+        ("turnout.request_id", copy.trace.request_id[:MAX_TEXT]),
+    )
+    return (*attributes, ("error.type", copy.error), ("turnout.error", copy.error)) if copy.error else attributes

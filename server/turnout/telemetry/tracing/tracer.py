@@ -1,0 +1,97 @@
+"""Which requests are traced, and their way to the exporter."""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+
+from turnout.telemetry.tracing.context import SpanContext
+from turnout.telemetry.tracing.trace import Operation, ShadowCopy, Trace
+
+_ID_BITS = 64
+_AT_ONCE = 32
+"""Requests whose spans are made in one go, which takes half a millisecond. Made one by one among other work, each costs
+three to six times as much: the caches have long forgotten how."""
+
+_AT_MOST_SECONDS = 0.05
+"""How long a request that ended waits for others."""
+
+_SHARE_BITS = 56
+"""Of a trace id's lowest bits, what the share is drawn by: they are those that W3C asks to be random."""
+
+
+class Tracer:
+    """Begins traces. The caller's decision holds where there is one; else a share of the requests is traced.
+
+    Used on the event loop only.
+    """
+
+    def __init__(
+        self,
+        sample_ratio: float,
+        write_requests: Callable[[Sequence[Trace]], None],
+        write_copy: Callable[[ShadowCopy], None],
+    ) -> None:
+        """Prepares.
+
+        Args:
+            sample_ratio: Share of the requests that are traced, 0 to 1, where their callers have not decided.
+            write_requests: Makes spans of requests that ended.
+            write_copy: Makes a span of a copy.
+        """
+        self._bound = round(sample_ratio * 2**_SHARE_BITS)
+        self._bits = random.Random().getrandbits  # noqa: S311 - ids need no secrecy
+        self._write_requests = write_requests
+        self._write_copy = write_copy
+        self._ended: list[Trace] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, operation: Operation, parent: SpanContext | None) -> Trace | None:
+        """Returns the trace of a request that comes; None where nothing is to be noted of it.
+
+        Args:
+            operation: What is called.
+            parent: The caller's span, if any.
+        """
+        if parent is None:
+            drawn = self._bits(_SHARE_BITS)
+            if drawn >= self._bound:
+                return None
+            trace_id = (self._bits(128 - _SHARE_BITS) << _SHARE_BITS | drawn) or 1
+            return Trace(True, trace_id.to_bytes(16), self.new_span_id(), operation, self)
+        if parent.sampled:
+            return Trace(True, parent.trace_id, self.new_span_id(), operation, self, parent)
+        return Trace(False, parent.trace_id, parent.span_id, operation, self)
+
+    def ended(self, trace: Trace) -> None:
+        """Has spans made of a request, once its answer has left and others have ended too."""
+        self._ended.append(trace)
+        if len(self._ended) == _AT_ONCE:
+            asyncio.get_running_loop().call_soon(self._write_some)
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_AT_MOST_SECONDS, self._write_some)
+
+    def flush(self) -> None:
+        """Makes the spans that are still to be made."""
+        ended, self._ended = self._ended, []
+        self._write_requests(ended)
+
+    def copied(self, copy: ShadowCopy) -> None:
+        """Makes a span of a copy."""
+        self._write_copy(copy)
+
+    def _write_some(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        some, self._ended = self._ended[:_AT_ONCE], self._ended[_AT_ONCE:]
+        self._write_requests(some)
+        if self._ended:  # a burst; what else waits for the loop comes between
+            asyncio.get_running_loop().call_soon(self._write_some)
+
+    def new_span_id(self) -> bytes:
+        """Makes up a span's id."""
+        return (self._bits(_ID_BITS) or 1).to_bytes(8)
+
+    def new_trace_id(self) -> bytes:
+        """Makes up a trace's id."""
+        return (self._bits(2 * _ID_BITS) or 1).to_bytes(16)

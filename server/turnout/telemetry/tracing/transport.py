@@ -1,0 +1,174 @@
+"""How spans get to a collector: OTLP over HTTP or gRPC, and what its answers mean.
+
+https://opentelemetry.io/docs/specs/otlp/
+"""
+
+import asyncio
+import http.client
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import RetryInfo
+from grpc_status import rpc_status
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
+from turnout.config import Tracing
+
+_HTTP_PATH = "/v1/traces"
+_GRPC_METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+
+_MAX_ANSWER = 64 * 1024
+"""Bytes of an answer that are read."""
+
+_HTTP_RETRIED = {429, 502, 503, 504}
+_GRPC_RETRIED = {
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.OUT_OF_RANGE,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DATA_LOSS,
+}
+
+
+class Fate(Enum):
+    """What became of an export."""
+
+    TAKEN = "taken"
+    RETRY = "retry"
+    """Not now."""
+    REFUSED = "refused"
+    """Never."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a collector said.
+
+    Attributes:
+        fate: What became of the export.
+        reason: Why, in a word or two; nothing that a header may hold.
+        rejected: Spans that it did not take, of an export that it took.
+        pause: Seconds after which it wants to be asked again; None where it did not say.
+    """
+
+    fate: Fate
+    reason: str = ""
+    rejected: int = 0
+    pause: float | None = None
+
+
+class Transport(Protocol):
+    """Sends exports."""
+
+    async def send(self, body: bytes) -> Verdict:
+        """Sends an ExportTraceServiceRequest; raises nothing."""
+        ...
+
+    async def close(self) -> None:
+        """Ends the connection."""
+        ...
+
+
+def make_transport(settings: Tracing) -> Transport:
+    """Returns how to reach the collector."""
+    headers = {name: value.get_secret_value() for name, value in settings.headers.items()}
+    kind = GrpcTransport if settings.protocol == "grpc" else HttpTransport
+    return kind(settings.endpoint, headers, settings.timeout_s)
+
+
+class _Unmoved(urllib.request.HTTPRedirectHandler):
+    """Takes no redirect: it would turn the export into a GET, and carry the headers to another host."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Leaves the answer an error."""
+
+
+class HttpTransport:
+    """OTLP/HTTP with protobuf bodies. Proxies are those of the environment."""
+
+    def __init__(self, endpoint: str, headers: Mapping[str, str], timeout: float) -> None:
+        base = endpoint.rstrip("/")
+        self._url = base if base.endswith(_HTTP_PATH) else base + _HTTP_PATH
+        self._headers = {**headers, "Content-Type": "application/x-protobuf", "User-Agent": "turnout"}
+        self._timeout = timeout
+        self._open = urllib.request.build_opener(_Unmoved).open
+
+    async def send(self, body: bytes) -> Verdict:
+        """Sends an export in a thread, which waits for the network without the interpreter's lock."""
+        return await asyncio.to_thread(self._post, body)
+
+    async def close(self) -> None:
+        """Holds nothing between two exports."""
+
+    def _post(self, body: bytes) -> Verdict:
+        request = urllib.request.Request(self._url, body, self._headers)  # noqa: S310 - the settings allow http(s) only
+        try:
+            with self._open(request, timeout=self._timeout) as answer:
+                return _taken(answer.read(_MAX_ANSWER))
+        except urllib.error.HTTPError as error:
+            with error:
+                fate = Fate.RETRY if error.code in _HTTP_RETRIED else Fate.REFUSED
+                return Verdict(fate, f"HTTP {error.code}", pause=_seconds(error.headers.get("Retry-After")))
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            return Verdict(Fate.RETRY, type(getattr(error, "reason", error)).__name__)
+
+
+class GrpcTransport:
+    """OTLP/gRPC; `https` in the endpoint asks for TLS."""
+
+    def __init__(self, endpoint: str, headers: Mapping[str, str], timeout: float) -> None:
+        scheme, _, target = endpoint.rstrip("/").partition("://")
+        if scheme == "https":
+            self._channel = grpc.aio.secure_channel(target, grpc.ssl_channel_credentials())
+        else:
+            self._channel = grpc.aio.insecure_channel(target)
+        self._call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(_GRPC_METHOD)
+        self._metadata = tuple(headers.items())
+        self._timeout = timeout
+
+    async def send(self, body: bytes) -> Verdict:
+        """Sends an export."""
+        try:
+            return _taken(await self._call(body, timeout=self._timeout, metadata=self._metadata))
+        except grpc.aio.AioRpcError as error:
+            pause = _retry_delay(error)
+            exhausted = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and pause is not None
+            fate = Fate.RETRY if exhausted or error.code() in _GRPC_RETRIED else Fate.REFUSED
+            return Verdict(fate, error.code().name, pause=pause)
+
+    async def close(self) -> None:
+        """Closes the channel."""
+        await self._channel.close()
+
+
+def _taken(answer: bytes) -> Verdict:
+    """Reads what a collector says of an export that it took."""
+    try:
+        partial = ExportTraceServiceResponse.FromString(answer).partial_success
+    except DecodeError:  # some answer with a word
+        return Verdict(Fate.TAKEN)
+    return Verdict(Fate.TAKEN, partial.error_message[:256], rejected=partial.rejected_spans)
+
+
+def _seconds(header: str | None) -> float | None:
+    """Reads a Retry-After in seconds; its other form, a date, is not one that OTLP mentions."""
+    return float(header) if header is not None and header.isdecimal() else None
+
+
+def _retry_delay(error: grpc.aio.AioRpcError) -> float | None:
+    try:
+        status = rpc_status.from_call(error)
+    except ValueError:
+        return None
+    for detail in status.details if status is not None else ():
+        info = RetryInfo()
+        if detail.Unpack(info):
+            return float(info.retry_delay.ToTimedelta().total_seconds())
+    return None

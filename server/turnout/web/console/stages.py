@@ -1,0 +1,70 @@
+"""A rollout's way from its first stage to the baseline, and how near its evidence is to the end of it. Pure."""
+
+import math
+from dataclasses import dataclass
+
+from turnout.rollout.plan import Plan
+from turnout.web.report.spans import duration_text, share_text
+from turnout_proto.v1 import rollout_pb2 as pb
+
+_STEPPING = ("ramping", "soaking", "deciding")
+_PROMOTED = ("promoting", "watching")
+_LEAST_EVIDENCE = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of a rollout.
+
+    Attributes:
+        name: What the candidate gets in it: `10% shadow`, `5%`, `baseline`.
+        note: How long it lasts at least.
+        standing: `done`, `now`, `ended` (the rollout went no further) or `ahead`.
+    """
+
+    name: str
+    note: str
+    standing: str
+
+
+def stages(plan: Plan, rollout: pb.Rollout) -> tuple[Stage, ...]:
+    """Returns the stages in their order."""
+    names = [(f"{share_text(plan.shadow.rate)} shadow", plan.shadow.duration_s)] if plan.shadow else []
+    first = len(names)
+    names += [(share_text(step.weight), step.soak_s) for step in plan.steps]
+    names.append(("baseline", plan.watch_s))
+    last = len(names) - 1
+    reached = _reached(rollout, first, last)
+    return tuple(
+        Stage(name, duration_text(seconds), _standing(index, reached, rollout.state))
+        for index, (name, seconds) in enumerate(names)
+    )
+
+
+def _reached(rollout: pb.Rollout, first: int, last: int) -> int:
+    """Returns the number of the stage that a rollout is or ended in; -1 before the first."""
+    if rollout.state in ("aborting", "rolled_back", "superseded", "failed"):  # what it was before
+        been = {event.kind for event in rollout.events}
+    else:
+        been = {rollout.state}
+    if been.intersection((*_PROMOTED, "succeeded")):
+        return last
+    if been.intersection(_STEPPING):
+        return first + rollout.step - 1
+    return 0 if "shadowing" in been else -1
+
+
+def _standing(index: int, reached: int, state: str) -> str:
+    if state == "succeeded" or index < reached:
+        return "done"
+    if index > reached:
+        return "ahead"
+    return "ended" if state in ("aborting", "rolled_back", "superseded", "failed") else "now"
+
+
+def reach(e_value: float, threshold: float) -> float:
+    """Returns how far evidence is on its way from 0.01 to `threshold`, 0 to 1, on a logarithmic scale."""
+    if not e_value > _LEAST_EVIDENCE:
+        return 0.0
+    whole = math.log(threshold / _LEAST_EVIDENCE)
+    return min(math.log(e_value / _LEAST_EVIDENCE) / whole, 1.0)

@@ -1,0 +1,94 @@
+"""Answers of the protocol over HTTP: JSON, and raw elements behind it where they are asked for."""
+
+import math
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from turnout.errors import TurnoutError
+from turnout.oip.exchange import told
+from turnout.oip.json_tensors import to_json
+from turnout.oip.tensors import datatype_of, encode_raw
+from turnout.serving.inference import InferenceRequest, Route
+from turnout.serving.tensor import Array
+from turnout.web.errors import status_of
+from turnout.web.oip.requests import BINARY_SIZE, HEADER_LENGTH, BinaryWish
+
+_JSON = "application/json"
+_BINARY = "application/octet-stream"
+
+
+def inference_answer(
+    call: InferenceRequest,
+    request_id: str,
+    route: Route,
+    outputs: Sequence[tuple[str, Array]],
+    wish: BinaryWish,
+    headers: Mapping[str, str],
+) -> Response:
+    """Returns the answer to a request.
+
+    Args:
+        call: The request.
+        request_id: Told again; "" where the client gave none.
+        route: Which version answered.
+        outputs: Name and value of each, in order.
+        wish: Which of them are to be binary.
+        headers: Of the response, beside its own.
+
+    Raises:
+        InvalidRequest: JSON cannot hold an output that is not to be binary.
+        Unsupported: The protocol does not know the type of an output.
+    """
+    tensors: list[dict[str, Any]] = []
+    binary: list[bytes] = []
+    for name, array in outputs:
+        tensor: dict[str, Any] = {"name": name, "datatype": datatype_of(name, array), "shape": list(array.shape)}
+        if wish.wants(name):
+            raw = encode_raw(name, array)[1]
+            tensor["parameters"] = {BINARY_SIZE: len(raw)}
+            binary.append(raw)
+        else:
+            tensor["data"] = to_json(name, tensor["datatype"], array)
+        tensors.append(tensor)
+    document = {
+        "model_name": call.model,
+        "model_version": route.entry.version_text,
+        **({"id": request_id} if request_id else {}),
+        "parameters": told(route),
+        "outputs": tensors,
+    }
+    text = _rendered(document)
+    if not any(wish.wants(name) for name, _ in outputs):
+        return Response(text, headers=headers, media_type=_JSON)
+    all_headers = {**headers, HEADER_LENGTH: str(len(text))}
+    return Response(b"".join((text, *binary)), headers=all_headers, media_type=_BINARY)
+
+
+def json_answer(document: Mapping[str, Any], status: HTTPStatus = HTTPStatus.OK) -> Response:
+    """Returns a document."""
+    return Response(_rendered(document), status, media_type=_JSON)
+
+
+def error_answer(error: TurnoutError, request_id: str = "") -> Response:
+    """Returns `error` as `{"error": "..."}`, with Retry-After where it helps.
+
+    Args:
+        error: Whose message a client may read.
+        request_id: Told with failures inside the server, so that their log lines can be found.
+    """
+    status = status_of(error)
+    message = error.message
+    if request_id and status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        message = f"{message} (request {request_id})"
+    answer = json_answer({"error": message}, status)
+    if error.retry_after is not None:
+        answer.headers["Retry-After"] = str(math.ceil(error.retry_after))
+    return answer
+
+
+def _rendered(document: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)

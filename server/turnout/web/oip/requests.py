@@ -1,0 +1,213 @@
+"""Bodies of inference requests. Pure.
+
+A body is a JSON object, and behind it, where the header Inference-Header-Content-Length says how long that is, the raw
+elements of those inputs that have a `binary_data_size`, in their order.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from turnout.errors import InvalidRequest, InvalidTensor
+from turnout.oip.json_tensors import from_json
+from turnout.oip.parameters import NO_PARAMETERS, Parameters, check_id, check_output_count, whole
+from turnout.oip.tensors import MAX_TENSORS, check_shape, decode_raw, element_type, refuse_shared_memory, repeated
+from turnout.serving.tensor import Array
+
+HEADER_LENGTH = "inference-header-content-length"
+"""Name of the header that tells where the JSON ends and the binary part begins; bytes."""
+
+BINARY_SIZE = "binary_data_size"
+
+_BINARY = "binary_data"
+_BINARY_OUTPUT = "binary_data_output"
+_MOST_PARAMETERS = 256
+_CARRIER = "inputs[{}] (binary)"
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A body whose JSON was read, and whose tensors were not.
+
+    Attributes:
+        request_id: "" for none.
+        document: The JSON object.
+        binary: What stands behind it.
+    """
+
+    request_id: str
+    document: Mapping[str, Any]
+    binary: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BinaryWish:
+    """Which outputs are to be in the binary part of the answer.
+
+    Attributes:
+        by_output: What the request says of an output.
+        default: For the others.
+    """
+
+    by_output: Mapping[str, bool]
+    default: bool
+
+    def wants(self, name: str) -> bool:
+        """Tells whether the output `name` is to be binary."""
+        return self.by_output.get(name, self.default)
+
+
+def open_body(body: bytes, header_length: str | None) -> Body:
+    """Reads the JSON of a body.
+
+    Args:
+        body: As it came.
+        header_length: The header's value; None where there is none, and the body is all JSON.
+
+    Raises:
+        InvalidRequest: The header is no length within the body, or what should be an object of JSON is none.
+    """
+    end = len(body)
+    if header_length is not None:
+        if not (header_length.isascii() and header_length.isdigit() and len(header_length) < 20):
+            raise InvalidRequest.at(f"header {HEADER_LENGTH}", "expected a number of bytes")
+        end = int(header_length)
+        if not 0 < end <= len(body):
+            raise InvalidRequest.at(f"header {HEADER_LENGTH}", f"expected 1 to {len(body)}, the body's, got {end}")
+    document = _document(body[:end])
+    request_id = document.get("id", "")
+    if not isinstance(request_id, str):
+        raise InvalidRequest.at("id", "expected a string")
+    return Body(check_id(request_id), document, body[end:])
+
+
+def read_inputs(body: Body) -> dict[str, Array]:
+    """Returns the inputs, by name.
+
+    Raises:
+        InvalidRequest, InvalidTensor: A tensor is not what the protocol says a tensor is; the error names the field.
+        Unsupported: A tensor lies in shared memory.
+    """
+    tensors = _objects(body.document, "inputs")
+    if "inputs" not in body.document:
+        raise InvalidRequest.at("inputs", "expected a list of tensors")
+    if len(tensors) > MAX_TENSORS:
+        raise InvalidTensor.at("inputs", f"expected at most {MAX_TENSORS}, got {len(tensors)}")
+    inputs: dict[str, Array] = {}
+    start = 0
+    for index, tensor in enumerate(tensors):
+        parameters = _parameters(tensor, f"inputs[{index}].parameters")
+        refuse_shared_memory(parameters, f"inputs[{index}]")
+        name = _text(tensor, "name", index)
+        if name in inputs:
+            raise repeated(index, name)
+        kind = element_type(index, _text(tensor, "datatype", index))
+        shape = _shape(tensor, index)
+        if BINARY_SIZE not in parameters:
+            inputs[name] = from_json(index, kind, shape, tensor.get("data"))
+            continue
+        size = whole(parameters[BINARY_SIZE], f"inputs[{index}].parameters.{BINARY_SIZE}")
+        if "data" in tensor:
+            raise InvalidTensor.at(f"inputs[{index}].data", f"expected none beside {BINARY_SIZE}, got some")
+        if not 0 <= size <= len(body.binary) - start:
+            left = f"expected 0 to {len(body.binary) - start}, which are left of the body, got {size}"
+            raise InvalidTensor.at(f"inputs[{index}].parameters.{BINARY_SIZE}", left)
+        # Copied: the bytes of a `bytes` are aligned for any element, while those of the body lie where its JSON ends.
+        inputs[name] = decode_raw(index, kind, shape, body.binary[start : start + size], _CARRIER)
+        start += size
+    if start != len(body.binary):
+        raise InvalidRequest.at("body", f"expected {start} bytes behind the JSON, got {len(body.binary)}")
+    return inputs
+
+
+def read_parameters(body: Body) -> Parameters:
+    """Returns the request's own parameters.
+
+    Raises:
+        InvalidRequest: They are no object of plain values.
+    """
+    return _parameters(body.document, "parameters")
+
+
+def read_outputs(body: Body) -> Sequence[tuple[str, Parameters]]:
+    """Returns name and parameters of each output that is asked for; none meaning all.
+
+    Raises:
+        InvalidRequest: They are not what the protocol says they are, or too many.
+    """
+    wanted = _objects(body.document, "outputs")
+    check_output_count(len(wanted))
+    outputs: list[tuple[str, Parameters]] = []
+    for index, output in enumerate(wanted):
+        name = output.get("name")
+        if not isinstance(name, str):
+            raise InvalidRequest.at(f"outputs[{index}].name", "expected a string")
+        outputs.append((name, _parameters(output, f"outputs[{index}].parameters")))
+    return outputs
+
+
+def read_wish(outputs: Sequence[tuple[str, Parameters]], parameters: Parameters) -> BinaryWish:
+    """Returns which outputs are to be binary.
+
+    Raises:
+        InvalidRequest: A parameter that says so is neither true nor false.
+    """
+    default = _truth(parameters, _BINARY_OUTPUT, "parameters")
+    by_output = {
+        name: _truth(parameters, _BINARY, f"outputs[{index}].parameters")
+        for index, (name, parameters) in enumerate(outputs)
+        if _BINARY in parameters
+    }
+    return BinaryWish(by_output, default)
+
+
+def _document(data: bytes) -> Mapping[str, Any]:
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest.at("body", f"expected JSON in UTF-8: {error.msg} at byte {error.pos}") from None
+    if not isinstance(value, dict):
+        raise InvalidRequest.at("body", 'expected an object: {"inputs": [...]}')
+    return value
+
+
+def _objects(document: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
+    values = document.get(key, [])
+    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+        raise InvalidRequest.at(key, "expected a list of objects")
+    return values
+
+
+def _text(tensor: Mapping[str, Any], key: str, index: int) -> str:
+    value = tensor.get(key)
+    if not isinstance(value, str):
+        raise InvalidTensor.at(f"inputs[{index}].{key}", "expected a string")
+    return value
+
+
+def _shape(tensor: Mapping[str, Any], index: int) -> tuple[int, ...]:
+    shape = tensor.get("shape")
+    if not isinstance(shape, list) or not all(type(size) is int and -(2**63) <= size < 2**63 for size in shape):
+        raise InvalidTensor.at(f"inputs[{index}].shape", "expected a list of whole numbers")
+    return check_shape(index, tuple(shape))
+
+
+def _parameters(holder: Mapping[str, Any], field: str) -> Parameters:
+    parameters = holder.get("parameters")
+    if parameters is None:
+        return NO_PARAMETERS
+    if not isinstance(parameters, dict) or len(parameters) > _MOST_PARAMETERS:
+        raise InvalidRequest.at(field, f"expected an object of at most {_MOST_PARAMETERS} parameters")
+    for key, value in parameters.items():
+        if not (value is None or isinstance(value, bool | int | float | str)):
+            raise InvalidRequest.at(f"{field}.{key[:64]}", "expected true, false, a number or a string")
+    return parameters
+
+
+def _truth(parameters: Parameters, key: str, field: str) -> bool:
+    value = parameters.get(key, False)
+    if not isinstance(value, bool):
+        raise InvalidRequest.at(f"{field}.{key}", "expected true or false")
+    return value

@@ -1,0 +1,199 @@
+"""`turnout top`, as a process against a server in a process of its own."""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from semver import Version
+
+from onnx_models import save, scaled
+from turnout.config import Settings
+from turnout.registry.publish import PublishRequest, publish
+from turnout.registry.repository import Repository
+from turnout.state.store import StateStore
+
+sys.path.insert(0, str(Path(__file__).parent))
+from processes import TURNOUT, serving, turnout
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+_PATIENCE = 60.0
+_COMMANDS = re.compile(rb"\x1b(\[[0-9;?]*[a-zA-Z]|[=>]|\([A-B])")
+_HOME = b"\x1b[H"
+"""What each picture begins with."""
+
+_BUSY = r"scale +2\.0\.0 +ready +baseline 100% +[1-9]"
+_BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`scale` 1.0.0 and 2.0.0, released."""
+    folder = tmp_path_factory.mktemp("top")
+    with StateStore.open(Settings(models=folder / "models").state_url) as store:
+        for number in ("1.0.0", "2.0.0"):
+            version = Version.parse(number)
+            path = save(scaled(version.major), folder / "model.onnx")
+            publish(Repository(folder / "models"), PublishRequest("scale", version, path))
+            store.release("scale", version, actor="test", reason="")
+    return folder / "models"
+
+
+def eventually(holds: Callable[[], bool], what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, what()
+        time.sleep(0.05)
+
+
+@contextmanager
+def requests(http: str) -> Iterator[None]:
+    """Sends requests for both versions, and now and then one for no model, while the block runs."""
+    done = threading.Event()
+
+    def send() -> None:
+        with httpx.Client(base_url=f"http://{http}", timeout=30) as client:
+            while not done.wait(0.005):
+                for path in ("scale", "scale/versions/1.0.0", "nobody"):
+                    client.post(f"/v2/models/{path}/infer", json=_BODY)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+class Terminal:
+    """A command on a terminal of its own."""
+
+    def __init__(self, *arguments: str, columns: int = 110, rows: int = 20) -> None:
+        self._master, slave = pty.openpty()
+        self.resize(columns, rows)
+        environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
+        self.process = subprocess.Popen(
+            [*TURNOUT, *arguments],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=environment | {"TERM": "xterm"},
+            start_new_session=True,
+        )
+        os.close(slave)
+        self._seen = b""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def resize(self, columns: int, rows: int) -> None:
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    @property
+    def frame(self) -> str:
+        """The latest picture that is on the terminal whole."""
+        frames = self._seen.split(_HOME)
+        return _COMMANDS.sub(b"", frames[-2]).decode(errors="replace") if len(frames) > 2 else ""
+
+    def waits_for(self, *patterns: str, without: str = "no answer") -> None:
+        """Returns once a picture shows all of the patterns, and not what it should be without."""
+
+        def shown() -> bool:
+            frame = self.frame
+            return without not in frame and all(re.search(pattern, frame) for pattern in patterns)
+
+        eventually(shown, lambda: self._seen[-3000:].decode(errors="replace"))
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self._reader.join(10)
+        os.close(self._master)
+
+    def _read(self) -> None:
+        while True:
+            try:
+                self._seen += os.read(self._master, 1 << 16)
+            except OSError:  # the command has ended
+                return
+
+
+def test_once_prints_one_picture_of_an_interval(models: Path) -> None:
+    with serving(models) as server, requests(server.http):
+
+        def busy() -> bool:
+            done = turnout("top", "--once", "--json", "--interval", "0.5", "--server", server.control)
+            rows = {row["version"]: row for row in json.loads(done.stdout)["versions"]}
+            return all((row["requests_per_second"] or 0) > 0 for row in rows.values()) and len(rows) == 2
+
+        eventually(busy, server.log.read_text)
+        shown = json.loads(turnout("top", "--once", "--json", "--interval", "1", "--server", server.control).stdout)
+        text = turnout("top", "--once", "--interval", "0.5", "--server", server.control).stdout
+
+    rows = {row["version"]: row for row in shown["versions"]}
+    assert shown["seconds"] >= 1
+    assert shown["unrouted_per_second"] > 0
+    assert [role["role"] for role in rows["2.0.0"]["roles"]] == ["baseline"]
+    assert rows["2.0.0"]["roles"][0]["weight"] == 1
+    assert rows["1.0.0"]["roles"][0]["role"] == "pinned"
+    assert 0 < rows["1.0.0"]["p50_ms"] <= rows["1.0.0"]["p99_ms"]
+    assert rows["1.0.0"]["failures_per_second"] == 0
+    assert re.search(r"scale +2\.0\.0 +ready +baseline 100% +[\d,.]+", text)
+    assert "reached no version" in text
+
+
+def test_a_terminal_shows_it_live_through_a_restart_and_a_resize(models: Path) -> None:
+    with serving(models) as first:
+        terminal = Terminal("top", "--interval", "0.3", "--server", first.control)
+        try:
+            with requests(first.http):
+                terminal.waits_for(_BUSY, "RUNNING")
+            terminal.resize(60, 10)
+            terminal.waits_for("MODEL.*REQ/S", without="RUNNING")
+            terminal.resize(110, 20)
+            first.send(signal.SIGKILL)
+            first.wait()
+            terminal.waits_for(f"no answer from {re.escape(first.control)}", r"scale +2\.0\.0", without="Traceback")
+            with serving(models, control=first.control) as second, requests(second.http):
+                terminal.waits_for(_BUSY)
+                terminal.process.send_signal(signal.SIGINT)
+                assert terminal.process.wait(30) == 0
+        finally:
+            terminal.close()
+
+
+def test_json_is_a_line_a_picture(models: Path) -> None:
+    with serving(models) as server:
+        command = [*TURNOUT, "top", "--json", "--interval", "0.2", "--server", server.control]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdout is not None
+                pictures = [json.loads(process.stdout.readline()) for _ in range(3)]
+                process.send_signal(signal.SIGINT)
+                assert process.wait(30) == 0
+            finally:
+                process.kill()
+    assert pictures[0]["requests_per_second"] is None
+    assert pictures[1]["requests_per_second"] == 0
+    assert pictures[0]["up_seconds"] < pictures[1]["up_seconds"] < pictures[2]["up_seconds"]
+
+
+def test_a_server_that_never_answered_is_an_error() -> None:
+    done = turnout("top", "--server", "127.0.0.1:1", check=False)
+    assert done.returncode == 1
+    assert "no server answers at 127.0.0.1:1" in done.stderr

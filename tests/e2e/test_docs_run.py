@@ -1,0 +1,61 @@
+"""What the quick start and the how-tos tell their reader to do is done, and what they say is seen is seen."""
+
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from doc_pages import Command, NotRun, steps
+from doc_shell import Shell
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = [DOCS / "quick-start.md", *sorted((DOCS / "how-to").glob("*.md"))]
+SETTINGS = {"127.0.0.1:8001": "GRPC", "127.0.0.1:8000": "HTTP", "127.0.0.1:8003": "CONTROL"}
+
+NOT_RUN = [
+    ("quick-start.md", "the tests have Turnout installed already"),
+    ("dashboards.md", "needs Docker"),
+    ("gpu.md", "the tests have Turnout installed already"),
+    ("gpu.md", "needs an NVIDIA GPU"),
+]
+"""Page and reason of each fence that is not run. One more has to be written down here too."""
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def test_every_page_is_here() -> None:
+    assert [page.name for page in PAGES] == [
+        "quick-start.md",
+        "automatic-rollout.md",
+        "canary-by-hand.md",
+        "dashboards.md",
+        "gpu.md",
+        "publish-from-ci.md",
+        "shadow.md",
+    ]
+
+
+def test_what_is_not_run_is_what_is_said_here() -> None:
+    found = [(page.name, step.reason) for page in PAGES for step in steps(page) if isinstance(step, NotRun)]
+    assert found == NOT_RUN
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
+    documented = [*SETTINGS, "127.0.0.1:9090"]
+    ports = {name: f"127.0.0.1:{port}" for name, port in zip(documented, free_ports(len(documented)), strict=True)}
+    environment = {f"TURNOUT_{name}": ports[address] for address, name in SETTINGS.items()}
+    environment["CHECKOUT"] = str(DOCS.parent)
+    todo = steps(page)
+    with Shell(tmp_path, ports, environment) as shell:
+        for step, after in zip(todo, [*todo[1:], None], strict=True):
+            shell.do(step, may_fail=isinstance(after, Command) and after.text == "echo $?", seconds=90)

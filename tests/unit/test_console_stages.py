@@ -1,0 +1,79 @@
+"""How far a rollout came, as the console draws it."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from turnout.rollout.plan import Plan, ShadowStage, Step
+from turnout.telemetry.histogram import LATENCY_BOUNDS
+from turnout.web.console.recent import quantile
+from turnout.web.console.rendering import ticked
+from turnout.web.console.stages import reach, stages
+from turnout_proto.v1 import rollout_pb2 as pb
+
+PLAN = Plan((Step(0.05, 60.0), Step(0.25, 3600.0)), shadow=ShadowStage(0.1, 600.0), watch_s=90.0)
+
+
+def shown(state: str, step: int = 1, been: tuple[str, ...] = ()) -> list[str]:
+    events = [pb.RolloutEvent(kind=kind) for kind in been]
+    return [s.standing for s in stages(PLAN, pb.Rollout(state=state, step=step, steps=2, events=events))]
+
+
+def test_a_stage_says_what_the_candidate_gets_and_for_how_long() -> None:
+    told = stages(PLAN, pb.Rollout(state="pending", step=1))
+    assert [(s.name, s.note) for s in told] == [
+        ("10% shadow", "10m"), ("5%", "1m"), ("25%", "1h"), ("baseline", "1m30s"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("state", "step", "standing"),
+    [
+        ("pending", 1, ["ahead", "ahead", "ahead", "ahead"]),
+        ("validating", 1, ["ahead", "ahead", "ahead", "ahead"]),
+        ("shadowing", 1, ["now", "ahead", "ahead", "ahead"]),
+        ("ramping", 1, ["done", "now", "ahead", "ahead"]),
+        ("deciding", 2, ["done", "done", "now", "ahead"]),
+        ("watching", 2, ["done", "done", "done", "now"]),
+        ("succeeded", 2, ["done", "done", "done", "done"]),
+    ],
+)
+def test_the_stages_before_the_present_one_are_done(state: str, step: int, standing: list[str]) -> None:
+    assert shown(state, step) == standing
+
+
+def test_a_rollout_that_was_taken_back_ended_where_it_was() -> None:
+    assert shown("rolled_back", 1, ("validating",)) == ["ahead"] * 4
+    assert shown("rolled_back", 1, ("validating", "shadowing")) == ["ended", "ahead", "ahead", "ahead"]
+    assert shown("aborting", 2, ("shadowing", "ramping", "soaking")) == ["done", "done", "ended", "ahead"]
+    assert shown("rolled_back", 2, ("soaking", "promoting", "watching")) == ["done", "done", "done", "ended"]
+
+
+def test_evidence_is_drawn_on_a_logarithmic_scale_from_a_hundredth_to_the_threshold() -> None:
+    assert [reach(e, 100.0) for e in (0.0, 1e-9, 0.01)] == [0.0, 0.0, 0.0]
+    assert reach(1.0, 100.0) == pytest.approx(0.5)
+    assert [reach(e, 100.0) for e in (100.0, 1e9, float("inf"))] == [1.0, 1.0, 1.0]
+
+
+def test_commands_in_a_sentence_are_set_as_code_and_nothing_else_is_markup() -> None:
+    assert ticked("run `a <b>` & <i>") == "run <code>a &lt;b&gt;</code> &amp; &lt;i&gt;"
+
+
+@given(st.lists(st.floats(0, 60), min_size=1, max_size=200), st.sampled_from([0.5, 0.9, 0.99]))
+def test_a_quantile_is_in_the_bucket_that_the_true_one_is_in(seconds: list[float], q: float) -> None:
+    counts = [0] * (len(LATENCY_BOUNDS) + 1)
+
+    def bucket(value: float) -> int:
+        return next((i for i, bound in enumerate(LATENCY_BOUNDS) if value <= bound), len(LATENCY_BOUNDS))
+
+    for value in seconds:
+        counts[bucket(value)] += 1
+    rank = next(i for i in range(1, len(seconds) + 1) if i >= q * len(seconds))
+    true = bucket(sorted(seconds)[rank - 1])
+    found = quantile(counts, q)
+    assert found is not None
+    assert bucket(found) == min(true, len(LATENCY_BOUNDS) - 1)
+
+
+def test_of_nothing_there_is_no_quantile() -> None:
+    assert quantile([0] * (len(LATENCY_BOUNDS) + 1), 0.5) is None
