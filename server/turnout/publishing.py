@@ -92,9 +92,12 @@ class Publisher:
         return TrialLab(self._settings.for_model(model))
 
     def _gates(self, model: str, comparison: Comparison, signer: Signer | None) -> Sequence[Gate]:
-        gates = standard_gates(read_plan(self._settings.models, model), self._lab(model), comparison)
+        integrity, *others = standard_gates(read_plan(self._settings.models, model), self._lab(model), comparison)
         trust = Trust.of(self._settings.for_model(model).signing)
-        return (*gates, SignatureGate(trust, self._repository, signer)) if trust.required else gates
+        if not trust.required:
+            return (integrity, *others)
+        # Before whatever runs the model: nothing of strangers is to be run.
+        return (integrity, SignatureGate(trust, self._repository, signer), *others)
 
     def _recorder(self, how: Publication) -> Recorder:
         return Recorder(self._repository, self._store, how.actor, how.reason)

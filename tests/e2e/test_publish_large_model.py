@@ -1,6 +1,8 @@
 """A model of 2 GiB with its weights outside: it is published in bounded memory."""
 
 import json
+import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -31,13 +33,14 @@ print(json.dumps({"code": done.exit_code, "out": done.stdout, "own": own, "child
 """
 
 
-def embedding(directory: Path) -> Path:
-    """Writes y = table[index], of a table of 2 GiB of zeros that take no room on the disk."""
+def embedding(directory: Path, rows: int = ROWS) -> Path:
+    """Writes y = table[index], of a table of 2 KiB a row: zeros that take no room on the disk."""
+    size = rows * WIDTH * 4
     table = numpy_helper.from_array(np.zeros((1, 1), np.float32), "table")
     onnx_models.move_out(table, "table.data", offset=0)
     del table.dims[:]
-    table.dims.extend([ROWS, WIDTH])
-    table.external_data[1].value = str(SIZE)
+    table.dims.extend([rows, WIDTH])
+    table.external_data[1].value = str(size)
     model = onnx_models.model(
         [helper.make_node("Gather", ["table", "index"], ["y"])],
         [onnx_models.tensor("index", TensorProto.INT64, ["batch"])],
@@ -46,7 +49,7 @@ def embedding(directory: Path) -> Path:
     )
     source = onnx_models.save(model, directory / "large.onnx")
     with (directory / "table.data").open("wb") as file:
-        file.truncate(SIZE)
+        file.truncate(size)
     return source
 
 
@@ -67,3 +70,32 @@ def test_a_model_of_2_gib_is_published_in_a_fraction_of_its_memory(tmp_path: Pat
         assert told["children"] < 512 * MIB
     finally:
         shutil.rmtree(tmp_path / "models", ignore_errors=True)
+
+
+def test_a_terminal_is_shown_how_far_a_large_publish_is(tmp_path: Path) -> None:
+    source = embedding(tmp_path, rows=1 << 16)
+    command = [sys.executable, "-m", "turnout.cli.main", "publish", "large", "1.0.0", str(source)]
+    terminal, behind = pty.openpty()
+    shown = b""
+    process = subprocess.Popen(
+        [*command, "--models", str(tmp_path / "models")],
+        stdout=subprocess.DEVNULL, stderr=behind, env=os.environ | {"TERM": "xterm", "COLUMNS": "100"},
+    )  # fmt: skip
+    os.close(behind)
+    try:
+        while True:
+            try:
+                data = os.read(terminal, 65536)
+            except OSError:  # Linux's word for the end of a terminal
+                break
+            if not data:
+                break
+            shown += data
+        assert process.wait(timeout=240) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)
+    assert b"publishing" in shown
+    assert "━".encode() in shown, "a bar"
+    assert b"128.0/128.0 MiB" in shown, "to the last byte"

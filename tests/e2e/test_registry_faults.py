@@ -25,6 +25,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 pytest_plugins = ["postgres_fixture"]
 
 V1 = Version(1)
+RUN_NOTHING = "".join(
+    f'[{gate}]\non_failure = "off"\n' for gate in ("load", "determinism", "batchability", "golden", "latency", "memory")
+)
+"""A plan: gates that run the model change nothing that outlives them, and take a second each of a hundred times."""
+
 WHO = {"actor": "ada", "reason": ""}
 
 # What follows forks off one process that has imported everything: a process of its own for each of a hundred runs would
@@ -150,7 +155,7 @@ def wait_for_all():
 def publisher(number):
     def run():
         wait_for_all()
-        version = f"1.0.{number // 2}"
+        version = f"1.{number // 2}.0"
         source = folder / f"{number}.onnx"
         code, out, err = command("publish", "m", version, source, "--models", models, "--state", state)
         return {"code": code, "version": version, "err": err and json.loads(err)["error"]["kind"]}
@@ -197,6 +202,7 @@ def test_a_publish_that_is_killed_at_any_step_is_wholly_there_or_not_at_all(
     folder = tmp_path / "repositories"
     template = folder / "template"
     template.mkdir(parents=True)
+    (template / "gates.toml").write_text(RUN_NOTHING)
     shared = "" if database == "sqlite" else request.getfixturevalue("postgres_server").new_database()
     StateStore.open(shared or f"sqlite:///{template}/.turnout/state.db").close()
     runs = run(KILLED, folder, source, tmp_path / "key.pem", shared)
@@ -229,6 +235,8 @@ def test_a_publish_that_is_killed_at_any_step_is_wholly_there_or_not_at_all(
 
 def test_twenty_publishers_and_two_movers_of_one_tag_lose_nothing(state_url: str, tmp_path: Path) -> None:
     models = tmp_path / "models"
+    models.mkdir()
+    (models / "gates.toml").write_text(RUN_NOTHING)
     repository = Repository(models)
     for number in range(20):
         onnx_models.save(onnx_models.scaled(number), tmp_path / f"{number}.onnx")
@@ -255,7 +263,7 @@ def test_twenty_publishers_and_two_movers_of_one_tag_lose_nothing(state_url: str
         history = store.tag_history("t", "stable")[::-1]
         published = [event.subject for event in store.events(limit=1000) if event.kind == "published"]
     assert (audit.chain.faults, audit.differences) == ((), ())
-    assert sorted(published) == sorted([f"1.0.{n}" for n in range(10)] + [f"1.0.{n}" for n in range(6)])
+    assert sorted(published) == sorted([f"1.{n}.0" for n in range(10)] + [f"1.0.{n}" for n in range(6)])
     assert [event.payload["previous"] for event in history] == [None, *(e.payload["version"] for e in history[:-1])]
     assert len(history) == 1 + sum(moved)
     assert max(moved) == 1, "nobody moved it from a place that it had left"

@@ -20,7 +20,7 @@ def standard_gates(plan: GatePlan, lab: Lab, comparison: Comparison) -> tuple[Ga
         lab: Runs models.
         comparison: Tells what changed.
     """
-    # A gate on the publisher's signature belongs behind `integrity`: nothing of strangers is to be run.
+    # `turnout.publishing` puts the gate on the publisher's signature behind the first of them.
     planned: tuple[tuple[Gate, OnFailure], ...] = (
         (IntegrityGate(), OnFailure.REFUSE),
         (MetadataGate(plan.metadata), plan.metadata.on_failure),
