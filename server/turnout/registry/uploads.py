@@ -7,25 +7,20 @@ dies, so that a kill -9 leaves nothing that the next sweep does not take. A stre
 its client to go on with; it is found by its announcement, so a client need not remember anything.
 """
 
-import hashlib
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Protocol
-from uuid import uuid4
 
 from semver import Version
 
 from turnout.errors import (
     AlreadyExists,
-    ChangeRefused,
     DigestMismatch,
     Exhausted,
-    InvalidModel,
     InvalidRequest,
     ModelNotFound,
     NotFound,
@@ -37,15 +32,12 @@ from turnout.registry.commit import check_number, is_published
 from turnout.registry.digest import manifest_digest
 from turnout.registry.gates import GateReport
 from turnout.registry.lineage import Lineage
-from turnout.registry.manifest import MODEL_FILE, Manifest
-from turnout.registry.onnx_model import read_model
+from turnout.registry.manifest import Manifest
 from turnout.registry.publication import Publication
 from turnout.registry.publish import PublishRequest, PublishResult, storage_errors
 from turnout.registry.repository import Repository
 from turnout.registry.staging import staged
-
-CHUNK = 1 << 20
-"""Bytes that one piece may have."""
+from turnout.registry.upload import Upload
 
 _BUSY_SECONDS = 1.0
 _COPIES = 2
@@ -81,28 +73,6 @@ class Begun:
     existing: PublishResult | None = None
 
 
-@dataclass(slots=True)
-class _File:
-    received: int = 0
-    digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
-
-
-@dataclass(slots=True)
-class _Upload:
-    id: str
-    announcement: Announcement
-    directory: Path
-    files: list[_File]
-    stack: ExitStack
-    touched: float
-    busy: str = ""
-    """What goes on with it; "" where nothing does."""
-
-    @property
-    def received(self) -> tuple[int, ...]:
-        return tuple(file.received for file in self.files)
-
-
 class Uploads:
     """The uploads of one server. Blocking; safe to use from several threads."""
 
@@ -135,7 +105,7 @@ class Uploads:
         self._keep = keep_seconds
         self._clock = clock
         self._lock = threading.Lock()
-        self._uploads: dict[str, _Upload] = {}
+        self._uploads: dict[str, Upload] = {}
         self._by_key: dict[str, str] = {}
 
     def begin(self, announcement: Announcement) -> Begun:
@@ -192,25 +162,7 @@ class Uploads:
             NotFound: There is no such upload any more.
             Exhausted: The disk is full.
         """
-        upload = self._find(upload_id)
-        entries = upload.announcement.files
-        if file >= len(entries):
-            raise InvalidRequest.at("chunk.file", f"expected 0 to {len(entries) - 1}, got {file}")
-        if not 0 < len(data) <= CHUNK:
-            raise InvalidRequest.at("chunk.data", f"expected 1 to {CHUNK} bytes, got {len(data)}")
-        state, entry = upload.files[file], entries[file]
-        if offset != state.received:
-            raise InvalidRequest.at("chunk.offset", f"expected {state.received} for file {file}, got {offset}")
-        if offset + len(data) > entry.size:
-            raise InvalidRequest.at("chunk.data", f"file {file} was announced with {entry.size} bytes")
-        with storage_errors():
-            _put(upload.directory / entry.path, offset, data)
-        state.digest.update(data)
-        state.received += len(data)
-        upload.touched = self._clock()
-        if state.received == entry.size and (got := f"sha256:{state.digest.hexdigest()}") != entry.digest:
-            upload.files[file] = _File()
-            raise InvalidRequest.at(f"files[{file}].digest", f"announced {entry.digest}, received {got}")
+        self._find(upload_id).write(file, offset, data, self._clock())
 
     def received(self, upload_id: str) -> tuple[int, ...]:
         """Returns the bytes that are there of each file.
@@ -227,7 +179,7 @@ class Uploads:
             TurnoutError: As `publish`, less what gates find.
         """
         with self._complete(upload_id, "it is being described") as upload:
-            return self._publisher.describe(_request(upload))
+            return self._publisher.describe(upload.request())
 
     def publish(self, upload_id: str, how: Publication) -> PublishResult:
         """Publishes a complete upload, and throws it away, unless trying again may help.
@@ -243,22 +195,18 @@ class Uploads:
             TurnoutError: As `turnout.registry.publish.publish`.
         """
         with self._complete(upload_id, "it is being published") as upload:
-            result = self._publisher.publish(_request(upload), how)
+            result = self._publisher.publish(upload.request(), how)
             self._close(upload)
             return result
 
     @contextmanager
-    def _complete(self, upload_id: str, what: str) -> Iterator[_Upload]:
+    def _complete(self, upload_id: str, what: str) -> Iterator[Upload]:
         """Claims an upload of which all is there; throws it away where the block says that it can never succeed."""
         upload = self._claim(upload_id, what)
         try:
-            for state, entry in zip(upload.files, upload.announcement.files, strict=True):
-                if state.received < entry.size:
-                    raise ChangeRefused(
-                        f"{entry.path[:128]} is not complete: {state.received} of {entry.size} bytes were received"
-                    )
+            upload.check_complete()
             try:
-                _check_belonging(upload)
+                upload.check_belonging()
                 yield upload
             except (InvalidRequest, AlreadyExists, DigestMismatch):
                 self._close(upload)
@@ -316,25 +264,20 @@ class Uploads:
         assert is_published(self._repository, offered, digest), "it was found a moment ago"
         return PublishResult(found, digest, created=False, report=GateReport())
 
-    def _open(self, announcement: Announcement) -> _Upload:
+    def _open(self, announcement: Announcement) -> Upload:
         with storage_errors(), ExitStack() as stack:
             directory = stack.enter_context(staged(self._repository.root))
             if shutil.disk_usage(directory).free < _COPIES * announcement.size:
                 raise Exhausted(f"the repository has no room for {announcement.size} bytes twice")
-            files = []
-            for entry in announcement.files:
-                if not entry.size:
-                    _put(directory / entry.path, 0, b"")
-                files.append(_File())
-            return _Upload(uuid4().hex, announcement, directory, files, stack.pop_all(), self._clock())
+            return Upload.begun(announcement, directory, stack.pop_all(), self._clock())
 
-    def _find(self, upload_id: str) -> _Upload:
+    def _find(self, upload_id: str) -> Upload:
         upload = self._uploads.get(upload_id)
         if upload is None:
             raise NotFound("there is no such upload; begin again")
         return upload
 
-    def _claim(self, upload_id: str, what: str) -> _Upload:
+    def _claim(self, upload_id: str, what: str) -> Upload:
         with self._lock:
             upload = self._find(upload_id)
             if upload.busy:
@@ -342,12 +285,12 @@ class Uploads:
             upload.busy = what
             return upload
 
-    def _unclaim(self, upload: _Upload) -> None:
+    def _unclaim(self, upload: Upload) -> None:
         with self._lock:
             upload.busy = ""
             upload.touched = self._clock()
 
-    def _close(self, upload: _Upload) -> None:
+    def _close(self, upload: Upload) -> None:
         with self._lock:
             self._uploads.pop(upload.id, None)
             self._by_key.pop(upload.announcement.key, None)
@@ -360,37 +303,3 @@ def _offered(announcement: Announcement, found: Manifest) -> tuple[Manifest, str
     offered = announcement.metadata.applied_to(found)
     offered = replace(offered, files=tuple(sorted(announcement.files, key=lambda entry: entry.path)))
     return offered, manifest_digest(offered)
-
-
-def _request(upload: _Upload) -> PublishRequest:
-    announcement = upload.announcement
-    return PublishRequest(
-        announcement.model,
-        announcement.version,
-        upload.directory / MODEL_FILE,
-        metadata=announcement.metadata,
-        golden=tuple(upload.directory / path for path in announcement.golden),
-    )
-
-
-def _check_belonging(upload: _Upload) -> None:
-    """Checks that the files are the model, its external data and golden cases, and nothing else.
-
-    Raises:
-        InvalidModel: They are not.
-    """
-    facts = read_model(upload.directory / MODEL_FILE)
-    belonging = {MODEL_FILE, *(file.path for file in facts.external), *upload.announcement.golden}
-    announced = {file.path for file in upload.announcement.files}
-    if extra := sorted(announced - belonging):
-        raise InvalidModel(f"{extra[0][:128]} does not belong to the model: nothing in {MODEL_FILE} refers to it")
-    if missing := sorted(belonging - announced):
-        raise InvalidModel(f"external data {missing[0][:128]!r} is missing")
-
-
-def _put(target: Path, offset: int, data: bytes) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # A file that begins anew after a wrong digest is written over, and never longer than announced.
-    with target.open("r+b" if offset else "wb") as file:
-        file.seek(offset)
-        file.write(data)

@@ -18,7 +18,8 @@ from turnout.registry.repository import Repository
 from turnout.registry.signing import Detached
 from turnout.registry.standing import Declarations
 from turnout.registry.trust import Trust
-from turnout.registry.uploads import CHUNK, Uploads
+from turnout.registry.upload import CHUNK
+from turnout.registry.uploads import Uploads
 from turnout.routing.declarations import Declarer
 from turnout.rpc.control.calls import Context, check_record, refusing
 from turnout.rpc.errors import abort
