@@ -83,7 +83,7 @@ def test_the_commands_and_metrics_that_a_runbook_names_exist(runbook: Path) -> N
             if hasattr(command, "commands"):
                 assert word in command.commands, f"turnout {words}"
                 command = command.commands[word]
-    documented = (ROOT / "docs" / "metrics.md").read_text()
+    documented = (ROOT / "docs" / "reference" / "metrics.md").read_text()
     for metric in re.findall(r"\b(turnout_[a-z_]+)(?=[{\[`) ])", re.sub(r"\w+:turnout_\w+:\w+", "", text)):
         assert f"`{metric}`" in documented, metric
     recorded = {rule["record"] for rule in rules() if "record" in rule}

@@ -1,12 +1,8 @@
 """How far a rollout came, as the console draws it."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from turnout.rollout.plan import Plan, ShadowStage, Step
-from turnout.telemetry.histogram import LATENCY_BOUNDS
-from turnout.web.console.recent import quantile
 from turnout.web.console.rendering import ticked
 from turnout.web.console.stages import reach, stages
 from turnout_proto.v1 import rollout_pb2 as pb
@@ -57,23 +53,3 @@ def test_evidence_is_drawn_on_a_logarithmic_scale_from_a_hundredth_to_the_thresh
 
 def test_commands_in_a_sentence_are_set_as_code_and_nothing_else_is_markup() -> None:
     assert ticked("run `a <b>` & <i>") == "run <code>a &lt;b&gt;</code> &amp; &lt;i&gt;"
-
-
-@given(st.lists(st.floats(0, 60), min_size=1, max_size=200), st.sampled_from([0.5, 0.9, 0.99]))
-def test_a_quantile_is_in_the_bucket_that_the_true_one_is_in(seconds: list[float], q: float) -> None:
-    counts = [0] * (len(LATENCY_BOUNDS) + 1)
-
-    def bucket(value: float) -> int:
-        return next((i for i, bound in enumerate(LATENCY_BOUNDS) if value <= bound), len(LATENCY_BOUNDS))
-
-    for value in seconds:
-        counts[bucket(value)] += 1
-    rank = next(i for i in range(1, len(seconds) + 1) if i >= q * len(seconds))
-    true = bucket(sorted(seconds)[rank - 1])
-    found = quantile(counts, q)
-    assert found is not None
-    assert bucket(found) == min(true, len(LATENCY_BOUNDS) - 1)
-
-
-def test_of_nothing_there_is_no_quantile() -> None:
-    assert quantile([0] * (len(LATENCY_BOUNDS) + 1), 0.5) is None
