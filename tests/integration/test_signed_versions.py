@@ -212,6 +212,25 @@ async def test_a_version_that_is_signed_later_is_served_within_a_moment(
         await catalog.wait_for(lambda snapshot: snapshot.models["m"].versions[ONE].handle is not None)
 
 
+async def test_what_is_not_signed_stays_refused_while_other_things_change(
+    repository, models: Path, publish_model, start_server, key: PrivateKey
+) -> None:
+    publish_model("m", "1.0.0", scaled(1))
+    publish_model("m", "2.0.0", scaled(2))
+    sign(repository, ONE, key)
+    server = await start_server(signing=required(key))
+    catalog = server.services.catalog
+    states: set[LifecycleState] = set()
+    async with stub_of(server) as stub:
+        for number in range(5):
+            await asyncio.to_thread(server.services.declarer.set_tag, "m", f"t{number}", ONE, actor="ada", reason="")
+            while f"t{number}" not in catalog.snapshot.models["m"].declarations.tags:
+                states.add(catalog.snapshot.models["m"].versions[TWO].state)
+                refused = await refusal(stub.Predict(request("m", "2.0.0", x=X)))
+                assert refused.code is grpc.StatusCode.FAILED_PRECONDITION, "never UNAVAILABLE, as if it were loading"
+    assert states == {LifecycleState.FAILED}
+
+
 async def test_one_model_may_ask_for_what_the_others_do_not(publish_model, start_server, key: PrivateKey) -> None:
     publish_model("m", "1.0.0", scaled(1))
     publish_model("n", "1.0.0", scaled(1))

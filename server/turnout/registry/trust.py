@@ -101,6 +101,10 @@ class Trust:
             raise NotTrusted(f"{published.manifest.model} {published.manifest.version}: {fault}")
         return signed
 
+    def accepts(self, repository: Repository, published: Published) -> bool:
+        """Tells whether a version may be served, as `check` does."""
+        return not self.fault(self.judge(published, stored(repository, published)))
+
 
 @dataclass(frozen=True, slots=True)
 class SignatureGate:

@@ -27,6 +27,7 @@ from turnout.registry.listing import Listing, Published
 from turnout.registry.manifest import MANIFEST_FILE
 from turnout.registry.repository import Repository
 from turnout.registry.standing import Declared
+from turnout.registry.trust import Trust
 from turnout.serving.catalog import Catalog, CatalogSnapshot, Damaged, ModelEntry, VersionEntry
 from turnout.serving.handle import VersionHandle
 from turnout.serving.lifecycle import LifecycleState, step
@@ -96,7 +97,7 @@ class Manager:
                 asyncio.to_thread(self._repository.scan), asyncio.to_thread(self._declared)
             )
             if declared.revision != self._declarations.revision:
-                self._look_again(declared)
+                await self._look_again(declared)
             self._declarations = declared
             self._take_in(listing)
             self.reconcile()
@@ -195,14 +196,24 @@ class Manager:
                 standing = self._declarations.of(model).standing(version)
                 entries[version] = VersionEntry(item.manifest, item.digest, standing, LifecycleState.NEW)
 
-    def _look_again(self, declared: Declared) -> None:
-        """Has versions loaded anew that may be fit by now: somebody signed them, or recorded their publication."""
-        for model, entries in self._entries.items():
+    async def _look_again(self, declared: Declared) -> None:
+        """Has versions loaded anew that are fit by now: somebody signed them, or recorded their publication."""
+        refused = [e for entries in self._entries.values() for e in entries.values() if e.failure is not None]
+        signed = await asyncio.to_thread(
+            lambda: [e for e in refused if isinstance(e.failure, NotTrusted) and self._trusted(e)]
+        )
+        for entry in refused:
+            model, version = entry.manifest.model, entry.manifest.version
             before, after = self._declarations.of(model).digests, declared.of(model).digests
-            for version, entry in entries.items():
-                anew = isinstance(entry.failure, DigestMismatch) and before.get(version) != after.get(version)
-                if anew or isinstance(entry.failure, NotTrusted):
-                    entries[version] = VersionEntry(entry.manifest, entry.digest, entry.standing, LifecycleState.NEW)
+            recorded = isinstance(entry.failure, DigestMismatch) and before.get(version) != after.get(version)
+            if (recorded or entry in signed) and self._entries.get(model, {}).get(version) is entry:
+                fresh = VersionEntry(entry.manifest, entry.digest, entry.standing, LifecycleState.NEW)
+                self._entries[model][version] = fresh
+
+    def _trusted(self, entry: VersionEntry) -> bool:
+        """Tells whether a version may be served as far as its signatures go; reads a few hundred bytes."""
+        trust = Trust.of(self._settings.for_model(entry.manifest.model).signing)
+        return trust.accepts(self._repository, Published(entry.manifest, entry.digest))
 
     def _drop_gone(self) -> None:
         """Forgets versions that are on disk no more; those in service are unloaded first, as nobody wants them."""
