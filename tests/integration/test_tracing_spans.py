@@ -213,6 +213,21 @@ async def test_an_http_request_is_a_span_by_its_route(publish_model, traced, col
     assert not bad.is_error
 
 
+async def test_a_request_of_the_open_inference_protocol_over_http_is_a_span_like_any(
+    publish_model, traced, collector
+) -> None:
+    publish_model("m", "1.0.0", scaled(2))
+    server = await traced(ratio=0.0)
+    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
+    async with httpx.AsyncClient(base_url=f"http://{server.http}", headers={"traceparent": SAMPLED}) as client:
+        assert (await client.post("/v2/models/m/versions/%5E1/infer", json=body)).status_code == 200
+        assert (await client.get("/v2/models/m")).status_code == 200, "what runs nothing is no span"
+    (span,) = await collector.requests(1)
+    assert span.name == "POST /v2/models/{model}/versions/{selector}/infer"
+    assert (span.trace_id, span.parent_id, span.attributes["turnout.version"]) == (TRACE, CALLER, "1.0.0")
+    assert [step.name for step in in_order(collector, span)] == STEPS
+
+
 async def test_what_is_the_servers_fault_is_an_error_and_what_is_the_callers_is_not(
     publish_model, traced, collector
 ) -> None:
