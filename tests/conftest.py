@@ -1,5 +1,6 @@
 """Fixtures that build on each other: repository -> server -> client."""
 
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -21,6 +22,9 @@ from turnout.telemetry.logging import make_logger
 # Machines are shared and noisy: how long an example takes says nothing about the code.
 hypothesis.settings.register_profile("turnout", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("turnout")
+
+# A shell that runs the tests in the background has them ignore Ctrl-C, and servers and commands under test with them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LOOPBACK = Address("127.0.0.1", 0)
 
