@@ -41,10 +41,16 @@ def alert(name: str, severity: str, *labels: str) -> tuple[str, ...]:
 
 @asynccontextmanager
 async def replica(directory: Path, models: Path) -> AsyncIterator[Running]:
-    """Another server of the same models, with a state store, and so epochs, of its own."""
-    settings = make_settings(models, state=f"sqlite:///{directory / 'other.db'}")
+    """Another server of the same models, with a state store of its own, and so epochs; its `full` has a short queue."""
+    settings = make_settings(
+        models,
+        state=f"sqlite:///{directory / 'other.db'}",
+        runtime=Runtime(runners=1),
+        model={"full": ModelOverrides(limits=QueueLimits(max_queue_requests=WAITING))},
+    )
     with StateStore.open(settings.state_url) as store:
-        Declarer(Repository(models), store).release("m", Version(1), actor="test", reason="")
+        for model in ("m", "full"):
+            Declarer(Repository(models), store).release(model, Version(1), actor="test", reason="")
     async with running(settings, make_logger("json", "error")) as server:
         await server.services.catalog.wait_for(lambda snapshot: snapshot.complete)
         yield server
@@ -65,22 +71,19 @@ async def test_each_kind_of_trouble_fires_its_own_alert_and_no_other(
     file.write_bytes(file.read_bytes()[:-1] + b"!")
     server = await start_server(
         rollout=rollout_wire.TICK,
-        runtime=Runtime(runners=1),
-        model={
-            "barred": ModelOverrides(runtime=Runtime(providers=["tensorrt"])),
-            "full": ModelOverrides(limits=QueueLimits(max_queue_requests=WAITING)),
-        },
+        model={"barred": ModelOverrides(runtime=Runtime(providers=["tensorrt"]))},
         shadow=ShadowLane(isolation="thread"),
     )
     long = {"x": X, "n": np.array(5_000)}
-    loads = [
-        (lambda _: request("m", x=X), 1, 0.02),
-        (lambda _: request("thin", x=X), 1, 0.05),
-        (lambda _: request("full", **long), WAITING, 0.0),  # one runs, all others wait: none is refused
-    ]
     async with AsyncExitStack() as stack, replica(tmp_path, models) as other:
-        for make, count, pause in loads:
-            await stack.enter_async_context(rollout_wire.clients(server, make, count=count, pause=pause))
+        loads = [
+            (server, lambda _: request("m", x=X), 1, 0.02),
+            (server, lambda _: request("thin", x=X), 1, 0.05),
+            # One runs, all others wait: none is refused. Not where the shadow is, which runs when nobody waits.
+            (other, lambda _: request("full", **long), WAITING, 0.0),
+        ]
+        for which, make, count, pause in loads:
+            await stack.enter_async_context(rollout_wire.clients(which, make, count=count, pause=pause))
         await put(other, policy("1.0.0"))
         await put(server, policy("1.0.0", {"1.1.0": 1.0}))
         await put(server, policy("1.0.0", {"1.1.0": 0.9}))  # an epoch that the other does not have
@@ -95,7 +98,7 @@ async def test_each_kind_of_trouble_fires_its_own_alert_and_no_other(
             alert("TurnoutReplicasDisagree", "critical", "model=m"),
             alert("TurnoutReplicasDisagree", "critical", "model=thin"),  # the other knows of no rollout
             alert("TurnoutRolloutStuck", "warning", "model=thin", "version=1.1.0", "reason_kind=insufficient"),
-            alert("TurnoutQueueSaturated", "warning", here, "model=full", "version=1.0.0"),
+            alert("TurnoutQueueSaturated", "warning", there, "model=full", "version=1.0.0"),
         }
         targets = f'{server.http}", "{other.http}'
         watching = await asyncio.to_thread(
