@@ -42,10 +42,11 @@ import asyncio, json, os
 from pathlib import Path
 from turnout.cli.main import main
 from turnout.rollout.controller import Rollouts
+from turnout.rollout.enforcement import Enforcement
 
 state, place = os.environ.get("HOLD", ":").split(":")
 marks = Path(os.environ["MARKS"])
-apply, look, declare = Rollouts._apply, Rollouts._look, Rollouts._declare
+apply, look, declare = Enforcement.apply, Rollouts._look, Enforcement._declare
 
 async def hold():
     (marks / "held").touch()
@@ -72,7 +73,7 @@ async def looked(self, driven):
         (marks / "writing").rename(marks / "taken.json")
     await look(self, driven)
 
-Rollouts._apply, Rollouts._look, Rollouts._declare = held, looked, declared
+Enforcement.apply, Rollouts._look, Enforcement._declare = held, looked, declared
 main()
 """
 
