@@ -138,5 +138,5 @@ def _bounds(field: FieldInfo) -> str:
     above = [limit.gt for limit in field.metadata if isinstance(limit, Gt)]
     least = [limit.ge for limit in field.metadata if isinstance(limit, Ge)]
     most = [limit.le for limit in field.metadata if isinstance(limit, Le)]
-    lower = f" above {above[-1]}" if above else f" from {max(least)}" if least else ""  # type: ignore[type-var]
-    return lower + (f" to {min(most)}" if most else "")  # type: ignore[type-var]
+    lower = f" above {above[-1]}" if above else f" from {max(least)}" if least else ""  # type: ignore[type-var]  # numbers, to annotated-types anything that compares
+    return lower + (f" to {min(most)}" if most else "")  # type: ignore[type-var]  # as above

@@ -28,8 +28,10 @@ from turnout.registry.uploads import Uploads
 from turnout.rollout.attempt import Entry, Rollout
 from turnout.rollout.controller import Rollouts
 from turnout.rollout.driven import Observer
+from turnout.rollout.enforcement import Enforcement
 from turnout.rollout.meter import FalseAlarmMeters
 from turnout.rollout.preview import Previews
+from turnout.rollout.roster import Roster
 from turnout.rollout.shown import record_rollouts
 from turnout.rollout.webhook import Webhook
 from turnout.routing.adoption import Recorder
@@ -113,7 +115,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         policies = Policies()
 
         def held(model: str) -> Mapping[Version, str]:
-            return {**rollouts.held(model), **policies.held(model)}
+            return {**roster.held(model), **policies.held(model)}
 
         router = PolicyRouter(catalog, policies, serve_yanked=settings.routing.yanked_pins == "warn")
         access = AccessLog(log, settings.log.access_sample_rate)
@@ -131,8 +133,10 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
 
         tick = settings.rollout.tick_s
         observer = Observer(catalog, policies, shadows, tick)
+        roster = Roster(store, observer, manager.reconcile, log)
+        enforcement = Enforcement(store, traffic, policies, observer, roster, manager.refresh, tick, tell, log)
         rollouts = Rollouts(
-            store, traffic, policies, catalog, observer, manager.reconcile, manager.refresh, tick, tell, log
+            store, traffic, policies, catalog, observer, roster, enforcement, manager.reconcile, tick, log
         )
         declarer = Declarer(repository, store)
         uploads = _uploads(repository, store, settings)

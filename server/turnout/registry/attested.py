@@ -8,7 +8,7 @@ from turnout.registry.environment_record import SeenEnvironment, attested_enviro
 from turnout.registry.gate_reports import GateAttestation, gate_attestations
 from turnout.registry.listing import Published
 from turnout.registry.repository import Repository
-from turnout.registry.trust import Trust, stored
+from turnout.registry.trust import Trust
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Attested:
         """Reads it; what cannot be read is left out."""
         model, version = published.manifest.model, published.manifest.version
         return cls(
-            {one.key: str(one.worth) for one in trust.judge(published, stored(repository, published))},
+            {one.key: str(one.worth) for one in trust.signed(repository, published)},
             attested_environment(repository, model, version, published.digest),
             gate_attestations(repository, model, version, published.digest),
         )

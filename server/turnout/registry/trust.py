@@ -96,14 +96,14 @@ class Trust:
         Raises:
             NotTrusted: No trusted key did, and that is required.
         """
-        signed = self.judge(published, stored(repository, published))
+        signed = self.signed(repository, published)
         if fault := self.fault(signed):
             raise NotTrusted(f"{published.manifest.model} {published.manifest.version}: {fault}")
         return signed
 
-    def accepts(self, repository: Repository, published: Published) -> bool:
-        """Tells whether a version may be served, as `check` does."""
-        return not self.fault(self.judge(published, stored(repository, published)))
+    def signed(self, repository: Repository, published: Published) -> list[Signed]:
+        """Says what each of the signatures beside a version is worth; reads a few hundred bytes."""
+        return self.judge(published, stored(repository, published))
 
 
 @dataclass(frozen=True, slots=True)

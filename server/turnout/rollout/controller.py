@@ -10,7 +10,7 @@ on where it stood. While the state store does not answer nothing goes forward, a
 import asyncio
 import functools
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from semver import Version
@@ -22,7 +22,7 @@ from turnout.registry.standing import Standing
 from turnout.rollout import machine, overrides
 from turnout.rollout.attempt import Entry, Moved, Rollout, RolloutState, moved
 from turnout.rollout.driven import Driven, Observer, by_rollout, stranger
-from turnout.rollout.enforcement import Enforcement, Tell
+from turnout.rollout.enforcement import Enforcement
 from turnout.rollout.log import RolloutLog, recorded
 from turnout.rollout.plan import Plan
 from turnout.rollout.roster import Roster
@@ -50,10 +50,10 @@ class Rollouts:
         policies: Policies,
         catalog: Catalog,
         observer: Observer,
+        roster: Roster,
+        enforcement: Enforcement,
         wake: Callable[[], None],
-        refresh: Callable[[], Awaitable[None]],
         tick_seconds: float,
-        tell: Tell,
         log: FilteringBoundLogger,
     ) -> None:
         """Prepares; nothing is driven before `run`.
@@ -64,11 +64,11 @@ class Rollouts:
             policies: What is routed.
             catalog: What is served.
             observer: Looks at both.
-            wake: Has versions loaded that `held` newly names.
-            refresh: Has what was declared come to be known.
+            roster: Who drives which.
+            enforcement: Records them, and puts in force what they wish.
+            wake: Has versions loaded that the roster newly holds.
             tick_seconds: Between two looks.
-            tell: Told of everything that happens.
-            log: Where it is told too.
+            log: Where trouble is told.
         """
         self._store = store
         self._traffic = traffic
@@ -79,10 +79,8 @@ class Rollouts:
         self._tick_seconds = tick_seconds
         self._log = log
         self.log = RolloutLog(store, catalog)
-        self._roster = Roster(store, observer, wake, log)
-        self._enforcement = Enforcement(
-            store, traffic, policies, observer, self._roster, refresh, tick_seconds, tell, log
-        )
+        self._roster = roster
+        self._enforcement = enforcement
         self._lock = asyncio.Lock()
         self._ticked = asyncio.Condition()
         self.last_tick = time.monotonic()
@@ -96,10 +94,6 @@ class Rollouts:
     def running(self) -> Sequence[Rollout]:
         """The rollouts that have not ended, whoever drives them."""
         return self._roster.known
-
-    def held(self, model: str) -> Mapping[Version, str]:
-        """Returns the versions that rollouts need in memory, and as what."""
-        return self._roster.held(model)
 
     async def run(self, *beside: Callable[[], None]) -> None:
         """Looks every tick, for as long as the server runs.

@@ -199,9 +199,8 @@ class Manager:
     async def _look_again(self, declared: Declared) -> None:
         """Has versions loaded anew that are fit by now: somebody signed them, or recorded their publication."""
         refused = [e for entries in self._entries.values() for e in entries.values() if e.failure is not None]
-        signed = await asyncio.to_thread(
-            lambda: [e for e in refused if isinstance(e.failure, NotTrusted) and self._trusted(e)]
-        )
+        unsigned = [entry for entry in refused if isinstance(entry.failure, NotTrusted)]
+        signed = await asyncio.to_thread(lambda: list(filter(self._trusted, unsigned))) if unsigned else []
         for entry in refused:
             model, version = entry.manifest.model, entry.manifest.version
             before, after = self._declarations.of(model).digests, declared.of(model).digests
@@ -211,9 +210,9 @@ class Manager:
                 self._entries[model][version] = fresh
 
     def _trusted(self, entry: VersionEntry) -> bool:
-        """Tells whether a version may be served as far as its signatures go; reads a few hundred bytes."""
+        """Tells whether a version may be served as far as its signatures go."""
         trust = Trust.of(self._settings.for_model(entry.manifest.model).signing)
-        return trust.accepts(self._repository, Published(entry.manifest, entry.digest))
+        return not trust.fault(trust.signed(self._repository, Published(entry.manifest, entry.digest)))
 
     def _drop_gone(self) -> None:
         """Forgets versions that are on disk no more; those in service are unloaded first, as nobody wants them."""
