@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,13 +12,11 @@ import pytest
 from semver import Version
 
 from onnx_models import add_with_default, save, scaled
+from processes import ServerProcess, serving, turnout
 from turnout.config import Settings
 from turnout.registry.publish import PublishRequest, publish
 from turnout.registry.repository import Repository
 from turnout.state.store import StateStore
-
-sys.path.insert(0, str(Path(__file__).parent))
-from processes import ServerProcess, serving, turnout
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,12 +16,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnx_models
+from processes import serving, turnout
 from registry_wire import beginning, pieces
 from turnout.registry.repository import Repository
 from turnout_proto.v1.registry_pb2_grpc import RegistryServiceStub
-
-sys.path.insert(0, str(Path(__file__).parent))
-from processes import serving, turnout
 
 pytestmark = pytest.mark.slow
 

@@ -1,7 +1,6 @@
 """`turnout publish --server` as a CI job uses it: it says the same, does the same and ends the same as on the disk."""
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,11 @@ import pytest
 from semver import Version
 
 import onnx_models
+from processes import ServerProcess, serving, turnout
 from turnout.config import Settings
 from turnout.registry.repository import Repository
 from turnout.registry.signing import PrivateKey
 from turnout.state.store import StateStore
-
-sys.path.insert(0, str(Path(__file__).parent))
-from processes import ServerProcess, serving, turnout
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

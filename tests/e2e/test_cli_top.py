@@ -8,7 +8,6 @@ import re
 import signal
 import struct
 import subprocess
-import sys
 import termios
 import threading
 import time
@@ -21,13 +20,11 @@ import pytest
 from semver import Version
 
 from onnx_models import save, scaled
+from processes import TURNOUT, serving, turnout
 from turnout.config import Settings
 from turnout.registry.publish import PublishRequest, publish
 from turnout.registry.repository import Repository
 from turnout.state.store import StateStore
-
-sys.path.insert(0, str(Path(__file__).parent))
-from processes import TURNOUT, serving, turnout
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

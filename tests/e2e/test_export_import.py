@@ -14,13 +14,11 @@ import pytest
 from semver import Version
 
 import onnx_models
+from processes import serving, turnout
 from turnout.errors import DigestMismatch, InvalidModel
 from turnout.registry.digest import canonical_bytes, read_canonical
 from turnout.registry.repository import Repository
 from turnout.registry.transfer import import_version, only_version
-
-sys.path.insert(0, str(Path(__file__).parent))
-from processes import serving, turnout
 
 pytestmark = pytest.mark.slow
 

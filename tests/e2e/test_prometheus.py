@@ -2,28 +2,24 @@
 
 import itertools
 import json
-import sys
 import threading
 import time
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 
 from onnx_models import slow_look_up
+from processes import serving
 from prometheus_process import needs_prometheus, prometheus
 from turnout.telemetry.histogram import LATENCY_BOUNDS
 from turnout_client import Client, Internal
 from turnout_proto.v1 import rollout_pb2 as pb
 from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
-
-sys.path.insert(0, str(Path(__file__).parent))
-from processes import serving
 
 pytestmark = [pytest.mark.slow, needs_prometheus]
 

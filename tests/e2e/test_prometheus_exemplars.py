@@ -1,19 +1,15 @@
 """A real Prometheus scrapes a real server that traces, and answers which traces stand for its latencies."""
 
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from onnx_models import scaled
 from otlp_receiver import http_collector
+from processes import serving
 from prometheus_process import needs_prometheus, prometheus
 from turnout_client import Client
-
-sys.path.insert(0, str(Path(__file__).parent))
-from processes import serving
 
 pytestmark = [pytest.mark.slow, needs_prometheus]
 

@@ -13,10 +13,8 @@ import pytest
 from semver import Version
 
 import onnx_models
-from turnout.registry.repository import Repository
-
-sys.path.insert(0, str(Path(__file__).parent))
 from processes import serving, turnout
+from turnout.registry.repository import Repository
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 

@@ -8,7 +8,6 @@ import select
 import signal
 import struct
 import subprocess
-import sys
 import termios
 import threading
 import time
@@ -26,6 +25,7 @@ from semver import Version
 
 import onnx_models
 from console_wire import CHROMIUM, needs_chromium
+from processes import TURNOUT, ServerProcess, serving, turnout
 from turnout.cli.rollout_follow import FINAL
 from turnout.config import Settings
 from turnout.registry.publish import PublishRequest, publish
@@ -38,9 +38,6 @@ from turnout.state.store import StateStore
 from turnout_client import Client, TurnoutClientError
 from turnout_proto.v1 import rollout_pb2 as pb
 from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
-
-sys.path.insert(0, str(Path(__file__).parent))
-from processes import TURNOUT, ServerProcess, serving, turnout
 
 pytestmark = pytest.mark.slow
 

@@ -15,6 +15,7 @@ import grpc
 import pytest
 
 import onnx_models
+from processes import ServerProcess, serving
 from rollout_wire import Lookups, replayed, settled
 from turnout.config import Settings
 from turnout.rollout.attempt import Rollout
@@ -25,9 +26,6 @@ from turnout.state.store import StateStore
 from turnout_proto.v1 import rollout_pb2 as pb
 from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
 from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
-
-sys.path.insert(0, str(Path(__file__).parent))
-from processes import ServerProcess, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 

@@ -13,10 +13,8 @@ import onnx
 import pytest
 
 from onnx_models import scaled, slow
-from turnout_client import Client, FailedPrecondition, InvalidArgument, NotFound, Unavailable
-
-sys.path.insert(0, str(Path(__file__).parent))
 from processes import TURNOUT, serving, turnout
+from turnout_client import Client, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 
 pytestmark = pytest.mark.slow
 

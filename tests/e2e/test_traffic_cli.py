@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,14 +14,12 @@ from onnx import TensorProto
 from semver import Version
 
 from onnx_models import identity, save, scaled
+from processes import ServerProcess, serving, turnout
 from turnout.config import Settings
 from turnout.registry.publish import PublishRequest, publish
 from turnout.registry.repository import Repository
 from turnout.state.store import StateStore
 from turnout_client import Client
-
-sys.path.insert(0, str(Path(__file__).parent))
-from processes import ServerProcess, serving, turnout
 
 pytestmark = pytest.mark.slow
 

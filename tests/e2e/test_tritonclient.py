@@ -8,7 +8,6 @@ import ast
 import fcntl
 import json
 import subprocess
-import sys
 import time
 import venv
 from collections.abc import Iterator
@@ -20,14 +19,12 @@ from onnx import ModelProto, TensorProto, helper
 from semver import Version
 
 import onnx_models
+from processes import ServerProcess, serving
 from turnout.config import Settings
 from turnout.registry.publish import PublishRequest, publish
 from turnout.registry.repository import Repository
 from turnout.routing.declarations import Declarer
 from turnout.state.store import StateStore
-
-sys.path.insert(0, str(Path(__file__).parent))
-from processes import ServerProcess, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the first run on a machine installs tritonclient
 
