@@ -14,7 +14,8 @@ demo: $(STAMP)
 	$(BIN)/python examples/magika/demo.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore=tests/gpu
+	$(BIN)/python -m pytest tests/gpu
 
 # The quick loop: seconds, not minutes.
 check: $(STAMP)

@@ -2,7 +2,7 @@
 
     python examples/zoo.py            fetch all, and say where they are
 
-The cache is `$TURNOUT_MODEL_CACHE`, or `turnout/models` under `$XDG_CACHE_HOME` or `~/.cache`. pip fetches the wheels
+The cache is `$MODEL_ZOO_CACHE`, or `turnout/models` under `$XDG_CACHE_HOME` or `~/.cache`. pip fetches the wheels
 as it is configured on this machine.
 """
 
@@ -77,7 +77,7 @@ def fetch(model: str, version: str) -> Path:
 
 
 def _cache() -> Path:
-    if configured := os.environ.get("TURNOUT_MODEL_CACHE"):
+    if configured := os.environ.get("MODEL_ZOO_CACHE"):
         return Path(configured)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "turnout" / "models"
 

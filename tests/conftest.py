@@ -1,5 +1,6 @@
 """Fixtures that build on each other: repository -> server -> client."""
 
+import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -28,8 +29,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LOOPBACK = Address("127.0.0.1", 0)
 
+GPU_TESTS = Path(__file__).parent / "gpu"
+
 Publish = Callable[..., str]
 StartServer = Callable[..., Awaitable[Running]]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hides GPUs from every run but one of tests/gpu alone: all other tests are about what a CPU answers."""
+    if not all((Path.cwd() / arg.partition("::")[0]).resolve().is_relative_to(GPU_TESTS) for arg in config.args):
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
 
 @pytest.fixture

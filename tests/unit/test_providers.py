@@ -12,7 +12,7 @@ def test_threads_that_probe_at_once_leave_standard_output_where_it_was() -> None
     def probe() -> None:
         together.wait()
         for _ in range(10):
-            assert any(report.usable for report in providers.probe())
+            assert any(report.usable for report in providers.probe.__wrapped__())  # the tries, not what was remembered
 
     threads = [threading.Thread(target=probe) for _ in range(4)]
     for thread in threads:

@@ -88,8 +88,10 @@ class Runtime(Section):
             as pay on a GPU.
         optimization_level: Of the graph, by ONNX Runtime.
         cpu_arena: Keep freed CPU memory for the next run instead of giving it back each time.
-        arena_limit_bytes: Most memory that a version's arena may take on each GPU; 0 for no bound.
+        arena_limit_bytes: Most memory that a version may take on each GPU, weights and tensors of its runs together; 0
+            for no bound.
         arena_extend_strategy: Whether an arena grows by doubling or by what is asked of it.
+        tf32: Let a GPU multiply float32 with ten bits of mantissa (TF32): quicker, and less exact.
         inline_threshold_us: A version on the CPU whose run takes less than this runs on the event loop itself when
             nothing waits, since handing it to a thread would cost more; 0 turns that off.
     """
@@ -102,6 +104,7 @@ class Runtime(Section):
     cpu_arena: bool = True
     arena_limit_bytes: SizeOrNone = ByteSize(0)
     arena_extend_strategy: Literal["next_power_of_two", "same_as_requested"] = "same_as_requested"
+    tf32: bool = False
     inline_threshold_us: CountOrNone = 300
 
 

@@ -62,7 +62,8 @@ class IsolatedSession:
             providers: ONNX Runtime's names, in order of preference.
             device_id: Of a GPU provider.
             runtime: The model's settings.
-            memory_limit: Bytes that runs may take beside what loading took; 0 for no bound.
+            memory_limit: Bytes that runs may take beside what loading took, on the CPU (on a GPU
+                `runtime.arena_limit_bytes` bounds them); 0 for no bound.
             start_timeout: Seconds that starting and loading may take.
 
         Raises:

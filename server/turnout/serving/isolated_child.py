@@ -66,7 +66,7 @@ def _load(job: bytes) -> tuple[bytes, Session | None]:
         )
     except TurnoutError as error:
         return _failure(error), None
-    if body["memory_limit"]:
+    if body["memory_limit"] and session.device == "cpu":
         _limit_memory(body["memory_limit"])
     return pb.PredictStreamResponse(response=pb.PredictResponse()).SerializeToString(), session
 
@@ -75,7 +75,8 @@ def _limit_memory(more: int) -> None:
     """Bounds what this process may take from now on.
 
     RLIMIT_DATA counts private writable memory, which is what arenas and tensors are. RLIMIT_AS would count what is only
-    reserved as well, and ONNX Runtime and CUDA reserve far more than they use.
+    reserved as well, and ONNX Runtime reserves far more than it uses. Not for a GPU: there the arena has the limit, and
+    CUDA takes host memory for each kernel that is first run.
     """
     with open("/proc/self/status") as status:
         used = next((int(line.split()[1]) * 1024 for line in status if line.startswith("VmData:")), 0)

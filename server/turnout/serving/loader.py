@@ -16,6 +16,7 @@ from pathlib import Path
 import onnx
 
 from turnout.config import Batching, ModelSettings
+from turnout.errors import MemoryBudgetExceeded
 from turnout.registry.golden import read_cases
 from turnout.registry.listing import Published
 from turnout.registry.manifest import MODEL_FILE
@@ -100,6 +101,8 @@ def load(
     directory = repository.directory(manifest.model, manifest.version)
     names = providers.choose([] if runtime.providers == "auto" else [str(p) for p in runtime.providers])
     on_gpu = names[0] != providers.CPU
+    if on_gpu:
+        _fit(manifest.size, int(runtime.arena_limit_bytes))
     devices = [f"cuda:{i}" for i in runtime.device_ids] if on_gpu else ["cpu"]
     before = {device: used_bytes(device) for device in devices}
     sessions = [
@@ -130,6 +133,22 @@ def load(
         memory_bytes={device: max(used_bytes(device) - before[device], 0) for device in devices},
         seconds=time.monotonic() - began,
     )
+
+
+def _fit(size: int, limit: int) -> None:
+    """Refuses a version whose weights alone are more than its arena may take.
+
+    ONNX Runtime reserves weights without a look at the limit, and computes what is left of it without a sign: once they
+    are over it, nothing bounds the arena any more.
+
+    Raises:
+        MemoryBudgetExceeded: They are.
+    """
+    if 0 < limit < size:
+        raise MemoryBudgetExceeded(
+            f"its files have {size:,} bytes, and [runtime] arena_limit_bytes leaves it {limit:,} on a GPU: a memory"
+            " limit was met"
+        )
 
 
 def _runners(sessions: Sequence[Session], bound: bool, on_gpu: bool, wanted: int) -> Sequence[MakeRunner]:

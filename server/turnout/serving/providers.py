@@ -63,7 +63,6 @@ def missing_cuda_libraries() -> tuple[str, ...]:
     return tuple(re.findall(r"Failed to load (\S+?):", printed.getvalue()))
 
 
-@functools.cache
 def usable_providers() -> tuple[str, ...]:
     """Returns the providers on which a session really runs, the fastest first; the CPU is always among them.
 
@@ -72,10 +71,11 @@ def usable_providers() -> tuple[str, ...]:
     return tuple(report.name for report in probe() if report.usable and report.name != TENSORRT)
 
 
-def probe() -> list[ProviderReport]:
-    """Tries each provider that Turnout knows with a session of one operator, the fastest first."""
+@functools.cache
+def probe() -> tuple[ProviderReport, ...]:
+    """Tries each provider that Turnout knows with a session of one operator, the fastest first; once in a process."""
     available = ort.get_available_providers()
-    return [_probe_one(name, name in available) for name in (TENSORRT, CUDA, CPU)]
+    return tuple(_probe_one(name, name in available) for name in (TENSORRT, CUDA, CPU))
 
 
 def choose(wanted: Sequence[str]) -> tuple[str, ...]:

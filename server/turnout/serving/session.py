@@ -33,6 +33,9 @@ _LEVELS = {
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
+_NO_MEMORY = ("Failed to allocate memory", "is smaller than requested bytes", "out of memory")
+"""What ONNX Runtime says when an allocation failed, when an arena met its limit, and when a GPU is full."""
+
 _STRATEGIES = {"next_power_of_two": "kNextPowerOfTwo", "same_as_requested": "kSameAsRequested"}
 
 
@@ -178,7 +181,13 @@ def _options(runtime: Runtime) -> ort.SessionOptions:
 
 def _with_options(providers: Sequence[str], device_id: int, runtime: Runtime) -> list[tuple[str, dict[str, str]]]:
     gpu = {"device_id": str(device_id)}
-    cuda = gpu | {"arena_extend_strategy": _STRATEGIES[runtime.arena_extend_strategy]}
+    cuda = gpu | {
+        "arena_extend_strategy": _STRATEGIES[runtime.arena_extend_strategy],
+        "use_tf32": str(int(runtime.tf32)),
+        # The default tries every algorithm out whenever a shape is new, within the request that brings it; and what it
+        # then chooses differs from one session to the next, and the answers with it.
+        "cudnn_conv_algo_search": "HEURISTIC",
+    }
     if runtime.arena_limit_bytes:
         cuda["gpu_mem_limit"] = str(int(runtime.arena_limit_bytes))
     by_name: dict[str, dict[str, str]] = {CPU: {}, CUDA: cuda, TENSORRT: gpu}
@@ -188,7 +197,7 @@ def _with_options(providers: Sequence[str], device_id: int, runtime: Runtime) ->
 def _translated(error: Exception, what: str) -> ModelFailure | MemoryBudgetExceeded:
     """Translates what ONNX Runtime raised; its text may hold paths, so it goes to the log as the cause, not on."""
     text = str(error)
-    if isinstance(error, MemoryError) or "Failed to allocate memory" in text or "out of memory" in text:
+    if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
         return MemoryBudgetExceeded(f"{what}: a memory limit was met", retry_after=1.0)
     if "terminate flag" in text:
         return ModelTimedOut("the run was stopped")

@@ -151,6 +151,9 @@ class Shadows:
             shared = loaded.sessions[0]
         model = self._directory(manifest.model, manifest.version) / MODEL_FILE
         runtime = self._settings.for_model(manifest.model).runtime
+        own_arena = for_shadow and shared.device != "cpu"
+        if own_arena:
+            runtime = runtime.model_copy(update={"arena_limit_bytes": _arena_limit(settings, manifest.size)})
         if for_shadow and settings.isolation == "process":
             start = functools.partial(
                 IsolatedSession, model, manifest.signature, shared.providers, shared.device_id, runtime,
@@ -158,12 +161,16 @@ class Shadows:
             )  # fmt: skip
             return ProcessRunner(name, start, settings.timeout_s)
         session = shared
-        if for_shadow and shared.device != "cpu":  # so that its arena has a limit of its own
-            limited = runtime.model_copy(update={"arena_limit_bytes": settings.memory_limit_bytes})
+        if own_arena:
             session = await asyncio.to_thread(
-                Session, model, manifest.signature, shared.providers, shared.device_id, limited
+                Session, model, manifest.signature, shared.providers, shared.device_id, runtime
             )
         return ThreadRunner(name, session, settings.max_inflight, settings.timeout_s)
+
+
+def _arena_limit(settings: LaneSettings, model_bytes: int) -> int:
+    """Returns what a shadow's arena on a GPU may take: ONNX Runtime counts weights in, and the setting does not."""
+    return model_bytes + int(settings.memory_limit_bytes) if settings.memory_limit_bytes else 0
 
 
 def _own_hooks(settings: Settings) -> set[str]:
