@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from turnout.telemetry.tracing import otlp
+from turnout.telemetry.tracing import otlp, usual
 from turnout.telemetry.tracing.context import SpanContext
 from turnout.telemetry.tracing.trace import Operation, ShadowCopy, Trace
 from turnout.telemetry.tracing.tracer import Tracer
@@ -24,8 +24,8 @@ class Nowhere:
     def copied(self, copy: ShadowCopy) -> None: ...
 
 
-def new_id() -> bytes:
-    return next(IDS).to_bytes(8)
+def new_ids(count: int) -> bytes:
+    return b"".join(next(IDS).to_bytes(8) for _ in range(count))
 
 
 def decoded(spans: bytes) -> list:
@@ -59,7 +59,7 @@ def test_what_was_noted_is_read_back(
     trace.model, trace.selector, trace.request_id, trace.message = model, selector, request_id, message
     trace.begun, trace.routing, trace.routed, trace.started, trace.answered, trace.finished = times
     trace.batch_rows, trace.fault, trace.status = rows, fault, "INTERNAL"
-    data, count = otlp.encode_request(trace, new_id)
+    data, count = otlp.encode_request(trace, new_ids)
     spans = decoded(data)
     assert len(spans) == count
     names = ["decode", "route", "queue", "compute", "encode"] if rows is not None else ["decode", "route"]
@@ -77,11 +77,38 @@ def test_what_was_noted_is_read_back(
         assert step.start_time_unix_nano <= step.end_time_unix_nano
 
 
+@given(
+    st.binary(min_size=8, max_size=8),
+    st.none() | st.builds(SpanContext, st.just(b"t" * 16), st.just(b"p" * 8), st.integers(0, 3)),
+    text, text,
+    st.integers(0, 2**31),
+    st.sampled_from(["OK", "UNAVAILABLE", 200, 400]),
+    st.lists(moment, min_size=6, max_size=6).map(sorted),
+    st.permutations(range(6)), st.booleans(),
+    st.floats(-1, 1), st.floats(-1, 1),
+)  # fmt: skip
+def test_what_is_usual_is_packed_as_all_else_is(
+    span_id, parent, model, request_id, rows, status, times, order, unordered, queue, compute
+) -> None:
+    trace = Trace(True, b"t" * 16, span_id, OPERATION, Nowhere(), parent)
+    trace.model, trace.request_id, trace.batch_rows, trace.status = model, request_id, rows, status
+    trace.version, trace.role, trace.digest, trace.epoch = "1.0.0", "canary", "sha256:1", rows % 7
+    trace.batch_requests, trace.queue_seconds, trace.compute_seconds = rows % 5, queue, compute
+    moments = [times[i] for i in order] if unordered else times
+    trace.begun, trace.routing, trace.routed, trace.started, trace.answered, trace.finished = moments
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(otlp, "wall_offset", lambda: 1_700_000_000_000_000_000)
+        expected = otlp.encode_request(trace, lambda count: bytes(range(8 * count)))
+        for _ in range(2):  # the second time it is known what such requests have in common
+            assert usual.encode_request(trace, lambda count: bytes(range(8 * count))) == expected
+    assert len(decoded(expected[0])) == expected[1]
+
+
 def test_times_are_those_of_the_wall_clock() -> None:
     trace = Trace(True, b"t" * 16, b"s" * 8, OPERATION, Nowhere())
     before = time.time_ns()
     trace.finished = trace.begun + 0.25
-    data, _ = otlp.encode_request(trace, new_id)
+    data, _ = otlp.encode_request(trace, new_ids)
     (span,) = decoded(data)
     assert abs(span.start_time_unix_nano - before) < 1e9
     assert span.end_time_unix_nano - span.start_time_unix_nano == pytest.approx(0.25e9, abs=1000)
@@ -104,6 +131,14 @@ def test_none_and_all_are_exact(ratio, traced) -> None:
     begun = [tracer.begin(OPERATION, None) for _ in range(1000)]
     assert sum(trace is not None for trace in begun) == traced
     assert len({trace.trace_id for trace in begun if trace}) == traced
+
+
+def test_a_share_of_requests_is_traced_and_their_ids_tell_which_share() -> None:
+    tracer = Tracer(0.1, lambda _: None, lambda _: None)
+    begun = [trace for _ in range(50_000) if (trace := tracer.begin(OPERATION, None))]
+    assert 4_600 <= len(begun) <= 5_400  # six standard deviations
+    assert all(int.from_bytes(trace.trace_id) % 2**56 < 0.1 * 2**56 for trace in begun)
+    assert len({trace.trace_id for trace in begun}) == len(begun)
 
 
 def test_a_request_ends_once() -> None:
@@ -139,7 +174,7 @@ async def test_spans_are_made_in_batches_and_a_burst_in_several() -> None:
     await until(3)
     end(100)
     await until(103)
-    assert [count for count in made if count] == [3, 32, 32, 32, 4]
+    assert [count for count in made if count] == [3, 64, 36]
     end(2)
     tracer.flush()
     assert sum(made) == 105

@@ -48,12 +48,16 @@ _NONE = Preferences()
 
 
 class PreferenceReader:
-    """Reads preferences as configured."""
+    """Reads preferences as configured.
+
+    Attributes:
+        keys: Of metadata, in lower case, that ask for something.
+    """
 
     def __init__(self, settings: Routing) -> None:
         self._key = settings.key_header
         self._networks = settings.version_override_from
-        self._known = frozenset((self._key, ROLE, VERSION))
+        self.keys = frozenset((self._key, ROLE, VERSION))
 
     def read(self, metadata: Pairs, caller: Callable[[], str]) -> Preferences:
         """Reads a call's metadata.
@@ -66,7 +70,7 @@ class PreferenceReader:
             InvalidRequest: A value is not what is expected.
             PermissionDenied: The caller may not force a version.
         """
-        known = self._known
+        known = self.keys
         if not (found := [(key, value) for key, value in metadata if key in known]):
             return _NONE
         return self._preferences(found, caller)

@@ -17,10 +17,10 @@ from turnout.routing.preferences import Preferences
 from turnout.rpc import codec
 from turnout.rpc.errors import abort, to_status
 from turnout.rpc.malformed import Malformed, refusal
-from turnout.rpc.tracing import NAMES, end
-from turnout.serving.inference import Inference, InferenceRequest
+from turnout.rpc.tracing import NAMES, cancelled_with, dealing_with, end
+from turnout.serving.inference import Inference, InferenceRequest, InferenceResult
 from turnout.telemetry.tracing.context import SpanContext, parse
-from turnout.telemetry.tracing.trace import Operation, current
+from turnout.telemetry.tracing.trace import Operation, Trace, current
 from turnout.telemetry.tracing.tracer import Tracer
 from turnout_proto.v1 import prediction_pb2 as pb
 
@@ -37,7 +37,7 @@ class Multiplexer:
         self._preferences = preferences
         self._context = context
         self._max_items = max_items
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._tasks: dict[str, asyncio.Task[pb.PredictStreamResponse]] = {}
         self._answers: deque[pb.PredictStreamResponse] = deque()
         self._wake_writer = asyncio.Event()
         self._room = asyncio.Event()
@@ -100,7 +100,8 @@ class Multiplexer:
         else:
             self._fail("", InvalidRequest.at("item", "expected a request or a cancel"))
 
-    def _begin(self, item: pb.PredictStreamRequest) -> None:
+    def _begin(self, item: pb.PredictStreamRequest) -> pb.PredictStreamResponse | None:
+        """Answers at once where that is possible, and returns the answer; else starts a task that will."""
         message, timeout_ms = item.request, item.timeout_ms
         remaining = self._context.time_remaining()
         if timeout_ms:
@@ -115,40 +116,37 @@ class Multiplexer:
             self._preferences.apply(call)
         except InvalidRequest as error:
             self._inference.refuse(call, error)
-            self._fail(message.request_id, error)
-            return
+            return self._fail(message.request_id, error)
         try:
             result = self._inference.infer_now(call)
         except TurnoutError as error:
-            self._fail(call.request_id, error)
-            return
+            return self._fail(call.request_id, error)
         if result is not None:
-            self._answer(pb.PredictStreamResponse(request_id=call.request_id, response=codec.response(call, result)))
-            return
+            return self._answer(_answered(call, result))
         task = asyncio.create_task(self._infer(call))
         self._tasks[call.request_id] = task
         task.add_done_callback(lambda _: self._done(call.request_id))
+        return None
 
-    async def _infer(self, call: InferenceRequest) -> None:
+    async def _infer(self, call: InferenceRequest) -> pb.PredictStreamResponse:
         try:
-            result = await self._inference.infer(call)
-            self._answer(pb.PredictStreamResponse(request_id=call.request_id, response=codec.response(call, result)))
+            return self._answer(_answered(call, await self._inference.infer(call)))
         except TurnoutError as error:
-            self._fail(call.request_id, error)
+            return self._fail(call.request_id, error)
         except Exception as error:  # noqa: BLE001 - an item's trouble is its own answer, never the stream's end
-            failure = ModelFailure(f"the request failed ({type(error).__name__})")
-            self._fail(call.request_id, failure)
+            return self._fail(call.request_id, ModelFailure(f"the request failed ({type(error).__name__})"))
 
     def _done(self, request_id: str) -> None:
         self._tasks.pop(request_id, None)
         self._room.set()
 
-    def _fail(self, request_id: str, error: TurnoutError) -> None:
-        self._answer(pb.PredictStreamResponse(request_id=request_id, error=to_status(error, request_id)))
+    def _fail(self, request_id: str, error: TurnoutError) -> pb.PredictStreamResponse:
+        return self._answer(pb.PredictStreamResponse(request_id=request_id, error=to_status(error, request_id)))
 
-    def _answer(self, response: pb.PredictStreamResponse) -> None:
+    def _answer(self, response: pb.PredictStreamResponse) -> pb.PredictStreamResponse:
         self._answers.append(response)
         self._wake_writer.set()
+        return response
 
 
 class TracedMultiplexer(Multiplexer):
@@ -167,32 +165,34 @@ class TracedMultiplexer(Multiplexer):
         self._tracer = tracer
         self._parent = parent
 
-    def _begin(self, item: pb.PredictStreamRequest) -> None:
+    def _begin(self, item: pb.PredictStreamRequest) -> pb.PredictStreamResponse | None:
         parent = parse(item.traceparent, item.tracestate) if item.traceparent else self._parent
         trace = self._tracer.begin(OPERATION, parent)
         if trace is None:
-            super()._begin(item)
-            return
-        token = current.set(trace)
-        try:
-            super()._begin(item)
-        finally:
-            current.reset(token)
+            return super()._begin(item)
+        with dealing_with(trace):
+            response = super()._begin(item)
+        if response is not None:
+            _end(trace, response)
+        return response
 
-    async def _infer(self, call: InferenceRequest) -> None:
-        try:
-            await super()._infer(call)
-        except asyncio.CancelledError:
-            if (trace := current.get()) is not None:
-                end(trace, "CANCELLED")
-            raise
-
-    def _answer(self, response: pb.PredictStreamResponse) -> None:
-        super()._answer(response)
+    async def _infer(self, call: InferenceRequest) -> pb.PredictStreamResponse:
         trace = current.get()
         if trace is None:
-            return
-        if response.HasField("error"):
-            end(trace, NAMES.get(response.error.code, "UNKNOWN"), response.error.message)
-        else:
-            end(trace)
+            return await super()._infer(call)
+        with cancelled_with(trace):
+            response = await super()._infer(call)
+        _end(trace, response)
+        return response
+
+
+def _answered(call: InferenceRequest, result: InferenceResult) -> pb.PredictStreamResponse:
+    return pb.PredictStreamResponse(request_id=call.request_id, response=codec.response(call, result))
+
+
+def _end(trace: Trace, response: pb.PredictStreamResponse) -> None:
+    """Ends a request's trace as its answer tells."""
+    if response.HasField("error"):
+        end(trace, NAMES.get(response.error.code, "UNKNOWN"), response.error.message)
+    else:
+        end(trace)

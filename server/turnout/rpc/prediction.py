@@ -1,21 +1,19 @@
 """`turnout.v1.PredictionService`: decode, hand to the data plane, encode."""
 
-from typing import Any
-
 import grpc
 
 from turnout.errors import TurnoutError
-from turnout.routing.preferences import PreferenceReader, peer_host
+from turnout.routing.preferences import Pairs, PreferenceReader, peer_host
 from turnout.rpc import codec
 from turnout.rpc.errors import abort
 from turnout.rpc.malformed import Malformed, refusal, streaming, unary
+from turnout.rpc.metadata import Attentive, Methods
 from turnout.rpc.multiplex import Multiplexer, TracedMultiplexer
 from turnout.rpc.tracing import traced
 from turnout.serving.inference import Inference
-from turnout.telemetry.tracing.context import read
+from turnout.telemetry.tracing.context import TRACEPARENT, read
 from turnout.telemetry.tracing.tracer import Tracer
 from turnout_proto.v1 import prediction_pb2 as pb
-from turnout_proto.v1 import prediction_pb2_grpc
 
 Context = grpc.aio.ServicerContext[pb.PredictRequest, pb.PredictResponse]
 StreamContext = grpc.aio.ServicerContext[pb.PredictStreamRequest, pb.PredictStreamResponse]
@@ -23,7 +21,7 @@ StreamContext = grpc.aio.ServicerContext[pb.PredictStreamRequest, pb.PredictStre
 _SERVICE = "turnout.v1.PredictionService"
 
 
-class PredictionServicer(prediction_pb2_grpc.PredictionServiceServicer):
+class PredictionMethods:
     """Answers predictions."""
 
     def __init__(
@@ -42,16 +40,21 @@ class PredictionServicer(prediction_pb2_grpc.PredictionServiceServicer):
         self._max_stream_items = max_stream_items
         self._tracer = tracer
 
-    def handlers(self) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
+    def methods(self) -> Methods:
         """Returns the service's methods, for registration."""
-        return {
-            "Predict": unary(
-                traced(self._tracer, _SERVICE, "Predict", self.Predict), pb.PredictRequest, pb.PredictResponse
-            ),
-            "PredictStream": streaming(self.PredictStream, pb.PredictStreamRequest, pb.PredictStreamResponse),
-        }
+        predict = traced(self._tracer, _SERVICE, "Predict", self.predict)
+        return Methods(
+            _SERVICE,
+            {
+                "Predict": Attentive.of(predict, lambda b: unary(b, pb.PredictRequest, pb.PredictResponse)),
+                "PredictStream": streaming(self.predict_stream, pb.PredictStreamRequest, pb.PredictStreamResponse),
+            },
+            self._preferences.keys | {TRACEPARENT},
+        )
 
-    async def Predict(self, request: pb.PredictRequest | Malformed, context: Context) -> pb.PredictResponse:  # noqa: N802 - gRPC's
+    async def predict(
+        self, request: pb.PredictRequest | Malformed, context: Context, metadata: Pairs = ()
+    ) -> pb.PredictResponse:
         """Runs one request."""
         if isinstance(request, Malformed):
             await abort(context, refusal("turnout.v1.PredictRequest"))
@@ -59,9 +62,8 @@ class PredictionServicer(prediction_pb2_grpc.PredictionServiceServicer):
         try:
             try:
                 codec.fill(call, request)
-                self._preferences.read(context.invocation_metadata() or (), lambda: peer_host(context.peer())).apply(
-                    call
-                )
+                if metadata:
+                    self._preferences.read(metadata, lambda: peer_host(context.peer())).apply(call)
             except TurnoutError as error:
                 self._inference.refuse(call, error)
                 raise
@@ -71,9 +73,7 @@ class PredictionServicer(prediction_pb2_grpc.PredictionServiceServicer):
         except TurnoutError as error:
             await abort(context, error, call.request_id)
 
-    async def PredictStream(  # type: ignore[override]  # noqa: N802 - gRPC's name; it reads and writes by its context
-        self, _: object, context: StreamContext
-    ) -> None:
+    async def predict_stream(self, _: object, context: StreamContext) -> None:
         """Runs many requests; answers in the order they are ready."""
         try:
             preferences = self._preferences.read(context.invocation_metadata() or (), lambda: peer_host(context.peer()))

@@ -23,7 +23,7 @@ from turnout.rpc.control.service import ControlServicer
 from turnout.rpc.health import HealthServicer
 from turnout.rpc.oip.service import SERVICE_NAME as OIP_SERVICE
 from turnout.rpc.oip.service import oip_handler
-from turnout.rpc.prediction import PredictionServicer
+from turnout.rpc.prediction import PredictionMethods
 from turnout.rpc.registry.service import RegistryServicer
 from turnout.serving.catalog import Catalog
 from turnout.serving.inference import Inference, Router
@@ -149,8 +149,8 @@ def _add_data_services(
     server: grpc.aio.Server, services: Services, settings: Settings, *, allow_repository_control: bool
 ) -> None:
     preferences = PreferenceReader(settings.routing)
-    prediction = PredictionServicer(services.inference, preferences, settings.limits.max_stream_items, services.tracer)
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(PREDICTION, prediction.handlers()),))
+    prediction = PredictionMethods(services.inference, preferences, settings.limits.max_stream_items, services.tracer)
+    server.add_generic_rpc_handlers((prediction.methods(),))
     catalog_pb2_grpc.add_CatalogServiceServicer_to_server(CatalogServicer(services.catalog, services.router), server)
     server.add_generic_rpc_handlers(
         (

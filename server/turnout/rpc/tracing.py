@@ -4,12 +4,16 @@ A stream has one set of metadata and many requests. Each request is a span of it
 may live for days: the parent is the span that the item names (PredictStream), else that of the stream's metadata.
 """
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
 
+from turnout.routing.preferences import Pairs
 from turnout.rpc.errors import code_name
+from turnout.rpc.metadata import Behaviour
 from turnout.telemetry.tracing.context import read
 from turnout.telemetry.tracing.trace import Operation, Trace, current
 from turnout.telemetry.tracing.tracer import Tracer
@@ -22,7 +26,6 @@ FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL",
 NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Behaviour = Callable[[Any, Context], Awaitable[Any]]
 
 
 def traced(tracer: Tracer | None, service: str, method: str, behaviour: Behaviour) -> Behaviour:
@@ -38,13 +41,13 @@ def traced(tracer: Tracer | None, service: str, method: str, behaviour: Behaviou
         return behaviour
     operation = Operation.rpc(service, method)
 
-    async def call(request: Any, context: Context) -> Any:
-        trace = tracer.begin(operation, read(context.invocation_metadata() or ()))
+    async def call(request: Any, context: Context, metadata: Pairs = ()) -> Any:
+        trace = tracer.begin(operation, read(metadata))
         if trace is None:
-            return await behaviour(request, context)
+            return await behaviour(request, context, metadata)
         current.set(trace)  # the task is this call's own
         try:
-            response = await behaviour(request, context)
+            response = await behaviour(request, context, metadata)
         except BaseException as error:
             _end_failed(trace, context, error)
             raise
@@ -52,6 +55,29 @@ def traced(tracer: Tracer | None, service: str, method: str, behaviour: Behaviou
         return response
 
     return call
+
+
+class dealing_with:  # noqa: N801 - read as a word: `with dealing_with(trace)`
+    """Has what is done in this context be part of the trace, and tasks that are begun in it as well."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+
+    def __enter__(self) -> None:
+        self._token = current.set(self._trace)
+
+    def __exit__(self, *_: object) -> None:
+        current.reset(self._token)
+
+
+@contextmanager
+def cancelled_with(trace: Trace) -> Iterator[None]:
+    """Ends the trace of a request that is cancelled in this context."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        end(trace, "CANCELLED")
+        raise
 
 
 def end(trace: Trace, code: str = OK, message: str = "") -> None:

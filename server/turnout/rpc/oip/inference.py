@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Mapping
 import grpc
 
 from turnout.errors import Draining, ModelFailure, TurnoutError
-from turnout.routing.preferences import PreferenceReader, Preferences, peer_host
+from turnout.routing.preferences import Pairs, PreferenceReader, Preferences, peer_host
 from turnout.rpc.codec import trailing_metadata
 from turnout.rpc.errors import abort, to_status
 from turnout.rpc.malformed import Malformed, refusal
 from turnout.rpc.oip.exchange import answer, envelope, fill
-from turnout.rpc.tracing import end
+from turnout.rpc.tracing import cancelled_with, dealing_with, end
 from turnout.serving.inference import Inference, InferenceRequest, InferenceResult
 from turnout.telemetry.tracing.context import SpanContext, read
 from turnout.telemetry.tracing.trace import Operation, Trace, current
@@ -51,7 +51,9 @@ class InferenceMethods:
         self._max_stream_items = max_stream_items
         self._tracer = tracer
 
-    async def model_infer(self, message: ModelInferRequest | Malformed, context: Context) -> ModelInferResponse:
+    async def model_infer(
+        self, message: ModelInferRequest | Malformed, context: Context, metadata: Pairs = ()
+    ) -> ModelInferResponse:
         """Answers one request."""
         if isinstance(message, Malformed):
             await abort(context, refusal(_REQUEST))
@@ -59,9 +61,8 @@ class InferenceMethods:
         try:
             try:
                 classes = fill(call, message)
-                self._preferences.read(context.invocation_metadata() or (), lambda: peer_host(context.peer())).apply(
-                    call
-                )
+                if metadata:
+                    self._preferences.read(metadata, lambda: peer_host(context.peer())).apply(call)
             except TurnoutError as error:
                 self._inference.refuse(call, error)
                 raise
@@ -194,11 +195,8 @@ class TracedOrderedStream(OrderedStream):
         trace = self._tracer.begin(_STREAM_OPERATION, self._parent)
         if trace is None:
             return super()._begin(message, group)
-        token = current.set(trace)
-        try:
+        with dealing_with(trace):
             item = super()._begin(message, group)
-        finally:
-            current.reset(token)
         if not isinstance(item, asyncio.Task):
             _end(trace, item)
         return item
@@ -207,14 +205,11 @@ class TracedOrderedStream(OrderedStream):
         self, message: ModelInferRequest, call: InferenceRequest, classes: Mapping[str, int]
     ) -> ModelStreamInferResponse:
         trace = current.get()
-        try:
+        if trace is None:
+            return await super()._infer(message, call, classes)
+        with cancelled_with(trace):
             response = await super()._infer(message, call, classes)
-        except asyncio.CancelledError:
-            if trace is not None:
-                end(trace, "CANCELLED")
-            raise
-        if trace is not None:
-            _end(trace, response)
+        _end(trace, response)
         return response
 
 

@@ -1,5 +1,6 @@
 """The protocol's service as a gRPC handler, under the name that its clients call."""
 
+import functools
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
@@ -11,12 +12,14 @@ from turnout.oip.description import Description
 from turnout.routing.preferences import PreferenceReader
 from turnout.rpc.errors import abort
 from turnout.rpc.malformed import Malformed, refusal, streaming, unary
+from turnout.rpc.metadata import Attentive, Handler, Methods
 from turnout.rpc.oip.description import DescriptionMethods
 from turnout.rpc.oip.inference import InferenceMethods, unexpected
 from turnout.rpc.oip.repository import RepositoryMethods, VersionControl
 from turnout.rpc.tracing import traced
 from turnout.serving.catalog import Catalog
 from turnout.serving.inference import Inference, Router
+from turnout.telemetry.tracing.context import TRACEPARENT
 from turnout.telemetry.tracing.tracer import Tracer
 from turnout_proto.oip import inference_pb2
 
@@ -78,20 +81,25 @@ def oip_handler(
         "ServerMetadata": _guarded(describes.server_metadata),
         "ModelMetadata": _guarded(describes.model_metadata),
         "ModelConfig": _guarded(describes.model_config),
-        "ModelInfer": traced(tracer, SERVICE_NAME, "ModelInfer", infers.model_infer),
         "ModelStreamInfer": infers.model_stream_infer,
         "RepositoryIndex": _guarded(repository.repository_index),
         "RepositoryModelLoad": _guarded(repository.repository_model_load),
         "RepositoryModelUnload": _guarded(repository.repository_model_unload),
     }
-    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+    model_infer = traced(tracer, SERVICE_NAME, "ModelInfer", infers.model_infer)
+    handlers: dict[str, Handler | Attentive] = {
         name: grpc.unary_unary_rpc_method_handler(_refusal(reason)) for name, reason in REFUSED.items()
     }
     for method in inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods:
         make = streaming if method.client_streaming else unary
         request, response = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
-        handlers[method.name] = make(behaviours[method.name], request, response)
-    return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
+        if method.name == "ModelInfer":
+            handlers[method.name] = Attentive.of(
+                model_infer, functools.partial(make, request=request, response=response)
+            )
+        else:
+            handlers[method.name] = make(behaviours[method.name], request, response)
+    return Methods(SERVICE_NAME, handlers, preferences.keys | {TRACEPARENT})
 
 
 def _guarded(method: Method) -> Callable[..., Awaitable[Any]]:

@@ -5,7 +5,7 @@ Noting costs some hundred nanoseconds a point, and only requests that are traced
 
 import time
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from turnout.telemetry.tracing.context import SpanContext
@@ -69,7 +69,6 @@ class Sink(Protocol):
         ...
 
 
-@dataclass(slots=True, eq=False)
 class Trace:
     """One request. Times are `time.monotonic()`; 0.0 where the request did not come so far.
 
@@ -100,17 +99,10 @@ class Trace:
         took: Seconds from its arrival to its answer, as they were counted.
     """
 
-    sampled: bool
-    trace_id: bytes
-    span_id: bytes
-    operation: Operation
-    sink: Sink
-    parent: SpanContext | None = None
     details: tuple[tuple[str, str], ...] = ()
     model: str = ""
     selector: str = ""
     request_id: str = ""
-    begun: float = field(default_factory=time.monotonic)
     routing: float = 0.0
     routed: float = 0.0
     started: float = 0.0
@@ -131,6 +123,24 @@ class Trace:
     message: str = ""
     recorder: Recorder | None = None
     took: float = 0.0
+
+    def __init__(
+        self,
+        sampled: bool,
+        trace_id: bytes,
+        span_id: bytes,
+        operation: Operation,
+        sink: Sink,
+        parent: SpanContext | None = None,
+    ) -> None:
+        """Begins one, now. What is not noted yet is what the class says, which costs nothing to say again."""
+        self.sampled = sampled
+        self.trace_id = trace_id
+        self.span_id = span_id
+        self.operation = operation
+        self.sink = sink
+        self.parent = parent
+        self.begun = time.monotonic()
 
     def note_request(self, request: Requested) -> None:
         """Notes which request it is, once it has been decoded as far as it could be."""

@@ -1,6 +1,7 @@
 """Which requests are traced, and their way to the exporter."""
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Sequence
 
@@ -8,15 +9,15 @@ from turnout.telemetry.tracing.context import SpanContext
 from turnout.telemetry.tracing.trace import Operation, ShadowCopy, Trace
 
 _ID_BITS = 64
-_AT_ONCE = 32
+_AT_ONCE = 64
 """Requests whose spans are made in one go, which takes half a millisecond. Made one by one among other work, each costs
 three to six times as much: the caches have long forgotten how."""
 
-_AT_MOST_SECONDS = 0.05
+_AT_MOST_SECONDS = 0.2
 """How long a request that ended waits for others."""
 
 _SHARE_BITS = 56
-"""Of a trace id's lowest bits, what the share is drawn by: they are those that W3C asks to be random."""
+"""Of a trace id's lowest bits, those that tell of the share: W3C asks them to be random, and others sample by them."""
 
 
 class Tracer:
@@ -38,8 +39,11 @@ class Tracer:
             write_requests: Makes spans of requests that ended.
             write_copy: Makes a span of a copy.
         """
+        self._log_left_out = math.log1p(-sample_ratio) if sample_ratio < 1 else -math.inf
         self._bound = round(sample_ratio * 2**_SHARE_BITS)
-        self._bits = random.Random().getrandbits  # noqa: S311 - ids need no secrecy
+        self._random = random.Random()  # noqa: S311 - ids need no secrecy
+        self._bits = self._random.getrandbits
+        self._until_next = self._gap()
         self._write_requests = write_requests
         self._write_copy = write_copy
         self._ended: list[Trace] = []
@@ -53,14 +57,25 @@ class Tracer:
             parent: The caller's span, if any.
         """
         if parent is None:
-            drawn = self._bits(_SHARE_BITS)
-            if drawn >= self._bound:
+            self._until_next -= 1
+            if self._until_next:
                 return None
-            trace_id = (self._bits(128 - _SHARE_BITS) << _SHARE_BITS | drawn) or 1
+            self._until_next = self._gap()
+            trace_id = (self._bits(128 - _SHARE_BITS) << _SHARE_BITS | self._random.randrange(self._bound)) or 1
             return Trace(True, trace_id.to_bytes(16), self.new_span_id(), operation, self)
         if parent.sampled:
             return Trace(True, parent.trace_id, self.new_span_id(), operation, self, parent)
         return Trace(False, parent.trace_id, parent.span_id, operation, self)
+
+    def _gap(self) -> int:
+        """Returns which of the requests to come is the next that is traced, 1 being the next one; 0 for none.
+
+        Drawing how many are left out, of the geometric distribution, is drawing for each of them whether it is, and
+        costs the others nothing.
+        """
+        if not self._bound:
+            return 0
+        return 1 + int(math.log1p(-self._random.random()) / self._log_left_out)
 
     def ended(self, trace: Trace) -> None:
         """Has spans made of a request, once its answer has left and others have ended too."""
@@ -91,6 +106,10 @@ class Tracer:
     def new_span_id(self) -> bytes:
         """Makes up a span's id."""
         return (self._bits(_ID_BITS) or 1).to_bytes(8)
+
+    def new_span_ids(self, count: int) -> bytes:
+        """Makes up ids of `count` spans, one after another; none will ever be zero, which is no id."""
+        return self._bits(_ID_BITS * count).to_bytes(8 * count) if count else b""
 
     def new_trace_id(self) -> bytes:
         """Makes up a trace's id."""
