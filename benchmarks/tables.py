@@ -50,7 +50,18 @@ def compare(
     at_least: bool = True,
 ) -> Row:
     """Measures both in turn, `windows` times, and compares them window by window: drift of the machine cancels."""
-    pairs = [(theirs(), ours()) for _ in range(windows)]
+    return compare_pairs(name, [(theirs(), ours()) for _ in range(windows)], target, unit, at_least=at_least)
+
+
+def compare_pairs(
+    name: str,
+    pairs: Sequence[tuple[float, float]],
+    target: float | None,
+    unit: str = "requests/s",
+    *,
+    at_least: bool = True,
+) -> Row:
+    """Compares what was measured in pairs of adjacent windows, theirs before ours."""
     ratios = sorted(mine / other for other, mine in pairs)
     return Row(
         name,
