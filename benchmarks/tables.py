@@ -4,9 +4,12 @@ import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 from rich.console import Console
 from rich.table import Table
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,19 @@ def compare(
     at_least: bool = True,
 ) -> Row:
     """Measures both in turn, `windows` times, and compares them window by window: drift of the machine cancels."""
-    return compare_pairs(name, [(theirs(), ours()) for _ in range(windows)], target, unit, at_least=at_least)
+    return compare_pairs(name, take_turns(theirs, ours, windows), target, unit, at_least=at_least)
+
+
+def take_turns(one: Callable[[], T], other: Callable[[], T], count: int) -> list[tuple[T, T]]:
+    """Measures both `count` times; who comes first takes turns too. Returns what each pair of windows saw."""
+    pairs = []
+    for index in range(count):
+        if index % 2:
+            last, first = other(), one()
+        else:
+            first, last = one(), other()
+        pairs.append((first, last))
+    return pairs
 
 
 def compare_pairs(

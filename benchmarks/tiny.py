@@ -6,9 +6,15 @@ import onnx
 
 from load import Generator, Target
 from servers import bare, matmul, publish_all, turnout
-from tables import Row, compare
+from tables import Row, compare_pairs, take_turns
 
 TITLE = "tiny model (64x64 MatMul) against a bare grpc.aio handler"
+IN_FLIGHT = (1, 16)
+
+_STARTS = 3
+"""Two processes of one program differ by up to a tenth, for as long as they run; so all are started anew so often."""
+
+Pairs = list[tuple[float, float]]
 
 
 def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -> list[Row]:
@@ -16,32 +22,26 @@ def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -
     model = scratch / "tiny.onnx"
     onnx.save(matmul(), model)
     publish_all(scratch / "models", {("tiny", "1.0.0"): model})
+    starts = [_started(scratch, model, generator, windows, seconds / _STARTS) for _ in range(_STARTS)]
+    *calls, streams = ([pair for pairs in of_starts for pair in pairs] for of_starts in zip(*starts, strict=True))
+    return [
+        *(compare_pairs(f"unary, {n} in flight", pairs, 0.9) for n, pairs in zip(IN_FLIGHT, calls, strict=True)),
+        compare_pairs("PredictStream by unary, 16 in flight", streams, 1.7),
+    ]
+
+
+def _started(scratch: Path, model: Path, generator: Generator, windows: int, seconds: float) -> list[Pairs]:
+    """Returns requests a second of new processes: bare and ours by `IN_FLIGHT`, then ours unary and by stream."""
     with turnout(scratch / "models") as server, bare(model) as address:
-        ours = Target(server.grpc, "tiny", "", "x", "f32", "1,64")
-        theirs = Target(address, "tiny", "", "x", "f32", "1,64")
-        generator.run(ours, "unary", 16, 1.0)
-        generator.run(theirs, "unary", 16, 1.0)
+        ours, theirs = (Target(host, "tiny", "", "x", "f32", "1,64") for host in (server.grpc, address))
 
         def rps(target: Target, mode: str, in_flight: int) -> float:
             return generator.run(target, mode, in_flight, seconds).rps
 
-        rows = [
-            compare(
-                f"unary, {n} in flight",
-                lambda n=n: rps(ours, "unary", n),
-                lambda n=n: rps(theirs, "unary", n),
-                windows,
-                0.9,
-            )
-            for n in (1, 16)
-        ]
-        rows.append(
-            compare(
-                "PredictStream by unary, 16 in flight",
-                lambda: rps(ours, "stream", 16),
-                lambda: rps(ours, "unary", 16),
-                windows,
-                1.7,
-            )
-        )
-    return rows
+        for target, mode in ((ours, "unary"), (ours, "stream"), (theirs, "unary")):
+            rps(target, mode, 16)
+        return [
+            *(take_turns(lambda n=n: rps(theirs, "unary", n), lambda n=n: rps(ours, "unary", n), windows)
+              for n in IN_FLIGHT),
+            take_turns(lambda: rps(ours, "unary", 16), lambda: rps(ours, "stream", 16), windows),
+        ]  # fmt: skip

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-TURNOUT = [sys.executable, "-m", "turnout.cli.main"]
+TURNOUT = [sys.executable, "-m", "turnout"]
 
 
 def turnout(*arguments: str | Path, check: bool = True) -> "subprocess.CompletedProcess[str]":

@@ -26,7 +26,7 @@ class Shell:
 
     def run(self, *arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
         clean = {name: value for name, value in os.environ.items() if not name.startswith("TURNOUT_")}
-        command = [sys.executable, "-m", "turnout.cli.main", *arguments]
+        command = [sys.executable, "-m", "turnout", *arguments]
         done = subprocess.run(command, cwd=self.folder, env=clean, capture_output=True, text=True, timeout=60)
         assert done.returncode == code, done.stdout + done.stderr
         return done

@@ -14,7 +14,7 @@ from onnx_models import add_with_default, save, scaled
 
 pytestmark = pytest.mark.slow
 
-TURNOUT = [sys.executable, "-m", "turnout.cli.main"]
+TURNOUT = [sys.executable, "-m", "turnout"]
 
 
 class Shell:

@@ -183,7 +183,7 @@ def test_what_the_dockerfile_does_to_the_models_makes_them_serve_that_version(tm
     assert len(steps) == 1
     for command in steps[0].split("&&"):
         done = subprocess.run(
-            [sys.executable, "-m", "turnout.cli.main", *shlex.split(command)[1:]],
+            [sys.executable, "-m", "turnout", *shlex.split(command)[1:]],
             env=os.environ | {"TURNOUT_MODELS": str(exported / "models")}, capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

@@ -74,7 +74,7 @@ def test_a_model_of_2_gib_is_published_in_a_fraction_of_its_memory(tmp_path: Pat
 
 def test_a_terminal_is_shown_how_far_a_large_publish_is(tmp_path: Path) -> None:
     source = embedding(tmp_path, rows=1 << 16)
-    command = [sys.executable, "-m", "turnout.cli.main", "publish", "large", "1.0.0", str(source)]
+    command = [sys.executable, "-m", "turnout", "publish", "large", "1.0.0", str(source)]
     terminal, behind = pty.openpty()
     shown = b""
     process = subprocess.Popen(

@@ -28,7 +28,7 @@ def turnout(tmp_path: Path) -> Turnout:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TURNOUT_")}
 
     def run(*arguments: str | Path, code: int = 0) -> Any:
-        command = [sys.executable, "-m", "turnout.cli.main", *map(str, arguments), "--json"]
+        command = [sys.executable, "-m", "turnout", *map(str, arguments), "--json"]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)
         assert done.returncode == code, done.stdout + done.stderr
         return json.loads(done.stdout)

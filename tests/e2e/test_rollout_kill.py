@@ -38,7 +38,7 @@ TICK_SECONDS = 0.1
 HOLDING = """
 import asyncio, json, os
 from pathlib import Path
-from turnout.cli.main import main
+from turnout.__main__ import main
 from turnout.rollout.controller import Rollouts
 from turnout.rollout.enforcement import Enforcement
 

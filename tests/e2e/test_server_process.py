@@ -99,7 +99,7 @@ def test_a_dead_side_task_stops_the_process_with_its_reason(publish_model, model
         "import sys, turnout.app as app\n"
         "async def follow(*_): raise OSError('the watch broke')\n"
         "app.follow = follow\n"  # the fault: what follows the repository dies
-        "from turnout.cli.main import main\n"
+        "from turnout.__main__ import main\n"
         "sys.exit(main())\n"
     )
     ports = [part for name in ("grpc", "http", "control") for part in (f"--{name}", "127.0.0.1:0")]

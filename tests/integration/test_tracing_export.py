@@ -187,7 +187,7 @@ import asyncio, sys
 import numpy
 from pathlib import Path
 from turnout.app import running
-from turnout.cli.main import main
+from turnout.__main__ import main
 from turnout.config import Address, Settings
 from turnout.telemetry.logging import make_logger
 import turnout_client
@@ -221,7 +221,7 @@ class Absent:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Absent())
-from turnout.cli.main import main
+from turnout.__main__ import main
 sys.argv = ["turnout", "serve", "--models", sys.argv[1], *(f"--{l}=127.0.0.1:0" for l in ("grpc", "http", "control"))]
 main()
 """

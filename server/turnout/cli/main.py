@@ -34,11 +34,6 @@ _SERVER = "A running server"
 _HERE = "This machine"
 
 
-def main() -> None:
-    """Runs the command line of this process."""
-    application()()
-
-
 def application() -> typer.Typer:
     """Returns the command line."""
     app = typer.Typer(
@@ -77,7 +72,3 @@ def _turnout(
     ] = False,
 ) -> None:
     """Serve many versions of ONNX models at once, and switch between them without stopping."""
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,5 @@
 """`turnout publish`."""
 
-import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,9 +15,6 @@ if TYPE_CHECKING:
 
 REFUSED, TAKEN = 3, 4
 """Exit codes of a gate's refusal and of a number that other content has: a CI job acts on the difference."""
-
-_NICENESS = 10
-"""Hashing and checking can wait; a server on the same machine cannot."""
 
 _GATES_SECONDS = 3600.0
 
@@ -81,7 +77,6 @@ def publish(
     Publishing the same content again changes nothing. Running servers load it at once. Ends with 0 where the version
     exists now (or would, with --dry-run), 3 where a gate refused it, 4 where its number is taken, 1 for other errors.
     """
-    os.nice(_NICENESS)  # before what follows is imported: that takes as long as publishing a small model does
     from turnout.cli.publish_view import Refusal, result_body, result_shown
     from turnout.cli.workspace import Workspace, actor_or_login
     from turnout.errors import AlreadyExists, InvalidRequest

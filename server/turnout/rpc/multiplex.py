@@ -17,7 +17,7 @@ from turnout.routing.preferences import Preferences
 from turnout.rpc import codec
 from turnout.rpc.errors import abort, to_status
 from turnout.rpc.malformed import Malformed, refusal
-from turnout.rpc.tracing import NAMES, cancelled_with, dealing_with, end
+from turnout.rpc.tracing import NAMES, cancelled_with, end
 from turnout.serving.inference import Inference, InferenceRequest, InferenceResult
 from turnout.telemetry.tracing.context import SpanContext, parse
 from turnout.telemetry.tracing.trace import Operation, Trace, current
@@ -170,8 +170,11 @@ class TracedMultiplexer(Multiplexer):
         trace = self._tracer.begin(OPERATION, parent)
         if trace is None:
             return super()._begin(item)
-        with dealing_with(trace):
+        token = current.set(trace)
+        try:
             response = super()._begin(item)
+        finally:
+            current.reset(token)
         if response is not None:
             _end(trace, response)
         return response

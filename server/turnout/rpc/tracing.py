@@ -57,19 +57,6 @@ def traced(tracer: Tracer | None, service: str, method: str, behaviour: Behaviou
     return call
 
 
-class dealing_with:  # noqa: N801 - read as a word: `with dealing_with(trace)`
-    """Has what is done in this context be part of the trace, and tasks that are begun in it as well."""
-
-    def __init__(self, trace: Trace) -> None:
-        self._trace = trace
-
-    def __enter__(self) -> None:
-        self._token = current.set(self._trace)
-
-    def __exit__(self, *_: object) -> None:
-        current.reset(self._token)
-
-
 @contextmanager
 def cancelled_with(trace: Trace) -> Iterator[None]:
     """Ends the trace of a request that is cancelled in this context."""

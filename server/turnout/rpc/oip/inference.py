@@ -12,7 +12,7 @@ from turnout.rpc.codec import trailing_metadata
 from turnout.rpc.errors import abort, to_status
 from turnout.rpc.malformed import Malformed, refusal
 from turnout.rpc.oip.exchange import answer, envelope, fill
-from turnout.rpc.tracing import cancelled_with, dealing_with, end
+from turnout.rpc.tracing import cancelled_with, end
 from turnout.serving.inference import Inference, InferenceRequest, InferenceResult
 from turnout.telemetry.tracing.context import SpanContext, read
 from turnout.telemetry.tracing.trace import Operation, Trace, current
@@ -195,8 +195,11 @@ class TracedOrderedStream(OrderedStream):
         trace = self._tracer.begin(_STREAM_OPERATION, self._parent)
         if trace is None:
             return super()._begin(message, group)
-        with dealing_with(trace):
+        token = current.set(trace)
+        try:
             item = super()._begin(message, group)
+        finally:
+            current.reset(token)
         if not isinstance(item, asyncio.Task):
             _end(trace, item)
         return item

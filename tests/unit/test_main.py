@@ -1,0 +1,40 @@
+"""How the command line starts."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+_START = """
+import os, sys
+import turnout.__main__ as start
+
+step_back = start.step_back
+
+def watched():
+    print("typer" in sys.modules)
+    step_back()
+
+start.step_back = watched
+sys.argv = ["turnout", *sys.argv[1:]]
+try:
+    start.main()
+finally:
+    print(os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0) == os.SCHED_IDLE)
+"""
+
+
+def started(*arguments: str) -> list[str]:
+    command = [sys.executable, "-c", _START, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have a scheduling policy of their own on Linux")
+def test_what_can_wait_steps_back_before_anything_is_imported() -> None:
+    publish = started("publish", "--help")
+    assert publish[0] == "False"
+    assert publish[-1] == "19 True"
+    models = started("models", "--help")
+    assert models[0] != "False"
+    assert models[-1] == f"{os.getpriority(os.PRIO_PROCESS, 0)} False"
