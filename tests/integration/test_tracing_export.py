@@ -163,6 +163,17 @@ async def test_where_there_is_no_collector_requests_are_answered_and_spans_are_d
     assert told["turnout_trace_spans_total", "outcome=exported"] == 0
 
 
+async def test_an_export_is_no_larger_than_collectors_take(collector, protocol) -> None:
+    counts: dict[str, int] = {}
+    settings = {"protocol": protocol, "max_batch_spans": 65536, "max_queue_spans": 65536, "interval_s": 2.0}
+    async with tracer_to(collector.endpoint, counts, **settings) as tracer:
+        for _ in range(5000):
+            tracer.begin(OPERATION, None).end("INTERNAL", fault=True, message="x" * 1024)
+        await until(counts, exported=5000)
+    assert 2 <= len(collector.exports) <= 3
+    assert max(export.ByteSize() for export in collector.exports) < 4 * 2**20
+
+
 async def test_trouble_is_told_once_and_names_no_header() -> None:
     with http_collector() as collector, capture_logs() as lines:
         collector.answers = [(400, {}), (400, {})]

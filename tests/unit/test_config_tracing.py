@@ -60,7 +60,7 @@ def test_all_of_it_is_read_from_a_file_and_from_the_environment(tmp_path) -> Non
         ("service_name", "", "tracing.service_name"),
         ("interval_s", 0, "expected 0.05 or more"),
         ("max_queue_spans", 0, "tracing.max_queue_spans"),
-        ("max_batch_spans", 100_000, "expected 8192 or less"),
+        ("max_batch_spans", 100_000, "expected 65536 or less"),
         ("endpiont", "http://c", "unknown key 'tracing.endpiont'; nearest: tracing.endpoint"),
     ],
 )

@@ -308,7 +308,7 @@ class Tracing(Section):
         interval_s: How often spans are sent.
         timeout_s: Of one export.
         max_queue_spans: Spans that wait to be sent; what would pass that is dropped and counted.
-        max_batch_spans: Spans of one export.
+        max_batch_spans: Spans of one export; what would make it larger than 3 MiB waits for the next.
     """
 
     endpoint: OtlpEndpoint = ""
@@ -319,7 +319,7 @@ class Tracing(Section):
     interval_s: Annotated[Duration, Field(ge=0.05, le=60)] = 1.0
     timeout_s: Annotated[Duration, Field(ge=0.1, le=60)] = 10.0
     max_queue_spans: Annotated[Count, Field(ge=64, le=1_000_000)] = 16384
-    max_batch_spans: Annotated[Count, Field(ge=64, le=8192)] = 2048
+    max_batch_spans: Annotated[Count, Field(ge=64, le=65536)] = 8192
 
     @model_validator(mode="after")
     def _no_path_for_grpc(self) -> Self:

@@ -17,6 +17,9 @@ _TRIES = 5
 _FIRST_PAUSE_SECONDS = 0.5
 _MAX_PAUSE_SECONDS = 15.0
 
+_MAX_BYTES = 3 * 2**20
+"""Of one export: collectors take messages of 4 MiB over gRPC, unless they are told to take more."""
+
 _CLOSE_SECONDS = 2.0
 """What the last spans may hold the server's end up by."""
 
@@ -90,11 +93,15 @@ class Exporter:
     def _batch(self) -> tuple[bytes, int]:
         """Takes what waits, at most a batch; at least what one request became."""
         parts: list[bytes] = []
-        total = 0
-        while self._queue and (not parts or total + self._queue[0][1] <= self._settings.max_batch_spans):
-            spans, count = self._queue.popleft()
+        total = size = 0
+        while self._queue:
+            spans, count = self._queue[0]
+            if parts and (total + count > self._settings.max_batch_spans or size + len(spans) > _MAX_BYTES):
+                break
+            self._queue.popleft()
             parts.append(spans)
             total += count
+            size += len(spans)
         self._waiting -= total
         return b"".join(parts), total
 
