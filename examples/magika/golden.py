@@ -42,7 +42,7 @@ def write_golden(directory: Path, model: Path) -> tuple[Path, Path]:
     golden, meta = directory / "golden.npz", directory / "meta.json"
     np.savez_compressed(
         golden,
-        **{  # type: ignore[arg-type]
+        **{  # type: ignore[arg-type]  # none is named allow_pickle
             "inputs/bytes": np.concatenate([features_v3(file.content) for file in files]),
             "labels/target_label": np.array([file.expected for file in files]),
         },

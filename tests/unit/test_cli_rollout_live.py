@@ -28,7 +28,7 @@ def rollout(state: str, *events: str, step: int = 1, count: int = 1_000, **more:
             for m in PLAN.evidence_metrics
         ],
     )  # fmt: skip
-    told.MergeFrom(pb.Rollout(**more))  # type: ignore[arg-type]
+    told.MergeFrom(pb.Rollout(**more))  # type: ignore[arg-type]  # any field
     return told
 
 

@@ -46,5 +46,7 @@ def serve(
             out.show(as_data(settings), render_toml(settings, loaded.origins).rstrip("\n"))
             return
         from turnout.app import run
+        from turnout.event_loop import new_event_loop
 
-        raise typer.Exit(asyncio.run(run(settings)))
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            raise typer.Exit(runner.run(run(settings)))

@@ -98,7 +98,7 @@ def examine(job: Mapping[str, Any]) -> dict[str, Any]:
         outputs, fault = _answer(session, example, names)
         arrays |= {f"{index}/{name}": _plain(array) for name, array in outputs.items()}
         answers.append({"example": example.name, "golden": example.golden, "outputs": list(outputs), "fault": fault})
-    np.savez(Path(job["scratch"]) / "answers.npz", **arrays)  # type: ignore[arg-type]
+    np.savez(Path(job["scratch"]) / "answers.npz", **arrays)  # type: ignore[arg-type]  # none is named allow_pickle
     return {
         "provider": session.providers[0],
         "load_seconds": load_seconds,

@@ -223,4 +223,4 @@ def _value(now: object, value: object, where: str) -> object:
             if isinstance(value, bool) or not isinstance(value, kinds) or not 0 <= value < float("inf"):
                 noun = "an integer" if isinstance(now, int) else "a number"
                 raise ConfigError(f"{where}: expected {noun} of 0 or more, got {str(value)[:64]!r}")
-            return type(now)(value)  # type: ignore[call-arg]
+            return type(now)(value)  # type: ignore[call-arg]  # an int or a float, as is `now`
