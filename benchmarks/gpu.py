@@ -32,7 +32,6 @@ from servers import matmul, publish_all
 from turnout.app import Running, running
 from turnout.cli.machine import cuda_driver
 from turnout.config import Address, Runtime, Settings
-from turnout.event_loop import new_event_loop
 from turnout.serving import providers
 from turnout.serving.inference import Inference, InferenceRequest
 from turnout.serving.memory import cuda_used_bytes
@@ -191,8 +190,7 @@ def main() -> int:
     if not report.usable:
         print(f"no CUDA device to measure on: {report.detail}", file=sys.stderr)
         return 1
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        result = runner.run(measure(seconds))
+    result = asyncio.run(measure(seconds))
     name = "".join(c if c.isalnum() else "-" for c in str(result["machine"]).split(",")[0].lower())
     (RESULTS / f"gpu-{name}.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))

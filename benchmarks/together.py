@@ -15,7 +15,7 @@ from pathlib import Path
 
 from turnout.app import running
 from turnout.config import Address, Settings
-from turnout.event_loop import new_event_loop
+from turnout.event_loop import loop_factory
 from turnout.serving.providers import start_runtime
 from turnout.telemetry.logging import make_logger
 
@@ -41,5 +41,5 @@ async def serve(models: Path, all_settings: Sequence[dict[str, object]]) -> None
 
 
 if __name__ == "__main__":
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=loop_factory(gpu=False)) as runner:
         runner.run(serve(Path(sys.argv[1]), [json.loads(text) for text in sys.argv[2:]]))

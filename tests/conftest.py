@@ -1,6 +1,5 @@
 """Fixtures that build on each other: repository -> server -> client."""
 
-import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,7 +14,6 @@ from semver import Version
 
 from turnout.app import Running, running
 from turnout.config import Address, Settings
-from turnout.event_loop import new_event_loop
 from turnout.registry.publish import PublishRequest, publish
 from turnout.registry.repository import Repository
 from turnout.routing.declarations import Declarer
@@ -41,11 +39,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """Hides GPUs from every run but one of tests/gpu alone: all other tests are about what a CPU answers."""
     if not all((Path.cwd() / arg.partition("::")[0]).resolve().is_relative_to(GPU_TESTS) for arg in config.args):
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-
-
-def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Has tests run on the event loop that servers run on."""
-    return {"server": new_event_loop}
 
 
 @pytest.fixture

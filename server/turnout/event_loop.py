@@ -1,15 +1,21 @@
-"""Which event loop a server runs on: libuv's where it can be had, which is a tenth of a small unary call."""
+"""Which event loop a server runs on: libuv's where that is known to serve, which is a tenth of a small unary call."""
 
 import asyncio
+from collections.abc import Callable
 
-try:
-    import uvloop
-except ModuleNotFoundError:  # there is none for Windows
-    _uvloop = None
-else:
-    _uvloop = uvloop
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """Makes one."""
-    return asyncio.new_event_loop() if _uvloop is None else _uvloop.new_event_loop()
+def loop_factory(*, gpu: bool) -> LoopFactory:
+    """Returns what makes the event loop of a server.
+
+    Args:
+        gpu: Whether it may use one. Then it is asyncio's own loop (docs/decisions/0035-servers-run-on-libuv.md).
+    """
+    if gpu:
+        return asyncio.new_event_loop
+    try:
+        import uvloop
+    except ModuleNotFoundError:  # there is none for Windows
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop

@@ -46,7 +46,8 @@ def serve(
             out.show(as_data(settings), render_toml(settings, loaded.origins).rstrip("\n"))
             return
         from turnout.app import run
-        from turnout.event_loop import new_event_loop
+        from turnout.cli.machine import cuda_driver
+        from turnout.event_loop import loop_factory
 
-        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        with asyncio.Runner(loop_factory=loop_factory(gpu=bool(cuda_driver().devices))) as runner:
             raise typer.Exit(runner.run(run(settings)))
