@@ -82,9 +82,8 @@ async def test_a_request_is_a_span_with_a_child_for_each_step(publish_model, tra
 async def test_a_request_that_waits_shows_where_it_waited(publish_model, traced, collector) -> None:
     publish_model("m", "1.0.0", slow())
     server = await traced(runtime=THREADS)
-    long = {"x": X, "n": np.array(6000)}
-    async with stub_of(server) as stub:
-        await asyncio.gather(*(stub.Predict(request("m", **long)) for _ in range(2)))
+    async with stub_of(server) as stub:  # they differ, so that they are not one batch
+        await asyncio.gather(*(stub.Predict(request("m", x=X, n=np.array(n))) for n in (6000, 6001)))
     queues = []
     for span in await collector.requests(2):
         queue, compute = in_order(collector, span)[2:4]
