@@ -23,7 +23,7 @@ IN_FLIGHT = 16
 _SECONDS = 0.25
 """Of a window: what else goes on on the machine comes and goes within seconds, and both shall see the same of it."""
 
-_PAIRS = 24
+_PAIRS = 16
 """Short pairs of windows for each window that was asked for. Ratios of a pair spread by a fifth: it takes hundreds."""
 
 _PAIRS_OF_A_PROCESS = 12
@@ -57,7 +57,7 @@ def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -
     publish_all(scratch / "models", {("tiny", "1.0.0"): model})
     rows: list[Row] = []
     with _collector() as endpoint:
-        for share, factor in ((0.1, 1), (0, 6), (1, 6)):
+        for share, factor in ((0.1, 1), (0, 4), (1, 4)):
             pairs = _Pairs(scratch / "models", generator, endpoint, share)
             for mode in ("unary", "stream"):
                 found = pairs.measure(mode, windows * _PAIRS // factor)
