@@ -1,40 +1,14 @@
 """All the real models at once: each answer is ONNX Runtime's own, whatever names the version."""
 
-from collections.abc import Mapping
-from pathlib import Path
-
 import numpy as np
-import onnxruntime as ort
 import pytest
-from numpy.typing import NDArray
 from semver import Version
 
+from real_models import answer_of, direct_session, random_inputs
 from wire import outputs_of, request, stub_of
 from zoo import WHEELS, fetch
 
 pytestmark = pytest.mark.slow
-
-
-def _inputs(model: str, version: str, seed: int) -> Mapping[str, NDArray]:
-    random = np.random.default_rng(seed)
-    if model == "silero":
-        return {
-            "input": random.standard_normal((1, 512)).astype(np.float32) * 0.1,
-            "state": random.standard_normal((2, 1, 128)).astype(np.float32),
-            "sr": np.int64(16000),
-        }
-    width, dtype = (1536, np.float32) if version == "1.0.0" else (2048, np.int32)
-    return {"bytes": random.integers(0, 256, (1, width)).astype(dtype)}
-
-
-def _direct(path: Path, inputs: Mapping[str, NDArray]) -> dict[str, NDArray]:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return dict(
-        zip(names, session.run(names, {name: np.asarray(value) for name, value in inputs.items()}), strict=True)
-    )
 
 
 async def test_every_real_model_answers_as_onnx_runtime_does(publish_model, start_server) -> None:
@@ -43,11 +17,12 @@ async def test_every_real_model_answers_as_onnx_runtime_does(publish_model, star
     server = await start_server()
     async with stub_of(server) as stub:
         for model, version in WHEELS:
+            session = direct_session(fetch(model, version))
             for seed in range(3):
-                inputs = _inputs(model, version, seed)
+                inputs = random_inputs(model, version, seed)
                 answer = await stub.Predict(request(model, version, **inputs))
                 assert answer.route.version == version
-                for name, expected in _direct(fetch(model, version), inputs).items():
+                for name, expected in answer_of(session, inputs).items():
                     np.testing.assert_allclose(outputs_of(answer)[name], expected, rtol=1e-5, atol=1e-6)
 
 
@@ -63,7 +38,7 @@ async def test_each_selector_reaches_its_version(publish_model, start_server, se
     server.services.declarer.set_tag("magika", "stable", Version(3, 2, 0), actor="test", reason="")
     await server.services.manager.refresh()
     async with stub_of(server) as stub:
-        answer = await stub.Predict(request("magika", selector, **_inputs("magika", version, 0)))
+        answer = await stub.Predict(request("magika", selector, **random_inputs("magika", version, 0)))
     assert answer.route.version == version
 
 

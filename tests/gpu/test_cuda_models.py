@@ -1,17 +1,15 @@
 """Real models and every element type on CUDA: each answer is the one that ONNX Runtime gives on the CPU."""
 
 import asyncio
-from collections.abc import Mapping
 
 import ml_dtypes
 import numpy as np
-import onnxruntime as ort
 import pytest
-from numpy.typing import NDArray
 from onnx import TensorProto
 from semver import Version
 
 from onnx_models import bfloat16_cast, identity, scalar, string_identity
+from real_models import answer_of, direct_session, random_inputs
 from turnout.serving.providers import CUDA
 from wire import outputs_of, request, stub_of
 from zoo import WHEELS, fetch
@@ -27,14 +25,12 @@ async def test_every_real_model_answers_as_on_the_cpu(publish_model, start_serve
         for model, version in WHEELS:
             entry = server.services.catalog.snapshot.models[model].versions[Version.parse(version)]
             assert entry.providers[0] == CUDA, entry.reason
-            given = [_inputs(model, version, seed) for seed in range(24)]
+            given = [random_inputs(model, version, seed) for seed in range(24)]
             answers = await asyncio.gather(*(stub.Predict(request(model, version, **inputs)) for inputs in given))
-            session = ort.InferenceSession(fetch(model, version), providers=["CPUExecutionProvider"])
-            names = [output.name for output in session.get_outputs()]
+            session = direct_session(fetch(model, version))
             for inputs, answer in zip(given, answers, strict=True):
                 got = outputs_of(answer)
-                expected = session.run(names, {name: np.asarray(value) for name, value in inputs.items()})
-                for name, value in zip(names, expected, strict=True):
+                for name, value in answer_of(session, inputs).items():
                     np.testing.assert_allclose(got[name], value, rtol=1e-3, atol=1e-3, err_msg=f"{model} {version}")
 
 
@@ -70,15 +66,3 @@ async def test_scalars_and_bfloat16_run_inside_a_model(publish_model, start_serv
         (single,) = outputs_of(await stub.Predict(request("single", x=given))).values()
     assert (twice.shape, float(twice)) == ((), 5.0)
     np.testing.assert_array_equal(single, [[1.5, -2.0]])
-
-
-def _inputs(model: str, version: str, seed: int) -> Mapping[str, NDArray]:
-    random = np.random.default_rng(seed)
-    if model == "silero":
-        return {
-            "input": random.standard_normal((1, 512)).astype(np.float32) * 0.1,
-            "state": random.standard_normal((2, 1, 128)).astype(np.float32),
-            "sr": np.int64(16000),
-        }
-    width, dtype = (1536, np.float32) if version == "1.0.0" else (2048, np.int32)
-    return {"bytes": random.integers(0, 256, (1, width)).astype(dtype)}

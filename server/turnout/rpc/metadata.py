@@ -11,7 +11,8 @@ from typing import Any, Protocol, TypeAlias
 
 import grpc
 
-from turnout.routing.preferences import Pairs
+from turnout.routing.preferences import Pairs, PreferenceReader
+from turnout.telemetry.tracing.context import TRACEPARENT
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
@@ -46,15 +47,17 @@ class Attentive:
 class Methods(grpc.GenericRpcHandler):
     """Finds the handlers of one service."""
 
-    def __init__(self, service: str, handlers: "Mapping[str, Handler | Attentive]", keys: frozenset[str]) -> None:
+    def __init__(
+        self, service: str, handlers: "Mapping[str, Handler | Attentive]", preferences: PreferenceReader
+    ) -> None:
         """Prepares.
 
         Args:
             service: Its full name.
             handlers: By name of the method.
-            keys: Of metadata, in lower case, that say something.
+            preferences: Tells by which keys of metadata a call asks for something; a trace's is known here.
         """
-        self._keys = keys
+        self._keys = preferences.keys | {TRACEPARENT}
         self._plain: dict[str, Handler] = {}
         self._reading: dict[str, Handler] = {}
         for name, handler in handlers.items():

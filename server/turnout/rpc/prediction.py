@@ -11,7 +11,7 @@ from turnout.rpc.metadata import Attentive, Methods
 from turnout.rpc.multiplex import Multiplexer, TracedMultiplexer
 from turnout.rpc.tracing import traced
 from turnout.serving.inference import Inference
-from turnout.telemetry.tracing.context import TRACEPARENT, read
+from turnout.telemetry.tracing.context import read
 from turnout.telemetry.tracing.tracer import Tracer
 from turnout_proto.v1 import prediction_pb2 as pb
 
@@ -49,7 +49,7 @@ class PredictionMethods:
                 "Predict": Attentive.of(predict, lambda b: unary(b, pb.PredictRequest, pb.PredictResponse)),
                 "PredictStream": streaming(self.predict_stream, pb.PredictStreamRequest, pb.PredictStreamResponse),
             },
-            self._preferences.keys | {TRACEPARENT},
+            self._preferences,
         )
 
     async def predict(

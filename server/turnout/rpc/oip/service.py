@@ -19,7 +19,6 @@ from turnout.rpc.oip.repository import RepositoryMethods, VersionControl
 from turnout.rpc.tracing import traced
 from turnout.serving.catalog import Catalog
 from turnout.serving.inference import Inference, Router
-from turnout.telemetry.tracing.context import TRACEPARENT
 from turnout.telemetry.tracing.tracer import Tracer
 from turnout_proto.oip import inference_pb2
 
@@ -99,7 +98,7 @@ def oip_handler(
             )
         else:
             handlers[method.name] = make(behaviours[method.name], request, response)
-    return Methods(SERVICE_NAME, handlers, preferences.keys | {TRACEPARENT})
+    return Methods(SERVICE_NAME, handlers, preferences)
 
 
 def _guarded(method: Method) -> Callable[..., Awaitable[Any]]:
