@@ -5,9 +5,10 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -15,7 +16,7 @@ import onnx
 
 from load import Generator, Target
 from servers import HERE, matmul, publish_all
-from tables import Row, compare_pairs
+from tables import Row, compare_pairs, take_turns
 
 TITLE = "tiny model (64x64 MatMul) with tracing on against tracing off, both in one process"
 IN_FLIGHT = 16
@@ -58,15 +59,14 @@ def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -
     rows: list[Row] = []
     with _collector() as endpoint:
         for share, factor in ((0.1, 1), (0, 4), (1, 4)):
-            pairs = _Pairs(scratch / "models", generator, endpoint, share)
+            start = partial(_two_servers, scratch / "models", generator, endpoint, share)
             for mode in ("unary", "stream"):
-                found = pairs.measure(mode, windows * _PAIRS // factor)
+                found = _pairs(start, mode, windows * _PAIRS // factor)
                 name = f"{mode}, {share:.0%} traced"
                 rates = [(theirs.rps, ours.rps) for theirs, ours in found]
                 costs = [(theirs.cpu_us, ours.cpu_us) for theirs, ours in found]
                 rows.append(compare_pairs(name, rates, 0.97 if share == 0.1 else None))
                 rows.append(compare_pairs(f"{name}: CPU", costs, None, "us/request", at_least=False))
-            pairs.close()
     return rows
 
 
@@ -78,80 +78,75 @@ class _Window:
     cpu_us: float
 
 
-class _Pairs:
-    """Measures two servers of one process in turn, while both run the model on the event loop.
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """One of the servers of a process."""
+
+    grpc: str
+    http: str
+    pid: int
+    generator: Generator
+
+    def window(self, mode: str, seconds: float = _SECONDS) -> _Window:
+        before = _cpu_seconds(self.pid)
+        load = self.generator.run(Target(self.grpc, "tiny", "", "x", "f32", "1,64"), mode, IN_FLIGHT, seconds)
+        return _Window(load.rps, (_cpu_seconds(self.pid) - before) / load.answers * 1e6)
+
+    def metric(self, name: str, label: str = "") -> float:
+        """Returns the sum of a metric's samples, of those that have the label where one is given."""
+        with urlopen(f"http://{self.http}/metrics", timeout=30) as answer:
+            text = answer.read().decode()
+        samples = re.findall(rf"^{name}{{(.*)}} (\S+)$", text, re.MULTILINE)
+        return sum(float(n) for labels, n in samples if label in labels)
+
+
+def _pairs(
+    start: Callable[[], AbstractContextManager[tuple[_Server, _Server]]], mode: str, count: int
+) -> list[tuple[_Window, _Window]]:
+    """Returns pairs of windows, without tracing and with, while both servers run the model on the event loop.
 
     A run that takes too long moves the model to threads for good. On a busy machine that happens to one server and not
-    to another, and would be all that is seen. Such a pair is measured again, in a new process.
+    to another, and would be all that is seen. What such a process showed is measured again, in a new one.
     """
+    pairs: list[tuple[_Window, _Window]] = []
+    tries = 0
+    while len(pairs) < count:
+        with start() as (off, on):
+            wanted = min(_PAIRS_OF_A_PROCESS, count - len(pairs))
+            seen = take_turns(lambda off=off: off.window(mode), lambda on=on: on.window(mode), wanted)
+            if not any(server.metric("turnout_queue_duration_seconds_sum") for server in (off, on)):
+                pairs += seen
+                continue
+        tries += 1
+        if tries > _TRIES:
+            raise SystemExit("the machine is too busy: the model does not stay on the event loop")
+    return pairs
 
-    def __init__(self, models: Path, generator: Generator, endpoint: str, share: float) -> None:
-        self._models, self._generator, self._share = models, generator, share
-        self._tracing = {"tracing": {"endpoint": endpoint, "sample_ratio": share}}
-        self._stack = ExitStack()
-        self._process: subprocess.Popen[str] | None = None
-        self._servers: Sequence[dict[str, str]] = ()
 
-    def measure(self, mode: str, count: int) -> list[tuple[_Window, _Window]]:
-        """Returns pairs of windows, without tracing and with; who comes first takes turns too."""
-        pairs: list[tuple[_Window, _Window]] = []
-        tries = 0
-        while len(pairs) < count:
-            if self._process is None or (pairs and len(pairs) % _PAIRS_OF_A_PROCESS == 0):
-                self.close()
-                self._start()
-            one, other = (0, 1) if len(pairs) % 2 else (1, 0)
-            first, second = self._window(one, mode, _SECONDS), self._window(other, mode, _SECONDS)
-            if any(_metric(server, "turnout_queue_duration_seconds_sum") for server in self._servers):
-                tries += 1
-                if tries > _TRIES:
-                    raise SystemExit("the machine is too busy: the model does not stay on the event loop")
-                self.close()
-            else:
-                pairs.append((first, second) if one == 0 else (second, first))
-        return pairs
-
-    def close(self) -> None:
-        """Ends the process. One that drops spans would be a cheap one."""
-        if self._servers:
-            tracing = self._servers[1]
-            lost = [_metric(tracing, "turnout_trace_spans_total", o) for o in ("dropped", "rejected", "failed")]
-            if any(lost) or (self._share and not _metric(tracing, "turnout_trace_spans_total", "exported")):
+@contextmanager
+def _two_servers(models: Path, generator: Generator, endpoint: str, share: float) -> Iterator[tuple[_Server, _Server]]:
+    """Starts a process of two servers, without tracing and with. One that drops spans would be a cheap one."""
+    tracing = {"tracing": {"endpoint": endpoint, "sample_ratio": share}}
+    command = [sys.executable, str(HERE / "together.py"), str(models), "{}", json.dumps(tracing)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            addresses = json.loads(process.stdout.readline())
+            off, on = (_Server(a["grpc"], a["http"], process.pid, generator) for a in addresses)
+            for server in (off, on):
+                for mode in ("unary", "stream"):
+                    server.window(mode, 0.5)
+            yield off, on
+            lost = [on.metric("turnout_trace_spans_total", o) for o in ("dropped", "rejected", "failed")]
+            if any(lost) or (share and not on.metric("turnout_trace_spans_total", "exported")):
                 raise SystemExit(f"spans were lost: {lost}")
-        self._stack.close()
-        self._process, self._servers = None, ()
-
-    def _window(self, server: int, mode: str, seconds: float) -> _Window:
-        assert self._process is not None
-        before = _cpu_seconds(self._process.pid)
-        load = self._generator.run(_target(self._servers[server]["grpc"]), mode, IN_FLIGHT, seconds)
-        return _Window(load.rps, (_cpu_seconds(self._process.pid) - before) / load.answers * 1e6)
-
-    def _start(self) -> None:
-        command = [sys.executable, str(HERE / "together.py"), str(self._models), "{}", json.dumps(self._tracing)]
-        process = self._stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-        self._stack.callback(process.kill)
-        assert process.stdout is not None
-        self._process, self._servers = process, json.loads(process.stdout.readline())
-        for server in (0, 1):
-            for mode in ("unary", "stream"):
-                self._window(server, mode, 0.5)
-
-
-def _target(address: str) -> Target:
-    return Target(address, "tiny", "", "x", "f32", "1,64")
+        finally:
+            process.kill()
 
 
 def _cpu_seconds(pid: int) -> float:
     user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
-
-
-def _metric(server: dict[str, str], name: str, label: str = "") -> float:
-    """Returns the sum of a metric's samples, of those that have the label where one is given."""
-    with urlopen(f"http://{server['http']}/metrics", timeout=30) as answer:
-        text = answer.read().decode()
-    return sum(float(n) for labels, n in re.findall(rf"^{name}{{(.*)}} (\S+)$", text, re.MULTILINE) if label in labels)
 
 
 @contextmanager
