@@ -197,7 +197,7 @@ class Lane:
             answers = await self._execute(handle, fitting, for_shadow=True)
         except NotLoaded:
             for _ in batch:
-                self.ledger.drop("not_ready")
+                self.ledger.drop("closed" if self.closed else "not_ready")
             return
         for copy, answer in zip(fitting, answers, strict=True):
             if isinstance(answer, TurnoutError):
@@ -244,7 +244,13 @@ class Lane:
         return [name for name in copy.names if handle.manifest.signature.output(name) is not None]
 
     async def _runner(self, handle: VersionHandle, for_shadow: bool) -> CopyRunner:
-        """Returns what runs copies on a version; made at first use, and again where the version was loaded anew."""
+        """Returns what runs copies on a version; made at first use, and again where the version was loaded anew.
+
+        Raises:
+            NotLoaded: The lane was closed meanwhile: what it would make, nobody would close.
+        """
+        if self.closed:
+            raise NotLoaded(self.closed)
         known = self._runners.get(for_shadow)
         if known is None or known[0] is not handle:
             if known is not None:
@@ -266,7 +272,9 @@ class Lane:
         if self.ledger.compare(comparison, copy.epoch, copy.offered, lag):
             self.ledger.keep(Disagreement(copy.request_id, datetime.now(UTC), comparison, self._kept(copy)))
         self._noise_due += self._settings.noise_rate
-        if self._noise_due >= 1.0 and (baseline := self._parts.find(self.pair.baseline)) is not None:
+        if self.closed or self._noise_due < 1.0:
+            return
+        if (baseline := self._parts.find(self.pair.baseline)) is not None:
             self._noise_due -= 1.0
             (again,) = await self._execute(baseline, [copy], for_shadow=False)
             if not isinstance(again, TurnoutError):

@@ -24,6 +24,8 @@ _GRACE_SECONDS = 2.0
 _MAX_CRASHES = 5
 """Crashes in a row after which a child is not started again: each start costs a load."""
 
+_CLOSED = "its process was ended"
+
 
 class CopyRunner(Protocol):
     """Runs copies.
@@ -135,6 +137,8 @@ class ProcessRunner:
         # Of ordinary priority: all that this thread does is to copy tensors; the child lowers its own.
         self._workers = Workers(f"shadow-{name}", 1, low_priority=False)
         self._child: IsolatedSession | None = None
+        self._closed = False
+        self._changing = threading.Lock()
         self._crashes = 0
 
     async def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
@@ -144,19 +148,19 @@ class ProcessRunner:
         return values
 
     def close(self) -> None:
-        """Ends the child."""
+        """Ends the child; one that is being started ends as soon as it is up."""
         self._workers.close()
-        if self._child is not None:
+        with self._changing:
+            self._closed = True
+            child, self._child = self._child, None
+        if child is not None:
             # It waits for the child a little, and the loop has better to do.
-            threading.Thread(target=self._child.close, name="shadow child ends", daemon=True).start()
+            threading.Thread(target=child.close, name="shadow child ends", daemon=True).start()
 
     def _run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         try:
-            if self._child is None:
-                self._child = self._start()
-            elif not self._child.alive:
-                self._child.restart()
-            values = self._child.run(inputs, outputs, self._timeout)
+            child = self._running_child()
+            values = child.run(inputs, outputs, self._timeout)
         except (ModelCrashed, ModelTimedOut) as error:
             self._crashes += 1
             if self._crashes >= _MAX_CRASHES:
@@ -167,6 +171,22 @@ class ProcessRunner:
             raise
         self._crashes = 0
         return values
+
+    def _running_child(self) -> IsolatedSession:
+        """Returns the child, started where it is not there or has died."""
+        if self._closed:
+            raise ModelCrashed(_CLOSED)
+        if (child := self._child) is not None:
+            if not child.alive:
+                child.restart()
+            return child
+        child = self._start()
+        with self._changing:
+            if not self._closed:
+                self._child = child
+                return child
+        child.close()
+        raise ModelCrashed(_CLOSED)
 
 
 def _result(future: "asyncio.Future[object]", value: object) -> Callable[[], None]:
