@@ -3,8 +3,8 @@
     python benchmarks/soak.py answers MODEL.onnx ... [--answers 10000]
     python benchmarks/soak.py lifecycle [--requests 200000]
 
-`answers` serves each model with the default configuration and has eight clients send requests of one row; each answer is
-held against ONNX Runtime's own for that request alone. `lifecycle` publishes, releases, loads, unloads, yanks and moves
+`answers` serves each model with the default configuration (`--queued`: nothing inline, batches wait for company) and has
+eight clients send requests of one row; each answer is held against ONNX Runtime's own for that request alone. `lifecycle` publishes, releases, loads, unloads, yanks and moves
 tags for as long as clients ask by every kind of selector. Exit status 1 if an answer was wrong or a request failed.
 """
 
@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import os
 import sys
 import tempfile
 import time
@@ -39,6 +40,12 @@ from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
 CLIENTS = 8
 WORDS = ["the", "a", "an", "Cat", "of", "", "mat", "THE", "dog"]
 SYMBOLIC_SIZE = 4
+QUEUED = {
+    "TURNOUT_RUNTIME__INLINE_THRESHOLD_US": "0",
+    "TURNOUT_RUNTIME__RUNNERS": "1",
+    "TURNOUT_BATCHING__MAX_DELAY_MS": "20",
+    "TURNOUT_BATCHING__ONLY_WHERE_IT_PAYS": "false",
+}
 
 
 def main() -> int:
@@ -47,26 +54,27 @@ def main() -> int:
     scenes = parser.add_subparsers(dest="scene", required=True)
     answers = scenes.add_parser("answers", help="every answer against ONNX Runtime's own")
     answers.add_argument("models", nargs="+", type=Path)
+    answers.add_argument("--queued", action="store_true", help="nothing inline, and batches wait for company")
     answers.add_argument("--answers", type=int, default=10_000, help="of each model")
     lifecycle = scenes.add_parser("lifecycle", help="changes under load")
     lifecycle.add_argument("--requests", type=int, default=200_000)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="turnout-soak-") as scratch:
         if arguments.scene == "answers":
-            outcome = check_answers(Path(scratch), arguments.models, arguments.answers)
+            outcome = check_answers(Path(scratch), arguments.models, arguments.answers, queued=arguments.queued)
         else:
             outcome = check_lifecycle(Path(scratch), arguments.requests)
     print(json.dumps(outcome, indent=1))
     return 1 if outcome["wrong"] or outcome["failed"] else 0
 
 
-def check_answers(scratch: Path, files: list[Path], count: int) -> dict[str, object]:
+def check_answers(scratch: Path, files: list[Path], count: int, *, queued: bool) -> dict[str, object]:
     """Serves `files`, each as a model of its own, and counts the answers that are not those of a run alone."""
     repository = scratch / "models"
     publish_all(repository, {(file.stem.lower(), "1.0.0"): file for file in files})
     told: dict[str, object] = {}
     wrong = failed = 0
-    with turnout(repository) as server:
+    with turnout(repository, os.environ | QUEUED if queued else None) as server:
         for file in files:
             seen = asyncio.run(_ask(server, file, count))
             told[file.stem] = dict(seen)
@@ -116,7 +124,7 @@ def _same(got: Array, expected: Array) -> bool:
 
 
 def _one_row(signature: Signature, rng: np.random.Generator) -> dict[str, Array]:
-    """Makes inputs of one row: the first free dimension has size 1, every other one some small size of the request's."""
+    """Makes inputs of one row: a free dimension in front has size 1, any other one some small size of the request's."""
     sizes: dict[str, int] = {}
     return {spec.name: _values(spec, rng, sizes) for spec in signature.inputs if not spec.has_default}
 
@@ -139,7 +147,7 @@ def _values(spec: TensorSpec, rng: np.random.Generator, sizes: dict[str, int]) -
 
 
 def check_lifecycle(scratch: Path, count: int) -> dict[str, object]:
-    """Changes what is served by every means while clients ask; counts requests that failed, and changes that were made."""
+    """Changes what is served by every means while clients ask; counts requests that failed, and changes."""
     repository = scratch / "models"
     file = scratch / "1.0.0.onnx"
     onnx.save(matmul(seed=0), file)
