@@ -3,9 +3,10 @@
     python benchmarks/soak.py answers MODEL.onnx ... [--answers 10000]
     python benchmarks/soak.py lifecycle [--requests 200000]
 
-`answers` serves each model with the default configuration (`--queued`: nothing inline, batches wait for company) and has
-eight clients send requests of one row; each answer is held against ONNX Runtime's own for that request alone. `lifecycle` publishes, releases, loads, unloads, yanks and moves
-tags for as long as clients ask by every kind of selector. Exit status 1 if an answer was wrong or a request failed.
+`answers` serves each model with the default configuration (`--queued`: nothing inline, batches wait for company),
+and eight clients send requests of one row; each answer is held against ONNX Runtime's own for it alone. `lifecycle`
+publishes, releases, loads, unloads, yanks and moves tags for as long as clients ask by every kind of selector.
+Exit status 1 if an answer was wrong or a request failed.
 """
 
 import argparse
