@@ -18,6 +18,10 @@ Line = tuple[Hashable, ...]
 """What requests must have in common to share a run; they wait in one line."""
 
 
+class BatchSizeMismatch(Exception):
+    """A run of several requests gave an output whose size is not the sum of theirs: whose rows are whose is unknown."""
+
+
 def shape_of(plan: BatchPlan, inputs: Mapping[str, Array]) -> tuple[Line, int] | None:
     """Returns the line that a request waits in, and its rows.
 
@@ -66,9 +70,18 @@ def split(
         outputs: Of the run, by name.
         rows: Of each request, in the order they were joined.
         wanted: Names of the outputs of each request, in its order.
+
+    Raises:
+        BatchSizeMismatch: An output of a joined run does not add up; none of its outputs may be given to anybody.
     """
     if len(rows) == 1:
         return [[outputs[name] for name in wanted[0]]]
+    total = sum(rows)
+    for name, axis in plan.output_axes.items():
+        array = outputs.get(name)
+        if array is not None and (array.ndim <= axis or array.shape[axis] != total):
+            got = f"{array.shape[axis]} rows" if array.ndim > axis else f"the shape {list(array.shape)}"
+            raise BatchSizeMismatch(f"output {name} had {got} of {total}")
     answers: list[list[Array]] = []
     start = 0
     for count, names in zip(rows, wanted, strict=True):
