@@ -122,7 +122,7 @@ async def test_quick_models_run_without_a_thread_and_count_all_the_same(publish_
             np.testing.assert_array_equal(outputs_of(answer)["y"], 2 * x)
             assert (answer.timing.queue_us, answer.timing.batch_rows) == (0, rows)
     assert _batches(server) == (2, 4.0)
-    assert not _handle(server)._batchers[""]._threads
+    assert not _handle(server)._batchers[""].runners
 
 
 async def test_control_flow_never_runs_on_the_event_loop(publish_model, start_server) -> None:
@@ -130,4 +130,4 @@ async def test_control_flow_never_runs_on_the_event_loop(publish_model, start_se
     server = await start_server(runtime=Runtime(inline_threshold_us=1_000_000))
     async with stub_of(server) as stub:
         await stub.Predict(request("m", x=np.ones((1, 4), np.float32), n=np.int64(1)))
-    assert _handle(server)._batchers[""]._threads
+    assert _handle(server)._batchers[""].runners

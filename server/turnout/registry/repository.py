@@ -20,6 +20,7 @@ from turnout.registry.listing import Listing, Problem, Published, unpublished
 from turnout.registry.manifest import MANIFEST_FILE, MODEL_NAME, FileEntry
 from turnout.registry.names import check_model_name, is_exact_version
 from turnout.registry.staging import sweep
+from turnout.registry.versions import Precedence, precedence
 
 MAX_MANIFEST_BYTES = 16 << 20
 
@@ -203,9 +204,9 @@ class Repository:
         return ModelNotFound.named(model, listing.models)
 
 
-def _place(published: Published) -> tuple[str, Version, str]:
+def _place(published: Published) -> tuple[str, Precedence, str]:
     # Build metadata has no part in precedence; the text makes the order of such twins one.
-    return published.manifest.model, published.manifest.version, str(published.manifest.version)
+    return published.manifest.model, precedence(published.manifest.version), str(published.manifest.version)
 
 
 def _names(directory: Path) -> list[str]:

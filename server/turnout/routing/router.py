@@ -39,18 +39,37 @@ Way = Route | Split
 
 @dataclass(slots=True, eq=False)
 class _Resolutions:
-    """What was worked out about one state of the world so far; it goes when that does.
+    """What was worked out about one state of the world so far.
+
+    When that changes, what was worked out about models that did not change is taken along.
 
     Attributes:
         snapshot, policies: The state of the world.
         ways: By model and selector, as written; successes only.
+        named: The version that a selector names, or the error that none is; by model, selector as written, and
+            whether one that is ready goes first.
         indexes: By model.
     """
 
     snapshot: CatalogSnapshot
     policies: Mapping[str, AppliedPolicy]
     ways: dict[tuple[str, str], Way] = field(default_factory=dict)
+    named: dict[tuple[str, str, bool], Version | VersionNotFound] = field(default_factory=dict)
     indexes: dict[str, VersionIndex] = field(default_factory=dict)
+
+    def follow(self, snapshot: CatalogSnapshot, policies: Mapping[str, AppliedPolicy]) -> "_Resolutions":
+        """Starts over with a new state of the world."""
+        if policies is not self.policies:
+            return _Resolutions(snapshot, policies)
+        before = self.snapshot.models
+        same = {name for name, model in snapshot.models.items() if before.get(name) is model}
+        return _Resolutions(
+            snapshot,
+            policies,
+            {key: way for key, way in self.ways.items() if key[0] in same},
+            {key: version for key, version in self.named.items() if key[0] in same},
+            {name: index for name, index in self.indexes.items() if name in same},
+        )
 
     def entry(self, model: str, selector: Selector, *, prefer_ready: bool) -> VersionEntry:
         """Returns the version that the selector names. Raises as `Router.describe`."""
@@ -67,10 +86,26 @@ class _Resolutions:
         policy = applied.state.policy if applied else None
         if policy is not None and eligible(selector, policy) is not None:
             return _baseline(known, policy)
-        index = self.indexes.get(model)
-        if index is None:
-            index = self.indexes[model] = _index(known)
-        return known.versions[resolve(selector, index, prefer_ready=prefer_ready)]
+        return known.versions[self._resolve(known, selector, prefer_ready=prefer_ready)]
+
+    def _resolve(self, known: ModelEntry, selector: Selector, *, prefer_ready: bool) -> Version:
+        """Resolves each selector once: a range has to be held against every version that might satisfy it."""
+        key = known.name, str(selector), prefer_ready
+        found = self.named.get(key)
+        if found is None:
+            index = self.indexes.get(known.name)
+            if index is None:
+                index = self.indexes[known.name] = _index(known)
+            try:
+                found = resolve(selector, index, prefer_ready=prefer_ready)
+            except VersionNotFound as error:
+                found = VersionNotFound(error.message)
+            if len(self.named) >= MAX_ROUTES:
+                self.named.clear()
+            self.named[key] = found
+        if isinstance(found, VersionNotFound):
+            raise VersionNotFound(found.message)  # a new one each time, since raising one adds to it
+        return found
 
 
 class PolicyRouter:
@@ -113,7 +148,7 @@ class PolicyRouter:
         """
         resolutions = self._resolutions
         if resolutions.snapshot is not self._catalog.snapshot or resolutions.policies is not self._policies.current:
-            resolutions = self._start_over()
+            resolutions = self._current()
         way = resolutions.ways.get((model, selector))
         if way is None:
             way = self._find(resolutions, model, selector)
@@ -124,8 +159,9 @@ class PolicyRouter:
 
     def way(self, model: str, selector: str) -> Way:
         """Returns where requests for a selector go, without sending one. Raises as `route`."""
-        resolutions = self._start_over()
-        return self._find(resolutions, model, selector)
+        resolutions = self._current()
+        way = resolutions.ways.get((model, selector))
+        return self._find(resolutions, model, selector) if way is None else way
 
     def describe(self, model: str, selector: str) -> VersionEntry:
         """Returns the version that the selector names, whatever its state; a range names its highest, ready or not.
@@ -134,13 +170,14 @@ class PolicyRouter:
             InvalidSelector: The selector does not parse.
             ModelNotFound, VersionNotFound: It parses and nothing answers it.
         """
-        resolutions = self._resolutions
-        if resolutions.snapshot is not self._catalog.snapshot or resolutions.policies is not self._policies.current:
-            resolutions = self._start_over()
+        resolutions = self._current()
         return resolutions.entry(model, parse(selector), prefer_ready=False)
 
-    def _start_over(self) -> _Resolutions:
-        resolutions = self._resolutions = _Resolutions(self._catalog.snapshot, self._policies.current)
+    def _current(self) -> _Resolutions:
+        """Returns what is worked out about the state of the world of now."""
+        resolutions, snapshot, policies = self._resolutions, self._catalog.snapshot, self._policies.current
+        if resolutions.snapshot is not snapshot or resolutions.policies is not policies:
+            resolutions = self._resolutions = resolutions.follow(snapshot, policies)
         return resolutions
 
     def _find(self, resolutions: _Resolutions, model: str, selector: str) -> Way:

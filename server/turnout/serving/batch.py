@@ -7,7 +7,6 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
-from turnout.errors import ModelFailure
 from turnout.serving.batchability import BatchPlan
 from turnout.serving.tensor import Array
 
@@ -15,15 +14,12 @@ _SHARED_VALUE_BYTES = 256
 """Inputs outside the batch are compared by value, so they must be small (a sampling rate, a threshold)."""
 
 
-class BatchSizeMismatch(ModelFailure):
-    """An output of a joined run has another size than the rows of its requests: nobody knows whose they are.
-
-    Never an answer: the run is worth nothing, and the version must not be batched.
-    """
-
-
 Line = tuple[Hashable, ...]
 """What requests must have in common to share a run; they wait in one line."""
+
+
+class BatchSizeMismatch(Exception):
+    """A run of several requests gave an output whose size is not the sum of theirs: whose rows are whose is unknown."""
 
 
 def shape_of(plan: BatchPlan, inputs: Mapping[str, Array]) -> tuple[Line, int] | None:
@@ -76,7 +72,7 @@ def split(
         wanted: Names of the outputs of each request, in its order.
 
     Raises:
-        BatchSizeMismatch: An output does not have the sum of `rows` along its batch axis.
+        BatchSizeMismatch: An output of a joined run does not add up; none of its outputs may be given to anybody.
     """
     if len(rows) == 1:
         return [[outputs[name] for name in wanted[0]]]
@@ -84,9 +80,8 @@ def split(
     for name, axis in plan.output_axes.items():
         array = outputs.get(name)
         if array is not None and (array.ndim <= axis or array.shape[axis] != total):
-            raise BatchSizeMismatch(
-                f"output {name} of a run of {total} rows has shape {list(array.shape)}, expected {total} at axis {axis}"
-            )
+            got = f"{array.shape[axis]} rows" if array.ndim > axis else f"the shape {list(array.shape)}"
+            raise BatchSizeMismatch(f"output {name} had {got} of {total}")
     answers: list[list[Array]] = []
     start = 0
     for count, names in zip(rows, wanted, strict=True):

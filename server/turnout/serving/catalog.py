@@ -66,9 +66,9 @@ class VersionEntry:
         return self.manifest.version
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ModelEntry:
-    """One model as the server sees it now.
+    """One model as the server sees it now; it is the same object in each snapshot until something of it changes.
 
     Attributes:
         name: Its name.

@@ -6,14 +6,14 @@ under way, and frees the sessions.
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from turnout.config import ModelSettings
 from turnout.errors import InputsRefused, ModelCrashed, ModelFailure, ModelTimedOut, NotLoaded, TurnoutError
 from turnout.registry.manifest import Manifest
 from turnout.serving.arms import Arms
-from turnout.serving.batcher import Answer, Batcher, QueueBounds
+from turnout.serving.batcher import Answer, Batcher, PlanInForce, QueueBounds
 from turnout.serving.loader import LoadedVersion
 from turnout.serving.memory import give_back
 from turnout.serving.tensor import Array
@@ -42,8 +42,22 @@ class VersionHandle:
     """
 
     def __init__(
-        self, manifest: Manifest, loaded: LoadedVersion, settings: ModelSettings, recorder: VersionRecorder
+        self,
+        manifest: Manifest,
+        loaded: LoadedVersion,
+        settings: ModelSettings,
+        recorder: VersionRecorder,
+        on_demoted: Callable[[str], None] = lambda reason: None,
     ) -> None:
+        """Puts a version into service.
+
+        Args:
+            manifest: Of the version.
+            loaded: What the loader brought.
+            settings: Of its model.
+            recorder: What is counted about the version.
+            on_demoted: Told, once, why its requests share runs no more: an output of one did not add up.
+        """
         self.manifest = manifest
         self.loaded: LoadedVersion | None = loaded
         self.recorder = recorder
@@ -57,6 +71,9 @@ class VersionHandle:
         required = [spec.name for spec in manifest.signature.inputs if not spec.has_default]
         axes = loaded.plan.input_axes if loaded.plan.max_rows else {}
         self._row_axis = next(((name, axes[name]) for name in required if name in axes), None)
+        self._in_force = PlanInForce(loaded.plan)
+        self._demoted = False
+        self._on_demoted = on_demoted
         self._inflight = 0
         self._guests = 0
         self._closing = False
@@ -231,11 +248,20 @@ class VersionHandle:
         name = f"{self.manifest.model}@{self.manifest.version}"
         return Batcher(
             f"{name}-{lane}" if lane else name,
-            self.loaded.plan,
+            self._in_force,
             self._bounds,
             self.loaded.runners,
             self.recorder.batch_rows.observe,
+            self._demote,
         )
+
+    def _demote(self, reason: str) -> None:
+        """Notes that an output of a joined run did not add up; the lanes put no more requests together already."""
+        if not self._demoted:
+            self._demoted = True
+            self._row_axis = None
+            self.recorder.demoted += 1
+            self._on_demoted(reason)
 
     def _left(self) -> None:
         if self._closing and not self._inflight and not self._guests:

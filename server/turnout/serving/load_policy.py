@@ -10,6 +10,7 @@ from semver import Version
 
 from turnout.config import Load, LoadAll, LoadLatest
 from turnout.registry.standing import Declarations, Standing
+from turnout.registry.versions import highest_first
 from turnout.serving.lifecycle import LifecycleState
 
 Resolve = Callable[[str, Sequence[Version], Declarations], Version | None]
@@ -65,7 +66,7 @@ def _configured(load: Load, versions: Sequence[Version], declarations: Declarati
     if isinstance(load, LoadAll):
         return set(versions)
     if isinstance(load, LoadLatest):
-        return set(sorted(versions)[-load.count :])
+        return set(highest_first(versions)[: load.count])
     found = (resolve(selector, versions, declarations) for selector in load.selectors)
     return {version for version in found if version is not None}
 
@@ -78,6 +79,8 @@ def moves(wanted: set[Version], states: Mapping[Version, LifecycleState]) -> Mov
     """
     loadable = {LifecycleState.NEW, LifecycleState.UNLOADED}
     return Moves(
-        load=tuple(v for v in sorted(states, reverse=True) if v in wanted and states[v] in loadable),
-        unload=tuple(v for v in sorted(states, reverse=True) if v not in wanted and states[v] is LifecycleState.READY),
+        load=tuple(highest_first(v for v, state in states.items() if state in loadable and v in wanted)),
+        unload=tuple(
+            highest_first(v for v, state in states.items() if state is LifecycleState.READY and v not in wanted)
+        ),
     )

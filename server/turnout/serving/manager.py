@@ -5,7 +5,7 @@ and starts loads and unloads beside the traffic. Each version's state moves only
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -28,6 +28,7 @@ from turnout.registry.manifest import MANIFEST_FILE
 from turnout.registry.repository import Repository
 from turnout.registry.standing import Declared
 from turnout.registry.trust import Trust
+from turnout.registry.versions import highest_first, known_version
 from turnout.serving.catalog import Catalog, CatalogSnapshot, Damaged, ModelEntry, VersionEntry
 from turnout.serving.handle import VersionHandle
 from turnout.serving.lifecycle import LifecycleState, step
@@ -75,10 +76,14 @@ class Manager:
         self._catalog = catalog
         self._metrics = metrics
         self._log = log
-        self._entries: dict[str, dict[Version, VersionEntry]] = {}
+        self._entries: dict[str, dict[Version, VersionEntry]] = {}  # the highest version first
+        self._stale: set[str] = set()  # models whose part of the catalog is older than `_entries`
+        self._moving: set[tuple[str, Version]] = set()
+        self._listing: Listing | None = None
+        self._told: dict[ModelEntry, tuple[KnownVersion, ...]] = {}
         self._declarations = Declared()
         self._asked: dict[str, dict[Version, bool]] = {}
-        self._present: set[tuple[str, Version]] = set()
+        self._present: dict[str, set[Version]] = {}
         self._damaged: dict[str, dict[Version, str]] = {}
         self._tasks: dict[tuple[str, Version], asyncio.Task[None]] = {}
         self._refreshing = asyncio.Lock()
@@ -98,23 +103,29 @@ class Manager:
             )
             if declared.revision != self._declarations.revision:
                 await self._look_again(declared)
-            self._declarations = declared
+                self._declare(declared)
             self._take_in(listing)
-            self.reconcile()
             self._begun = True
-            self._swap()
+            self.reconcile()
 
     def reconcile(self) -> None:
         """Drops what is gone from disk, starts the loads and unloads that are due, and swaps the catalog."""
-        if not self._closing:
-            self._drop_gone()
-            for model, entries in self._entries.items():
-                due = moves(self._wanted(model), {v: e.state for v, e in entries.items()})
-                for version in due.load:
-                    self._start(model, version, self._load(model, version), LifecycleState.LOADING)
-                for version in due.unload:
-                    self._start(model, version, self._unload(model, version), LifecycleState.DRAINING)
+        for model in list(self._entries):
+            self._reconcile(model)
         self._swap()
+
+    def _reconcile(self, model: str) -> None:
+        if self._closing:
+            return
+        self._drop_gone(model)
+        entries = self._entries.get(model)
+        if entries is None:
+            return
+        due = moves(self._wanted(model), {v: e.state for v, e in entries.items()})
+        for version in due.load:
+            self._start(model, version, self._load(model, version), LifecycleState.LOADING)
+        for version in due.unload:
+            self._start(model, version, self._unload(model, version), LifecycleState.DRAINING)
 
     async def load(self, model: str, version: Version) -> VersionEntry:
         """Loads a version, if it is not loaded, and waits until it is Ready.
@@ -162,7 +173,8 @@ class Manager:
         return dict.fromkeys(["cpu", *(device for handle in handles for device in handle.recorder.memory_bytes)])
 
     def sample(self) -> None:
-        """Copies what changes by itself into the recorders; called before a scrape."""
+        """Tells the recorders what is known now; called before a scrape."""
+        self._metrics.known = self._known()
         for entries in self._entries.values():
             for entry in entries.values():
                 if entry.handle is not None:
@@ -171,30 +183,53 @@ class Manager:
                     entry.handle.recorder.queue_fill = entry.handle.queue_fill
 
     def _wanted(self, model: str) -> set[Version]:
-        present = [version for version in self._entries[model] if (model, version) in self._present]
+        on_disk = self._present.get(model, set())
+        present = [version for version in self._entries[model] if version in on_disk]
         yanked = self._settings.routing.yanked_pins == "warn"
         wish = Wish(self._settings.for_model(model).load, self._asked.get(model, {}), yanked)
         chosen = wanted(wish, present, self._declarations.of(model), self._resolve)
         return chosen | (self._held(model).keys() & set(present))
 
+    def _declare(self, declared: Declared) -> None:
+        """Notes what was declared, for the versions that it is new of."""
+        before, self._declarations = self._declarations, declared
+        for model, entries in self._entries.items():
+            declarations = declared.of(model)
+            if declarations != before.of(model):
+                self._stale.add(model)
+                for version, entry in entries.items():
+                    if (standing := declarations.standing(version)) is not entry.standing:
+                        entries[version] = replace(entry, standing=standing)
+
     def _take_in(self, listing: Listing) -> None:
         """Notes what exists on disk. A version in memory stays what it was when it was loaded."""
-        self._present = set()
+        if self._listing is not None and listing == self._listing:
+            return  # a scan keeps what did not change, and so this compares by identity
+        self._listing = listing
+        self._present = {}
         self._damaged = {}
         for problem in listing.problems:
             if problem.damaged:
-                version = Version.parse(problem.version)
+                version = known_version(problem.version)
                 self._damaged.setdefault(problem.model, {})[version] = problem.reason
                 if version in self._entries.get(problem.model, {}):
-                    self._present.add((problem.model, version))
+                    self._present.setdefault(problem.model, set()).add(version)
+        grown: set[str] = set()
         for item in listing.published:
             model, version = item.manifest.model, item.manifest.version
-            self._present.add((model, version))
+            self._present.setdefault(model, set()).add(version)
             entries = self._entries.setdefault(model, {})
             known = entries.get(version)
-            if known is None or (known.digest != item.digest and known.state in _NOT_IN_MEMORY):
+            if known is not None and known.digest != item.digest and known.state not in _NOT_IN_MEMORY:
+                self._listing = None  # it is to be looked at again when the version has left the memory
+            elif known is None or known.digest != item.digest:
                 standing = self._declarations.of(model).standing(version)
                 entries[version] = VersionEntry(item.manifest, item.digest, standing, LifecycleState.NEW)
+                grown.add(model)
+        for model in grown:
+            entries = self._entries[model]
+            self._entries[model] = {version: entries[version] for version in highest_first(entries)}
+        self._stale |= grown
 
     async def _look_again(self, declared: Declared) -> None:
         """Has versions loaded anew that are fit by now: somebody signed them, or recorded their publication."""
@@ -208,20 +243,23 @@ class Manager:
             if (recorded or entry in signed) and self._entries.get(model, {}).get(version) is entry:
                 fresh = VersionEntry(entry.manifest, entry.digest, entry.standing, LifecycleState.NEW)
                 self._entries[model][version] = fresh
+                self._stale.add(model)
 
     def _trusted(self, entry: VersionEntry) -> bool:
         """Tells whether a version may be served as far as its signatures go."""
         trust = Trust.of(self._settings.for_model(entry.manifest.model).signing)
         return not trust.fault(trust.signed(self._repository, Published(entry.manifest, entry.digest)))
 
-    def _drop_gone(self) -> None:
+    def _drop_gone(self, model: str) -> None:
         """Forgets versions that are on disk no more; those in service are unloaded first, as nobody wants them."""
-        for model, entries in list(self._entries.items()):
-            for version, entry in list(entries.items()):
-                if (model, version) not in self._present and entry.state in _NOT_IN_MEMORY:
-                    del entries[version]
-            if not entries:
-                del self._entries[model]
+        entries, present = self._entries[model], self._present.get(model, set())
+        gone = [v for v, entry in entries.items() if entry.state in _NOT_IN_MEMORY and v not in present]
+        for version in gone:
+            del entries[version]
+        if gone:
+            self._stale.add(model)
+        if not entries:
+            del self._entries[model]
 
     async def _ask(self, model: str, version: Version, *, load: bool) -> VersionEntry:
         if version not in self._entries.get(model, {}):
@@ -250,8 +288,9 @@ class Manager:
             del self._tasks[model, version]
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log.error("lifecycle task died", model=model, version=str(version), exc_info=error)
-        if not self._closing:
-            self.reconcile()  # what was asked for meanwhile is due now
+        if model in self._entries:
+            self._reconcile(model)  # what was asked for meanwhile is due now
+            self._swap()
 
     async def _load(self, model: str, version: Version) -> None:
         entry = self._entries[model][version]
@@ -287,7 +326,9 @@ class Manager:
         self._metrics.server.loads[model, load_outcome(None)] += 1
         recorder.load_seconds = loaded.seconds
         recorder.memory_bytes = dict(loaded.memory_bytes)
-        handle = VersionHandle(entry.manifest, loaded, settings, recorder)
+        handle = VersionHandle(
+            entry.manifest, loaded, settings, recorder, lambda why: self._demoted(model, version, why)
+        )
         self._move(
             model, version, LifecycleState.READY, handle=handle, providers=loaded.providers,
             max_batch_rows=loaded.plan.max_rows, batching=loaded.plan.reason, load_seconds=loaded.seconds,
@@ -310,6 +351,12 @@ class Manager:
         )
         self._log.info("version unloaded", model=model, version=str(version))
 
+    def _demoted(self, model: str, version: Version, reason: str) -> None:
+        """Notes that a version's requests share runs no more; it stays so until it is loaded again."""
+        entry = self._entries[model][version]
+        self._put(replace(entry, max_batch_rows=0, batching=reason, reason=reason))
+        self._log.error("batching demoted", model=model, version=str(version), reason=reason)
+
     def _failed(self, entry: VersionEntry, error: TurnoutError) -> None:
         self._metrics.server.loads[entry.model, load_outcome(error)] += 1
         self._move(entry.model, entry.version, LifecycleState.FAILED, reason=error.message, failure=error)
@@ -325,32 +372,47 @@ class Manager:
 
     def _put(self, entry: VersionEntry) -> None:
         self._entries[entry.model][entry.version] = entry
+        self._stale.add(entry.model)
+        (self._moving.discard if entry.state.settled else self._moving.add)((entry.model, entry.version))
         self._swap()
 
     def _swap(self) -> None:
-        """Makes a new snapshot of what is known, and tells the recorders."""
-        models = {}
-        for model in sorted(self._entries):
-            declarations = self._declarations.of(model)
-            entries = {
-                version: replace(entry, standing=declarations.standing(version))
-                for version, entry in sorted(self._entries[model].items(), reverse=True)
-            }
-            models[model] = ModelEntry(model, entries, declarations)
-        self._metrics.known = [
-            KnownVersion(m.name, str(e.version), e.digest, str(e.state), load_outcome(e.failure) if e.failure else "")
-            for m in models.values()
-            for e in m.versions.values()
-        ] + [
-            KnownVersion(name, str(version), "", str(LifecycleState.FAILED), LoadOutcome.DIGEST_MISMATCH)
-            for name, damaged in self._damaged.items()
-            for version in damaged.keys() - self._entries.get(name, {}).keys()
-        ]
+        """Makes a new snapshot of what is known, if that changed. Models that did not are the same objects in both."""
         last = self._catalog.snapshot
-        settled = all(e.state.settled for m in models.values() for e in m.versions.values())
-        complete = last.complete or (self._begun and settled)
+        complete = last.complete or (self._begun and not self._moving)
         lost = {model: Damaged(reasons, self._declarations.of(model)) for model, reasons in self._damaged.items()}
+        if not self._stale and complete == last.complete and lost == last.damaged:
+            return
+        models = dict(last.models)
+        for model in self._stale:
+            if entries := self._entries.get(model):
+                models[model] = ModelEntry(model, dict(entries), self._declarations.of(model))
+            else:
+                models.pop(model, None)
+        self._stale.clear()
+        if models.keys() != last.models.keys():
+            models = {name: models[name] for name in sorted(models)}
         self._catalog.swap(CatalogSnapshot(models, last.generation + 1, complete, lost))
+
+    def _known(self) -> Sequence[KnownVersion]:
+        models = self._catalog.snapshot.models.values()
+        # Ten thousand versions take 10 ms to tell of, and few models change between two scrapes.
+        self._told = {
+            model: self._told[model] if model in self._told else tuple(map(_known_version, model.versions.values()))
+            for model in models
+        }
+        known = [version for told in self._told.values() for version in told]
+        damaged = [
+            KnownVersion(name, str(version), "", str(LifecycleState.FAILED), LoadOutcome.DIGEST_MISMATCH)
+            for name, reasons in self._damaged.items()
+            for version in reasons.keys() - self._entries.get(name, {}).keys()
+        ]
+        return known + damaged
+
+
+def _known_version(entry: VersionEntry) -> KnownVersion:
+    failure = load_outcome(entry.failure) if entry.failure else ""
+    return KnownVersion(entry.model, entry.version_text, entry.digest, str(entry.state), failure)
 
 
 def _unexpected(error: Exception) -> ModelFailure:

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, select
 
 from turnout.errors import ChangeRefused, NotFound
 from turnout.registry.standing import Declarations, Declared, Standing
+from turnout.registry.versions import known_version
 from turnout.state import audit, chain, events, migrations, policies, rollouts, schema
 from turnout.state.audit import Audit
 from turnout.state.chain import Head
@@ -93,16 +94,16 @@ class StateStore(Declaring):
         with self._database.reading() as connection:
             number = _revision(connection)
             for row in connection.execute(select(schema.standings)):
-                standings.setdefault(row.model, {})[Version.parse(row.version)] = Standing(row.standing)
+                standings.setdefault(row.model, {})[known_version(row.version)] = Standing(row.standing)
             for row in connection.execute(select(schema.tags)):
-                tags.setdefault(row.model, {})[row.tag] = Version.parse(row.version)
+                tags.setdefault(row.model, {})[row.tag] = known_version(row.version)
             yanked = [
                 (m, v) for m, known in standings.items() for v, is_so in known.items() if is_so is Standing.YANKED
             ]
             for (model, version), reason in yank_reasons(connection, yanked).items():
                 reasons.setdefault(model, {})[version] = reason
             for (model, text), digest in audit.published(connection).items():
-                digests.setdefault(model, {})[Version.parse(text)] = digest
+                digests.setdefault(model, {})[known_version(text)] = digest
         return Declared(
             number,
             {

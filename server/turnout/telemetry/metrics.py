@@ -108,6 +108,7 @@ class VersionRecorder:
         memory_bytes: By device (`cpu`, `cuda:0`).
         traffic_weight: By role and kind (`desired`, `applied`), 0 to 1.
         traffic_share: By role: share of the decisions of the policy's present epoch.
+        demoted: Times that it stopped sharing runs, since an output of one did not add up.
         scrapes_left: None while the version is known; else how many more scrapes show it.
     """
 
@@ -124,6 +125,7 @@ class VersionRecorder:
     memory_bytes: dict[str, int] = field(default_factory=dict)
     traffic_weight: dict[tuple[str, str], float] = field(default_factory=dict)
     traffic_share: dict[str, float] = field(default_factory=dict)
+    demoted: int = 0
     scrapes_left: int | None = None
 
     def role(self, role: str) -> RoleRecorder:
@@ -259,6 +261,11 @@ class Metrics:
         yield Family(
             "turnout_batch_size", "histogram", "Rows of each batch that ran.",
             [(v.labels, v.batch_rows) for v in versions if any(v.batch_rows.counts)],
+        )  # fmt: skip
+        yield Family(
+            "turnout_batching_demoted_total", "counter",
+            "Times that a version stopped sharing runs, since an output of one did not add up.",
+            [(v.labels, float(v.demoted)) for v in versions],
         )  # fmt: skip
         yield Family(
             "turnout_slo_exceeded_total", "counter",
