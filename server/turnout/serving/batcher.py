@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from turnout.errors import DeadlineExceeded, ModelFailure, NotLoaded, QueueFull, TurnoutError
 from turnout.serving.batch import Line, join, shape_of, split
 from turnout.serving.batchability import BatchPlan
-from turnout.serving.session import MakeRunner, Run
+from turnout.serving.session import EndableRun, MakeRunner, Run
 from turnout.serving.tensor import Array, memory_of
 
 _ALONE = "alone"
@@ -220,7 +220,7 @@ class Batcher:
         """On the event loop: the deadline of a request passed."""
         if not waiting.future.done():
             self._remove(waiting)
-            waiting.future.set_exception(DeadlineExceeded("the deadline passed before the answer was there"))
+            waiting.future.set_exception(_late())
 
     def _remove(self, waiting: _Waiting) -> None:
         """Takes a request out of the queue if it still waits there."""
@@ -310,7 +310,11 @@ class Batcher:
         names = list(dict.fromkeys(name for w in batch for name in w.outputs))
         start = time.monotonic()
         try:
-            values = run(join(self._plan, [w.inputs for w in batch]), names)
+            inputs = join(self._plan, [w.inputs for w in batch])
+            if isinstance(run, EndableRun):
+                values = run.run_unless(inputs, names, lambda: not any(map(_wanted, batch)))
+            else:
+                values = run(inputs, names)
             compute = time.monotonic() - start
             parts = split(
                 self._plan, dict(zip(names, values, strict=True)), [w.rows for w in batch], [w.outputs for w in batch]
@@ -331,10 +335,16 @@ class Batcher:
         )
 
     def _failed(self, run: Run, batch: Sequence[_Waiting], rows: int, error: TurnoutError) -> _Outcome:
-        """Answers a failed run: a batch is run again one by one, so that one bad request fails no other client's."""
+        """Answers a failed run: a batch is run again one by one, so that one bad request fails no other client's.
+
+        So is one whose run took down the process that it ran in; requests that nobody waits for any more are left out.
+        """
         if len(batch) == 1:
             return _Outcome(batch, rows, [error])
-        return _Outcome(batch, rows, [answer for w in batch for answer in self._execute(run, [w]).answers])
+        answers: list[Answer | TurnoutError] = []
+        for waiting in batch:
+            answers += self._execute(run, [waiting]).answers if _wanted(waiting) else [_late()]
+        return _Outcome(batch, rows, answers)
 
     def _deliver(self, outcome: _Outcome) -> None:
         """On the event loop: gives each request of a run its answer."""
@@ -347,6 +357,16 @@ class Batcher:
                 waiting.future.set_result(answer)
             else:
                 waiting.future.set_exception(answer)
+
+
+def _late() -> DeadlineExceeded:
+    return DeadlineExceeded("the deadline passed before the answer was there")
+
+
+def _wanted(waiting: _Waiting) -> bool:
+    """Tells whether somebody still waits for an answer; from any thread."""
+    late = waiting.deadline is not None and waiting.deadline <= time.monotonic()
+    return not (late or waiting.future.done())
 
 
 def _unexpected(error: Exception) -> ModelFailure:
