@@ -1,8 +1,10 @@
-"""Decides whether a version runs in the server's process or in child processes."""
+"""Decides whether a version runs in the server's process or in child processes. Pure."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
+
+from turnout.registry.graph import ModelGraph
+from turnout.serving.isolation.hazards import find_hazard
 
 Wish = Literal["auto", "thread", "process"]
 
@@ -23,8 +25,11 @@ class Isolation:
         return f"{'process' if self.process else 'thread'} ({self.reason})"
 
 
-def decide(wish: Wish, model: Path) -> Isolation:
-    """Returns where the model of an ONNX file runs, by the setting `isolation`."""
+def decide(wish: Wish, graph: ModelGraph) -> Isolation:
+    """Returns where a model runs, by the setting `isolation` and its graph."""
     if wish != "auto":
         return Isolation(wish == "process", "the configuration says so")
-    return Isolation(False, "auto: no operator of its graph can end the process or grow without a bound")
+    hazard = find_hazard(graph)
+    if hazard is None:
+        return Isolation(False, "auto: nothing in its graph lets a request end the process")
+    return Isolation(True, f"auto: {hazard}")
