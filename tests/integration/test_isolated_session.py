@@ -20,7 +20,7 @@ from onnx_models import save
 from turnout.config import Runtime
 from turnout.errors import MemoryBudgetExceeded, ModelCrashed, ModelFailure, ModelTimedOut
 from turnout.registry.onnx_model import read_model
-from turnout.serving.isolated import IsolatedSession
+from turnout.serving.isolation.session import IsolatedSession
 from turnout.serving.providers import CPU
 from turnout.serving.session import Session
 
@@ -148,7 +148,7 @@ def test_the_child_dies_with_its_parent(tmp_path) -> None:
         "import sys, time; from pathlib import Path\n"
         "from turnout.config import Runtime\n"
         "from turnout.registry.onnx_model import read_model\n"
-        "from turnout.serving.isolated import IsolatedSession\n"
+        "from turnout.serving.isolation.session import IsolatedSession\n"
         f"path = Path({str(path)!r})\n"
         "child = IsolatedSession(path, read_model(path).signature, ['CPUExecutionProvider'], 0, Runtime())\n"
         "print(child.pid, flush=True); time.sleep(60)\n"

@@ -95,6 +95,15 @@ class Runtime(Section):
         tf32: Let a GPU multiply float32 with ten bits of mantissa (TF32): quicker, and less exact.
         inline_threshold_us: A version on the CPU whose run takes less than this runs on the event loop itself when
             nothing waits, since handing it to a thread would cost more; 0 turns that off.
+        isolation: `process` runs a version in child processes, which keep a native crash, a hang or a lack of memory
+            from the server and cost a copy of its memory each; `thread` in the server's own process; `auto` in child
+            processes where the graph has an operator that the values of a request can crash, or make take memory or
+            time without a bound.
+        processes: Most child processes of a version; 0: as many as its runners.
+        memory_limit_bytes: Most memory that the runs in a child process on the CPU may take beside the loaded model; 0
+            for no bound.
+        kill_after_s: How long a run in a child process may go on after the last of its requests passed its deadline or
+            was cancelled; then the process is ended and started again.
     """
 
     providers: Providers = "auto"
@@ -107,6 +116,10 @@ class Runtime(Section):
     arena_extend_strategy: Literal["next_power_of_two", "same_as_requested"] = "same_as_requested"
     tf32: bool = False
     inline_threshold_us: CountOrNone = 300
+    isolation: Literal["auto", "thread", "process"] = "auto"
+    processes: Annotated[CountOrNone, Field(le=256)] = 0
+    memory_limit_bytes: SizeOrNone = ByteSize(0)
+    kill_after_s: Duration = 5.0
 
 
 class Drain(Section):

@@ -63,6 +63,9 @@ class VersionHandle:
         self.recorder = recorder
         self.arms: Arms = {}
         self._batch_rows = recorder.batch_rows
+        self._restarts_before = recorder.isolated_restarts or 0
+        if loaded.pool is not None:
+            recorder.isolated_restarts = self._restarts_before
         self._validator = Validator(manifest.signature)
         self._run = loaded.run
         self._inline_bytes = loaded.inline_bytes
@@ -188,6 +191,16 @@ class VersionHandle:
             self._inflight -= 1
             self._left()
 
+    def sample(self) -> None:
+        """Copies what changes by itself into the recorder."""
+        self.recorder.inflight = self.inflight
+        self.recorder.queue_depth = self.queue_depth
+        self.recorder.queue_fill = self.queue_fill
+        if self.loaded is not None and (pool := self.loaded.pool) is not None:
+            self.recorder.isolated_restarts = self._restarts_before + pool.deaths
+            self.recorder.isolated_processes = len(pool.pids)
+            self.recorder.memory_bytes["cpu"] = self.loaded.memory_bytes.get("cpu", 0) + pool.memory_bytes
+
     def check(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Sequence[str]:
         """Returns the names of the outputs that such a request gets.
 
@@ -219,10 +232,14 @@ class VersionHandle:
             await self._idle.wait()
         for batcher in self._batchers.values():
             batcher.close()
+        if (pool := self.loaded.pool if self.loaded is not None else None) is not None:
+            # First: a run that hangs, and that nobody waits for any more, ends with its process.
+            await asyncio.to_thread(pool.close)
+            self.sample()
         for batcher in self._batchers.values():
             await batcher.wait_closed()
         # Everything that refers to the sessions goes before memory is given back.
-        self.loaded = None
+        self.loaded = pool = None
         del self._run, batcher
         self._batchers.clear()
         await asyncio.to_thread(give_back)

@@ -5,6 +5,8 @@ and starts loads and unloads beside the traffic. Each version's state moves only
 """
 
 import asyncio
+import contextlib
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -31,6 +33,7 @@ from turnout.registry.trust import Trust
 from turnout.registry.versions import highest_first, known_version
 from turnout.serving.catalog import Catalog, CatalogSnapshot, Damaged, ModelEntry, VersionEntry
 from turnout.serving.handle import VersionHandle
+from turnout.serving.isolation.pool import Supervision
 from turnout.serving.lifecycle import LifecycleState, step
 from turnout.serving.load_policy import Resolve, Wish, moves, wanted
 from turnout.serving.loader import load
@@ -88,6 +91,8 @@ class Manager:
         self._tasks: dict[tuple[str, Version], asyncio.Task[None]] = {}
         self._refreshing = asyncio.Lock()
         self._loads = ThreadPoolExecutor(settings.loading.concurrency, thread_name_prefix="load")
+        self._supervision = Supervision(self._start_thread, self._child_died)
+        self._loop = asyncio.get_running_loop()
         self._begun = False
         self._closing = False
 
@@ -165,6 +170,7 @@ class Manager:
         if ready:
             await asyncio.wait([asyncio.create_task(handle.close()) for handle in ready], timeout=bound)
         self._loads.shutdown(wait=False, cancel_futures=True)
+        self._supervision.kill()  # of those that hang, or that were still loading
 
     @property
     def devices(self) -> Collection[str]:
@@ -178,9 +184,7 @@ class Manager:
         for entries in self._entries.values():
             for entry in entries.values():
                 if entry.handle is not None:
-                    entry.handle.recorder.inflight = entry.handle.inflight
-                    entry.handle.recorder.queue_depth = entry.handle.queue_depth
-                    entry.handle.recorder.queue_fill = entry.handle.queue_fill
+                    entry.handle.sample()
 
     def _wanted(self, model: str) -> set[Version]:
         on_disk = self._present.get(model, set())
@@ -315,6 +319,7 @@ class Manager:
                 settings,
                 self._settings.loading.warmup_runs,
                 warming,
+                self._supervision,
             )
         except TurnoutError as error:
             self._failed(entry, error)
@@ -329,13 +334,15 @@ class Manager:
         handle = VersionHandle(
             entry.manifest, loaded, settings, recorder, lambda why: self._demoted(model, version, why)
         )
+        handle.sample()
         self._move(
             model, version, LifecycleState.READY, handle=handle, providers=loaded.providers,
             max_batch_rows=loaded.plan.max_rows, batching=loaded.plan.reason, load_seconds=loaded.seconds,
+            isolation=str(loaded.isolation),
         )  # fmt: skip
         self._log.info(
             "version ready", model=model, version=str(version), seconds=round(loaded.seconds, 3),
-            providers=loaded.providers, batching=loaded.plan.reason,
+            providers=loaded.providers, batching=loaded.plan.reason, isolation=str(loaded.isolation),
         )  # fmt: skip
         if loaded.warmth.warning:
             self._log.warning("warm-up incomplete", model=model, version=str(version), reason=loaded.warmth.warning)
@@ -347,8 +354,9 @@ class Manager:
             await handle.close()
         self._metrics.retire(model, str(version))
         self._move(
-            model, version, LifecycleState.UNLOADED, providers=(), max_batch_rows=0, batching="", load_seconds=0.0
-        )
+            model, version, LifecycleState.UNLOADED, providers=(), max_batch_rows=0, batching="", load_seconds=0.0,
+            isolation="",
+        )  # fmt: skip
         self._log.info("version unloaded", model=model, version=str(version))
 
     def _demoted(self, model: str, version: Version, reason: str) -> None:
@@ -356,6 +364,24 @@ class Manager:
         entry = self._entries[model][version]
         self._put(replace(entry, max_batch_rows=0, batching=reason, reason=reason))
         self._log.error("batching demoted", model=model, version=str(version), reason=reason)
+
+    def _start_thread(self, work: Callable[[], None]) -> None:
+        """Runs `work` in a thread that the event loop's thread starts, whose priority is the ordinary one."""
+
+        def start() -> None:
+            threading.Thread(target=work, name="keep", daemon=True).start()
+
+        self._loop.call_soon_threadsafe(start)
+
+    def _child_died(self, version: str, how: str, delay: float) -> None:
+        """Tells that the child process of a version died; from any thread."""
+
+        def tell() -> None:
+            name, _, exact = version.rpartition("@")
+            self._log.error("child process died", model=name, version=exact, how=how, next_start_seconds=delay)
+
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
+            self._loop.call_soon_threadsafe(tell)
 
     def _failed(self, entry: VersionEntry, error: TurnoutError) -> None:
         self._metrics.server.loads[entry.model, load_outcome(error)] += 1

@@ -5,6 +5,7 @@ its own (`turnout.serving.binding`), since an IO binding serves one run at a tim
 """
 
 import ctypes
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -23,6 +24,21 @@ from turnout.serving.tensor import Array
 
 Run = Callable[[Mapping[str, Array], Sequence[str]], list[Array]]
 """Runs a model: inputs by name and names of the outputs wanted in; their values, in that order, out."""
+
+
+class EndableRun(ABC):
+    """A `Run` that can be ended from outside, since it goes on in a process of its own."""
+
+    @abstractmethod
+    def __call__(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """Runs the model once."""
+
+    @abstractmethod
+    def run_unless(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str], given_up: Callable[[], bool]
+    ) -> list[Array]:
+        """Runs the model once, and ends the run some time after `given_up` tells that nobody waits for it any more."""
+
 
 MakeRunner = Callable[[], AbstractContextManager[Run]]
 """Makes what one runner thread runs with, in that thread; leaving the context frees what belongs to the thread."""

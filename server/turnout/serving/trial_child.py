@@ -25,7 +25,7 @@ from turnout.registry.manifest import MODEL_FILE, Manifest
 from turnout.registry.signature import DataType, Signature
 from turnout.serving import providers
 from turnout.serving.batchability import prove
-from turnout.serving.isolated_child import die_with_parent
+from turnout.serving.isolation.child import die_with_parent
 from turnout.serving.memory import resident_bytes
 from turnout.serving.session import Session
 from turnout.serving.synthetic import FREE_SIZES, INTEGERS_BELOW, synthetic_inputs

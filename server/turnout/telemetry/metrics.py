@@ -106,6 +106,8 @@ class VersionRecorder:
         queue_fill: How full its fullest queue is, 0 to 1, by requests or bytes, whichever is nearer its bound.
         load_seconds: Time of its last load.
         memory_bytes: By device (`cpu`, `cuda:0`).
+        isolated_restarts: Child processes of it that died and were replaced; None where it has none.
+        isolated_processes: Child processes that run.
         traffic_weight: By role and kind (`desired`, `applied`), 0 to 1.
         traffic_share: By role: share of the decisions of the policy's present epoch.
         demoted: Times that it stopped sharing runs, since an output of one did not add up.
@@ -123,6 +125,8 @@ class VersionRecorder:
     queue_fill: float = 0.0
     load_seconds: float = 0.0
     memory_bytes: dict[str, int] = field(default_factory=dict)
+    isolated_restarts: int | None = None
+    isolated_processes: int = 0
     traffic_weight: dict[tuple[str, str], float] = field(default_factory=dict)
     traffic_share: dict[str, float] = field(default_factory=dict)
     demoted: int = 0
@@ -277,6 +281,16 @@ class Metrics:
                 for edge, count in zip(r.slo_edges, r.slo_exceeded, strict=True)
             ],
         )  # fmt: skip
+        isolated = [v for v in versions if v.isolated_restarts is not None]
+        yield Family(
+            "turnout_isolated_restarts_total", "counter",
+            "Child processes of an isolated version that died and were replaced.",
+            [(v.labels, float(v.isolated_restarts or 0)) for v in isolated],
+        )  # fmt: skip
+        yield Family(
+            "turnout_isolated_processes", "gauge", "Child processes of an isolated version that run.",
+            [(v.labels, float(v.isolated_processes)) for v in isolated if v.scrapes_left is None],
+        )  # fmt: skip
         yield Family(
             "turnout_version_info", "gauge", "1 for each version that the server knows, by its state.",
             [({"model": k.model, "version": k.version, "digest": k.digest, "state": k.state}, 1.0) for k in self.known],
@@ -324,7 +338,8 @@ def _gauges(versions: Sequence[VersionRecorder]) -> Iterator[Family]:
         [(v.labels, v.load_seconds) for v in present if v.load_seconds],
     )  # fmt: skip
     yield Family(
-        "turnout_version_memory_bytes", "gauge", "Growth of the process, or of the device, while it loaded.",
+        "turnout_version_memory_bytes", "gauge",
+        "Growth of the process, or of the device, while it loaded, and what its child processes have.",
         [(v.labels | {"device": d}, n) for v in present for d, n in v.memory_bytes.items()],
     )  # fmt: skip
     yield Family(

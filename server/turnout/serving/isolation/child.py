@@ -1,0 +1,174 @@
+"""The child's side of `turnout.serving.isolation.session`: answers requests that come over a socket.
+
+Run as `python -m turnout.serving.isolation.child PARENT SOCKET REQUESTS ANSWERS`: the parent's process id, and
+descriptors of the socket and the two arenas. The first frame says what to load. It ends when its socket is closed, and
+dies with the thread that started it: Linux sends the signal when that thread ends, not only with its process.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from turnout.config import Runtime
+from turnout.errors import MemoryBudgetExceeded, ModelFailure, TurnoutError
+from turnout.registry.signature import Signature
+from turnout.serving import providers
+from turnout.serving.isolation.arena import Arena
+from turnout.serving.isolation.frames import (
+    LENGTH,
+    MAX_ARENA,
+    MAX_FRAME,
+    pack_answer,
+    pack_failure,
+    pack_loaded,
+    unpack_request,
+)
+from turnout.serving.priority import step_back
+from turnout.serving.session import Session
+
+_PR_SET_PDEATHSIG = 1
+
+_OOM_SCORE = 500
+"""Of 1,000: where memory runs out, Linux ends this process before the server, which is larger and has more to lose."""
+
+
+def main() -> None:
+    """Serves until the socket is closed."""
+    die_with_parent()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is what this process is for
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
+    _, _, number, requests, answers = sys.argv
+    with socket.socket(fileno=int(number)) as connection:
+        _serve(
+            connection,
+            Arena(int(requests), MAX_ARENA, writable=False),
+            Arena(int(answers), MAX_ARENA, writable=True),
+        )
+
+
+def _serve(connection: socket.socket, requests: Arena, answers: Arena) -> None:
+    job = _receive(connection)
+    if job is None:
+        return
+    try:
+        session = _loaded(json.loads(job))
+    except TurnoutError as error:
+        _send(connection, pack_failure(error))
+        return
+    _send(connection, pack_loaded(session.providers, session.device))
+    while (frame := _receive(connection)) is not None:
+        _send(connection, _answer(session, requests, answers, frame))
+
+
+def _loaded(job: Mapping[str, Any]) -> Session:
+    """Loads what the job names; all that happens then has the priority that the job says.
+
+    Raises:
+        ModelFailure, MemoryBudgetExceeded: ONNX Runtime cannot load it.
+    """
+    if job["priority"] == "low":
+        step_back()
+    loaded: list[Session] = []
+    failed: list[TurnoutError] = []
+
+    def load() -> None:
+        if job["priority"] == "low_while_loading":
+            step_back()
+        try:
+            loaded.append(_session(job))
+        except TurnoutError as error:
+            failed.append(error)
+
+    # In a thread of its own, since a thread that has stepped back cannot step forward again.
+    loading = threading.Thread(target=load)
+    loading.start()
+    loading.join()
+    if failed:
+        raise failed[0]
+    if not loaded:
+        raise ModelFailure("it cannot be loaded")
+    return loaded[0]
+
+
+def _session(job: Mapping[str, Any]) -> Session:
+    providers.start_runtime()
+    session = Session(
+        Path(job["model"]),
+        Signature.from_json(job["signature"]),
+        job["providers"],
+        job["device_id"],
+        Runtime(**job["runtime"]),
+    )
+    limit = job["memory_limit"]
+    if limit and session.device == "cpu":
+        _limit_memory(limit)
+    return session
+
+
+def _limit_memory(more: int) -> None:
+    """Bounds what this process may take from now on.
+
+    RLIMIT_DATA counts private writable memory, which is what arenas and tensors are. RLIMIT_AS would count what is only
+    reserved as well, and ONNX Runtime reserves far more than it uses. Not for a GPU: there the arena has the limit, and
+    CUDA takes host memory for each kernel that is first run.
+    """
+    with open("/proc/self/status") as status:
+        used = next((int(line.split()[1]) * 1024 for line in status if line.startswith("VmData:")), 0)
+    resource.setrlimit(resource.RLIMIT_DATA, (used + more, used + more))
+
+
+def _answer(session: Session, requests: Arena, answers: Arena, frame: bytes) -> bytes:
+    try:
+        inputs, names = unpack_request(requests, frame)
+        return pack_answer(answers, zip(names, session.run(inputs, names), strict=True))
+    except TurnoutError as error:
+        return pack_failure(error)
+    except MemoryError:
+        return pack_failure(MemoryBudgetExceeded("a memory limit was met"))
+    except Exception as error:  # noqa: BLE001 - one request's trouble is its own answer
+        return pack_failure(ModelFailure(f"the run failed ({type(error).__name__})"))
+
+
+def _receive(connection: socket.socket) -> bytes | None:
+    """Reads a frame; None where the socket was closed."""
+    header = _exactly(connection, LENGTH.size)
+    if header is None:
+        return None
+    (size,) = LENGTH.unpack(header)
+    return _exactly(connection, size) if size <= MAX_FRAME else None
+
+
+def _exactly(connection: socket.socket, size: int) -> bytes | None:
+    data = b""
+    while len(data) < size:
+        part = connection.recv(size - len(data))
+        if not part:
+            return None
+        data += part
+    return data
+
+
+def _send(connection: socket.socket, frame: bytes) -> None:
+    connection.sendall(LENGTH.pack(len(frame)) + frame)
+
+
+def die_with_parent() -> None:
+    """Has this process end when the thread that started it does; `argv[1]` is that process's id."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != int(sys.argv[1]):  # it died before that was asked for
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
