@@ -60,8 +60,8 @@ def from_json(index: int, kind: ElementType, shape: tuple[int, ...], data: Any) 
     if len(elements) != count:
         raise InvalidTensor.at(field, f"expected {counted(count)} for {kind.name}{list(shape)}, got {len(elements)}")
     if not kind.size:
-        return filled(index, shape, _checked(field, kind.name, kind.dtype, elements))
-    return shaped(index, shape, _numbers(field, kind.name, kind.dtype, elements))
+        return filled(index, shape, _checked(f"{field}[{{}}]", kind.name, kind.dtype, elements))
+    return shaped(index, shape, _numbers(field, f"{field}[{{}}]", kind.name, kind.dtype, elements))
 
 
 def from_nested(spec: TensorSpec, data: Any, limits: InputLimits = DEFAULT_LIMITS) -> Array:
@@ -84,11 +84,12 @@ def from_nested(spec: TensorSpec, data: Any, limits: InputLimits = DEFAULT_LIMIT
         level = level[0] if level else None
     dtype = NUMPY_DTYPES[spec.dtype]
     elements = _flat(field, shape, data, nested=True) if shape else [data]
+    escaped = field.replace("{", "{{").replace("}", "}}")  # places in nested lists are not told
     if spec.dtype is DataType.STRING:
         array: Array = np.empty(len(elements), object)
-        array[:] = _checked(field, str(spec.dtype), dtype, elements)
+        array[:] = _checked(escaped, str(spec.dtype), dtype, elements)
         return array.reshape(shape)
-    return _numbers(field, str(spec.dtype), dtype, elements).reshape(shape)
+    return _numbers(field, escaped, str(spec.dtype), dtype, elements).reshape(shape)
 
 
 def to_json(name: str, datatype: str, array: Array) -> orjson.Fragment:
@@ -168,7 +169,14 @@ def _slices(elements: Sequence[Any]) -> "chain[tuple[int, Sequence[Any]]]":
 
 
 def _checked(field: str, name: str, dtype: np.dtype[Any], elements: Sequence[Any]) -> list[Any]:
-    """Returns the elements, each of a type that has a place in the dtype; what is no finite number as such."""
+    """Returns the elements, each of a type that has a place in the dtype; what is no finite number as such.
+
+    Args:
+        field: What errors name, `{}` standing for the place of an element.
+        name: Of the type, in errors.
+        dtype: Of the array.
+        elements: As JSON's parser returned them.
+    """
     types, words = _ELEMENTS[dtype.kind]
     checked: list[Any] = []
     for start, piece in _slices(elements):
@@ -177,18 +185,18 @@ def _checked(field: str, name: str, dtype: np.dtype[Any], elements: Sequence[Any
                 piece = [_NOT_FINITE.get(e, e) if isinstance(e, str) else e for e in piece]
             for place, element in enumerate(piece):
                 if type(element) not in types:
-                    at = f"{field}[{start + place}]"
-                    raise InvalidTensor.at(at, f"expected {words} for {name}, got another value")
+                    wrong = f"expected {words} for {name}, got another value"
+                    raise InvalidTensor.at(field.format(start + place), wrong)
         checked += piece
     return checked
 
 
-def _numbers(field: str, name: str, dtype: np.dtype[Any], elements: Sequence[Any]) -> Array:
-    """Returns the elements in a flat array."""
+def _numbers(field: str, element: str, name: str, dtype: np.dtype[Any], elements: Sequence[Any]) -> Array:
+    """Returns the elements in a flat array; `field` and `element` are what errors name, as in `_checked`."""
     array: Array = np.empty(len(elements), dtype)
     floats = dtype.kind in "fV"
     try:
-        for start, piece in _slices(_checked(field, name, dtype, elements)):
+        for start, piece in _slices(_checked(element, name, dtype, elements)):
             if not floats:
                 array[start : start + _SLICE] = np.array(piece, dtype)
                 continue

@@ -19,7 +19,7 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import Exhausted, InvalidRequest, ModelFailure, TurnoutError
 from turnout.rpc.errors import abort
-from turnout.rpc.reading import Malformed, MessageReader, Unparsed, deserialiser
+from turnout.rpc.reading import Malformed, MessageReader, MessageT, Unparsed, deserialiser
 from turnout.serving.conversion import ConversionThread
 from turnout.serving.limits import InputLimits
 from turnout.telemetry.faults import FaultRecorder
@@ -60,7 +60,7 @@ class Guard:
     faults: FaultRecorder
     log: FilteringBoundLogger
 
-    def reader(self, message: "type[Message]") -> "MessageReader[Any]":
+    def reader(self, message: type[MessageT]) -> MessageReader[MessageT]:
         """Returns what parses large messages of a type."""
         return MessageReader(message, self.limits, self.thread)
 
@@ -116,11 +116,14 @@ class Guard:
 
     def _guarded(self, service: str, method: str, handler: Handler) -> Handler:
         """Returns a handler of generated code, guarded: all four kinds."""
-        behaviour = (handler.unary_unary or handler.unary_stream) or (handler.stream_unary or handler.stream_stream)
-        if handler.request_deserializer is None:
+        behaviours = handler.unary_unary, handler.unary_stream, handler.stream_unary, handler.stream_stream
+        behaviour: Any = next(filter(None, behaviours))
+        parse: Any = handler.request_deserializer
+        serialise: Any = handler.response_serializer
+        if parse is None:
             return handler  # it takes bytes as they come, and refuses the call
-        message: type[Message] = handler.request_deserializer.__self__
-        reader, serialise = self.reader(message), handler.response_serializer
+        message: type[Message] = parse.__self__
+        reader = self.reader(message)
 
         async def taken(request: Any) -> Any:
             if type(request) is not Unparsed:
@@ -137,7 +140,7 @@ class Guard:
                 yield await taken(request)
 
         def ready(answer: Any) -> bytes:
-            return self.sized(answer if type(answer) is bytes else serialise(answer))
+            return self.sized(answer if isinstance(answer, bytes) else serialise(answer))
 
         streams_in = bool(handler.request_streaming)
 

@@ -6,8 +6,9 @@ the deserialiser here never raises, and leaves what may take long, or is no mess
 """
 
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
 from turnout.errors import InvalidRequest
@@ -25,7 +26,7 @@ _LIGHT_PIECES = 4096
 """A message of this size and of so few pieces is copied rather than parsed: quicker than a thread would begin."""
 
 _STRINGS_MARK = b"BYTES"
-"""Stands in each message of the Open Inference Protocol whose raw contents are strings, which are many pieces in one."""
+"""Stands in each OIP message whose raw contents are strings, which are many pieces in one."""
 
 
 class Unparsed:
@@ -61,6 +62,7 @@ class MessageReader(Generic[MessageT]):
 
     def __init__(self, message: type[MessageT], limits: InputLimits, thread: ConversionThread) -> None:
         self._message = message
+        self._descriptor = cast(Descriptor, message.DESCRIPTOR)
         self._limits = limits
         self._thread = thread
 
@@ -74,12 +76,12 @@ class MessageReader(Generic[MessageT]):
         data = unparsed.data
         if len(data) <= SMALL_BYTES:
             return self._parsed(data), False
-        if len(data) <= _LIGHT_BYTES and is_light(data, self._message.DESCRIPTOR, _LIGHT_PIECES):
+        if len(data) <= _LIGHT_BYTES and is_light(data, self._descriptor, _LIGHT_PIECES):
             return self._parsed(data), _STRINGS_MARK in data
         return await self._thread.run(self._checked, data), True
 
     def _checked(self, data: bytes) -> MessageT:
-        check_message(data, self._message.DESCRIPTOR, self._limits)
+        check_message(data, self._descriptor, self._limits)
         return self._parsed(data)
 
     def _parsed(self, data: bytes) -> MessageT:

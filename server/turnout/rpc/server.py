@@ -23,7 +23,7 @@ from turnout.rpc.catalog import CatalogServicer
 from turnout.rpc.control.service import ControlServicer
 from turnout.rpc.guard import Guard, GuardedServer
 from turnout.rpc.health import HealthServicer
-from turnout.rpc.oip.service import SERVICE_NAME as OIP_SERVICE
+from turnout.rpc.oip.inference import SERVICE_NAME as OIP_SERVICE
 from turnout.rpc.oip.service import oip_handler
 from turnout.rpc.prediction import PredictionMethods
 from turnout.rpc.registry.service import RegistryServicer

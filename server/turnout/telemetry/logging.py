@@ -4,6 +4,7 @@ Failed requests are always logged, answered ones by a sample: at 4,000 requests 
 of the serving core. What a line says is bound in length, field by field, since much of it may come from a client.
 """
 
+import json
 import logging
 import random
 import sys
@@ -22,6 +23,7 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 _MAX_FIELD = 1024
 """Characters of one field, as they are written: one escaped is several."""
 
+_MAX_TRACEBACK = 4096
 _MAX_FIELDS = 64
 _MAX_DEPTH = 6
 _MAX_FRAMES = 12
@@ -38,15 +40,14 @@ def make_logger(form: Literal["auto", "json", "console"], level: str) -> Filteri
     """
     terminal = sys.stderr is not None and _is_terminal(sys.stderr)
     console = form == "console" or (form == "auto" and terminal)
+    tracebacks = ExceptionDictTransformer(show_locals=False, max_frames=_MAX_FRAMES)  # locals hold what clients sent
     processors: list[Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
-        # Local variables hold what clients sent.
-        structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False, max_frames=_MAX_FRAMES)),
+        structlog.processors.format_exc_info if console else structlog.processors.ExceptionRenderer(tracebacks),
         bounded,
         structlog.dev.ConsoleRenderer(colors=terminal) if console else structlog.processors.JSONRenderer(default=str),
-        _bounded_line,
     ]
     logger: FilteringBoundLogger = structlog.wrap_logger(
         _Lines(LineWriter(sys.stderr)),
@@ -78,14 +79,19 @@ class LibraryLogs(logging.Handler):
         """Writes one line; raises nothing."""
         try:
             write = self._log.error if record.levelno >= logging.ERROR else self._log.warning
-            write(record.getMessage(), logger=record.name, exc_info=record.exc_info)
+            message = record.getMessage()
+            write(message if message.isprintable() else repr(message), logger=record.name, exc_info=record.exc_info)
         except Exception:  # noqa: BLE001 - a library's arguments may not fit its own format
             self._log.warning("a library's log line cannot be read", logger=record.name)
 
 
 def bounded(_: object, __: str, event: Event) -> Event:
     """Cuts every field of an event to a length that a line can bear."""
-    return {str(key)[:64]: _bounded(value, 0) for key, value in list(event.items())[:_MAX_FIELDS]}
+    traceback = event.get("exception")
+    cut = {str(key)[:64]: _bounded(value, 0) for key, value in list(event.items())[:_MAX_FIELDS]}
+    if isinstance(traceback, str):
+        cut["exception"] = traceback[-_MAX_TRACEBACK:]  # its end says what happened
+    return cut
 
 
 def _bounded(value: Any, depth: int) -> Any:
@@ -121,24 +127,23 @@ def _written(text: str) -> int:
     return sum(1 if " " <= c <= "~" else 6 if c <= "\uffff" else 12 for c in text)
 
 
-def _bounded_line(_: object, __: str, line: str) -> str:
+def _bounded_line(line: str) -> str:
     """Returns a line that is not too long in all; many fields may make it so."""
     if len(line) <= MAX_LINE_BYTES // 4 or len(line.encode(errors="backslashreplace")) <= MAX_LINE_BYTES:
         return line
-    return structlog.processors.JSONRenderer()(
-        None, "", {"event": "a log line was too long", "level": "warning", "beginning": line[: MAX_LINE_BYTES // 16]}
-    )  # type: ignore[return-value] # text, unless one asks for bytes
+    shortened = {"event": "a log line was too long", "level": "warning", "beginning": line[: MAX_LINE_BYTES // 16]}
+    return json.dumps(shortened)
 
 
 class _Lines:
-    """A logger that takes rendered lines."""
+    """A logger that takes rendered lines, and writes them at no more than a line's length."""
 
     def __init__(self, writer: LineWriter) -> None:
         self._writer = writer
 
     def msg(self, message: str) -> None:
         """Writes one line."""
-        self._writer.write(message)
+        self._writer.write(_bounded_line(message))
 
     log = debug = info = warn = warning = error = err = fatal = critical = failure = exception = msg
 

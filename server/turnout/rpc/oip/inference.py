@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc
@@ -30,17 +31,21 @@ _STREAM_OPERATION = Operation.rpc(SERVICE_NAME, "ModelStreamInfer")
 _SHOWN_BYTES = 1024
 """Characters of a refused request's own names that its answer repeats."""
 
-Outcome: TypeAlias = "bytes | Refused"
 
-
-class Refused(bytes):
-    """An answer that tells an error, serialised.
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An answer that tells an error.
 
     Attributes:
+        answer: Serialised.
         error: What it tells.
     """
 
+    answer: bytes
     error: TurnoutError
+
+
+Outcome: TypeAlias = bytes | Refused
 
 
 class InferenceMethods:
@@ -148,7 +153,8 @@ class OrderedStream:
 
     async def _write(self) -> None:
         while (item := await self._oldest.get()) is not None:
-            await self._context.write(await item if isinstance(item, asyncio.Task) else item)
+            outcome = await item if isinstance(item, asyncio.Task) else item
+            await self._context.write(outcome.answer if isinstance(outcome, Refused) else outcome)
             self._room.release()
 
     async def _take(
@@ -261,6 +267,4 @@ def _refused(message: ModelInferRequest, call: InferenceRequest, error: TurnoutE
     infer_response.model_name = message.model_name[:_SHOWN_BYTES]
     infer_response.model_version = message.model_version[:_SHOWN_BYTES]
     infer_response.parameters[FINAL].bool_param = True
-    refused = Refused(response.SerializeToString())
-    refused.error = error
-    return refused
+    return Refused(response.SerializeToString(), error)
