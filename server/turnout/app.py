@@ -50,8 +50,10 @@ from turnout.rpc.registry.service import RegistryServicer
 from turnout.rpc.server import Services, control_server, data_server, listen
 from turnout.serving import providers
 from turnout.serving.catalog import Catalog
+from turnout.serving.conversion import ConversionThread
 from turnout.serving.follow import follow
 from turnout.serving.inference import Inference
+from turnout.serving.limits import InputLimits
 from turnout.serving.manager import Manager
 from turnout.serving.memory import device_memory, pci_addresses
 from turnout.serving.nvml import Nvml
@@ -61,7 +63,7 @@ from turnout.serving.traced import TracedInference
 from turnout.startup import prepare_log, prepare_repository
 from turnout.state.store import StateStore
 from turnout.telemetry.exposition import Form
-from turnout.telemetry.logging import AccessLog, make_logger
+from turnout.telemetry.logging import AccessLog, LibraryLogs, make_logger
 from turnout.telemetry.metrics import Metrics
 from turnout.telemetry.tracing.assembly import tracing
 from turnout.web.console.application import console_routes
@@ -104,6 +106,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         Unavailable: The state store does not answer.
     """
     async with AsyncExitStack() as stack:
+        stack.enter_context(LibraryLogs(log))
         await asyncio.to_thread(providers.start_runtime)
         root = await asyncio.to_thread(prepare_repository, settings, log)
         store = await asyncio.to_thread(StateStore.open, settings.state_url)
@@ -122,7 +125,10 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         router = PolicyRouter(catalog, policies, serve_yanked=settings.routing.yanked_pins == "warn")
         access = AccessLog(log, settings.log.access_sample_rate)
         tracer = await stack.enter_async_context(tracing(settings.tracing, metrics.server.spans, log))
-        inference = (Inference if tracer is None else TracedInference)(router, catalog, metrics, access, code_name)
+        conversions = ConversionThread()
+        stack.callback(conversions.close)
+        plane = Inference if tracer is None else TracedInference
+        inference = plane(router, catalog, metrics, access, code_name, conversions)
         manager = Manager(repository, store.declared, settings, named, held, catalog, metrics, log)
         shadows = Shadows(settings, catalog, metrics, repository.directory, log)
         traffic = Traffic(store, catalog, policies, shadows.observe, log)
@@ -170,6 +176,8 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             previews=previews,
             metrics=metrics,
             accepting=lambda: not readiness_off.is_set(),
+            conversions=conversions,
+            log=log,
             tracer=tracer,
         )
         readiness_off = asyncio.Event()
@@ -191,9 +199,9 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             await manager.refresh()
 
         preferences = PreferenceReader(settings.routing)
-        body_bytes = int(settings.limits.http_max_body_bytes)
+        body_bytes, limits = int(settings.limits.http_max_body_bytes), InputLimits.of(settings.limits)
         oip = oip_routes(
-            InferenceEndpoint(inference, preferences, new_request_id, trailing_metadata, body_bytes),
+            InferenceEndpoint(inference, preferences, new_request_id, trailing_metadata, body_bytes, limits),
             DescriptionEndpoints(Description(router, catalog, services.accepting)),
             tracer,
         )
@@ -205,6 +213,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             services.ready,
             new_request_id,
             body_bytes,
+            limits,
             oip,
             console,
             tracer,

@@ -50,15 +50,30 @@ class QueueLimits(Section):
 class Limits(QueueLimits):
     """Bounds on what clients may send; those of the queues hold for each version and can be set per model too.
 
+    A request beyond one of them is refused with INVALID_ARGUMENT before anything walks through it.
+
     Attributes:
         max_message_bytes: Largest gRPC message, in and out.
         max_stream_items: Most requests under way on one PredictStream; reading from the stream waits beyond that.
-        http_max_body_bytes: Largest body of an HTTP request.
+        http_max_body_bytes: Largest body of an HTTP request, decompressed.
+        http_max_json_bytes: Largest JSON of an HTTP request; more goes into the binary extension or over gRPC.
+        max_tensors: Most inputs of a request, and most outputs that it may name.
+        max_rank: Most dimensions of a tensor.
+        max_name_bytes: Longest name of a model, version, input or output.
+        max_elements: Most elements of a request that travel one by one, in JSON or typed contents; raw ones are bound
+            by the size of the message only.
+        max_strings: Most strings of a request.
     """
 
     max_message_bytes: Size = ByteSize(64 * _MIB)
     max_stream_items: Count = 256
     http_max_body_bytes: Size = ByteSize(64 * _MIB)
+    http_max_json_bytes: Size = ByteSize(16 * _MIB)
+    max_tensors: Count = 256
+    max_rank: Annotated[Count, Field(le=32)] = 8
+    max_name_bytes: Annotated[Count, Field(ge=64)] = 1024
+    max_elements: Count = 2 * 1024 * 1024
+    max_strings: Count = 1024 * 1024
 
 
 class Batching(Section):

@@ -17,7 +17,9 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from turnout.telemetry.exposition import Family, Form, Labels, render
+from turnout.telemetry.faults import FaultRecorder, fault_families
 from turnout.telemetry.histogram import BATCH_BOUNDS, LATENCY_BOUNDS, Exemplar, Histogram
+from turnout.telemetry.log_writer import dropped_lines
 from turnout.telemetry.resources import ServerRecorder, server_families
 from turnout.telemetry.rollout import RolloutRecorder, rollout_families
 from turnout.telemetry.shadow import ShadowRecorder, shadow_families
@@ -169,9 +171,11 @@ class Metrics:
         known: Every version that the server knows; replaced whole by the manager.
         rollouts: What is counted about rollouts.
         server: What is counted about the server as a whole.
+        faults: What is counted of messages that cannot be parsed and of errors that nobody foresaw.
     """
 
     def __init__(self) -> None:
+        self.faults = FaultRecorder()
         self.known: Sequence[KnownVersion] = ()
         self._versions: dict[tuple[str, str], VersionRecorder] = {}
         self._unrouted: dict[tuple[str, str], int] = {}
@@ -304,6 +308,7 @@ class Metrics:
         models = dict.fromkeys(k.model for k in self.known)
         yield from rollout_families(self.rollouts, models)
         yield from server_families(self.server, models)
+        yield from fault_families(self.faults, dropped_lines())
 
     def _requests(self, versions: Sequence[VersionRecorder]) -> Iterator[tuple[Labels, float]]:
         for v in versions:
