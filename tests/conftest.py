@@ -12,6 +12,7 @@ import onnx
 import pytest
 from semver import Version
 
+from order import scheduler, sort_key, workers
 from turnout.app import Running, running
 from turnout.config import Address, Settings
 from turnout.registry.publish import PublishRequest, publish
@@ -39,6 +40,34 @@ def pytest_configure(config: pytest.Config) -> None:
     """Hides GPUs from every run but one of tests/gpu alone: all other tests are about what a CPU answers."""
     if not all((Path.cwd() / arg.partition("::")[0]).resolve().is_relative_to(GPU_TESTS) for arg in config.args):
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts what is quick first."""
+    items.sort(key=sort_key)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` means here."""
+    return workers()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Has workers take the tests in their order."""
+    return scheduler(config, log)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Names each test that was left out, and why: pytest itself counts them by the line that they share."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if not skipped:
+        return
+    terminalreporter.section(f"{len(skipped)} left out")
+    for report in skipped:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        terminalreporter.write_line(f"{report.nodeid}: {reason.removeprefix('Skipped: ')}")
 
 
 @pytest.fixture
