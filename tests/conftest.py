@@ -17,6 +17,7 @@ from turnout.app import Running, running
 from turnout.config import Address, Settings
 from turnout.registry.publish import PublishRequest, publish
 from turnout.registry.repository import Repository
+from turnout.rollout.clock import SYSTEM_CLOCK, Clock
 from turnout.routing.declarations import Declarer
 from turnout.state.store import StateStore
 from turnout.telemetry.logging import make_logger
@@ -109,9 +110,9 @@ async def start_server(models: Path) -> AsyncIterator[StartServer]:
     """Starts real servers in this process, on free ports, and stops them at the end of the test."""
     async with AsyncExitStack() as stack:
 
-        async def start(*, wait: bool = True, **settings: Any) -> Running:
+        async def start(*, wait: bool = True, clock: Clock = SYSTEM_CLOCK, **settings: Any) -> Running:
             log = make_logger("json", "warning")
-            server = await stack.enter_async_context(running(make_settings(models, **settings), log))
+            server = await stack.enter_async_context(running(make_settings(models, **settings), log, clock))
             if wait:
                 await server.services.catalog.wait_for(lambda snapshot: snapshot.complete)
             return server

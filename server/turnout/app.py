@@ -26,6 +26,7 @@ from turnout.registry.repository import Repository
 from turnout.registry.trust import Trust
 from turnout.registry.uploads import Uploads
 from turnout.rollout.attempt import Entry, Rollout
+from turnout.rollout.clock import SYSTEM_CLOCK, Clock
 from turnout.rollout.controller import Rollouts
 from turnout.rollout.driven import Observer
 from turnout.rollout.enforcement import Enforcement
@@ -94,8 +95,13 @@ class Running:
 
 
 @asynccontextmanager
-async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterator[Running]:
+async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[Running]:
     """Runs a server for as long as the context is entered; leaving it drains and stops the server.
+
+    Args:
+        settings: Of the server.
+        log: Where it is told what happens.
+        clock: That rollouts and the events of the state store go by.
 
     Raises:
         ConfigError: An address cannot be had, or a setting cannot be met here.
@@ -104,7 +110,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
     async with AsyncExitStack() as stack:
         await asyncio.to_thread(providers.start_runtime)
         root = await asyncio.to_thread(prepare_repository, settings, log)
-        store = await asyncio.to_thread(StateStore.open, settings.state_url)
+        store = await asyncio.to_thread(StateStore.open, settings.state_url, now=clock.now)
         stack.callback(store.close)
         nvml = await asyncio.to_thread(Nvml.open, log)
         if nvml is not None:
@@ -124,7 +130,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         manager = Manager(repository, store.declared, settings, named, held, catalog, metrics, log)
         shadows = Shadows(settings, catalog, metrics, repository.directory, log)
         traffic = Traffic(store, catalog, policies, shadows.observe, log)
-        webhook = Webhook(settings.rollout, log)
+        webhook = Webhook(settings.rollout, log, clock)
 
         def tell(model: str, rollout: Rollout, entry: Entry) -> None:
             if rollout.state.final and entry.kind == str(rollout.state):
@@ -132,19 +138,19 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             webhook.tell(model, rollout, entry)
 
         tick = settings.rollout.tick_s
-        observer = Observer(catalog, policies, shadows, tick)
-        roster = Roster(store, observer, manager.reconcile, log)
+        observer = Observer(catalog, policies, shadows, tick, clock)
+        roster = Roster(store, observer, manager.reconcile, log, clock)
         enforcement = Enforcement(store, traffic, policies, observer, roster, manager.refresh, tick, tell, log)
         rollouts = Rollouts(
-            store, traffic, policies, catalog, observer, roster, enforcement, manager.reconcile, tick, log
+            store, traffic, policies, catalog, observer, roster, enforcement, manager.reconcile, tick, log, clock
         )
         declarer = Declarer(repository, store)
         uploads = _uploads(repository, store, settings)
         stack.callback(uploads.close)
         meters = FalseAlarmMeters(
-            lambda model: settings.for_model(model).false_alarm_meter, catalog, policies, observer, log
+            lambda model: settings.for_model(model).false_alarm_meter, catalog, policies, observer, log, clock
         )
-        previews = Previews(catalog, rollouts)
+        previews = Previews(catalog, rollouts, clock)
         recent = Recent(catalog)
         explainer = Explainer(router, catalog, policies)
         console: Sequence[Route] = ()
