@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from turnout.config import Address, Settings
 from turnout.registry.publish import PublishRequest, publish
 from turnout.registry.repository import Repository
 from turnout.routing.declarations import Declarer
+from turnout.serving.sandbox.fork_server import SHARED, ForkServer, start_processes
+from turnout.serving.sandbox.processes import Processes
 from turnout.state.store import StateStore
 from turnout.telemetry.logging import make_logger
 
@@ -39,6 +41,22 @@ def pytest_configure(config: pytest.Config) -> None:
     """Hides GPUs from every run but one of tests/gpu alone: all other tests are about what a CPU answers."""
     if not all((Path.cwd() / arg.partition("::")[0]).resolve().is_relative_to(GPU_TESTS) for arg in config.args):
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_process() -> Iterator[None]:
+    """One warm process forks the children of every trial run, those of commands and servers under test as well."""
+    server = ForkServer()
+    os.environ[SHARED] = server.address()
+    yield
+    del os.environ[SHARED]
+    server.close()
+
+
+@pytest.fixture
+def processes() -> Processes:
+    """Starts children for trial runs."""
+    return start_processes()
 
 
 @pytest.fixture
