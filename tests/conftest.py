@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from turnout.registry.publish import PublishRequest, publish
 from turnout.registry.repository import Repository
 from turnout.rollout.clock import SYSTEM_CLOCK, Clock
 from turnout.routing.declarations import Declarer
+from turnout.serving.sandbox.fork_server import SHARED, ForkServer, start_processes
+from turnout.serving.sandbox.processes import Processes
 from turnout.state.store import StateStore
 from turnout.telemetry.logging import make_logger
 
@@ -69,6 +71,25 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in skipped:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         terminalreporter.write_line(f"{report.nodeid}: {reason.removeprefix('Skipped: ')}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_process(request: pytest.FixtureRequest) -> Iterator[None]:
+    """One warm process forks the children of every trial run, those of commands and servers under test as well."""
+    if all(item.path.parent.name in ("unit", "property") for item in request.session.items):
+        yield  # these publish nothing, or start one of their own
+        return
+    server = ForkServer()
+    os.environ[SHARED] = server.address()
+    yield
+    del os.environ[SHARED]
+    server.close()
+
+
+@pytest.fixture
+def processes() -> Processes:
+    """Starts children for trial runs."""
+    return start_processes()
 
 
 @pytest.fixture

@@ -57,6 +57,8 @@ from turnout.serving.manager import Manager
 from turnout.serving.memory import device_memory, pci_addresses
 from turnout.serving.nvml import Nvml
 from turnout.serving.priority import step_back
+from turnout.serving.sandbox.fork_server import start_processes
+from turnout.serving.sandbox.processes import Processes
 from turnout.serving.traced import TracedInference
 from turnout.startup import prepare_log, prepare_repository
 from turnout.state.store import StateStore
@@ -145,7 +147,9 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             store, traffic, policies, catalog, observer, roster, enforcement, manager.reconcile, tick, log, clock
         )
         declarer = Declarer(repository, store)
-        uploads = _uploads(repository, store, settings)
+        processes = start_processes()
+        stack.callback(processes.close)
+        uploads = _uploads(repository, store, settings, processes)
         stack.callback(uploads.close)
         meters = FalseAlarmMeters(
             lambda model: settings.for_model(model).false_alarm_meter, catalog, policies, observer, log, clock
@@ -276,8 +280,8 @@ async def run(settings: Settings) -> int:
     return 0 if failure is None else 1
 
 
-def _uploads(repository: Repository, store: StateStore, settings: Settings) -> Uploads:
-    transfers, publisher = settings.transfers, Publisher(settings, repository, store)
+def _uploads(repository: Repository, store: StateStore, settings: Settings, processes: Processes) -> Uploads:
+    transfers, publisher = settings.transfers, Publisher(settings, repository, store, processes)
 
     def yanked(model: str) -> list[Version]:
         return Recorder(repository, store, "", "").yanked(model)

@@ -30,7 +30,7 @@ _PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """Serves until the input ends."""
-    die_with_parent()
+    die_with_parent(int(sys.argv[1]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is what this process is for
     reader, writer = _protocol()
     step_back()
@@ -125,11 +125,11 @@ def _send(writer: BinaryIO, frame: bytes) -> None:
         data = data[writer.write(data) :]
 
 
-def die_with_parent() -> None:
-    """Has this process end when the thread that started it does; `argv[1]` is that process's id."""
+def die_with_parent(parent: int) -> None:
+    """Has this process end when the thread that started it does; `parent` is that process's id."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != int(sys.argv[1]):  # it died before that was asked for
+    if os.getppid() != parent:  # it died before that was asked for
         sys.exit(1)
 
 
