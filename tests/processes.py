@@ -1,4 +1,4 @@
-"""The `turnout` command and its server, as processes."""
+"""The `turnout` command, and its server as a process."""
 
 import os
 import re
@@ -11,12 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import command_line
+
 TURNOUT = [sys.executable, "-m", "turnout"]
+"""The command as a process: where that it is one matters, such as for signals, a terminal, or a kill."""
 
 
 def turnout(*arguments: str | Path, check: bool = True) -> "subprocess.CompletedProcess[str]":
-    """Runs a command to its end."""
-    done = subprocess.run([*TURNOUT, *map(str, arguments)], capture_output=True, text=True, timeout=240)
+    """Runs a command to its end, in this process."""
+    done = command_line.run(*arguments)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
 

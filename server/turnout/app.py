@@ -26,6 +26,7 @@ from turnout.registry.repository import Repository
 from turnout.registry.trust import Trust
 from turnout.registry.uploads import Uploads
 from turnout.rollout.attempt import Entry, Rollout
+from turnout.rollout.clock import SYSTEM_CLOCK, Clock
 from turnout.rollout.controller import Rollouts
 from turnout.rollout.driven import Observer
 from turnout.rollout.enforcement import Enforcement
@@ -59,6 +60,8 @@ from turnout.serving.memory import device_memory, pci_addresses
 from turnout.serving.nvml import Nvml
 from turnout.serving.priority import step_back
 from turnout.serving.replay import Replays
+from turnout.serving.sandbox.fork_server import start_processes
+from turnout.serving.sandbox.processes import Processes
 from turnout.serving.traced import TracedInference
 from turnout.startup import prepare_log, prepare_repository
 from turnout.state.store import StateStore
@@ -98,8 +101,13 @@ class Running:
 
 
 @asynccontextmanager
-async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterator[Running]:
+async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[Running]:
     """Runs a server for as long as the context is entered; leaving it drains and stops the server.
+
+    Args:
+        settings: Of the server.
+        log: Where it is told what happens.
+        clock: That rollouts and the events of the state store go by.
 
     Raises:
         ConfigError: An address cannot be had, or a setting cannot be met here.
@@ -109,7 +117,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         stack.enter_context(LibraryLogs(log))
         await asyncio.to_thread(providers.start_runtime)
         root = await asyncio.to_thread(prepare_repository, settings, log)
-        store = await asyncio.to_thread(StateStore.open, settings.state_url)
+        store = await asyncio.to_thread(StateStore.open, settings.state_url, now=clock.now)
         stack.callback(store.close)
         nvml = await asyncio.to_thread(Nvml.open, log)
         if nvml is not None:
@@ -132,7 +140,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         manager = Manager(repository, store.declared, settings, named, held, catalog, metrics, log)
         shadows = Shadows(settings, catalog, metrics, repository.directory, log)
         traffic = Traffic(store, catalog, policies, shadows.observe, log)
-        webhook = Webhook(settings.rollout, log)
+        webhook = Webhook(settings.rollout, log, clock)
 
         def tell(model: str, rollout: Rollout, entry: Entry) -> None:
             if rollout.state.final and entry.kind == str(rollout.state):
@@ -142,19 +150,21 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         tick = settings.rollout.tick_s
         replays = Replays()
         stack.push_async_callback(replays.close)
-        observer = Observer(catalog, policies, shadows, replays, tick)
-        roster = Roster(store, observer, manager.reconcile, log)
+        observer = Observer(catalog, policies, shadows, replays, tick, clock)
+        roster = Roster(store, observer, manager.reconcile, log, clock)
         enforcement = Enforcement(store, traffic, policies, observer, roster, manager.refresh, tick, tell, log)
         rollouts = Rollouts(
-            store, traffic, policies, catalog, observer, roster, enforcement, manager.reconcile, tick, log
+            store, traffic, policies, catalog, observer, roster, enforcement, manager.reconcile, tick, log, clock
         )
         declarer = Declarer(repository, store)
-        uploads = _uploads(repository, store, settings)
+        processes = start_processes()
+        stack.callback(processes.close)
+        uploads = _uploads(repository, store, settings, processes)
         stack.callback(uploads.close)
         meters = FalseAlarmMeters(
-            lambda model: settings.for_model(model).false_alarm_meter, catalog, policies, observer, log
+            lambda model: settings.for_model(model).false_alarm_meter, catalog, policies, observer, log, clock
         )
-        previews = Previews(catalog, rollouts)
+        previews = Previews(catalog, rollouts, clock)
         recent = Recent(catalog)
         explainer = Explainer(router, catalog, policies)
         console: Sequence[Route] = ()
@@ -284,8 +294,8 @@ async def run(settings: Settings) -> int:
     return 0 if failure is None else 1
 
 
-def _uploads(repository: Repository, store: StateStore, settings: Settings) -> Uploads:
-    transfers, publisher = settings.transfers, Publisher(settings, repository, store)
+def _uploads(repository: Repository, store: StateStore, settings: Settings, processes: Processes) -> Uploads:
+    transfers, publisher = settings.transfers, Publisher(settings, repository, store, processes)
 
     def yanked(model: str) -> list[Version]:
         return Recorder(repository, store, "", "").yanked(model)

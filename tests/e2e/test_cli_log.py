@@ -1,4 +1,4 @@
-"""`turnout log`, `verify`, `yank`, `tag --expect`, `key` and `sign`, as processes."""
+"""`turnout log`, `verify`, `yank`, `tag --expect`, `key` and `sign`: what they change, print and end with."""
 
 import json
 import os
@@ -6,13 +6,13 @@ import shutil
 import sqlite3
 import stat
 import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import command_line
 from onnx_models import save, scaled
 
 pytestmark = pytest.mark.slow
@@ -26,8 +26,7 @@ class Shell:
 
     def run(self, *arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
         clean = {name: value for name, value in os.environ.items() if not name.startswith("TURNOUT_")}
-        command = [sys.executable, "-m", "turnout", *arguments]
-        done = subprocess.run(command, cwd=self.folder, env=clean, capture_output=True, text=True, timeout=60)
+        done = command_line.run(*arguments, cwd=self.folder, env=clean)
         assert done.returncode == code, done.stdout + done.stderr
         return done
 

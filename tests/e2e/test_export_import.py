@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from semver import Version
 
+import command_line
 import onnx_models
 from processes import serving, turnout
 from turnout.errors import DigestMismatch, InvalidModel
@@ -182,10 +183,8 @@ def test_what_the_dockerfile_does_to_the_models_makes_them_serve_that_version(tm
     steps = [line.removeprefix("RUN ") for line in text.splitlines() if line.startswith("RUN turnout")]
     assert len(steps) == 1
     for command in steps[0].split("&&"):
-        done = subprocess.run(
-            [sys.executable, "-m", "turnout", *shlex.split(command)[1:]],
-            env=os.environ | {"TURNOUT_MODELS": str(exported / "models")}, capture_output=True, text=True,
-        )  # fmt: skip
+        environment = os.environ | {"TURNOUT_MODELS": str(exported / "models")}
+        done = command_line.run(*shlex.split(command)[1:], env=environment)
         assert done.returncode == 0, done.stderr
     with serving(exported / "models") as server:
         turnout("load", "m@1.0.0", "--server", server.control)

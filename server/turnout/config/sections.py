@@ -196,6 +196,19 @@ class Loading(Section):
     environment: Literal["warn", "refuse", "ignore"] = "warn"
 
 
+class Trials(Section):
+    """Trial runs of versions, each in a process of its own: by gates before a publish, and before a load.
+
+    Attributes:
+        memory_limit_bytes: Most memory that a trial run may take beside the model itself, and never more than half of
+            what the machine, or the container, has; 0 for that half.
+        timeout_s: Longest that one process may take.
+    """
+
+    memory_limit_bytes: SizeOrNone = ByteSize(4096 * _MIB)
+    timeout_s: Annotated[Duration, Field(gt=0)] = 600.0
+
+
 class Routing(Section):
     """How requests say where they want to go, beside the version field.
 

@@ -9,7 +9,6 @@ on where it stood. While the state store does not answer nothing goes forward, a
 
 import asyncio
 import functools
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -21,6 +20,7 @@ from turnout.registry.compat import refusals
 from turnout.registry.standing import Standing
 from turnout.rollout import machine, overrides
 from turnout.rollout.attempt import Entry, Moved, Rollout, RolloutState, moved
+from turnout.rollout.clock import Clock
 from turnout.rollout.driven import Driven, Observer, by_rollout, stranger
 from turnout.rollout.enforcement import Enforcement
 from turnout.rollout.log import RolloutLog, recorded
@@ -40,7 +40,7 @@ class Rollouts:
     Attributes:
         observer: Looks at what is served and routed.
         log: What rollouts did.
-        last_tick: `time.monotonic()` of the last look at them.
+        last_tick: When the last look at them was, by the monotonic clock.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Rollouts:
         wake: Callable[[], None],
         tick_seconds: float,
         log: FilteringBoundLogger,
+        clock: Clock,
     ) -> None:
         """Prepares; nothing is driven before `run`.
 
@@ -69,6 +70,7 @@ class Rollouts:
             wake: Has versions loaded that the roster newly holds.
             tick_seconds: Between two looks.
             log: Where trouble is told.
+            clock: Tells how long the last look at them is ago.
         """
         self._store = store
         self._traffic = traffic
@@ -83,7 +85,13 @@ class Rollouts:
         self._enforcement = enforcement
         self._lock = asyncio.Lock()
         self._ticked = asyncio.Condition()
-        self.last_tick = time.monotonic()
+        self._clock = clock
+        self.last_tick = clock.monotonic()
+
+    @property
+    def seconds_since_tick(self) -> float:
+        """How long the last look at them is ago."""
+        return self._clock.monotonic() - self.last_tick
 
     @property
     def driven(self) -> Sequence[Driven]:
@@ -124,7 +132,7 @@ class Rollouts:
                     await self._look(driven)
                 except TurnoutError as error:  # the others' verdicts must not wait for this one
                     self._log.error("a rollout could not be looked at", model=key[0], reason=error.message)
-        self.last_tick = time.monotonic()
+        self.last_tick = self._clock.monotonic()
         await self._announce()
 
     async def wait(self, seconds: float) -> None:

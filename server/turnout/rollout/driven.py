@@ -1,7 +1,6 @@
 """A rollout that a server drives, and what it sees when it looks: the world made into the facts of one tick."""
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +10,7 @@ from semver import Version
 
 from turnout.registry.standing import Standing
 from turnout.rollout.attempt import Entry, Rollout, RolloutState
+from turnout.rollout.clock import Clock
 from turnout.rollout.counters import Counted, Counters, Place
 from turnout.rollout.evidence import SLO, STALLED, Count
 from turnout.rollout.machine import Facts
@@ -46,7 +46,7 @@ class Driven:
         rollout: As it stands.
         number: Of the state store's last write.
         counters: Its counts.
-        looked: `time.monotonic()` of the last tick.
+        looked: When the last tick was, by the monotonic clock.
         sample: Number of the last shadow sample that was taken.
         refused: Why the last change of the traffic was refused.
         saved: The state store has it as it stands.
@@ -77,17 +77,18 @@ class Observer:
     """Looks at what is served and routed. Used on the event loop only."""
 
     def __init__(
-        self, catalog: Catalog, policies: Policies, shadows: Shadows, replays: Replays, tick_seconds: float
+        self, catalog: Catalog, policies: Policies, shadows: Shadows, replays: Replays, tick_seconds: float, clock: Clock
     ) -> None:
         self._catalog = catalog
         self._policies = policies
         self._shadows = shadows
         self._replays = replays
         self._tick_seconds = tick_seconds
+        self._clock = clock
 
     def driven(self, rollout: Rollout, number: int) -> Driven:
         """Returns a rollout that is driven from now on."""
-        return Driven(rollout, number, Counters(_rules(rollout)), time.monotonic())
+        return Driven(rollout, number, Counters(_rules(rollout)), self._clock.monotonic())
 
     def facts(self, driven: Driven, rivals: int) -> tuple[Facts, Sequence[Counted]]:
         """Returns what is so now, and begins the next tick's counts.
@@ -96,7 +97,7 @@ class Observer:
             driven: The rollout.
             rivals: Rollouts of its model that run, itself among them.
         """
-        rollout, now = driven.rollout, time.monotonic()
+        rollout, now = driven.rollout, self._clock.monotonic()
         seconds = min(now - driven.looked, _LATE_TICKS * self._tick_seconds)
         driven.looked = now
         candidate = self.entry(rollout.model, rollout.candidate)

@@ -1,7 +1,6 @@
 """Which rollouts run, and which of them this server drives: by leases in the state store."""
 
 import asyncio
-import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 
@@ -10,6 +9,7 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import ChangeRefused, NotFound
 from turnout.rollout.attempt import Rollout
+from turnout.rollout.clock import Clock
 from turnout.rollout.driven import Driven, Observer
 from turnout.state.rollouts import RolloutRecord
 from turnout.state.store import StateStore
@@ -30,7 +30,7 @@ class Roster:
     """
 
     def __init__(
-        self, store: StateStore, observer: Observer, wake: Callable[[], None], log: FilteringBoundLogger
+        self, store: StateStore, observer: Observer, wake: Callable[[], None], log: FilteringBoundLogger, clock: Clock
     ) -> None:
         """Prepares; nothing is known before `take_in`.
 
@@ -39,11 +39,13 @@ class Roster:
             observer: Makes a rollout one that is driven.
             wake: Has versions loaded that `held` newly names.
             log: Where it is told what was taken up.
+            clock: Tells when a lease is over.
         """
         self._store = store
         self._observer = observer
         self._wake = wake
         self._log = log
+        self._clock = clock
         self.driver = uuid.uuid4().hex
         self.driven: dict[Key, Driven] = {}
         self.foreign: dict[Key, Rollout] = {}
@@ -143,10 +145,10 @@ class Roster:
         Its lease is over by the clock on the wall; or, since such clocks jump and differ, nothing was written for as
         long as a lease lasts by this server's own.
         """
-        now = time.monotonic()
+        now = self._clock.monotonic()
         number, since = self._seen.get(key, (0, now))
         if number != record.number:
             since = now
         self._seen[key] = (record.number, since)
         lease = (record.driven_until - record.changed).total_seconds()
-        return time.time() >= record.driven_until.timestamp() or now - since >= lease
+        return self._clock.now() >= record.driven_until or now - since >= lease

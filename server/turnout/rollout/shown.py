@@ -1,7 +1,5 @@
 """Tells the metrics how rollouts stand."""
 
-import time
-
 from turnout.rollout.controller import Rollouts
 from turnout.rollout.meter import FalseAlarmMeters
 from turnout.telemetry.rollout import RolloutRecorder, RolloutSample
@@ -27,4 +25,4 @@ def record_rollouts(rollouts: Rollouts, meters: FalseAlarmMeters, recorder: Roll
         )  # fmt: skip
     recorder.running = samples
     recorder.meters = meters.samples
-    recorder.since_tick = time.monotonic() - rollouts.last_tick
+    recorder.since_tick = rollouts.seconds_since_tick

@@ -1,11 +1,11 @@
-"""The child's side of `turnout.serving.trial`: one question on standard input, one answer on standard output.
+"""The child's side of `turnout.serving.trial`: one question, one answer, both in a scratch directory.
 
-Run as `python -m turnout.serving.trial_child PARENT`; it dies with the process that started it.
+It is forked by `turnout.serving.sandbox.warm`, or run as `python -m turnout.serving.trial_child SCRATCH PARENT`; either
+way it dies with the process that started it.
 """
 
 import contextlib
 import json
-import os
 import resource
 import sys
 import time
@@ -27,6 +27,7 @@ from turnout.serving import providers
 from turnout.serving.batchability import prove
 from turnout.serving.isolation.child import die_with_parent
 from turnout.serving.memory import resident_bytes
+from turnout.serving.sandbox.processes import ANSWER_FILE, ANSWERS_FILE, JOB_FILE
 from turnout.serving.session import Session
 from turnout.serving.synthetic import FREE_SIZES, INTEGERS_BELOW, synthetic_inputs
 from turnout.serving.tensor import NUMPY_DTYPES, Array
@@ -62,21 +63,23 @@ class Example:
 
 
 def main() -> None:
-    """Answers."""
-    die_with_parent()
+    """Answers, in a process that was started for it."""
+    die_with_parent(int(sys.argv[2]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is what this process is for
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whoever prints does not print into the answer
-    job = json.load(sys.stdin)
     providers.start_runtime()
+    answer(Path(sys.argv[1]))
+
+
+def answer(scratch: Path) -> None:
+    """Answers the question in a scratch directory, and leaves the answer there."""
+    job = json.loads((scratch / JOB_FILE).read_bytes()) | {"scratch": scratch}
     try:
-        answer = {"examine": examine, "race": race, "optimise": optimise}[job["question"]](job)
+        told = {"examine": examine, "race": race, "optimise": optimise}[job["question"]](job)
     except TurnoutError as error:
-        answer = {"error": {"kind": type(error).__name__, "message": error.message}}
+        told = {"error": {"kind": type(error).__name__, "message": error.message}}
     except MemoryError:
-        answer = {"error": {"kind": "MemoryBudgetExceeded", "message": "memory ran out"}}
-    json.dump(answer, out)
-    out.close()
+        told = {"error": {"kind": "MemoryBudgetExceeded", "message": "memory ran out"}}
+    (scratch / ANSWER_FILE).write_text(json.dumps(told))
 
 
 def examine(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,7 +101,7 @@ def examine(job: Mapping[str, Any]) -> dict[str, Any]:
         outputs, fault = _answer(session, example, names)
         arrays |= {f"{index}/{name}": _plain(array) for name, array in outputs.items()}
         answers.append({"example": example.name, "golden": example.golden, "outputs": list(outputs), "fault": fault})
-    np.savez(Path(job["scratch"]) / "answers.npz", **arrays)  # type: ignore[arg-type]  # none is named allow_pickle
+    np.savez(job["scratch"] / ANSWERS_FILE, **arrays)  # type: ignore[arg-type]  # none is named allow_pickle
     return {
         "provider": session.providers[0],
         "load_seconds": load_seconds,
@@ -143,7 +146,7 @@ def race(job: Mapping[str, Any]) -> dict[str, Any]:
 def optimise(job: Mapping[str, Any]) -> dict[str, Any]:
     """Writes two versions as ONNX Runtime optimises them, each under its number."""
     for index, subject in enumerate(job["subjects"]):
-        directory = Path(job["scratch"]) / str(index)
+        directory = job["scratch"] / str(index)
         directory.mkdir()
         options = ort.SessionOptions()
         options.log_severity_level = 4

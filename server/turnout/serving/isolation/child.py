@@ -43,7 +43,7 @@ _OOM_SCORE = 500
 
 def main() -> None:
     """Serves until the socket is closed."""
-    die_with_parent()
+    die_with_parent(int(sys.argv[1]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is what this process is for
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
@@ -162,11 +162,11 @@ def _send(connection: socket.socket, frame: bytes) -> None:
     connection.sendall(LENGTH.pack(len(frame)) + frame)
 
 
-def die_with_parent() -> None:
-    """Has this process end when the thread that started it does; `argv[1]` is that process's id."""
+def die_with_parent(parent: int) -> None:
+    """Has this process end when the thread that started it does; `parent` is that process's id."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != int(sys.argv[1]):  # it died before that was asked for
+    if os.getppid() != parent:  # it died before that was asked for
         sys.exit(1)
 
 
