@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from turnout.registry.graph import Attribute, Node, Tensor, TensorType
 from turnout.serving.rowwise.sizes import Size, symbol
-from turnout.serving.rowwise.states import Element, NotRowWise, Rows, RunFails, Shared, State, counts_rows
+from turnout.serving.rowwise.states import Element, NotRowWise, Rows, Shared, State, counts_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +150,8 @@ def normal(axis: int, rank: int) -> int:
     """Returns an axis counted from 0.
 
     Raises:
-        RunFails: There is none of that number.
+        NotRowWise: There is none of that number.
     """
     if not -rank <= axis < rank:
-        raise RunFails(f"axis {axis} of a tensor of {rank} dimensions")
+        raise NotRowWise(f"axis {axis} of a tensor of {rank} dimensions")
     return axis % rank

@@ -143,37 +143,38 @@ class _Walk:
 
     def _states(self, node: Node, graph: Graph, scope: Scope, place: str) -> Sequence[Known]:
         inputs: list[tuple[Shared | Rows | None, ...]] = []
+        obstacles: list[Mixed] = []
         for name in node.inputs:
             state = scope.get(name) if name else None
             if name and state is None:
                 state = Mixed(f"{node} takes {name}, which is not computed before it")
             if isinstance(state, Mixed):
-                return [state] * len(node.outputs)
-            inputs.append(state.states if isinstance(state, Cases) else (state,))
+                obstacles.append(state)
+            else:
+                inputs.append(state.states if isinstance(state, Cases) else (state,))
+        if obstacles:  # what no run ever gets to cannot be wrong, whatever else goes into it
+            return [next((o for o in obstacles if o.fails), obstacles[0])] * len(node.outputs)
         types = tuple(graph.types.get(name, TensorType()) for name in node.outputs)
         cases = list(itertools.islice(itertools.product(*inputs), _MOST_CASES + 1))
         if len(cases) > _MOST_CASES:
             return [Mixed(f"{node}: too many conditions decide what it is given")] * len(node.outputs)
-        results = []
-        obstacle = ""
-        for case in cases:
-            try:
-                call = Call(node, case, self._opset.get(node.domain, 0), place, types)
-                results.append(self._apply(call, scope))
-            except RunFails as found:
-                obstacle = str(found)  # of this case no answer comes
-            except NotRowWise as found:
-                return [Mixed(f"{node}: {found}")] * len(node.outputs)
-            except Exception as error:  # noqa: BLE001 - a node that is not as the standard has it: nothing follows
-                return [Mixed(f"{node}: it is not as its operator is described ({error!r})")] * len(node.outputs)
-        if not results:
-            return [Mixed(f"{node}: {obstacle}")] * len(node.outputs)
-        if any(len(states) != len(results[0]) for states in results):
-            return [Mixed(f"{node}: its cases have different outputs")] * len(node.outputs)
+        results = [self._case(Call(node, case, self._opset.get(node.domain, 0), place, types), scope) for case in cases]
         return [
-            _joined([states[output] for states in results], node, f"{place}{node.outputs[output]}")
-            for output in range(min(len(results[0]), len(node.outputs)))
+            _joined([states[output] for states in results], f"{place}{node.outputs[output]}")
+            for output in range(min(map(len, results)))
         ]
+
+    def _case(self, call: Call, scope: Scope) -> Sequence[Known]:
+        node = call.node
+        try:
+            states = self._apply(call, scope)
+        except NotRowWise as found:
+            return [Mixed(f"{node}: {found}", fails=isinstance(found, RunFails))] * len(node.outputs)
+        except Exception as error:  # noqa: BLE001 - a node that is not as the standard has it: nothing follows
+            return [Mixed(f"{node}: it is not as its operator is described ({error!r})")] * len(node.outputs)
+        if node.subgraphs:
+            return states
+        return [Mixed(f"{node}: {state.reason}") if isinstance(state, Mixed) else state for state in states]
 
     def _apply(self, call: Call, scope: Scope) -> Sequence[Known]:
         node = call.node
@@ -210,7 +211,7 @@ class _Walk:
         if len(results) == 1:
             return results[0]
         return [
-            _joined(states, call.node, f"{call.place}{call.node.outputs[output]}")
+            _joined(states, f"{call.place}{call.node.outputs[output]}")
             for output, states in enumerate(zip(*results, strict=True))
         ]
 
@@ -242,12 +243,14 @@ def _captured(node: Node) -> Iterator[str]:
             yield from graph.outputs
 
 
-def _joined(states: Sequence[Known], node: Node, name: str) -> Known:
+def _joined(states: Sequence[Known], name: str) -> Known:
     """Returns what is known about a tensor called `name` that is one of several, the same one for every row."""
     cases: list[Shared | Rows] = []
     for state in states:
         if isinstance(state, Mixed):
-            return state if str(node) in state.reason or node.subgraphs else Mixed(f"{node}: {state.reason}")
+            if state.fails:
+                continue
+            return state
         for one in state.states if isinstance(state, Cases) else (state,):
             for index, other in enumerate(cases):
                 both = _common(one, other, name)
@@ -256,6 +259,8 @@ def _joined(states: Sequence[Known], node: Node, name: str) -> Known:
                     break
             else:
                 cases.append(one)
+    if not cases:
+        return states[0]
     return cases[0] if len(cases) == 1 else Cases(tuple(cases))
 
 

@@ -117,9 +117,11 @@ class Mixed:
 
     Attributes:
         reason: What makes it so, naming the node.
+        fails: No run ever gets as far as this tensor.
     """
 
     reason: str
+    fails: bool = False
 
 
 State = Shared | Rows | Mixed

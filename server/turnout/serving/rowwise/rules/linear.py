@@ -6,7 +6,7 @@ from turnout.registry.graph import STANDARD_DOMAIN
 from turnout.serving.rowwise.call import Call, Rule
 from turnout.serving.rowwise.rules.elementwise import MICROSOFT, broadcast_rows
 from turnout.serving.rowwise.sizes import ONE, Size, derived
-from turnout.serving.rowwise.states import Mixed, NotRowWise, Rows, Shared, State
+from turnout.serving.rowwise.states import Mixed, NotRowWise, Rows, RunFails, Shared, State
 
 
 def matmul_states(one: Shared | Rows, other: Shared | Rows) -> Rows:
@@ -178,14 +178,38 @@ def _first_axis(call: Call, index: int = 0) -> Rows:
 
 
 def _over_places(call: Call, rows: Rows, channels: Size) -> tuple[Size, ...]:
-    """Returns the shape of an operator that goes over the places of a picture: what inference found, or symbols."""
+    """Returns the shape of an operator that goes over the places of a picture."""
     how = [call.node.op_type, *(f"{k}={v}" for k, v in sorted(call.node.attributes.items()))]
     places = []
     for axis in range(2, rows.rank):
-        size = call.fresh(axis)
-        kernel = "" if len(call.inputs) < 2 else _text(call.given(1))
-        places.append(size if size.constant is not None else derived("over", *how, kernel, axis, rows.shape[axis]))
+        size = _places(call, rows.shape[axis], axis - 2, rows.rank - 2)
+        if size is None:
+            size = call.fresh(axis)
+        if size.constant is None:
+            kernel = "" if len(call.inputs) < 2 else _text(call.given(1))
+            size = derived("over", *how, kernel, axis, rows.shape[axis])
+        places.append(size)
     return (rows.shape[0], channels, *places)
+
+
+def _places(call: Call, size: Size, at: int, count: int) -> Size | None:
+    """Returns how many places a window of known size takes along a dimension of known size; None where one is not."""
+    kernel = call.integers("kernel_shape")
+    if kernel is None and len(call.inputs) > 1:
+        shape = call.given(1).shape or ()
+        kernel = tuple(k.constant for k in shape[2:] if k.constant is not None)
+    rounded = call.text("auto_pad", "NOTSET") != "NOTSET" or call.integer("ceil_mode", 0)
+    if size.constant is None or rounded or kernel is None or len(kernel) != count or "Transpose" in call.node.op_type:
+        return None
+    strides = call.integers("strides") or (1,) * count
+    dilations = call.integers("dilations") or (1,) * count
+    pads = call.integers("pads") or (0,) * 2 * count
+    room = size.constant + pads[at] + pads[at + count] - dilations[at] * (kernel[at] - 1) - 1
+    if room < 0:
+        if call.node.op_type == "Conv":
+            raise RunFails("its window is larger than its input")
+        return None  # ONNX Runtime's pooling answers all the same
+    return Size(room // strides[at] + 1)
 
 
 def _text(state: Shared | Rows) -> str:

@@ -23,6 +23,9 @@ def _recurrent(states: Sequence[int], peepholes: int | None) -> Rule:
         first = bool(call.integer("layout", 0))  # the batch axis comes first
         if rows.rank != 3:
             raise RunFails(f"it takes 3 dimensions, not {rows.rank}")
+        weights = call.given(1).shape
+        if weights is not None and len(weights) == 3 and _differ(weights[2], rows.shape[2]):
+            raise RunFails(f"it takes {weights[2]} features, not {rows.shape[2]}")
         if rows.axis != (0 if first else 1):
             raise NotRowWise("the batch axis is not where it has its batch")
         if call.has(4):
@@ -32,7 +35,9 @@ def _recurrent(states: Sequence[int], peepholes: int | None) -> Rule:
         for index in states:
             if call.has(index):
                 begin = call.rows(index)
-                if begin.rank != 3 or begin.axis != (0 if first else 1) or begin.layout != rows.layout:
+                if begin.rank != 3:
+                    raise RunFails(f"it begins with a state of 3 dimensions, not {begin.rank}")
+                if begin.axis != (0 if first else 1) or begin.layout != rows.layout:
                     raise NotRowWise("the state that it begins with is not that of its rows")
         time, batch = (rows.shape[1], rows.shape[0]) if first else (rows.shape[0], rows.shape[1])
         directions = Size(2 if call.text("direction", "forward") == "bidirectional" else 1)
@@ -46,6 +51,10 @@ def _recurrent(states: Sequence[int], peepholes: int | None) -> Rule:
         return [every, last, last][: len(call.node.outputs)]
 
     return rule
+
+
+def _differ(one: Size, other: Size) -> bool:
+    return None not in (one.constant, other.constant) and one != other
 
 
 def _batch_first(call: Call, index: int) -> Rows:
