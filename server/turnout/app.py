@@ -7,8 +7,7 @@ run()       the same for a process: until a signal, or until a part that must no
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from turnout.oip.description import Description
 from turnout.publishing import Publisher
 from turnout.registry.announcement import Bounds
 from turnout.registry.repository import Repository
+from turnout.registry.standing import Declared
 from turnout.registry.trust import Trust
 from turnout.registry.uploads import Uploads
 from turnout.rollout.attempt import Entry, Rollout
@@ -60,15 +60,22 @@ from turnout.serving.traced import TracedInference
 from turnout.startup import prepare_log, prepare_repository
 from turnout.state.store import StateStore
 from turnout.telemetry.exposition import Form
+from turnout.telemetry.gpu import Gpu
 from turnout.telemetry.logging import AccessLog, make_logger
 from turnout.telemetry.metrics import Metrics
+from turnout.telemetry.reading import Reading
+from turnout.telemetry.resources import Memory
 from turnout.telemetry.tracing.assembly import tracing
+from turnout.threads import Threads
 from turnout.web.console.application import console_routes
 from turnout.web.console.recent import Recent
 from turnout.web.oip.description import DescriptionEndpoints
 from turnout.web.oip.inference import InferenceEndpoint
 from turnout.web.oip.routes import oip_routes
 from turnout.web.server import Web, bind, http_server
+
+_SCRAPE_READ_SECONDS = 1.0
+"""What a driver may take to answer a scrape, which then shows what it said last."""
 
 _EXPIRY_SECONDS = 0.5
 """Between two looks for uploads that nobody goes on with, at least."""
@@ -102,17 +109,25 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         Unavailable: The state store does not answer.
     """
     async with AsyncExitStack() as stack:
-        await asyncio.to_thread(providers.start_runtime)
-        root = await asyncio.to_thread(prepare_repository, settings, log)
-        store = await asyncio.to_thread(StateStore.open, settings.state_url)
+        starting = Threads("start")
+        stack.callback(starting.shutdown)
+        await starting.run(providers.start_runtime)
+        root = await starting.run(prepare_repository, settings, log)
+        store = await starting.run(StateStore.open, settings.state_url)
         stack.callback(store.close)
-        nvml = await asyncio.to_thread(Nvml.open, log)
+        nvml = await starting.run(Nvml.open, log)
         if nvml is not None:
             stack.callback(nvml.close)
 
         repository, catalog, metrics = Repository(root), Catalog(), Metrics()
-        await asyncio.to_thread(prepare_log, repository, store, settings, log)
+        await starting.run(prepare_log, repository, store, settings, log)
         policies = Policies()
+
+        async def declared() -> Declared:
+            return await store.in_thread(store.declared)
+
+        async def revision() -> int:
+            return await store.in_thread(store.revision)
 
         def held(model: str) -> Mapping[Version, str]:
             return {**roster.held(model), **policies.held(model)}
@@ -121,7 +136,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         access = AccessLog(log, settings.log.access_sample_rate)
         tracer = await stack.enter_async_context(tracing(settings.tracing, metrics.server.spans, log))
         inference = (Inference if tracer is None else TracedInference)(router, catalog, metrics, access, code_name)
-        manager = Manager(repository, store.declared, settings, named, held, catalog, metrics, log)
+        manager = Manager(repository, declared, settings, named, held, catalog, metrics, log)
         shadows = Shadows(settings, catalog, metrics, repository.directory, log)
         traffic = Traffic(store, catalog, policies, shadows.observe, log)
         webhook = Webhook(settings.rollout, log)
@@ -170,6 +185,11 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         )
         readiness_off = asyncio.Event()
 
+        scraping = Threads("scrape", 2)
+        stack.callback(scraping.shutdown)
+        memory: Reading[Mapping[str, Memory]] = Reading(lambda: scraping.run(device_memory, manager.devices), {})
+        gpus = Reading[Sequence[Gpu]](lambda: scraping.run(_gpus, nvml, manager.devices), ())
+
         async def scrape(form: Form) -> bytes:
             manager.sample()
             if tracer is not None:
@@ -177,9 +197,8 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             record_weights(catalog, policies, router)
             record_epochs(catalog, policies, metrics.server)
             record_rollouts(rollouts, meters, metrics.rollouts)
-            metrics.server.memory = await asyncio.to_thread(device_memory, manager.devices)
-            if nvml is not None:
-                metrics.server.gpus = await asyncio.to_thread(lambda: nvml.read(pci_addresses(manager.devices)))
+            metrics.server.memory = await memory.value(_SCRAPE_READ_SECONDS)
+            metrics.server.gpus = await gpus.value(_SCRAPE_READ_SECONDS)
             return await metrics.scrape(form)
 
         async def refresh() -> None:
@@ -224,10 +243,10 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         side_tasks.start("http", http.serve(sockets=[http_socket]))
         side_tasks.start("rollouts", rollouts.run(previews.tick, meters.tick))
         side_tasks.start("webhook", webhook.run())
-        side_tasks.start("uploads", _expire(uploads, settings.transfers.keep_s))
+        side_tasks.start("uploads", _expire(repository, uploads, settings.transfers.keep_s))
         if console:
             side_tasks.start("recent", recent.run())
-        side_tasks.start("follow", follow(refresh, store.revision, root, settings.repository, log))
+        side_tasks.start("follow", follow(refresh, revision, root, settings.repository, log))
         stack.push_async_callback(drain, services, settings, data, control, http, side_tasks)
         try:
             yield Running(*addresses, services, failed)
@@ -290,7 +309,7 @@ def _registry(
     stack: AsyncExitStack,
 ) -> RegistryServicer:
     # Threads of their own: hashing and gates take a core for seconds, and live requests come first.
-    threads = ThreadPoolExecutor(settings.transfers.max_uploads, "registry", initializer=step_back)
+    threads = Threads("registry", settings.transfers.max_uploads, step_back)
     stack.callback(threads.shutdown, wait=True, cancel_futures=True)
     return RegistryServicer(
         repository,
@@ -305,7 +324,11 @@ def _registry(
     )
 
 
-async def _expire(uploads: Uploads, keep_seconds: float) -> None:
+def _gpus(nvml: Nvml | None, devices: Collection[str]) -> Sequence[Gpu]:
+    return () if nvml is None else nvml.read(pci_addresses(devices))
+
+
+async def _expire(repository: Repository, uploads: Uploads, keep_seconds: float) -> None:
     while True:
         await asyncio.sleep(max(keep_seconds / 4, _EXPIRY_SECONDS))
-        await asyncio.to_thread(uploads.expire)
+        await repository.in_thread(uploads.expire)

@@ -15,7 +15,6 @@ from turnout.registry.manifest import Manifest
 from turnout.serving.arms import Arms
 from turnout.serving.batcher import Answer, Batcher, PlanInForce, QueueBounds
 from turnout.serving.loader import LoadedVersion
-from turnout.serving.memory import give_back
 from turnout.serving.tensor import Array
 from turnout.serving.validation import Validator
 from turnout.telemetry.metrics import VersionRecorder
@@ -204,7 +203,10 @@ class VersionHandle:
             self._left()
 
     async def close(self) -> None:
-        """Takes the version out of service: waits for the requests under way, then frees its memory."""
+        """Takes the version out of service: waits for the requests under way and for runs, then frees its sessions.
+
+        A run that hangs is waited for as long as it does, which holds nothing else up.
+        """
         self._closing = True
         if self._inflight or self._guests:
             await self._idle.wait()
@@ -212,11 +214,10 @@ class VersionHandle:
             batcher.close()
         for batcher in self._batchers.values():
             await batcher.wait_closed()
-        # Everything that refers to the sessions goes before memory is given back.
+        # Everything that refers to the sessions goes, so that their memory can be given back.
         self.loaded = None
         del self._run, batcher
         self._batchers.clear()
-        await asyncio.to_thread(give_back)
 
     def _strike(self, took: float) -> None:
         """Notes an inline run that took `took` seconds, too long."""
