@@ -190,7 +190,7 @@ class Batcher:
             QueueFull: The queue holds as much as it may, or no thread can be had to run it.
             DeadlineExceeded: The deadline passed first.
             NotLoaded: The version was closed.
-            ModelFailure, MemoryBudgetExceeded: The run failed.
+            InputsRefused, ModelFailure, MemoryBudgetExceeded: The run failed.
         """
         pending = self._admit(inputs, outputs, deadline)
         timer = None if deadline is None else self._loop.call_later(deadline - time.monotonic(), self._expire, pending)
