@@ -147,10 +147,9 @@ async def _hang_versions(server: Running, hang: Hang, count: int) -> list["async
     unloads = [
         asyncio.create_task(server.services.manager.unload("hangs", Version(1, number, 0))) for number in range(count)
     ]
-    for number in range(count):
-        await server.services.catalog.wait_for(
-            lambda s, v=Version(1, number, 0): s.models["hangs"].versions[v].state is LifecycleState.DRAINING
-        )
+    await server.services.catalog.wait_for(
+        lambda s: {e.state for e in s.models["hangs"].versions.values()} == {LifecycleState.DRAINING}
+    )
     return unloads
 
 

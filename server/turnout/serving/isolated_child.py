@@ -4,17 +4,15 @@ Run as `python -m turnout.serving.isolated_child PARENT`; the first frame says w
 does, and dies with the thread that started it: Linux sends the signal when that thread ends, not only with its process.
 """
 
-import ctypes
 import json
 import os
-import resource
-import signal
 import sys
 from pathlib import Path
 from typing import BinaryIO
 
 from google.rpc.code_pb2 import INTERNAL, INVALID_ARGUMENT, RESOURCE_EXHAUSTED
 
+from turnout import host
 from turnout.config import Runtime
 from turnout.errors import InputsRefused, MemoryBudgetExceeded, ModelFailure, TurnoutError
 from turnout.registry.signature import Signature
@@ -25,13 +23,11 @@ from turnout.serving.session import Session
 from turnout_proto import tensors
 from turnout_proto.v1 import prediction_pb2 as pb
 
-_PR_SET_PDEATHSIG = 1
-
 
 def main() -> None:
     """Serves until the input ends."""
-    die_with_parent()
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is what this process is for
+    host.die_with_parent(int(sys.argv[1]))
+    host.write_no_core()  # a crash is what this process is for
     reader, writer = _protocol()
     step_back()
     job = _receive(reader)
@@ -67,20 +63,9 @@ def _load(job: bytes) -> tuple[bytes, Session | None]:
     except TurnoutError as error:
         return _failure(error), None
     if body["memory_limit"] and session.device == "cpu":
-        _limit_memory(body["memory_limit"])
+        # Not for a GPU: there the arena has the limit, and CUDA takes host memory for each kernel that is first run.
+        host.limit_data(body["memory_limit"])
     return pb.PredictStreamResponse(response=pb.PredictResponse()).SerializeToString(), session
-
-
-def _limit_memory(more: int) -> None:
-    """Bounds what this process may take from now on.
-
-    RLIMIT_DATA counts private writable memory, which is what arenas and tensors are. RLIMIT_AS would count what is only
-    reserved as well, and ONNX Runtime reserves far more than it uses. Not for a GPU: there the arena has the limit, and
-    CUDA takes host memory for each kernel that is first run.
-    """
-    with open("/proc/self/status") as status:
-        used = next((int(line.split()[1]) * 1024 for line in status if line.startswith("VmData:")), 0)
-    resource.setrlimit(resource.RLIMIT_DATA, (used + more, used + more))
 
 
 def _run(session: Session, frame: bytes) -> bytes:
@@ -124,14 +109,6 @@ def _send(writer: BinaryIO, frame: bytes) -> None:
     data = memoryview(HEADER.pack(len(frame)) + frame)
     while data:
         data = data[writer.write(data) :]
-
-
-def die_with_parent() -> None:
-    """Has this process end when the thread that started it does; `argv[1]` is that process's id."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != int(sys.argv[1]):  # it died before that was asked for
-        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ versions that serve beside it come first.
 
 import contextlib
 import functools
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -17,6 +16,7 @@ import onnx
 
 from turnout.config import Batching, ModelSettings
 from turnout.errors import MemoryBudgetExceeded
+from turnout.host import whole_cores
 from turnout.registry.golden import read_cases
 from turnout.registry.listing import Published
 from turnout.registry.manifest import MODEL_FILE
@@ -152,7 +152,7 @@ def _fit(size: int, limit: int) -> None:
 
 
 def _runners(sessions: Sequence[Session], bound: bool, on_gpu: bool, wanted: int) -> Sequence[MakeRunner]:
-    count = wanted or (RUNNERS_PER_GPU if on_gpu else len(os.sched_getaffinity(0)))
+    count = wanted or (RUNNERS_PER_GPU if on_gpu else whole_cores())
     if bound:
         allocate = pinned_allocator()
         return [functools.partial(BoundRunner, session, allocate) for _ in range(count) for session in sessions]
