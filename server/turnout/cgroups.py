@@ -1,8 +1,8 @@
 """What Linux's control groups allow this process: version 1 and 2, nested groups, and containers.
 
 A limit binds all groups below the one that has it, so the least of those on the way to the root holds. Where the groups
-are mounted, and which of them is the mount's root (in a container that shares the host's namespace: the container's own),
-`/proc/self/mountinfo` tells; which group this process is in, `/proc/self/cgroup`.
+are mounted, and which of them is a mount's root (in a container that shares the host's namespace: its own), is in
+`/proc/self/mountinfo`; which group this process is in, in `/proc/self/cgroup`.
 """
 
 import contextlib

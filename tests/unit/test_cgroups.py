@@ -40,7 +40,7 @@ def _system(root: Path, mounts: str, groups: str, files: dict[str, str]) -> Path
         pytest.param(
             V2.format(root="/"),
             "0::/kubepods/pod1/c1\n",
-            {"kubepods/pod1/c1/cpu.max": "max 100000", "kubepods/pod1/cpu.max": "50000 100000", "kubepods/cpu.max": "9 1"},
+            {"kubepods/pod1/c1/cpu.max": "max 1", "kubepods/pod1/cpu.max": "50000 100000", "kubepods/cpu.max": "9 1"},
             0.5,
             id="v2, a group above binds",
         ),

@@ -8,6 +8,7 @@ answers stops itself and nobody else.
 """
 
 import asyncio
+import time
 from collections import deque
 
 import grpc
@@ -17,6 +18,7 @@ from turnout.routing.preferences import Preferences
 from turnout.rpc import codec
 from turnout.rpc.errors import abort, to_status
 from turnout.rpc.malformed import Malformed, refusal
+from turnout.rpc.send_clock import SendClock
 from turnout.rpc.tracing import NAMES, cancelled_with, end
 from turnout.serving.inference import Inference, InferenceRequest, InferenceResult
 from turnout.telemetry.tracing.context import SpanContext, parse
@@ -37,6 +39,7 @@ class Multiplexer:
         self._preferences = preferences
         self._context = context
         self._max_items = max_items
+        self._clock = SendClock()
         self._tasks: dict[str, asyncio.Task[pb.PredictStreamResponse]] = {}
         self._answers: deque[pb.PredictStreamResponse] = deque()
         self._wake_writer = asyncio.Event()
@@ -104,8 +107,11 @@ class Multiplexer:
         """Answers at once where that is possible, and returns the answer; else starts a task that will."""
         message, timeout_ms = item.request, item.timeout_ms
         remaining = self._context.time_remaining()
+        # Its time runs since it was sent, and not since there was room for it here.
+        waited = self._clock.waited(item.sent_ms / 1e3, time.monotonic()) if item.HasField("sent_ms") else 0.0
         if timeout_ms:
-            remaining = min(timeout_ms / 1e3, remaining) if remaining is not None else timeout_ms / 1e3
+            left = timeout_ms / 1e3 - waited
+            remaining = left if remaining is None else min(left, remaining)
         call = codec.envelope(message, remaining)
         try:
             if not message.request_id:
