@@ -7,8 +7,7 @@ run()       the same for a process: until a signal, or until a part that must no
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +17,13 @@ from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Address, Settings
+from turnout.host import lower_priority
 from turnout.life import SideTasks, drain
 from turnout.oip.description import Description
 from turnout.publishing import Publisher
 from turnout.registry.announcement import Bounds
 from turnout.registry.repository import Repository
+from turnout.registry.standing import Declared
 from turnout.registry.trust import Trust
 from turnout.registry.uploads import Uploads
 from turnout.rollout.attempt import Entry, Rollout
@@ -58,7 +59,6 @@ from turnout.serving.limits import InputLimits
 from turnout.serving.manager import Manager
 from turnout.serving.memory import device_memory, pci_addresses
 from turnout.serving.nvml import Nvml
-from turnout.serving.priority import step_back
 from turnout.serving.replay import Replays
 from turnout.serving.sandbox.fork_server import start_processes
 from turnout.serving.sandbox.processes import Processes
@@ -66,9 +66,13 @@ from turnout.serving.traced import TracedInference
 from turnout.startup import prepare_log, prepare_repository
 from turnout.state.store import StateStore
 from turnout.telemetry.exposition import Form
+from turnout.telemetry.gpu import Gpu
 from turnout.telemetry.logging import AccessLog, LibraryLogs, make_logger
 from turnout.telemetry.metrics import Metrics
+from turnout.telemetry.reading import Reading
+from turnout.telemetry.resources import Memory
 from turnout.telemetry.tracing.assembly import tracing
+from turnout.threads import Threads
 from turnout.web.console.application import console_routes
 from turnout.web.console.recent import Recent
 from turnout.web.guard import Guard, is_loopback
@@ -76,6 +80,9 @@ from turnout.web.oip.description import DescriptionEndpoints
 from turnout.web.oip.inference import InferenceEndpoint
 from turnout.web.oip.routes import oip_routes
 from turnout.web.server import Web, bind, http_server
+
+_SCRAPE_READ_SECONDS = 1.0
+"""What a driver may take to answer a scrape, which then shows what it said last."""
 
 _EXPIRY_SECONDS = 0.5
 """Between two looks for uploads that nobody goes on with, at least."""
@@ -115,17 +122,25 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
     """
     async with AsyncExitStack() as stack:
         stack.enter_context(LibraryLogs(log))
-        await asyncio.to_thread(providers.start_runtime)
-        root = await asyncio.to_thread(prepare_repository, settings, log)
-        store = await asyncio.to_thread(StateStore.open, settings.state_url, now=clock.now)
+        starting = Threads("start")
+        stack.callback(starting.shutdown)
+        await starting.run(providers.start_runtime)
+        root = await starting.run(prepare_repository, settings, log)
+        store = await starting.run(StateStore.open, settings.state_url, now=clock.now)
         stack.callback(store.close)
-        nvml = await asyncio.to_thread(Nvml.open, log)
+        nvml = await starting.run(Nvml.open, log)
         if nvml is not None:
             stack.callback(nvml.close)
 
         repository, catalog, metrics = Repository(root), Catalog(), Metrics()
-        await asyncio.to_thread(prepare_log, repository, store, settings, log)
+        await starting.run(prepare_log, repository, store, settings, log)
         policies = Policies()
+
+        async def declared() -> Declared:
+            return await store.in_thread(store.declared)
+
+        async def revision() -> int:
+            return await store.in_thread(store.revision)
 
         def held(model: str) -> Mapping[Version, str]:
             return {**roster.held(model), **policies.held(model)}
@@ -137,7 +152,7 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         stack.callback(conversions.close)
         plane = Inference if tracer is None else TracedInference
         inference = plane(router, catalog, metrics, access, code_name, conversions)
-        manager = Manager(repository, store.declared, settings, named, held, catalog, metrics, log)
+        manager = Manager(repository, declared, settings, named, held, catalog, metrics, log)
         shadows = Shadows(settings, catalog, metrics, repository.directory, log)
         traffic = Traffic(store, catalog, policies, shadows.observe, log)
         webhook = Webhook(settings.rollout, log, clock)
@@ -192,6 +207,11 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         )
         readiness_off = asyncio.Event()
 
+        scraping = Threads("scrape", 2)
+        stack.callback(scraping.shutdown)
+        memory: Reading[Mapping[str, Memory]] = Reading(lambda: scraping.run(device_memory, manager.devices), {})
+        gpus = Reading[Sequence[Gpu]](lambda: scraping.run(_gpus, nvml, manager.devices), ())
+
         async def scrape(form: Form) -> bytes:
             manager.sample()
             if tracer is not None:
@@ -199,9 +219,8 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             record_weights(catalog, policies, router)
             record_epochs(catalog, policies, metrics.server)
             record_rollouts(rollouts, meters, metrics.rollouts)
-            metrics.server.memory = await asyncio.to_thread(device_memory, manager.devices)
-            if nvml is not None:
-                metrics.server.gpus = await asyncio.to_thread(lambda: nvml.read(pci_addresses(manager.devices)))
+            metrics.server.memory = await memory.value(_SCRAPE_READ_SECONDS)
+            metrics.server.gpus = await gpus.value(_SCRAPE_READ_SECONDS)
             return await metrics.scrape(form)
 
         async def refresh() -> None:
@@ -248,10 +267,10 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         side_tasks.start("http", http.serve(sockets=[http_socket]))
         side_tasks.start("rollouts", rollouts.run(previews.tick, meters.tick))
         side_tasks.start("webhook", webhook.run())
-        side_tasks.start("uploads", _expire(uploads, settings.transfers.keep_s))
+        side_tasks.start("uploads", _expire(repository, uploads, settings.transfers.keep_s))
         if console:
             side_tasks.start("recent", recent.run())
-        side_tasks.start("follow", follow(refresh, store.revision, root, settings.repository, log))
+        side_tasks.start("follow", follow(refresh, revision, root, settings.repository, log))
         stack.push_async_callback(drain, services, settings, data, control, http, side_tasks)
         try:
             yield Running(*addresses, services, failed)
@@ -314,7 +333,7 @@ def _registry(
     stack: AsyncExitStack,
 ) -> RegistryServicer:
     # Threads of their own: hashing and gates take a core for seconds, and live requests come first.
-    threads = ThreadPoolExecutor(settings.transfers.max_uploads, "registry", initializer=step_back)
+    threads = Threads("registry", settings.transfers.max_uploads, lower_priority)
     stack.callback(threads.shutdown, wait=True, cancel_futures=True)
     return RegistryServicer(
         repository,
@@ -329,7 +348,11 @@ def _registry(
     )
 
 
-async def _expire(uploads: Uploads, keep_seconds: float) -> None:
+def _gpus(nvml: Nvml | None, devices: Collection[str]) -> Sequence[Gpu]:
+    return () if nvml is None else nvml.read(pci_addresses(devices))
+
+
+async def _expire(repository: Repository, uploads: Uploads, keep_seconds: float) -> None:
     while True:
         await asyncio.sleep(max(keep_seconds / 4, _EXPIRY_SECONDS))
-        await asyncio.to_thread(uploads.expire)
+        await repository.in_thread(uploads.expire)

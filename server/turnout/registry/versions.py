@@ -40,7 +40,7 @@ class IndexedVersion(Version):
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        return self.key == precedence(other) if isinstance(other, Version) else super().__eq__(other)  # type: ignore[arg-type]
+        return self.key == precedence(other) if isinstance(other, Version) else bool(super().__eq__(other))  # type: ignore[operator]
 
     def __ne__(self, other: object) -> bool:
         return not self == other

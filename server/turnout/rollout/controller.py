@@ -179,7 +179,7 @@ class Rollouts:
             previous = self.observer.baseline(model)
             assert previous is not None
             await self._roster.take_in(mine=model if plan.on_newer == "replace" else None)
-            records = await asyncio.to_thread(self._store.rollouts, model)
+            records = await self._store.in_thread(self._store.rollouts, model)
             for record in records:
                 if not record.final:
                     await self._newer(record, plan, candidate)

@@ -77,7 +77,13 @@ class Observer:
     """Looks at what is served and routed. Used on the event loop only."""
 
     def __init__(
-        self, catalog: Catalog, policies: Policies, shadows: Shadows, replays: Replays, tick_seconds: float, clock: Clock
+        self,
+        catalog: Catalog,
+        policies: Policies,
+        shadows: Shadows,
+        replays: Replays,
+        tick_seconds: float,
+        clock: Clock,
     ) -> None:
         self._catalog = catalog
         self._policies = policies

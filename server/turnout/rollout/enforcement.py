@@ -3,7 +3,6 @@
 A verdict alone takes effect in memory while the state store does not answer.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
@@ -92,7 +91,7 @@ class Enforcement:
         by = next((e.actor for e in driven.entries if e.actor), actor_of(rollout))
         why = driven.entries[0].text.encode()[:_REASON_BYTES].decode(errors="ignore") if driven.entries else ""
         try:
-            record = await asyncio.to_thread(self._store.put_rollout, rollout.model, wanted, actor=by, reason=why)
+            record = await self._store.in_thread(self._store.put_rollout, rollout.model, wanted, actor=by, reason=why)
         except Unavailable as error:
             driven.saved = False
             if strict:
@@ -173,7 +172,7 @@ class Enforcement:
     async def _declare(self, rollout: Rollout, *, released: bool) -> None:
         say = self._store.release if released else self._store.withdraw
         model, candidate = rollout.model, rollout.candidate
-        await asyncio.to_thread(say, model, candidate, actor=actor_of(rollout), reason=_reason(rollout))
+        await self._store.in_thread(say, model, candidate, actor=actor_of(rollout), reason=_reason(rollout))
         await self._refresh()
 
     def _ready(self, rollout: Rollout) -> bool:

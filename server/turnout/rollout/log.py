@@ -1,6 +1,5 @@
 """What rollouts did: their records, events and ticks, as the state store has them."""
 
-import asyncio
 from datetime import datetime
 from typing import Any
 
@@ -50,7 +49,7 @@ class RolloutLog:
         """
         self._catalog.snapshot.model(model)
         if attempt <= _MOST_ATTEMPTS:
-            for record in await asyncio.to_thread(self._store.rollouts, model, limit=1, attempt=attempt or None):
+            for record in await self._store.in_thread(self._store.rollouts, model, limit=1, attempt=attempt or None):
                 return record, recorded(record)
         raise NotFound(f"{model} has had no rollout{f' {attempt}' if attempt else ''}")
 
@@ -63,21 +62,21 @@ class RolloutLog:
         """
         if model is not None:
             self._catalog.snapshot.model(model)
-        records = await asyncio.to_thread(self._store.rollouts, model, limit=limit)
+        records = await self._store.in_thread(self._store.rollouts, model, limit=limit)
         return [(record, recorded(record)) for record in records]
 
     async def record(self, rollout: Rollout) -> RolloutRecord | None:
         """Returns how a rollout is recorded."""
-        records = await asyncio.to_thread(self._store.rollouts, rollout.model, attempt=rollout.attempt)
+        records = await self._store.in_thread(self._store.rollouts, rollout.model, attempt=rollout.attempt)
         return next(iter(records), None)
 
     async def events(self, model: str, attempt: int, limit: int) -> list[Event]:
         """Returns what happened to a rollout, the oldest first."""
-        found = await asyncio.to_thread(self._store.events, model, limit, rollout=attempt)
+        found = await self._store.in_thread(self._store.events, model, limit, rollout=attempt)
         return found[::-1]
 
     async def ticks(
         self, model: str, attempt: int, after: int, limit: int
     ) -> list[tuple[int, datetime, dict[str, Any]]]:
         """Returns ticks of a rollout, in order: number, when it was recorded, and what it counted."""
-        return await asyncio.to_thread(self._store.rollout_ticks, model, attempt, after, limit)
+        return await self._store.in_thread(self._store.rollout_ticks, model, attempt, after, limit)

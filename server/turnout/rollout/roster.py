@@ -1,6 +1,5 @@
 """Which rollouts run, and which of them this server drives: by leases in the state store."""
 
-import asyncio
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 
@@ -113,7 +112,7 @@ class Roster:
         Raises:
             Unavailable: The state store does not answer.
         """
-        records = await asyncio.to_thread(self._store.rollouts, None, running=True, limit=_MOST_RUNNING)
+        records = await self._store.in_thread(self._store.rollouts, None, running=True, limit=_MOST_RUNNING)
         self.foreign = {}
         present = {(record.model, record.attempt) for record in records}
         self._seen = {key: seen for key, seen in self._seen.items() if key in present}

@@ -1,6 +1,8 @@
 """Declares versions released or yanked and moves tags, once it is sure that what they name exists."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 
 from semver import Version
 
@@ -15,6 +17,9 @@ from turnout.routing.policy import PolicyState
 from turnout.routing.selector import tag_name
 from turnout.state.declaring import Uses
 from turnout.state.store import StateStore
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,10 @@ class Declarer:
     def __init__(self, repository: Repository, store: StateStore) -> None:
         self._repository = repository
         self._store = store
+
+    async def in_thread(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs a call of this object's in one of the repository's threads: it looks there first."""
+        return await self._repository.in_thread(call, *args, **kwargs)
 
     def release(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
         """Declares a version fit for general traffic.

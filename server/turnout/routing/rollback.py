@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from semver import Version
 
 from turnout.registry.standing import Standing
-from turnout.routing.ranges import precedence
+from turnout.registry.versions import precedence
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ class Traffic:
             Unavailable: The state store does not answer; what was in force stays so.
         """
         async with self._changing:
-            self._take_in(await asyncio.to_thread(self._store.policies))
+            self._take_in(await self._store.in_thread(self._store.policies))
 
     async def put(self, model: str, policy: Policy, change: Change) -> AppliedPolicy:
         """Puts `policy` in place of the one in force.
@@ -137,7 +137,7 @@ class Traffic:
             NotFound: There was no such epoch.
         """
         self._catalog.snapshot.model(model)
-        record = await asyncio.to_thread(self._store.policy_at, model, epoch)
+        record = await self._store.in_thread(self._store.policy_at, model, epoch)
         earlier = PolicyState.from_json(record.document)
         return await self._change(model, change, "revert", lambda state: state.reverted(earlier))
 
@@ -149,7 +149,7 @@ class Traffic:
             Unavailable: The state store does not answer.
         """
         self._catalog.snapshot.model(model)
-        records = await asyncio.to_thread(self._store.policy_history, model, limit)
+        records = await self._store.in_thread(self._store.policy_history, model, limit)
         return [(record, PolicyState.from_json(record.document)) for record in records]
 
     async def _change(self, model: str, change: Change, action: str, decide: Decide) -> AppliedPolicy:
@@ -159,7 +159,7 @@ class Traffic:
                 try:
                     return await self._attempt(model, change, action, decide)
                 except Conflict:
-                    self._take_in(await asyncio.to_thread(self._store.policies))
+                    self._take_in(await self._store.in_thread(self._store.policies))
                     if change.expected_epoch is not None or attempt == _ATTEMPTS - 1:
                         raise
         raise AssertionError("the last attempt returns or raises")
@@ -180,7 +180,7 @@ class Traffic:
             return applied
         if action not in ("freeze", "unfreeze"):
             await self._check(model, before, after, change)
-        record = await asyncio.to_thread(
+        record = await self._store.in_thread(
             self._store.put_policy,
             model,
             after.to_json(),
@@ -224,7 +224,7 @@ class Traffic:
             raise ChangeRefused("; ".join(reasons))
 
     async def _earlier_baselines(self, model: str) -> set[Version]:
-        records = await asyncio.to_thread(self._store.policy_history, model, _HISTORY_FOR_BASELINES)
+        records = await self._store.in_thread(self._store.policy_history, model, _HISTORY_FOR_BASELINES)
         states = (PolicyState.from_json(record.document) for record in records)
         return {state.policy.baseline for state in states if state.policy is not None}
 

@@ -8,6 +8,7 @@ answers stops itself and nobody else.
 """
 
 import asyncio
+import time
 from collections import deque
 from typing import Any, TypeAlias
 
@@ -19,6 +20,7 @@ from turnout.rpc import codec
 from turnout.rpc.errors import abort, code_name, to_status
 from turnout.rpc.guard import Guard
 from turnout.rpc.reading import Unparsed
+from turnout.rpc.send_clock import SendClock
 from turnout.rpc.tracing import cancelled_with, end
 from turnout.serving.inference import Inference, InferenceRequest, InferenceResult
 from turnout.telemetry.tracing.context import SpanContext, parse
@@ -60,6 +62,7 @@ class Multiplexer:
         self._preferences = preferences
         self._context = context
         self._max_items = max_items
+        self._clock = SendClock()
         self._tasks: dict[str, asyncio.Task[Ended]] = {}
         self._answers: deque[bytes] = deque()
         self._wake_writer = asyncio.Event()
@@ -136,8 +139,11 @@ class Multiplexer:
         """Answers at once where that is possible; else starts a task that will."""
         message, timeout_ms = item.request, item.timeout_ms
         remaining = self._context.time_remaining()
+        # Its time runs since it was sent, and not since there was room for it here.
+        waited = self._clock.waited(item.sent_ms / 1e3, time.monotonic()) if item.HasField("sent_ms") else 0.0
         if timeout_ms:
-            remaining = min(timeout_ms / 1e3, remaining) if remaining is not None else timeout_ms / 1e3
+            left = timeout_ms / 1e3 - waited
+            remaining = left if remaining is None else min(left, remaining)
         call = codec.envelope(message, remaining)
         if not message.request_id:
             missing = InvalidRequest.at("request.request_id", "expected an id; answers are told apart by it")

@@ -21,15 +21,17 @@ _WATCH_STEP_MS = 50
 Refresh = Callable[[], Awaitable[None]]
 """Reads again what exists and what was declared."""
 
+Revision = Callable[[], Awaitable[int]]
+
 
 async def follow(
-    refresh: Refresh, revision: Callable[[], int], root: Path, settings: RepositorySettings, log: FilteringBoundLogger
+    refresh: Refresh, revision: Revision, root: Path, settings: RepositorySettings, log: FilteringBoundLogger
 ) -> None:
     """Refreshes whenever something changed; runs until it is cancelled.
 
     Args:
         refresh: Called then; what it raises is told, and what was known stays in force.
-        revision: Of the state store; called in a thread.
+        revision: Reads that of the state store.
         root: Of the repository, absolute; must exist.
         settings: How often to look, and whether to watch.
         log: Where trouble is told; what was known stays in force meanwhile.
@@ -40,16 +42,14 @@ async def follow(
             group.create_task(_follow_disk(refresh, root, log), name="follow repository")
 
 
-async def _follow_state(
-    refresh: Refresh, revision: Callable[[], int], interval: float, log: FilteringBoundLogger
-) -> None:
+async def _follow_state(refresh: Refresh, revision: Revision, interval: float, log: FilteringBoundLogger) -> None:
     known: int | None = None
     trouble = ""
     loop = asyncio.get_running_loop()
     rescan_at = loop.time() + _RESCAN_SECONDS
     while True:
         try:
-            current = await asyncio.to_thread(revision)
+            current = await revision()
             if current != known or loop.time() >= rescan_at:
                 await refresh()
                 known = current

@@ -15,10 +15,10 @@ from turnout.registry.manifest import Manifest
 from turnout.serving.arms import Arms
 from turnout.serving.batcher import Answer, Batcher, PlanInForce, QueueBounds
 from turnout.serving.loader import LoadedVersion
-from turnout.serving.memory import give_back
 from turnout.serving.tensor import Array
 from turnout.serving.validation import Validator
 from turnout.telemetry.metrics import VersionRecorder
+from turnout.threads import Threads
 
 _OVERRUN = 20.0
 """An inline run that takes this many times the threshold is a strike: its time may not be judged by its size."""
@@ -226,7 +226,10 @@ class VersionHandle:
             self._left()
 
     async def close(self) -> None:
-        """Takes the version out of service: waits for the requests under way, then frees its memory."""
+        """Takes the version out of service: waits for the requests under way and for runs, then frees its sessions.
+
+        A run that hangs is waited for as long as it does, which holds nothing else up.
+        """
         self._closing = True
         if self._inflight or self._guests:
             await self._idle.wait()
@@ -234,15 +237,16 @@ class VersionHandle:
             batcher.close()
         if (pool := self.loaded.pool if self.loaded is not None else None) is not None:
             # First: a run that hangs, and that nobody waits for any more, ends with its process.
-            await asyncio.to_thread(pool.close)
+            threads = Threads("close")
+            await threads.run(pool.close)
+            threads.shutdown()
             self.sample()
         for batcher in self._batchers.values():
             await batcher.wait_closed()
-        # Everything that refers to the sessions goes before memory is given back.
+        # Everything that refers to the sessions goes, so that their memory can be given back.
         self.loaded = pool = None
         del self._run, batcher
         self._batchers.clear()
-        await asyncio.to_thread(give_back)
 
     def _size_conflict(self, error: TurnoutError, inputs: Mapping[str, Array]) -> InputsRefused | None:
         """Returns the caller's fault in a run that failed: inputs that contradict each other's sizes; or None."""

@@ -327,6 +327,8 @@ class Inference:
             TurnoutError: As `Router.route` and `VersionHandle.infer_now`.
         """
         route = self._route(request)
+        if request.deadline is not None and request.deadline <= request.arrived:
+            return None  # it waited too long on its way: `infer` refuses it, and nothing is computed
         try:
             answered = route.handle.infer_now(request.inputs, request.outputs, route.lane)
         except TurnoutError as error:

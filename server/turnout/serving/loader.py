@@ -6,7 +6,6 @@ versions that serve beside it come first.
 
 import contextlib
 import functools
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from turnout.config import Batching, ModelSettings, Runtime
 from turnout.errors import MemoryBudgetExceeded
+from turnout.host import lower_priority, whole_cores
 from turnout.registry.golden import read_cases
 from turnout.registry.graph import STANDARD_DOMAIN, Graph
 from turnout.registry.listing import Published
@@ -29,7 +29,6 @@ from turnout.serving.isolation.decision import Isolation, decide
 from turnout.serving.isolation.pool import ChildPool, Supervision
 from turnout.serving.isolation.session import IsolatedSession
 from turnout.serving.memory import used_bytes
-from turnout.serving.priority import step_back
 from turnout.serving.session import MakeRunner, Run, Session
 from turnout.serving.warmup import WarmUp, paying_plan, warm_up
 
@@ -108,7 +107,7 @@ def load(
     began = time.monotonic()
     runtime = settings.runtime
     if runtime.intra_op_threads == 1:  # a thread pool of the session would inherit the low priority
-        step_back()
+        lower_priority()
     manifest = published.manifest
     Trust.of(settings.signing).check(repository, published)  # first: it reads a few hundred bytes
     repository.verify(manifest.model, manifest.version, expected=published.digest)
@@ -216,7 +215,7 @@ def _fit(size: int, limit: int) -> None:
 
 def _runner_count(runtime: Runtime, on_gpu: bool) -> int:
     """Returns how many runs go on at the same time, per device."""
-    return runtime.runners or (RUNNERS_PER_GPU if on_gpu else len(os.sched_getaffinity(0)))
+    return runtime.runners or (RUNNERS_PER_GPU if on_gpu else whole_cores())
 
 
 def _runners(sessions: Sequence[Session], bound: bool, count: int) -> Sequence[MakeRunner]:

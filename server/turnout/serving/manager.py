@@ -7,8 +7,7 @@ and starts loads and unloads beside the traffic. Each version's state moves only
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +22,7 @@ from turnout.errors import (
     NotLoaded,
     NotTrusted,
     TurnoutError,
+    Unavailable,
     VersionNotFound,
 )
 from turnout.registry.listing import Listing, Published
@@ -37,10 +37,15 @@ from turnout.serving.isolation.pool import Supervision
 from turnout.serving.lifecycle import LifecycleState, step
 from turnout.serving.load_policy import Resolve, Wish, moves, wanted
 from turnout.serving.loader import load
+from turnout.serving.memory import give_back
 from turnout.serving.outcomes import load_outcome
 from turnout.serving.surroundings import check_surroundings
 from turnout.telemetry.metrics import KnownVersion, Metrics
 from turnout.telemetry.resources import LoadOutcome
+from turnout.threads import Threads
+
+_SCAN_SECONDS = 10.0
+"""What a scan may take: 10,000 versions take one second, on a file system that has to be asked for each."""
 
 _NOT_IN_MEMORY = {LifecycleState.NEW, LifecycleState.UNLOADED, LifecycleState.FAILED}
 
@@ -51,7 +56,7 @@ class Manager:
     def __init__(
         self,
         repository: Repository,
-        declared: Callable[[], Declared],
+        declared: Callable[[], Awaitable[Declared]],
         settings: Settings,
         resolve: Resolve,
         held: Callable[[str], Mapping[Version, str]],
@@ -63,7 +68,7 @@ class Manager:
 
         Args:
             repository: The versions on disk.
-            declared: Reads the state store; called in a thread.
+            declared: Reads the state store.
             settings: Of the server.
             resolve: Finds what a selector in `load` names.
             held: Tells which of a model's versions have to stay loaded, and as what.
@@ -90,28 +95,47 @@ class Manager:
         self._damaged: dict[str, dict[Version, str]] = {}
         self._tasks: dict[tuple[str, Version], asyncio.Task[None]] = {}
         self._refreshing = asyncio.Lock()
-        self._loads = ThreadPoolExecutor(settings.loading.concurrency, thread_name_prefix="load")
+        self._scanning: asyncio.Future[Listing] | None = None
+        self._loads = Threads("load", settings.loading.concurrency)
+        self._freeing = Threads("unload")
         self._supervision = Supervision(self._start_thread, self._child_died)
         self._loop = asyncio.get_running_loop()
         self._begun = False
         self._closing = False
 
     async def refresh(self) -> None:
-        """Reads what exists and what was declared, and starts what follows from it.
+        """Reads what was declared and what exists, and starts what follows from it.
 
         Raises:
-            TurnoutError: The repository or the state store cannot be read; what was known stays in force.
+            TurnoutError, OSError: The repository or the state store cannot be read; what was known stays in force.
         """
         async with self._refreshing:
-            listing, declared = await asyncio.gather(
-                asyncio.to_thread(self._repository.scan), asyncio.to_thread(self._declared)
-            )
+            declared = await self._declared()
             if declared.revision != self._declarations.revision:
                 await self._look_again(declared)
                 self._declare(declared)
-            self._take_in(listing)
-            self._begun = True
-            self.reconcile()
+            try:
+                self._take_in(await self._scan())
+                self._begun = True
+            finally:
+                self.reconcile()  # what was declared holds although the repository is away
+
+    async def _scan(self) -> Listing:
+        """Lists the repository. One scan at a time: where its file system hangs, it is one thread that does.
+
+        Raises:
+            Unavailable: It takes too long.
+            OSError: The repository cannot be read.
+        """
+        if self._scanning is not None:  # one that was given up; it may have begun before what is looked for
+            await asyncio.wait([self._scanning], timeout=_SCAN_SECONDS)
+        if self._scanning is None or self._scanning.done():
+            self._scanning = asyncio.ensure_future(self._repository.in_thread(self._repository.scan))
+            await asyncio.wait([self._scanning], timeout=_SCAN_SECONDS)
+        if not self._scanning.done():
+            raise Unavailable(f"the repository does not answer within {_SCAN_SECONDS:g} s", retry_after=1.0)
+        scanned, self._scanning = self._scanning, None
+        return scanned.result()
 
     def reconcile(self) -> None:
         """Drops what is gone from disk, starts the loads and unloads that are due, and swaps the catalog."""
@@ -169,7 +193,7 @@ class Manager:
         ready = [e.handle for entries in self._entries.values() for e in entries.values() if e.handle is not None]
         if ready:
             await asyncio.wait([asyncio.create_task(handle.close()) for handle in ready], timeout=bound)
-        self._loads.shutdown(wait=False, cancel_futures=True)
+        self._loads.shutdown()
         self._supervision.kill()  # of those that hang, or that were still loading
 
     @property
@@ -239,7 +263,7 @@ class Manager:
         """Has versions loaded anew that are fit by now: somebody signed them, or recorded their publication."""
         refused = [e for entries in self._entries.values() for e in entries.values() if e.failure is not None]
         unsigned = [entry for entry in refused if isinstance(entry.failure, NotTrusted)]
-        signed = await asyncio.to_thread(lambda: list(filter(self._trusted, unsigned))) if unsigned else []
+        signed = await self._repository.in_thread(lambda: list(filter(self._trusted, unsigned))) if unsigned else []
         for entry in refused:
             model, version = entry.manifest.model, entry.manifest.version
             before, after = self._declarations.of(model).digests, declared.of(model).digests
@@ -309,10 +333,9 @@ class Manager:
             if stated != entry.digest:
                 raise DigestMismatch(f"{model} {version}: {MANIFEST_FILE} is not what was published")
             strictness = self._settings.loading.environment
-            for difference in await loop.run_in_executor(self._loads, check_surroundings, entry.manifest, strictness):
+            for difference in await self._loads.run(check_surroundings, entry.manifest, strictness):
                 self._log.warning("environment differs", model=model, version=str(version), reason=difference)
-            loaded = await loop.run_in_executor(
-                self._loads,
+            loaded = await self._loads.run(
                 load,
                 self._repository,
                 Published(entry.manifest, entry.digest),
@@ -352,6 +375,7 @@ class Manager:
         self._put(replace(self._entries[model][version], handle=None))
         if handle is not None:
             await handle.close()
+            await self._freeing.run(give_back)
         self._metrics.retire(model, str(version))
         self._move(
             model, version, LifecycleState.UNLOADED, providers=(), max_batch_rows=0, batching="", load_seconds=0.0,

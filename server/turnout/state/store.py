@@ -6,7 +6,7 @@ Kept in a database that several servers may share.
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ParamSpec, Self, TypeVar
 
 from semver import Version
 from sqlalchemy import Connection, select
@@ -24,6 +24,13 @@ from turnout.state.engine import LOCK_WAIT, Database, Location
 from turnout.state.events import Event
 from turnout.state.policies import PolicyRecord
 from turnout.state.rollouts import RolloutRecord, RolloutWrite
+from turnout.threads import Threads
+
+_THREADS = 4
+"""As many as a database is given connections."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class StateStore(Declaring):
@@ -57,6 +64,16 @@ class StateStore(Declaring):
             raise
         return cls(database, now)
 
+    def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
+        super().__init__(database, now)
+        self._threads = Threads("state", _THREADS)
+
+    async def in_thread(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs one of this store's methods in one of its threads: nothing else that hangs keeps it from being recorded
+        what was decided.
+        """
+        return await self._threads.run(call, *args, **kwargs)
+
     def __repr__(self) -> str:
         return f"StateStore({self._database.name!r})"
 
@@ -70,6 +87,7 @@ class StateStore(Declaring):
 
     def close(self) -> None:
         """Waits for the calls that are running, then closes; later calls raise Unavailable."""
+        self._threads.shutdown()
         self._database.close()
 
     def revision(self) -> int:

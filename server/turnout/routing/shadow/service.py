@@ -29,6 +29,7 @@ from turnout.serving.isolation.session import IsolatedSession
 from turnout.serving.session import Session
 from turnout.serving.tensor import Array
 from turnout.telemetry.metrics import Metrics
+from turnout.threads import Threads
 
 _ENDED = "ended"
 _MAX_ENDED = 64
@@ -66,6 +67,8 @@ class Shadows:
         self._directory = directory
         self._log = log
         self._pressure = Pressure(catalog)
+        self._comparing = Threads("shadow compare", 2)
+        self._loading = Threads("shadow load")
         self._lanes: dict[Pair, Lane] = {}
         self._ended: dict[Pair, Lane] = {}
         self._rules_of: dict[Pair, Mapping[str, OutputRule]] = {}
@@ -125,6 +128,7 @@ class Shadows:
             rules=functools.partial(self._rules, pair, settings),
             redact=redact,
             pressure=self._pressure,
+            threads=self._comparing,
             log=self._log,
         )
 
@@ -171,7 +175,7 @@ class Shadows:
             return ProcessRunner(name, start, settings.timeout_s)
         session = shared
         if own_arena:
-            session = await asyncio.to_thread(
+            session = await self._loading.run(
                 Session, model, manifest.signature, shared.providers, shared.device_id, runtime
             )
         return ThreadRunner(name, session, settings.max_inflight, settings.timeout_s)

@@ -1,7 +1,7 @@
 """Loading, unloading, releasing and tagging versions of a running server."""
 
-import asyncio
-from typing import Protocol
+from collections.abc import Callable
+from typing import ParamSpec, Protocol, TypeVar
 
 from semver import Version
 
@@ -14,9 +14,16 @@ from turnout.serving.catalog import Catalog
 from turnout.serving.manager import Manager
 from turnout_proto.v1 import control_pb2 as pb
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 
 class Declarer(Protocol):
-    """Records releases and tags, checking first that what they name exists. Blocking; called in a thread."""
+    """Records releases and tags, checking first that what they name exists. Blocking; called by `in_thread`."""
+
+    async def in_thread(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs a call of this object's in a thread."""
+        ...
 
     def release(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
         """Releases a version; False where it was released."""
@@ -67,7 +74,7 @@ class VersionMethods:
     async def ReleaseVersion(self, request: pb.ReleaseVersionRequest, context: Context) -> pb.ReleaseVersionResponse:  # noqa: N802
         """Declares a version fit for general traffic; in force when the call returns."""
         check_record(request.actor, request.reason)
-        changed = await asyncio.to_thread(
+        changed = await self._declarer.in_thread(
             self._declarer.release,
             request.model,
             parse_version(request.version),
@@ -81,7 +88,7 @@ class VersionMethods:
     async def YankVersion(self, request: pb.YankVersionRequest, context: Context) -> pb.YankVersionResponse:  # noqa: N802
         """Withdraws a version; in force when the call returns."""
         check_record(request.actor, request.reason)
-        before = await asyncio.to_thread(
+        before = await self._declarer.in_thread(
             self._declarer.yank,
             request.model,
             parse_version(request.version),
@@ -97,7 +104,7 @@ class VersionMethods:
         check_record(request.actor, request.reason)
         if not request.i_know_why:
             raise InvalidRequest.at("i_know_why", "expected true: what was withdrawn for a reason comes back")
-        changed = await asyncio.to_thread(
+        changed = await self._declarer.in_thread(
             self._declarer.unyank,
             request.model,
             parse_version(request.version),
@@ -111,7 +118,7 @@ class VersionMethods:
     async def SetTag(self, request: pb.SetTagRequest, context: Context) -> pb.SetTagResponse:  # noqa: N802
         """Makes a tag name a version; in force when the call returns."""
         check_record(request.actor, request.reason)
-        previous = await asyncio.to_thread(
+        previous = await self._declarer.in_thread(
             self._declarer.set_tag,
             request.model,
             request.tag,
@@ -127,7 +134,7 @@ class VersionMethods:
     async def DeleteTag(self, request: pb.DeleteTagRequest, context: Context) -> pb.DeleteTagResponse:  # noqa: N802
         """Removes a tag; in force when the call returns."""
         check_record(request.actor, request.reason)
-        previous = await asyncio.to_thread(
+        previous = await self._declarer.in_thread(
             self._declarer.delete_tag,
             request.model,
             request.tag,

@@ -6,12 +6,12 @@ ends the reader; elsewhere an unlinked temporary file.
 """
 
 import contextlib
-import fcntl
 import mmap
 import os
 import sys
-import tempfile
 from typing import Self
+
+from turnout.host import nameless_file
 
 _FIRST_BYTES = 1 << 20
 _KEPT_BYTES = 16 << 20
@@ -54,7 +54,7 @@ class Arena:
     @classmethod
     def create(cls, limit: int, *, writable: bool) -> Self:
         """Makes an arena of up to `limit` bytes, of which none are in use yet."""
-        return cls(_nameless_file(), limit, writable=writable)
+        return cls(nameless_file(), limit, writable=writable)
 
     def read_only(self) -> int:
         """Returns another descriptor of the same memory, through which it cannot be written.
@@ -113,13 +113,3 @@ class Arena:
             with contextlib.suppress(OSError):  # a file system that cannot: only memory, which it keeps
                 mapped.madvise(mmap.MADV_REMOVE, kept, len(mapped) - kept)
         self._used, self._small_uses = kept, 0
-
-
-def _nameless_file() -> int:
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("turnout", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
-        return fd
-    fd, path = tempfile.mkstemp(prefix="turnout-")
-    os.unlink(path)
-    return fd

@@ -5,12 +5,7 @@ descriptors of the socket and the two arenas. The first frame says what to load.
 dies with the thread that started it: Linux sends the signal when that thread ends, not only with its process.
 """
 
-import contextlib
-import ctypes
 import json
-import os
-import resource
-import signal
 import socket
 import sys
 import threading
@@ -18,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from turnout import host
 from turnout.config import Runtime
 from turnout.errors import MemoryBudgetExceeded, ModelFailure, TurnoutError
 from turnout.registry.signature import Signature
@@ -32,21 +28,14 @@ from turnout.serving.isolation.frames import (
     pack_loaded,
     unpack_request,
 )
-from turnout.serving.priority import step_back
 from turnout.serving.session import Session
-
-_PR_SET_PDEATHSIG = 1
-
-_OOM_SCORE = 500
-"""Of 1,000: where memory runs out, Linux ends this process before the server, which is larger and has more to lose."""
 
 
 def main() -> None:
     """Serves until the socket is closed."""
-    die_with_parent(int(sys.argv[1]))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is what this process is for
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
+    host.die_with_parent(int(sys.argv[1]))
+    host.write_no_core()  # a crash is what this process is for
+    host.go_first_when_memory_ends()
     _, _, number, requests, answers = sys.argv
     with socket.socket(fileno=int(number)) as connection:
         _serve(
@@ -77,13 +66,13 @@ def _loaded(job: Mapping[str, Any]) -> Session:
         ModelFailure, MemoryBudgetExceeded: ONNX Runtime cannot load it.
     """
     if job["priority"] == "low":
-        step_back()
+        host.lower_priority()
     loaded: list[Session] = []
     failed: list[TurnoutError] = []
 
     def load() -> None:
         if job["priority"] == "low_while_loading":
-            step_back()
+            host.lower_priority()
         try:
             loaded.append(_session(job))
         except TurnoutError as error:
@@ -111,20 +100,9 @@ def _session(job: Mapping[str, Any]) -> Session:
     )
     limit = job["memory_limit"]
     if limit and session.device == "cpu":
-        _limit_memory(limit)
+        # Not on a GPU: there the arena has the limit, and CUDA takes host memory for each kernel that is first run.
+        host.limit_data(limit)
     return session
-
-
-def _limit_memory(more: int) -> None:
-    """Bounds what this process may take from now on.
-
-    RLIMIT_DATA counts private writable memory, which is what arenas and tensors are. RLIMIT_AS would count what is only
-    reserved as well, and ONNX Runtime reserves far more than it uses. Not for a GPU: there the arena has the limit, and
-    CUDA takes host memory for each kernel that is first run.
-    """
-    with open("/proc/self/status") as status:
-        used = next((int(line.split()[1]) * 1024 for line in status if line.startswith("VmData:")), 0)
-    resource.setrlimit(resource.RLIMIT_DATA, (used + more, used + more))
 
 
 def _answer(session: Session, requests: Arena, answers: Arena, frame: bytes) -> bytes:
@@ -160,14 +138,6 @@ def _exactly(connection: socket.socket, size: int) -> bytes | None:
 
 def _send(connection: socket.socket, frame: bytes) -> None:
     connection.sendall(LENGTH.pack(len(frame)) + frame)
-
-
-def die_with_parent(parent: int) -> None:
-    """Has this process end when the thread that started it does; `parent` is that process's id."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it died before that was asked for
-        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from typing import Literal
 
 from turnout.config import Runtime
 from turnout.errors import ModelCrashed, ModelFailure, ModelTimedOut, TurnoutError
+from turnout.host import private_bytes
 from turnout.registry.signature import Signature
 from turnout.serving.isolation.arena import Arena
 from turnout.serving.isolation.frames import (
@@ -34,11 +35,10 @@ from turnout.serving.isolation.frames import (
     unpack_answer,
     unpack_loaded,
 )
-from turnout.serving.memory import private_bytes
 from turnout.serving.tensor import Array
 
 Priority = Literal["ordinary", "low_while_loading", "low"]
-"""Of the child for the processor, as `turnout.serving.priority.step_back` lowers it."""
+"""Of the child for the processor, as `turnout.host.lower_priority` lowers it."""
 
 GivenUp = Callable[[], bool]
 """Tells whether nobody waits for a run any more. Called from the thread that runs, some ten times a second."""
