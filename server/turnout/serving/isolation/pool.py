@@ -23,6 +23,9 @@ _START_SECONDS = 600.0
 _TRIAL_SECONDS = 60.0
 """What one run may take while the version is loaded: proof and warm-up."""
 
+_TRIAL_DEATHS = 3
+"""So many made-up inputs may crash a version while it is loaded; each of them costs a start."""
+
 _PATIENCE_SECONDS = 1.0
 """How long a request waits for a child to be started again; it is refused where the next start is further off."""
 
@@ -142,8 +145,10 @@ class ChildPool(EndableRun):
         """Runs the model once, on behalf of nobody: while it is loaded.
 
         Raises:
-            TurnoutError: As `run_unless`; it is ended after a minute.
+            TurnoutError: As `run_unless`; it is ended after a minute, and not begun where it crashed a few times.
         """
+        if self.deaths >= _TRIAL_DEATHS:
+            raise ModelCrashed(f"it crashed on {self.deaths} inputs: no more are tried")
         until = time.monotonic() + _TRIAL_SECONDS
         return self._run(inputs, outputs, lambda: time.monotonic() > until)
 
@@ -222,7 +227,7 @@ class ChildPool(EndableRun):
             return self._free.pop()
 
     def _start_another(self) -> None:
-        # Called from a runner's thread, which has ordinary priority.
+        # Called from threads of runners and keepers, which have ordinary priority.
         number, self._keepers = self._keepers, self._keepers + 1
         threading.Thread(target=self._keep, args=(number,), name=f"keep-{self._name}-{number}", daemon=True).start()
 
@@ -308,6 +313,8 @@ class ChildPool(EndableRun):
             self._backoff.died()
             delay = self._backoff.delay if self._serving else 0.0
             self._next_start = time.monotonic() + delay
+            if self._serving and not self._closed and self._keepers < self._processes:
+                self._start_another()  # what crashes once may again: one should be left then
             self._changed.notify_all()
         self._supervision.died(self._name, how, delay)
 

@@ -293,8 +293,11 @@ class IsolatedSession:
         return ""
 
     def _kill_because(self, why: str) -> None:
+        assert self._child is not None
         self._why = why
         self._kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(_CLOSE_SECONDS)
 
     def _kill(self) -> None:
         if self._child is not None:
