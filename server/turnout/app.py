@@ -177,7 +177,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             record_weights(catalog, policies, router)
             record_epochs(catalog, policies, metrics.server)
             record_rollouts(rollouts, meters, metrics.rollouts)
-            metrics.server.memory = await asyncio.to_thread(device_memory, manager.devices)
+            metrics.server.memory = await asyncio.to_thread(device_memory, manager.devices, manager.child_bytes)
             if nvml is not None:
                 metrics.server.gpus = await asyncio.to_thread(lambda: nvml.read(pci_addresses(manager.devices)))
             return await metrics.scrape(form)

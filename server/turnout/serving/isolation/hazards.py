@@ -226,7 +226,7 @@ def _may_be(known: _Known, test: Callable[[NDArray[Any]], NDArray[np.bool_]]) ->
 
 
 def _all_positive(known: _Known) -> bool:
-    return known.positive or not _may_be(known, lambda values: values <= 0)
+    return known.positive or (known.origin is Origin.CONSTANT and not _may_be(known, lambda values: values <= 0))
 
 
 def _danger(node: Node, scope: _Scope) -> str:
