@@ -40,14 +40,17 @@ class Supervision:
         died: Told the name of a version, how one of its children ended and the seconds until the next start; called
             from any thread.
         pools: Those with children; whatever is left of them is killed when the server ends.
+        ended: The server ends; no pool is opened any more.
     """
 
     start_thread: Callable[[Callable[[], None]], None]
     died: Callable[[str, str, float], None]
     pools: set["ChildPool"] = field(default_factory=set)
+    ended: bool = False
 
     def kill(self) -> None:
-        """Ends every child that is left."""
+        """Ends every child that is left, and has none started any more."""
+        self.ended = True
         for pool in list(self.pools):
             pool.kill()
 
@@ -116,8 +119,11 @@ class ChildPool(EndableRun):
 
         Raises:
             ModelFailure, MemoryBudgetExceeded: As `IsolatedSession.start`.
+            NotLoaded: The server ends.
         """
         self._supervision.pools.add(self)
+        if self._supervision.ended:
+            raise NotLoaded(f"{self._name} is not loaded: the server ends")
         self._keepers = 1
         self._supervision.start_thread(lambda: self._keep(0))
         with self._changed:
@@ -221,8 +227,8 @@ class ChildPool(EndableRun):
                         f"{self._name} crashed again and again, and is started again in {away:.0f} s",
                         retry_after=away,
                     )
-                if self._serving and self._children and self._keepers < self._processes:
-                    self._start_another()
+                if self._serving and len(self._children) == self._keepers < self._processes:
+                    self._start_another()  # one after the other, while all that are there stay busy
                 self._changed.wait(_LOOK_SECONDS)
             return self._free.pop()
 
@@ -245,6 +251,8 @@ class ChildPool(EndableRun):
         try:
             while self._started(child):
                 with self._changed:
+                    if self._closed:
+                        return
                     self._children.append(child)
                     self._free.insert(0, child)  # warm ones first
                     self._changed.notify_all()
@@ -313,7 +321,7 @@ class ChildPool(EndableRun):
             self._backoff.died()
             delay = self._backoff.delay if self._serving else 0.0
             self._next_start = time.monotonic() + delay
-            if self._serving and not self._closed and self._keepers < self._processes:
+            if self._serving and not self._closed and self._keepers < min(2, self._processes):
                 self._start_another()  # what crashes once may again: one should be left then
             self._changed.notify_all()
         self._supervision.died(self._name, how, delay)
