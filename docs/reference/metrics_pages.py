@@ -67,6 +67,8 @@ def _one_of_everything() -> Metrics:
     version.batch_rows.observe(1)
     version.load_seconds = 1.0
     version.memory_bytes = {"cpu": 1}
+    version.isolated_restarts = 1
+    version.isolated_processes = 1
     version.traffic_weight = {("canary", "applied"): 1.0}
     version.traffic_share = {"canary": 1.0}
     shadow = metrics.shadow("m", "1.0.0")

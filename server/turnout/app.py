@@ -209,7 +209,9 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
 
         scraping = Threads("scrape", 2)
         stack.callback(scraping.shutdown)
-        memory: Reading[Mapping[str, Memory]] = Reading(lambda: scraping.run(device_memory, manager.devices), {})
+        memory: Reading[Mapping[str, Memory]] = Reading(
+            lambda: scraping.run(device_memory, manager.devices, manager.child_bytes), {}
+        )
         gpus = Reading[Sequence[Gpu]](lambda: scraping.run(_gpus, nvml, manager.devices), ())
 
         async def scrape(form: Form) -> bytes:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from semver import Version
 
 from turnout.registry.standing import Standing
+from turnout.registry.versions import precedence
 from turnout.routing.policy import UNITS, Policy
-from turnout.routing.ranges import Range, precedence
+from turnout.routing.ranges import Range
 from turnout.routing.rollback import default_version
 from turnout.routing.selector import LATEST
 

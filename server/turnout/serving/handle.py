@@ -39,6 +39,7 @@ class VersionHandle:
         loaded: What the loader brought.
         recorder: What is counted about the version.
         arms: Who counts its requests for rollouts.
+        child_bytes: Memory of its child processes, at the latest `sample`.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class VersionHandle:
         self.loaded: LoadedVersion | None = loaded
         self.recorder = recorder
         self.arms: Arms = {}
+        self.child_bytes = 0
         self._batch_rows = recorder.batch_rows
         self._restarts_before = recorder.isolated_restarts or 0
         if loaded.pool is not None:
@@ -199,7 +201,8 @@ class VersionHandle:
         if self.loaded is not None and (pool := self.loaded.pool) is not None:
             self.recorder.isolated_restarts = self._restarts_before + pool.deaths
             self.recorder.isolated_processes = len(pool.pids)
-            self.recorder.memory_bytes["cpu"] = self.loaded.memory_bytes.get("cpu", 0) + pool.memory_bytes
+            self.child_bytes = pool.memory_bytes
+            self.recorder.memory_bytes["cpu"] = self.loaded.memory_bytes.get("cpu", 0) + self.child_bytes
 
     def check(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Sequence[str]:
         """Returns the names of the outputs that such a request gets.

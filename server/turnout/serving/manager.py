@@ -202,6 +202,12 @@ class Manager:
         handles = [e.handle for entries in self._entries.values() for e in entries.values() if e.handle is not None]
         return dict.fromkeys(["cpu", *(device for handle in handles for device in handle.recorder.memory_bytes)])
 
+    @property
+    def child_bytes(self) -> int:
+        """Memory of the child processes of all versions, in bytes, at the latest `sample`."""
+        handles = [e.handle for entries in self._entries.values() for e in entries.values() if e.handle is not None]
+        return sum(handle.child_bytes for handle in handles)
+
     def sample(self) -> None:
         """Tells the recorders what is known now; called before a scrape."""
         self._metrics.known = self._known()

@@ -31,7 +31,7 @@ class Memory:
     """One device's memory at a scrape, in bytes.
 
     Attributes:
-        used: By this process on `cpu`, by all processes on a GPU.
+        used: By this process and the children of its versions on `cpu`, by all processes on a GPU.
         limit: Most that may be.
     """
 
@@ -76,7 +76,7 @@ def server_families(recorder: ServerRecorder, models: Collection[str]) -> Iterat
         [({"model": model}, float(epoch)) for model, epoch in recorder.epochs.items()],
     )  # fmt: skip
     yield Family(
-        "turnout_memory_used_bytes", "gauge", "Memory in use: by this process on the CPU, by all on a GPU.",
+        "turnout_memory_used_bytes", "gauge", "Memory in use: by the server on the CPU, by all on a GPU.",
         [({"device": device}, float(memory.used)) for device, memory in recorder.memory.items()],
     )  # fmt: skip
     yield Family(

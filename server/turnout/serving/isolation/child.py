@@ -11,10 +11,10 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from turnout import host
-from turnout.config import Runtime
 from turnout.errors import MemoryBudgetExceeded, ModelFailure, TurnoutError
 from turnout.registry.signature import Signature
 from turnout.serving import providers
@@ -96,7 +96,7 @@ def _session(job: Mapping[str, Any]) -> Session:
         Signature.from_json(job["signature"]),
         job["providers"],
         job["device_id"],
-        Runtime(**job["runtime"]),
+        SimpleNamespace(**job["runtime"]),  # type: ignore[arg-type] # see `turnout.serving.session` on the import
     )
     limit = job["memory_limit"]
     if limit and session.device == "cpu":

@@ -95,10 +95,12 @@ class _Known:
     Attributes:
         origin: Where its values come from.
         values: Those that it has, where it is constant and small: its elements, in any order and number.
+        positive: All are more than 0, wherever they come from.
     """
 
     origin: Origin
     values: NDArray[Any] | None = None
+    positive: bool = False
 
 
 _VALUE = _Known(Origin.VALUE)
@@ -194,6 +196,8 @@ def _made(node: Node, scope: _Scope, inner: Origin) -> _Known:
         first = given[0]
         # Which of the values are there may be decided by the rest, but not what they are.
         return first if decided <= first.origin or first.origin is not Origin.CONSTANT else _Known(first.origin)
+    if node.op_type in ("Max", "Clip") and any(map(_all_positive, given[: 2 if node.op_type == "Clip" else None])):
+        return _Known(origin, positive=True)
     if origin is Origin.SIZE and node.op_type not in _NON_NEGATIVE:
         return _Known(Origin.SIZE, np.array([-1]))  # it may be negative
     if origin is Origin.SIZE and any(_may_be(known, lambda values: values < 0) for known in given):
@@ -212,11 +216,17 @@ def _constant(node: Node) -> NDArray[Any] | None:
 
 def _may_be(known: _Known, test: Callable[[NDArray[Any]], NDArray[np.bool_]]) -> bool:
     """Tells whether a tensor may have a value of which `test` is true."""
+    if known.positive:
+        return False
     if known.origin is Origin.VALUE:
         return True
     if known.values is None:
         return known.origin is Origin.CONSTANT
     return known.values.dtype.kind in "iufb" and bool(np.any(test(known.values)))
+
+
+def _all_positive(known: _Known) -> bool:
+    return known.positive or (known.origin is Origin.CONSTANT and not _may_be(known, lambda values: values <= 0))
 
 
 def _danger(node: Node, scope: _Scope) -> str:

@@ -23,6 +23,9 @@ _START_SECONDS = 600.0
 _TRIAL_SECONDS = 60.0
 """What one run may take while the version is loaded: proof and warm-up."""
 
+_TRIAL_DEATHS = 3
+"""So many made-up inputs may crash a version while it is loaded; each of them costs a start."""
+
 _PATIENCE_SECONDS = 1.0
 """How long a request waits for a child to be started again; it is refused where the next start is further off."""
 
@@ -37,14 +40,17 @@ class Supervision:
         died: Told the name of a version, how one of its children ended and the seconds until the next start; called
             from any thread.
         pools: Those with children; whatever is left of them is killed when the server ends.
+        ended: The server ends; no pool is opened any more.
     """
 
     start_thread: Callable[[Callable[[], None]], None]
     died: Callable[[str, str, float], None]
     pools: set["ChildPool"] = field(default_factory=set)
+    ended: bool = False
 
     def kill(self) -> None:
-        """Ends every child that is left."""
+        """Ends every child that is left, and has none started any more."""
+        self.ended = True
         for pool in list(self.pools):
             pool.kill()
 
@@ -113,8 +119,11 @@ class ChildPool(EndableRun):
 
         Raises:
             ModelFailure, MemoryBudgetExceeded: As `IsolatedSession.start`.
+            NotLoaded: The server ends.
         """
         self._supervision.pools.add(self)
+        if self._supervision.ended:
+            raise NotLoaded(f"{self._name} is not loaded: the server ends")
         self._keepers = 1
         self._supervision.start_thread(lambda: self._keep(0))
         with self._changed:
@@ -142,8 +151,10 @@ class ChildPool(EndableRun):
         """Runs the model once, on behalf of nobody: while it is loaded.
 
         Raises:
-            TurnoutError: As `run_unless`; it is ended after a minute.
+            TurnoutError: As `run_unless`; it is ended after a minute, and not begun where it crashed a few times.
         """
+        if self.deaths >= _TRIAL_DEATHS:
+            raise ModelCrashed(f"it crashed on {self.deaths} inputs: no more are tried")
         until = time.monotonic() + _TRIAL_SECONDS
         return self._run(inputs, outputs, lambda: time.monotonic() > until)
 
@@ -216,13 +227,13 @@ class ChildPool(EndableRun):
                         f"{self._name} crashed again and again, and is started again in {away:.0f} s",
                         retry_after=away,
                     )
-                if self._serving and self._children and self._keepers < self._processes:
-                    self._start_another()
+                if self._serving and len(self._children) == self._keepers < self._processes:
+                    self._start_another()  # one after the other, while all that are there stay busy
                 self._changed.wait(_LOOK_SECONDS)
             return self._free.pop()
 
     def _start_another(self) -> None:
-        # Called from a runner's thread, which has ordinary priority.
+        # Called from threads of runners and keepers, which have ordinary priority.
         number, self._keepers = self._keepers, self._keepers + 1
         threading.Thread(target=self._keep, args=(number,), name=f"keep-{self._name}-{number}", daemon=True).start()
 
@@ -240,6 +251,8 @@ class ChildPool(EndableRun):
         try:
             while self._started(child):
                 with self._changed:
+                    if self._closed:
+                        return
                     self._children.append(child)
                     self._free.insert(0, child)  # warm ones first
                     self._changed.notify_all()
@@ -308,6 +321,8 @@ class ChildPool(EndableRun):
             self._backoff.died()
             delay = self._backoff.delay if self._serving else 0.0
             self._next_start = time.monotonic() + delay
+            if self._serving and not self._closed and self._keepers < min(2, self._processes):
+                self._start_another()  # what crashes once may again: one should be left then
             self._changed.notify_all()
         self._supervision.died(self._name, how, delay)
 

@@ -100,8 +100,8 @@ class IsolatedSession:
         self.device_id = device_id
         self._busy = threading.Lock()
         self._closed = False
-        self._requests = Arena.create(MAX_ARENA, writable=True)
-        self._answers = Arena.create(MAX_ARENA, writable=False)
+        self._requests: Arena | None = None
+        self._answers: Arena | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._why = ""  # it was killed from here
         self._connection: socket.socket | None = None
@@ -167,7 +167,7 @@ class IsolatedSession:
             ModelTimedOut: The run was given up.
         """
         with self._busy:
-            if self._closed or not self.alive:
+            if self._closed or not self.alive or self._requests is None or self._answers is None:
                 raise ChildGone("its process is not running")
             try:
                 answer = self._exchange(pack_request(self._requests, inputs, outputs), given_up)
@@ -209,36 +209,49 @@ class IsolatedSession:
             self._busy.acquire()
         try:
             self._end()
-            self._requests.close()
-            self._answers.close()
+            for arena in (self._requests, self._answers):
+                if arena is not None:
+                    arena.close()
         finally:
             self._busy.release()
 
     def _spawn(self) -> None:
         self._why = ""
         names = [name for name in os.environ if name in _KEPT_ENVIRONMENT or name.startswith(("CUDA", "NVIDIA", "OMP"))]
-        ours, theirs = socket.socketpair()
-        requests = self._requests.read_only()
         try:
+            self._connection = self._start_child({name: os.environ[name] for name in names})
+        except OSError as error:
+            raise ModelCrashed(f"its process cannot be started ({type(error).__name__})") from error
+
+    def _start_child(self, environment: Mapping[str, str]) -> socket.socket:
+        """Starts the process, and returns the socket to it."""
+        if self._requests is None or self._answers is None:
+            self._requests = Arena.create(MAX_ARENA, writable=True)
+            self._answers = Arena.create(MAX_ARENA, writable=False)
+        ours, theirs = socket.socketpair()
+        requests = -1
+        try:
+            requests = self._requests.read_only()
             inherited = (theirs.fileno(), requests, self._answers.fd)
             self._child = subprocess.Popen(  # noqa: S603 - nothing of a client's is in the command
                 [sys.executable, "-m", "turnout.serving.isolation.child", str(os.getpid()), *map(str, inherited)],
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # what native code prints goes to the log's stream
-                env={name: os.environ[name] for name in names},
+                env=environment,
                 pass_fds=inherited,
                 # A Ctrl-C for the server is not one for the child: the server ends it in its turn. No session of its
                 # own, since Linux schedules sessions as groups, and priority counts only within one (sched_autogroup).
                 process_group=0,
             )
-        except OSError as error:
+        except OSError:
             ours.close()
-            raise ModelCrashed(f"its process cannot be started ({type(error).__name__})") from error
+            raise
         finally:
             theirs.close()
-            os.close(requests)
+            if requests >= 0:
+                os.close(requests)
         ours.settimeout(_LOOK_SECONDS)
-        self._connection = ours
+        return ours
 
     def _exchange(self, frame: bytes, given_up: GivenUp) -> bytes:
         """Sends a frame and waits for the answer's."""
@@ -293,8 +306,11 @@ class IsolatedSession:
         return ""
 
     def _kill_because(self, why: str) -> None:
+        assert self._child is not None
         self._why = why
         self._kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(_CLOSE_SECONDS)
 
     def _kill(self) -> None:
         if self._child is not None:
