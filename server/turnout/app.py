@@ -5,6 +5,7 @@ run()       the same for a process: until a signal, or until a part that must no
 """
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -303,6 +304,9 @@ async def run(settings: Settings) -> int:
         loop.add_signal_handler(number, on_signal)
     async with running(settings, log) as server:
         log.info("listening", grpc=str(server.grpc), http=str(server.http), control=str(server.control))
+        # What lives as long as the process is looked at by no collection from now on: each would stall the loop for it.
+        gc.collect()
+        gc.freeze()
         signalled = asyncio.ensure_future(stopping.wait())
         ends: list[asyncio.Future[Any]] = [signalled, server.failed]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)

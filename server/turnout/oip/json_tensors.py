@@ -27,15 +27,15 @@ _NOT_FINITE: Mapping[str, float] = {"nan": math.nan, "inf": math.inf, "-inf": -m
 _SLICE = 16384
 """Elements that are converted in one call; 1 to 2 ms."""
 
-_ELEMENTS: Mapping[str, tuple[frozenset[type], str]] = {
-    "b": (frozenset((bool,)), "true or false"),
-    "u": (frozenset((int,)), "whole numbers"),
-    "i": (frozenset((int,)), "whole numbers"),
-    "f": (frozenset((int, float)), "numbers"),
-    "V": (frozenset((int, float)), "numbers"),  # ml_dtypes' bfloat16
-    "O": (frozenset((str,)), "strings"),
+_ELEMENTS: Mapping[str, frozenset[type]] = {
+    "b": frozenset((bool,)),
+    "u": frozenset((int,)),
+    "i": frozenset((int,)),
+    "f": frozenset((int, float)),
+    "V": frozenset((int, float)),  # ml_dtypes' bfloat16
+    "O": frozenset((str,)),
 }
-"""By kind of dtype: the types that JSON's parser gives such elements, and what errors call them."""
+"""By kind of dtype: the types that JSON's parser gives such elements."""
 
 
 def from_json(index: int, kind: ElementType, shape: tuple[int, ...], data: Any) -> Array:
@@ -83,7 +83,7 @@ def from_nested(spec: TensorSpec, data: Any, limits: InputLimits = DEFAULT_LIMIT
         limits.check_rank(field, len(shape))
         level = level[0] if level else None
     dtype = NUMPY_DTYPES[spec.dtype]
-    elements = _flat(field, shape, data, nested=True) if shape else [data]
+    elements = _nested(field, shape, data) if shape else [data]
     escaped = field.replace("{", "{{").replace("}", "}}")  # places in nested lists are not told
     if spec.dtype is DataType.STRING:
         array: Array = np.empty(len(elements), object)
@@ -147,19 +147,41 @@ def _text(element: Any) -> str:
     return text if text.isascii() else text.encode(errors="replace").decode()
 
 
-def _flat(field: str, shape: tuple[int, ...], data: list[Any], *, nested: bool = False) -> Sequence[Any]:
-    """Returns the elements in one list. Levels are as many as dimensions, whatever was sent."""
-    if not nested and not (data and isinstance(data[0], list)):
+def _flat(field: str, shape: tuple[int, ...], data: list[Any]) -> Sequence[Any]:
+    """Returns the elements in one list, where they are not: levels are as many as dimensions, whatever was sent."""
+    if not (data and isinstance(data[0], list)):
         return data
+    if not shape or len(data) != shape[0]:
+        raise InvalidTensor.at(field, f"expected lists of the shape {list(shape)}, or all elements in one")
     level: list[Any] = data
-    for depth, size in enumerate(shape):
-        if depth:
-            if not all(isinstance(part, list) and len(part) == size for part in level):
-                raise InvalidTensor.at(field, f"expected lists of {size} at depth {depth + 1}, as the shape has it")
-            level = list(chain.from_iterable(level))
-        elif len(level) != size:
-            raise InvalidTensor.at(field, f"expected a list of {size}, or all elements in one, got {len(level)}")
+    for depth, size in enumerate(shape[1:], 2):
+        if not all(isinstance(part, list) and len(part) == size for part in level):
+            raise InvalidTensor.at(field, f"expected lists of {size} at depth {depth}, as the shape has it")
+        level = list(chain.from_iterable(level))
     return level
+
+
+def _nested(field: str, shape: tuple[int, ...], data: list[Any]) -> Sequence[Any]:
+    """Returns the elements in one list; `shape` is that of the first list at each depth."""
+    level: list[Any] = data
+    for size in shape[1:]:
+        if not all(isinstance(part, list) and len(part) == size for part in level):
+            raise _ragged(field)
+        level = list(chain.from_iterable(level))
+    if any(isinstance(element, list) for element in level):
+        raise _ragged(field)
+    return level
+
+
+def _ragged(field: str) -> InvalidTensor:
+    return InvalidTensor.at(field, "expected JSON lists of one length at each depth")
+
+
+def _shown(element: Any) -> str:
+    """Returns a value as people wrote it, in a few characters."""
+    if isinstance(element, list | dict):
+        return "a list" if isinstance(element, list) else "an object"
+    return orjson.dumps(element[:64] if isinstance(element, str) else element).decode()[:40]
 
 
 def _slices(elements: Sequence[Any]) -> "chain[tuple[int, Sequence[Any]]]":
@@ -177,7 +199,7 @@ def _checked(field: str, name: str, dtype: np.dtype[Any], elements: Sequence[Any
         dtype: Of the array.
         elements: As JSON's parser returned them.
     """
-    types, words = _ELEMENTS[dtype.kind]
+    types = _ELEMENTS[dtype.kind]
     checked: list[Any] = []
     for start, piece in _slices(elements):
         if not set(map(type, piece)) <= types:
@@ -185,7 +207,7 @@ def _checked(field: str, name: str, dtype: np.dtype[Any], elements: Sequence[Any
                 piece = [_NOT_FINITE.get(e, e) if isinstance(e, str) else e for e in piece]
             for place, element in enumerate(piece):
                 if type(element) not in types:
-                    wrong = f"expected {words} for {name}, got another value"
+                    wrong = f"expected {name} elements, got {_shown(element)}"
                     raise InvalidTensor.at(field.format(start + place), wrong)
         checked += piece
     return checked
@@ -207,5 +229,5 @@ def _numbers(field: str, element: str, name: str, dtype: np.dtype[Any], elements
                 raise OverflowError
             array[start : start + _SLICE] = narrow
     except OverflowError:
-        raise InvalidTensor.at(field, f"expected values that {name} can hold, got others") from None
+        raise InvalidTensor.at(field, f"a number is out of the range of {name}") from None
     return array

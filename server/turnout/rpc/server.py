@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import grpc
-from grpc_channelz.v1 import channelz, channelz_pb2_grpc
+from grpc_channelz.v1 import channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from structlog.typing import FilteringBoundLogger
@@ -20,6 +20,7 @@ from turnout.routing.preferences import PreferenceReader
 from turnout.routing.shadow.service import Shadows
 from turnout.routing.traffic import Traffic
 from turnout.rpc.catalog import CatalogServicer
+from turnout.rpc.channelz import ChannelzServicer
 from turnout.rpc.control.service import ControlServicer
 from turnout.rpc.guard import Guard, GuardedServer
 from turnout.rpc.health import HealthServicer
@@ -138,7 +139,7 @@ def control_server(services: Services, settings: Settings) -> grpc.aio.Server:
         guarded,  # type: ignore[arg-type] # as far as generated code uses it, it is a server
     )
     registry_pb2_grpc.add_RegistryServiceServicer_to_server(services.registry, guarded)  # type: ignore[arg-type]
-    channelz_pb2_grpc.add_ChannelzServicer_to_server(channelz.aio.ChannelzServicer(), guarded)
+    channelz_pb2_grpc.add_ChannelzServicer_to_server(ChannelzServicer(), guarded)
     _add_health(guarded, services, [PREDICTION, CATALOG, CONTROL, REGISTRY, HEALTH, OIP_SERVICE])
     _add_reflection(guarded, [PREDICTION, CATALOG, CONTROL, REGISTRY, HEALTH])
     return server

@@ -9,6 +9,7 @@ import logging
 import random
 import sys
 from collections.abc import Mapping, MutableMapping, Sequence
+from itertools import islice, takewhile
 from typing import Any, Literal, Protocol
 
 import structlog
@@ -22,6 +23,11 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 
 _MAX_FIELD = 1024
 """Characters of one field, as they are written: one escaped is several."""
+
+_MAX_FIELDS_TOGETHER = 6 * 1024
+_MEMBER = 8
+_SHORT = 64
+"""Characters of a field that stand in the line however long the others are."""
 
 _MAX_TRACEBACK = 4096
 _MAX_FIELDS = 64
@@ -86,38 +92,49 @@ class LibraryLogs(logging.Handler):
 
 
 def bounded(_: object, __: str, event: Event) -> Event:
-    """Cuts every field of an event to a length that a line can bear."""
+    """Cuts what an event says to a length that a line can bear: each field, and all of them together."""
     traceback = event.get("exception")
-    cut = {str(key)[:64]: _bounded(value, 0) for key, value in list(event.items())[:_MAX_FIELDS]}
+    left = _Length(_MAX_FIELDS_TOGETHER)
+    cut = {str(key)[:64]: left.bounded(value) for key, value in list(event.items())[:_MAX_FIELDS]}
     if isinstance(traceback, str):
         cut["exception"] = traceback[-_MAX_TRACEBACK:]  # its end says what happened
     return cut
 
 
-def _bounded(value: Any, depth: int) -> Any:
-    if value is None or isinstance(value, bool | float):
-        return value
-    if isinstance(value, int):
-        return value if -(2**63) <= value < 2**64 else "a number beyond 64 bits"
-    if isinstance(value, str):
-        return _cut(value)
-    if depth < _MAX_DEPTH and isinstance(value, Mapping):
-        return {str(k)[:64]: _bounded(v, depth + 1) for k, v in list(value.items())[:_MAX_FIELDS]}
-    if depth < _MAX_DEPTH and isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
-        return [_bounded(item, depth + 1) for item in value[:_MAX_FIELDS]]
-    if isinstance(value, bytes | bytearray | memoryview):
-        return f"{len(value)} bytes"
-    return _cut(str(value))
+class _Length:
+    """What is left of the length of a line."""
 
+    def __init__(self, characters: int) -> None:
+        self._left = characters
 
-def _cut(text: str) -> str:
-    """Returns `text`, or the beginning of it and how long it was; what is written as an escape counts as that."""
-    if len(text) <= _MAX_FIELD // 12 or (len(text) <= _MAX_FIELD and _written(text) <= _MAX_FIELD):
+    def bounded(self, value: Any, depth: int = 0) -> Any:
+        """Returns `value`, cut."""
+        self._left -= _MEMBER
+        if value is None or isinstance(value, bool | float):
+            return value
+        if isinstance(value, int):
+            return value if -(2**63) <= value < 2**64 else "a number beyond 64 bits"
+        if isinstance(value, str):
+            return self._cut(value, 0 if depth else _SHORT)
+        if isinstance(value, bytes | bytearray | memoryview):
+            return f"{len(value)} bytes"
+        if depth < _MAX_DEPTH and isinstance(value, Mapping):
+            pairs = islice(takewhile(lambda _: self._left > 0, value.items()), _MAX_FIELDS)
+            return {self._cut(str(k), 0)[:64]: self.bounded(v, depth + 1) for k, v in pairs}
+        if depth < _MAX_DEPTH and isinstance(value, Sequence):
+            return [self.bounded(v, depth + 1) for v in takewhile(lambda _: self._left > 0, value[:_MAX_FIELDS])]
+        return self._cut(f"{type(value).__name__}" if isinstance(value, Mapping | Sequence) else str(value), _SHORT)
+
+    def _cut(self, text: str, at_least: int) -> str:
+        """Returns `text`, or its beginning and how long it was."""
+        most = max(min(_MAX_FIELD, self._left), at_least)
+        if len(text) > most or _written(text) > most:
+            kept = text[:most]
+            while _written(kept) > most:
+                kept = kept[: len(kept) // 2]
+            text = f"{kept}... ({len(text)} characters)"
+        self._left -= _written(text)
         return text
-    kept = text[:_MAX_FIELD]
-    while _written(kept) > _MAX_FIELD:
-        kept = kept[: len(kept) // 2]
-    return f"{kept}... ({len(text)} characters)"
 
 
 def _written(text: str) -> int:

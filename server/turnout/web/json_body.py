@@ -1,6 +1,8 @@
 """JSON of requests, read once what it is made of was counted. Pure."""
 
-from collections.abc import Mapping
+import gc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
@@ -35,15 +37,30 @@ def json_object(data: bytes, limits: InputLimits, example: str) -> Mapping[str, 
         instead = "put tensors into the binary part of a body (/v2) or use gRPC"
         expected = f"expected at most {limits.json_bytes} bytes of JSON, got {len(data)} (limits.http_max_json_bytes)"
         raise InvalidRequest.at("body", f"{expected}; {instead}")
-    if len(data) > SMALL_BYTES:
-        _check_pieces(data, limits)
     try:
-        value = orjson.loads(data)
+        if len(data) > SMALL_BYTES:
+            _check_pieces(data, limits)
+            with _no_collection():
+                value = orjson.loads(data)
+        else:
+            value = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise InvalidRequest.at("body", f"expected JSON in UTF-8: {error.msg} at byte {error.pos}") from None
     if not isinstance(value, dict):
         raise InvalidRequest.at("body", f"expected an object: {example}")
     return value
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keeps Python 3.11 from looking for garbage again and again while lists are made: 900 ms of 2.8 M, not 120."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _check_pieces(data: bytes, limits: InputLimits) -> None:
