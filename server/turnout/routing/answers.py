@@ -53,7 +53,7 @@ class Answers:
     """Who answers what.
 
     Attributes:
-        selectors: Plain requests, `latest`, then the caret range of each line of compatible versions, the highest first.
+        selectors: Plain requests, `latest`, then the caret range of each line of compatible versions, highest first.
         notes: What else there is to know, a sentence each.
     """
 
