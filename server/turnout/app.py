@@ -26,6 +26,7 @@ from turnout.registry.repository import Repository
 from turnout.registry.trust import Trust
 from turnout.registry.uploads import Uploads
 from turnout.rollout.attempt import Entry, Rollout
+from turnout.rollout.changes.operations import Operations
 from turnout.rollout.controller import Rollouts
 from turnout.rollout.driven import Observer
 from turnout.rollout.enforcement import Enforcement
@@ -134,9 +135,10 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         tick = settings.rollout.tick_s
         observer = Observer(catalog, policies, shadows, tick)
         roster = Roster(store, observer, manager.reconcile, log)
+        operations = Operations(repository, store)
         enforcement = Enforcement(store, traffic, policies, observer, roster, manager.refresh, tick, tell, log)
         rollouts = Rollouts(
-            store, traffic, policies, catalog, observer, roster, enforcement, manager.reconcile, tick, log
+            store, policies, catalog, observer, roster, enforcement, operations, manager.reconcile, tick, log
         )
         declarer = Declarer(repository, store)
         uploads = _uploads(repository, store, settings)

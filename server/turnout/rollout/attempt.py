@@ -250,7 +250,6 @@ class Rollout:
             (all(0 <= value < math.inf for value in seconds), "a time is below 0 or no number"),
             (all(value >= 0 for value in counts) and self.attempt >= 1 and self.rivals >= 1, "a number is too small"),
             (self.step < len(self.plan.steps), f"it is in step {self.step + 1} of {len(self.plan.steps)}"),
-            (self.passed_gate < len(self.plan.steps), "it has passed a gate that the plan lacks"),
             (self.weight is None or 0 < self.weight <= 1, "its weight is no share"),
             (self.state is not _S.SHADOWING or self.plan.shadow is not None, "it shadows, and its plan does not"),
             (self.end.final, f"it is to end as {self.end}"),
