@@ -7,7 +7,7 @@ run()       the same for a process: until a signal, or until a part that must no
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -132,6 +132,10 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
                 metrics.rollouts.verdicts[model, entry.kind] += 1
             webhook.tell(model, rollout, entry)
 
+        async def refresh() -> None:
+            await traffic.refresh()  # first: what a policy needs is loaded, and stays so
+            await manager.refresh()
+
         tick = settings.rollout.tick_s
         observer = Observer(catalog, policies, shadows, tick)
         roster = Roster(store, observer, manager.reconcile, log)
@@ -164,7 +168,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             policies=policies,
             shadows=shadows,
             rollouts=rollouts,
-            registry=_registry(repository, uploads, declarer, store, manager, settings, stack),
+            registry=_registry(repository, uploads, declarer, operations, store, refresh, settings, stack),
             previews=previews,
             metrics=metrics,
             accepting=lambda: not readiness_off.is_set(),
@@ -183,10 +187,6 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             if nvml is not None:
                 metrics.server.gpus = await asyncio.to_thread(lambda: nvml.read(pci_addresses(manager.devices)))
             return await metrics.scrape(form)
-
-        async def refresh() -> None:
-            await traffic.refresh()  # first: what a policy needs is loaded, and stays so
-            await manager.refresh()
 
         preferences = PreferenceReader(settings.routing)
         body_bytes = int(settings.limits.http_max_body_bytes)
@@ -286,8 +286,9 @@ def _registry(
     repository: Repository,
     uploads: Uploads,
     declarer: Declarer,
+    operations: Operations,
     store: StateStore,
-    manager: Manager,
+    refresh: Callable[[], Awaitable[None]],
     settings: Settings,
     stack: AsyncExitStack,
 ) -> RegistryServicer:
@@ -298,9 +299,10 @@ def _registry(
         repository,
         uploads,
         declarer,
+        operations,
         lambda model: store.declared().of(model),
         lambda model: Trust.of(settings.for_model(model).signing),
-        manager.refresh,
+        refresh,
         threads,
         settings.transfers.idle_s,
         settings.transfers.max_fetches,

@@ -94,6 +94,13 @@ class Operations:
 
         return self._decide(model, decide, actor, reason, trouble, strict=True)
 
+    def release_published(self, model: str, version: Version, *, actor: str, reason: str) -> Done:
+        """Releases what was just published. Raises as `release`; the message says that the version exists."""
+        try:
+            return self.release(model, version, actor=actor, reason=reason)
+        except ChangeRefused as error:
+            raise ChangeRefused(f"{model} {version} is published; {error.message}") from error
+
     def withdraw(self, model: str, version: Version, *, actor: str, reason: str) -> Done:
         """Takes a release back: the version is a candidate again. Raises as `release`."""
         exact = self._repository.find(model, version).manifest.version
@@ -152,10 +159,8 @@ class Operations:
         def decide(situation: Situation, _: int) -> Outcome:
             found = tuple(u for u in situation.unreadable if attempt in (0, u.record.attempt))
             if not found:
-                raise ChangeRefused(
-                    f"no rollout {f'{attempt} ' if attempt else ''}of {model} that runs is unreadable: abort it without "
-                    "--discard"
-                )
+                which = f"{attempt} " if attempt else ""
+                raise ChangeRefused(f"no rollout {which}of {model} that runs is unreadable: abort it without --discard")
             which = ", ".join(str(one.record.attempt) for one in found)
             return Outcome(f"attempt {which} of {model} is discarded; its traffic stays as it is", discards=found)
 
