@@ -36,6 +36,7 @@ def import_version(
     from turnout.registry.publication import Publication
     from turnout.registry.repository import Repository
     from turnout.registry.transfer import only_version
+    from turnout.rollout.changes.operations import Operations
 
     with reporting(as_json=as_json) as out:
         if not (directory / "models").is_dir():
@@ -52,6 +53,6 @@ def import_version(
             with out.progress("importing", published.manifest.size) as advance:
                 result = publisher.take_in(source, published, Publication(who, reason), advance)
             if release:
-                store.release(name, exact, actor=who, reason=reason)
+                Operations(workspace.repository, store).release_published(name, exact, actor=who, reason=reason)
             standing = store.declared().of(name).standing(exact)
         out.show(result_body(result, standing), *result_shown(result, standing))

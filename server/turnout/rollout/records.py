@@ -1,8 +1,7 @@
 """Rollouts as they are recorded, those included that this release cannot read. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from semver import Version
 
@@ -71,18 +70,6 @@ def split_records(records: Iterable[RolloutRecord]) -> tuple[list[Rollout], list
         [one for one in found if isinstance(one, Rollout)],
         [one for one in found if isinstance(one, UnreadableRollout)],
     )
-
-
-def holds(document: Mapping[str, Any], version: Version) -> str:
-    """Returns how a rollout's document names a version: `candidate`, `previous` or "", `?` where it cannot be read."""
-    known = True
-    for part in ("candidate", "previous"):
-        text = document.get(part)
-        if not isinstance(text, str) or not Version.is_valid(text):
-            known = False
-        elif Version.parse(text) == version:
-            return part
-    return "" if known else "?"
 
 
 _FAULT_LENGTH = 200

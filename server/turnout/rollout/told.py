@@ -61,7 +61,8 @@ def unreadable_message(found: UnreadableRollout, events: list[Event] | None = No
     record, document = found.record, found.record.document
     candidate, previous = (text if isinstance(text := document.get(part), str) else "" for part in _VERSIONS)
     return pb.Rollout(
-        model=record.model, attempt=record.attempt, candidate=candidate, previous=previous, state=record.state if record.final else "unreadable",
+        model=record.model, attempt=record.attempt, candidate=candidate, previous=previous,
+        state=record.state if record.final else "unreadable",
         verdict=found.sentence, plan_json="{}", started_at=timestamp(record.started),
         changed_at=timestamp(record.changed), events=[_event(e) for e in events or ()],
     )  # fmt: skip
