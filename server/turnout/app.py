@@ -8,7 +8,7 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,7 @@ from turnout.registry.standing import Declared
 from turnout.registry.trust import Trust
 from turnout.registry.uploads import Uploads
 from turnout.rollout.attempt import Entry, Rollout
+from turnout.rollout.changes.operations import Operations
 from turnout.rollout.clock import SYSTEM_CLOCK, Clock
 from turnout.rollout.controller import Rollouts
 from turnout.rollout.driven import Observer
@@ -163,14 +164,19 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
                 metrics.rollouts.verdicts[model, entry.kind] += 1
             webhook.tell(model, rollout, entry)
 
+        async def refresh() -> None:
+            await traffic.refresh()  # first: what a policy needs is loaded, and stays so
+            await manager.refresh()
+
         tick = settings.rollout.tick_s
         replays = Replays()
         stack.push_async_callback(replays.close)
         observer = Observer(catalog, policies, shadows, replays, tick, clock)
         roster = Roster(store, observer, manager.reconcile, log, clock)
+        operations = Operations(repository, store)
         enforcement = Enforcement(store, traffic, policies, observer, roster, manager.refresh, tick, tell, log)
         rollouts = Rollouts(
-            store, traffic, policies, catalog, observer, roster, enforcement, manager.reconcile, tick, log, clock
+            store, policies, catalog, observer, roster, enforcement, operations, manager.reconcile, tick, log, clock
         )
         declarer = Declarer(repository, store)
         processes = start_processes()
@@ -198,7 +204,7 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             policies=policies,
             shadows=shadows,
             rollouts=rollouts,
-            registry=_registry(repository, uploads, declarer, store, manager, settings, stack),
+            registry=_registry(repository, uploads, declarer, operations, store, refresh, settings, stack),
             previews=previews,
             metrics=metrics,
             accepting=lambda: not readiness_off.is_set(),
@@ -225,10 +231,6 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             metrics.server.memory = await memory.value(_SCRAPE_READ_SECONDS)
             metrics.server.gpus = await gpus.value(_SCRAPE_READ_SECONDS)
             return await metrics.scrape(form)
-
-        async def refresh() -> None:
-            await traffic.refresh()  # first: what a policy needs is loaded, and stays so
-            await manager.refresh()
 
         preferences = PreferenceReader(settings.routing)
         body_bytes, limits = int(settings.limits.http_max_body_bytes), InputLimits.of(settings.limits)
@@ -333,8 +335,9 @@ def _registry(
     repository: Repository,
     uploads: Uploads,
     declarer: Declarer,
+    operations: Operations,
     store: StateStore,
-    manager: Manager,
+    refresh: Callable[[], Awaitable[None]],
     settings: Settings,
     stack: AsyncExitStack,
 ) -> RegistryServicer:
@@ -345,9 +348,10 @@ def _registry(
         repository,
         uploads,
         declarer,
+        operations,
         lambda model: store.declared().of(model),
         lambda model: Trust.of(settings.for_model(model).signing),
-        manager.refresh,
+        refresh,
         threads,
         settings.transfers.idle_s,
         settings.transfers.max_fetches,

@@ -16,8 +16,10 @@ from turnout.rollout.evidence import SLO, STALLED, Count
 from turnout.rollout.machine import Facts
 from turnout.rollout.plan import Plan
 from turnout.rollout.wishes import wished
+from turnout.routing.answers import answers_of, parts_text
 from turnout.routing.applied import AppliedPolicy, Policies
 from turnout.routing.policy import TWIN, Policy
+from turnout.routing.rollback import default_version
 from turnout.routing.shadow.ledger import Outcome
 from turnout.routing.shadow.service import Shadows
 from turnout.serving.arms import Rules
@@ -114,6 +116,7 @@ class Observer:
         counted = driven.counters.closed(now)
         applied, policy = self.applied(rollout.model)
         wish = wished(rollout, policy)
+        released = self._released_over(rollout, policy)
         facts = Facts(
             seconds,
             ticks=[one.tick for one in counted],
@@ -123,7 +126,9 @@ class Observer:
             in_force=(wish is None or wish == policy) and not _still_released(rollout, candidate),
             frozen=applied is not None and applied.state.frozen,
             rivals=rivals,
-            overtaken=_overtaken(rollout, applied),
+            overtaken=released or _overtaken(rollout, applied),
+            overtaken_by="a release" if released is not None else "another rollout",
+            traffic="" if policy is None or policy == Policy(rollout.previous) else plain_text(policy),
             other=stranger(rollout, applied),
             refused=driven.refused,
             thresholds=thresholds,
@@ -152,6 +157,17 @@ class Observer:
             return None
         fit = [v for v, e in known.versions.items() if e.state is LifecycleState.READY and e.standing == "released"]
         return max((v for v in fit if not v.prerelease), default=None)
+
+    def _released_over(self, rollout: Rollout, policy: Policy | None) -> Version | None:
+        """Returns what was released over the version before, which answered plain requests for want of a policy.
+
+        Whether that is ready plays no part: what is released answers as soon as it is.
+        """
+        known = self._catalog.snapshot.models.get(rollout.model)
+        if policy is not None or rollout.promoted or known is None:
+            return None
+        default = default_version({v: entry.standing for v, entry in known.versions.items()})
+        return default if default is not None and default > rollout.previous else None
 
     def _attach(self, driven: Driven, candidate: VersionEntry | None, previous: VersionEntry | None) -> None:
         new, old = _handle(candidate), _handle(previous)
@@ -204,6 +220,11 @@ def threshold(metric: str, latencies: NDArray[np.float64]) -> float:
     if metric == STALLED:
         return _STALL_FACTOR * float(np.quantile(latencies, QUANTILES["p99"]))
     return float(np.quantile(latencies, QUANTILES[metric]))
+
+
+def plain_text(policy: Policy) -> str:
+    """Returns who answers plain requests by a policy, in words."""
+    return parts_text(answers_of(policy, {}).plain)
 
 
 def actor_of(rollout: Rollout) -> str:

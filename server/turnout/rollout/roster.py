@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from semver import Version
 from structlog.typing import FilteringBoundLogger
 
-from turnout.errors import ChangeRefused, NotFound
+from turnout.errors import ChangeRefused, NotFound, Unsupported
 from turnout.rollout.attempt import Rollout
 from turnout.rollout.clock import Clock
 from turnout.rollout.driven import Driven, Observer
+from turnout.rollout.records import UnreadableRollout, read_record
 from turnout.state.rollouts import RolloutRecord
 from turnout.state.store import StateStore
 
@@ -26,6 +27,7 @@ class Roster:
         driver: This server's name in leases; another at every start.
         driven: Those that this server drives.
         foreign: Those that others do.
+        unreadable: Those that this release cannot read; nobody drives them here.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Roster:
         self.driver = uuid.uuid4().hex
         self.driven: dict[Key, Driven] = {}
         self.foreign: dict[Key, Rollout] = {}
+        self.unreadable: dict[Key, UnreadableRollout] = {}
         self._seen: dict[Key, tuple[int, float]] = {}
 
     @property
@@ -80,9 +83,13 @@ class Roster:
         Raises:
             NotFound: There is none.
             ChangeRefused: Several go on, and none was named.
+            Unsupported: It cannot be read; the message names the way out.
         """
         keys = [key for key in sorted(self.driven) if key[0] == model and attempt in (0, key[1])]
         going = [key for key in keys if self.goes(key)] if not attempt else keys
+        for key, unreadable in self.unreadable.items():
+            if not going and key[0] == model and attempt in (0, key[1]):
+                raise Unsupported(unreadable.sentence)
         if not going:
             raise NotFound(f"no rollout {f'{attempt} ' if attempt else ''}of {model} runs")
         if len(going) > 1:
@@ -113,7 +120,7 @@ class Roster:
             Unavailable: The state store does not answer.
         """
         records = await self._store.in_thread(self._store.rollouts, None, running=True, limit=_MOST_RUNNING)
-        self.foreign = {}
+        self.foreign, told, self.unreadable = {}, self.unreadable, {}
         present = {(record.model, record.attempt) for record in records}
         self._seen = {key: seen for key, seen in self._seen.items() if key in present}
         for key in [k for k in self.driven if k not in present and self.driven[k].saved]:
@@ -124,13 +131,14 @@ class Roster:
             driven = self.driven.get(key)
             if driven is not None and (driven.number == record.number or not driven.saved):
                 continue
-            try:
-                rollout = Rollout.from_json(record.document)
-            except ValueError as error:
-                self._log.error("a rollout cannot be read", model=record.model, reason=str(error))
-                continue
+            rollout = read_record(record)
             if driven is not None:
                 self.drop(key)
+            if isinstance(rollout, UnreadableRollout):
+                self.unreadable[key] = rollout
+                if key not in told:
+                    self._log.error("a rollout cannot be read", model=record.model, reason=rollout.sentence)
+                continue
             if record.driver == self.driver or mine == record.model or lapsed:
                 self.driven[key] = self._observer.driven(rollout, record.number)
                 self._log.info("rollout taken up", model=record.model, attempt=record.attempt, state=record.state)

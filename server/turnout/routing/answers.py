@@ -64,7 +64,7 @@ class Answers:
     @property
     def plain(self) -> tuple[Part, ...]:
         """Who answers plain requests."""
-        return self.selectors[0].parts
+        return next((one.parts for one in self.selectors if not one.selector), ())
 
 
 def answers_of(

@@ -21,6 +21,7 @@ class AppliedPolicy:
         owners: Its slots, laid out for look-up.
         tally: Requests that each owner got, by its number, of those that every one of them might have got.
         observer: Is told of the baseline's answers; None where there is no shadow.
+        stand_in: Answers in the baseline's place until that is ready here; None where it was.
         changed_at, actor, reason, action: Where it came from.
     """
 
@@ -33,6 +34,7 @@ class AppliedPolicy:
     actor: str
     reason: str
     action: str
+    stand_in: Version | None = None
 
 
 @dataclass(slots=True, eq=False)

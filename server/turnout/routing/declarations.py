@@ -161,7 +161,14 @@ def holding(model: str, version: Version, uses: Uses) -> list[str]:
     """Returns why a version cannot be withdrawn now and what to do first, a clause for each holder."""
     reasons: list[str] = []
     if uses.policy is not None and uses.policy.document:
-        policy = PolicyState.from_json(uses.policy.document).policy
+        try:
+            policy = PolicyState.from_json(uses.policy.document).policy
+        except ValueError:
+            policy = None
+            reasons.append(
+                f"the policy in force (epoch {uses.policy.epoch}) cannot be read and may need it; `turnout traffic set "
+                f"{model} --baseline VERSION` replaces it"
+            )
         roles = (
             []
             if policy is None
@@ -174,9 +181,24 @@ def holding(model: str, version: Version, uses: Uses) -> list[str]:
             for role in roles
         ]
     for rollout in uses.rollouts:
-        for part in ("candidate", "previous"):
-            if Version.parse(str(rollout.document[part])) == version:
-                what = "takes it to the baseline" if part == "candidate" else "may have to go back to it"
-                reasons.append(f"rollout {rollout.attempt} {what}; abort the rollout, or wait for its end")
+        named = {part: _named(rollout.document.get(part)) for part in ("candidate", "previous")}
+        if named["candidate"] == version:
+            reasons.append(
+                f"rollout {rollout.attempt} takes it to the baseline; abort the rollout, or wait for its end"
+            )
+        elif named["previous"] == version:
+            reasons.append(
+                f"rollout {rollout.attempt} may have to go back to it; abort the rollout, or wait for its end"
+            )
+        elif None in named.values():
+            reasons.append(
+                f"rollout {rollout.attempt} cannot be read and may need it; `turnout rollout abort {model} --discard` "
+                "ends it"
+            )
     reasons += [f"the tag {tag} names it; move or delete the tag first" for tag in uses.tags]
     return reasons
+
+
+def _named(text: object) -> Version | None:
+    """Returns the version that a rollout's document names; None where it names none."""
+    return Version.parse(text) if isinstance(text, str) and Version.is_valid(text) else None
