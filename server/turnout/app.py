@@ -7,7 +7,7 @@ run()       the same for a process: until a signal, or until a part that must no
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -51,6 +51,7 @@ from turnout.rpc.server import Services, control_server, data_server, listen
 from turnout.serving import providers
 from turnout.serving.catalog import Catalog
 from turnout.serving.follow import follow
+from turnout.serving.hold import Hold
 from turnout.serving.inference import Inference
 from turnout.serving.manager import Manager
 from turnout.serving.memory import device_memory, pci_addresses
@@ -114,14 +115,17 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         await asyncio.to_thread(prepare_log, repository, store, settings, log)
         policies = Policies()
 
-        def held(model: str) -> Mapping[Version, str]:
-            return {**roster.held(model), **policies.held(model)}
+        def held(model: str) -> Mapping[Version, Hold]:
+            return {**policies.held(model), **roster.held(model)}  # a rollout's part of a policy is its own to let go
+
+        def fallbacks(model: str) -> Collection[Version]:
+            return [policies.fallbacks[model]] if model in policies.fallbacks else []
 
         router = PolicyRouter(catalog, policies, serve_yanked=settings.routing.yanked_pins == "warn")
         access = AccessLog(log, settings.log.access_sample_rate)
         tracer = await stack.enter_async_context(tracing(settings.tracing, metrics.server.spans, log))
         inference = (Inference if tracer is None else TracedInference)(router, catalog, metrics, access, code_name)
-        manager = Manager(repository, store.declared, settings, named, held, catalog, metrics, log)
+        manager = Manager(repository, store.declared, settings, named, held, fallbacks, catalog, metrics, log)
         shadows = Shadows(settings, catalog, metrics, repository.directory, log)
         traffic = Traffic(store, catalog, policies, shadows.observe, log)
         webhook = Webhook(settings.rollout, log)

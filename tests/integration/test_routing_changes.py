@@ -200,7 +200,8 @@ async def test_a_version_of_the_policy_stays_in_memory(start_server) -> None:
                 control.UnloadVersion(control_pb2.UnloadVersionRequest(model="m", version=version))
             )
             assert code is grpc.StatusCode.FAILED_PRECONDITION
-            assert message == f"{version} is {role} in the policy of m: take it out of the policy first"
+            assert f"{version} of m is not unloaded: it is {role} in the policy in force (epoch 1)" in message
+            assert "take it out of the policy first: `turnout traffic set m" in message
         await control.UnloadVersion(control_pb2.UnloadVersionRequest(model="m", version="1.3.0"))
 
 

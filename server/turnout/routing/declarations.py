@@ -11,8 +11,10 @@ from turnout.registry.repository import Repository
 from turnout.registry.signing import Signer
 from turnout.registry.standing import Standing
 from turnout.registry.trust import keep
+from turnout.routing.holding import policy_holds, rollout_holds, tag_hold
 from turnout.routing.policy import PolicyState
 from turnout.routing.selector import tag_name
+from turnout.serving.hold import Hold
 from turnout.state.declaring import Uses
 from turnout.state.store import StateStore
 
@@ -150,24 +152,13 @@ class Declarer:
 
 def holding(model: str, version: Version, uses: Uses) -> list[str]:
     """Returns why a version cannot be withdrawn now and what to do first, a clause for each holder."""
-    reasons: list[str] = []
-    if uses.policy is not None and uses.policy.document:
-        policy = PolicyState.from_json(uses.policy.document).policy
-        roles = (
-            []
-            if policy is None
-            else ["the baseline"] * (policy.baseline == version)
-            + ["a canary"] * any(c.version == version for c in policy.canaries)
-            + ["a shadow"] * any(s.version == version for s in policy.shadows)
-        )
-        reasons += [
-            f"it is {role} in the policy in force (epoch {uses.policy.epoch}); take it out of the policy first"
-            for role in roles
-        ]
+    holds: list[Hold] = []
     for rollout in uses.rollouts:
-        for part in ("candidate", "previous"):
-            if Version.parse(str(rollout.document[part])) == version:
-                what = "takes it to the baseline" if part == "candidate" else "may have to go back to it"
-                reasons.append(f"rollout {rollout.attempt} {what}; abort the rollout, or wait for its end")
-    reasons += [f"the tag {tag} names it; move or delete the tag first" for tag in uses.tags]
-    return reasons
+        ends = [Version.parse(str(rollout.document[part])) for part in ("candidate", "previous")]
+        if version in ends:
+            holds.append(rollout_holds(model, rollout.attempt, *ends)[version])
+    if uses.policy is not None and uses.policy.document:
+        held = policy_holds(model, PolicyState.from_json(uses.policy.document), uses.policy.epoch)
+        holds += [held[version]] if version in held else []
+    holds += [tag_hold(model, tag) for tag in uses.tags]
+    return [hold.sentence for hold in holds]

@@ -23,6 +23,7 @@ from turnout.routing.policy import (
     takes_back,
     unfit,
 )
+from turnout.routing.rollback_targets import rollback_targets
 from turnout.routing.slots import SALT_BYTES, Owners
 from turnout.serving.catalog import Catalog, ModelEntry
 from turnout.serving.inference import AnswerObserver
@@ -34,6 +35,9 @@ _ATTEMPTS = 5
 """How often a change that named no epoch is decided again when another one came first."""
 
 _HISTORY_FOR_BASELINES = 1000
+
+_HISTORY_FOR_FALLBACK = 100
+"""Epochs in which the baseline before this one is looked for, to keep it loaded. A rollout makes about ten."""
 
 Observe = Callable[[str, Policy | None, int], AnswerObserver | None]
 """Told of each policy that comes into force, and of its epoch; returns who wants to see the baseline's answers."""
@@ -87,7 +91,11 @@ class Traffic:
             Unavailable: The state store does not answer; what was in force stays so.
         """
         async with self._changing:
+            known = {model: applied.epoch for model, applied in self._policies.current.items()}
             self._take_in(await asyncio.to_thread(self._store.policies))
+            moved = [m for m, applied in self._policies.current.items() if known.get(m) != applied.epoch]
+            for model in moved:
+                await self._find_fallback(model)
 
     async def put(self, model: str, policy: Policy, change: Change) -> AppliedPolicy:
         """Puts `policy` in place of the one in force.
@@ -191,6 +199,8 @@ class Traffic:
             needs=() if after.policy is None else after.policy.versions,
         )
         self._take_in({model: record})
+        if before.policy is not None and (after.policy is None or after.policy.baseline != before.policy.baseline):
+            self._policies.fallbacks = {**self._policies.fallbacks, model: before.policy.baseline}
         self._log.info(
             "traffic changed", model=model, epoch=record.epoch, action=action, actor=change.actor, reason=change.reason,
             policy=None if after.policy is None else after.policy.to_json(),
@@ -227,6 +237,15 @@ class Traffic:
         records = await asyncio.to_thread(self._store.policy_history, model, _HISTORY_FOR_BASELINES)
         states = (PolicyState.from_json(record.document) for record in records)
         return {state.policy.baseline for state in states if state.policy is not None}
+
+    async def _find_fallback(self, model: str) -> None:
+        """Notes what a rollback of the model would go back to."""
+        records = await asyncio.to_thread(self._store.policy_history, model, _HISTORY_FOR_FALLBACK)
+        policies = [PolicyState.from_json(record.document).policy for record in records]
+        present = policies[0].baseline if policies and policies[0] is not None else None
+        targets = rollback_targets(policies, present)
+        others = {name: version for name, version in self._policies.fallbacks.items() if name != model}
+        self._policies.fallbacks = others | ({model: targets[0]} if targets else {})
 
     def _take_in(self, records: Mapping[str, PolicyRecord]) -> None:
         """Puts in force what is new in `records`, in one swap."""

@@ -23,6 +23,7 @@ from turnout.errors import (
     TurnoutError,
     VersionNotFound,
 )
+from turnout.registry.files import explain
 from turnout.registry.listing import Listing, Published
 from turnout.registry.manifest import MANIFEST_FILE
 from turnout.registry.repository import Repository
@@ -30,10 +31,12 @@ from turnout.registry.standing import Declared
 from turnout.registry.trust import Trust
 from turnout.serving.catalog import Catalog, CatalogSnapshot, Damaged, ModelEntry, VersionEntry
 from turnout.serving.handle import VersionHandle
+from turnout.serving.hold import Hold
 from turnout.serving.lifecycle import LifecycleState, step
-from turnout.serving.load_policy import Resolve, Wish, moves, wanted
+from turnout.serving.load_policy import Loaded, Resolve, Wish, moves, tags_in_force, wanted
 from turnout.serving.loader import load
 from turnout.serving.outcomes import load_outcome
+from turnout.serving.presence import Presence, look, unreadable
 from turnout.serving.surroundings import check_surroundings
 from turnout.telemetry.metrics import KnownVersion, Metrics
 from turnout.telemetry.resources import LoadOutcome
@@ -50,7 +53,8 @@ class Manager:
         declared: Callable[[], Declared],
         settings: Settings,
         resolve: Resolve,
-        held: Callable[[str], Mapping[Version, str]],
+        held: Callable[[str], Mapping[Version, Hold]],
+        fallbacks: Callable[[str], Collection[Version]],
         catalog: Catalog,
         metrics: Metrics,
         log: FilteringBoundLogger,
@@ -62,7 +66,8 @@ class Manager:
             declared: Reads the state store; called in a thread.
             settings: Of the server.
             resolve: Finds what a selector in `load` names.
-            held: Tells which of a model's versions have to stay loaded, and as what.
+            held: Tells which of a model's versions have to stay loaded, as what, and what lets go of them.
+            fallbacks: Tells what a rollback of the model would go back to.
             catalog: Where the outcome goes.
             metrics: Counts by version.
             log: Where loads and unloads are told.
@@ -72,13 +77,17 @@ class Manager:
         self._settings = settings
         self._resolve = resolve
         self._held = held
+        self._fallbacks = fallbacks
         self._catalog = catalog
         self._metrics = metrics
         self._log = log
         self._entries: dict[str, dict[Version, VersionEntry]] = {}
         self._declarations = Declared()
         self._asked: dict[str, dict[Version, bool]] = {}
-        self._present: set[tuple[str, Version]] = set()
+        self._tags: dict[str, dict[str, Version]] = {}
+        self._presence = Presence()
+        self._present_at = 0.0
+        self._failed_at: dict[tuple[str, Version], float] = {}
         self._damaged: dict[str, dict[Version, str]] = {}
         self._tasks: dict[tuple[str, Version], asyncio.Task[None]] = {}
         self._refreshing = asyncio.Lock()
@@ -94,23 +103,30 @@ class Manager:
         """
         async with self._refreshing:
             listing, declared = await asyncio.gather(
-                asyncio.to_thread(self._repository.scan), asyncio.to_thread(self._declared)
+                asyncio.to_thread(self._scan), asyncio.to_thread(self._declared), return_exceptions=True
             )
-            if declared.revision != self._declarations.revision:
-                await self._look_again(declared)
-            self._declarations = declared
+            # One that cannot be read keeps nobody from following the other.
+            if not isinstance(declared, BaseException):
+                if declared.revision != self._declarations.revision and self._presence.available:
+                    await self._look_again(declared)
+                self._declarations = declared
+            if isinstance(listing, BaseException):
+                raise listing
             self._take_in(listing)
             self.reconcile()
-            self._begun = True
+            self._begun = self._begun or not isinstance(declared, BaseException)
             self._swap()
+            if isinstance(declared, BaseException):
+                raise declared
 
     def reconcile(self) -> None:
         """Drops what is gone from disk, starts the loads and unloads that are due, and swaps the catalog."""
         if not self._closing:
             self._drop_gone()
+            self._follow_tags()
             for model, entries in self._entries.items():
                 due = moves(self._wanted(model), {v: e.state for v, e in entries.items()})
-                for version in due.load:
+                for version in due.load if self._presence.reachable(model) else ():
                     self._start(model, version, self._load(model, version), LifecycleState.LOADING)
                 for version in due.unload:
                     self._start(model, version, self._unload(model, version), LifecycleState.DRAINING)
@@ -137,10 +153,10 @@ class Manager:
 
         Raises:
             ModelNotFound, VersionNotFound: It does not exist.
-            ChangeRefused: Traffic goes to it by the model's policy.
+            ChangeRefused: The model's policy or a rollout needs it; the message says what to do first.
         """
-        if role := self._held(model).get(version):
-            raise ChangeRefused(f"{version} is {role} in the policy of {model}: take it out of the policy first")
+        if hold := self._held(model).get(version):
+            raise ChangeRefused(f"{version} of {model} is not unloaded: {hold.sentence}")
         await self._ask(model, version, load=False)
         await self._settle(model, version)
         return self._entries[model][version]
@@ -170,31 +186,89 @@ class Manager:
                     entry.handle.recorder.queue_depth = entry.handle.queue_depth
                     entry.handle.recorder.queue_fill = entry.handle.queue_fill
 
-    def _wanted(self, model: str) -> set[Version]:
-        present = [version for version in self._entries[model] if (model, version) in self._present]
-        yanked = self._settings.routing.yanked_pins == "warn"
-        wish = Wish(self._settings.for_model(model).load, self._asked.get(model, {}), yanked)
-        chosen = wanted(wish, present, self._declarations.of(model), self._resolve)
-        return chosen | (self._held(model).keys() & set(present))
+    @property
+    def presence(self) -> Presence:
+        """How the repository stood when it was looked at last."""
+        return self._presence
 
-    def _take_in(self, listing: Listing) -> None:
+    def _loaded(self, model: str) -> Loaded:
+        states = {version: entry.state for version, entry in self._entries[model].items()}
+        return Loaded(states, self._tags.get(model, {}))
+
+    def _wanted(self, model: str) -> set[Version]:
+        there = list(self._entries[model])
+        yanked = self._settings.routing.yanked_pins == "warn"
+        load_setting = self._settings.for_model(model).load
+        wish = Wish(load_setting, self._asked.get(model, {}), yanked, self._fallbacks(model))
+        declarations = self._declarations.of(model)
+        chosen = wanted(wish, there, declarations, self._resolve, self._loaded(model))
+        return chosen | (self._held(model).keys() & (set(there) - declarations.pruned))
+
+    def _follow_tags(self) -> None:
+        """Has tags answer with what they name now, as far as that is loaded."""
+        for model in self._entries:
+            declared = self._declarations.of(model).tags
+            if declared != self._tags.get(model, {}):
+                self._tags[model] = tags_in_force(declared, self._loaded(model), self._wanted(model))
+
+    def _scan(self) -> Listing | OSError:
+        try:
+            return self._repository.scan()
+        except OSError as error:
+            return error
+
+    def _take_in(self, listing: Listing | OSError) -> None:
         """Notes what exists on disk. A version in memory stays what it was when it was loaded."""
-        self._present = set()
+        known = [(model, version) for model, entries in self._entries.items() for version in entries]
+        before = self._presence
+        if isinstance(listing, OSError):
+            self._presence = unreadable(explain(listing), known)
+        else:
+            self._presence = look(listing, known, self._recorded())
+        self._tell_presence(before)
+        now = asyncio.get_running_loop().time()
+        if isinstance(listing, OSError) or self._presence.fault:
+            return
+        since, self._present_at = self._present_at, now
         self._damaged = {}
         for problem in listing.problems:
             if problem.damaged:
-                version = Version.parse(problem.version)
-                self._damaged.setdefault(problem.model, {})[version] = problem.reason
-                if version in self._entries.get(problem.model, {}):
-                    self._present.add((problem.model, version))
+                self._damaged.setdefault(problem.model, {})[Version.parse(problem.version)] = problem.reason
         for item in listing.published:
             model, version = item.manifest.model, item.manifest.version
-            self._present.add((model, version))
             entries = self._entries.setdefault(model, {})
-            known = entries.get(version)
-            if known is None or (known.digest != item.digest and known.state in _NOT_IN_MEMORY):
+            entry = entries.get(version)
+            changed = entry is not None and entry.digest != item.digest and entry.state in _NOT_IN_MEMORY
+            again = not before.reachable(model) and self._failed_at.get((model, version), -1.0) >= since
+            if entry is None or changed or (again and entry.state is LifecycleState.FAILED):
                 standing = self._declarations.of(model).standing(version)
                 entries[version] = VersionEntry(item.manifest, item.digest, standing, LifecycleState.NEW)
+
+    def _recorded(self) -> list[tuple[str, Version]]:
+        """Returns the versions that should be in the repository as far as the state store knows."""
+        return [
+            (model, version)
+            for model, declarations in self._declarations.models.items()
+            for version in declarations.digests
+            if version not in declarations.pruned
+        ]
+
+    def _tell_presence(self, before: Presence) -> None:
+        now = self._presence
+        self._metrics.server.repository_available = now.available
+        if now.reasons != before.reasons:
+            if not now.available:
+                reason = "; ".join(now.reasons)
+                self._log.error("model repository unavailable; what is loaded stays loaded", reason=reason)
+            else:
+                self._log.warning("model repository is available again")
+        if now.available:
+            for model, version in sorted(now.missing - before.missing):
+                if self._entries[model][version].state not in _NOT_IN_MEMORY:
+                    self._log.error(
+                        "a loaded version is gone from the repository; it is served from memory until it is unloaded",
+                        model=model, version=str(version),
+                    )  # fmt: skip
 
     async def _look_again(self, declared: Declared) -> None:
         """Has versions loaded anew that are fit by now: somebody signed them, or recorded their publication."""
@@ -215,13 +289,17 @@ class Manager:
         return not trust.fault(trust.signed(self._repository, Published(entry.manifest, entry.digest)))
 
     def _drop_gone(self) -> None:
-        """Forgets versions that are on disk no more; those in service are unloaded first, as nobody wants them."""
+        """Forgets versions that are on disk no more and not in memory."""
+        missing = self._presence.missing
         for model, entries in list(self._entries.items()):
+            if not self._presence.reachable(model):
+                continue
             for version, entry in list(entries.items()):
-                if (model, version) not in self._present and entry.state in _NOT_IN_MEMORY:
+                if (model, version) in missing and entry.state in _NOT_IN_MEMORY:
                     del entries[version]
             if not entries:
                 del self._entries[model]
+                self._tags.pop(model, None)
 
     async def _ask(self, model: str, version: Version, *, load: bool) -> VersionEntry:
         if version not in self._entries.get(model, {}):
@@ -311,6 +389,7 @@ class Manager:
         self._log.info("version unloaded", model=model, version=str(version))
 
     def _failed(self, entry: VersionEntry, error: TurnoutError) -> None:
+        self._failed_at[entry.model, entry.version] = asyncio.get_running_loop().time()
         self._metrics.server.loads[entry.model, load_outcome(error)] += 1
         self._move(entry.model, entry.version, LifecycleState.FAILED, reason=error.message, failure=error)
         self._log.error(
@@ -331,9 +410,12 @@ class Manager:
         """Makes a new snapshot of what is known, and tells the recorders."""
         models = {}
         for model in sorted(self._entries):
-            declarations = self._declarations.of(model)
+            declared = self._declarations.of(model)
+            declarations = replace(declared, tags=self._tags.get(model, declared.tags))
             entries = {
-                version: replace(entry, standing=declarations.standing(version))
+                version: replace(
+                    entry, standing=declarations.standing(version), reason=self._reason(model, version, entry)
+                )
                 for version, entry in sorted(self._entries[model].items(), reverse=True)
             }
             models[model] = ModelEntry(model, entries, declarations)
@@ -348,9 +430,24 @@ class Manager:
         ]
         last = self._catalog.snapshot
         settled = all(e.state.settled for m in models.values() for e in m.versions.values())
-        complete = last.complete or (self._begun and settled)
+        complete = last.complete or (self._begun and settled and not self._presence.fault)
+        self._metrics.server.missing_versions = {
+            model: sum(self._lost(model, entry) for entry in entries.values())
+            for model, entries in self._entries.items()
+        }
         lost = {model: Damaged(reasons, self._declarations.of(model)) for model, reasons in self._damaged.items()}
         self._catalog.swap(CatalogSnapshot(models, last.generation + 1, complete, lost))
+
+
+    def _lost(self, model: str, entry: VersionEntry) -> bool:
+        """Tells whether a version is in memory and its files are gone."""
+        lost = (model, entry.version) in self._presence.missing and self._presence.reachable(model)
+        return lost and entry.state not in _NOT_IN_MEMORY
+
+    def _reason(self, model: str, version: Version, entry: VersionEntry) -> str:
+        if not entry.reason and self._lost(model, entry):
+            return "its files are gone from the repository; it is served from memory until it is unloaded"
+        return entry.reason
 
 
 def _unexpected(error: Exception) -> ModelFailure:
