@@ -49,6 +49,7 @@ from turnout.rpc.errors import code_name
 from turnout.rpc.registry.service import RegistryServicer
 from turnout.rpc.server import Services, control_server, data_server, listen
 from turnout.serving import providers
+from turnout.serving.availability import Availability
 from turnout.serving.catalog import Catalog
 from turnout.serving.follow import follow
 from turnout.serving.hold import Hold
@@ -125,7 +126,10 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         access = AccessLog(log, settings.log.access_sample_rate)
         tracer = await stack.enter_async_context(tracing(settings.tracing, metrics.server.spans, log))
         inference = (Inference if tracer is None else TracedInference)(router, catalog, metrics, access, code_name)
-        manager = Manager(repository, store.declared, settings, named, held, fallbacks, catalog, metrics, log)
+        availability = Availability(metrics.server, log)
+        manager = Manager(
+            repository, store.declared, settings, named, held, fallbacks, catalog, availability, metrics, log
+        )
         shadows = Shadows(settings, catalog, metrics, repository.directory, log)
         traffic = Traffic(store, catalog, policies, shadows.observe, log)
         webhook = Webhook(settings.rollout, log)
@@ -170,6 +174,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             previews=previews,
             metrics=metrics,
             accepting=lambda: not readiness_off.is_set(),
+            availability=availability,
             tracer=tracer,
         )
         readiness_off = asyncio.Event()
@@ -187,8 +192,14 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             return await metrics.scrape(form)
 
         async def refresh() -> None:
-            await traffic.refresh()  # first: what a policy needs is loaded, and stays so
-            await manager.refresh()
+            try:
+                await traffic.refresh()  # first: what a policy needs is loaded, and stays so
+            finally:
+                await manager.refresh()
+
+        def look_at_store() -> int:
+            store.check()
+            return store.revision()
 
         preferences = PreferenceReader(settings.routing)
         body_bytes = int(settings.limits.http_max_body_bytes)
@@ -203,6 +214,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             router,
             scrape,
             services.ready,
+            availability,
             new_request_id,
             body_bytes,
             oip,
@@ -231,7 +243,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         side_tasks.start("uploads", _expire(uploads, settings.transfers.keep_s))
         if console:
             side_tasks.start("recent", recent.run())
-        side_tasks.start("follow", follow(refresh, store.revision, root, settings.repository, log))
+        side_tasks.start("follow", follow(refresh, look_at_store, availability, root, settings.repository, log))
         stack.push_async_callback(drain, services, settings, data, control, http, side_tasks)
         try:
             yield Running(*addresses, services, failed)

@@ -71,9 +71,10 @@ def test_a_tag_that_moved_answers_with_what_it_named_until_the_new_version_is_re
     for state in (S.NEW, S.UNLOADED, S.LOADING, S.WARMING, S.FAILED):
         loaded = Loaded({V[0]: S.READY, V[2]: state}, before)
         assert tags_in_force(moved, loaded, {V[2]}) == before
-        assert wanted(
-            Wish(LoadSelectors(("stable",)), {}), [V[0], V[2]], Declarations(tags=moved), named, loaded
-        ) == {V[0], V[2]}
+        assert wanted(Wish(LoadSelectors(("stable",)), {}), [V[0], V[2]], Declarations(tags=moved), named, loaded) == {
+            V[0],
+            V[2],
+        }
     assert tags_in_force(moved, Loaded({V[0]: S.READY, V[2]: S.READY}, before), {V[2]}) == moved
     assert tags_in_force(moved, Loaded({V[0]: S.READY, V[2]: S.NEW}, before), {}) == moved, "it will never come"
     assert tags_in_force(moved, Loaded({V[0]: S.DRAINING, V[2]: S.NEW}, before), {V[2]}) == moved

@@ -7,6 +7,7 @@ a change elsewhere:   the state store's revision moved -> refresh -> swap
 import asyncio
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from semver import Version
@@ -83,6 +84,7 @@ class Traffic:
         self._observe = observe
         self._log = log
         self._changing = asyncio.Lock()
+        self._fallback_epochs: dict[str, int] = {}
 
     async def refresh(self) -> None:
         """Puts in force what the state store holds.
@@ -91,11 +93,11 @@ class Traffic:
             Unavailable: The state store does not answer; what was in force stays so.
         """
         async with self._changing:
-            known = {model: applied.epoch for model, applied in self._policies.current.items()}
             self._take_in(await asyncio.to_thread(self._store.policies))
-            moved = [m for m, applied in self._policies.current.items() if known.get(m) != applied.epoch]
-            for model in moved:
-                await self._find_fallback(model)
+            for model, applied in self._policies.current.items():
+                if self._fallback_epochs.get(model) != applied.epoch:
+                    await self._find_fallback(model)
+                    self._fallback_epochs[model] = applied.epoch
 
     async def put(self, model: str, policy: Policy, change: Change) -> AppliedPolicy:
         """Puts `policy` in place of the one in force.
@@ -201,6 +203,7 @@ class Traffic:
         self._take_in({model: record})
         if before.policy is not None and (after.policy is None or after.policy.baseline != before.policy.baseline):
             self._policies.fallbacks = {**self._policies.fallbacks, model: before.policy.baseline}
+            self._fallback_epochs[model] = record.epoch
         self._log.info(
             "traffic changed", model=model, epoch=record.epoch, action=action, actor=change.actor, reason=change.reason,
             policy=None if after.policy is None else after.policy.to_json(),
@@ -241,7 +244,10 @@ class Traffic:
     async def _find_fallback(self, model: str) -> None:
         """Notes what a rollback of the model would go back to."""
         records = await asyncio.to_thread(self._store.policy_history, model, _HISTORY_FOR_FALLBACK)
-        policies = [PolicyState.from_json(record.document).policy for record in records]
+        policies: list[Policy | None] = []
+        for record in records:
+            with suppress(ValueError):  # a later release of Turnout wrote it
+                policies.append(PolicyState.from_json(record.document).policy)
         present = policies[0].baseline if policies and policies[0] is not None else None
         targets = rollback_targets(policies, present)
         others = {name: version for name, version in self._policies.fallbacks.items() if name != model}

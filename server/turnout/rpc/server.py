@@ -25,6 +25,7 @@ from turnout.rpc.oip.service import SERVICE_NAME as OIP_SERVICE
 from turnout.rpc.oip.service import oip_handler
 from turnout.rpc.prediction import PredictionMethods
 from turnout.rpc.registry.service import RegistryServicer
+from turnout.serving.availability import Availability
 from turnout.serving.catalog import Catalog
 from turnout.serving.inference import Inference, Router
 from turnout.serving.manager import Manager
@@ -67,6 +68,7 @@ class Services:
         previews: What rollouts would do.
         metrics: What is counted.
         accepting: Tells whether the server takes requests; False once it drains.
+        availability: What the server depends on and cannot reach now.
         tracer: Traces requests; None where tracing is off.
     """
 
@@ -84,6 +86,7 @@ class Services:
     previews: Previews
     metrics: Metrics
     accepting: Callable[[], bool]
+    availability: Availability
     tracer: Tracer | None = None
 
     def ready(self) -> bool:

@@ -3,7 +3,8 @@
 A decision is a function of a snapshot: what exists, what was declared and configured and asked for, what is loaded now.
 Two rules hold whatever the `load` setting is:
 
-- Make before break: what answers now is unloaded only once what replaces it is Ready. A load that fails replaces nothing.
+- Make before break: what answers now is unloaded only once what replaces it is Ready; a load that fails replaces
+  nothing.
 - A publish unloads nothing: `latest:N` counts released versions, and newer candidates are loaded beside them.
 """
 

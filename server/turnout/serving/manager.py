@@ -29,6 +29,7 @@ from turnout.registry.manifest import MANIFEST_FILE
 from turnout.registry.repository import Repository
 from turnout.registry.standing import Declared
 from turnout.registry.trust import Trust
+from turnout.serving.availability import Availability, Part
 from turnout.serving.catalog import Catalog, CatalogSnapshot, Damaged, ModelEntry, VersionEntry
 from turnout.serving.handle import VersionHandle
 from turnout.serving.hold import Hold
@@ -56,6 +57,7 @@ class Manager:
         held: Callable[[str], Mapping[Version, Hold]],
         fallbacks: Callable[[str], Collection[Version]],
         catalog: Catalog,
+        availability: Availability,
         metrics: Metrics,
         log: FilteringBoundLogger,
     ) -> None:
@@ -69,6 +71,7 @@ class Manager:
             held: Tells which of a model's versions have to stay loaded, as what, and what lets go of them.
             fallbacks: Tells what a rollback of the model would go back to.
             catalog: Where the outcome goes.
+            availability: Told whether the repository can be read.
             metrics: Counts by version.
             log: Where loads and unloads are told.
         """
@@ -79,6 +82,7 @@ class Manager:
         self._held = held
         self._fallbacks = fallbacks
         self._catalog = catalog
+        self._availability = availability
         self._metrics = metrics
         self._log = log
         self._entries: dict[str, dict[Version, VersionEntry]] = {}
@@ -140,12 +144,15 @@ class Manager:
             NotLoaded: It could not be loaded; the message says why.
         """
         entry = await self._ask(model, version, load=True)
-        if entry.state is LifecycleState.FAILED:
+        if entry.state is LifecycleState.FAILED and self._presence.reachable(model):
             self._start(model, version, self._load(model, version), LifecycleState.LOADING)
         await self._settle(model, version)
         entry = self._entries[model][version]
         if entry.state is not LifecycleState.READY:
-            raise NotLoaded(f"{model} {version} could not be loaded: {entry.reason or entry.state}")
+            why = entry.reason or entry.state
+            if not self._presence.reachable(model):
+                why = f"{'; '.join(self._presence.reasons)}; it is loaded once that is mended"
+            raise NotLoaded(f"{model} {version} could not be loaded: {why}")
         return entry
 
     async def unload(self, model: str, version: Version) -> VersionEntry:
@@ -255,13 +262,7 @@ class Manager:
 
     def _tell_presence(self, before: Presence) -> None:
         now = self._presence
-        self._metrics.server.repository_available = now.available
-        if now.reasons != before.reasons:
-            if not now.available:
-                reason = "; ".join(now.reasons)
-                self._log.error("model repository unavailable; what is loaded stays loaded", reason=reason)
-            else:
-                self._log.warning("model repository is available again")
+        self._availability.tell(Part.REPOSITORY, "; ".join(now.reasons))
         if now.available:
             for model, version in sorted(now.missing - before.missing):
                 if self._entries[model][version].state not in _NOT_IN_MEMORY:
@@ -437,7 +438,6 @@ class Manager:
         }
         lost = {model: Damaged(reasons, self._declarations.of(model)) for model, reasons in self._damaged.items()}
         self._catalog.swap(CatalogSnapshot(models, last.generation + 1, complete, lost))
-
 
     def _lost(self, model: str, entry: VersionEntry) -> bool:
         """Tells whether a version is in memory and its files are gone."""

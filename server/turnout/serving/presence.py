@@ -1,10 +1,10 @@
 """What the repository shows beside what is known of it: what is there, what went missing, what may be forgotten. Pure.
 
-Versions do not go by themselves: `turnout prune` says which ones do. Whatever else is missing all at once is a mount that
-went away, a disk that fails or a mistake, so what is in memory stays in memory and is reported:
+Versions do not go by themselves: `turnout prune` says which ones do. Whatever else is missing is a mount that went away,
+a disk that fails or a mistake, so what is in memory stays in memory and is reported:
 
-- The root is missing or cannot be read, or is empty although versions were known: the repository is unavailable. Nothing
-  is forgotten, loaded or unloaded because of it.
+- The root is missing or cannot be read, or is empty although versions were known: the repository is unavailable.
+  Nothing is forgotten, loaded or unloaded because of it.
 - A model's directory cannot be read: the same for that model.
 - A version's directory is gone: the version is served from memory until somebody unloads or prunes it. One that is not
   in memory is forgotten.
@@ -65,8 +65,8 @@ def look(listing: Listing, known: Collection[Key], recorded: Collection[Key]) ->
     if not listing.present:
         return Presence("is not there", missing=frozenset(known)) if expected else Presence()
     if not listing.published and not listing.problems and expected:
-        fault = f"is empty, and {len(expected)} version{'s' * (len(expected) != 1)} of {_models(expected)} should be in it"
-        return Presence(fault, missing=frozenset(known))
+        versions = "1 version" if len(expected) == 1 else f"{len(expected)} versions"
+        return Presence(f"is empty, and {versions} of {_models(expected)} should be in it", missing=frozenset(known))
     models = {p.model: p.reason for p in listing.problems if not p.version}
     found = {(p.manifest.model, p.manifest.version) for p in listing.published}
     found |= {(p.model, Version.parse(p.version)) for p in listing.problems if p.damaged}

@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Route
 from turnout.config import Address
 from turnout.errors import ConfigError, InvalidRequest, ModelFailure, TurnoutError
 from turnout.routing.preferences import PreferenceReader
+from turnout.serving.availability import Availability
 from turnout.serving.inference import Inference, InferenceRequest, Router
 from turnout.telemetry.exposition import Form, negotiate
 from turnout.telemetry.tracing.tracer import Tracer
@@ -38,6 +39,7 @@ class Web:
         router: Finds the signature that a request's JSON is read by.
         scrape: Returns the metrics, in a form.
         ready: Tells whether the server takes requests.
+        availability: What the server depends on and cannot reach now.
         new_request_id: Makes up the name of a request.
         max_body_bytes: Largest body of a request.
         oip: The Open Inference Protocol's routes.
@@ -50,6 +52,7 @@ class Web:
     router: Router
     scrape: Callable[[Form], Awaitable[bytes]]
     ready: Callable[[], bool]
+    availability: Availability
     new_request_id: Callable[[], str]
     max_body_bytes: int
     oip: Sequence[BaseRoute]
@@ -78,9 +81,19 @@ class Web:
         """200 while the process runs its event loop at all."""
         return PlainTextResponse("ok\n")
 
-    async def readyz(self, _: Request) -> Response:
-        """200 while the server takes requests; 503 while it starts or drains."""
-        return PlainTextResponse("ready\n") if self.ready() else PlainTextResponse("not ready\n", 503)
+    async def readyz(self, request: Request) -> Response:
+        """200 while the server takes requests; 503 while it starts or drains.
+
+        The body says besides what the server cannot reach: it serves on from memory, so that is no reason to send
+        requests elsewhere. In JSON where that is asked for.
+        """
+        ready, unavailable = self.ready(), self.availability.reasons
+        status = 200 if ready else 503
+        if "application/json" in request.headers.get("accept", ""):
+            told = [{"part": str(part), "reason": reason} for part, reason in unavailable.items()]
+            return JSONResponse({"ready": ready, "unavailable": told}, status)
+        lines = ["ready" if ready else "not ready", *unavailable.values()]
+        return PlainTextResponse("".join(f"{line}\n" for line in lines), status)
 
     async def predict(self, request: Request) -> Response:
         """Runs `{"inputs": {NAME: nested lists}, "outputs": [NAME, ...]}` and answers in kind."""
