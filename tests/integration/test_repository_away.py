@@ -27,15 +27,19 @@ def state(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-async def server(publish_model, start_server, state):
-    """Serves 1.0.0 and 2.0.0 of m."""
-    publish_model("m", "1.0.0", scaled(1), release=False)
-    publish_model("m", "2.0.0", scaled(2), release=False)
-    running = await start_server(state=state, repository=Repository(poll_interval_s=0.05))
-    for version in (ONE, TWO):
-        await asyncio.to_thread(running.services.declarer.release, "m", version, actor="test", reason="")
-    await running.services.manager.refresh()
-    return running
+def serve(publish_model, start_server, state):
+    """Starts a server of 1.0.0 and 2.0.0 of m. Called by tests, so that what it logs is theirs to read."""
+
+    async def start():
+        publish_model("m", "1.0.0", scaled(1), release=False)
+        publish_model("m", "2.0.0", scaled(2), release=False)
+        running = await start_server(state=state, repository=Repository(poll_interval_s=0.05))
+        for version in (ONE, TWO):
+            await asyncio.to_thread(running.services.declarer.release, "m", version, actor="test", reason="")
+        await running.services.manager.refresh()
+        return running
+
+    return start
 
 
 def _states(server) -> dict[Version, LifecycleState]:
@@ -79,7 +83,8 @@ def _bring_back(models: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["nothing", "an empty directory", "a file"])
-async def test_a_repository_that_goes_away_and_comes_back(capsys, server, models, publish_model, how) -> None:
+async def test_a_repository_that_goes_away_and_comes_back(capsys, serve, models, publish_model, how) -> None:
+    server = await serve()
     handles = [e.handle for e in server.services.catalog.snapshot.models["m"].versions.values()]
     _take_away(models, how)
     await _until(lambda: not server.services.manager.presence.available)
@@ -110,7 +115,8 @@ async def test_a_repository_that_goes_away_and_comes_back(capsys, server, models
     assert events.count("model repository available again") == 1
 
 
-async def test_a_version_asked_for_while_the_repository_is_away_loads_once_it_is_back(server, models) -> None:
+async def test_a_version_asked_for_while_the_repository_is_away_loads_once_it_is_back(serve, models) -> None:
+    server = await serve()
     await server.services.manager.unload("m", ONE)
     _take_away(models, "an empty directory")
     with pytest.raises(NotLoaded, match="is empty"):
@@ -119,7 +125,8 @@ async def test_a_version_asked_for_while_the_repository_is_away_loads_once_it_is
     await _until(lambda: _states(server)[ONE] is S.READY)
 
 
-async def test_one_model_s_directory_that_cannot_be_read_unloads_nothing(server, models, publish_model) -> None:
+async def test_one_model_s_directory_that_cannot_be_read_unloads_nothing(serve, models, publish_model) -> None:
+    server = await serve()
     publish_model("other", "1.0.0", scaled(5))
     await _until(lambda: "other" in server.services.catalog.snapshot.models)
     (models / "m").rename(models.parent / "away")
@@ -136,8 +143,9 @@ async def test_one_model_s_directory_that_cannot_be_read_unloads_nothing(server,
 
 
 async def test_a_loaded_version_whose_directory_vanishes_is_served_and_reported_until_it_is_unloaded(
-    capsys, server, models
+    capsys, serve, models
 ) -> None:
+    server = await serve()
     shutil.move(models / "m" / "2.0.0", models.parent / "away")
     await _until(lambda: server.services.manager.presence.missing)
     assert _states(server) == {ONE: S.READY, TWO: S.READY}
@@ -151,15 +159,17 @@ async def test_a_loaded_version_whose_directory_vanishes_is_served_and_reported_
     assert await _metric(server, "turnout_missing_versions") == 0
 
 
-async def test_a_version_that_is_not_in_memory_and_vanishes_leaves_the_catalog(server, models) -> None:
+async def test_a_version_that_is_not_in_memory_and_vanishes_leaves_the_catalog(serve, models) -> None:
+    server = await serve()
     await server.services.manager.unload("m", TWO)
     shutil.move(models / "m" / "2.0.0", models.parent / "away")
     await _until(lambda: _states(server) == {ONE: S.READY})
 
 
 async def test_a_server_that_starts_without_its_repository_serves_nothing_and_says_so(
-    server, models, state, start_server
+    serve, models, state, start_server
 ) -> None:
+    await serve()
     _take_away(models, "an empty directory")
     late = await start_server(state=state, wait=False, repository=Repository(poll_interval_s=0.05))
     assert late.services.catalog.snapshot.models == {}
@@ -173,7 +183,8 @@ async def test_a_server_that_starts_without_its_repository_serves_nothing_and_sa
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-async def test_a_repository_that_may_not_be_read_unloads_nothing(server, models) -> None:
+async def test_a_repository_that_may_not_be_read_unloads_nothing(serve, models) -> None:
+    server = await serve()
     models.chmod(0)
     try:
         await _until(lambda: not server.services.manager.presence.available)

@@ -63,7 +63,7 @@ async def _follow_state(
         fault, current = "", known
         try:
             current = await asyncio.to_thread(revision)
-        except Exception as error:  # noqa: BLE001 - a damaged store raises anything, and must not end the server
+        except (TurnoutError, OSError) as error:
             fault = _words(error)
         away = Part.REPOSITORY in availability.reasons
         due = loop.time() >= read_at + (min(_RETRY_SECONDS, _RESCAN_SECONDS) if away else _RESCAN_SECONDS)
@@ -71,15 +71,16 @@ async def _follow_state(
             try:
                 await refresh()
                 known = current
-            except Exception as error:  # noqa: BLE001 - as above
+            except (TurnoutError, OSError) as error:
                 fault = fault or _words(error)
             read_at = loop.time()
         availability.tell(Part.STATE_STORE, fault)
         await asyncio.sleep(interval)
 
 
-def _words(error: Exception) -> str:
-    return error.message if isinstance(error, TurnoutError) else f"it cannot be read ({type(error).__name__})"
+def _words(error: TurnoutError | OSError) -> str:
+    """Says what is wrong, without a path: whoever asks for the readiness reads it."""
+    return error.message if isinstance(error, TurnoutError) else f"it cannot be read ({error.strerror})"
 
 
 async def _follow_disk(refresh: Refresh, root: Path, log: FilteringBoundLogger) -> None:
@@ -89,7 +90,7 @@ async def _follow_disk(refresh: Refresh, root: Path, log: FilteringBoundLogger) 
             async for _ in _changes(root, watched):
                 try:
                     await refresh()
-                except Exception as error:  # noqa: BLE001 - who follows the state tells it, and looks again
+                except (TurnoutError, OSError) as error:  # who follows the state tells it, and looks again
                     log.debug("a change in the repository could not be followed at once", reason=_words(error))
         await asyncio.sleep(_RETRY_SECONDS)
 

@@ -7,6 +7,7 @@ and starts loads and unloads beside the traffic. Each version's state moves only
 import asyncio
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from turnout.errors import (
     NotLoaded,
     NotTrusted,
     TurnoutError,
+    Unavailable,
     VersionNotFound,
 )
 from turnout.registry.files import explain
@@ -107,14 +109,14 @@ class Manager:
         """
         async with self._refreshing:
             listing, declared = await asyncio.gather(
-                asyncio.to_thread(self._scan), asyncio.to_thread(self._declared), return_exceptions=True
+                asyncio.to_thread(self._repository.scan), asyncio.to_thread(self._declared), return_exceptions=True
             )
             # One that cannot be read keeps nobody from following the other.
             if not isinstance(declared, BaseException):
                 if declared.revision != self._declarations.revision and self._presence.available:
                     await self._look_again(declared)
                 self._declarations = declared
-            if isinstance(listing, BaseException):
+            if isinstance(listing, BaseException) and not isinstance(listing, OSError):
                 raise listing
             self._take_in(listing)
             self.reconcile()
@@ -143,6 +145,10 @@ class Manager:
             ModelNotFound, VersionNotFound: It does not exist.
             NotLoaded: It could not be loaded; the message says why.
         """
+        known = self._entries.get(model, {}).get(version)
+        if known is None or known.state is not LifecycleState.READY:
+            with suppress(Unavailable):  # a load needs the repository and no state store
+                await self.refresh()  # it may have been published a moment ago, or the repository have gone away
         entry = await self._ask(model, version, load=True)
         if entry.state is LifecycleState.FAILED and self._presence.reachable(model):
             self._start(model, version, self._load(model, version), LifecycleState.LOADING)
@@ -164,9 +170,10 @@ class Manager:
         """
         if hold := self._held(model).get(version):
             raise ChangeRefused(f"{version} of {model} is not unloaded: {hold.sentence}")
-        await self._ask(model, version, load=False)
+        entry = await self._ask(model, version, load=False)
         await self._settle(model, version)
-        return self._entries[model][version]
+        gone = replace(entry, state=LifecycleState.UNLOADED, handle=None)  # its files were gone, and now it is too
+        return self._entries.get(model, {}).get(version, gone)
 
     async def close(self, bound: float) -> None:
         """Takes every version out of service, waiting at most `bound` seconds for requests under way."""
@@ -217,12 +224,6 @@ class Manager:
             declared = self._declarations.of(model).tags
             if declared != self._tags.get(model, {}):
                 self._tags[model] = tags_in_force(declared, self._loaded(model), self._wanted(model))
-
-    def _scan(self) -> Listing | OSError:
-        try:
-            return self._repository.scan()
-        except OSError as error:
-            return error
 
     def _take_in(self, listing: Listing | OSError) -> None:
         """Notes what exists on disk. A version in memory stays what it was when it was loaded."""
@@ -303,8 +304,6 @@ class Manager:
                 self._tags.pop(model, None)
 
     async def _ask(self, model: str, version: Version, *, load: bool) -> VersionEntry:
-        if version not in self._entries.get(model, {}):
-            await self.refresh()  # it may have been published a moment ago
         entries = self._catalog.snapshot.model(model).versions
         if version not in entries:
             raise VersionNotFound.of(model, str(version), [str(v) for v in entries])

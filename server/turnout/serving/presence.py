@@ -1,7 +1,7 @@
 """What the repository shows beside what is known of it: what is there, what went missing, what may be forgotten. Pure.
 
-Versions do not go by themselves: `turnout prune` says which ones do. Whatever else is missing is a mount that went away,
-a disk that fails or a mistake, so what is in memory stays in memory and is reported:
+Versions do not go by themselves: `turnout prune` says which ones do. Whatever else is missing is a mount that went
+away, a disk that fails or a mistake, so what is in memory stays in memory and is reported:
 
 - The root is missing or cannot be read, or is empty although versions were known: the repository is unavailable.
   Nothing is forgotten, loaded or unloaded because of it.

@@ -145,8 +145,12 @@ class Database:
             Unavailable: The database cannot be used now.
             ConfigError: At the start: nothing but a change of the set-up makes it usable.
         """
-        with self._transaction(self._reads, starting=starting) as connection:
-            yield connection
+        try:
+            with self._transaction(self._reads, starting=starting) as connection:
+                yield connection
+        except (ValueError, KeyError, TypeError) as error:
+            # Every row was checked when it was written, so this is what is left of a file that was damaged.
+            raise Unavailable("the state store cannot be used: rows of it cannot be read", retry_after=1.0) from error
 
     @contextmanager
     def writing(self, *, starting: bool = False) -> Iterator[Connection]:
