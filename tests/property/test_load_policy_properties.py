@@ -21,7 +21,7 @@ from turnout.serving.lifecycle import LifecycleState
 from turnout.serving.load_policy import Loaded, Wish, moves, tags_in_force, wanted
 
 S = LifecycleState
-NUMBERS = [Version.parse(v) for v in ("1.0.0", "1.1.0-rc.1", "1.1.0", "1.2.0", "2.0.0-rc.1", "2.0.0", "2.1.0", "3.0.0")]
+NUMBERS = [Version.parse(v) for v in ("1.0.0", "1.1.0", "2.0.0-rc.1", "2.0.0", "3.0.0")]
 TAGS = ("stable", "next")
 HIGHEST = ("", "latest", ">=1")
 PROMISED: list[tuple[Load, tuple[str, ...]]] = [
@@ -58,9 +58,9 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.states)
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
-        version = data.draw(st.sampled_from(sorted(self.states)))
-        if self.declared.standing(version) is not Standing.YANKED:
-            self._declare(version, Standing.RELEASED)
+        candidates = [v for v in self.states if self.declared.standing(v) is Standing.CANDIDATE]
+        if candidates:
+            self._declare(data.draw(st.sampled_from(sorted(candidates))), Standing.RELEASED)
             self._settle()
 
     @precondition(lambda self: self.states)

@@ -60,6 +60,14 @@ def test_what_answered_stays_until_what_replaces_it_is_ready_and_where_that_fail
         assert wanted(Wish(load, {}), [V[0], V[2]], both, named, Loaded({V[0]: S.READY, V[2]: S.READY})) == {V[2]}
 
 
+def test_a_release_unloads_the_candidates_below_it_only_once_it_is_ready() -> None:
+    two = Version(2)
+    released = _released(V[0], two)
+    for state, kept in ((S.LOADING, {V[0], V[2], two}), (S.FAILED, {V[0], V[2], two}), (S.READY, {two})):
+        loaded = Loaded({V[0]: S.READY, V[2]: S.READY, two: state})
+        assert wanted(Wish(LoadLatest(1), {}), [V[0], V[2], two], released, named, loaded) == kept
+
+
 def test_a_version_that_failed_takes_nobody_s_place_after_a_restart_either() -> None:
     both = _released(V[0], V[2])
     for load in (LoadLatest(1), LoadSelectors(("latest",)), LoadSelectors(("^1",))):
