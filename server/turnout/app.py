@@ -53,9 +53,11 @@ from turnout.rpc.errors import code_name
 from turnout.rpc.registry.service import RegistryServicer
 from turnout.rpc.server import Services, control_server, data_server, listen
 from turnout.serving import providers
+from turnout.serving.availability import Availability
 from turnout.serving.catalog import Catalog
 from turnout.serving.conversion import ConversionThread
 from turnout.serving.follow import follow
+from turnout.serving.hold import Hold
 from turnout.serving.inference import Inference
 from turnout.serving.limits import InputLimits
 from turnout.serving.manager import Manager
@@ -141,11 +143,18 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         async def declared() -> Declared:
             return await store.in_thread(store.declared)
 
-        async def revision() -> int:
-            return await store.in_thread(store.revision)
+        def look_at_store() -> int:
+            store.check()
+            return store.revision()
 
-        def held(model: str) -> Mapping[Version, str]:
-            return {**roster.held(model), **policies.held(model)}
+        async def revision() -> int:
+            return await store.in_thread(look_at_store)
+
+        def held(model: str) -> Mapping[Version, Hold]:
+            return {**policies.held(model), **roster.held(model)}  # a rollout's part of a policy is its own to let go
+
+        def fallbacks(model: str) -> Collection[Version]:
+            return [policies.fallbacks[model]] if model in policies.fallbacks else []
 
         router = PolicyRouter(catalog, policies, serve_yanked=settings.routing.yanked_pins == "warn")
         access = AccessLog(log, settings.log.access_sample_rate)
@@ -154,7 +163,8 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         stack.callback(conversions.close)
         plane = Inference if tracer is None else TracedInference
         inference = plane(router, catalog, metrics, access, code_name, conversions)
-        manager = Manager(repository, declared, settings, named, held, catalog, metrics, log)
+        availability = Availability(metrics.server, log)
+        manager = Manager(repository, declared, settings, named, held, fallbacks, catalog, availability, metrics, log)
         shadows = Shadows(settings, catalog, metrics, repository.directory, log)
         traffic = Traffic(store, catalog, policies, shadows.observe, log)
         webhook = Webhook(settings.rollout, log, clock)
@@ -165,8 +175,10 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             webhook.tell(model, rollout, entry)
 
         async def refresh() -> None:
-            await traffic.refresh()  # first: what a policy needs is loaded, and stays so
-            await manager.refresh()
+            try:
+                await traffic.refresh()  # first: what a policy needs is loaded, and stays so
+            finally:
+                await manager.refresh()
 
         tick = settings.rollout.tick_s
         replays = Replays()
@@ -210,6 +222,7 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             accepting=lambda: not readiness_off.is_set(),
             conversions=conversions,
             log=log,
+            availability=availability,
             tracer=tracer,
         )
         readiness_off = asyncio.Event()
@@ -245,6 +258,7 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             router,
             scrape,
             services.ready,
+            availability,
             new_request_id,
             body_bytes,
             limits,
@@ -275,7 +289,7 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         side_tasks.start("uploads", _expire(repository, uploads, settings.transfers.keep_s))
         if console:
             side_tasks.start("recent", recent.run())
-        side_tasks.start("follow", follow(refresh, revision, root, settings.repository, log))
+        side_tasks.start("follow", follow(refresh, revision, availability, root, settings.repository, log))
         stack.push_async_callback(drain, services, settings, data, control, http, side_tasks)
         try:
             yield Running(*addresses, services, failed)

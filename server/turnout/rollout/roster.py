@@ -11,6 +11,8 @@ from turnout.rollout.attempt import Rollout
 from turnout.rollout.clock import Clock
 from turnout.rollout.driven import Driven, Observer
 from turnout.rollout.records import UnreadableRollout, read_record
+from turnout.routing.holding import rollout_holds
+from turnout.serving.hold import Hold
 from turnout.state.rollouts import RolloutRecord
 from turnout.state.store import StateStore
 
@@ -59,13 +61,12 @@ class Roster:
         every = (*(d.rollout for d in self.driven.values()), *self.foreign.values())
         return sorted((r for r in every if not r.state.final), key=lambda r: (r.model, r.attempt))
 
-    def held(self, model: str) -> Mapping[Version, str]:
+    def held(self, model: str) -> Mapping[Version, Hold]:
         """Returns the versions that rollouts need in memory, and as what."""
-        found: dict[Version, str] = {}
+        found: dict[Version, Hold] = {}
         for rollout in self.known:
             if rollout.model == model:
-                found[rollout.previous] = "what a rollout would go back to"
-                found[rollout.candidate] = "what is rolled out"
+                found |= rollout_holds(model, rollout.attempt, rollout.candidate, rollout.previous)
         return found
 
     def drop(self, key: Key) -> None:

@@ -24,7 +24,7 @@ from turnout.routing.policy import (
     takes_back,
     unfit,
 )
-from turnout.routing.rollback import default_version
+from turnout.routing.rollback import default_version, rollback_targets
 from turnout.routing.slots import SALT_BYTES, Owners
 from turnout.serving.catalog import Catalog, ModelEntry
 from turnout.serving.inference import AnswerObserver
@@ -36,6 +36,9 @@ _ATTEMPTS = 5
 """How often a change that named no epoch is decided again when another one came first."""
 
 _HISTORY_FOR_BASELINES = 1000
+
+_HISTORY_FOR_FALLBACK = 100
+"""Epochs in which the baseline before this one is looked for, to keep it loaded. A rollout makes about ten."""
 
 Observe = Callable[[str, Policy | None, int], AnswerObserver | None]
 """Told of each policy that comes into force, and of its epoch; returns who wants to see the baseline's answers."""
@@ -82,6 +85,7 @@ class Traffic:
         self._log = log
         self._changing = asyncio.Lock()
         self._unreadable: dict[str, int] = {}
+        self._fallback_epochs: dict[str, int] = {}
 
     async def refresh(self) -> None:
         """Puts in force what the state store holds.
@@ -91,6 +95,10 @@ class Traffic:
         """
         async with self._changing:
             self._take_in(await self._store.in_thread(self._store.policies))
+            for model, applied in self._policies.current.items():
+                if self._fallback_epochs.get(model) != applied.epoch:
+                    await self._find_fallback(model)
+                    self._fallback_epochs[model] = applied.epoch
 
     async def put(
         self,
@@ -217,6 +225,9 @@ class Traffic:
             rollout=beside.rollout,
         )
         self._take_in({model: record})
+        if before.policy is not None and (after.policy is None or after.policy.baseline != before.policy.baseline):
+            # Until the next refresh finds what a rollback goes back to: nothing that may be it is unloaded before.
+            self._policies.fallbacks = {**self._policies.fallbacks, model: before.policy.baseline}
         self._log.info(
             "traffic changed", model=model, epoch=record.epoch, action=action, actor=change.actor, reason=change.reason,
             policy=None if after.policy is None else after.policy.to_json(),
@@ -262,6 +273,17 @@ class Traffic:
         records = await self._store.in_thread(self._store.policy_history, model, _HISTORY_FOR_BASELINES)
         states = (readable(record) for record in records)
         return {state.policy.baseline for state in states if state is not None and state.policy is not None}
+
+    async def _find_fallback(self, model: str) -> None:
+        """Notes what a rollback of the model would go back to."""
+        records = await self._store.in_thread(self._store.policy_history, model, _HISTORY_FOR_FALLBACK)
+        states = [state for record in reversed(records) if (state := readable(record)) is not None]
+        entry = self._catalog.snapshot.models.get(model)
+        statuses = {version: one.standing for version, one in entry.versions.items()} if entry is not None else {}
+        history = [state.policy.baseline for state in states if state.policy is not None]
+        targets = rollback_targets(history, statuses, statuses)
+        others = {name: version for name, version in self._policies.fallbacks.items() if name != model}
+        self._policies.fallbacks = others | ({model: targets[0]} if targets else {})
 
     def _take_in(self, records: Mapping[str, PolicyRecord]) -> None:
         """Puts in force what is new in `records`, in one swap."""

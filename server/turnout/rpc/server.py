@@ -28,6 +28,7 @@ from turnout.rpc.oip.inference import SERVICE_NAME as OIP_SERVICE
 from turnout.rpc.oip.service import oip_handler
 from turnout.rpc.prediction import PredictionMethods
 from turnout.rpc.registry.service import RegistryServicer
+from turnout.serving.availability import Availability
 from turnout.serving.catalog import Catalog
 from turnout.serving.conversion import ConversionThread
 from turnout.serving.inference import Inference, Router
@@ -74,6 +75,7 @@ class Services:
         accepting: Tells whether the server takes requests; False once it drains.
         conversions: Parses what is large.
         log: Tells of messages that are refused, and of errors that nobody foresaw.
+        availability: What the server depends on and cannot reach now.
         tracer: Traces requests; None where tracing is off.
     """
 
@@ -93,6 +95,7 @@ class Services:
     accepting: Callable[[], bool]
     conversions: ConversionThread
     log: FilteringBoundLogger
+    availability: Availability
     tracer: Tracer | None = None
 
     def ready(self) -> bool:

@@ -91,13 +91,25 @@ class StateStore(Declaring):
         self._database.close()
 
     def revision(self) -> int:
-        """Returns the number of the latest change, 0 before the first. Reads one row, so it can be asked often.
+        """Returns the number of the latest change, 0 before the first. Reads two rows, so it can be asked often.
 
         Raises:
             Unavailable: The database cannot be used now.
         """
         with self._database.reading() as connection:
-            return _revision(connection)
+            head = chain.head(connection)
+            number = _revision(connection)
+        if head.revision:
+            self._database.mark(head.revision, head.hash)
+        return number
+
+    def check(self) -> None:
+        """Looks whether the database can be read and written, and whether what it holds is whole.
+
+        Raises:
+            Unavailable: It cannot, or is not; the message says why and what to do.
+        """
+        self._database.check()
 
     def declared(self) -> Declared:
         """Returns everything declared, as of one revision.

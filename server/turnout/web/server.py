@@ -10,7 +10,7 @@ import orjson
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
@@ -19,6 +19,7 @@ from turnout.errors import ConfigError, InvalidRequest, InvalidTensor, TurnoutEr
 from turnout.oip.json_tensors import from_nested, to_nested
 from turnout.registry.signature import Signature
 from turnout.routing.preferences import PreferenceReader
+from turnout.serving.availability import Availability
 from turnout.serving.inference import Inference, InferenceRequest, InferenceResult, Router
 from turnout.serving.limits import InputLimits
 from turnout.serving.tensor import Array
@@ -42,6 +43,7 @@ class Web:
         router: Finds the signature that a request's JSON is read by.
         scrape: Returns the metrics, in a form.
         ready: Tells whether the server takes requests.
+        availability: What the server depends on and cannot reach now.
         new_request_id: Makes up the name of a request.
         max_body_bytes: Largest body of a request.
         limits: On what a request may hold.
@@ -55,6 +57,7 @@ class Web:
     router: Router
     scrape: Callable[[Form], Awaitable[bytes]]
     ready: Callable[[], bool]
+    availability: Availability
     new_request_id: Callable[[], str]
     max_body_bytes: int
     limits: InputLimits
@@ -84,9 +87,19 @@ class Web:
         """200 while the process runs its event loop at all."""
         return PlainTextResponse("ok\n")
 
-    async def readyz(self, _: Request) -> Response:
-        """200 while the server takes requests; 503 while it starts or drains."""
-        return PlainTextResponse("ready\n") if self.ready() else PlainTextResponse("not ready\n", 503)
+    async def readyz(self, request: Request) -> Response:
+        """200 while the server takes requests; 503 while it starts or drains.
+
+        The body says besides what the server cannot reach: it serves on from memory, so that is no reason to send
+        requests elsewhere. In JSON where that is asked for.
+        """
+        ready, unavailable = self.ready(), self.availability.reasons
+        status = 200 if ready else 503
+        if "application/json" in request.headers.get("accept", ""):
+            told = [{"part": str(part), "reason": reason} for part, reason in unavailable.items()]
+            return JSONResponse({"ready": ready, "unavailable": told}, status)
+        lines = ["ready" if ready else "not ready", *unavailable.values()]
+        return PlainTextResponse("".join(f"{line}\n" for line in lines), status)
 
     async def predict(self, request: Request) -> Response:
         """Runs `{"inputs": {NAME: nested lists}, "outputs": [NAME, ...]}` and answers in kind."""

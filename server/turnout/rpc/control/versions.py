@@ -12,7 +12,7 @@ from turnout.rollout.controller import Rollouts
 from turnout.rpc.catalog import version_message
 from turnout.rpc.control.calls import Context, check_record, refusing
 from turnout.rpc.control.messages import answers_message
-from turnout.serving.catalog import Catalog
+from turnout.serving.catalog import Catalog, ModelEntry
 from turnout.serving.manager import Manager
 from turnout_proto.v1 import control_pb2 as pb
 from turnout_proto.v1 import traffic_pb2
@@ -67,7 +67,8 @@ class VersionMethods:
     async def UnloadVersion(self, request: pb.UnloadVersionRequest, context: Context) -> pb.UnloadVersionResponse:  # noqa: N802
         """Takes a version out of service and waits until its memory is freed."""
         entry = await self._manager.unload(request.model, parse_version(request.version))
-        message = version_message(entry, self._catalog.snapshot.model(request.model))
+        model = self._catalog.snapshot.models.get(request.model)  # gone with a version whose files were gone
+        message = version_message(entry, model or ModelEntry(request.model, {}))
         return pb.UnloadVersionResponse(version=message)
 
     @refusing
