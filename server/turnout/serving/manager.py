@@ -83,6 +83,7 @@ class Manager:
         self._log = log
         self._entries: dict[str, dict[Version, VersionEntry]] = {}  # the highest version first
         self._stale: set[str] = set()  # models whose part of the catalog is older than `_entries`
+        self._layouts: dict[str, object] = {}
         self._moving: set[tuple[str, Version]] = set()
         self._listing: Listing | None = None
         self._told: dict[ModelEntry, tuple[KnownVersion, ...]] = {}
@@ -220,7 +221,7 @@ class Manager:
         for model, entries in self._entries.items():
             declarations = declared.of(model)
             if declarations != before.of(model):
-                self._stale.add(model)
+                self._lay_out(model)
                 for version, entry in entries.items():
                     if (standing := declarations.standing(version)) is not entry.standing:
                         entries[version] = replace(entry, standing=standing)
@@ -253,7 +254,12 @@ class Manager:
         for model in grown:
             entries = self._entries[model]
             self._entries[model] = {version: entries[version] for version in highest_first(entries)}
-        self._stale |= grown
+            self._lay_out(model)
+
+    def _lay_out(self, model: str) -> None:
+        """Notes that more of a model changed than the states of its versions."""
+        self._stale.add(model)
+        self._layouts[model] = object()
 
     async def _look_again(self, declared: Declared) -> None:
         """Has versions loaded anew that are fit by now: somebody signed them, or recorded their publication."""
@@ -281,7 +287,7 @@ class Manager:
         for version in gone:
             del entries[version]
         if gone:
-            self._stale.add(model)
+            self._lay_out(model)
         if not entries:
             del self._entries[model]
 
@@ -410,7 +416,7 @@ class Manager:
         models = dict(last.models)
         for model in self._stale:
             if entries := self._entries.get(model):
-                models[model] = ModelEntry(model, dict(entries), self._declarations.of(model))
+                models[model] = ModelEntry(model, dict(entries), self._declarations.of(model), self._layouts[model])
             else:
                 models.pop(model, None)
         self._stale.clear()
