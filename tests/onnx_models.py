@@ -53,6 +53,20 @@ def scaled(factor: float) -> ModelProto:
     )
 
 
+def rows_above(least: float) -> ModelProto:
+    """y = the rows of x whose first value is more than `least`. float32 (batch, 2) in, (kept, 2) out."""
+    return model(
+        [
+            helper.make_node("Gather", ["x", "first"], ["column"], axis=1),
+            helper.make_node("Greater", ["column", "least"], ["keep"]),
+            helper.make_node("Compress", ["x", "keep"], ["y"], axis=0),
+        ],
+        [tensor("x", TensorProto.FLOAT, ["batch", 2])],
+        [tensor("y", TensorProto.FLOAT, ["kept", 2])],
+        [numpy_helper.from_array(np.int64(0), "first"), numpy_helper.from_array(np.float32(least), "least")],
+    )
+
+
 def add_with_default(*, ir_version: int = IR_VERSION) -> ModelProto:
     """y = x + bias, where the input `bias` may be left out (from IR version 4 on)."""
     return model(

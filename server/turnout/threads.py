@@ -14,6 +14,11 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, ParamSpec, TypeVar
 
+from turnout.errors import Unavailable
+
+_IDLE_SECONDS = 10.0
+"""After which a thread without a call ends."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -21,7 +26,8 @@ T = TypeVar("T")
 class Threads(Executor):
     """Up to `count` threads, started as they are needed, that run one call after the other.
 
-    They are daemons, so that a call that hangs holds no process's end up, which `ThreadPoolExecutor` would.
+    They are daemons, so that a call that hangs holds no process's end up, which `ThreadPoolExecutor` would. They end when
+    nothing was to do for a while.
     """
 
     def __init__(self, name: str, count: int = 1, begin: Callable[[], object] | None = None) -> None:
@@ -53,12 +59,13 @@ class Threads(Executor):
         """Queues a call.
 
         Raises:
-            RuntimeError: It was shut down, or no thread can be started.
+            Unavailable: It was shut down.
+            RuntimeError: No thread can be started.
         """
         future: Future[T] = Future()
         with self._changed:
             if self._closed:
-                raise RuntimeError(f"the threads {self._name!r} were shut down")
+                raise Unavailable(f"what runs in the {self._name} threads is closed")
             # A thread that was woken for a call counts as idle until it takes it, and the call as queued.
             if len(self._calls) >= self._idle and self._started < self._count:
                 thread = threading.Thread(target=self._work, name=f"{self._name}-{self._started}", daemon=True)
@@ -109,6 +116,8 @@ class Threads(Executor):
                 if self._closed:
                     return None
                 self._idle += 1
-                self._changed.wait()
+                called = self._changed.wait(_IDLE_SECONDS)
                 self._idle -= 1
+                if not called and not self._calls:
+                    return None
             return self._calls.popleft()

@@ -16,6 +16,7 @@ from semver import Version
 
 from onnx_models import scaled
 from turnout.app import Running
+from turnout.errors import Unavailable
 from turnout.routing.policy import Policy
 from turnout.routing.traffic import Change
 from turnout.serving import memory
@@ -92,7 +93,7 @@ async def test_a_cancelled_caller_takes_its_call_back_if_it_has_not_begun(hang: 
     await running
     assert await threads.run(lambda: list(ran)) == []
     threads.shutdown(wait=True)
-    with pytest.raises(RuntimeError, match="shut down"):
+    with pytest.raises(Unavailable, match="closed"):
         await threads.run(list)
 
 
@@ -109,6 +110,24 @@ def test_a_call_that_hangs_holds_no_process_up() -> None:
         "asyncio.run(main())\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=BOUND)
+
+
+async def test_threads_end_when_nothing_was_to_do_for_a_while_and_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("turnout.threads._IDLE_SECONDS", 0.01)
+    threads = Threads("passing", 2)
+
+    def alive() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name.startswith("passing-")]
+
+    for _ in range(20):
+        barrier = threading.Barrier(2, timeout=BOUND)
+        await asyncio.gather(*(threads.run(barrier.wait) for _ in range(2)))
+        async with asyncio.timeout(BOUND):
+            while alive():
+                await asyncio.sleep(0.001)
+    for _ in range(300):  # calls that come just as a thread gives up
+        assert await asyncio.wait_for(threads.run(lambda: 1), BOUND) == 1
+        await asyncio.sleep(0.01)
 
 
 async def test_a_reading_that_hangs_takes_one_thread_and_the_last_value_stands_in() -> None:

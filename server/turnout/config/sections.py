@@ -100,7 +100,8 @@ class Runtime(Section):
             CUDA where it works, else the CPU.
         device_ids: Devices of a GPU provider; a version gets one session on each.
         intra_op_threads: Threads that one run may use on the CPU; 0 leaves it to ONNX Runtime.
-        runners: Runs of a version that go on at the same time, per device; 0: as many as cores on the CPU, and as many
+        runners: Runs of a version that go on at the same time, per device; 0: on the CPU as many as the process may use
+            whole cores (of a control group's quota of 1.5: one), and as many
             as pay on a GPU.
         optimization_level: Of the graph, by ONNX Runtime.
         cpu_arena: Keep freed CPU memory for the next run instead of giving it back each time.

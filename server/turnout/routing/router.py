@@ -1,7 +1,7 @@
 """Who answers a request: the selector's resolution and the model's policy, remembered while nothing changes."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 from semver import Version
 
@@ -32,6 +32,7 @@ LOADING_RETRY_SECONDS = 1.0
 """When to ask again for a version that is loading: loads take from 0.4 seconds to some minutes."""
 
 _COMING = (LifecycleState.LOADING, LifecycleState.WARMING)
+_READY = (LifecycleState.READY,)
 
 Way = Route | Split
 """Where requests for one selector go: all to one version, or to one of several."""
@@ -48,19 +49,19 @@ class _Resolutions:
         ways: By model and selector, as written; successes only.
         named: The version that a selector names, or the error that none is; by model, selector as written, and
             whether one that is ready goes first.
-        indexes: By model.
+        indexes: By model, and what of it they are of; of models that changed as well.
     """
 
     snapshot: CatalogSnapshot
     policies: Mapping[str, AppliedPolicy]
     ways: dict[tuple[str, str], Way] = field(default_factory=dict)
     named: dict[tuple[str, str, bool], Version | VersionNotFound] = field(default_factory=dict)
-    indexes: dict[str, VersionIndex] = field(default_factory=dict)
+    indexes: dict[str, tuple[ModelEntry, VersionIndex]] = field(default_factory=dict)
 
     def follow(self, snapshot: CatalogSnapshot, policies: Mapping[str, AppliedPolicy]) -> "_Resolutions":
         """Starts over with a new state of the world."""
         if policies is not self.policies:
-            return _Resolutions(snapshot, policies)
+            return _Resolutions(snapshot, policies, indexes=self.indexes)
         before = self.snapshot.models
         same = {name for name, model in snapshot.models.items() if before.get(name) is model}
         return _Resolutions(
@@ -68,7 +69,7 @@ class _Resolutions:
             policies,
             {key: way for key, way in self.ways.items() if key[0] in same},
             {key: version for key, version in self.named.items() if key[0] in same},
-            {name: index for name, index in self.indexes.items() if name in same},
+            {name: index for name, index in self.indexes.items() if name in snapshot.models},
         )
 
     def entry(self, model: str, selector: Selector, *, prefer_ready: bool) -> VersionEntry:
@@ -93,11 +94,8 @@ class _Resolutions:
         key = known.name, str(selector), prefer_ready
         found = self.named.get(key)
         if found is None:
-            index = self.indexes.get(known.name)
-            if index is None:
-                index = self.indexes[known.name] = _index(known)
             try:
-                found = resolve(selector, index, prefer_ready=prefer_ready)
+                found = resolve(selector, self._index(known), prefer_ready=prefer_ready)
             except VersionNotFound as error:
                 found = VersionNotFound(error.message)
             if len(self.named) >= MAX_ROUTES:
@@ -106,6 +104,15 @@ class _Resolutions:
         if isinstance(found, VersionNotFound):
             raise VersionNotFound(found.message)  # a new one each time, since raising one adds to it
         return found
+
+    def _index(self, known: ModelEntry) -> VersionIndex:
+        before, index = self.indexes.get(known.name, (None, None))
+        if index is None or before is None or before.layout is not known.layout:
+            index = _index(known)
+        elif before is not known:
+            index = replace(index, ready=_in_state(known, _READY), coming=_in_state(known, _COMING))
+        self.indexes[known.name] = known, index
+        return index
 
 
 class PolicyRouter:
@@ -308,9 +315,13 @@ def _index(entry: ModelEntry) -> VersionIndex:
         tags=entry.declarations.tags,
         # A version whose manifest changed goes by the digest that it was published with: that one is damaged.
         digests={stated.get(version, known.digest): version for version, known in versions.items()},
-        ready=[version for version, known in versions.items() if known.state is LifecycleState.READY],
-        coming=[version for version, known in versions.items() if known.state in _COMING],
+        ready=_in_state(entry, _READY),
+        coming=_in_state(entry, _COMING),
     )
+
+
+def _in_state(entry: ModelEntry, states: Collection[LifecycleState]) -> frozenset[Version]:
+    return frozenset(version for version, known in entry.versions.items() if known.state in states)
 
 
 def _refusal(entry: VersionEntry) -> TurnoutError:

@@ -366,7 +366,7 @@ class Batcher:
             for index, pending in enumerate(batch):
                 runner.in_hand = batch[index:]
                 if not pending.future.done():
-                    self._tell(self._deliver, self._run_alone(plan, run, pending))
+                    self._tell(self._deliver, self._run_alone(self._in_force.plan, run, pending))
         runner.in_hand = ()
 
     def _run_alone(self, plan: BatchPlan, run: Run, pending: _Pending) -> _Outcome:

@@ -76,11 +76,13 @@ class ModelEntry:
         name: Its name.
         versions: By version, the highest precedence first.
         declarations: Standings and tags.
+        layout: The same object in two entries of the model that differ in the states of its versions alone.
     """
 
     name: str
     versions: Mapping[Version, VersionEntry]
     declarations: Declarations = field(default_factory=Declarations)
+    layout: object = field(default_factory=object)
 
 
 @dataclass(frozen=True, slots=True)

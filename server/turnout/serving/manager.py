@@ -99,6 +99,7 @@ class Manager:
         self._log = log
         self._entries: dict[str, dict[Version, VersionEntry]] = {}  # the highest version first
         self._stale: set[str] = set()  # models whose part of the catalog is older than `_entries`
+        self._layouts: dict[str, object] = {}
         self._moving: set[tuple[str, Version]] = set()
         self._told: dict[ModelEntry, tuple[KnownVersion, ...]] = {}
         self._declarations = Declared()
@@ -271,7 +272,7 @@ class Manager:
         if declared != before:
             self._tags[model] = tags_in_force(declared, self._loaded(model), self._wanted(model))
             if self._tags[model] != before:
-                self._stale.add(model)
+                self._lay_out(model)
 
     def _declare(self, declared: Declared) -> None:
         """Notes what was declared, for the versions that it is new of."""
@@ -279,7 +280,7 @@ class Manager:
         for model, entries in self._entries.items():
             declarations = declared.of(model)
             if declarations != before.of(model):
-                self._stale.add(model)
+                self._lay_out(model)
                 for version, entry in entries.items():
                     if (standing := declarations.standing(version)) is not entry.standing:
                         entries[version] = replace(entry, standing=standing)
@@ -314,7 +315,12 @@ class Manager:
         for model in grown:
             entries = self._entries[model]
             self._entries[model] = {version: entries[version] for version in highest_first(entries)}
-        self._stale |= grown
+            self._lay_out(model)
+
+    def _lay_out(self, model: str) -> None:
+        """Notes that more of a model changed than the states of its versions."""
+        self._stale.add(model)
+        self._layouts[model] = object()
 
     def _recorded(self) -> list[tuple[str, Version]]:
         """Returns the versions that should be in the repository as far as the state store knows."""
@@ -365,7 +371,7 @@ class Manager:
         for version in gone:
             del entries[version]
         if gone:
-            self._stale.add(model)
+            self._lay_out(model)
         if not entries:
             del self._entries[model]
             self._tags.pop(model, None)
@@ -519,7 +525,7 @@ class Manager:
                 declared = self._declarations.of(model)
                 declarations = replace(declared, tags=self._tags.get(model, declared.tags))
                 shown = {v: self._shown(entry) for v, entry in entries.items()}
-                models[model] = ModelEntry(model, shown, declarations)
+                models[model] = ModelEntry(model, shown, declarations, self._layouts[model])
             else:
                 models.pop(model, None)
         self._stale.clear()

@@ -23,6 +23,9 @@ from turnout.state.sqlite_file import SqliteFile
 LOCK_WAIT = 10.0
 """Seconds that a writer waits for the one before it. A write takes milliseconds, so this is met by a stuck one only."""
 
+_CLOSE_SECONDS = 5.0
+"""What a database that does not answer may hold a server's end up by."""
+
 _DRIVERS = {
     "sqlite": "sqlite",
     "postgres": "postgresql+psycopg",
@@ -196,10 +199,10 @@ class Database:
                 file.renew()
 
     def close(self) -> None:
-        """Waits for the transactions that are running, then closes; more of them are refused."""
+        """Waits a bounded time for the transactions that are running, then closes; more of them are refused."""
         with self._change:
             self._closed = True
-            self._change.wait_for(lambda: not self._running)
+            self._change.wait_for(lambda: not self._running, _CLOSE_SECONDS)
         self._writes.dispose()
 
     @contextmanager

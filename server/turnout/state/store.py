@@ -87,8 +87,8 @@ class StateStore(Declaring):
 
     def close(self) -> None:
         """Waits for the calls that are running, then closes; later calls raise Unavailable."""
-        self._threads.shutdown()
         self._database.close()
+        self._threads.shutdown(cancel_futures=False)  # what still waits there is told that the store is closed
 
     def revision(self) -> int:
         """Returns the number of the latest change, 0 before the first. Reads two rows, so it can be asked often.

@@ -83,7 +83,7 @@ class ThreadRunner:
         """Tells what runs to stop."""
         for stop in self._stops:
             stop()
-        self._threads.shutdown()
+        self._threads.shutdown(cancel_futures=False)
 
 
 class ProcessRunner:
@@ -102,11 +102,13 @@ class ProcessRunner:
 
     async def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """Runs the shadow once."""
+        if self._closed:
+            raise ModelCrashed(_CLOSED)
         return await self._threads.run(self._run, inputs, outputs)
 
     def close(self) -> None:
         """Ends the child; one that is being started ends as soon as it is up."""
-        self._threads.shutdown()
+        self._threads.shutdown(cancel_futures=False)
         with self._changing:
             self._closed = True
             child, self._child = self._child, None
