@@ -110,10 +110,10 @@ def load(
         for device_id in (runtime.device_ids if on_gpu else (0,))
     ]
     on_loaded()
-    graph = read_graph(directory / MODEL_FILE).graph
+    graph = read_graph(directory / MODEL_FILE)
     cases = read_cases(directory)
-    golden = cases[0].inputs if cases else None
-    plan = prove(sessions[0].run, manifest, _max_rows(settings.batching), golden)
+    golden = [case.inputs for case in cases]
+    plan = prove(sessions[0].run, manifest, _max_rows(settings.batching), golden, graph)
     outputs = [spec.name for spec in manifest.signature.outputs]
     pays = settings.batching.only_where_it_pays
     warmth = warm_up(sessions[0].run, plan, outputs, warmup_runs, pays)
@@ -122,7 +122,7 @@ def load(
     if pays:
         plan = paying_plan(plan, warmth)
     inline_bytes = 0 if on_gpu else _inline_bytes(warmth, runtime.inline_threshold_us * 1e-6)
-    if inline_bytes and not _bounded(directory / MODEL_FILE, graph):
+    if inline_bytes and not _bounded(directory / MODEL_FILE, graph.graph):
         inline_bytes = 0
     return LoadedVersion(
         sessions=sessions,
