@@ -85,4 +85,5 @@ def _one_of_everything() -> Metrics:
     metrics.server.memory = {"cpu": Memory(1, 2)}
     metrics.server.gpus = [Gpu(0, "GPU-1", "cuda:0", 0.5, 1, 2, 1)]
     metrics.server.spans = {"exported": 1}
+    metrics.faults.watch("grpc.health.v1.Health")
     return metrics
