@@ -59,7 +59,7 @@ from turnout.serving.memory import device_memory, pci_addresses
 from turnout.serving.nvml import Nvml
 from turnout.serving.priority import step_back
 from turnout.serving.traced import TracedInference
-from turnout.startup import prepare_log, prepare_repository
+from turnout.startup import NEW_STORE, prepare_log, prepare_repository, store_is_new
 from turnout.state.store import StateStore
 from turnout.telemetry.exposition import Form
 from turnout.telemetry.logging import AccessLog, make_logger
@@ -113,6 +113,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             stack.callback(nvml.close)
 
         repository, catalog, metrics = Repository(root), Catalog(), Metrics()
+        new_store = await asyncio.to_thread(store_is_new, repository, store, log)
         await asyncio.to_thread(prepare_log, repository, store, settings, log)
         policies = Policies()
 
@@ -127,6 +128,10 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         tracer = await stack.enter_async_context(tracing(settings.tracing, metrics.server.spans, log))
         inference = (Inference if tracer is None else TracedInference)(router, catalog, metrics, access, code_name)
         availability = Availability(metrics.server, log)
+        if new_store:
+            availability.note(
+                NEW_STORE, lambda: not any(m.declarations.standings for m in catalog.snapshot.models.values())
+            )
         manager = Manager(
             repository, store.declared, settings, named, held, fallbacks, catalog, availability, metrics, log
         )

@@ -153,7 +153,7 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=100, stateful_step_count=30)
+TestLife.settings = settings(max_examples=50, stateful_step_count=25)
 
 
 @given(st.permutations(NUMBERS), st.sets(st.sampled_from(NUMBERS), min_size=1))
