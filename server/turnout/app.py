@@ -67,7 +67,7 @@ from turnout.serving.replay import Replays
 from turnout.serving.sandbox.fork_server import start_processes
 from turnout.serving.sandbox.processes import Processes
 from turnout.serving.traced import TracedInference
-from turnout.startup import prepare_log, prepare_repository
+from turnout.startup import NEW_STORE, prepare_log, prepare_repository, store_is_new
 from turnout.state.store import StateStore
 from turnout.telemetry.exposition import Form
 from turnout.telemetry.gpu import Gpu
@@ -137,6 +137,7 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             stack.callback(nvml.close)
 
         repository, catalog, metrics = Repository(root), Catalog(), Metrics()
+        new_store = await starting.run(store_is_new, repository, store, log)
         await starting.run(prepare_log, repository, store, settings, log)
         policies = Policies()
 
@@ -164,6 +165,10 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         plane = Inference if tracer is None else TracedInference
         inference = plane(router, catalog, metrics, access, code_name, conversions)
         availability = Availability(metrics.server, log)
+        if new_store:
+            availability.note(
+                NEW_STORE, lambda: not any(m.declarations.standings for m in catalog.snapshot.models.values())
+            )
         manager = Manager(repository, declared, settings, named, held, fallbacks, catalog, availability, metrics, log)
         shadows = Shadows(settings, catalog, metrics, repository.directory, log)
         traffic = Traffic(store, catalog, policies, shadows.observe, log)

@@ -63,6 +63,19 @@ class Life(RuleBasedStateMachine):
             self._declare(data.draw(st.sampled_from(sorted(candidates))), Standing.RELEASED)
             self._settle()
 
+    @rule(version=st.sampled_from(NUMBERS))
+    def publish_and_release(self, version: Version) -> None:
+        if version not in self.states:
+            self.states[version] = S.NEW
+            self._declare(version, Standing.RELEASED)
+            self._settle()
+
+    @rule()
+    def end_all_loads_well(self) -> None:
+        while loading := [v for v, s in self.states.items() if s is S.LOADING]:
+            self.states |= dict.fromkeys(loading, S.READY)
+            self._settle()
+
     @precondition(lambda self: self.states)
     @rule(data=st.data())
     def yank(self, data: st.DataObject) -> None:
@@ -140,7 +153,7 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=100, stateful_step_count=30)
+TestLife.settings = settings(max_examples=50, stateful_step_count=25)
 
 
 @given(st.permutations(NUMBERS), st.sets(st.sampled_from(NUMBERS), min_size=1))

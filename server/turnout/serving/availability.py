@@ -1,6 +1,6 @@
 """What a server depends on and cannot reach now: told by log, metric and readiness, once for each change."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 
 from structlog.typing import FilteringBoundLogger
@@ -28,11 +28,21 @@ class Availability:
         self._recorder = recorder
         self._log = log
         self._reasons: dict[Part, str] = {}
+        self._notes: list[tuple[str, Callable[[], bool]]] = []
 
     @property
     def reasons(self) -> Mapping[Part, str]:
         """Why each part that is unavailable is so, in a sentence without a path."""
         return self._reasons
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What else somebody should know who asks whether the server is ready."""
+        return [text for text, holds in self._notes if holds()]
+
+    def note(self, text: str, holds: Callable[[], bool]) -> None:
+        """Adds a note, which is told for as long as `holds` says so."""
+        self._notes.append((text, holds))
 
     def tell(self, part: Part, reason: str) -> None:
         """Notes why `part` is unavailable; "" where it is available."""

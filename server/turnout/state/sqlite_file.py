@@ -22,8 +22,8 @@ _CHECK_SHARE = 0.02
 
 GONE = "its file is gone: put it back, or stop the servers and restore a backup"
 REPLACED = (
-    "its file was replaced by one that does not go on with the log so far: put the right one back, or restart the "
-    "servers to go on with this one"
+    "its file was replaced by one that does not go on with the log so far: put the right one back, or stop the "
+    "servers, remove its -wal and -shm files, and start them to go on with this one"
 )
 CUT = "its file was cut off: stop the servers and restore a backup"
 DAMAGED = "its file is damaged: stop the servers and restore a backup"
@@ -121,7 +121,12 @@ class SqliteFile:
         return "" if said == "ok" else DAMAGED
 
     def holds(self, revision: int, digest: str) -> bool:
-        """Tells whether the file that has the name now holds an event of a log, or has cut the log off after it."""
+        """Tells whether the file that has the name now holds an event of the log.
+
+        It does not where it lies beside the write-ahead log of the file that is open: SQLite would read both as one.
+        """
+        if any(_is_at(path, opened) for path, opened in self._opened.items()):
+            return False
         try:
             with closing(sqlite3.connect(f"{self.path.as_uri()}?mode=rw", uri=True, timeout=1.0)) as connection:
                 row = connection.execute("SELECT hash FROM events WHERE id = ?", (revision,)).fetchone()
@@ -129,6 +134,13 @@ class SqliteFile:
         except sqlite3.Error:
             return False
         return row is not None and row[0] == digest and intact == "ok"
+
+
+def _is_at(path: Path, identity: tuple[int, int]) -> bool:
+    try:
+        return _identity(path) == identity
+    except OSError:
+        return False
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -97,8 +97,9 @@ class Web:
         status = 200 if ready else 503
         if "application/json" in request.headers.get("accept", ""):
             told = [{"part": str(part), "reason": reason} for part, reason in unavailable.items()]
-            return JSONResponse({"ready": ready, "unavailable": told}, status)
-        lines = ["ready" if ready else "not ready", *unavailable.values()]
+            body = {"ready": ready, "unavailable": told, "notes": list(self.availability.notes)}
+            return JSONResponse(body, status)
+        lines = ["ready" if ready else "not ready", *unavailable.values(), *self.availability.notes]
         return PlainTextResponse("".join(f"{line}\n" for line in lines), status)
 
     async def predict(self, request: Request) -> Response:
