@@ -189,7 +189,12 @@ class PolicyRouter:
 
     def _find(self, resolutions: _Resolutions, model: str, selector: str) -> Way:
         parsed = parse(selector)
-        entry = resolutions.entry(model, parsed, prefer_ready=True)
+        try:
+            entry = resolutions.entry(model, parsed, prefer_ready=True)
+        except NotLoaded:  # a baseline that was published a moment ago
+            if (stand_in := _stand_in(resolutions, model, parsed)) is not None:
+                return stand_in
+            raise
         warning = ""
         if entry.standing is Standing.YANKED and isinstance(parsed, Exact | ByDigest | ByTag):
             warning = _yanked(entry, resolutions.snapshot.model(model))

@@ -86,6 +86,9 @@ def _target(situation: Situation, to: Version | None) -> Version:
         return to
     if targets:
         return targets[0]
+    present, policy = situation.answering, situation.state.policy
+    if present is not None and policy is not None and policy.canaries:
+        return present  # nothing answered before it, and there are canaries to take back
     raise ChangeRefused(_nothing(situation))
 
 
