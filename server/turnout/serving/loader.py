@@ -25,7 +25,7 @@ from turnout.registry.trust import Trust
 from turnout.serving import providers
 from turnout.serving.batchability import BatchPlan, prove
 from turnout.serving.binding import BoundRunner, bindable, pinned_allocator
-from turnout.serving.isolation.decision import Isolation, decide
+from turnout.serving.isolation.decision import IN_THIS_PROCESS, Isolation, decide
 from turnout.serving.isolation.pool import ChildPool, Supervision
 from turnout.serving.isolation.session import IsolatedSession
 from turnout.serving.memory import used_bytes
@@ -68,7 +68,7 @@ class LoadedVersion:
     memory_bytes: dict[str, int]
     seconds: float
     pool: ChildPool | None = None
-    isolation: Isolation = Isolation(False, "")
+    isolation: Isolation = IN_THIS_PROCESS
 
     @property
     def engine(self) -> "Session | ChildPool":
