@@ -135,9 +135,9 @@ def load(
     try:
         on_loaded()
         cases = read_cases(directory)
-        golden = cases[0].inputs if cases else None
+        golden = [case.inputs for case in cases]
         runs: Sequence[Run] = [session.run for session in sessions] if pool is None else [pool]
-        plan = prove(runs[0], manifest, _max_rows(settings.batching), golden)
+        plan = prove(runs[0], manifest, _max_rows(settings.batching), golden, graph)
         outputs = [spec.name for spec in manifest.signature.outputs]
         pays = settings.batching.only_where_it_pays
         warmth = warm_up(runs[0], plan, outputs, warmup_runs, pays)

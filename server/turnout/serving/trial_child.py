@@ -22,6 +22,7 @@ from turnout.errors import InvalidModel, ModelFailure, TurnoutError
 from turnout.registry.agreement import differs, largest_difference, tolerance_of
 from turnout.registry.golden import GOLDEN_DIRECTORY, read_case
 from turnout.registry.manifest import MODEL_FILE, Manifest
+from turnout.registry.onnx_graph import read_graph
 from turnout.registry.signature import DataType, Signature
 from turnout.serving import providers
 from turnout.serving.batchability import prove
@@ -86,8 +87,9 @@ def examine(job: Mapping[str, Any]) -> dict[str, Any]:
     before = _reset_peak()
     session, load_seconds = _load(subject, manifest, Runtime(**job["runtime"]), manifest.size < PREPACKED_LIMIT)
     examples = _golden(job["golden"], manifest.signature)
-    sound = next((e.inputs for e in examples if not e.fault), None)
-    plan = prove(session.run, manifest, job["max_rows"], sound)
+    sound = [e.inputs for e in examples if not e.fault]
+    graph = read_graph(Path(subject["directory"]) / MODEL_FILE)
+    plan = prove(session.run, manifest, job["max_rows"], sound, graph)
     names = [spec.name for spec in manifest.signature.outputs]
     # One row: which batches pay depends on what else the machine does, and the peak of memory would with it.
     warmth = warm_up(session.run, replace(plan, max_rows=0), names, _WARM_RUNS, only_where_it_pays=True)
