@@ -224,6 +224,22 @@ async def test_unloading_ends_the_processes_and_loading_starts_others(publish_mo
         assert outputs_of(await stub.Predict(request("m", **GOOD)))["y"].tolist() == [4]
 
 
+async def test_versions_come_and_go_beside_the_traffic_and_no_request_fails(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", onnx_models.integer_division())
+    server = await start_server(runtime={"processes": 1})
+    async with clients(server, lambda n: request("m", a=np.array([n]), b=np.array([2])), count=4) as seen:
+        publish_model("m", "1.1.0", onnx_models.integer_division())
+        async with asyncio.timeout(30):
+            while not seen.answers["1.1.0"]:
+                await asyncio.sleep(0.01)
+            await server.services.manager.unload("m", ONE)
+            before = seen.answers["1.1.0"]
+            while seen.answers["1.1.0"] < before + 20:
+                await asyncio.sleep(0.01)
+    assert not seen.codes
+    assert seen.answers["1.0.0"] > 0
+
+
 async def test_no_descriptors_or_processes_are_left_of_children_that_died(publish_model, start_server) -> None:
     publish_model("m", "1.0.0", onnx_models.integer_division())
     server = await start_server(runtime={"processes": 1})

@@ -25,7 +25,7 @@ from turnout.registry.trust import Trust
 from turnout.serving import providers
 from turnout.serving.batchability import BatchPlan, prove
 from turnout.serving.binding import BoundRunner, bindable, pinned_allocator
-from turnout.serving.isolation.decision import Isolation, decide
+from turnout.serving.isolation.decision import IN_THIS_PROCESS, Isolation, decide
 from turnout.serving.isolation.pool import ChildPool, Supervision
 from turnout.serving.isolation.session import IsolatedSession
 from turnout.serving.memory import used_bytes
@@ -46,8 +46,6 @@ class LoadedVersion:
 
     Attributes:
         sessions: One for each device; none where the version is isolated.
-        pool: Its child processes, where it is isolated.
-        isolation: Where it runs, and why there.
         runners: Makers of a `Run` for each runner thread.
         run: Runs on the calling thread; only on the CPU.
         plan: How requests are put together.
@@ -56,11 +54,11 @@ class LoadedVersion:
             the event loop itself; 0 where none do.
         memory_bytes: What loading took, by device.
         seconds: What loading took.
+        pool: Its child processes, where it is isolated.
+        isolation: Where it runs, and why there.
     """
 
     sessions: Sequence[Session]
-    pool: ChildPool | None
-    isolation: Isolation
     runners: Sequence[MakeRunner]
     run: Run
     plan: BatchPlan
@@ -68,6 +66,8 @@ class LoadedVersion:
     inline_bytes: int
     memory_bytes: dict[str, int]
     seconds: float
+    pool: ChildPool | None = None
+    isolation: Isolation = IN_THIS_PROCESS
 
     @property
     def engine(self) -> "Session | ChildPool":
@@ -158,8 +158,6 @@ def load(
         raise
     return LoadedVersion(
         sessions=sessions,
-        pool=pool,
-        isolation=isolation,
         runners=runners,
         run=runs[0],
         plan=replace(plan, sample=None),
@@ -167,6 +165,8 @@ def load(
         inline_bytes=inline_bytes,
         memory_bytes={device: max(used_bytes(device) - before[device], 0) for device in devices},
         seconds=time.monotonic() - began,
+        pool=pool,
+        isolation=isolation,
     )
 
 

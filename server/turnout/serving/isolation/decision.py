@@ -25,6 +25,9 @@ class Isolation:
         return f"{'process' if self.process else 'thread'} ({self.reason})"
 
 
+IN_THIS_PROCESS = Isolation(False, "nothing was decided")
+
+
 def decide(wish: Wish, graph: ModelGraph) -> Isolation:
     """Returns where a model runs, by the setting `isolation` and its graph."""
     if wish != "auto":
