@@ -26,8 +26,8 @@ T = TypeVar("T")
 class Threads(Executor):
     """Up to `count` threads, started as they are needed, that run one call after the other.
 
-    They are daemons, so that a call that hangs holds no process's end up, which `ThreadPoolExecutor` would. They end when
-    nothing was to do for a while.
+    They are daemons, so that a call that hangs holds no process's end up, as it would in `ThreadPoolExecutor`. They end
+    when nothing was to do for a while.
     """
 
     def __init__(self, name: str, count: int = 1, begin: Callable[[], object] | None = None) -> None:
