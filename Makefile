@@ -8,14 +8,18 @@ STAMP  := $(VENV)/.set-up
 GRPC   ?= 127.0.0.1:8001
 HTTP   ?= 127.0.0.1:8000
 
-.PHONY: demo test check bench protos dashboards reference docs pictures serve format clean
+.PHONY: demo test debian check bench protos dashboards reference docs pictures serve format clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/magika/demo.py
 
-test: $(STAMP)
-	$(BIN)/python -m pytest --ignore=tests/gpu
+# Quick ones first, several at once. Those on a GPU are a run of their own: any other hides it from the process.
+test: debian $(STAMP)
+	$(BIN)/python -m pytest -n auto --ignore=tests/gpu
 	$(BIN)/python -m pytest tests/gpu
+
+debian:
+	PYTHON=$(PYTHON) tests/setup_debian.sh
 
 # The quick loop: seconds, not minutes.
 check: $(STAMP)
@@ -29,7 +33,7 @@ check: $(STAMP)
 	$(BIN)/python deploy/grafana/generate.py --check
 	$(BIN)/python docs/reference/generate.py --check
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/python -m pytest tests/unit tests/property -m "not slow"
+	$(BIN)/python -m pytest -n auto tests/unit tests/property -m "not slow"
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py

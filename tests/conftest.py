@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,15 @@ import onnx
 import pytest
 from semver import Version
 
+from order import scheduler, sort_key, workers
 from turnout.app import Running, running
 from turnout.config import Address, Settings
 from turnout.registry.publish import PublishRequest, publish
 from turnout.registry.repository import Repository
+from turnout.rollout.clock import SYSTEM_CLOCK, Clock
 from turnout.routing.declarations import Declarer
+from turnout.serving.sandbox.fork_server import SHARED, ForkServer, start_processes
+from turnout.serving.sandbox.processes import Processes
 from turnout.state.store import StateStore
 from turnout.telemetry.logging import make_logger
 
@@ -39,6 +43,53 @@ def pytest_configure(config: pytest.Config) -> None:
     """Hides GPUs from every run but one of tests/gpu alone: all other tests are about what a CPU answers."""
     if not all((Path.cwd() / arg.partition("::")[0]).resolve().is_relative_to(GPU_TESTS) for arg in config.args):
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts what is quick first."""
+    items.sort(key=sort_key)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` means here."""
+    return workers()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Has workers take the tests in their order."""
+    return scheduler(config, log)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Names each test that was left out, and why: pytest itself counts them by the line that they share."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if not skipped:
+        return
+    terminalreporter.section(f"{len(skipped)} left out")
+    for report in skipped:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        terminalreporter.write_line(f"{report.nodeid}: {reason.removeprefix('Skipped: ')}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_process(request: pytest.FixtureRequest) -> Iterator[None]:
+    """One warm process forks the children of every trial run, those of commands and servers under test as well."""
+    if all(item.path.parent.name in ("unit", "property") for item in request.session.items):
+        yield  # these publish nothing, or start one of their own
+        return
+    server = ForkServer()
+    os.environ[SHARED] = server.address()
+    yield
+    del os.environ[SHARED]
+    server.close()
+
+
+@pytest.fixture
+def processes() -> Processes:
+    """Starts children for trial runs."""
+    return start_processes()
 
 
 @pytest.fixture
@@ -80,9 +131,9 @@ async def start_server(models: Path) -> AsyncIterator[StartServer]:
     """Starts real servers in this process, on free ports, and stops them at the end of the test."""
     async with AsyncExitStack() as stack:
 
-        async def start(*, wait: bool = True, **settings: Any) -> Running:
+        async def start(*, wait: bool = True, clock: Clock = SYSTEM_CLOCK, **settings: Any) -> Running:
             log = make_logger("json", "warning")
-            server = await stack.enter_async_context(running(make_settings(models, **settings), log))
+            server = await stack.enter_async_context(running(make_settings(models, **settings), log, clock))
             if wait:
                 await server.services.catalog.wait_for(lambda snapshot: snapshot.complete)
             return server

@@ -1,4 +1,4 @@
-"""Programs that tests drive and that no wheel brings: Debian's packages, which `.ci/run` installs.
+"""Programs that tests drive and that no wheel brings: Debian's packages, which `tests/setup_debian.sh` installs.
 
 Where one is missing its tests are skipped and say so. Under `CI=true` that is a failure: no check goes away unseen.
 """
@@ -8,6 +8,9 @@ import shutil
 from typing import NoReturn
 
 import pytest
+
+PACKAGES = {"curl": "curl", "prometheus": "prometheus", "promtool": "prometheus"}
+"""Programs that the pages of the docs use besides those that every Debian has, and their packages."""
 
 _IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false", "no")
 

@@ -305,6 +305,44 @@ def divides_safely() -> ModelProto:
     )
 
 
+def integer_division(op_type: str = "Div", element: int = TensorProto.INT64) -> ModelProto:
+    """y = a / b, or a % b, of integers (n) and (n): on x86 the least int64 by -1 kills the process by SIGFPE."""
+    return model(
+        [helper.make_node(op_type, ["a", "b"], ["y"], name="divide")],
+        [tensor("a", element, ["n"]), tensor("b", element, ["n"])],
+        [tensor("y", element, ["n"])],
+    )
+
+
+def always_crashes() -> ModelProto:
+    """y = -2**63 / (x - x - 1): kills the process by SIGFPE whatever it is given. int64 (n)."""
+    return model(
+        [
+            helper.make_node("Sub", ["x", "x"], ["zero"]),
+            helper.make_node("Sub", ["zero", "one"], ["minus"]),
+            helper.make_node("Div", ["least", "minus"], ["y"]),
+        ],
+        [tensor("x", TensorProto.INT64, ["n"])],
+        [tensor("y", TensorProto.INT64, ["n"])],
+        [
+            numpy_helper.from_array(np.array([1], np.int64), "one"),
+            numpy_helper.from_array(np.array([-(2**63)], np.int64), "least"),
+        ],
+    )
+
+
+def recurrent(op_type: str = "LSTM") -> ModelProto:
+    """y = the outputs of an LSTM or GRU. float32 (steps, batch, 2): no rows end the process by SIGABRT."""
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[op_type]
+    weights = [numpy_helper.from_array(np.ones((1, 2 * gates, 2), np.float32), name) for name in "wr"]
+    return model(
+        [helper.make_node(op_type, ["x", "w", "r"], ["y"], hidden_size=2)],
+        [tensor("x", TensorProto.FLOAT, ["steps", "batch", 2])],
+        [tensor("y", TensorProto.FLOAT, ["steps", 1, "batch", 2])],
+        weights,
+    )
+
+
 def not_a_number() -> ModelProto:
     """y = 0 * x / 0 = NaN. float32 (batch, 4)."""
     zero = numpy_helper.from_array(np.float32(0), "zero")

@@ -144,6 +144,7 @@ def read_version(version: catalog_pb2.ModelVersion) -> VersionInfo:
         batching=version.batching,
         providers=tuple(version.providers),
         load_seconds=version.load_seconds,
+        isolation=version.isolation,
     )
 
 

@@ -19,6 +19,7 @@ from turnout.registry.signing import Signer
 from turnout.registry.transfer import import_version
 from turnout.registry.trust import SignatureGate, Trust, keep
 from turnout.routing.adoption import Recorder
+from turnout.serving.sandbox.processes import Processes
 from turnout.serving.trial import TrialLab
 from turnout.state.store import StateStore
 
@@ -26,8 +27,17 @@ from turnout.state.store import StateStore
 class Publisher:
     """Publishes into one repository. Blocks."""
 
-    def __init__(self, settings: Settings, repository: Repository, store: StateStore) -> None:
+    def __init__(self, settings: Settings, repository: Repository, store: StateStore, processes: Processes) -> None:
+        """Prepares.
+
+        Args:
+            settings: Of all models.
+            repository: Where versions go.
+            store: Where they are recorded.
+            processes: Starts the processes that versions are tried out in.
+        """
         self._settings = settings
+        self._processes = processes
         self._repository = repository
         self._store = store
 
@@ -89,7 +99,7 @@ class Publisher:
         return result
 
     def _lab(self, model: str) -> TrialLab:
-        return TrialLab(self._settings.for_model(model))
+        return TrialLab(self._settings.for_model(model), self._processes)
 
     def _gates(self, model: str, comparison: Comparison, signer: Signer | None) -> Sequence[Gate]:
         integrity, *others = standard_gates(read_plan(self._settings.models, model), self._lab(model), comparison)

@@ -1,4 +1,4 @@
-"""The commands that need no server, as processes: what they change, print and end with."""
+"""The commands that need no server: what they change, print and end with."""
 
 import json
 import os
@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
+import command_line
 from onnx_models import add_with_default, save, scaled
 
 pytestmark = pytest.mark.slow
-
-TURNOUT = [sys.executable, "-m", "turnout"]
 
 
 class Shell:
@@ -25,9 +24,7 @@ class Shell:
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("TURNOUT_")}
 
     def run(self, *arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
-        done = subprocess.run(
-            [*TURNOUT, *arguments], cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=60
-        )
+        done = command_line.run(*arguments, cwd=self.folder, env=self.environment)
         assert done.returncode == code, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
         return done

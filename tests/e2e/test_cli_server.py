@@ -12,7 +12,7 @@ import pytest
 from semver import Version
 
 from onnx_models import add_with_default, save, scaled
-from processes import ServerProcess, serving, turnout
+from processes import Server, serving_in_thread, turnout
 from turnout.config import Settings
 from turnout.registry.publish import PublishRequest, publish
 from turnout.registry.repository import Repository
@@ -41,8 +41,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(repository: Path) -> Iterator[ServerProcess]:
-    with serving(repository) as process:
+def server(repository: Path) -> Iterator[Server]:
+    with serving_in_thread(repository) as process:
         eventually(lambda: states(process.control) == {"3.0.0": "ready", "2.0.0": "ready", "1.0.0": "ready"})
         yield process
 
@@ -71,7 +71,7 @@ def states(control: str) -> dict[str, str]:
     return {version["version"]: version["state"] for version in found["versions"]}
 
 
-def test_predict_sends_json_files_and_random_values(server: ServerProcess, tmp_path: Path) -> None:
+def test_predict_sends_json_files_and_random_values(server: Server, tmp_path: Path) -> None:
     to = ("--server", server.control)
     got = answer("predict", "scale", "--input", "x=[[1, 2, 3, 4]]", *to)
     assert (got["version"], got["role"]) == ("2.0.0", "baseline")
@@ -84,18 +84,18 @@ def test_predict_sends_json_files_and_random_values(server: ServerProcess, tmp_p
     assert (got["version"], got["outputs"]["y"]["shape"]) == ("1.0.0", [5, 4])
 
 
-def test_predict_goes_to_the_data_listener_as_well(server: ServerProcess) -> None:
+def test_predict_goes_to_the_data_listener_as_well(server: Server) -> None:
     assert answer("predict", "scale", "-i", "x=random", "--server", server.grpc)["version"] == "2.0.0"
 
 
-def test_predict_shows_people_who_answered_and_what(server: ServerProcess) -> None:
+def test_predict_shows_people_who_answered_and_what(server: Server) -> None:
     text = turnout("predict", "scale@2.0.0", "-i", "x=[[1, 2, 3, 4]]", "--server", server.control).stdout
     assert "scale 2.0.0 (pinned)" in text
     assert "float32[1, 4]" in text
     assert "[[2. 4. 6. 8.]]" in text
 
 
-def test_predict_asks_for_every_input_without_a_default(server: ServerProcess) -> None:
+def test_predict_asks_for_every_input_without_a_default(server: Server) -> None:
     to = ("--server", server.control)
     assert answer("predict", "add", "-i", "x=[[0, 0, 0]]", *to)["outputs"]["y"]["data"] == [[1.0, 2.0, 3.0]]
     assert refusal("predict", "add", "-i", "bias=random", *to) == (
@@ -104,7 +104,7 @@ def test_predict_asks_for_every_input_without_a_default(server: ServerProcess) -
     )
 
 
-def test_what_the_server_refuses_is_one_sentence(server: ServerProcess) -> None:
+def test_what_the_server_refuses_is_one_sentence(server: Server) -> None:
     to = ("--server", server.control)
     kind, sentence = refusal("predict", "scale@^9", "-i", "x=random", *to)
     assert (kind, "no released version of scale satisfies '^9'" in sentence) == ("NotFound", True)
@@ -116,7 +116,7 @@ def test_what_the_server_refuses_is_one_sentence(server: ServerProcess) -> None:
     assert (kind, "z" in sentence) == ("InvalidArgument", True)
 
 
-def test_models_and_show_tell_what_the_server_holds(server: ServerProcess) -> None:
+def test_models_and_show_tell_what_the_server_holds(server: Server) -> None:
     to = ("--server", server.control)
     found = {model["name"]: model for model in answer("models", *to)["models"]}
     assert found["scale"]["default_version"] == "2.0.0"
@@ -126,7 +126,7 @@ def test_models_and_show_tell_what_the_server_holds(server: ServerProcess) -> No
     assert "runs on" in turnout("show", "scale@3.0.0", *to).stdout
 
 
-def test_unload_and_load_wait_until_it_is_done(server: ServerProcess) -> None:
+def test_unload_and_load_wait_until_it_is_done(server: Server) -> None:
     to = ("--server", server.control)
     assert answer("unload", "scale@3.0.0", *to)["state"] == "unloaded"
     kind, _ = refusal("predict", "scale@3.0.0", "-i", "x=random", *to)
@@ -137,12 +137,12 @@ def test_unload_and_load_wait_until_it_is_done(server: ServerProcess) -> None:
     assert refusal("unload", "scale", *to)[0] == "InvalidRequest"
 
 
-def test_the_data_listener_does_not_load_or_unload(server: ServerProcess) -> None:
+def test_the_data_listener_does_not_load_or_unload(server: Server) -> None:
     assert refusal("unload", "scale@3.0.0", "--server", server.grpc)[0] == "Unimplemented"
     assert states(server.control)["3.0.0"] == "ready"
 
 
-def test_a_running_server_follows_publishes_releases_and_tags(repository: Path, server: ServerProcess) -> None:
+def test_a_running_server_follows_publishes_releases_and_tags(repository: Path, server: Server) -> None:
     to = ("--server", server.control)
     at = ("--models", repository)
     file = save(scaled(5), repository.parent / "five.onnx")
@@ -171,9 +171,7 @@ def test_where_no_server_answers_a_command_says_how_to_start_one() -> None:
     assert "--server: expected HOST:PORT" in refusal("load", "m@1.0.0", "--server", "nowhere")[1]
 
 
-def test_the_configured_control_listener_is_the_one_that_commands_talk_to(
-    server: ServerProcess, tmp_path: Path
-) -> None:
+def test_the_configured_control_listener_is_the_one_that_commands_talk_to(server: Server, tmp_path: Path) -> None:
     file = tmp_path / "turnout.toml"
     file.write_text(f'control = "{server.control}"\n')
     assert answer("predict", "scale@1.0.0", "-i", "x=random", "--config", file)["version"] == "1.0.0"

@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnx_models
-from processes import serving, turnout
+from processes import serving, serving_in_thread, turnout
 from registry_wire import beginning, pieces
 from turnout.registry.repository import Repository
 from turnout_proto.v1.registry_pb2_grpc import RegistryServiceStub
@@ -44,7 +44,7 @@ def test_publish_release_predict_and_fetch_through_the_server(tmp_path: Path) ->
     source = onnx_models.save(onnx_models.scaled(3), tmp_path / "m.onnx")
     meta = tmp_path / "meta.toml"
     meta.write_text('description = "by CI"\n[training]\nseed = 7\n')
-    with serving(tmp_path / "models") as server:
+    with serving_in_thread(tmp_path / "models") as server:
         arguments = ("publish", "m", "1.0.0", source, "--meta", meta, "--server", server.control, "--release", "--json")
         told = json.loads(turnout(*arguments).stdout)
         assert (told["created"], told["standing"]) == (True, "released")
@@ -72,7 +72,7 @@ def test_publish_release_predict_and_fetch_through_the_server(tmp_path: Path) ->
 
 
 def test_a_command_whose_connection_is_cut_goes_on_by_itself(tmp_path: Path, source: Path) -> None:
-    with serving(tmp_path / "models") as server, cutting(server.control, after=2_000_000) as (address, cuts):
+    with serving_in_thread(tmp_path / "models") as server, cutting(server.control, after=2_000_000) as (address, cuts):
         told = turnout("publish", "m", "1.0.0", source, "--server", address, "--json")
         assert json.loads(told.stdout)["created"]
         assert cuts == [1]
@@ -83,7 +83,7 @@ def test_a_refused_model_ends_the_command_with_the_gates_words(tmp_path: Path) -
     bad = onnx_models.scaled(3)
     bad.graph.node[0].op_type = "NoSuchOperator"
     source = onnx_models.save(bad, tmp_path / "m.onnx")
-    with serving(tmp_path / "models") as server:
+    with serving_in_thread(tmp_path / "models") as server:
         told = turnout("publish", "m", "1.0.0", source, "--server", server.control, "--json", check=False)
     error = json.loads(told.stderr)["error"]
     assert (told.returncode, error["kind"]) == (3, "GateRefused")
@@ -92,7 +92,7 @@ def test_a_refused_model_ends_the_command_with_the_gates_words(tmp_path: Path) -
 
 
 def test_a_number_that_is_taken_ends_the_command_as_it_does_on_the_disk(tmp_path: Path) -> None:
-    with serving(tmp_path / "models") as server:
+    with serving_in_thread(tmp_path / "models") as server:
         for factor, code in ((1, 0), (1, 0), (2, 4)):
             source = onnx_models.save(onnx_models.scaled(factor), tmp_path / "m.onnx")
             told = turnout("publish", "m", "1.0.0", source, "--server", server.control, check=False)

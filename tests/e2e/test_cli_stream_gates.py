@@ -9,7 +9,7 @@ import pytest
 from semver import Version
 
 import onnx_models
-from processes import ServerProcess, serving, turnout
+from processes import Server, serving_in_thread, turnout
 from turnout.config import Settings
 from turnout.registry.repository import Repository
 from turnout.registry.signing import PrivateKey
@@ -30,13 +30,11 @@ def key(models: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(models: Path, key: Path) -> Iterator[ServerProcess]:
+def server(models: Path, key: Path) -> Iterator[Server]:
     """A server, where versions of the model `trusted` need a signature of `key`."""
-    (models.parent / "turnout.toml").write_text(
-        f'[model.trusted.signing]\nrequire_signature = true\ntrusted_keys = ["{PrivateKey.load(key).public}"]\n'
-    )
-    with serving(models, TURNOUT_CONFIG=str(models.parent / "turnout.toml")) as process:
-        yield process
+    signing = {"require_signature": True, "trusted_keys": [str(PrivateKey.load(key).public)]}
+    with serving_in_thread(models, model={"trusted": {"signing": signing}}) as running:
+        yield running
 
 
 @pytest.fixture
@@ -53,6 +51,7 @@ def other(tmp_path: Path) -> Path:
 def ended(*arguments: str | Path) -> tuple[int, Any]:
     """Runs a command, and returns its exit code and what it printed."""
     done = turnout(*arguments, "--json", check=False)
+    assert done.stdout or done.stderr, done
     return done.returncode, json.loads(done.stdout or done.stderr)
 
 
@@ -68,7 +67,7 @@ def staged(models: Path) -> list[str]:
 
 
 def test_auto_is_chosen_by_the_server_and_a_second_run_changes_nothing(
-    server: ServerProcess, models: Path, source: Path, other: Path
+    server: Server, models: Path, source: Path, other: Path
 ) -> None:
     to = ("--server", server.control)
     first = told("publish", "auto-m", "auto", source, *to)
@@ -86,7 +85,7 @@ def test_auto_is_chosen_by_the_server_and_a_second_run_changes_nothing(
 
 
 def test_a_gate_that_refuses_ends_with_3_and_its_report_and_one_is_skipped_on_record(
-    server: ServerProcess, models: Path, source: Path, other: Path
+    server: Server, models: Path, source: Path, other: Path
 ) -> None:
     to = ("--server", server.control)
     told("publish", "skip-m", "1.0.0", source, *to)
@@ -109,7 +108,7 @@ def test_a_gate_that_refuses_ends_with_3_and_its_report_and_one_is_skipped_on_re
 
 
 def test_a_key_that_never_leaves_the_job_signs_what_the_server_publishes(
-    server: ServerProcess, models: Path, source: Path, key: Path, tmp_path: Path
+    server: Server, models: Path, source: Path, key: Path, tmp_path: Path
 ) -> None:
     to = ("--server", server.control)
     code, refused = ended("publish", "trusted", "1.0.0", source, *to)
@@ -130,7 +129,7 @@ def test_a_key_that_never_leaves_the_job_signs_what_the_server_publishes(
 
 
 def test_the_card_through_the_server_is_the_card_on_the_disk(
-    server: ServerProcess, models: Path, source: Path, tmp_path: Path
+    server: Server, models: Path, source: Path, tmp_path: Path
 ) -> None:
     to = ("--server", server.control)
     (tmp_path / "meta.toml").write_text(

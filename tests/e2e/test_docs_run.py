@@ -1,11 +1,13 @@
 """What the quick start and the how-tos tell their reader to do is done, and what they say is seen is seen."""
 
+import shutil
 import socket
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from debian import PACKAGES, missing
 from doc_pages import Command, NotRun, steps
 from doc_shell import Shell
 
@@ -56,6 +58,10 @@ def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
     environment = {f"TURNOUT_{name}": ports[address] for address, name in SETTINGS.items()}
     environment["CHECKOUT"] = str(DOCS.parent)
     todo = steps(page)
+    used = {word for step in todo if isinstance(step, Command) for word in step.text.split()}
+    for name in sorted(used & PACKAGES.keys()):
+        if shutil.which(name) is None:
+            missing(f"{name} is not installed", PACKAGES[name])
     with Shell(tmp_path, ports, environment) as shell:
         for step, after in zip(todo, [*todo[1:], None], strict=True):
             shell.do(step, may_fail=isinstance(after, Command) and after.text == "echo $?", seconds=90)

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from semver import Version
 
+import command_line
 import onnx_models
-from processes import serving, turnout
+from processes import serving_in_thread, turnout
 from turnout.errors import DigestMismatch, InvalidModel
 from turnout.registry.digest import canonical_bytes, read_canonical
 from turnout.registry.repository import Repository
@@ -58,7 +59,7 @@ def test_an_imported_version_has_the_same_digest_and_answers(tmp_path: Path, exp
     assert (told["digest"], told["created"], told["standing"]) == (before.digest, True, "released")
     assert Repository(tmp_path / "other").verify("m", V1, expected=before.digest).manifest == before.manifest
     assert json.loads(imported(tmp_path, exported).stdout)["created"] is False
-    with serving(tmp_path / "other") as server:
+    with serving_in_thread(tmp_path / "other") as server:
         turnout("load", "m@1.0.0", "--server", server.control)
         turnout("predict", "m", "--input", "x=random", "--server", server.control)
 
@@ -182,12 +183,10 @@ def test_what_the_dockerfile_does_to_the_models_makes_them_serve_that_version(tm
     steps = [line.removeprefix("RUN ") for line in text.splitlines() if line.startswith("RUN turnout")]
     assert len(steps) == 1
     for command in steps[0].split("&&"):
-        done = subprocess.run(
-            [sys.executable, "-m", "turnout", *shlex.split(command)[1:]],
-            env=os.environ | {"TURNOUT_MODELS": str(exported / "models")}, capture_output=True, text=True,
-        )  # fmt: skip
+        environment = os.environ | {"TURNOUT_MODELS": str(exported / "models")}
+        done = command_line.run(*shlex.split(command)[1:], env=environment)
         assert done.returncode == 0, done.stderr
-    with serving(exported / "models") as server:
+    with serving_in_thread(exported / "models") as server:
         turnout("load", "m@1.0.0", "--server", server.control)
         answer = json.loads(turnout("predict", "m", "--input", "x=random", "--server", server.control, "--json").stdout)
         assert "1.0.0" in json.dumps(answer)

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
 
+import command_line
 from magika.golden import write_golden
 from zoo import fetch
 
@@ -28,8 +27,7 @@ def turnout(tmp_path: Path) -> Turnout:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TURNOUT_")}
 
     def run(*arguments: str | Path, code: int = 0) -> Any:
-        command = [sys.executable, "-m", "turnout", *map(str, arguments), "--json"]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)
+        done = command_line.run(*arguments, "--json", cwd=tmp_path, env=environment)
         assert done.returncode == code, done.stdout + done.stderr
         return json.loads(done.stdout)
 

@@ -13,7 +13,7 @@ import pytest
 from semver import Version
 
 import onnx_models
-from processes import serving, turnout
+from processes import serving_in_thread, turnout, turnout_process
 from turnout.registry.repository import Repository
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -95,7 +95,7 @@ def test_a_model_in_s3_is_published_with_its_external_data(s3: str, tmp_path: Pa
     assert told["created"]
     local = turnout("publish", "m", "1.0.0", source, *repository, "--json")
     assert json.loads(local.stdout)["digest"] == told["digest"]
-    with serving(tmp_path / "served") as server:
+    with serving_in_thread(tmp_path / "served") as server:
         to = ("--server", server.control, "--json")
         remote = json.loads(turnout("publish", "m", "1.0.0", "s3://models/m/model.onnx", *to).stdout)
         assert remote["digest"] == told["digest"]
@@ -122,8 +122,10 @@ def test_a_model_in_mlflow_brings_its_signature_its_tags_and_its_run(
     assert made.returncode == 0, made.stderr
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     repository = ("--models", tmp_path / "models")
-    told = json.loads(turnout("publish", "m", "1.0.0", "mlflow:models:/files@champion", *repository, "--json").stdout)
-    by_number = turnout("publish", "m", "1.0.0", "mlflow:models:/files/1", *repository, "--json")
+    told = json.loads(
+        turnout_process("publish", "m", "1.0.0", "mlflow:models:/files@champion", *repository, "--json").stdout
+    )
+    by_number = turnout_process("publish", "m", "1.0.0", "mlflow:models:/files/1", *repository, "--json")
     assert json.loads(by_number.stdout)["digest"] == told["digest"]
     manifest = Repository(tmp_path / "models").verify("m", V1).manifest
     assert len(manifest.files) == 2  # MLflow keeps the weights beside the model
@@ -134,7 +136,7 @@ def test_a_model_in_mlflow_brings_its_signature_its_tags_and_its_run(
     training = manifest.provenance.training
     assert (training.hyperparameters, training.metrics) == ({"rate": "0.1"}, {"accuracy": 0.9})
     assert training.commit == "0123456789abcdef0123456789abcdef01234567"
-    done = turnout("publish", "m", "2.0.0", "mlflow:models:/files@nobody", *repository, check=False)
+    done = turnout_process("publish", "m", "2.0.0", "mlflow:models:/files@nobody", *repository, check=False)
     assert done.returncode == 1
     assert "MLflow has no such model" in done.stderr
     assert str(tmp_path) not in done.stderr

@@ -25,7 +25,7 @@ from semver import Version
 
 import onnx_models
 from console_wire import CHROMIUM, needs_chromium
-from processes import TURNOUT, ServerProcess, serving, turnout
+from processes import TURNOUT, Server, serving, serving_in_thread, turnout
 from turnout.cli.rollout_follow import FINAL
 from turnout.config import Settings
 from turnout.registry.publish import PublishRequest, publish
@@ -61,14 +61,14 @@ def models(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def server(models: Path) -> Iterator[ServerProcess]:
-    with serving(models, **TICK) as process, Client(process.grpc) as client:
+def server(models: Path) -> Iterator[Server]:
+    with serving_in_thread(models, rollout={"tick_s": 0.1}) as process, Client(process.grpc) as client:
         client.wait_ready("m", timeout=30)
         yield process
 
 
 @contextmanager
-def load(server: ServerProcess) -> Iterator[None]:
+def load(server: Server) -> Iterator[None]:
     """Sends requests, one of five beyond what 1.2.0 takes, for as long as the context is entered."""
     stop = threading.Event()
 
@@ -93,24 +93,24 @@ def load(server: ServerProcess) -> Iterator[None]:
             thread.join()
 
 
-def run(server: ServerProcess, *arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
+def run(server: Server, *arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
     """Runs a command of `turnout rollout` to its end, which has to be `code`."""
     done: subprocess.CompletedProcess[str] = turnout("rollout", *arguments, "--server", server.control, check=False)
     assert done.returncode == code, done.stdout + done.stderr
     return done
 
 
-def told(server: ServerProcess, *arguments: str) -> Any:
+def told(server: Server, *arguments: str) -> Any:
     """Runs a command and reads its JSON."""
     return json.loads(run(server, *arguments, "--json").stdout)
 
 
-def refused(server: ServerProcess, *arguments: str) -> str:
+def refused(server: Server, *arguments: str) -> str:
     """Runs what must fail and returns its sentence."""
     return run(server, *arguments, code=1).stderr.strip()
 
 
-def until(server: ServerProcess, holds: Callable[[pb.Rollout], bool]) -> pb.Rollout:
+def until(server: Server, holds: Callable[[pb.Rollout], bool]) -> pb.Rollout:
     """Waits for the rollout of `m` to be so."""
     with grpc.insecure_channel(server.control) as channel:
         stream = ControlServiceStub(channel).WatchRollout(pb.WatchRolloutRequest(model="m"), timeout=30)
@@ -125,7 +125,7 @@ def final(rollout: pb.Rollout) -> bool:
     return rollout.state in FINAL
 
 
-def test_a_good_candidate_goes_through_and_waiting_ends_with_0(server: ServerProcess, tmp_path: Path) -> None:
+def test_a_good_candidate_goes_through_and_waiting_ends_with_0(server: Server, tmp_path: Path) -> None:
     with load(server):
         done = run(server, "start", "m", "--to", "1.1.0", *QUICK, "--wait", "--actor", "ann", "--reason", "better")
     lines = done.stdout.splitlines()
@@ -151,7 +151,7 @@ def test_a_good_candidate_goes_through_and_waiting_ends_with_0(server: ServerPro
     assert turnout("rollback", "m", "--server", server.control, check=False).returncode == 2  # a reason is wanted
 
 
-def test_a_bad_one_is_taken_back_explained_reported_and_tried_again(server: ServerProcess, tmp_path: Path) -> None:
+def test_a_bad_one_is_taken_back_explained_reported_and_tried_again(server: Server, tmp_path: Path) -> None:
     nasty = "</script><b>bold</b>"
     with load(server):
         done = run(server, "start", "m", "--to", "1.2.0", *QUICK, "--wait", "--reason", nasty, code=1)
@@ -186,7 +186,7 @@ def test_a_bad_one_is_taken_back_explained_reported_and_tried_again(server: Serv
 
 
 @needs_chromium
-def test_the_report_draws_its_plots_in_a_browser_without_a_network(server: ServerProcess, tmp_path: Path) -> None:
+def test_the_report_draws_its_plots_in_a_browser_without_a_network(server: Server, tmp_path: Path) -> None:
     with load(server):
         run(server, "start", "m", "--to", "1.2.0", *QUICK, "--wait", code=1)
     page = tmp_path / "report.html"
@@ -202,7 +202,7 @@ def test_the_report_draws_its_plots_in_a_browser_without_a_network(server: Serve
         assert f">{label}</div>" in evidence[1]
 
 
-def test_an_operator_has_the_last_word_and_a_stale_epoch_is_refused(server: ServerProcess) -> None:
+def test_an_operator_has_the_last_word_and_a_stale_epoch_is_refused(server: Server) -> None:
     assert told(server, "status") == {"rollouts": []}
     assert run(server, "status").stdout == "no rollouts yet\n"
     assert refused(server, "status", "m") == "error: m has had no rollout"
@@ -236,7 +236,7 @@ def test_an_operator_has_the_last_word_and_a_stale_epoch_is_refused(server: Serv
         assert json.loads(back.stdout)["baseline"] == "1.0.0"
 
 
-def test_a_plan_is_told_with_what_it_would_see_and_changes_nothing(server: ServerProcess) -> None:
+def test_a_plan_is_told_with_what_it_would_see_and_changes_nothing(server: Server) -> None:
     with load(server):
         body = told(server, "plan", "m", "--to", "1.1.0", "--steps", "5%:1m,50%:10m:gate", "--shadow", "10%:1m")
     assert (body["previous"], body["refusals"]) == ("1.0.0", [])
@@ -266,14 +266,14 @@ def test_a_long_rollout_is_read_page_by_page(models: Path) -> None:
     with StateStore.open(Settings(models=models).state_url) as store:
         write = RolloutWrite(1, 0, "rolled_back", True, ended.to_json(), "test", 1.0, (), ticks)
         store.put_rollout("m", write, actor="test", reason="")
-    with serving(models, **TICK) as server:
+    with serving_in_thread(models, rollout={"tick_s": 0.1}) as server:
         with Client(server.grpc) as client:
             client.wait_ready("m", timeout=30)
         (errors,) = told(server, "explain", "m")["metrics"]
     assert (errors["canary_requests"], errors["baseline_requests"]) == (4321, sum(range(4321)))
 
 
-def test_what_cannot_be_is_refused_in_a_sentence(server: ServerProcess, tmp_path: Path) -> None:
+def test_what_cannot_be_is_refused_in_a_sentence(server: Server, tmp_path: Path) -> None:
     plan = tmp_path / "plan.toml"
     plan.write_text("min_reqeusts = 5\n")
     assert refused(server, "start", "m", "--to", "1.1.0", "--plan", str(plan)).startswith(
@@ -289,7 +289,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(server: ServerProcess, tmp_path
 
 
 @contextmanager
-def started(server: ServerProcess, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+def started(server: Server, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
     """Starts a command of `turnout rollout`; it is killed at the end if it still runs."""
     command = [*TURNOUT, "rollout", *arguments, "--server", server.control]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -309,7 +309,7 @@ def line_with(process: "subprocess.Popen[str]", word: str, *, stderr: bool = Fal
     raise AssertionError(f"no line with {word!r} came")
 
 
-def test_an_interrupted_wait_leaves_the_rollout_running_and_says_so(server: ServerProcess) -> None:
+def test_an_interrupted_wait_leaves_the_rollout_running_and_says_so(server: Server) -> None:
     with load(server), started(server, "start", "m", "--to", "1.1.0", *LONG, "--wait") as process:
         line_with(process, "soaking")
         process.send_signal(signal.SIGINT)
@@ -318,7 +318,7 @@ def test_an_interrupted_wait_leaves_the_rollout_running_and_says_so(server: Serv
         assert told(server, "status", "m")["state"] == "soaking"
 
 
-def test_a_wait_for_a_rollout_that_another_replaces_ends_with_1(server: ServerProcess) -> None:
+def test_a_wait_for_a_rollout_that_another_replaces_ends_with_1(server: Server) -> None:
     with load(server), started(server, "start", "m", "--to", "1.1.0", *LONG, "--wait") as process:
         line_with(process, "soaking")
         run(server, "start", "m", "--to", "1.1.0", *LONG, "--on-newer", "replace")
@@ -347,7 +347,7 @@ def test_a_watcher_outlives_its_server_and_says_so(models: Path) -> None:
                 assert process.wait(30) == 1
 
 
-def test_a_watcher_writes_an_event_a_line_as_json_too(server: ServerProcess) -> None:
+def test_a_watcher_writes_an_event_a_line_as_json_too(server: Server) -> None:
     with load(server):
         run(server, "start", "m", "--to", "1.2.0", *QUICK, "--wait", code=1)
     events = [json.loads(line) for line in run(server, "watch", "m", "--json", code=1).stdout.splitlines()]
@@ -388,7 +388,7 @@ def plain(written: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written).replace("\r\n", "\n")
 
 
-def test_on_a_terminal_the_view_moves_and_its_last_frame_tells_the_end(server: ServerProcess) -> None:
+def test_on_a_terminal_the_view_moves_and_its_last_frame_tells_the_end(server: Server) -> None:
     with load(server):
         gated = ("--metrics", "errors", "--min-requests", "20", "--steps", "25%:1h:gate,50%:1h")
         run(server, "start", "m", "--to", "1.2.0", *gated)

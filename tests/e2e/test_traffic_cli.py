@@ -14,7 +14,7 @@ from onnx import TensorProto
 from semver import Version
 
 from onnx_models import identity, save, scaled
-from processes import ServerProcess, serving, turnout
+from processes import Server, serving, serving_in_thread, turnout
 from turnout.config import Settings
 from turnout.registry.publish import PublishRequest, publish
 from turnout.registry.repository import Repository
@@ -40,25 +40,25 @@ def models(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def server(models: Path) -> Iterator[ServerProcess]:
-    with serving(models) as process, Client(process.grpc) as client:
+def server(models: Path) -> Iterator[Server]:
+    with serving_in_thread(models) as process, Client(process.grpc) as client:
         client.wait_ready("m", timeout=30)
         yield process
 
 
-def traffic(server: ServerProcess, *arguments: str) -> Any:
+def traffic(server: Server, *arguments: str) -> Any:
     """Runs `turnout traffic` and reads its JSON."""
     return json.loads(turnout("traffic", *arguments, "--server", server.control, "--json").stdout)
 
 
-def refused(server: ServerProcess, *arguments: str) -> str:
+def refused(server: Server, *arguments: str) -> str:
     """Runs what must fail and returns its sentence."""
     done: subprocess.CompletedProcess[str] = turnout(*arguments, "--server", server.control, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
     return done.stderr.strip()
 
 
-def owners(server: ServerProcess) -> dict[str, str]:
+def owners(server: Server) -> dict[str, str]:
     with Client(server.grpc, transport="stream") as client:
         return {key: client.predict("m", X, routing_key=key).version for key in KEYS}
 
@@ -70,7 +70,7 @@ def eventually(holds: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_a_policy_is_set_ramped_shown_frozen_reverted_and_cleared(server: ServerProcess, models: Path) -> None:
+def test_a_policy_is_set_ramped_shown_frozen_reverted_and_cleared(server: Server, models: Path) -> None:
     told = turnout("traffic", "show", "--server", server.control).stdout
     assert told == "m  no policy: the highest released version answers\n"
     told = turnout(
@@ -102,7 +102,7 @@ def test_a_policy_is_set_ramped_shown_frozen_reverted_and_cleared(server: Server
     assert "traffic epoch 8: clear" in turnout("show", "m", "--models", models).stdout
 
 
-def test_what_cannot_be_is_refused_in_a_sentence(server: ServerProcess) -> None:
+def test_what_cannot_be_is_refused_in_a_sentence(server: Server) -> None:
     assert refused(server, "traffic", "set", "m") == "error: m has no policy yet: say which version is its --baseline"
     assert refused(server, "traffic", "set", "m", "--baseline", "1.0.0", "--canary", "2.0.0=5%") == (
         "error: canary 2.0.0 does not fit the baseline's clients: input x takes int32 where float32 was taken, "
@@ -118,7 +118,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(server: ServerProcess) -> None:
     assert "there is no epoch 9" in refused(server, "traffic", "revert", "m", "9")
 
 
-def test_explain_tells_the_decision_and_fails_where_nobody_answers(server: ServerProcess) -> None:
+def test_explain_tells_the_decision_and_fails_where_nobody_answers(server: Server) -> None:
     traffic(server, "set", "m", "--baseline", "1.0.0", "--canary", "1.1.0=50%")
     with Client(server.grpc) as client:
         for key in KEYS[:5]:
@@ -134,7 +134,7 @@ def test_explain_tells_the_decision_and_fails_where_nobody_answers(server: Serve
     assert "no released version of m satisfies '9'" in failed.stdout
 
 
-def test_the_shadows_report_shows_what_differs(server: ServerProcess) -> None:
+def test_the_shadows_report_shows_what_differs(server: Server) -> None:
     assert "no shadow" in turnout("shadow", "m", "--server", server.control).stdout
     traffic(server, "set", "m", "--baseline", "1.0.0", "--shadow", "1.1.0=100%")
     with Client(server.grpc) as client:

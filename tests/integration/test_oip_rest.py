@@ -3,7 +3,6 @@
 import asyncio
 import gzip
 import json
-import shutil
 import subprocess
 import zlib
 from collections.abc import Mapping
@@ -17,9 +16,12 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 from semver import Version
 
+from debian import needs, program
 from onnx_models import identity, look_up, matmul, not_a_number, scaled, slow, string_identity
 from routing_wire import policy, put
 from turnout.config import Limits, Loading, Runtime
+
+CURL = program("curl", "curl")
 
 X = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}
 
@@ -349,13 +351,11 @@ async def test_what_is_not_served_is_said_in_the_protocols_form(
     assert (answer.status_code, list(answer.json())) == (status, ["error"])
 
 
+@needs(CURL, "curl")
 async def test_curl_works(publish_model, start_server) -> None:
-    curl = shutil.which("curl")
-    if curl is None:
-        pytest.skip("curl is not installed")
     publish_model("m", "1.0.0", scaled(2))
     server = await start_server()
-    command = [curl, "-sS", "-d", json.dumps(body()), f"http://{server.http}/v2/models/m/versions/%5E1/infer"]
+    command = [CURL, "-sS", "-d", json.dumps(body()), f"http://{server.http}/v2/models/m/versions/%5E1/infer"]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["outputs"][0]["data"] == [2, 4, 6, 8]
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import shutil
 import subprocess
 import time
 
@@ -12,11 +11,14 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
+from debian import needs, program
 from onnx_models import look_up, scaled
 from otlp_receiver import http_collector
 from turnout.app import Running
 from turnout.config import ModelOverrides, Tracing
 from wire import X, refusal, request, stub_of
+
+PROMTOOL = program("prometheus", "promtool")
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 LATENCIES = [f"turnout_{what}_duration_seconds" for what in ("request", "queue", "compute")]
@@ -128,12 +130,10 @@ async def test_openmetrics_rules_that_parsers_let_pass(traced) -> None:
             assert bound == "+Inf" or "." in bound or "e" in bound
 
 
+@needs(PROMTOOL, "prometheus")
 async def test_promtool_takes_the_text_format(traced) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("no promtool (Debian: prometheus)")
     text = (await scraped(await traced())).content
-    check = [promtool, "check", "metrics"]
+    check = [PROMTOOL, "check", "metrics"]
     done = await asyncio.to_thread(subprocess.run, check, input=text, capture_output=True, timeout=30)
     assert done.returncode in (0, 3), done.stderr.decode()  # 3: it only has style to complain of
     assert b"error while linting" not in done.stderr

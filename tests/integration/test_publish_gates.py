@@ -23,6 +23,7 @@ from turnout.registry.manifest import Batching
 from turnout.registry.metadata import VersionMetadata
 from turnout.registry.publish import PublishRequest, PublishResult, publish
 from turnout.registry.repository import Repository
+from turnout.serving.sandbox.processes import Processes
 from turnout.serving.trial import TrialLab
 
 pytestmark = pytest.mark.slow
@@ -36,12 +37,12 @@ def repository(tmp_path: Path) -> Repository:
 
 
 @pytest.fixture
-def publish_gated(repository: Repository, tmp_path: Path) -> Publish:
+def publish_gated(repository: Repository, tmp_path: Path, processes: Processes) -> Publish:
     """Publishes m VERSION (or auto) as the command line does, under a plan."""
 
     def run(version: str, proto: onnx.ModelProto, plan: dict[str, Any] | None = None, **more: Any) -> PublishResult:
         source = onnx_models.save(proto, tmp_path / "source.onnx")
-        lab = TrialLab(Settings(models=repository.root).for_model("m"))
+        lab = TrialLab(Settings(models=repository.root).for_model("m"), processes)
         comparison = Comparison(lab)
         gates = standard_gates(over(GatePlan(), plan or {}, "gates.toml"), lab, comparison)
         options = {name: more.pop(name) for name in ("skips", "dry_run") if name in more}
@@ -323,7 +324,7 @@ def test_a_version_of_other_inputs_is_not_measured_beside_its_parent(publish_gat
     assert evidence(result, "latency") == "cannot be measured beside 1.0.0: no input was found that both take"
 
 
-def test_every_error_of_a_trial_is_one_of_ours(tmp_path: Path) -> None:
-    lab = TrialLab(Settings(models=tmp_path).for_model("m"), timeout=0.01)
+def test_every_error_of_a_trial_is_one_of_ours(tmp_path: Path, processes: Processes) -> None:
+    lab = TrialLab(Settings(models=tmp_path, trials={"timeout_s": 0.0001}).for_model("m"), processes)
     with pytest.raises(TurnoutError, match="its process was ended after"):
-        lab._child(b"{}")
+        lab._child(tmp_path, {})

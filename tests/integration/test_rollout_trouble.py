@@ -1,9 +1,10 @@
 """Rollouts where the world is not as it should be: no traffic, late ticks, jumping clocks, broken files."""
 
 import time
+from collections import Counter
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 import grpc
 import pytest
@@ -27,6 +28,7 @@ from rollout_wire import (
 )
 from routing_wire import ask, control_of
 from turnout.app import running
+from turnout.rollout.clock import SYSTEM_CLOCK, Clock
 from turnout.telemetry.logging import make_logger
 from turnout_proto.v1 import control_pb2
 from turnout_proto.v1 import rollout_pb2 as pb
@@ -43,9 +45,9 @@ def plain_pair(publish_model):
 
 
 @asynccontextmanager
-async def one_server(models, **settings):
+async def one_server(models, clock: Clock = SYSTEM_CLOCK):
     """A server whose life is the context's."""
-    async with running(make_settings(models, rollout=TICK, **settings), make_logger("json", "error")) as server:
+    async with running(make_settings(models, rollout=TICK), make_logger("json", "error"), clock) as server:
         await server.services.catalog.wait_for(lambda snapshot: snapshot.complete)
         yield server
 
@@ -129,35 +131,39 @@ async def check_evidence_when_saved(server) -> None:
     await check_evidence(server)
 
 
-class Clock:
-    """The clock on the wall, moved; the monotonic one is as it is."""
+@dataclass
+class JumpingClock:
+    """The machine's clocks, each so many seconds ahead; how often each was read tells that a server goes by them."""
 
-    def __init__(self, monkeypatch) -> None:
-        self.ahead = 0.0
-        self._patch = monkeypatch
-        shim = SimpleNamespace(time=lambda: time.time() + self.ahead, monotonic=time.monotonic)
-        monkeypatch.setattr("turnout.rollout.controller.time", shim)
+    day: float = 0.0
+    measured: float = 0.0
+    reads: Counter[str] = field(default_factory=Counter)
 
-    def of(self, server) -> None:
-        """Has a server's state store go by it."""
-        store = server.services.rollouts._store
-        self._patch.setattr(store, "_now", lambda: datetime.now(UTC) + timedelta(seconds=self.ahead))
+    def monotonic(self) -> float:
+        self.reads["monotonic"] += 1
+        return SYSTEM_CLOCK.monotonic() + self.measured
+
+    def now(self) -> datetime:
+        self.reads["now"] += 1
+        return SYSTEM_CLOCK.now() + timedelta(seconds=self.day)
 
 
-@pytest.mark.parametrize("ahead", [86_400.0, -86_400.0])
-async def test_a_clock_that_jumps_neither_hurries_nor_stops_a_rollout(
-    plain_pair, start_server, monkeypatch, ahead
-) -> None:
-    clock = Clock(monkeypatch)
-    server = await start_server(rollout=TICK)
-    clock.of(server)
+@pytest.mark.parametrize(
+    ("day", "measured"), [(86_400.0, 0.0), (-86_400.0, 0.0), (0.0, 3600.0)], ids=["ahead", "back", "suspended"]
+)
+async def test_a_clock_that_jumps_neither_hurries_nor_stops_a_rollout(plain_pair, start_server, day, measured) -> None:
+    clock = JumpingClock()
+    server = await start_server(rollout=TICK, clock=clock)
     await start(server, "1.1.0", LONG)
     await until(server, in_state("soaking"))
     (driven,) = server.services.rollouts.driven
     before = driven.rollout.step_s
-    clock.ahead = ahead
+    clock.day, clock.measured = day, measured
+    clock.reads.clear()
     for _ in range(5):
         await server.services.rollouts.wait(10)
+    assert clock.reads["now"] > 0
+    assert clock.reads["monotonic"] > 0
     (same,) = server.services.rollouts.driven
     assert same is driven, "its own lease is no matter of the clock"
     assert before < same.rollout.step_s < before + 60
@@ -165,15 +171,13 @@ async def test_a_clock_that_jumps_neither_hurries_nor_stops_a_rollout(
     assert (await until(server, in_state(*FINAL)))[-1].state == "rolled_back"
 
 
-async def test_a_clock_set_back_leaves_no_rollout_to_nobody(plain_pair, models, monkeypatch) -> None:
-    clock = Clock(monkeypatch)
-    clock.ahead = 86_400.0
-    async with one_server(models) as server:
-        clock.of(server)
+async def test_a_clock_set_back_leaves_no_rollout_to_nobody(plain_pair, models) -> None:
+    clock = JumpingClock(day=86_400.0)
+    async with one_server(models, clock) as server:
         await start(server, "1.1.0", LONG)
         await until(server, in_state("soaking"))
-    clock.ahead = 0.0
-    async with one_server(models) as server:
+    clock.day = 0.0
+    async with one_server(models, clock) as server:
         await settled(lambda: server.services.rollouts.driven, lambda: "its lease lasts until tomorrow", limit=20)
         await command(server, pb.ROLLOUT_COMMAND_ABORT)
         assert (await until(server, in_state(*FINAL)))[-1].state == "rolled_back"

@@ -15,6 +15,7 @@ from onnx_models import scaled
 from rollout_wire import LONG, TICK, command, in_state, settled, start, until
 from turnout.config.sections import Rollout as RolloutSettings
 from turnout.rollout.attempt import Entry, Rollout
+from turnout.rollout.clock import SYSTEM_CLOCK
 from turnout.rollout.plan import Plan
 from turnout.rollout.webhook import Webhook
 from turnout.telemetry.logging import make_logger
@@ -80,7 +81,7 @@ ROLLOUT = Rollout.start("m", Version(2), Version(1), 7, Plan(), "ann", "")
 @asynccontextmanager
 async def webhook(url: str, secret: str = SECRET) -> AsyncIterator[Callable[[str], None]]:
     """Runs a webhook; what comes out tells it of an event."""
-    hook = Webhook(RolloutSettings(webhook_url=url, webhook_secret=secret), make_logger("json", "debug"))
+    hook = Webhook(RolloutSettings(webhook_url=url, webhook_secret=secret), make_logger("json", "debug"), SYSTEM_CLOCK)
     task = asyncio.create_task(hook.run())
     try:
         yield lambda text: hook.tell("m", ROLLOUT, Entry("pause", text, "ann"))

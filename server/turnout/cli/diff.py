@@ -1,5 +1,6 @@
 """`turnout diff`."""
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,12 +33,15 @@ def diff(
     """
     from turnout.cli.workspace import Workspace
     from turnout.registry.version_diff import diff_body, diff_versions
+    from turnout.serving.sandbox.fork_server import start_processes
     from turnout.serving.trial import TrialLab
 
-    with reporting(as_json=as_json) as out:
+    with reporting(as_json=as_json) as out, ExitStack() as stack:
         workspace = Workspace.open(models, state, config)
         before, after = (_chosen(workspace, text) for text in (old, new))
-        lab = TrialLab(workspace.settings.for_model(after.manifest.model))
+        processes = start_processes()
+        stack.callback(processes.close)
+        lab = TrialLab(workspace.settings.for_model(after.manifest.model), processes)
         found = diff_versions(before, after, lab)
         out.show(diff_body(found), *_shown(found))
 

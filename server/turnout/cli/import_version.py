@@ -1,5 +1,6 @@
 """`turnout import`."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -36,8 +37,10 @@ def import_version(
     from turnout.registry.publication import Publication
     from turnout.registry.repository import Repository
     from turnout.registry.transfer import only_version
+    from turnout.rollout.changes.operations import Operations
+    from turnout.serving.sandbox.fork_server import start_processes
 
-    with reporting(as_json=as_json) as out:
+    with reporting(as_json=as_json) as out, ExitStack() as stack:
         if not (directory / "models").is_dir():
             raise InvalidRequest.at("DIR", f"{directory.name!r} is no export: it holds no models/")
         source = Repository(directory / "models")
@@ -48,10 +51,12 @@ def import_version(
         workspace = Workspace.open(models, state, config)
         who = actor_or_login(actor)
         with workspace.store() as store:
-            publisher = Publisher(workspace.settings, workspace.repository, store)
+            processes = start_processes()
+            stack.callback(processes.close)
+            publisher = Publisher(workspace.settings, workspace.repository, store, processes)
             with out.progress("importing", published.manifest.size) as advance:
                 result = publisher.take_in(source, published, Publication(who, reason), advance)
             if release:
-                store.release(name, exact, actor=who, reason=reason)
+                Operations(workspace.repository, store).release_published(name, exact, actor=who, reason=reason)
             standing = store.declared().of(name).standing(exact)
         out.show(result_body(result, standing), *result_shown(result, standing))

@@ -89,6 +89,8 @@ def publish(
     from turnout.registry.publish import PublishRequest, source_size
     from turnout.registry.signing import PrivateKey
     from turnout.registry.sources.source import local_source
+    from turnout.rollout.changes.operations import Operations
+    from turnout.serving.sandbox.fork_server import start_processes
 
     with reporting(as_json=as_json) as out, ExitStack() as stack:
         check_model_name(name)
@@ -113,11 +115,15 @@ def publish(
         try:
             # Before the copy: a store that cannot be used must not leave a version behind that nobody recorded.
             with workspace.store() as store:
-                publisher = Publisher(workspace.settings, workspace.repository, store)
+                processes = start_processes()
+                stack.callback(processes.close)
+                publisher = Publisher(workspace.settings, workspace.repository, store, processes)
                 with out.progress("publishing", source_size(request)) as advance:
                     result = publisher.publish(request, how, advance)
                 if release:
-                    store.release(name, result.manifest.version, actor=who, reason=reason)
+                    Operations(workspace.repository, store).release_published(
+                        name, result.manifest.version, actor=who, reason=reason
+                    )
                 standing = store.declared().of(name).standing(result.manifest.version)
         except GateRefused as error:
             refusal = Refusal.of(error)

@@ -1,7 +1,7 @@
 """The versions that exist, as the disk tells."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from turnout.cli.description import Description
 from turnout.cli.workspace import ModelVersions, Workspace
@@ -9,7 +9,9 @@ from turnout.registry.attested import Attested
 from turnout.registry.listing import Problem
 from turnout.registry.trust import Trust
 from turnout.routing.selector import parse
-from turnout.state.events import Event
+
+if TYPE_CHECKING:  # with SQLAlchemy, which a look at a server does not need
+    from turnout.state.events import Event
 
 _EVENTS = 10
 
@@ -52,7 +54,7 @@ class Details:
 
     versions: tuple[Description, ...]
     chosen: Description | None
-    events: tuple[Event, ...] | None
+    events: "tuple[Event, ...] | None"
 
 
 def model_json(versions: "list[Description] | tuple[Description, ...]") -> dict[str, Any]:

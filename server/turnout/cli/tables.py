@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -12,7 +13,9 @@ from turnout.cli.card import provenance_lines, report_line, seen_line, shown_rep
 from turnout.cli.description import Description
 from turnout.cli.gates_view import gates_table
 from turnout.cli.output import facts, size_text, table
-from turnout.state.events import Event
+
+if TYPE_CHECKING:  # with SQLAlchemy, which a look at a server does not need
+    from turnout.state.events import Event
 
 _STYLES = {"released": "green", "yanked": "red", "ready": "green", "failed": "bold red"}
 _DIGEST_SHOWN = len("sha256:") + 12
@@ -53,6 +56,8 @@ def details(version: Description) -> Table:
         if live.providers:
             pairs.append(("runs on", ", ".join(live.providers)))
             pairs.append(("loaded in", f"{live.load_seconds:.2f} s"))
+        if live.isolation:
+            pairs.append(("isolation", live.isolation))
     pairs.append(("inputs", "\n".join(f"{s}{' (may be left out)' if s.has_default else ''}" for s in version.inputs)))
     pairs.append(("outputs", "\n".join(map(str, version.outputs))))
     if version.batching:
@@ -81,13 +86,13 @@ def _because(version: Description) -> str:
     return f": {version.content.yanked}" if version.content and version.content.yanked else ""
 
 
-def events_table(events: Sequence[Event]) -> Table:
+def events_table(events: "Sequence[Event]") -> Table:
     """Returns a row for each declaration."""
     rows = [(_when(e.time), _what(e), e.actor, e.reason) for e in events]
     return table(("DECLARED", "", "BY", "WHY"), rows)
 
 
-def log_table(events: Sequence[Event]) -> Table:
+def log_table(events: "Sequence[Event]") -> Table:
     """Returns a row for each event of the log."""
     rows = [(str(e.id), _when(e.time), e.model, _what(e), e.actor, e.reason) for e in events]
     return table(("EVENT", "WHEN", "MODEL", "", "BY", "WHY"), rows, right=("EVENT",))
@@ -97,7 +102,7 @@ def _when(time: datetime) -> str:
     return time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _what(event: Event) -> str:
+def _what(event: "Event") -> str:
     payload = event.payload
     match event.kind:
         case "published":

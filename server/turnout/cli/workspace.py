@@ -5,7 +5,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from semver import Version
 
@@ -18,8 +18,9 @@ from turnout.registry.repository import Repository
 from turnout.registry.standing import Declared
 from turnout.routing.resolution import VersionIndex, resolve
 from turnout.routing.selector import Selector
-from turnout.state.engine import Location
-from turnout.state.store import StateStore
+
+if TYPE_CHECKING:  # SQLAlchemy takes 0.1 s to import, and commands that ask a server need none of it
+    from turnout.state.store import StateStore
 
 _ACTOR_BYTES = 256
 
@@ -48,11 +49,15 @@ class Workspace:
 
     def has_store(self) -> bool:
         """Tells whether there is a state store; only a SQLite file can be missing without an error."""
+        from turnout.state.engine import Location
+
         location = Location.parse(self.settings.state_url)
         return location.url.drivername != "sqlite" or Path(location.url.database or "").exists()
 
-    def store(self) -> StateStore:
+    def store(self) -> "StateStore":
         """Opens the state store, and makes it where there is none."""
+        from turnout.state.store import StateStore
+
         return StateStore.open(self.settings.state_url)
 
     def require_repository(self) -> None:

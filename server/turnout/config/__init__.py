@@ -20,6 +20,7 @@ from turnout.config.sections import (
     Signing,
     Tracing,
     Transfers,
+    Trials,
     Web,
 )
 from turnout.config.settings import ModelOverrides, ModelSettings, Settings
@@ -53,6 +54,7 @@ __all__ = [
     "Signing",
     "Tracing",
     "Transfers",
+    "Trials",
     "Web",
     "load_settings",
 ]

@@ -50,15 +50,30 @@ class QueueLimits(Section):
 class Limits(QueueLimits):
     """Bounds on what clients may send; those of the queues hold for each version and can be set per model too.
 
+    A request beyond one of them is refused with INVALID_ARGUMENT before anything walks through it.
+
     Attributes:
         max_message_bytes: Largest gRPC message, in and out.
         max_stream_items: Most requests under way on one PredictStream; reading from the stream waits beyond that.
-        http_max_body_bytes: Largest body of an HTTP request.
+        http_max_body_bytes: Largest body of an HTTP request, decompressed.
+        http_max_json_bytes: Largest JSON of an HTTP request; more goes into the binary extension or over gRPC.
+        max_tensors: Most inputs of a request, and most outputs that it may name.
+        max_rank: Most dimensions of a tensor.
+        max_name_bytes: Longest name of a model, version, input or output.
+        max_elements: Most elements of a request that travel one by one, in JSON or typed contents; raw ones are bound
+            by the size of the message only.
+        max_strings: Most strings of a request.
     """
 
     max_message_bytes: Size = ByteSize(64 * _MIB)
     max_stream_items: Count = 256
     http_max_body_bytes: Size = ByteSize(64 * _MIB)
+    http_max_json_bytes: Size = ByteSize(16 * _MIB)
+    max_tensors: Count = 256
+    max_rank: Annotated[Count, Field(le=32)] = 8
+    max_name_bytes: Annotated[Count, Field(ge=64)] = 1024
+    max_elements: Count = 2 * 1024 * 1024
+    max_strings: Count = 1024 * 1024
 
 
 class Batching(Section):
@@ -96,6 +111,15 @@ class Runtime(Section):
         tf32: Let a GPU multiply float32 with ten bits of mantissa (TF32): quicker, and less exact.
         inline_threshold_us: A version on the CPU whose run takes less than this runs on the event loop itself when
             nothing waits, since handing it to a thread would cost more; 0 turns that off.
+        isolation: `process` runs a version in child processes, which keep a native crash, a hang or a lack of memory
+            from the server and cost a copy of its memory each; `thread` in the server's own process; `auto` in child
+            processes where the graph has an operator that the values of a request can crash, or make take memory or
+            time without a bound.
+        processes: Most child processes of a version; 0: as many as its runners.
+        memory_limit_bytes: Most memory that the runs in a child process on the CPU may take beside the loaded model; 0
+            for no bound.
+        kill_after_s: How long a run in a child process may go on after the last of its requests passed its deadline or
+            was cancelled; then the process is ended and started again.
     """
 
     providers: Providers = "auto"
@@ -108,6 +132,10 @@ class Runtime(Section):
     arena_extend_strategy: Literal["next_power_of_two", "same_as_requested"] = "same_as_requested"
     tf32: bool = False
     inline_threshold_us: CountOrNone = 300
+    isolation: Literal["auto", "thread", "process"] = "auto"
+    processes: Annotated[CountOrNone, Field(le=256)] = 0
+    memory_limit_bytes: SizeOrNone = ByteSize(0)
+    kill_after_s: Duration = 5.0
 
 
 class Drain(Section):
@@ -167,6 +195,19 @@ class Loading(Section):
     concurrency: Count = 2
     warmup_runs: CountOrNone = 2
     environment: Literal["warn", "refuse", "ignore"] = "warn"
+
+
+class Trials(Section):
+    """Trial runs of versions, each in a process of its own: by gates before a publish, and before a load.
+
+    Attributes:
+        memory_limit_bytes: Most memory that a trial run may take beside the model itself, and never more than half of
+            what the machine, or the container, has; 0 for that half.
+        timeout_s: Longest that one process may take.
+    """
+
+    memory_limit_bytes: SizeOrNone = ByteSize(4096 * _MIB)
+    timeout_s: Annotated[Duration, Field(gt=0)] = 600.0
 
 
 class Routing(Section):

@@ -27,6 +27,7 @@ from turnout.config.sections import (
     Signing,
     Tracing,
     Transfers,
+    Trials,
     Web,
 )
 from turnout.config.values import (
@@ -51,7 +52,7 @@ class ModelOverrides(Section):
         slo_ms: Latency objectives; slower requests are counted exactly by `turnout_slo_exceeded_total`.
         false_alarm_meter: Share of the baseline's requests that each of two lanes of it gets while nothing is rolled
             out, to be compared as a canary would be: how often rollouts of this model raise a false alarm. 0: none.
-        batching, runtime, limits, shadow, signing: As the sections of the same name.
+        batching, runtime, limits, shadow, signing, trials: As the sections of the same name.
     """
 
     load: LoadField = LoadAll()
@@ -62,6 +63,7 @@ class ModelOverrides(Section):
     limits: QueueLimits = QueueLimits()
     shadow: ShadowLane = ShadowLane()
     signing: Signing = Signing()
+    trials: Trials = Trials()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class ModelSettings:
     limits: QueueLimits
     shadow: ShadowLane
     signing: Signing
+    trials: Trials
 
 
 S = TypeVar("S", bound=Section)
@@ -114,6 +117,7 @@ class Settings(BaseSettings):
     repository: Repository = Repository()
     transfers: Transfers = Transfers()
     loading: Loading = Loading()
+    trials: Trials = Trials()
     routing: Routing = Routing()
     signing: Signing = Signing()
     shadow: ShadowLane = ShadowLane()
@@ -154,6 +158,7 @@ class Settings(BaseSettings):
             limits=_over(QueueLimits(**_some(self.limits, QueueLimits.model_fields)), own.limits),
             shadow=_over(self.shadow, own.shadow),
             signing=_over(self.signing, own.signing),
+            trials=_over(self.trials, own.trials),
         )
 
 

@@ -52,7 +52,7 @@ class LoadAll:
 
 @dataclass(frozen=True, slots=True)
 class LoadLatest:
-    """The `count` versions of highest precedence are loaded."""
+    """The `count` highest releases are loaded, and beside them newer candidates and what tags name."""
 
     count: int
 

@@ -100,7 +100,8 @@ class Repository:
                 elif found is not None:
                     problems.append(found)
         self._seen = seen
-        return Listing(self._sorted(published), tuple(sorted(problems, key=lambda p: (p.model, p.version))))
+        told = tuple(sorted(problems, key=lambda p: (p.model, p.version)))
+        return Listing(self._sorted(published), told, bool(published or told) or self.root.is_dir())
 
     def published(self) -> Sequence[Published]:
         """Returns every version that exists, as `scan` does."""

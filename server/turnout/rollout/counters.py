@@ -74,7 +74,7 @@ class Counters:
 
         Args:
             seconds: Active seconds of the one that ends.
-            now: `time.monotonic()`.
+            now: The monotonic clock's.
             rules: Of the next.
             thresholds: By metric, seconds; those of `rules`.
         """

@@ -1,7 +1,6 @@
 """A rollout that a server drives, and what it sees when it looks: the world made into the facts of one tick."""
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,13 +10,16 @@ from semver import Version
 
 from turnout.registry.standing import Standing
 from turnout.rollout.attempt import Entry, Rollout, RolloutState
+from turnout.rollout.clock import Clock
 from turnout.rollout.counters import Counted, Counters, Place
 from turnout.rollout.evidence import SLO, STALLED, Count
 from turnout.rollout.machine import Facts
 from turnout.rollout.plan import Plan
 from turnout.rollout.wishes import wished
+from turnout.routing.answers import answers_of, parts_text
 from turnout.routing.applied import AppliedPolicy, Policies
 from turnout.routing.policy import TWIN, Policy
+from turnout.routing.rollback import default_version
 from turnout.routing.shadow.ledger import Outcome
 from turnout.routing.shadow.service import Shadows
 from turnout.serving.arms import Rules
@@ -46,7 +48,7 @@ class Driven:
         rollout: As it stands.
         number: Of the state store's last write.
         counters: Its counts.
-        looked: `time.monotonic()` of the last tick.
+        looked: When the last tick was, by the monotonic clock.
         sample: Number of the last shadow sample that was taken.
         refused: Why the last change of the traffic was refused.
         saved: The state store has it as it stands.
@@ -77,17 +79,24 @@ class Observer:
     """Looks at what is served and routed. Used on the event loop only."""
 
     def __init__(
-        self, catalog: Catalog, policies: Policies, shadows: Shadows, replays: Replays, tick_seconds: float
+        self,
+        catalog: Catalog,
+        policies: Policies,
+        shadows: Shadows,
+        replays: Replays,
+        tick_seconds: float,
+        clock: Clock,
     ) -> None:
         self._catalog = catalog
         self._policies = policies
         self._shadows = shadows
         self._replays = replays
         self._tick_seconds = tick_seconds
+        self._clock = clock
 
     def driven(self, rollout: Rollout, number: int) -> Driven:
         """Returns a rollout that is driven from now on."""
-        return Driven(rollout, number, Counters(_rules(rollout)), time.monotonic())
+        return Driven(rollout, number, Counters(_rules(rollout)), self._clock.monotonic())
 
     def facts(self, driven: Driven, rivals: int) -> tuple[Facts, Sequence[Counted]]:
         """Returns what is so now, and begins the next tick's counts.
@@ -96,7 +105,7 @@ class Observer:
             driven: The rollout.
             rivals: Rollouts of its model that run, itself among them.
         """
-        rollout, now = driven.rollout, time.monotonic()
+        rollout, now = driven.rollout, self._clock.monotonic()
         seconds = min(now - driven.looked, _LATE_TICKS * self._tick_seconds)
         driven.looked = now
         candidate = self.entry(rollout.model, rollout.candidate)
@@ -107,6 +116,7 @@ class Observer:
         counted = driven.counters.closed(now)
         applied, policy = self.applied(rollout.model)
         wish = wished(rollout, policy)
+        released = self._released_over(rollout, policy)
         facts = Facts(
             seconds,
             ticks=[one.tick for one in counted],
@@ -116,7 +126,9 @@ class Observer:
             in_force=(wish is None or wish == policy) and not _still_released(rollout, candidate),
             frozen=applied is not None and applied.state.frozen,
             rivals=rivals,
-            overtaken=_overtaken(rollout, applied),
+            overtaken=released or _overtaken(rollout, applied),
+            overtaken_by="a release" if released is not None else "another rollout",
+            traffic="" if policy is None or policy == Policy(rollout.previous) else plain_text(policy),
             other=stranger(rollout, applied),
             refused=driven.refused,
             thresholds=thresholds,
@@ -145,6 +157,17 @@ class Observer:
             return None
         fit = [v for v, e in known.versions.items() if e.state is LifecycleState.READY and e.standing == "released"]
         return max((v for v in fit if not v.prerelease), default=None)
+
+    def _released_over(self, rollout: Rollout, policy: Policy | None) -> Version | None:
+        """Returns what was released over the version before, which answered plain requests for want of a policy.
+
+        Whether that is ready plays no part: what is released answers as soon as it is.
+        """
+        known = self._catalog.snapshot.models.get(rollout.model)
+        if policy is not None or rollout.promoted or known is None:
+            return None
+        default = default_version({v: entry.standing for v, entry in known.versions.items()})
+        return default if default is not None and default > rollout.previous else None
 
     def _attach(self, driven: Driven, candidate: VersionEntry | None, previous: VersionEntry | None) -> None:
         new, old = _handle(candidate), _handle(previous)
@@ -197,6 +220,11 @@ def threshold(metric: str, latencies: NDArray[np.float64]) -> float:
     if metric == STALLED:
         return _STALL_FACTOR * float(np.quantile(latencies, QUANTILES["p99"]))
     return float(np.quantile(latencies, QUANTILES[metric]))
+
+
+def plain_text(policy: Policy) -> str:
+    """Returns who answers plain requests by a policy, in words."""
+    return parts_text(answers_of(policy, {}).plain)
 
 
 def actor_of(rollout: Rollout) -> str:

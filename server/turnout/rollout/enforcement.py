@@ -9,7 +9,9 @@ from dataclasses import replace
 from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import Conflict, TurnoutError, Unavailable
+from turnout.registry.standing import Standing
 from turnout.rollout.attempt import Entry, Rollout, RolloutState
+from turnout.rollout.changes.operations import Done
 from turnout.rollout.driven import Driven, Observer, actor_of, routed_text
 from turnout.rollout.roster import Roster
 from turnout.rollout.wishes import wished
@@ -134,8 +136,8 @@ class Enforcement:
         try:
             if wish is not None and wish != policy:
                 await self._put(driven, wish, applied)
-            if aborting and rollout.released:
-                await self._declare(rollout, released=False)
+            elif aborting and rollout.released:
+                await self._withdraw(rollout)
         except (Conflict, Unavailable, OSError) as error:
             self._log.warning("a rollout tries again", model=rollout.model, reason=str(error))
             if aborting:
@@ -163,17 +165,38 @@ class Enforcement:
 
     async def _put(self, driven: Driven, wish: Policy, applied: AppliedPolicy | None) -> None:
         rollout = driven.rollout
-        if rollout.promoted and rollout.released:
-            await self._declare(rollout, released=True)
         change = Change(actor_of(rollout), _reason(rollout), applied.epoch if applied is not None else 0)
-        await self._traffic.put(rollout.model, wish, change)
+        statuses = {}
+        if rollout.released:
+            aborting = rollout.state is RolloutState.ABORTING
+            statuses[rollout.candidate] = Standing.CANDIDATE if aborting else Standing.RELEASED
+        written = (rollout.attempt, driven.number)
+        await self._traffic.put(rollout.model, wish, change, statuses=statuses, rollout=written)
+        if statuses:
+            await self._refresh()
         driven.rollout = self.routed(rollout)
 
-    async def _declare(self, rollout: Rollout, *, released: bool) -> None:
-        say = self._store.release if released else self._store.withdraw
+    async def _withdraw(self, rollout: Rollout) -> None:
         model, candidate = rollout.model, rollout.candidate
-        await self._store.in_thread(say, model, candidate, actor=actor_of(rollout), reason=_reason(rollout))
+        await self._store.in_thread(
+            self._store.withdraw, model, candidate, actor=actor_of(rollout), reason=_reason(rollout)
+        )
         await self._refresh()
+
+    async def follow(self, done: Done) -> None:
+        """Puts in force what was recorded about releases, policies and rollouts, and tells of what ended by it."""
+        await self._traffic.refresh()
+        await self._refresh()
+        await self._roster.take_in()
+        self.undivert()
+        for rollout, entries in done.endings:
+            for entry in entries:
+                self._told(rollout, entry)
+
+    def undivert(self) -> None:
+        """Has policies hold again where a rollback that was to be recorded has ended otherwise."""
+        for model in list(self._policies.diverted):
+            self._undivert(model)
 
     def _ready(self, rollout: Rollout) -> bool:
         entries = (self._observer.entry(rollout.model, version) for version in (rollout.candidate, rollout.previous))

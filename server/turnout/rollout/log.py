@@ -3,8 +3,9 @@
 from datetime import datetime
 from typing import Any
 
-from turnout.errors import NotFound, Unsupported
+from turnout.errors import NotFound
 from turnout.rollout.attempt import Rollout
+from turnout.rollout.records import UnreadableRollout, read_record, recorded
 from turnout.serving.catalog import Catalog
 from turnout.state.events import Event
 from turnout.state.rollouts import RolloutRecord
@@ -12,18 +13,6 @@ from turnout.state.store import StateStore
 
 _MOST_ATTEMPTS = 2**63 - 1
 """What a column of the state store holds; a number beyond it would raise there."""
-
-
-def recorded(record: RolloutRecord) -> Rollout:
-    """Returns a rollout as it is recorded.
-
-    Raises:
-        Unsupported: A later release of Turnout wrote it.
-    """
-    try:
-        return Rollout.from_json(record.document)
-    except ValueError as error:
-        raise Unsupported(f"attempt {record.attempt} of {record.model} cannot be read: {error}") from error
 
 
 class RolloutLog:
@@ -45,16 +34,22 @@ class RolloutLog:
         Raises:
             ModelNotFound: There is no such model.
             NotFound: It never had one, or no such attempt.
+            Unsupported: It cannot be read; the message names the way out.
             Unavailable: The state store does not answer.
         """
+        record, _ = await self.found(model, attempt)
+        return record, recorded(record)
+
+    async def found(self, model: str, attempt: int = 0) -> tuple[RolloutRecord, Rollout | UnreadableRollout]:
+        """Returns a rollout as `latest` does, or that it cannot be read."""
         self._catalog.snapshot.model(model)
         if attempt <= _MOST_ATTEMPTS:
             for record in await self._store.in_thread(self._store.rollouts, model, limit=1, attempt=attempt or None):
-                return record, recorded(record)
+                return record, read_record(record)
         raise NotFound(f"{model} has had no rollout{f' {attempt}' if attempt else ''}")
 
-    async def history(self, model: str | None, limit: int) -> list[tuple[RolloutRecord, Rollout]]:
-        """Returns rollouts of a model, or of all, the newest first.
+    async def history(self, model: str | None, limit: int) -> list[tuple[RolloutRecord, Rollout | UnreadableRollout]]:
+        """Returns rollouts of a model, or of all, the newest first; those too that cannot be read.
 
         Raises:
             ModelNotFound: There is no such model.
@@ -63,7 +58,7 @@ class RolloutLog:
         if model is not None:
             self._catalog.snapshot.model(model)
         records = await self._store.in_thread(self._store.rollouts, model, limit=limit)
-        return [(record, recorded(record)) for record in records]
+        return [(record, read_record(record)) for record in records]
 
     async def record(self, rollout: Rollout) -> RolloutRecord | None:
         """Returns how a rollout is recorded."""

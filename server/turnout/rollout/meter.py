@@ -7,12 +7,12 @@ of the attempts.
 """
 
 import secrets
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from structlog.typing import FilteringBoundLogger
 
+from turnout.rollout.clock import Clock
 from turnout.rollout.counters import Counters
 from turnout.rollout.driven import Observer, latency_of
 from turnout.rollout.evidence import ERRORS, Evidence
@@ -42,7 +42,7 @@ class _Tally:
     alarms: int = 0
     attempts: int = 0
     attempt: _Attempt | None = None
-    looked: float = field(default_factory=time.monotonic)
+    looked: float = 0.0
 
 
 class FalseAlarmMeters:
@@ -55,6 +55,7 @@ class FalseAlarmMeters:
         policies: Policies,
         observer: Observer,
         log: FilteringBoundLogger,
+        clock: Clock,
     ) -> None:
         """Counts nothing before the first `tick`.
 
@@ -64,12 +65,14 @@ class FalseAlarmMeters:
             policies: Told which lanes there are.
             observer: Tells who the baseline is.
             log: Where false alarms are told.
+            clock: Measures how long attempts go on.
         """
         self._share_of = share_of
         self._catalog = catalog
         self._policies = policies
         self._observer = observer
         self._log = log
+        self._clock = clock
         self._tallies: dict[str, _Tally] = {}
 
     @property
@@ -85,14 +88,14 @@ class FalseAlarmMeters:
                 continue
             tally = self._tallies.get(model)
             if tally is None:
-                tally = self._tallies[model] = _Tally()
+                tally = self._tallies[model] = _Tally(looked=self._clock.monotonic())
                 slots = max(round(share * SLOTS), 1)
                 table = SlotTable(secrets.token_bytes(SALT_BYTES)).arranged({TWIN: slots, CONTROL: slots})
                 self._policies.meter(model, Owners.of(table))
             self._look(model, tally)
 
     def _look(self, model: str, tally: _Tally) -> None:
-        now = time.monotonic()
+        now = self._clock.monotonic()
         seconds, tally.looked = now - tally.looked, now
         version = self._observer.baseline(model)
         entry = self._observer.entry(model, version) if version is not None else None

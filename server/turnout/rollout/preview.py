@@ -1,12 +1,12 @@
 """What a rollout would do and see, with a model's present traffic. Changes nothing."""
 
-import time
 from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
 from semver import Version
 
+from turnout.rollout.clock import Clock
 from turnout.rollout.controller import Rollouts
 from turnout.rollout.driven import Observer, threshold
 from turnout.rollout.plan import Plan
@@ -41,14 +41,15 @@ class Preview:
 class Previews:
     """Knows how much traffic each model has. Used on the event loop only."""
 
-    def __init__(self, catalog: Catalog, rollouts: Rollouts) -> None:
+    def __init__(self, catalog: Catalog, rollouts: Rollouts, clock: Clock) -> None:
         self._catalog = catalog
         self._rollouts = rollouts
+        self._clock = clock
         self._seen: dict[str, deque[tuple[float, int]]] = {}
 
     def tick(self) -> None:
         """Notes how many unpinned requests each model has had so far."""
-        now = time.monotonic()
+        now = self._clock.monotonic()
         for name, known in self._catalog.snapshot.models.items():
             seen = self._seen.setdefault(name, deque())
             seen.append((now, sum(_unpinned(entry) for entry in known.versions.values())))

@@ -1,6 +1,6 @@
 """Tells the metrics how rollouts stand."""
 
-import time
+from collections import Counter
 
 from turnout.rollout.controller import Rollouts
 from turnout.rollout.meter import FalseAlarmMeters
@@ -26,5 +26,6 @@ def record_rollouts(rollouts: Rollouts, meters: FalseAlarmMeters, recorder: Roll
             )
         )  # fmt: skip
     recorder.running = samples
+    recorder.unreadable = Counter(one.record.model for one in rollouts.unreadable)
     recorder.meters = meters.samples
-    recorder.since_tick = time.monotonic() - rollouts.last_tick
+    recorder.since_tick = rollouts.seconds_since_tick

@@ -6,12 +6,12 @@ import hmac
 import http.client
 import json
 import urllib.request
-from datetime import UTC, datetime
 
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Rollout as RolloutSettings
 from turnout.rollout.attempt import Entry, Rollout
+from turnout.rollout.clock import Clock
 from turnout.threads import Threads
 
 _WAITING = 1000
@@ -23,10 +23,11 @@ _TIMEOUT_SECONDS = 5.0
 class Webhook:
     """Sends events, one after another. Where the receiver is slow they wait, and past a bound they are dropped."""
 
-    def __init__(self, settings: RolloutSettings, log: FilteringBoundLogger) -> None:
+    def __init__(self, settings: RolloutSettings, log: FilteringBoundLogger, clock: Clock) -> None:
         self._url = settings.webhook_url
         self._secret = settings.webhook_secret.get_secret_value().encode()
         self._log = log
+        self._clock = clock
         self._threads = Threads("webhook")
         self._queue: asyncio.Queue[bytes] = asyncio.Queue(_WAITING)
 
@@ -39,7 +40,7 @@ class Webhook:
             "previous": str(rollout.previous), "state": str(rollout.state), "epoch": rollout.epoch,
             "event": entry.kind, "text": entry.text, "actor": entry.actor,
             "e_value": rollout.evidence.combined, "threshold": 1 / rollout.alpha,
-            "time": datetime.now(UTC).isoformat(),
+            "time": self._clock.now().isoformat(),
         }  # fmt: skip
         try:
             self._queue.put_nowait(json.dumps(body).encode())

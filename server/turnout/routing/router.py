@@ -189,14 +189,22 @@ class PolicyRouter:
 
     def _find(self, resolutions: _Resolutions, model: str, selector: str) -> Way:
         parsed = parse(selector)
-        entry = resolutions.entry(model, parsed, prefer_ready=True)
+        try:
+            entry = resolutions.entry(model, parsed, prefer_ready=True)
+        except NotLoaded:  # a baseline that was published a moment ago
+            if (stand_in := _stand_in(resolutions, model, parsed)) is not None:
+                return stand_in
+            raise
         warning = ""
         if entry.standing is Standing.YANKED and isinstance(parsed, Exact | ByDigest | ByTag):
             warning = _yanked(entry, resolutions.snapshot.model(model))
             if not self._serve_yanked:
                 raise VersionYanked(f"{warning}; pins to it are refused")
         if entry.state is not LifecycleState.READY:
-            raise _refusal(entry)
+            stand_in = _stand_in(resolutions, model, parsed)
+            if stand_in is None:
+                raise _refusal(entry)
+            return stand_in
         if len(resolutions.ways) >= MAX_ROUTES:
             resolutions.ways.clear()
         applied = resolutions.policies.get(model)
@@ -283,6 +291,20 @@ def _baseline(known: ModelEntry, policy: Policy) -> VersionEntry:
     if entry is None:
         raise NotLoaded(f"{policy.baseline}, the baseline of {known.name}'s policy, is not in this server's repository")
     return entry
+
+
+def _stand_in(resolutions: _Resolutions, model: str, selector: Selector) -> Route | None:
+    """Returns the route to what answers until the policy's baseline is ready; None where nothing can."""
+    applied = resolutions.policies.get(model)
+    policy = applied.state.policy if applied is not None else None
+    if applied is None or policy is None or applied.stand_in is None or eligible(selector, policy) is None:
+        return None
+    entry = resolutions.snapshot.model(model).versions.get(applied.stand_in)
+    if entry is None or entry.state is not LifecycleState.READY:
+        return None
+    if isinstance(selector, InRange) and not selector.range.satisfied_by(entry.version):
+        return None
+    return Route.to(entry, Role.BASELINE, applied.epoch)
 
 
 def _yanked(entry: VersionEntry, known: ModelEntry) -> str:

@@ -26,7 +26,7 @@ from turnout.serving.batch import BatchSizeMismatch, join, shape_of, split
 from turnout.serving.batchability import BatchPlan
 from turnout.serving.plan_in_force import PlanInForce
 from turnout.serving.request_queue import QueuedRequest, RequestQueue
-from turnout.serving.session import MakeRunner, Run
+from turnout.serving.session import EndableRun, MakeRunner, Run
 from turnout.serving.tensor import Array, memory_of
 
 _T = TypeVar("_T")
@@ -392,7 +392,11 @@ class Batcher:
         rows = sum(pending.rows for pending in batch)
         names = list(dict.fromkeys(name for pending in batch for name in pending.outputs))
         start = time.monotonic()
-        values = run(join(plan, [pending.inputs for pending in batch]), names)
+        inputs = join(plan, [pending.inputs for pending in batch])
+        if isinstance(run, EndableRun):
+            values = run.run_unless(inputs, names, lambda: not any(map(_awaited, batch)))
+        else:
+            values = run(inputs, names)
         compute = time.monotonic() - start
         outputs = dict(zip(names, values, strict=True))
         if plan.max_rows >= 2 and (line := batch[0].line) is not None:
@@ -437,6 +441,12 @@ def _finish(future: "asyncio.Future[None]") -> None:
 
 def _too_late() -> DeadlineExceeded:
     return DeadlineExceeded("the deadline passed before the answer was there")
+
+
+def _awaited(pending: _Pending) -> bool:
+    """Tells whether somebody still waits for an answer; from any thread."""
+    late = pending.deadline is not None and pending.deadline <= time.monotonic()
+    return not (late or pending.future.done())
 
 
 def _unexpected(error: BaseException | None) -> ModelFailure:

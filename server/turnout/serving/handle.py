@@ -19,6 +19,7 @@ from turnout.serving.plan_in_force import PlanInForce
 from turnout.serving.tensor import Array
 from turnout.serving.validation import Validator
 from turnout.telemetry.metrics import VersionRecorder
+from turnout.threads import Threads
 
 _OVERRUN = 20.0
 """An inline run that takes this many times the threshold is a strike: its time may not be judged by its size."""
@@ -39,6 +40,7 @@ class VersionHandle:
         loaded: What the loader brought.
         recorder: What is counted about the version.
         arms: Who counts its requests for rollouts.
+        child_bytes: Memory of its child processes, at the latest `sample`.
     """
 
     def __init__(
@@ -62,7 +64,11 @@ class VersionHandle:
         self.loaded: LoadedVersion | None = loaded
         self.recorder = recorder
         self.arms: Arms = {}
+        self.child_bytes = 0
         self._batch_rows = recorder.batch_rows
+        self._restarts_before = recorder.isolated_restarts or 0
+        if loaded.pool is not None:
+            recorder.isolated_restarts = self._restarts_before
         self._validator = Validator(manifest.signature)
         self._run = loaded.run
         self._inline_bytes = loaded.inline_bytes
@@ -188,6 +194,17 @@ class VersionHandle:
             self._inflight -= 1
             self._left()
 
+    def sample(self) -> None:
+        """Copies what changes by itself into the recorder."""
+        self.recorder.inflight = self.inflight
+        self.recorder.queue_depth = self.queue_depth
+        self.recorder.queue_fill = self.queue_fill
+        if self.loaded is not None and (pool := self.loaded.pool) is not None:
+            self.recorder.isolated_restarts = self._restarts_before + pool.deaths
+            self.recorder.isolated_processes = len(pool.pids)
+            self.child_bytes = pool.memory_bytes
+            self.recorder.memory_bytes["cpu"] = self.loaded.memory_bytes.get("cpu", 0) + self.child_bytes
+
     def check(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Sequence[str]:
         """Returns the names of the outputs that such a request gets.
 
@@ -222,10 +239,16 @@ class VersionHandle:
             await self._idle.wait()
         for batcher in self._batchers.values():
             batcher.close()
+        if (pool := self.loaded.pool if self.loaded is not None else None) is not None:
+            # First: a run that hangs, and that nobody waits for any more, ends with its process.
+            threads = Threads("close")
+            await threads.run(pool.close)
+            threads.shutdown()
+            self.sample()
         for batcher in self._batchers.values():
             await batcher.wait_closed()
         # Everything that refers to the sessions goes, so that their memory can be given back.
-        self.loaded = None
+        self.loaded = pool = None
         del self._run, batcher
         self._batchers.clear()
 

@@ -5,7 +5,10 @@ and starts loads and unloads beside the traffic. Each version's state moves only
 """
 
 import asyncio
+import errno
+import threading
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -23,19 +26,24 @@ from turnout.errors import (
     Unavailable,
     VersionNotFound,
 )
+from turnout.registry.files import explain
 from turnout.registry.listing import Listing, Published
 from turnout.registry.manifest import MANIFEST_FILE
 from turnout.registry.repository import Repository
 from turnout.registry.standing import Declared
 from turnout.registry.trust import Trust
 from turnout.registry.versions import highest_first, known_version
+from turnout.serving.availability import Availability, Part
 from turnout.serving.catalog import Catalog, CatalogSnapshot, Damaged, ModelEntry, VersionEntry
 from turnout.serving.handle import VersionHandle
+from turnout.serving.hold import Hold
+from turnout.serving.isolation.pool import Supervision
 from turnout.serving.lifecycle import LifecycleState, step
-from turnout.serving.load_policy import Resolve, Wish, moves, wanted
+from turnout.serving.load_policy import Loaded, Resolve, Wish, moves, tags_in_force, wanted
 from turnout.serving.loader import load
 from turnout.serving.memory import give_back
 from turnout.serving.outcomes import load_outcome
+from turnout.serving.presence import Presence, look, unreadable
 from turnout.serving.surroundings import check_surroundings
 from turnout.telemetry.metrics import KnownVersion, Metrics
 from turnout.telemetry.resources import LoadOutcome
@@ -43,6 +51,8 @@ from turnout.threads import Threads
 
 _SCAN_SECONDS = 10.0
 """What a scan may take: 10,000 versions take one second, on a file system that has to be asked for each."""
+
+_FILES_GONE = "its files are gone from the repository; it is served from memory until it is unloaded"
 
 _NOT_IN_MEMORY = {LifecycleState.NEW, LifecycleState.UNLOADED, LifecycleState.FAILED}
 
@@ -56,8 +66,10 @@ class Manager:
         declared: Callable[[], Awaitable[Declared]],
         settings: Settings,
         resolve: Resolve,
-        held: Callable[[str], Mapping[Version, str]],
+        held: Callable[[str], Mapping[Version, Hold]],
+        fallbacks: Callable[[str], Collection[Version]],
         catalog: Catalog,
+        availability: Availability,
         metrics: Metrics,
         log: FilteringBoundLogger,
     ) -> None:
@@ -68,8 +80,10 @@ class Manager:
             declared: Reads the state store.
             settings: Of the server.
             resolve: Finds what a selector in `load` names.
-            held: Tells which of a model's versions have to stay loaded, and as what.
+            held: Tells which of a model's versions have to stay loaded, as what, and what lets go of them.
+            fallbacks: Tells what a rollback of the model would go back to.
             catalog: Where the outcome goes.
+            availability: Told whether the repository can be read.
             metrics: Counts by version.
             log: Where loads and unloads are told.
         """
@@ -78,24 +92,30 @@ class Manager:
         self._settings = settings
         self._resolve = resolve
         self._held = held
+        self._fallbacks = fallbacks
         self._catalog = catalog
+        self._availability = availability
         self._metrics = metrics
         self._log = log
         self._entries: dict[str, dict[Version, VersionEntry]] = {}  # the highest version first
         self._stale: set[str] = set()  # models whose part of the catalog is older than `_entries`
         self._layouts: dict[str, object] = {}
         self._moving: set[tuple[str, Version]] = set()
-        self._listing: Listing | None = None
         self._told: dict[ModelEntry, tuple[KnownVersion, ...]] = {}
         self._declarations = Declared()
         self._asked: dict[str, dict[Version, bool]] = {}
-        self._present: dict[str, set[Version]] = {}
+        self._tags: dict[str, dict[str, Version]] = {}
+        self._presence = Presence()
+        self._present_at = 0.0
+        self._failed_at: dict[tuple[str, Version], float] = {}
         self._damaged: dict[str, dict[Version, str]] = {}
         self._tasks: dict[tuple[str, Version], asyncio.Task[None]] = {}
         self._refreshing = asyncio.Lock()
         self._scanning: asyncio.Future[Listing] | None = None
         self._loads = Threads("load", settings.loading.concurrency)
         self._freeing = Threads("unload")
+        self._supervision = Supervision(self._start_thread, self._child_died)
+        self._loop = asyncio.get_running_loop()
         self._begun = False
         self._closing = False
 
@@ -106,22 +126,26 @@ class Manager:
             TurnoutError, OSError: The repository or the state store cannot be read; what was known stays in force.
         """
         async with self._refreshing:
-            declared = await self._declared()
-            if declared.revision != self._declarations.revision:
-                await self._look_again(declared)
-                self._declare(declared)
-            try:
-                self._take_in(await self._scan())
+            declared, listing = await asyncio.gather(self._declared(), self._scan(), return_exceptions=True)
+            # One that cannot be read keeps nobody from following the other.
+            if not isinstance(declared, BaseException):
+                if declared.revision != self._declarations.revision:
+                    if self._presence.available:
+                        await self._look_again(declared)
+                    self._declare(declared)
                 self._begun = True
-            finally:
-                self.reconcile()  # what was declared holds although the repository is away
+            if isinstance(listing, BaseException) and not isinstance(listing, OSError):
+                raise listing
+            self._take_in(listing)
+            self.reconcile()
+            if isinstance(declared, BaseException):
+                raise declared
 
     async def _scan(self) -> Listing:
         """Lists the repository. One scan at a time: where its file system hangs, it is one thread that does.
 
         Raises:
-            Unavailable: It takes too long.
-            OSError: The repository cannot be read.
+            OSError: The repository cannot be read, or does not answer in time.
         """
         if self._scanning is not None:  # one that was given up; it may have begun before what is looked for
             await asyncio.wait([self._scanning], timeout=_SCAN_SECONDS)
@@ -129,7 +153,7 @@ class Manager:
             self._scanning = asyncio.ensure_future(self._repository.in_thread(self._repository.scan))
             await asyncio.wait([self._scanning], timeout=_SCAN_SECONDS)
         if not self._scanning.done():
-            raise Unavailable(f"the repository does not answer within {_SCAN_SECONDS:g} s", retry_after=1.0)
+            raise TimeoutError(errno.ETIMEDOUT, f"no answer within {_SCAN_SECONDS:g} s")
         scanned, self._scanning = self._scanning, None
         return scanned.result()
 
@@ -146,8 +170,9 @@ class Manager:
         entries = self._entries.get(model)
         if entries is None:
             return
+        self._follow_tags(model)
         due = moves(self._wanted(model), {v: e.state for v, e in entries.items()})
-        for version in due.load:
+        for version in due.load if self._presence.reachable(model) else ():
             self._start(model, version, self._load(model, version), LifecycleState.LOADING)
         for version in due.unload:
             self._start(model, version, self._unload(model, version), LifecycleState.DRAINING)
@@ -159,13 +184,20 @@ class Manager:
             ModelNotFound, VersionNotFound: It does not exist.
             NotLoaded: It could not be loaded; the message says why.
         """
+        known = self._entries.get(model, {}).get(version)
+        if known is None or known.state is not LifecycleState.READY:
+            with suppress(Unavailable):  # a load needs the repository and no state store
+                await self.refresh()  # it may have been published a moment ago, or the repository have gone away
         entry = await self._ask(model, version, load=True)
-        if entry.state is LifecycleState.FAILED:
+        if entry.state is LifecycleState.FAILED and self._presence.reachable(model):
             self._start(model, version, self._load(model, version), LifecycleState.LOADING)
         await self._settle(model, version)
         entry = self._entries[model][version]
         if entry.state is not LifecycleState.READY:
-            raise NotLoaded(f"{model} {version} could not be loaded: {entry.reason or entry.state}")
+            why = entry.reason or entry.state
+            if not self._presence.reachable(model):
+                why = f"{'; '.join(self._presence.reasons)}; it is loaded once that is mended"
+            raise NotLoaded(f"{model} {version} could not be loaded: {why}")
         return entry
 
     async def unload(self, model: str, version: Version) -> VersionEntry:
@@ -173,13 +205,14 @@ class Manager:
 
         Raises:
             ModelNotFound, VersionNotFound: It does not exist.
-            ChangeRefused: Traffic goes to it by the model's policy.
+            ChangeRefused: The model's policy or a rollout needs it; the message says what to do first.
         """
-        if role := self._held(model).get(version):
-            raise ChangeRefused(f"{version} is {role} in the policy of {model}: take it out of the policy first")
-        await self._ask(model, version, load=False)
+        if hold := self._held(model).get(version):
+            raise ChangeRefused(f"{version} of {model} is not unloaded: {hold.sentence}")
+        entry = await self._ask(model, version, load=False)
         await self._settle(model, version)
-        return self._entries[model][version]
+        gone = replace(entry, state=LifecycleState.UNLOADED, handle=None)  # its files were gone, and now it is too
+        return self._entries.get(model, {}).get(version, gone)
 
     async def close(self, bound: float) -> None:
         """Takes every version out of service, waiting at most `bound` seconds for requests under way."""
@@ -190,6 +223,7 @@ class Manager:
         if ready:
             await asyncio.wait([asyncio.create_task(handle.close()) for handle in ready], timeout=bound)
         self._loads.shutdown()
+        self._supervision.kill()  # of those that hang, or that were still loading
 
     @property
     def devices(self) -> Collection[str]:
@@ -197,23 +231,48 @@ class Manager:
         handles = [e.handle for entries in self._entries.values() for e in entries.values() if e.handle is not None]
         return dict.fromkeys(["cpu", *(device for handle in handles for device in handle.recorder.memory_bytes)])
 
+    @property
+    def child_bytes(self) -> int:
+        """Memory of the child processes of all versions, in bytes, at the latest `sample`."""
+        handles = [e.handle for entries in self._entries.values() for e in entries.values() if e.handle is not None]
+        return sum(handle.child_bytes for handle in handles)
+
     def sample(self) -> None:
         """Tells the recorders what is known now; called before a scrape."""
         self._metrics.known = self._known()
+        self._metrics.server.missing_versions = {
+            model: sum(map(self._lost, entries.values())) for model, entries in self._entries.items()
+        }
         for entries in self._entries.values():
             for entry in entries.values():
                 if entry.handle is not None:
-                    entry.handle.recorder.inflight = entry.handle.inflight
-                    entry.handle.recorder.queue_depth = entry.handle.queue_depth
-                    entry.handle.recorder.queue_fill = entry.handle.queue_fill
+                    entry.handle.sample()
+
+    @property
+    def presence(self) -> Presence:
+        """How the repository stood when it was looked at last."""
+        return self._presence
+
+    def _loaded(self, model: str) -> Loaded:
+        states = {version: entry.state for version, entry in self._entries[model].items()}
+        return Loaded(states, self._tags.get(model, {}))
 
     def _wanted(self, model: str) -> set[Version]:
-        on_disk = self._present.get(model, set())
-        present = [version for version in self._entries[model] if version in on_disk]
+        there = list(self._entries[model])
         yanked = self._settings.routing.yanked_pins == "warn"
-        wish = Wish(self._settings.for_model(model).load, self._asked.get(model, {}), yanked)
-        chosen = wanted(wish, present, self._declarations.of(model), self._resolve)
-        return chosen | (self._held(model).keys() & set(present))
+        load_setting = self._settings.for_model(model).load
+        wish = Wish(load_setting, self._asked.get(model, {}), yanked, self._fallbacks(model))
+        declarations = self._declarations.of(model)
+        chosen = wanted(wish, there, declarations, self._resolve, self._loaded(model))
+        return chosen | (self._held(model).keys() & (set(there) - declarations.pruned))
+
+    def _follow_tags(self, model: str) -> None:
+        """Has tags answer with what they name now, as far as that is loaded."""
+        declared, before = self._declarations.of(model).tags, self._tags.get(model, {})
+        if declared != before:
+            self._tags[model] = tags_in_force(declared, self._loaded(model), self._wanted(model))
+            if self._tags[model] != before:
+                self._lay_out(model)
 
     def _declare(self, declared: Declared) -> None:
         """Notes what was declared, for the versions that it is new of."""
@@ -226,28 +285,30 @@ class Manager:
                     if (standing := declarations.standing(version)) is not entry.standing:
                         entries[version] = replace(entry, standing=standing)
 
-    def _take_in(self, listing: Listing) -> None:
+    def _take_in(self, listing: Listing | OSError) -> None:
         """Notes what exists on disk. A version in memory stays what it was when it was loaded."""
-        if self._listing is not None and listing == self._listing:
-            return  # a scan keeps what did not change, and so this compares by identity
-        self._listing = listing
-        self._present = {}
+        known = [(model, version) for model, entries in self._entries.items() for version in entries]
+        before = self._presence
+        if isinstance(listing, OSError):
+            self._presence = unreadable(explain(listing), known)
+        else:
+            self._presence = look(listing, known, self._recorded())
+        self._tell_presence(before)
+        if isinstance(listing, OSError) or self._presence.fault:
+            return
+        since, self._present_at = self._present_at, self._loop.time()
         self._damaged = {}
         for problem in listing.problems:
             if problem.damaged:
-                version = known_version(problem.version)
-                self._damaged.setdefault(problem.model, {})[version] = problem.reason
-                if version in self._entries.get(problem.model, {}):
-                    self._present.setdefault(problem.model, set()).add(version)
+                self._damaged.setdefault(problem.model, {})[known_version(problem.version)] = problem.reason
         grown: set[str] = set()
         for item in listing.published:
             model, version = item.manifest.model, item.manifest.version
-            self._present.setdefault(model, set()).add(version)
             entries = self._entries.setdefault(model, {})
-            known = entries.get(version)
-            if known is not None and known.digest != item.digest and known.state not in _NOT_IN_MEMORY:
-                self._listing = None  # it is to be looked at again when the version has left the memory
-            elif known is None or known.digest != item.digest:
+            entry = entries.get(version)
+            changed = entry is not None and entry.digest != item.digest and entry.state in _NOT_IN_MEMORY
+            again = not before.reachable(model) and self._failed_at.get((model, version), -1.0) >= since
+            if entry is None or changed or (again and entry.state is LifecycleState.FAILED):
                 standing = self._declarations.of(model).standing(version)
                 entries[version] = VersionEntry(item.manifest, item.digest, standing, LifecycleState.NEW)
                 grown.add(model)
@@ -260,6 +321,27 @@ class Manager:
         """Notes that more of a model changed than the states of its versions."""
         self._stale.add(model)
         self._layouts[model] = object()
+
+    def _recorded(self) -> list[tuple[str, Version]]:
+        """Returns the versions that should be in the repository as far as the state store knows."""
+        return [
+            (model, version)
+            for model, declarations in self._declarations.models.items()
+            for version in declarations.digests
+            if version not in declarations.pruned
+        ]
+
+    def _tell_presence(self, before: Presence) -> None:
+        now = self._presence
+        self._stale |= {model for model, _ in now.missing ^ before.missing}
+        self._availability.tell(Part.REPOSITORY, "; ".join(now.reasons))
+        if now.available:
+            for model, version in sorted(now.missing - before.missing):
+                if self._entries[model][version].state not in _NOT_IN_MEMORY:
+                    self._log.error(
+                        "a loaded version is gone from the repository; it is served from memory until it is unloaded",
+                        model=model, version=str(version),
+                    )  # fmt: skip
 
     async def _look_again(self, declared: Declared) -> None:
         """Has versions loaded anew that are fit by now: somebody signed them, or recorded their publication."""
@@ -281,19 +363,20 @@ class Manager:
         return not trust.fault(trust.signed(self._repository, Published(entry.manifest, entry.digest)))
 
     def _drop_gone(self, model: str) -> None:
-        """Forgets versions that are on disk no more; those in service are unloaded first, as nobody wants them."""
-        entries, present = self._entries[model], self._present.get(model, set())
-        gone = [v for v, entry in entries.items() if entry.state in _NOT_IN_MEMORY and v not in present]
+        """Forgets versions that are on disk no more and not in memory."""
+        if not self._presence.reachable(model):
+            return
+        entries, missing = self._entries[model], self._presence.missing
+        gone = [v for v, entry in entries.items() if entry.state in _NOT_IN_MEMORY and (model, v) in missing]
         for version in gone:
             del entries[version]
         if gone:
             self._lay_out(model)
         if not entries:
             del self._entries[model]
+            self._tags.pop(model, None)
 
     async def _ask(self, model: str, version: Version, *, load: bool) -> VersionEntry:
-        if version not in self._entries.get(model, {}):
-            await self.refresh()  # it may have been published a moment ago
         entries = self._catalog.snapshot.model(model).versions
         if version not in entries:
             raise VersionNotFound.of(model, str(version), [str(v) for v in entries])
@@ -344,6 +427,7 @@ class Manager:
                 settings,
                 self._settings.loading.warmup_runs,
                 warming,
+                self._supervision,
             )
         except TurnoutError as error:
             self._failed(entry, error)
@@ -358,13 +442,15 @@ class Manager:
         handle = VersionHandle(
             entry.manifest, loaded, settings, recorder, lambda why: self._demoted(model, version, why)
         )
+        handle.sample()
         self._move(
             model, version, LifecycleState.READY, handle=handle, providers=loaded.providers,
             max_batch_rows=loaded.plan.max_rows, batching=loaded.plan.reason, load_seconds=loaded.seconds,
+            isolation=str(loaded.isolation),
         )  # fmt: skip
         self._log.info(
             "version ready", model=model, version=str(version), seconds=round(loaded.seconds, 3),
-            providers=loaded.providers, batching=loaded.plan.reason,
+            providers=loaded.providers, batching=loaded.plan.reason, isolation=str(loaded.isolation),
         )  # fmt: skip
         if loaded.warmth.warning:
             self._log.warning("warm-up incomplete", model=model, version=str(version), reason=loaded.warmth.warning)
@@ -377,8 +463,9 @@ class Manager:
             await self._freeing.run(give_back)
         self._metrics.retire(model, str(version))
         self._move(
-            model, version, LifecycleState.UNLOADED, providers=(), max_batch_rows=0, batching="", load_seconds=0.0
-        )
+            model, version, LifecycleState.UNLOADED, providers=(), max_batch_rows=0, batching="", load_seconds=0.0,
+            isolation="",
+        )  # fmt: skip
         self._log.info("version unloaded", model=model, version=str(version))
 
     def _demoted(self, model: str, version: Version, reason: str) -> None:
@@ -387,7 +474,26 @@ class Manager:
         self._put(replace(entry, max_batch_rows=0, batching=reason, reason=reason))
         self._log.error("batching demoted", model=model, version=str(version), reason=reason)
 
+    def _start_thread(self, work: Callable[[], None]) -> None:
+        """Runs `work` in a thread that the event loop's thread starts, whose priority is the ordinary one."""
+
+        def start() -> None:
+            threading.Thread(target=work, name="keep", daemon=True).start()
+
+        self._loop.call_soon_threadsafe(start)
+
+    def _child_died(self, version: str, how: str, delay: float) -> None:
+        """Tells that the child process of a version died; from any thread."""
+
+        def tell() -> None:
+            name, _, exact = version.rpartition("@")
+            self._log.error("child process died", model=name, version=exact, how=how, next_start_seconds=delay)
+
+        with suppress(RuntimeError):  # the loop is closed: nobody listens
+            self._loop.call_soon_threadsafe(tell)
+
     def _failed(self, entry: VersionEntry, error: TurnoutError) -> None:
+        self._failed_at[entry.model, entry.version] = asyncio.get_running_loop().time()
         self._metrics.server.loads[entry.model, load_outcome(error)] += 1
         self._move(entry.model, entry.version, LifecycleState.FAILED, reason=error.message, failure=error)
         self._log.error(
@@ -409,14 +515,17 @@ class Manager:
     def _swap(self) -> None:
         """Makes a new snapshot of what is known, if that changed. Models that did not are the same objects in both."""
         last = self._catalog.snapshot
-        complete = last.complete or (self._begun and not self._moving)
+        complete = last.complete or (self._begun and not self._moving and not self._presence.fault)
         lost = {model: Damaged(reasons, self._declarations.of(model)) for model, reasons in self._damaged.items()}
         if not self._stale and complete == last.complete and lost == last.damaged:
             return
         models = dict(last.models)
         for model in self._stale:
             if entries := self._entries.get(model):
-                models[model] = ModelEntry(model, dict(entries), self._declarations.of(model), self._layouts[model])
+                declared = self._declarations.of(model)
+                declarations = replace(declared, tags=self._tags.get(model, declared.tags))
+                shown = {v: self._shown(entry) for v, entry in entries.items()}
+                models[model] = ModelEntry(model, shown, declarations, self._layouts[model])
             else:
                 models.pop(model, None)
         self._stale.clear()
@@ -438,6 +547,19 @@ class Manager:
             for version in reasons.keys() - self._entries.get(name, {}).keys()
         ]
         return known + damaged
+
+    def _lost(self, entry: VersionEntry) -> bool:
+        """Tells whether a version is in memory and its files are gone."""
+        lost = (entry.model, entry.version) in self._presence.missing and self._presence.reachable(entry.model)
+        return lost and entry.state not in _NOT_IN_MEMORY
+
+    def _shown(self, entry: VersionEntry) -> VersionEntry:
+        """Returns an entry as the catalog shows it: with a word on files that are gone."""
+        if entry.reason or not self._lost(entry):
+            return entry
+        return replace(
+            entry, reason="its files are gone from the repository; it is served from memory until it is unloaded"
+        )
 
 
 def _known_version(entry: VersionEntry) -> KnownVersion:

@@ -45,10 +45,15 @@ def used_bytes(device: str) -> int:
     return resident_bytes() if device == "cpu" else cuda_used_bytes(int(device.partition(":")[2]))
 
 
-def device_memory(devices: Iterable[str]) -> dict[str, Memory]:
-    """Returns what is in use on each device and the most that may be; without those of which that is not known."""
+def device_memory(devices: Iterable[str], children: int = 0) -> dict[str, Memory]:
+    """Returns what is in use on each device and the most that may be; without those of which that is not known.
+
+    Args:
+        devices: `cpu` and `cuda:N`.
+        children: What child processes have in memory, in bytes.
+    """
     found = {
-        device: Memory(resident_bytes(), memory_limit())
+        device: Memory(resident_bytes() + children, memory_limit())
         if device == "cpu"
         else Memory(*cuda_bytes(int(device.partition(":")[2])))
         for device in devices

@@ -7,10 +7,6 @@ as JSON.
 
 import contextlib
 import json
-import os
-import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +19,7 @@ from turnout.errors import ConfigError, MemoryBudgetExceeded, ModelCrashed, Mode
 from turnout.registry.lab import Answer, Examination, Race, Subject
 from turnout.registry.manifest import MODEL_FILE
 from turnout.registry.weights import Weights, read_weights
+from turnout.serving.sandbox.processes import ANSWER_FILE, ANSWERS_FILE, JOB_FILE, Cancellation, Processes
 from turnout.serving.tensor import Array
 
 OPTIMISED_LIMIT = 1 << 30
@@ -31,8 +28,6 @@ OPTIMISED_LIMIT = 1 << 30
 RACE_SECONDS = 1.0
 """How long two versions are run in turns."""
 
-_ANSWERS = "answers.npz"
-_KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "LANG", "PYTHONPATH", "CUDA_VISIBLE_DEVICES")
 _ERRORS: Mapping[str, type[TurnoutError]] = {
     error.__name__: error for error in (ConfigError, MemoryBudgetExceeded, ModelFailure, ModelTimedOut)
 }
@@ -41,15 +36,18 @@ _ERRORS: Mapping[str, type[TurnoutError]] = {
 class TrialLab:
     """Runs versions in child processes, and remembers what it saw of each."""
 
-    def __init__(self, settings: ModelSettings, *, timeout: float = 600.0) -> None:
+    def __init__(self, settings: ModelSettings, processes: Processes, cancellation: Cancellation | None = None) -> None:
         """Prepares; nothing runs yet.
 
         Args:
-            settings: Those that the model will be served with: providers, threads, rows in a batch.
-            timeout: Seconds that one child may take.
+            settings: Those that the model will be served with: providers, threads, rows in a batch, bounds on trials.
+            processes: Starts children.
+            cancellation: Ends them.
         """
         self._settings = settings
-        self._timeout = timeout
+        self._timeout = settings.trials.timeout_s
+        self._processes = processes
+        self._cancellation = cancellation or Cancellation()
         self._seen: dict[tuple[Path, tuple[Path, ...]], Examination | TurnoutError] = {}
 
     def examine(self, subject: Subject, golden: Sequence[Path]) -> Examination:
@@ -80,7 +78,7 @@ class TrialLab:
 
     def _examine(self, subject: Subject, golden: Sequence[Path]) -> Examination:
         with self._asked("examine", [subject], golden) as (body, scratch):
-            answers = tuple(_answers(body["answers"], scratch / _ANSWERS))
+            answers = tuple(_answers(body["answers"], scratch / ANSWERS_FILE))
             told = {key: value for key, value in body.items() if key != "answers"}
             return Examination(answers=answers, **told)
 
@@ -89,7 +87,8 @@ class TrialLab:
         self, question: str, subjects: Sequence[Subject], golden: Sequence[Path], **more: Any
     ) -> Iterator[tuple[dict[str, Any], Path]]:
         """Has a child answer a question; yields its answer and the directory with what it wrote."""
-        with tempfile.TemporaryDirectory(prefix="turnout-trial-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="turnout-trial-") as directory:
+            scratch = Path(directory)
             job = more | {
                 "question": question,
                 "subjects": [
@@ -98,31 +97,19 @@ class TrialLab:
                 "golden": [str(path.absolute()) for path in golden],
                 "runtime": self._settings.runtime.model_dump(mode="json"),
                 "max_rows": self._settings.batching.max_rows if self._settings.batching.enabled else 0,
-                "scratch": scratch,
             }
-            yield self._child(json.dumps(job).encode()), Path(scratch)
+            yield self._child(scratch, job), scratch
 
-    def _child(self, job: bytes) -> dict[str, Any]:
-        names = [name for name in os.environ if name in _KEPT_ENVIRONMENT or name.startswith(("CUDA", "NVIDIA", "OMP"))]
-        command = [sys.executable, "-m", "turnout.serving.trial_child", str(os.getpid())]
-        with subprocess.Popen(  # noqa: S603 - nothing of a client's is in the command
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # what native code prints there may hold paths
-            env={name: os.environ[name] for name in names},
-        ) as child:
-            try:
-                out, _ = child.communicate(job, timeout=self._timeout)
-            except subprocess.TimeoutExpired:
-                raise ModelTimedOut(f"its process was ended after {self._timeout:g} s") from None
-            finally:
-                child.kill()
-        if child.returncode:
-            raise ModelCrashed(f"its process died{_cause(child.returncode)}")
+    def _child(self, scratch: Path, job: Mapping[str, Any]) -> dict[str, Any]:
+        (scratch / JOB_FILE).write_text(json.dumps(job))
+        ended = self._processes.run(scratch, self._timeout, self._cancellation)
+        if ended.timed_out:
+            raise ModelTimedOut(f"its process was ended after {self._timeout:g} s")
+        if ended.code:
+            raise ModelCrashed(f"its process died{ended.cause}")
         try:
-            body: dict[str, Any] = json.loads(out)
-        except ValueError as error:
+            body: dict[str, Any] = json.loads((scratch / ANSWER_FILE).read_bytes())
+        except (OSError, ValueError) as error:
             raise ModelFailure("its process answered with what is no answer") from error
         if "error" in body:
             raise _ERRORS.get(body["error"]["kind"], ModelFailure)(str(body["error"]["message"]))
@@ -143,11 +130,3 @@ def _text(array: Array) -> Array:
 def _pair(values: Sequence[float]) -> tuple[float, float]:
     first, second = values
     return float(first), float(second)
-
-
-def _cause(code: int) -> str:
-    if code >= 0:
-        return f" with exit code {code}"
-    with contextlib.suppress(ValueError):
-        return f" of {signal.Signals(-code).name}"
-    return f" of signal {-code}"

@@ -1,11 +1,11 @@
-"""The child's side of `turnout.serving.trial`: one question on standard input, one answer on standard output.
+"""The child's side of `turnout.serving.trial`: one question, one answer, both in a scratch directory.
 
-Run as `python -m turnout.serving.trial_child PARENT`; it dies with the process that started it.
+It is forked by `turnout.serving.sandbox.warm`, or run as `python -m turnout.serving.trial_child SCRATCH PARENT`; either
+way it dies with the process that started it.
 """
 
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -22,9 +22,11 @@ from turnout.errors import InvalidModel, ModelFailure, TurnoutError
 from turnout.registry.agreement import differs, largest_difference, tolerance_of
 from turnout.registry.golden import GOLDEN_DIRECTORY, read_case
 from turnout.registry.manifest import MODEL_FILE, Manifest
+from turnout.registry.onnx_graph import read_graph
 from turnout.registry.signature import DataType, Signature
 from turnout.serving import providers
 from turnout.serving.batchability import prove
+from turnout.serving.sandbox.processes import ANSWER_FILE, ANSWERS_FILE, JOB_FILE
 from turnout.serving.session import Session
 from turnout.serving.synthetic import FREE_SIZES, INTEGERS_BELOW, synthetic_inputs
 from turnout.serving.tensor import NUMPY_DTYPES, Array
@@ -60,21 +62,23 @@ class Example:
 
 
 def main() -> None:
-    """Answers."""
-    host.die_with_parent(int(sys.argv[1]))
+    """Answers, in a process that was started for it."""
+    host.die_with_parent(int(sys.argv[2]))
     host.write_no_core()  # a crash is what this process is for
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whoever prints does not print into the answer
-    job = json.load(sys.stdin)
     providers.start_runtime()
+    answer(Path(sys.argv[1]))
+
+
+def answer(scratch: Path) -> None:
+    """Answers the question in a scratch directory, and leaves the answer there."""
+    job = json.loads((scratch / JOB_FILE).read_bytes()) | {"scratch": scratch}
     try:
-        answer = {"examine": examine, "race": race, "optimise": optimise}[job["question"]](job)
+        told = {"examine": examine, "race": race, "optimise": optimise}[job["question"]](job)
     except TurnoutError as error:
-        answer = {"error": {"kind": type(error).__name__, "message": error.message}}
+        told = {"error": {"kind": type(error).__name__, "message": error.message}}
     except MemoryError:
-        answer = {"error": {"kind": "MemoryBudgetExceeded", "message": "memory ran out"}}
-    json.dump(answer, out)
-    out.close()
+        told = {"error": {"kind": "MemoryBudgetExceeded", "message": "memory ran out"}}
+    (scratch / ANSWER_FILE).write_text(json.dumps(told))
 
 
 def examine(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,8 +88,9 @@ def examine(job: Mapping[str, Any]) -> dict[str, Any]:
     before = host.reset_peak()
     session, load_seconds = _load(subject, manifest, Runtime(**job["runtime"]), manifest.size < PREPACKED_LIMIT)
     examples = _golden(job["golden"], manifest.signature)
-    sound = next((e.inputs for e in examples if not e.fault), None)
-    plan = prove(session.run, manifest, job["max_rows"], sound)
+    sound = [e.inputs for e in examples if not e.fault]
+    graph = read_graph(Path(subject["directory"]) / MODEL_FILE)
+    plan = prove(session.run, manifest, job["max_rows"], sound, graph)
     names = [spec.name for spec in manifest.signature.outputs]
     # One row: which batches pay depends on what else the machine does, and the peak of memory would with it.
     warmth = warm_up(session.run, replace(plan, max_rows=0), names, _WARM_RUNS, only_where_it_pays=True)
@@ -96,7 +101,7 @@ def examine(job: Mapping[str, Any]) -> dict[str, Any]:
         outputs, fault = _answer(session, example, names)
         arrays |= {f"{index}/{name}": _plain(array) for name, array in outputs.items()}
         answers.append({"example": example.name, "golden": example.golden, "outputs": list(outputs), "fault": fault})
-    np.savez(Path(job["scratch"]) / "answers.npz", **arrays)  # type: ignore[arg-type]  # none is named allow_pickle
+    np.savez(job["scratch"] / ANSWERS_FILE, **arrays)  # type: ignore[arg-type]  # none is named allow_pickle
     return {
         "provider": session.providers[0],
         "load_seconds": load_seconds,
@@ -141,7 +146,7 @@ def race(job: Mapping[str, Any]) -> dict[str, Any]:
 def optimise(job: Mapping[str, Any]) -> dict[str, Any]:
     """Writes two versions as ONNX Runtime optimises them, each under its number."""
     for index, subject in enumerate(job["subjects"]):
-        directory = Path(job["scratch"]) / str(index)
+        directory = job["scratch"] / str(index)
         directory.mkdir()
         options = ort.SessionOptions()
         options.log_severity_level = 4

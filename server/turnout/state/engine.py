@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoResultFound
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from turnout.errors import ConfigError, TurnoutError, Unavailable
 from turnout.state.faults import diagnose
+from turnout.state.sqlite_file import SqliteFile
 
 LOCK_WAIT = 10.0
 """Seconds that a writer waits for the one before it. A write takes milliseconds, so this is met by a stuck one only."""
@@ -120,9 +121,13 @@ class Database:
         self._change = threading.Condition()
         self._running = 0
         self._closed = False
+        self._file: SqliteFile | None = None
+        self._mark: tuple[int, str] | None = None
         open_ = _open_sqlite if location.url.drivername == "sqlite" else _open_postgresql
         try:
             self._reads, self._writes = open_(location.url, lock_wait)
+            if location.url.drivername == "sqlite":
+                self._file = SqliteFile(Path(location.url.database or ""))
         except ImportError:
             raise ConfigError("a PostgreSQL state URL needs its driver: pip install 'turnout[postgresql]'") from None
         except OSError as error:
@@ -146,8 +151,12 @@ class Database:
             Unavailable: The database cannot be used now.
             ConfigError: At the start: nothing but a change of the set-up makes it usable.
         """
-        with self._transaction(self._reads, starting=starting) as connection:
-            yield connection
+        try:
+            with self._transaction(self._reads, starting=starting) as connection:
+                yield connection
+        except (ValueError, KeyError, TypeError) as error:
+            # Every row was checked when it was written, so this is what is left of a file that was damaged.
+            raise Unavailable("the state store cannot be used: rows of it cannot be read", retry_after=1.0) from error
 
     @contextmanager
     def writing(self, *, starting: bool = False) -> Iterator[Connection]:
@@ -166,6 +175,29 @@ class Database:
         with self._transaction(self._writes, starting=starting) as connection:
             yield connection
 
+    def mark(self, revision: int, digest: str) -> None:
+        """Notes an event of the log that was read; a file that takes this one's place has to hold it."""
+        self._mark = (revision, digest)
+
+    def check(self) -> None:
+        """Looks whether the database can be read and written, its content included where that is a file.
+
+        Raises:
+            Unavailable: It cannot; the message says why and what to do.
+        """
+        if self._file is not None:
+            self._follow_file(self._file)
+            _refuse(self._file.check())
+
+    def _follow_file(self, file: SqliteFile) -> None:
+        """Goes on with a file that took the place of the one that is open, where it holds the log so far."""
+        if not file.replaced or self._mark is None:
+            return
+        with self._change:
+            if file.replaced and file.holds(*self._mark):
+                self._writes.dispose()  # the reads' too: they share a pool
+                file.renew()
+
     def close(self) -> None:
         """Waits a bounded time for the transactions that are running, then closes; more of them are refused."""
         with self._change:
@@ -180,14 +212,22 @@ class Database:
                 raise Unavailable("the state store is closed")
             self._running += 1
         try:
+            if self._file is not None:
+                self._follow_file(self._file)
+                _refuse(self._file.fault())
             with engine.begin() as connection:
                 yield connection
+                if self._file is not None:
+                    # Not to say that something is recorded which nobody will ever read.
+                    _refuse(self._file.fault(begun=True))
         except PoolTimeout as error:
             raise Unavailable("the state store has too much to do", retry_after=1.0) from error
         except DBAPIError as error:
             if explained := self._explain(error, starting=starting):
                 raise explained from error
             raise
+        except NoResultFound as error:
+            raise Unavailable("the state store cannot be used: rows of it are missing", retry_after=1.0) from error
         finally:
             with self._change:
                 self._running -= 1
@@ -210,8 +250,13 @@ class Database:
         for secret in (self._url.password, self._url.query.get("password"), self._url.query.get("sslpassword")):
             if secret:
                 said = said.replace(str(secret), "***")
-        message = f"the state store {self.name} cannot be used: {fault.cause} ({said})"
+        message = f"the state store {self.name} cannot be used: {fault.cause} ({said}){fault.advice}"
         return ConfigError(message) if fault.lasting else Unavailable(message, retry_after=1.0)
+
+
+def _refuse(fault: str) -> None:
+    if fault:
+        raise Unavailable(f"the state store cannot be used: {fault}", retry_after=1.0)
 
 
 def _open_sqlite(url: URL, lock_wait: float) -> tuple[Engine, Engine]:

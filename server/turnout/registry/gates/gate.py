@@ -10,14 +10,16 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from semver import Version
 
 from turnout.errors import InvalidModel, InvalidRequest, Violation
 from turnout.registry.listing import Published
 from turnout.registry.manifest import Manifest
-from turnout.registry.onnx_model import ModelFacts
+
+if TYPE_CHECKING:  # reading a model's graph imports onnx, and telling of reports does not need it
+    from turnout.registry.onnx_model import ModelFacts
 
 NEVER_SKIPPED = ("integrity", "signature")
 """Gates without which what is served could be anything."""
@@ -68,7 +70,7 @@ class Candidate:
     directory: Path
     manifest: Manifest
     digest: str
-    facts: ModelFacts
+    facts: "ModelFacts"
     parent: Parent | None = None
     taken: frozenset[Version] = frozenset()
 

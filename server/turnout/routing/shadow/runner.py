@@ -2,17 +2,18 @@
 
 In the server's process a run has a thread of the lowest priority, which does nothing but run: what is Python about a
 copy is done on the event loop, since a thread of low priority that is kept from its core while it holds the interpreter
-lock keeps everyone from it. In a child process (`turnout.serving.isolated`) even a native crash ends only the child.
+lock keeps everyone from it. In a child process (`turnout.serving.isolation`) even a native crash ends only the child.
 """
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from turnout.errors import ModelCrashed, ModelTimedOut, TurnoutError
-from turnout.serving.isolated import IsolatedSession
-from turnout.serving.priority import step_back
+from turnout.host import lower_priority
+from turnout.serving.isolation.session import IsolatedSession
 from turnout.serving.session import Session, Stop
 from turnout.serving.tensor import Array
 from turnout.threads import Threads
@@ -55,7 +56,7 @@ class ThreadRunner:
         self.broken = ""
         self._session = session
         self._timeout = timeout
-        self._threads = Threads(f"shadow-{name}", threads, step_back)
+        self._threads = Threads(f"shadow-{name}", threads, lower_priority)
         self._stops: set[Stop] = set()
 
     async def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
@@ -118,7 +119,8 @@ class ProcessRunner:
     def _run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         try:
             child = self._running_child()
-            values = child.run(inputs, outputs, self._timeout)
+            deadline = time.monotonic() + self._timeout
+            values = child.run(inputs, outputs, lambda: self._closed or time.monotonic() > deadline)
         except (ModelCrashed, ModelTimedOut) as error:
             self._crashes += 1
             if self._crashes >= _MAX_CRASHES:
@@ -136,7 +138,7 @@ class ProcessRunner:
             raise ModelCrashed(_CLOSED)
         if (child := self._child) is not None:
             if not child.alive:
-                child.restart()
+                child.start()
             return child
         child = self._start()
         with self._changing:

@@ -24,7 +24,8 @@ from turnout.routing.shadow.runner import CopyRunner, ProcessRunner, ThreadRunne
 from turnout.serving.catalog import Catalog
 from turnout.serving.handle import VersionHandle
 from turnout.serving.inference import AnswerObserver
-from turnout.serving.isolated import IsolatedSession
+from turnout.serving.isolation.pool import ChildPool
+from turnout.serving.isolation.session import IsolatedSession
 from turnout.serving.session import Session
 from turnout.serving.tensor import Array
 from turnout.telemetry.metrics import Metrics
@@ -148,21 +149,29 @@ class Shadows:
         return rules
 
     async def _runner(self, handle: VersionHandle, settings: LaneSettings, *, for_shadow: bool) -> CopyRunner:
-        """Makes what runs copies on a version. The baseline runs in the process in any case: it does so anyway."""
+        """Makes what runs copies on a version.
+
+        The baseline runs in the process: it does so anyway. A version that is isolated runs isolated here too.
+        """
         manifest = handle.manifest
         name = f"{manifest.model}@{manifest.version}"
         with handle.borrowed() as loaded:
-            shared = loaded.sessions[0]
+            shared = loaded.engine
         model = self._directory(manifest.model, manifest.version) / MODEL_FILE
         runtime = self._settings.for_model(manifest.model).runtime
         own_arena = for_shadow and shared.device != "cpu"
         if own_arena:
             runtime = runtime.model_copy(update={"arena_limit_bytes": _arena_limit(settings, manifest.size)})
-        if for_shadow and settings.isolation == "process":
-            start = functools.partial(
-                IsolatedSession, model, manifest.signature, shared.providers, shared.device_id, runtime,
-                memory_limit=int(settings.memory_limit_bytes),
-            )  # fmt: skip
+        if isinstance(shared, ChildPool) or (for_shadow and settings.isolation == "process"):
+
+            def start() -> IsolatedSession:
+                child = IsolatedSession(
+                    model, manifest.signature, shared.providers, shared.device_id, runtime,
+                    memory_limit=int(settings.memory_limit_bytes), priority="low",
+                )  # fmt: skip
+                child.start()
+                return child
+
             return ProcessRunner(name, start, settings.timeout_s)
         session = shared
         if own_arena:

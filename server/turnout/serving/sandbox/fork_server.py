@@ -1,0 +1,161 @@
+"""Children by fork: a warm process (`turnout.serving.sandbox.warm`) starts them in milliseconds, and looks after them.
+
+    this process                        warm process                      child
+      connect, "scratch directory" ---->  accept, fork ------------------->  answers, in the scratch directory
+      {code, peak} <------------------- its end, as the kernel tells <-----  ends
+      close, or die ------------------->  kills it
+
+One connection is one child: whoever asked and goes away, however that happens, takes its child along.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from turnout.errors import ModelFailure
+from turnout.serving.sandbox.processes import (
+    Cancellation,
+    Ended,
+    Processes,
+    SpawnedProcesses,
+    child_environment,
+    readable,
+)
+
+SHARED = "_TURNOUT_FORK_SERVER"
+"""Environment variable, which is no setting: the socket of a warm process that others share, as a suite of tests that
+publishes all the time does. Whoever can write to that socket is asked for children, so it lies in a directory of one's
+own."""
+
+_SOCKET = "socket"
+_START_SECONDS = 60.0
+_END_SECONDS = 5.0
+
+
+class ForkServer:
+    """A warm process of one's own; it starts with the first child, and ends with its owner at the latest."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._home = ""
+        self._warm: subprocess.Popen[bytes] | None = None
+
+    def run(self, scratch: Path, timeout: float, cancellation: Cancellation) -> Ended:
+        """As `Processes.run`."""
+        return ask(self.address(), scratch, timeout, cancellation)
+
+    def address(self) -> str:
+        """Returns where the warm process listens; starts it where it does not run.
+
+        Raises:
+            ModelFailure: It does not start.
+        """
+        with self._lock:
+            if self._warm is None or self._warm.poll() is not None:
+                self._end()
+                self._start()
+            return os.path.join(self._home, _SOCKET)
+
+    def close(self) -> None:
+        """Ends the warm process, and with it every child that still runs."""
+        with self._lock:
+            self._end()
+
+    def _start(self) -> None:
+        self._home = tempfile.mkdtemp(prefix="turnout-warm-")  # nobody else may enter it
+        warm = subprocess.Popen(  # noqa: S603 - nothing of a client's is in the command
+            [sys.executable, "-m", "turnout.serving.sandbox.warm", os.path.join(self._home, _SOCKET)],
+            stdin=subprocess.PIPE,  # its end is the owner's end
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=child_environment(),
+            process_group=0,  # a Ctrl-C is its owner's to act on
+        )
+        self._warm = warm
+        assert warm.stdout is not None
+        # It says so when it listens.
+        if not readable(warm.stdout.fileno(), time.monotonic() + _START_SECONDS) or not warm.stdout.read(1):
+            self._end()
+            raise ModelFailure("the process that starts trial runs did not start")
+
+    def _end(self) -> None:
+        warm, self._warm = self._warm, None
+        if warm is not None:
+            assert warm.stdin is not None
+            assert warm.stdout is not None
+            warm.stdin.close()
+            try:
+                warm.wait(_END_SECONDS)
+            except subprocess.TimeoutExpired:
+                warm.kill()
+                warm.wait()
+            warm.stdout.close()
+        shutil.rmtree(self._home, ignore_errors=True)
+
+
+class SharedForkServer:
+    """A warm process that belongs to someone else, such as a suite of tests."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    def run(self, scratch: Path, timeout: float, cancellation: Cancellation) -> Ended:
+        """As `Processes.run`."""
+        return ask(self._address, scratch, timeout, cancellation)
+
+    def close(self) -> None:
+        """As `Processes.close`: its owner ends it."""
+
+
+def start_processes() -> Processes:
+    """Returns what starts children here: by fork on Linux, else with an interpreter for each."""
+    if sys.platform != "linux":  # elsewhere system libraries start threads of their own, or nothing tells of them
+        return SpawnedProcesses()
+    shared = os.environ.get(SHARED)
+    return SharedForkServer(shared) if shared else ForkServer()
+
+
+def ask(address: str, scratch: Path, timeout: float, cancellation: Cancellation) -> Ended:
+    """Has the warm process at `address` start a child, and waits for its end; as `Processes.run`.
+
+    Raises:
+        ModelFailure: There is no warm process, or it died.
+    """
+    deadline = time.monotonic() + timeout
+    message = json.dumps({"scratch": str(scratch.absolute()), "idle": _idle()}).encode() + b"\n"
+    with socket.socket(socket.AF_UNIX) as connection:
+
+        def stop() -> None:
+            connection.shutdown(socket.SHUT_RDWR)
+
+        try:
+            connection.connect(address)
+            with cancellation.stopping(stop):
+                connection.sendall(message)
+                told = b""
+                while not told.endswith(b"\n"):
+                    if not readable(connection.fileno(), deadline):
+                        return Ended(-9, timed_out=True)  # leaving closes the connection, which kills it
+                    part = connection.recv(4096)
+                    if not part:
+                        cancellation.check()
+                        raise ModelFailure("the process that starts trial runs died")
+                    told += part
+        except OSError as error:
+            cancellation.check()
+            raise ModelFailure(f"no process for the trial run could be started ({error.strerror})") from error
+    body: dict[str, Any] = json.loads(told)
+    return Ended(int(body["code"]), int(body["peak_bytes"]))
+
+
+def _idle() -> bool:
+    """Tells whether the calling thread lets all others go first: its children then do so too."""
+    return hasattr(os, "sched_getscheduler") and os.sched_getscheduler(0) == os.SCHED_IDLE

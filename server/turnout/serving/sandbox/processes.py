@@ -1,0 +1,177 @@
+"""Children that answer one question each, and are ended when nobody wants the answer any more.
+
+A child finds its question in a scratch directory, as `job.json`, and leaves its answer there. What it prints is lost,
+since native code prints paths. Nothing that a child leaves is executed: JSON, and arrays without pickles.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from turnout.errors import TurnoutError
+
+JOB_FILE, ANSWER_FILE, ANSWERS_FILE = "job.json", "answer.json", "answers.npz"
+"""What a scratch directory holds: the question, the answer, and its arrays."""
+
+KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "LANG", "PYTHONPATH", "CUDA_VISIBLE_DEVICES")
+KEPT_PREFIXES = ("CUDA", "NVIDIA", "OMP")
+
+CHILD_ENVIRONMENT = {"ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""ONNX Runtime's telemetry and OpenBLAS each start a thread when imported; a process of two cannot be forked."""
+
+
+class WorkCancelled(Exception):
+    """Work was cancelled. No TurnoutError, since it is no finding about a model that a gate could report.
+
+    Attributes:
+        cause: What whoever waits for the work is told.
+    """
+
+    def __init__(self, cause: TurnoutError) -> None:
+        super().__init__(cause.message)
+        self.cause = cause
+
+
+class Cancellation:
+    """Lets one thread end work that another one does."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._cause: TurnoutError | None = None
+        self._stops: list[Callable[[], None]] = []
+
+    def cancel(self, cause: TurnoutError) -> None:
+        """Ends what goes on, and what would begin. The first cause counts."""
+        with self._lock:
+            if self._cause is not None:
+                return
+            self._cause = cause
+            for stop in self._stops:
+                stop()
+
+    def check(self) -> None:
+        """Checks that nobody cancelled.
+
+        Raises:
+            WorkCancelled: Someone did.
+        """
+        if self._cause is not None:
+            raise WorkCancelled(self._cause)
+
+    @contextlib.contextmanager
+    def stopping(self, stop: Callable[[], None]) -> Iterator[None]:
+        """Has `stop` called on cancellation while the context is entered.
+
+        Raises:
+            WorkCancelled: It was cancelled, before or meanwhile.
+        """
+        with self._lock:
+            self.check()
+            self._stops.append(stop)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._stops.remove(stop)
+            self.check()
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a child ended.
+
+    Attributes:
+        code: Its exit code, or the negative number of the signal that ended it.
+        peak_bytes: The most memory it held, as the kernel counts (`ru_maxrss`).
+        timed_out: It was killed since its time was over.
+    """
+
+    code: int
+    peak_bytes: int = 0
+    timed_out: bool = False
+
+    @property
+    def cause(self) -> str:
+        """By what it ended, as the end of a sentence: ` of SIGFPE`."""
+        if self.code >= 0:
+            return f" with exit code {self.code}"
+        with contextlib.suppress(ValueError):
+            return f" of {signal.Signals(-self.code).name}"
+        return f" of signal {-self.code}"
+
+
+class Processes(Protocol):
+    """Starts children that answer questions."""
+
+    def run(self, scratch: Path, timeout: float, cancellation: Cancellation) -> Ended:
+        """Has a child answer the question in `scratch`, and waits until it ended.
+
+        Args:
+            scratch: Holds `job.json`; the answer is left there.
+            timeout: Seconds after which the child is killed.
+            cancellation: Kills it too.
+
+        Raises:
+            WorkCancelled: It was cancelled; the child is gone.
+        """
+
+    def close(self) -> None:
+        """Ends what was started for children to come."""
+
+
+class SpawnedProcesses:
+    """Starts an interpreter for each child: nearly half a second of imports, and works everywhere."""
+
+    def run(self, scratch: Path, timeout: float, cancellation: Cancellation) -> Ended:
+        """As `Processes.run`."""
+        command = [sys.executable, "-m", "turnout.serving.trial_child", str(scratch), str(os.getpid())]
+        child = subprocess.Popen(  # noqa: S603 - nothing of a client's is in the command
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=child_environment(),
+            process_group=0,
+        )
+        timed_out = False
+        try:
+            with cancellation.stopping(child.kill):
+                child.wait(timeout)
+        except subprocess.TimeoutExpired:
+            timed_out = True
+        finally:
+            child.kill()
+            child.wait()
+        return Ended(child.returncode, timed_out=timed_out)
+
+    def close(self) -> None:
+        """As `Processes.close`: there is nothing."""
+
+
+def child_environment() -> dict[str, str]:
+    """Returns the environment that children get: nothing that is secret, and what keeps them to one thread."""
+    kept = {
+        name: value for name, value in os.environ.items() if name in KEPT_ENVIRONMENT or name.startswith(KEPT_PREFIXES)
+    }
+    return kept | CHILD_ENVIRONMENT
+
+
+def readable(descriptor: int, deadline: float) -> bool:
+    """Waits until something can be read from a descriptor; False where that was not before the deadline.
+
+    Args:
+        descriptor: Of a file.
+        deadline: On the monotonic clock.
+    """
+    poll = select.poll()  # select() cannot wait for descriptors from 1,024 on, and a server has that many
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(max(deadline - time.monotonic(), 0.0) * 1000))
