@@ -100,8 +100,12 @@ def drops_stop_words() -> ModelProto:
 
 def squeezes_single_frames() -> ModelProto:
     """Drops the second dimension where it is 1: a rank that only a run knows. float32 (n, t, 4)."""
-    then = helper.make_graph([node("Squeeze", "x second", "a")], "then", [], [helper.make_tensor_value_info("a", FLOAT, None)])
-    other = helper.make_graph([node("Identity", "x", "b")], "else", [], [helper.make_tensor_value_info("b", FLOAT, None)])
+    then = helper.make_graph(
+        [node("Squeeze", "x second", "a")], "then", [], [helper.make_tensor_value_info("a", FLOAT, None)]
+    )
+    other = helper.make_graph(
+        [node("Identity", "x", "b")], "else", [], [helper.make_tensor_value_info("b", FLOAT, None)]
+    )
     nodes = [
         node("Shape", "x", "size"),
         node("Gather", "size second", "t"),
