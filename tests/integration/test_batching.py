@@ -7,8 +7,8 @@ import onnxruntime as ort
 from semver import Version
 
 from onnx_models import leaky, look_up, matmul, scaled, slow, string_identity
-from turnout.config import Batching, Runtime
 from rowwise_models import drops_stop_words, keeps_by_mask, squeezes_single_frames
+from turnout.config import Batching, Runtime
 from wire import outputs_of, refusal, request, stub_of
 
 ALWAYS = Batching(only_where_it_pays=False)
