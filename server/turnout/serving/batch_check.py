@@ -268,8 +268,10 @@ def _compare_company(
         values = _together(run, axes, rows, names)
         for index, spec in enumerate(manifest.signature.outputs):
             axis = outputs.get(spec.name)
-            if axis is None or values[index].shape != beside_itself[index].shape:
-                continue  # seen by `_compare`
+            if axis is None:
+                continue
+            if values[index].shape != beside_itself[index].shape or values[index].shape[axis] != 2:
+                raise Difference(f"output {spec.name} has not one row for each of two", mixes=True)
             got, expected = (np.take(array, [place], axis=axis) for array in (values[index], beside_itself[index]))
             if differs(got, expected, tolerance_of(manifest, spec)):
                 raise Difference(f"output {spec.name} of a row differs with what it is batched with", mixes=True)
