@@ -26,7 +26,7 @@ T = TypeVar("T")
 class Threads(Executor):
     """Up to `count` threads, started as they are needed, that run one call after the other.
 
-    They are daemons, so that a call that hangs holds no process's end up, which `ThreadPoolExecutor` would. They end
+    They are daemons, so that a call that hangs holds no process's end up, as it would in `ThreadPoolExecutor`. They end
     when nothing was to do for a while.
     """
 

@@ -11,7 +11,8 @@ import pytest
 
 from turnout.errors import DeadlineExceeded, ModelFailure, QueueFull
 from turnout.serving.batchability import BatchPlan
-from turnout.serving.batcher import Batcher, PlanInForce, QueueBounds
+from turnout.serving.batcher import Batcher, QueueBounds
+from turnout.serving.plan_in_force import PlanInForce
 from turnout.serving.session import MakeRunner
 from turnout.serving.tensor import Array
 
@@ -47,6 +48,10 @@ class Gate:
         with self._condition:
             self._open = True
             self._condition.notify_all()
+
+    def close(self) -> None:
+        with self._condition:
+            self._open = False
 
     async def wait_for(self, begun: int) -> None:
         """Waits until so many runs have begun."""
@@ -339,4 +344,50 @@ async def test_who_gave_up_is_not_run_again_with_the_rest_of_a_failed_batch() ->
     gate.open()
     await asyncio.gather(*stays)
     assert gate.begun == [(4, 2), (1, 2), (1, 2)]
+    await _close(batcher)
+
+
+async def _together(batcher: Batcher, gate: Gate, inputs: Sequence[dict[str, Array]]) -> list[Array]:
+    """Has requests wait while the only runner is busy, so that it finds them all, and returns their answers."""
+    gate.close()
+    busy = _send(batcher, _x(width=9))
+    await gate.wait_for(len(gate.begun) + 1)
+    sent = [_send(batcher, one) for one in inputs]
+    await _until(lambda: batcher.waiting == len(inputs))
+    gate.open()
+    await busy
+    return await asyncio.gather(*sent)
+
+
+async def test_an_output_that_all_are_given_is_known_before_a_run_is_shared_and_is_the_same_in_each() -> None:
+    gate, told, constant = Gate(), [], [True]
+    plan = BatchPlan(4, {"x": 0}, {})
+
+    def run(inputs: Mapping[str, Array], names: Sequence[str]) -> list[Array]:
+        rows, width = gate.run(inputs, names)[0].shape
+        return [np.array(rows if width == 2 and not constant[0] else 7)]
+
+    batcher = _batcher(run, plan, runners=1, demoted=told.append)
+    assert await _together(batcher, gate, [_x()] * 4) == [7] * 4
+    assert gate.begun[-4:] == [(1, 2)] * 4  # what they would share was not known
+    assert await _together(batcher, gate, [_x()] * 4) == [7] * 4
+    assert gate.begun[-1] == (4, 2)
+    assert await _together(batcher, gate, [_x(width=3)] * 2) == [7] * 2
+    assert gate.begun[-2:] == [(1, 3)] * 2  # it may depend on what else the requests of a line have in common
+    constant[0] = False
+    assert await _together(batcher, gate, [_x()] * 4) == [1] * 4
+    assert gate.begun[-5:] == [(4, 2), *[(1, 2)] * 4]
+    assert told == ["unbatched: demoted at run time: output y, given to all requests of a run, is not always the same"]
+    await _close(batcher)
+
+
+async def test_how_many_rows_there_are_is_never_shared() -> None:
+    gate, told = Gate(), []
+    batcher = _batcher(
+        lambda inputs, names: [np.array(len(gate.run(inputs, names)[0]))], BatchPlan(4, {"x": 0}, {}), runners=1,
+        demoted=told.append,
+    )  # fmt: skip
+    for _ in range(3):
+        assert await _together(batcher, gate, [_x()] * 3) == [1] * 3
+    assert len(told) == 1
     await _close(batcher)

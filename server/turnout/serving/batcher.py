@@ -18,12 +18,13 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from turnout.errors import DeadlineExceeded, ModelFailure, NotLoaded, QueueFull, TurnoutError
 from turnout.serving.batch import BatchSizeMismatch, join, shape_of, split
 from turnout.serving.batchability import BatchPlan
+from turnout.serving.plan_in_force import PlanInForce
 from turnout.serving.request_queue import QueuedRequest, RequestQueue
 from turnout.serving.session import EndableRun, MakeRunner, Run
 from turnout.serving.tensor import Array, memory_of
@@ -44,21 +45,6 @@ class QueueBounds:
     requests: int
     nbytes: int
     max_delay: float = 0.0
-
-
-@dataclass(slots=True)
-class PlanInForce:
-    """How a version's requests are put together now: as was proved, until a run shows otherwise. All lanes share it.
-
-    Attributes:
-        plan: By which runs are joined and split.
-    """
-
-    plan: BatchPlan
-
-    def demote(self, fault: str) -> None:
-        """Has no requests put together from now on. May be called by any thread, and twice."""
-        self.plan = replace(self.plan, max_rows=0, reason=f"unbatched: demoted at run time: {fault}")
 
 
 @dataclass(slots=True)
@@ -374,6 +360,10 @@ class Batcher:
             return _Outcome([pending], 0, [_too_late()])
         try:
             return self._execute(plan, run, [pending])
+        except BatchSizeMismatch as mismatch:
+            # The request's own run is right: what was joined before was not.
+            self._demote(str(mismatch))
+            return self._run_alone(self._in_force.plan, run, pending)
         except Exception as error:  # noqa: BLE001 - whatever a run raises must reach its caller, not end the runner
             failure = error if isinstance(error, TurnoutError) else _unexpected(error)
             return _Outcome([pending], pending.rows, [failure])
@@ -382,17 +372,21 @@ class Batcher:
         """Returns None where each request has to run by itself: one bad request fails no other client's, and of a
         version that was seen to mix rows no joined run is believed.
         """
-        if plan.max_rows < 2:  # demoted since the batch was taken
+        line, names = batch[0].line, {name for pending in batch for name in pending.outputs}
+        if line is None or not self._in_force.may_join(line, names):  # or it was demoted since the batch was taken
             return None
         try:
             outcome = self._execute(plan, run, batch)
         except BatchSizeMismatch as mismatch:
-            self._in_force.demote(str(mismatch))
-            self._tell(self._on_demoted, self._in_force.plan.reason)
+            self._demote(str(mismatch))
             return None
         except Exception:  # noqa: BLE001 - it is raised again by the request whose doing it is
             return None
         return outcome if self._in_force.plan is plan else None
+
+    def _demote(self, fault: str) -> None:
+        self._in_force.demote(fault)
+        self._tell(self._on_demoted, self._in_force.plan.reason)
 
     def _execute(self, plan: BatchPlan, run: Run, batch: Sequence[_Pending]) -> _Outcome:
         rows = sum(pending.rows for pending in batch)
@@ -405,6 +399,8 @@ class Batcher:
             values = run(inputs, names)
         compute = time.monotonic() - start
         outputs = dict(zip(names, values, strict=True))
+        if plan.max_rows >= 2 and (line := batch[0].line) is not None:
+            self._in_force.check(line, outputs)
         parts = split(plan, outputs, [pending.rows for pending in batch], [pending.outputs for pending in batch])
         self._mean_compute += 0.2 * (compute / len(batch) - self._mean_compute)
         shown = rows if plan.max_rows >= 2 else 0

@@ -13,8 +13,9 @@ from turnout.config import ModelSettings
 from turnout.errors import InputsRefused, ModelCrashed, ModelFailure, ModelTimedOut, NotLoaded, TurnoutError
 from turnout.registry.manifest import Manifest
 from turnout.serving.arms import Arms
-from turnout.serving.batcher import Answer, Batcher, PlanInForce, QueueBounds
+from turnout.serving.batcher import Answer, Batcher, QueueBounds
 from turnout.serving.loader import LoadedVersion
+from turnout.serving.plan_in_force import PlanInForce
 from turnout.serving.tensor import Array
 from turnout.serving.validation import Validator
 from turnout.telemetry.metrics import VersionRecorder
