@@ -5,14 +5,18 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import onnx
+import psutil
 
 from load import Generator, Target
 from servers import matmul, publish_all, turnout
-from tables import Row, compare
+from tables import Row, compare_pairs, take_turns
 from zoo import fetch
 
 TITLE = "isolated in child processes, against the server's own process"
 IN_FLIGHT = (1, 16)
+
+_ALL_CHILDREN_SECONDS = 5.0
+"""How long a version is kept busy for, until all of its children are there."""
 
 
 def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -> list[Row]:
@@ -22,30 +26,37 @@ def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -
     models = scratch / "models"
     publish_all(models, {("tiny", "1.0.0"): tiny, ("magika", "3.3.0"): fetch("magika", "3.3.0")})
     requests = {"tiny": ("x", "f32", "1,64"), "magika": ("bytes", "i32", "1,2048")}
+    # Which batches pay is found out by timing, and would differ between the two by chance.
+    settings = {"TURNOUT_RUNTIME__PROVIDERS": "cpu", "TURNOUT_BATCHING__ONLY_WHERE_IT_PAYS": "false"}
     rows = []
     with ExitStack() as stack:
-        ours, theirs = (
-            stack.enter_context(
-                turnout(models, os.environ | {"TURNOUT_RUNTIME__ISOLATION": wish, "TURNOUT_RUNTIME__PROVIDERS": "cpu"})
-            )
-            for wish in ("process", "thread")
-        )
+        servers = [
+            stack.enter_context(turnout(models, os.environ | settings | {"TURNOUT_RUNTIME__ISOLATION": isolation}))
+            for isolation in ("thread", "process")
+        ]
         for model, request in requests.items():
-            isolated, plain = (Target(server.grpc, model, "", *request) for server in (ours, theirs))
+            targets = [Target(server.grpc, model, "", *request) for server in servers]
 
-            def rps(target: Target, in_flight: int) -> float:
-                return generator.run(target, "unary", in_flight, seconds).rps
+            def measured(side: int, in_flight: int, targets: list[Target] = targets) -> tuple[float, float]:
+                """Returns requests a second, and processor milliseconds of the server and its children for each."""
+                before = _cpu_seconds(servers[side].pid)
+                load = generator.run(targets[side], "unary", in_flight, seconds)
+                return load.rps, (_cpu_seconds(servers[side].pid) - before) / max(load.answers, 1) * 1e3
 
-            for target in (isolated, plain):
-                rps(target, max(IN_FLIGHT))  # all children are there afterwards
-            rows += [
-                compare(
-                    f"{model}, unary, {count} in flight",
-                    lambda target=isolated, count=count: rps(target, count),  # type: ignore[misc]
-                    lambda target=plain, count=count: rps(target, count),  # type: ignore[misc]
-                    windows,
-                    None,
-                )
-                for count in IN_FLIGHT
-            ]
+            for side in (0, 1):
+                generator.run(targets[side], "unary", max(IN_FLIGHT), _ALL_CHILDREN_SECONDS)
+            for count in IN_FLIGHT:
+                pairs = take_turns(lambda n=count: measured(0, n), lambda n=count: measured(1, n), windows)  # type: ignore[misc]
+                name = f"{model}, unary, {count} in flight"
+                rates = [(plain[0], isolated[0]) for plain, isolated in pairs]
+                costs = [(plain[1], isolated[1]) for plain, isolated in pairs]
+                rows.append(compare_pairs(name, rates, None))
+                rows.append(compare_pairs(f"{name}: CPU", costs, None, "ms a request", at_least=False))
     return rows
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Returns the processor time that a process and its children that run have had."""
+    process = psutil.Process(pid)
+    times = [one.cpu_times() for one in (process, *process.children())]
+    return sum(time.user + time.system for time in times)

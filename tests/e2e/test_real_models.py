@@ -1,11 +1,12 @@
 """All the real models at once: each answer is ONNX Runtime's own, whatever names the version."""
 
+import grpc
 import numpy as np
 import pytest
 from semver import Version
 
 from real_models import answer_of, direct_session, random_inputs
-from wire import outputs_of, request, stub_of
+from wire import outputs_of, refusal, request, stub_of
 from zoo import WHEELS, fetch
 
 pytestmark = pytest.mark.slow
@@ -47,3 +48,14 @@ async def test_silero_is_batched_along_its_states_second_axis(publish_model, sta
     server = await start_server()
     entry = server.services.catalog.snapshot.models["silero"].versions[Version(6, 2, 3)]
     assert "input axis 0, state axis 1" in entry.batching
+
+
+async def test_a_request_of_no_rows_ends_no_server_of_silero(publish_model, start_server) -> None:
+    """ONNX Runtime's LSTM aborts the process on it."""
+    publish_model("silero", "6.2.3", fetch("silero", "6.2.3"))
+    server = await start_server()
+    empty = {"input": np.empty((0, 512), np.float32), "state": np.empty((2, 0, 128), np.float32), "sr": np.array(16000)}
+    async with stub_of(server) as stub:
+        assert (await refusal(stub.Predict(request("silero", **empty)))).code is grpc.StatusCode.INTERNAL
+        answer = await stub.Predict(request("silero", **random_inputs("silero", "6.2.3", 0)))
+    assert answer.route.version == "6.2.3"

@@ -136,6 +136,51 @@ def test_where_a_value_only_decides_among_sizes_of_inputs_it_is_none() -> None:
     assert not hazard(proto)
 
 
+@pytest.mark.parametrize(
+    ("constant", "expected"), [(np.uint8(255), True), (np.float32(-1.2), True), (np.uint8(4), False)]
+)
+def test_a_constant_that_a_cast_makes_another_is_not_taken_for_itself(constant, expected) -> None:
+    proto = of_nodes(
+        node("Cast", "c", output="d", to=TensorProto.INT8), node("Div", "a", "d"),
+        constants={"c": np.asarray(constant)}, element=TensorProto.INT8,
+    )  # fmt: skip
+    assert bool(hazard(proto)) is expected
+
+
+def test_a_size_in_a_narrow_type_may_be_minus_1() -> None:
+    for to, expected in ((TensorProto.INT64, False), (TensorProto.INT32, True)):
+        cast = node("Cast", "s", output="d", to=to)
+        proto = of_nodes(node("Shape", "b", output="s"), cast, node("Div", "a", "d"), element=to)
+        assert bool(hazard(proto)) is expected
+
+
+def test_a_value_that_only_picks_among_constants_is_none() -> None:
+    picked = node("Gather", "table", "b", output="d")
+    assert not hazard(of_nodes(picked, node("Div", "a", "d"), constants={"table": np.array([2, 8])}))
+    assert hazard(of_nodes(picked, node("Div", "a", "d"), constants={"table": np.array([2, -1])}))
+    assert not hazard(of_nodes(picked, node("Expand", "a", "d"), constants={"table": np.array([2, 8])}))
+
+
+@pytest.mark.parametrize("rank", [4, 5])
+def test_a_transposed_convolution_is_one_on_volumes_of_free_sizes(rank) -> None:
+    sizes = ["n", 1, *("dhw"[: rank - 2])]
+    kernel = numpy_helper.from_array(np.ones((1, 1, *(2,) * (rank - 2)), np.float32), "k")
+    proto = model(
+        [node("ConvTranspose", "x", "k")], [tensor("x", TensorProto.FLOAT, sizes)],
+        [helper.make_empty_tensor_value_info("y")], [kernel],
+    )  # fmt: skip
+    assert bool(hazard(proto)) is (rank == 5)
+
+
+def test_a_convolution_is_one_where_the_kernel_comes_from_the_request() -> None:
+    images = tensor("x", TensorProto.FLOAT, ["n", "c", 8, 8])
+    kernels = tensor("k", TensorProto.FLOAT, [1, "c", 3, 3])
+    constant = numpy_helper.from_array(np.ones((1, 1, 3, 3), np.float32), "k")
+    y = helper.make_empty_tensor_value_info("y")
+    assert "does not end" in hazard(model([node("Conv", "x", "k")], [images, kernels], [y]))
+    assert not hazard(model([node("Conv", "x", "k")], [images], [y], [constant]))
+
+
 def test_a_loop_of_as_many_rounds_as_the_request_says_is_one_and_a_counted_one_is_not() -> None:
     proto = onnx_models.slow()
     assert "runs for as long" in hazard(proto)

@@ -30,6 +30,14 @@ def test_wanted_outputs_keep_their_order() -> None:
     assert list(VALIDATOR.check({"x": X, "word": WORD}, ["z", "y"])) == ["z", "y"]
 
 
+def test_an_empty_input_may_not_claim_sizes_that_no_message_could_fill() -> None:
+    wide = Validator(Signature((TensorSpec("x", DataType.FLOAT32, ("N", "M", "K")),), ()))
+    assert wide.check({"x": np.empty((0, 1000, 1000), np.float32)}, ()) == []
+    for shape in ((2**31, 0, 4), (0, 2**40, 1), (2**20, 0, 2**20)):
+        with pytest.raises(InvalidTensor, match="beside its dimension of 0"):
+            wide.check({"x": np.empty(shape, np.float32)}, ())
+
+
 @pytest.mark.parametrize(
     ("inputs", "outputs", "fields"),
     [

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from turnout.registry.graph import STANDARD_DOMAIN, Graph, ModelGraph, Node, Tensor, TensorType
+from turnout.registry.graph import STANDARD_DOMAIN, Attribute, Graph, ModelGraph, Node, Tensor, TensorType
 
 _FIRST_IR_WITH_DEFAULTS = 4
 
@@ -28,9 +28,12 @@ _KNOWN_DOMAINS = frozenset({STANDARD_DOMAIN, "ai.onnx.ml", _MICROSOFT, "com.micr
 """Domains of operators that ONNX Runtime brings itself."""
 
 _SAME_VALUES = frozenset(
-    {"Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Transpose", "Expand", "Tile", "Gather", "Slice"}
+    {"Identity", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Transpose", "Expand", "Tile", "Gather", "Slice"}
 )
-"""Operators whose output holds no values but those of their first input."""
+"""Operators whose output holds no values but those of their first input, whatever else they are given."""
+
+_WIDE_TYPES = frozenset({1, 7, 11})
+"""Element types, by ONNX's number, that a size keeps its sign in: float32, int64, float64."""
 
 _NON_NEGATIVE = frozenset(
     {"Add", "Mul", "Div", "Max", "Min", "Concat", "ReduceProd", "ReduceSum", "ReduceMax", "ReduceMin", "Range", "Mod"}
@@ -77,6 +80,9 @@ _MICROSOFT_SIZED_BY: Mapping[str, tuple[int, ...]] = {
 
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "AttnLSTM"})
 _ATTENTION_RANK = 4
+_LEAST_MAXIMUM = 127
+"""What every integer type can hold."""
+
 _VOLUME_RANK = 5
 
 
@@ -113,14 +119,14 @@ class Hazard:
 
     Attributes:
         node: The operator, and what its node is called.
-        does: What it does that is dangerous.
+        danger: What it does, as the rest of a sentence.
     """
 
     node: str
-    does: str
+    danger: str
 
     def __str__(self) -> str:
-        return f"{self.node} {self.does}"
+        return f"{self.node} {self.danger}"
 
 
 class _Scope:
@@ -164,9 +170,8 @@ def find_hazard(model: ModelGraph) -> Hazard | None:
 
 def _hazards(graph: Graph, scope: _Scope) -> Iterator[Hazard]:
     for node in graph.nodes:
-        does = _danger(node, scope)
-        if does:
-            yield Hazard(str(node), does)
+        if danger := _danger(node, scope):
+            yield Hazard(str(node), danger)
         inner_origin = Origin.CONSTANT
         for graphs in node.subgraphs.values():
             for inner in graphs:
@@ -184,18 +189,21 @@ def _made(node: Node, scope: _Scope, inner: Origin) -> _Known:
     given = [scope.known(name) for name in node.inputs if name]
     origin = max([inner, *(known.origin for known in given)])
     if not standard:
-        return _Known(max(origin, Origin.VALUE)) if given else _VALUE
+        return _VALUE
     if node.op_type in ("Shape", "Size"):
         return _SIZE
     if node.op_type == "Constant":
         return _Known(Origin.CONSTANT, _constant(node))
     if node.op_type in _BOUNDED and origin is Origin.VALUE:
         return _SIZE
+    if node.op_type == "If":
+        return _Known(inner)  # which branch is taken decides among values, not what they are
+    if node.op_type == "Where":
+        origin = max((known.origin for known in given[1:]), default=Origin.VALUE)
     if node.op_type in _SAME_VALUES and given:
-        decided = max((known.origin for known in given[1:]), default=Origin.CONSTANT)
-        first = given[0]
-        # Which of the values are there may be decided by the rest, but not what they are.
-        return first if decided <= first.origin or first.origin is not Origin.CONSTANT else _Known(first.origin)
+        return given[0]
+    if node.op_type == "Cast" and given:
+        return _cast(given[0], node.attributes.get("to"))
     if node.op_type in ("Max", "Clip") and any(map(_all_positive, given[: 2 if node.op_type == "Clip" else None])):
         return _Known(origin, positive=True)
     if origin is Origin.SIZE and node.op_type not in _NON_NEGATIVE:
@@ -203,6 +211,17 @@ def _made(node: Node, scope: _Scope, inner: Origin) -> _Known:
     if origin is Origin.SIZE and any(_may_be(known, lambda values: values < 0) for known in given):
         return _Known(Origin.SIZE, np.array([-1]))
     return _Known(origin)
+
+
+def _cast(known: _Known, to: Attribute | None) -> _Known:
+    """Returns what is known of a tensor in another type: a great number may become a negative one."""
+    if known.values is not None and known.origin is Origin.CONSTANT:
+        values = known.values
+        kept = values.dtype.kind in "iufb" and np.all((values == np.rint(values)) & (abs(values) <= _LEAST_MAXIMUM))
+        return known if kept else _Known(Origin.CONSTANT)
+    if to in _WIDE_TYPES:
+        return known
+    return _Known(known.origin, np.array([-1]) if known.origin is Origin.SIZE else None)
 
 
 def _constant(node: Node) -> NDArray[Any] | None:
@@ -275,6 +294,8 @@ def _recurrent(node: Node, scope: _Scope) -> str:
 
 
 def _attention(node: Node, scope: _Scope) -> str:
+    if node.attributes.get("q_num_heads"):
+        return ""
     for name in node.inputs[:3]:
         shape = scope.type_of(name).shape
         if shape is None or (len(shape) == _ATTENTION_RANK and not _positive(shape[1])):
@@ -283,14 +304,17 @@ def _attention(node: Node, scope: _Scope) -> str:
 
 
 def _convolution(node: Node, scope: _Scope) -> str:
-    shape = scope.type_of(_input(node, 1)).shape
-    if shape is None or (scope.known(_input(node, 1)).origin is not Origin.CONSTANT and not all(map(_positive, shape))):
+    kernel = _input(node, 1)
+    shape = scope.type_of(kernel).shape
+    if scope.known(kernel).origin is not Origin.CONSTANT and (shape is None or not all(map(_positive, shape))):
         return "does not end where a request has no channels"
     return ""
 
 
 def _transposed_convolution(node: Node, scope: _Scope) -> str:
-    shape = scope.type_of(_input(node, 0)).shape
+    shape, kernel = scope.type_of(_input(node, 0)).shape, scope.type_of(_input(node, 1)).shape
+    if kernel is not None and len(kernel) < _VOLUME_RANK:
+        return ""
     if shape is None or (len(shape) >= _VOLUME_RANK and not all(_positive(size) for size in shape[2:])):
         return "ends the process where a request has a volume without extent"
     return ""

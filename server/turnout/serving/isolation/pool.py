@@ -7,12 +7,13 @@ One child is there from the load on; the others are started when all that are th
 one version follow each other, so that a version whose children keep dying costs a core at most.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from turnout.errors import ModelCrashed, ModelTimedOut, NotLoaded, TurnoutError, Unavailable
+from turnout.errors import ModelCrashed, ModelFailure, ModelTimedOut, NotLoaded, TurnoutError, Unavailable
 from turnout.serving.isolation.backoff import Backoff
 from turnout.serving.isolation.session import ChildGone, GivenUp, IsolatedSession
 from turnout.serving.session import EndableRun
@@ -215,7 +216,7 @@ class ChildPool(EndableRun):
     def _take(self, given_up: GivenUp) -> IsolatedSession:
         with self._changed:
             while not self._free:
-                if self._failure is not None:
+                if self._failure is not None and not self._keepers:
                     raise self._failure
                 if self._closed:
                     raise ModelCrashed("its process was ended")
@@ -247,19 +248,23 @@ class ChildPool(EndableRun):
     # What follows runs in the keepers' threads.
 
     def _keep(self, number: int) -> None:
-        child = self._make(number, not self._serving)
         try:
-            while self._started(child):
-                with self._changed:
-                    if self._closed:
-                        return
-                    self._children.append(child)
-                    self._free.insert(0, child)  # warm ones first
-                    self._changed.notify_all()
-                how = child.wait()
-                self._ended(child, how)
+            with contextlib.closing(self._make(number, not self._serving)) as child:
+                while self._started(child):
+                    with self._changed:
+                        if self._closed:
+                            return
+                        self._children.append(child)
+                        self._free.insert(0, child)  # warm ones first
+                        self._changed.notify_all()
+                    how = child.wait()
+                    self._ended(child, how)
+        except Exception as error:  # noqa: BLE001 - a keeper that dies must not leave anybody waiting
+            failure = ModelFailure(f"its process cannot be kept running ({type(error).__name__})")
+            failure.__cause__ = error
+            with self._changed:
+                self._failure = failure
         finally:
-            child.close()
             with self._changed:
                 self._keepers -= 1
                 self._changed.notify_all()

@@ -35,6 +35,7 @@ from turnout.serving.isolation.frames import (
     unpack_answer,
     unpack_loaded,
 )
+from turnout.serving.sandbox.processes import child_environment
 from turnout.serving.tensor import Array
 
 Priority = Literal["ordinary", "low_while_loading", "low"]
@@ -43,7 +44,6 @@ Priority = Literal["ordinary", "low_while_loading", "low"]
 GivenUp = Callable[[], bool]
 """Tells whether nobody waits for a run any more. Called from the thread that runs, some ten times a second."""
 
-_KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "LANG", "PYTHONPATH", "CUDA_VISIBLE_DEVICES")
 _CLOSE_SECONDS = 0.5
 _LOOK_SECONDS = 0.1
 """How often a run that takes long looks whether anybody still waits."""
@@ -217,13 +217,12 @@ class IsolatedSession:
 
     def _spawn(self) -> None:
         self._why = ""
-        names = [name for name in os.environ if name in _KEPT_ENVIRONMENT or name.startswith(("CUDA", "NVIDIA", "OMP"))]
         try:
-            self._connection = self._start_child({name: os.environ[name] for name in names})
+            self._connection = self._start_child()
         except OSError as error:
             raise ModelCrashed(f"its process cannot be started ({type(error).__name__})") from error
 
-    def _start_child(self, environment: Mapping[str, str]) -> socket.socket:
+    def _start_child(self) -> socket.socket:
         """Starts the process, and returns the socket to it."""
         if self._requests is None or self._answers is None:
             self._requests = Arena.create(MAX_ARENA, writable=True)
@@ -237,7 +236,7 @@ class IsolatedSession:
                 [sys.executable, "-m", "turnout.serving.isolation.child", str(os.getpid()), *map(str, inherited)],
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # what native code prints goes to the log's stream
-                env=environment,
+                env=child_environment(),
                 pass_fds=inherited,
                 # A Ctrl-C for the server is not one for the child: the server ends it in its turn. No session of its
                 # own, since Linux schedules sessions as groups, and priority counts only within one (sched_autogroup).
