@@ -211,6 +211,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             new_request_id,
             body_bytes,
             limits,
+            metrics.faults,
             oip,
             console,
             tracer,
