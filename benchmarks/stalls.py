@@ -3,7 +3,8 @@
     python benchmarks/stalls.py [--issue] [--pythonpath DIR:...]      --issue: only the messages that stalled 0.1
 
 A process of its own asks for /livez each 5 ms. Each message is sent three times, two of them at once. The server is
-`turnout serve` with default settings; PYTHONPATH may name another version of it.
+`turnout serve` with default settings; PYTHONPATH may name another version of it. A second server, to which nothing is
+sent, tells what the machine itself does meanwhile.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from multiprocessing.context import SpawnProcess
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
@@ -96,29 +98,38 @@ def resident(server: ServerProcess) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE") // MIB
 
 
-async def measure(server: ServerProcess, messages: Iterable[Hostile]) -> float:
-    """Prints a line a message; returns the longest stall, in milliseconds."""
-    longest = multiprocessing.get_context("spawn").Value("d", 0.0)
-    prober = multiprocessing.get_context("spawn").Process(target=probe, args=(server.http, longest), daemon=True)
+def probing(server: ServerProcess) -> tuple["Synchronized[float]", "SpawnProcess"]:
+    """Starts to ask a server; returns the longest that an answer took, and the process that asks."""
+    context = multiprocessing.get_context("spawn")
+    longest = context.Value("d", 0.0)
+    prober = context.Process(target=probe, args=(server.http, longest), daemon=True)
     prober.start()
-    while not longest.value:  # noqa: ASYNC110 - another process writes it
-        await asyncio.sleep(0.01)
+    while not longest.value:
+        time.sleep(0.01)
+    return longest, prober
+
+
+async def measure(server: ServerProcess, idle: ServerProcess, messages: Iterable[Hostile]) -> float:
+    """Prints a line a message; returns the longest stall, in milliseconds."""
+    (longest, prober), (elsewhere, idle_prober) = probing(server), probing(idle)
     highest = 0.0
-    print(f"{'message':42} {'bytes':>10} {'stall ms':>9} {'took s':>7} {'MiB':>6}  answer")
+    print(f"{'message':42} {'bytes':>10} {'stall ms':>9} {'idle ms':>8} {'took s':>7} {'MiB':>6}  answer")
     try:
         for message in messages:
             await asyncio.sleep(0.3)
-            longest.value = 0.0
+            longest.value = elsewhere.value = 0.0
             start = time.monotonic()
             answers = await asyncio.gather(*(send(server, message) for _ in range(_TIMES - 1)))
             answers.append(await send(server, message))
             took = time.monotonic() - start
             await asyncio.sleep(0.1)
             highest = max(highest, longest.value)
-            line = f"{message.name:42} {len(message.body):10} {longest.value:9.0f} {took:7.2f} {resident(server):6}"
+            stalls = f"{longest.value:9.0f} {elsewhere.value:8.0f}"
+            line = f"{message.name:42} {len(message.body):10} {stalls} {took:7.2f} {resident(server):6}"
             print(line, " | ".join(sorted(set(answers))), flush=True)
     finally:
         prober.terminate()
+        idle_prober.terminate()
     return highest
 
 
@@ -132,9 +143,9 @@ def main() -> None:
         scratch = Path(directory)
         publish(scratch / "models", scratch)
         environment = {"PYTHONPATH": arguments.pythonpath} if arguments.pythonpath else {}
-        with serving(scratch / "models", **environment) as server:
+        with serving(scratch / "models", **environment) as server, serving(scratch / "models") as idle:
             messages = issue() if arguments.issue else (m for group in (issue(), worst()) for m in group)
-            highest = asyncio.run(measure(server, messages))
+            highest = asyncio.run(measure(server, idle, messages))
             log = server.log.stat().st_size
     print(f"\nlongest stall {highest:.0f} ms (target: under {TARGET_MS:.0f}); the log grew to {log} bytes")
 

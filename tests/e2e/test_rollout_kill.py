@@ -4,7 +4,6 @@ import asyncio
 import json
 import signal
 import socket
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -147,7 +146,7 @@ class House:
         for mark in self.marks.iterdir():
             mark.unlink()
         environment = {"HOLD": hold, "MARKS": str(self.marks), "TURNOUT_ROLLOUT__TICK_S": str(TICK_SECONDS)}
-        return serving(self.models, program=[sys.executable, "-c", HOLDING], grpc=self.address, **environment)
+        return serving(self.models, program=HOLDING, grpc=self.address, **environment)
 
     @property
     def record(self) -> RolloutRecord:

@@ -231,7 +231,6 @@ async def _ask_on(server) -> None:
 async def test_an_abort_beside_another_canary_says_who_has_what(server, models) -> None:
     await begin(server, "soaking")
     await done(server, models, "traffic", "ramp", "m", "1.2.0=5%")
-    await done(server, models, "rollout", "resume", "m")
     await done(server, models, "rollout", "abort", "m", "--reason", "enough")
     last = (await until(server, in_state(*FINAL)))[-1]
     assert "plain requests: 1.0.0 (95 %), 1.2.0 (5 %, canary): enough" in last.events[-1].text

@@ -109,12 +109,12 @@ async def test_no_other_status_is_tried_again_even_where_it_says_when(client, se
 
 
 async def test_a_pause_past_the_deadline_is_not_waited_for(client, server):
-    tries, server.predict = failing(9, grpc.StatusCode.UNAVAILABLE, retry_info(30.0))
+    tries, server.predict = failing(9, grpc.StatusCode.UNAVAILABLE, retry_info(300.0))
     started = time.monotonic()
     with pytest.raises(Unavailable, match="not now") as caught:
-        await client.predict("m", {}, timeout=5.0)
-    assert time.monotonic() - started < 4
-    assert caught.value.retry_after == 30.0
+        await client.predict("m", {}, timeout=60.0)
+    assert time.monotonic() - started < 30
+    assert caught.value.retry_after == 300.0
     assert len(tries) == 1
 
 

@@ -182,4 +182,4 @@ async def test_a_shadow_that_hangs_does_not_hold_the_servers_end(publish_model, 
             await asyncio.sleep(0.01)
         assert accounted(await report(server, "1.1.0")) == 0
         began = time.monotonic()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60, "the model takes hours"

@@ -40,10 +40,13 @@ class IndexedVersion(Version):
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        return self.key == precedence(other) if isinstance(other, Version) else bool(super().__eq__(other))  # type: ignore[operator]
+        if isinstance(other, Version):
+            return self.key == precedence(other)
+        return super().__eq__(other)  # type: ignore[operator]  # NotImplemented for most: Python makes False of it
 
     def __ne__(self, other: object) -> bool:
-        return not self == other
+        equal = self.__eq__(other)
+        return equal if equal is NotImplemented else not equal
 
     def __lt__(self, other: Any) -> bool:
         return self.key < precedence(other) if isinstance(other, Version) else super().__lt__(other)

@@ -241,6 +241,8 @@ class Rollouts:
             refuse_stale(before.candidate, before.epoch, str(before.state), expected_epoch)
             after, entries = decide(self._enforcement.routed(before) if resume else before)
             self._refuse_other_baseline(before, after)
+            if _stopped_by_traffic(before) and not _stopped_by_traffic(after):
+                after = self._enforcement.routed(after)  # whoever has it go on takes what stopped it for granted
             await self._enforcement.decide(driven, after, entries)
         await self._announce()
         return driven.rollout
@@ -356,9 +358,8 @@ class Rollouts:
         To go on would undo that silently, and compare with a version that has no traffic.
         """
         applied, _ = self.observer.applied(before.model)
-        was_stopped = any(p.kind == "traffic" for p in before.pauses) or stranger(before, applied)
-        is_stopped = any(p.kind == "traffic" for p in after.pauses)
-        if not was_stopped or is_stopped or after.state.final or after.state is RolloutState.ABORTING:
+        was_stopped = _stopped_by_traffic(before) or stranger(before, applied)
+        if not was_stopped or _stopped_by_traffic(after) or after.state.final or after.state is RolloutState.ABORTING:
             return
         baseline = self.observer.baseline(before.model)
         if baseline not in ((before.candidate, before.previous) if before.promoted else (before.previous,)):
@@ -413,3 +414,8 @@ class Rollouts:
     async def _announce(self) -> None:
         async with self._ticked:
             self._ticked.notify_all()
+
+
+def _stopped_by_traffic(rollout: Rollout) -> bool:
+    """Tells whether somebody else's change of the traffic has it stand still."""
+    return any(pause.kind == "traffic" for pause in rollout.pauses)

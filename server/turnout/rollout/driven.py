@@ -16,7 +16,7 @@ from turnout.rollout.evidence import SLO, STALLED, Count
 from turnout.rollout.machine import Facts
 from turnout.rollout.plan import Plan
 from turnout.rollout.wishes import wished
-from turnout.routing.answers import answers_of, parts_text
+from turnout.routing.answers import Part, answers_of, parts_text
 from turnout.routing.applied import AppliedPolicy, Policies
 from turnout.routing.policy import TWIN, Policy
 from turnout.routing.rollback import default_version
@@ -128,7 +128,7 @@ class Observer:
             rivals=rivals,
             overtaken=released or _overtaken(rollout, applied),
             overtaken_by="a release" if released is not None else "another rollout",
-            traffic="" if policy is None or policy == Policy(rollout.previous) else plain_text(policy),
+            traffic=self._plain_text(rollout, policy),
             other=stranger(rollout, applied),
             refused=driven.refused,
             thresholds=thresholds,
@@ -164,10 +164,17 @@ class Observer:
         Whether that is ready plays no part: what is released answers as soon as it is.
         """
         known = self._catalog.snapshot.models.get(rollout.model)
-        if policy is not None or rollout.promoted or known is None:
+        if policy is not None or rollout.routed != routed_text(None) or known is None:
             return None
         default = default_version({v: entry.standing for v, entry in known.versions.items()})
         return default if default is not None and default > rollout.previous else None
+
+    def _plain_text(self, rollout: Rollout, policy: Policy | None) -> str:
+        """Returns who answers plain requests, in words; "" where the version before does, and nobody else."""
+        known = self._catalog.snapshot.models.get(rollout.model)
+        statuses = {v: entry.standing for v, entry in known.versions.items()} if known is not None else {}
+        parts = answers_of(policy, statuses).plain
+        return "" if parts == (Part(rollout.previous),) else parts_text(parts)
 
     def _attach(self, driven: Driven, candidate: VersionEntry | None, previous: VersionEntry | None) -> None:
         new, old = _handle(candidate), _handle(previous)
@@ -220,11 +227,6 @@ def threshold(metric: str, latencies: NDArray[np.float64]) -> float:
     if metric == STALLED:
         return _STALL_FACTOR * float(np.quantile(latencies, QUANTILES["p99"]))
     return float(np.quantile(latencies, QUANTILES[metric]))
-
-
-def plain_text(policy: Policy) -> str:
-    """Returns who answers plain requests by a policy, in words."""
-    return parts_text(answers_of(policy, {}).plain)
 
 
 def actor_of(rollout: Rollout) -> str:

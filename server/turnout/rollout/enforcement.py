@@ -12,7 +12,7 @@ from turnout.errors import Conflict, TurnoutError, Unavailable
 from turnout.registry.standing import Standing
 from turnout.rollout.attempt import Entry, Rollout, RolloutState
 from turnout.rollout.changes.operations import Done
-from turnout.rollout.driven import Driven, Observer, actor_of, routed_text
+from turnout.rollout.driven import Driven, Observer, actor_of, routed_text, stranger
 from turnout.rollout.roster import Roster
 from turnout.rollout.wishes import wished
 from turnout.routing.applied import AppliedPolicy, Policies
@@ -127,6 +127,10 @@ class Enforcement:
             return
         if rollout.state.final:
             self._roster.drop((rollout.model, rollout.attempt))
+            self._undivert(rollout.model)
+            return
+        if not aborting and stranger(rollout, applied):
+            # Somebody changed it since this tick looked: the next one says so, and until then nothing of it is undone.
             self._undivert(rollout.model)
             return
         frozen = applied is not None and applied.state.frozen

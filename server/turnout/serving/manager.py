@@ -133,10 +133,10 @@ class Manager:
                     if self._presence.available:
                         await self._look_again(declared)
                     self._declare(declared)
-                self._begun = True
             if isinstance(listing, BaseException) and not isinstance(listing, OSError):
                 raise listing
             self._take_in(listing)
+            self._begun = self._begun or not isinstance(declared, BaseException)
             self.reconcile()
             if isinstance(declared, BaseException):
                 raise declared
