@@ -128,11 +128,10 @@ class Manager:
         async with self._refreshing:
             declared, listing = await asyncio.gather(self._declared(), self._scan(), return_exceptions=True)
             # One that cannot be read keeps nobody from following the other.
-            if not isinstance(declared, BaseException):
-                if declared.revision != self._declarations.revision:
-                    if self._presence.available:
-                        await self._look_again(declared)
-                    self._declare(declared)
+            if not isinstance(declared, BaseException) and declared.revision != self._declarations.revision:
+                if self._presence.available:
+                    await self._look_again(declared)
+                self._declare(declared)
             if isinstance(listing, BaseException) and not isinstance(listing, OSError):
                 raise listing
             self._take_in(listing)
