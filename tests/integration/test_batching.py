@@ -1,6 +1,8 @@
 """Requests share runs where that was proved right, and each gets its own answer."""
 
 import asyncio
+import contextlib
+import threading
 
 import httpx
 import numpy as np
@@ -230,3 +232,30 @@ async def test_a_version_whose_outputs_do_not_add_up_is_demoted_and_everybody_ge
     await server.services.manager.unload("m", Version(1, 0, 0))
     await server.services.manager.load("m", Version(1, 0, 0))
     assert (entry().max_batch_rows, entry().reason) == (8, "")
+
+
+async def test_four_requests_at_once_run_on_four_runners_though_one_alone_was_idle(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", slow())
+    server = await start_server(runtime=Runtime(runners=4, inline_threshold_us=0))
+    handle = _handle(server)
+    batcher, run = handle._batchers[""], handle.loaded.run
+    meeting = threading.Barrier(1)
+
+    def run_together(inputs, names):
+        meeting.wait(30)  # breaks unless as many runs have begun as are to go on at the same time
+        return run(inputs, names)
+
+    batcher._unused = [lambda: contextlib.nullcontext(run_together)] * 4
+    async with stub_of(server) as stub:
+        await stub.Predict(request("m", x=np.zeros((1, 4), np.float32), n=np.int64(1)))
+        async with asyncio.timeout(30):
+            while len(batcher._idle) < 1:
+                await asyncio.sleep(0.001)
+        meeting = threading.Barrier(4)
+        for _ in range(5):
+            rounds = range(5, 9)  # the number of rounds is shared by a run, and so these are four
+            x = np.ones((1, 4), np.float32)
+            answers = await asyncio.gather(*(stub.Predict(request("m", x=x, n=np.int64(n))) for n in rounds))
+            for n, answer in zip(rounds, answers, strict=True):
+                np.testing.assert_array_equal(outputs_of(answer)["y"], x + n)
+    assert batcher.runners == 4
