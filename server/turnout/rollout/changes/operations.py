@@ -167,8 +167,12 @@ class Operations:
         return self._decide(model, decide, actor, reason)
 
     def answers(self, model: str) -> Answers:
-        """Returns who answers what, by what the state store holds. Raises as `targets`."""
-        return self._look(model)[0].answers
+        """Returns who answers what, by what the state store holds; nobody anything where there is no such model.
+
+        Raises:
+            Unavailable: The state store does not answer.
+        """
+        return self._look(model, self._found(model)).answers
 
     def targets(self, model: str) -> tuple[Version, ...]:
         """Returns the versions that a rollback of a model could go back to, the nearest first.
@@ -177,24 +181,25 @@ class Operations:
             ModelNotFound: There is no such model.
             Unavailable: The state store does not answer.
         """
-        situation, _ = self._look(model)
+        situation = self._look(model, self._signatures(model))
         return rollback_targets(situation.history, situation.statuses, situation.signatures.keys())
 
-    def _look(self, model: str) -> tuple[Situation, int]:
-        signatures, seen = self._signatures(model), []
+    def _look(self, model: str, signatures: dict[Version, Signature]) -> Situation:
+        seen: list[Situation] = []
 
         def look(view: ModelView) -> ModelChange:
-            seen.append(_situation(view, signatures, lambda _: ""))
+            seen.append(_situation(view, signatures, lambda _: "")[0])
             return ModelChange()
 
         self._store.decide(model, look, actor="", reason="")
         return seen[0]
 
+    def _found(self, model: str) -> dict[Version, Signature]:
+        return {one.manifest.version: one.manifest.signature for one in self._repository.scan().versions(model)}
+
     def _signatures(self, model: str) -> dict[Version, Signature]:
-        listing = self._repository.scan()
-        found = {one.manifest.version: one.manifest.signature for one in listing.versions(model)}
-        if not found:
-            raise ModelNotFound.named(model, listing.models)
+        if not (found := self._found(model)):
+            raise ModelNotFound.named(model, self._repository.scan().models)
         return found
 
     def _decide(
