@@ -37,6 +37,7 @@ def yank(
         with workspace.store() as store:
             declarer = Declarer(workspace.repository, store)
             before = declarer.yank(name, exact, actor=actor_or_login(actor), reason=reason)
+            warning = declarer.way_back(name).yank_warning(name, exact)
             default = ModelVersions.of(name, workspace.scan(), store.declared()).default
         changed = before is not Standing.YANKED
         said = f"is yanked; it was {before}" if changed else "was yanked before; nothing changed"
@@ -47,8 +48,9 @@ def yank(
             "changed": changed,
             "previous_standing": before,
             "default_version": None if default is None else str(default),
+            "warnings": [warning] if warning else [],
         }
-        out.show(body, f"{name} {exact} {said}; {left}")
+        out.show(body, f"{name} {exact} {said}; {left}", *([f"warning: {warning}"] if warning else []))
 
 
 def unyank(

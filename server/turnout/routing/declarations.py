@@ -1,5 +1,7 @@
 """Declares versions released or yanked and moves tags, once it is sure that what they name exists."""
 
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from semver import Version
@@ -13,9 +15,11 @@ from turnout.registry.standing import Standing
 from turnout.registry.trust import keep
 from turnout.routing.holding import policy_holds, rollout_holds, tag_hold
 from turnout.routing.policy import PolicyState
+from turnout.routing.rollback import HistoryEntry, answered, rollback_targets
 from turnout.routing.selector import tag_name
 from turnout.serving.hold import Hold
 from turnout.state.declaring import Uses
+from turnout.state.events import EventKind
 from turnout.state.store import StateStore
 
 
@@ -32,6 +36,38 @@ class SignedVersion:
     published: Published
     key: str
     changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WayBack:
+    """Where a model's traffic can be rolled back to.
+
+    Attributes:
+        history: The versions that answered plain requests, in order, the present one last.
+        statuses: Release statuses now.
+        present: Versions that exist.
+    """
+
+    history: tuple[Version, ...]
+    statuses: Mapping[Version, Standing]
+    present: tuple[Version, ...]
+
+    @property
+    def targets(self) -> tuple[Version, ...]:
+        """The versions that a rollback can go back to, the nearest first."""
+        return rollback_targets(self.history, self.statuses, self.present)
+
+    def yank_warning(self, model: str, version: Version) -> str:
+        """Says what a yank of `version`, which was made, means for a rollback; "" where it means nothing."""
+        if self.statuses.get(version) is not Standing.YANKED:
+            return ""
+        before = rollback_targets(self.history, {**self.statuses, version: Standing.RELEASED}, self.present)
+        if not before or before[0] != version:
+            return ""
+        left = self.targets
+        to = f"now it goes back to {left[0]}" if left else "now there is no version left to go back to"
+        more = f" (then {', '.join(map(str, left[1:4]))})" if left[1:] else ""
+        return f"a rollback of {model} would have gone back to {version}; {to}{more}"
 
 
 class Declarer:
@@ -95,6 +131,27 @@ class Declarer:
 
         return self._store.yank(model, exact, actor=actor, reason=reason, refuse=refuse)
 
+    def way_back(self, model: str) -> WayBack:
+        """Returns what the model's traffic can be rolled back to, whatever was yanked.
+
+        Raises:
+            OSError: The repository cannot be read.
+            Unavailable: The state store does not answer.
+        """
+        entries: list[HistoryEntry] = []
+        for event in self._store.answer_history(model):
+            if event.kind == EventKind.POLICY_CHANGED:
+                with suppress(ValueError):  # a later release of Turnout wrote it
+                    document = event.payload["document"]
+                    policy = PolicyState.from_json(document).policy if document else None
+                    entries.append(HistoryEntry(event.id, True, None if policy is None else policy.baseline))
+            else:
+                status = _STATUS.get(event.kind, Standing.CANDIDATE)
+                version = Version.parse(event.payload["version"])
+                entries.append(HistoryEntry(event.id, False, version=version, status=status))
+        present = [p.manifest.version for p in self._repository.scan().versions(model)]
+        return WayBack(answered(entries), self._store.declared().of(model).standings, tuple(present))
+
     def unyank(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
         """Takes a withdrawal back: the version is a candidate again.
 
@@ -148,6 +205,9 @@ class Declarer:
             Unavailable: The state store does not answer.
         """
         return self._store.delete_tag(model, tag, actor=actor, reason=reason, expect=expect)
+
+
+_STATUS: Mapping[str, Standing] = {EventKind.RELEASED: Standing.RELEASED, EventKind.YANKED: Standing.YANKED}
 
 
 def holding(model: str, version: Version, uses: Uses) -> list[str]:

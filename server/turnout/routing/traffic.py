@@ -14,6 +14,7 @@ from semver import Version
 from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import ChangeRefused, Conflict, InvalidRequest, VersionNotFound, Violation
+from turnout.registry.standing import Standing
 from turnout.routing.applied import AppliedPolicy, Policies
 from turnout.routing.policy import (
     Canary,
@@ -24,7 +25,7 @@ from turnout.routing.policy import (
     takes_back,
     unfit,
 )
-from turnout.routing.rollback_targets import rollback_targets
+from turnout.routing.rollback import HistoryEntry, answered, rollback_targets
 from turnout.routing.slots import SALT_BYTES, Owners
 from turnout.serving.catalog import Catalog, ModelEntry
 from turnout.serving.inference import AnswerObserver
@@ -202,8 +203,8 @@ class Traffic:
         )
         self._take_in({model: record})
         if before.policy is not None and (after.policy is None or after.policy.baseline != before.policy.baseline):
+            # For what happens before the next look; that one knows which way back is left.
             self._policies.fallbacks = {**self._policies.fallbacks, model: before.policy.baseline}
-            self._fallback_epochs[model] = record.epoch
         self._log.info(
             "traffic changed", model=model, epoch=record.epoch, action=action, actor=change.actor, reason=change.reason,
             policy=None if after.policy is None else after.policy.to_json(),
@@ -244,12 +245,14 @@ class Traffic:
     async def _find_fallback(self, model: str) -> None:
         """Notes what a rollback of the model would go back to."""
         records = await asyncio.to_thread(self._store.policy_history, model, _HISTORY_FOR_FALLBACK)
-        policies: list[Policy | None] = []
+        entries: list[HistoryEntry] = []
         for record in records:
             with suppress(ValueError):  # a later release of Turnout wrote it
-                policies.append(PolicyState.from_json(record.document).policy)
-        present = policies[0].baseline if policies and policies[0] is not None else None
-        targets = rollback_targets(policies, present)
+                policy = PolicyState.from_json(record.document).policy
+                entries.append(HistoryEntry(record.revision, True, None if policy is None else policy.baseline))
+        history = answered(entries)
+        # Whether they are there and still released is for who loads them to say.
+        targets = rollback_targets(history, dict.fromkeys(history, Standing.RELEASED), history)
         others = {name: version for name, version in self._policies.fallbacks.items() if name != model}
         self._policies.fallbacks = others | ({model: targets[0]} if targets else {})
 

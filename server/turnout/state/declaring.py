@@ -22,6 +22,14 @@ from turnout.state.rollouts import RolloutRecord
 _ROLLOUTS = 1000
 _SIGNATURES = 10_000
 _REASON_QUOTED = 200
+_HISTORY = 10_000
+_ANSWER_KINDS = (
+    EventKind.RELEASED,
+    EventKind.WITHDRAWN,
+    EventKind.YANKED,
+    EventKind.UNYANKED,
+    EventKind.POLICY_CHANGED,
+)
 _TAG_KINDS = (EventKind.TAG_SET, EventKind.TAG_DELETED)
 
 
@@ -276,6 +284,15 @@ class Declaring:
         """
         with self._database.reading() as connection:
             return events.latest(connection, model, limit, _TAG_KINDS, tag)
+
+    def answer_history(self, model: str) -> list[Event]:
+        """Returns the changes of a model that may have made another version answer, the oldest first.
+
+        Raises:
+            Unavailable: The database cannot be used now.
+        """
+        with self._database.reading() as connection:
+            return events.latest(connection, model, _HISTORY, _ANSWER_KINDS)[::-1]
 
     @contextmanager
     def _change(self, model: str, actor: str, reason: str) -> Iterator[Change]:

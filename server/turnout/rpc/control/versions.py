@@ -1,13 +1,15 @@
 """Loading, unloading, releasing and tagging versions of a running server."""
 
 import asyncio
+from contextlib import suppress
 from typing import Protocol
 
 from semver import Version
 
-from turnout.errors import InvalidRequest
+from turnout.errors import InvalidRequest, Unavailable
 from turnout.registry.names import parse_version
 from turnout.registry.standing import Standing
+from turnout.routing.declarations import WayBack
 from turnout.rpc.catalog import version_message
 from turnout.rpc.control.calls import Context, check_record, refusing
 from turnout.serving.catalog import Catalog, ModelEntry
@@ -24,6 +26,10 @@ class Declarer(Protocol):
 
     def yank(self, model: str, version: Version, *, actor: str, reason: str) -> Standing:
         """Withdraws a version; returns what it was before."""
+        ...
+
+    def way_back(self, model: str) -> WayBack:
+        """Returns what the model's traffic can be rolled back to."""
         ...
 
     def unyank(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
@@ -90,7 +96,12 @@ class VersionMethods:
             reason=request.reason,
         )
         await self._manager.refresh()
-        return pb.YankVersionResponse(changed=before is not Standing.YANKED)
+        exact = parse_version(request.version)
+        warning = ""
+        with suppress(OSError, Unavailable):  # it is yanked, whatever can be said of it
+            back = await asyncio.to_thread(self._declarer.way_back, request.model)
+            warning = back.yank_warning(request.model, exact)
+        return pb.YankVersionResponse(changed=before is not Standing.YANKED, warnings=[warning] if warning else [])
 
     @refusing
     async def UnyankVersion(self, request: pb.UnyankVersionRequest, context: Context) -> pb.UnyankVersionResponse:  # noqa: N802
