@@ -18,6 +18,7 @@ from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Address, Settings
+from turnout.errors import Unavailable
 from turnout.life import SideTasks, drain
 from turnout.oip.description import Description
 from turnout.publishing import Publisher
@@ -40,6 +41,7 @@ from turnout.routing.configured import named
 from turnout.routing.declarations import Declarer
 from turnout.routing.explain import Explainer
 from turnout.routing.preferences import PreferenceReader
+from turnout.routing.pruner import expire_ticks
 from turnout.routing.router import PolicyRouter
 from turnout.routing.shadow.service import Shadows
 from turnout.routing.traffic import Traffic
@@ -74,6 +76,10 @@ from turnout.web.server import Web, bind, http_server
 
 _EXPIRY_SECONDS = 0.5
 """Between two looks for uploads that nobody goes on with, at least."""
+
+
+_RETENTION_SECONDS = 3600.0
+"""Between two looks for what the retention lets go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +251,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         side_tasks.start("http", http.serve(sockets=[http_socket]))
         side_tasks.start("rollouts", rollouts.run(previews.tick, meters.tick))
         side_tasks.start("webhook", webhook.run())
+        side_tasks.start("retention", _retain(store, settings.retention.ticks_days, log))
         side_tasks.start("uploads", _expire(uploads, settings.transfers.keep_s))
         if console:
             side_tasks.start("recent", recent.run())
@@ -324,6 +331,18 @@ def _registry(
         settings.transfers.idle_s,
         settings.transfers.max_fetches,
     )
+
+
+async def _retain(store: StateStore, ticks_days: int, log: FilteringBoundLogger) -> None:
+    while True:
+        await asyncio.sleep(_RETENTION_SECONDS)
+        try:
+            removed = await asyncio.to_thread(expire_ticks, store, ticks_days)
+        except Unavailable as error:
+            log.warning("old ticks of rollouts stay for now", reason=error.message)
+        else:
+            if removed:
+                log.info("removed old ticks of ended rollouts", ticks=removed, older_than_days=ticks_days)
 
 
 async def _expire(uploads: Uploads, keep_seconds: float) -> None:

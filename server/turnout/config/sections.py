@@ -132,6 +132,21 @@ class Repository(Section):
     poll_interval_s: Annotated[Duration, Field(ge=0.01)] = 0.25
 
 
+class Retention(Section):
+    """What is kept, and for how long.
+
+    Attributes:
+        releases: `turnout prune` keeps so many of a model's latest releases.
+        versions_days: `turnout prune` keeps what was published less long ago.
+        ticks_days: What the ticks of ended rollouts counted is removed after so long, by the servers themselves; 0
+            keeps it for ever. Events, policies and the rollouts themselves stay.
+    """
+
+    releases: Count = 3
+    versions_days: Annotated[int, Field(ge=0, le=36500)] = 30
+    ticks_days: Annotated[int, Field(ge=0, le=36500)] = 90
+
+
 class Transfers(Section):
     """Publishing and fetching by stream, on the control listener.
 

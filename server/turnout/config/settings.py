@@ -19,6 +19,7 @@ from turnout.config.sections import (
     Oip,
     QueueLimits,
     Repository,
+    Retention,
     Rollout,
     Routing,
     Runtime,
@@ -111,6 +112,7 @@ class Settings(BaseSettings):
     runtime: Runtime = Runtime()
     drain: Drain = Drain()
     repository: Repository = Repository()
+    retention: Retention = Retention()
     transfers: Transfers = Transfers()
     loading: Loading = Loading()
     routing: Routing = Routing()

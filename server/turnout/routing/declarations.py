@@ -212,6 +212,11 @@ _STATUS: Mapping[str, Standing] = {EventKind.RELEASED: Standing.RELEASED, EventK
 
 def holding(model: str, version: Version, uses: Uses) -> list[str]:
     """Returns why a version cannot be withdrawn now and what to do first, a clause for each holder."""
+    return [hold.sentence for hold in holders(model, version, uses)]
+
+
+def holders(model: str, version: Version, uses: Uses) -> list[Hold]:
+    """Returns what holds on to a version."""
     holds: list[Hold] = []
     for rollout in uses.rollouts:
         ends = [Version.parse(str(rollout.document[part])) for part in ("candidate", "previous")]
@@ -221,4 +226,4 @@ def holding(model: str, version: Version, uses: Uses) -> list[str]:
         held = policy_holds(model, PolicyState.from_json(uses.policy.document), uses.policy.epoch)
         holds += [held[version]] if version in held else []
     holds += [tag_hold(model, tag) for tag in uses.tags]
-    return [hold.sentence for hold in holds]
+    return holds

@@ -25,6 +25,7 @@ from turnout.errors import (
     Unavailable,
     VersionNotFound,
 )
+from turnout.registry import in_use
 from turnout.registry.files import explain
 from turnout.registry.listing import Listing, Published
 from turnout.registry.manifest import MANIFEST_FILE
@@ -93,6 +94,7 @@ class Manager:
         self._tags: dict[str, dict[str, Version]] = {}
         self._presence = Presence()
         self._present_at = 0.0
+        self._in_use: dict[tuple[str, Version], int | None] = {}
         self._failed_at: dict[tuple[str, Version], float] = {}
         self._damaged: dict[str, dict[Version, str]] = {}
         self._tasks: dict[tuple[str, Version], asyncio.Task[None]] = {}
@@ -184,6 +186,8 @@ class Manager:
         if ready:
             await asyncio.wait([asyncio.create_task(handle.close()) for handle in ready], timeout=bound)
         self._loads.shutdown(wait=False, cancel_futures=True)
+        for key in list(self._in_use):
+            self._let_go(*key)
 
     @property
     def devices(self) -> Collection[str]:
@@ -343,6 +347,8 @@ class Manager:
         try:
             if stated != entry.digest:
                 raise DigestMismatch(f"{model} {version}: {MANIFEST_FILE} is not what was published")
+            directory = self._repository.directory(model, version)
+            self._in_use[model, version] = await loop.run_in_executor(self._loads, in_use.hold, directory)
             strictness = self._settings.loading.environment
             for difference in await loop.run_in_executor(self._loads, check_surroundings, entry.manifest, strictness):
                 self._log.warning("environment differs", model=model, version=str(version), reason=difference)
@@ -382,13 +388,19 @@ class Manager:
         self._put(replace(self._entries[model][version], handle=None))
         if handle is not None:
             await handle.close()
+        self._let_go(model, version)
         self._metrics.retire(model, str(version))
         self._move(
             model, version, LifecycleState.UNLOADED, providers=(), max_batch_rows=0, batching="", load_seconds=0.0
         )
         self._log.info("version unloaded", model=model, version=str(version))
 
+    def _let_go(self, model: str, version: Version) -> None:
+        """Lets a version's files be removed."""
+        in_use.let_go(self._in_use.pop((model, version), None))
+
     def _failed(self, entry: VersionEntry, error: TurnoutError) -> None:
+        self._let_go(entry.model, entry.version)
         self._failed_at[entry.model, entry.version] = asyncio.get_running_loop().time()
         self._metrics.server.loads[entry.model, load_outcome(error)] += 1
         self._move(entry.model, entry.version, LifecycleState.FAILED, reason=error.message, failure=error)

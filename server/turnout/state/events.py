@@ -25,6 +25,8 @@ class EventKind(StrEnum):
     """A version was withdrawn. Payload: version, previous (its standing before)."""
     UNYANKED = "unyanked"
     """A withdrawn version became a candidate again. Payload: version."""
+    PRUNED = "pruned"
+    """The files of a version, which was yanked, were to be removed. Payload: version, digest, bytes."""
     SIGNED = "signed"
     """Somebody signed a version's digest. Payload: version, digest, key (its id)."""
     WITHDRAWN = "withdrawn"

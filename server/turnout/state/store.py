@@ -18,7 +18,7 @@ from turnout.state import audit, chain, events, migrations, policies, rollouts, 
 from turnout.state.audit import Audit
 from turnout.state.chain import Head
 from turnout.state.change import check_limit, check_model, check_text
-from turnout.state.declaring import Declaring, yank_reasons
+from turnout.state.declaring import Declaring, Uses, uses, yank_reasons
 from turnout.state.engine import LOCK_WAIT, Database, Location
 from turnout.state.events import Event, EventKind
 from turnout.state.policies import PolicyRecord
@@ -113,13 +113,18 @@ class StateStore(Declaring):
             ]
             for (model, version), reason in yank_reasons(connection, yanked).items():
                 reasons.setdefault(model, {})[version] = reason
+            pruned = audit.pruned(connection)
             for (model, text), digest in audit.published(connection).items():
                 digests.setdefault(model, {})[Version.parse(text)] = digest
         return Declared(
             number,
             {
                 model: Declarations(
-                    standings.get(model, {}), tags.get(model, {}), reasons.get(model, {}), digests.get(model, {})
+                    standings.get(model, {}),
+                    tags.get(model, {}),
+                    reasons.get(model, {}),
+                    digests.get(model, {}),
+                    pruned.get(model, frozenset()),
                 )
                 for model in standings.keys() | tags.keys() | digests.keys()
             },
@@ -288,6 +293,10 @@ class StateStore(Declaring):
         with self._database.reading() as connection:
             return events.latest(connection, model, limit, rollout=rollout)
 
+    def now(self) -> datetime:
+        """Returns the time that changes are dated by."""
+        return self._now()
+
     def head(self) -> Head:
         """Returns the last event of the log in short, for somebody to keep elsewhere.
 
@@ -308,6 +317,40 @@ class StateStore(Declaring):
         """
         with self._database.reading() as connection:
             return audit.read(connection, kept)
+
+    def publish_times(self) -> Mapping[tuple[str, str], datetime]:
+        """Returns when the publication of each version was recorded last, UTC, by model and version.
+
+        Raises:
+            Unavailable: The database cannot be used now.
+        """
+        with self._database.reading() as connection:
+            return audit.publish_times(connection)
+
+    def uses(self, model: str, version: Version) -> Uses:
+        """Returns what holds on to a version.
+
+        Raises:
+            Unavailable: The database cannot be used now.
+        """
+        with self._database.reading() as connection:
+            return uses(connection, model, version)
+
+    def expire_ticks(self, before: datetime, most: int = 5000) -> int:
+        """Removes ticks of rollouts that have ended, the oldest first, in one short transaction.
+
+        Args:
+            before: Those that were written before.
+            most: At most so many.
+
+        Returns:
+            How many were removed.
+
+        Raises:
+            Unavailable: The database cannot be used now.
+        """
+        with self._database.writing() as connection:
+            return rollouts.expire_ticks(connection, before, most)
 
     def published(self) -> Mapping[tuple[str, str], str]:
         """Returns the digest of every version whose publication was recorded, by model and version.
