@@ -306,6 +306,8 @@ class Manager:
             if not entries:
                 del self._entries[model]
                 self._tags.pop(model, None)
+        left = frozenset(key for key in missing if key[1] in self._entries.get(key[0], {}))
+        self._presence = replace(self._presence, missing=left)
 
     async def _ask(self, model: str, version: Version, *, load: bool) -> VersionEntry:
         entries = self._catalog.snapshot.model(model).versions
