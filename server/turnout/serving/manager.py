@@ -30,7 +30,7 @@ from turnout.registry.files import explain
 from turnout.registry.listing import Listing, Published
 from turnout.registry.manifest import MANIFEST_FILE
 from turnout.registry.repository import Repository
-from turnout.registry.standing import Declared
+from turnout.registry.standing import Declared, Standing
 from turnout.registry.trust import Trust
 from turnout.serving.availability import Availability, Part
 from turnout.serving.catalog import Catalog, CatalogSnapshot, Damaged, ModelEntry, VersionEntry
@@ -241,7 +241,9 @@ class Manager:
         now = asyncio.get_running_loop().time()
         if isinstance(listing, OSError) or self._presence.fault:
             return
-        since, self._present_at = self._present_at, now
+        since = self._present_at
+        if self._presence.available:
+            self._present_at = now
         self._damaged = {}
         for problem in listing.problems:
             if problem.damaged:
@@ -262,7 +264,7 @@ class Manager:
             (model, version)
             for model, declarations in self._declarations.models.items()
             for version in declarations.digests
-            if version not in declarations.pruned
+            if declarations.standing(version) is not Standing.YANKED
         ]
 
     def _tell_presence(self, before: Presence) -> None:
@@ -310,6 +312,8 @@ class Manager:
         self._presence = replace(self._presence, missing=left)
 
     async def _ask(self, model: str, version: Version, *, load: bool) -> VersionEntry:
+        if version not in self._entries.get(model, {}) and not load:
+            await self.refresh()  # it may have been published a moment ago
         entries = self._catalog.snapshot.model(model).versions
         if version not in entries:
             raise VersionNotFound.of(model, str(version), [str(v) for v in entries])
