@@ -17,7 +17,7 @@ from semver import Version
 from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
-from turnout.config import Address, Settings
+from turnout.config import Address, Retention, Settings
 from turnout.errors import Unavailable
 from turnout.life import SideTasks, drain
 from turnout.oip.description import Description
@@ -41,7 +41,7 @@ from turnout.routing.configured import named
 from turnout.routing.declarations import Declarer
 from turnout.routing.explain import Explainer
 from turnout.routing.preferences import PreferenceReader
-from turnout.routing.pruner import expire_ticks
+from turnout.routing.pruner import expire
 from turnout.routing.router import PolicyRouter
 from turnout.routing.shadow.service import Shadows
 from turnout.routing.traffic import Traffic
@@ -251,7 +251,7 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         side_tasks.start("http", http.serve(sockets=[http_socket]))
         side_tasks.start("rollouts", rollouts.run(previews.tick, meters.tick))
         side_tasks.start("webhook", webhook.run())
-        side_tasks.start("retention", _retain(store, settings.retention.ticks_days, log))
+        side_tasks.start("retention", _retain(store, settings.retention, log))
         side_tasks.start("uploads", _expire(uploads, settings.transfers.keep_s))
         if console:
             side_tasks.start("recent", recent.run())
@@ -333,16 +333,16 @@ def _registry(
     )
 
 
-async def _retain(store: StateStore, ticks_days: int, log: FilteringBoundLogger) -> None:
+async def _retain(store: StateStore, retention: Retention, log: FilteringBoundLogger) -> None:
     while True:
         await asyncio.sleep(_RETENTION_SECONDS)
         try:
-            removed = await asyncio.to_thread(expire_ticks, store, ticks_days)
+            removed = await asyncio.to_thread(expire, store, retention)
         except Unavailable as error:
-            log.warning("old ticks of rollouts stay for now", reason=error.message)
+            log.warning("what the retention lets go stays for now", reason=error.message)
         else:
-            if removed:
-                log.info("removed old ticks of ended rollouts", ticks=removed, older_than_days=ticks_days)
+            if removed.ticks or removed.events:
+                log.info("removed what the retention lets go", ticks=removed.ticks, events=removed.events)
 
 
 async def _expire(uploads: Uploads, keep_seconds: float) -> None:

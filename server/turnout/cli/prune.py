@@ -68,7 +68,7 @@ def prune(
     from turnout.errors import ModelNotFound
     from turnout.registry.names import check_model_name
     from turnout.routing.adoption import adopt
-    from turnout.routing.pruner import Pruner
+    from turnout.routing.pruner import Expired, Pruner, expire
     from turnout.routing.pruning import Keep
 
     with reporting(as_json=as_json) as out:
@@ -81,7 +81,7 @@ def prune(
         keep = Keep(keep_releases or retention.releases, timedelta(days=days))
         who = actor_or_login(actor)
         removals: list[Removal] = []
-        ticks = 0
+        expired = Expired(0, 0)
         with workspace.store() as store:
             if yes:
                 adopt(workspace.repository, store, actor=who)
@@ -91,7 +91,7 @@ def prune(
             if yes:
                 for model, decisions in plans.items():
                     removals += pruner.prune(model, decisions, keep, wait, actor=who, reason=reason)
-                ticks = pruner.expire_ticks(retention.ticks_days)
+                expired = expire(store, retention)
         going = [one for one in planned if one.decision.goes]
         size = sum(one.decision.size_bytes for one in going)
         freed = sum(one.freed_bytes for one in removals)
@@ -103,7 +103,8 @@ def prune(
             "freed_bytes": freed,
             "removed": [{"model": one.model, "version": str(one.version)} for one in removals if not one.refused],
             "refused": [{"model": r.model, "version": str(r.version), "reason": r.refused} for r in refused],
-            "ticks_removed": ticks,
+            "ticks_removed": expired.ticks,
+            "events_removed": expired.events,
         }
         rows = [
             (f"{one.model} {one.decision.version}", "goes" if one.decision.goes else "stays",
@@ -114,7 +115,8 @@ def prune(
         if yes:
             told = [f"{one.model} {one.version} is not removed: {one.refused}" for one in refused]
             told.append(f"{len(removals) - len(refused)} removed, {size_text(freed)} freed")
-            told += [f"{ticks} ticks of ended rollouts removed"] * bool(ticks)
+            told += [f"{expired.ticks} ticks of ended rollouts removed"] * bool(expired.ticks)
+            told += [f"{expired.events} events of policies and ended rollouts removed"] * bool(expired.events)
         elif going:
             plural = "s" * (len(going) != 1)
             told = [f"{len(going)} version{plural} would go, {size_text(size)}: say --yes to remove"]

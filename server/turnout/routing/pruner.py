@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from semver import Version
 
-from turnout.config import LoadSelectors, Settings
+from turnout.config import LoadSelectors, Retention, Settings
 from turnout.errors import ChangeRefused, TurnoutError, Unavailable
 from turnout.registry.in_use import remove
 from turnout.registry.listing import Published
@@ -118,17 +118,45 @@ class Pruner:
             return Removal(model, decision.version, 0, f"its files cannot be removed ({error.strerror})")
         return Removal(model, decision.version, decision.size_bytes)
 
-    def expire_ticks(self, days: int) -> int:
-        """Removes ticks of ended rollouts that are older than `days`, in short transactions; returns how many.
 
-        Raises:
-            Unavailable: The state store does not answer.
-        """
-        return expire_ticks(self._store, days)
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """What the retention removed.
+
+    Attributes:
+        ticks: Of ended rollouts.
+        events: Of the log.
+    """
+
+    ticks: int
+    events: int
 
 
+_EVENTS_AT_ONCE = 1000
 _TICKS_AT_ONCE = 5000
 """Ticks that one transaction removes: some 50 ms for which no other change is recorded."""
+
+
+def expire(store: StateStore, retention: Retention) -> Expired:
+    """Removes what the retention lets go of the state store, in short transactions.
+
+    Raises:
+        Unavailable: The state store does not answer.
+    """
+    return Expired(expire_ticks(store, retention.ticks_days), expire_events(store, retention.events_days))
+
+
+def expire_events(store: StateStore, days: int) -> int:
+    """Removes what the log tells of policies and ended rollouts from more than `days` ago; returns how many events.
+
+    Raises:
+        Unavailable: The state store does not answer.
+    """
+    before, removed = store.now() - timedelta(days=days), 0
+    for model in store.logged_models() if days else ():
+        while count := store.remove_events(model, before, _EVENTS_AT_ONCE):
+            removed += count
+    return removed
 
 
 def expire_ticks(store: StateStore, days: int) -> int:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, select
 
 from turnout.errors import ChangeRefused, NotFound
 from turnout.registry.standing import Declarations, Declared, Standing
-from turnout.state import audit, chain, events, migrations, policies, rollouts, schema
+from turnout.state import audit, chain, events, migrations, policies, retention, rollouts, schema
 from turnout.state.audit import Audit
 from turnout.state.chain import Head
 from turnout.state.change import check_limit, check_model, check_text
@@ -167,7 +167,9 @@ class StateStore(Declaring):
         with self._database.reading() as connection:
             last = policies.last_epoch(connection, model)
             if 1 <= epoch <= last:
-                return policies.at(connection, model, epoch)
+                if (found := policies.at(connection, model, epoch)) is None:
+                    raise NotFound(f"epoch {epoch} of the policy of {model} was removed by the retention")
+                return found
         if last == 0:
             raise NotFound(f"{model} has never had a policy")
         were = "epoch 1 only" if last == 1 else f"epochs 1 to {last}"
@@ -351,6 +353,46 @@ class StateStore(Declaring):
         """
         with self._database.writing() as connection:
             return rollouts.expire_ticks(connection, before, most)
+
+    def remove_events(self, model: str, before: datetime, most: int = 1000) -> int:
+        """Removes what the log tells of a model's policies and ended rollouts from before a time, in one transaction.
+
+        The last event of each rollout and those of the last hundred policies stay, and the chain can still be verified.
+
+        Args:
+            model: Its model.
+            before: The time.
+            most: At most so many, the oldest first.
+
+        Returns:
+            How many were removed.
+
+        Raises:
+            Unavailable: The database cannot be used now.
+        """
+        with self._database.reading() as connection:  # no change waits for the search
+            numbers = retention.removable(connection, model, before, most)
+        if not numbers:
+            return 0
+        with self._change(model, "retention", "") as change:
+            links = retention.remove(change.connection, numbers)
+            if links:  # another server may have come first
+                payload = {
+                    "ids": [number for number, _, _ in links],
+                    "before": events.time_text(before),
+                    "digest": chain.removed_digest(links),
+                }
+                change.record(EventKind.REMOVED, f"{len(links)} events", payload)
+        return len(links)
+
+    def logged_models(self) -> list[str]:
+        """Returns the models that the log tells of.
+
+        Raises:
+            Unavailable: The database cannot be used now.
+        """
+        with self._database.reading() as connection:
+            return list(connection.execute(select(schema.events.c.model).distinct()).scalars())
 
     def published(self) -> Mapping[tuple[str, str], str]:
         """Returns the digest of every version whose publication was recorded, by model and version.
