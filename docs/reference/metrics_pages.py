@@ -26,6 +26,9 @@ _AREAS = {
     "turnout_policy_": "Traffic",
     "turnout_route_": "Traffic",
     "turnout_memory_": "The server",
+    "turnout_missing_": "The server",
+    "turnout_repository_": "The server",
+    "turnout_state_": "The server",
 }
 """Headings by the beginnings of names; all else is about requests."""
 
@@ -86,4 +89,5 @@ def _one_of_everything() -> Metrics:
     metrics.server.gpus = [Gpu(0, "GPU-1", "cuda:0", 0.5, 1, 2, 1)]
     metrics.server.spans = {"exported": 1}
     metrics.faults.watch("grpc.health.v1.Health")
+    metrics.server.missing_versions = {"m": 0}
     return metrics

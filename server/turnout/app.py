@@ -17,7 +17,8 @@ from semver import Version
 from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
-from turnout.config import Address, Settings
+from turnout.config import Address, Retention, Settings
+from turnout.errors import Unavailable
 from turnout.host import lower_priority
 from turnout.life import SideTasks, drain
 from turnout.oip.description import Description
@@ -44,6 +45,7 @@ from turnout.routing.configured import named
 from turnout.routing.declarations import Declarer
 from turnout.routing.explain import Explainer
 from turnout.routing.preferences import PreferenceReader
+from turnout.routing.pruner import expire
 from turnout.routing.router import PolicyRouter
 from turnout.routing.shadow.service import Shadows
 from turnout.routing.traffic import Traffic
@@ -90,6 +92,10 @@ _SCRAPE_READ_SECONDS = 1.0
 
 _EXPIRY_SECONDS = 0.5
 """Between two looks for uploads that nobody goes on with, at least."""
+
+
+_RETENTION_SECONDS = 3600.0
+"""Between two looks for what the retention lets go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +298,7 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         side_tasks.start("http", http.serve(sockets=[http_socket]))
         side_tasks.start("rollouts", rollouts.run(previews.tick, meters.tick))
         side_tasks.start("webhook", webhook.run())
+        side_tasks.start("retention", _retain(store, settings.retention, log))
         side_tasks.start("uploads", _expire(repository, uploads, settings.transfers.keep_s))
         if console:
             side_tasks.start("recent", recent.run())
@@ -380,6 +387,18 @@ def _registry(
 
 def _gpus(nvml: Nvml | None, devices: Collection[str]) -> Sequence[Gpu]:
     return () if nvml is None else nvml.read(pci_addresses(devices))
+
+
+async def _retain(store: StateStore, retention: Retention, log: FilteringBoundLogger) -> None:
+    while True:
+        await asyncio.sleep(_RETENTION_SECONDS)
+        try:
+            removed = await store.in_thread(expire, store, retention)
+        except Unavailable as error:
+            log.warning("what the retention lets go stays for now", reason=error.message)
+        else:
+            if removed.ticks or removed.events:
+                log.info("removed what the retention lets go", ticks=removed.ticks, events=removed.events)
 
 
 async def _expire(repository: Repository, uploads: Uploads, keep_seconds: float) -> None:

@@ -2,9 +2,10 @@ from turnout_proto.v1 import activity_pb2 as _activity_pb2
 from turnout_proto.v1 import catalog_pb2 as _catalog_pb2
 from turnout_proto.v1 import rollout_pb2 as _rollout_pb2
 from turnout_proto.v1 import traffic_pb2 as _traffic_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -98,12 +99,14 @@ class YankVersionRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class YankVersionResponse(_message.Message):
-    __slots__ = ("changed", "answers")
+    __slots__ = ("changed", "answers", "warnings")
     CHANGED_FIELD_NUMBER: _ClassVar[int]
     ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     changed: bool
     answers: _traffic_pb2.Answers
-    def __init__(self, changed: bool = ..., answers: _Optional[_Union[_traffic_pb2.Answers, _Mapping]] = ...) -> None: ...
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, changed: bool = ..., answers: _Optional[_Union[_traffic_pb2.Answers, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class UnyankVersionRequest(_message.Message):
     __slots__ = ("model", "version", "actor", "reason", "i_know_why")

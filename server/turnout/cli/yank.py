@@ -40,6 +40,7 @@ def yank(
             declarer = Declarer(workspace.repository, store)
             before = declarer.yank(name, exact, actor=actor_or_login(actor), reason=reason)
             answers = Operations(workspace.repository, store).answers(name)
+            warning = declarer.way_back(name).yank_warning(name, exact)
             default = ModelVersions.of(name, workspace.scan(), store.declared()).default
         changed = before is not Standing.YANKED
         said = f"is yanked; it was {before}" if changed else "was yanked before; nothing changed"
@@ -50,9 +51,11 @@ def yank(
             "changed": changed,
             "previous_standing": before,
             "default_version": None if default is None else str(default),
+            "warnings": [warning] if warning else [],
             "answers": answers_body(answers),
         }
-        out.show(body, f"{name} {exact} {said}; {left}", answers_line(answers))
+        warnings = [f"warning: {warning}"] if warning else []
+        out.show(body, f"{name} {exact} {said}; {left}", *warnings, answers_line(answers))
 
 
 def unyank(

@@ -162,6 +162,25 @@ class Repository(Section):
     poll_interval_s: Annotated[Duration, Field(ge=0.01)] = 0.25
 
 
+class Retention(Section):
+    """What is kept, and for how long.
+
+    Attributes:
+        releases: `turnout prune` keeps so many of a model's latest releases.
+        versions_days: `turnout prune` keeps what was published less long ago.
+        ticks_days: What the ticks of ended rollouts counted is removed after so long, by the servers themselves; 0
+            keeps it for ever.
+        events_days: What the log tells of policies and ended rollouts is removed after so long, but for the last event
+            of each rollout and the last hundred policies of a model; 0 keeps it for ever. Publications, releases,
+            yanks, tags and signatures stay in any case.
+    """
+
+    releases: Count = 3
+    versions_days: Annotated[int, Field(ge=0, le=36500)] = 30
+    ticks_days: Annotated[int, Field(ge=0, le=36500)] = 90
+    events_days: Annotated[int, Field(ge=0, le=36500)] = 730
+
+
 class Transfers(Section):
     """Publishing and fetching by stream, on the control listener.
 

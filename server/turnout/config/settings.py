@@ -19,6 +19,7 @@ from turnout.config.sections import (
     Oip,
     QueueLimits,
     Repository,
+    Retention,
     Rollout,
     Routing,
     Runtime,
@@ -48,7 +49,8 @@ class ModelOverrides(Section):
     """What `[model.<name>]` sets otherwise than for every model; of each section only the keys given count.
 
     Attributes:
-        load: Which versions are loaded.
+        load: Which versions are loaded: `all`, `latest:N` (the N highest releases, newer candidates and what tags
+            name), or a list of selectors; and always what policies, rollouts and rollbacks need.
         slo_ms: Latency objectives; slower requests are counted exactly by `turnout_slo_exceeded_total`.
         false_alarm_meter: Share of the baseline's requests that each of two lanes of it gets while nothing is rolled
             out, to be compared as a canary would be: how often rollouts of this model raise a false alarm. 0: none.
@@ -115,6 +117,7 @@ class Settings(BaseSettings):
     runtime: Runtime = Runtime()
     drain: Drain = Drain()
     repository: Repository = Repository()
+    retention: Retention = Retention()
     transfers: Transfers = Transfers()
     loading: Loading = Loading()
     trials: Trials = Trials()

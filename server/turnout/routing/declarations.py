@@ -1,6 +1,7 @@
 """Declares versions released or yanked and moves tags, once it is sure that what they name exists."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
@@ -15,8 +16,11 @@ from turnout.registry.standing import Standing
 from turnout.registry.trust import keep
 from turnout.routing.holding import policy_holds, rollout_holds, tag_hold
 from turnout.routing.policy import PolicyState
+from turnout.routing.rollback import HistoryEntry, answered, rollback_targets
 from turnout.routing.selector import tag_name
+from turnout.serving.hold import Hold
 from turnout.state.declaring import Uses
+from turnout.state.events import EventKind
 from turnout.state.store import StateStore
 
 P = ParamSpec("P")
@@ -36,6 +40,38 @@ class SignedVersion:
     published: Published
     key: str
     changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WayBack:
+    """Where a model's traffic can be rolled back to.
+
+    Attributes:
+        history: The versions that answered plain requests, in order, the present one last.
+        statuses: Release statuses now.
+        present: Versions that exist.
+    """
+
+    history: tuple[Version, ...]
+    statuses: Mapping[Version, Standing]
+    present: tuple[Version, ...]
+
+    @property
+    def targets(self) -> tuple[Version, ...]:
+        """The versions that a rollback can go back to, the nearest first."""
+        return rollback_targets(self.history, self.statuses, self.present)
+
+    def yank_warning(self, model: str, version: Version) -> str:
+        """Says what a yank of `version`, which was made, means for a rollback; "" where it means nothing."""
+        if self.statuses.get(version) is not Standing.YANKED:
+            return ""
+        before = rollback_targets(self.history, {**self.statuses, version: Standing.RELEASED}, self.present)
+        if not before or before[0] != version:
+            return ""
+        left = self.targets
+        to = f"now it goes back to {left[0]}" if left else "now there is no version left to go back to"
+        more = f" (then {', '.join(map(str, left[1:4]))})" if left[1:] else ""
+        return f"a rollback of {model} would have gone back to {version}; {to}{more}"
 
 
 class Declarer:
@@ -103,6 +139,27 @@ class Declarer:
 
         return self._store.yank(model, exact, actor=actor, reason=reason, refuse=refuse)
 
+    def way_back(self, model: str) -> WayBack:
+        """Returns what the model's traffic can be rolled back to, whatever was yanked.
+
+        Raises:
+            OSError: The repository cannot be read.
+            Unavailable: The state store does not answer.
+        """
+        entries: list[HistoryEntry] = []
+        for event in self._store.answer_history(model):
+            if event.kind == EventKind.POLICY_CHANGED:
+                with suppress(ValueError):  # a later release of Turnout wrote it
+                    document = event.payload["document"]
+                    policy = PolicyState.from_json(document).policy if document else None
+                    entries.append(HistoryEntry(event.id, True, None if policy is None else policy.baseline))
+            else:
+                status = _STATUS.get(event.kind, Standing.CANDIDATE)
+                version = Version.parse(event.payload["version"])
+                entries.append(HistoryEntry(event.id, False, version=version, status=status))
+        present = [p.manifest.version for p in self._repository.scan().versions(model)]
+        return WayBack(answered(entries), self._store.declared().of(model).standings, tuple(present))
+
     def unyank(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
         """Takes a withdrawal back: the version is a candidate again.
 
@@ -158,29 +215,34 @@ class Declarer:
         return self._store.delete_tag(model, tag, actor=actor, reason=reason, expect=expect)
 
 
+_STATUS: Mapping[str, Standing] = {EventKind.RELEASED: Standing.RELEASED, EventKind.YANKED: Standing.YANKED}
+
+
 def holding(model: str, version: Version, uses: Uses) -> list[str]:
     """Returns why a version cannot be withdrawn now and what to do first, a clause for each holder."""
-    sentences: list[str] = []
+    return [hold.sentence for hold in holders(model, version, uses)]
+
+
+def holders(model: str, version: Version, uses: Uses) -> list[Hold]:
+    """Returns what holds on to a version."""
+    holds: list[Hold] = []
     for rollout in uses.rollouts:
         candidate, previous = (_named(rollout.document.get(part)) for part in ("candidate", "previous"))
         if candidate is None or previous is None:
-            sentences.append(
-                f"rollout {rollout.attempt} cannot be read and may need it; `turnout rollout abort {model} --discard` "
-                "ends it"
-            )
+            advice = f"`turnout rollout abort {model} --discard` ends it"
+            holds.append(Hold(f"what rollout {rollout.attempt}, which cannot be read, may need", advice))
         elif version in (candidate, previous):
-            sentences.append(rollout_holds(model, rollout.attempt, candidate, previous)[version].sentence)
+            holds.append(rollout_holds(model, rollout.attempt, candidate, previous)[version])
     if uses.policy is not None and uses.policy.document:
+        epoch = uses.policy.epoch
         try:
-            held = policy_holds(model, PolicyState.from_json(uses.policy.document), uses.policy.epoch)
+            held = policy_holds(model, PolicyState.from_json(uses.policy.document), epoch)
         except ValueError:
-            sentences.append(
-                f"the policy in force (epoch {uses.policy.epoch}) cannot be read and may need it; `turnout traffic set "
-                f"{model} --baseline VERSION` replaces it"
-            )
+            advice = f"`turnout traffic set {model} --baseline VERSION` replaces it"
+            holds.append(Hold(f"what the policy in force (epoch {epoch}), which cannot be read, may need", advice))
         else:
-            sentences += [held[version].sentence] if version in held else []
-    return sentences + [tag_hold(model, tag).sentence for tag in uses.tags]
+            holds += [held[version]] if version in held else []
+    return holds + [tag_hold(model, tag) for tag in uses.tags]
 
 
 def _named(text: object) -> Version | None:

@@ -24,7 +24,7 @@ from turnout.routing.policy import (
     takes_back,
     unfit,
 )
-from turnout.routing.rollback import default_version, rollback_targets
+from turnout.routing.rollback import HistoryEntry, answered, default_version, rollback_targets
 from turnout.routing.slots import SALT_BYTES, Owners
 from turnout.serving.catalog import Catalog, ModelEntry
 from turnout.serving.inference import AnswerObserver
@@ -226,7 +226,7 @@ class Traffic:
         )
         self._take_in({model: record})
         if before.policy is not None and (after.policy is None or after.policy.baseline != before.policy.baseline):
-            # Until the next refresh finds what a rollback goes back to: nothing that may be it is unloaded before.
+            # For what happens before the next look; that one knows which way back is left.
             self._policies.fallbacks = {**self._policies.fallbacks, model: before.policy.baseline}
         self._log.info(
             "traffic changed", model=model, epoch=record.epoch, action=action, actor=change.actor, reason=change.reason,
@@ -277,11 +277,14 @@ class Traffic:
     async def _find_fallback(self, model: str) -> None:
         """Notes what a rollback of the model would go back to."""
         records = await self._store.in_thread(self._store.policy_history, model, _HISTORY_FOR_FALLBACK)
-        states = [state for record in reversed(records) if (state := readable(record)) is not None]
-        entry = self._catalog.snapshot.models.get(model)
-        statuses = {version: one.standing for version, one in entry.versions.items()} if entry is not None else {}
-        history = [state.policy.baseline for state in states if state.policy is not None]
-        targets = rollback_targets(history, statuses, statuses)
+        entries: list[HistoryEntry] = []
+        for record in records:
+            if (state := readable(record)) is not None:
+                baseline = None if state.policy is None else state.policy.baseline
+                entries.append(HistoryEntry(record.revision, True, baseline))
+        history = answered(entries)
+        # Whether they are there and still released is for who loads them to say.
+        targets = rollback_targets(history, dict.fromkeys(history, Standing.RELEASED), history)
         others = {name: version for name, version in self._policies.fallbacks.items() if name != model}
         self._policies.fallbacks = others | ({model: targets[0]} if targets else {})
 

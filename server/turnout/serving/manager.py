@@ -26,11 +26,12 @@ from turnout.errors import (
     Unavailable,
     VersionNotFound,
 )
+from turnout.registry import in_use
 from turnout.registry.files import explain
 from turnout.registry.listing import Listing, Published
 from turnout.registry.manifest import MANIFEST_FILE
 from turnout.registry.repository import Repository
-from turnout.registry.standing import Declared
+from turnout.registry.standing import Declared, Standing
 from turnout.registry.trust import Trust
 from turnout.registry.versions import highest_first, known_version
 from turnout.serving.availability import Availability, Part
@@ -107,6 +108,7 @@ class Manager:
         self._tags: dict[str, dict[str, Version]] = {}
         self._presence = Presence()
         self._present_at = 0.0
+        self._in_use: dict[tuple[str, Version], int | None] = {}
         self._failed_at: dict[tuple[str, Version], float] = {}
         self._damaged: dict[str, dict[Version, str]] = {}
         self._tasks: dict[tuple[str, Version], asyncio.Task[None]] = {}
@@ -223,6 +225,8 @@ class Manager:
             await asyncio.wait([asyncio.create_task(handle.close()) for handle in ready], timeout=bound)
         self._loads.shutdown()
         self._supervision.kill()  # of those that hang, or that were still loading
+        for key in list(self._in_use):
+            self._let_go(*key)
 
     @property
     def devices(self) -> Collection[str]:
@@ -295,7 +299,9 @@ class Manager:
         self._tell_presence(before)
         if isinstance(listing, OSError) or self._presence.fault:
             return
-        since, self._present_at = self._present_at, self._loop.time()
+        since = self._present_at
+        if self._presence.available:
+            self._present_at = self._loop.time()
         self._damaged = {}
         for problem in listing.problems:
             if problem.damaged:
@@ -327,7 +333,7 @@ class Manager:
             (model, version)
             for model, declarations in self._declarations.models.items()
             for version in declarations.digests
-            if version not in declarations.pruned
+            if declarations.standing(version) is not Standing.YANKED
         ]
 
     def _tell_presence(self, before: Presence) -> None:
@@ -370,12 +376,15 @@ class Manager:
         for version in gone:
             del entries[version]
         if gone:
+            self._presence = replace(self._presence, missing=missing - {(model, version) for version in gone})
             self._lay_out(model)
         if not entries:
             del self._entries[model]
             self._tags.pop(model, None)
 
     async def _ask(self, model: str, version: Version, *, load: bool) -> VersionEntry:
+        if version not in self._entries.get(model, {}) and not load:
+            await self.refresh()  # it may have been published a moment ago
         entries = self._catalog.snapshot.model(model).versions
         if version not in entries:
             raise VersionNotFound.of(model, str(version), [str(v) for v in entries])
@@ -416,6 +425,8 @@ class Manager:
         try:
             if stated != entry.digest:
                 raise DigestMismatch(f"{model} {version}: {MANIFEST_FILE} is not what was published")
+            directory = self._repository.directory(model, version)
+            self._in_use[model, version] = await self._loads.run(in_use.hold, directory)
             strictness = self._settings.loading.environment
             for difference in await self._loads.run(check_surroundings, entry.manifest, strictness):
                 self._log.warning("environment differs", model=model, version=str(version), reason=difference)
@@ -460,6 +471,7 @@ class Manager:
         if handle is not None:
             await handle.close()
             await self._freeing.run(give_back)
+        self._let_go(model, version)
         self._metrics.retire(model, str(version))
         self._move(
             model, version, LifecycleState.UNLOADED, providers=(), max_batch_rows=0, batching="", load_seconds=0.0,
@@ -472,6 +484,10 @@ class Manager:
         entry = self._entries[model][version]
         self._put(replace(entry, max_batch_rows=0, batching=reason, reason=reason))
         self._log.error("batching demoted", model=model, version=str(version), reason=reason)
+
+    def _let_go(self, model: str, version: Version) -> None:
+        """Lets a version's files be removed."""
+        in_use.let_go(self._in_use.pop((model, version), None))
 
     def _start_thread(self, work: Callable[[], None]) -> None:
         """Runs `work` in a thread that the event loop's thread starts, whose priority is the ordinary one."""
@@ -492,6 +508,7 @@ class Manager:
             self._loop.call_soon_threadsafe(tell)
 
     def _failed(self, entry: VersionEntry, error: TurnoutError) -> None:
+        self._let_go(entry.model, entry.version)
         self._failed_at[entry.model, entry.version] = asyncio.get_running_loop().time()
         self._metrics.server.loads[entry.model, load_outcome(error)] += 1
         self._move(entry.model, entry.version, LifecycleState.FAILED, reason=error.message, failure=error)

@@ -59,7 +59,7 @@ def look(listing: Listing, known: Collection[Key], recorded: Collection[Key]) ->
     Args:
         listing: What the scan found.
         known: The versions that the server knows.
-        recorded: Those that the state store knows to be published, and not to be pruned.
+        recorded: Those that the state store knows to be published, and not to be yanked or pruned.
     """
     expected = set(known) | set(recorded)
     if not listing.present:

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from semver import Version
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from turnout.state import chain, policies, schema
 from turnout.state.chain import ChainReport, Head
@@ -125,6 +126,24 @@ def published(connection: Connection) -> Mapping[tuple[str, str], str]:
         payload = json.loads(row.payload)
         found[row.model, payload["version"]] = payload["digest"]
     return found
+
+
+def publish_times(connection: Connection) -> Mapping[tuple[str, str], datetime]:
+    """Reads when the publication of each version was recorded last, UTC, by model and version."""
+    columns = schema.events.c
+    query = select(columns.model, columns.subject, func.max(columns.time).label("time"))
+    query = query.where(columns.kind == str(EventKind.PUBLISHED)).group_by(columns.model, columns.subject)
+    return {(row.model, row.subject): datetime.fromisoformat(row.time) for row in connection.execute(query)}
+
+
+def pruned(connection: Connection) -> Mapping[str, frozenset[Version]]:
+    """Reads the versions that were pruned, by model."""
+    columns = schema.events.c
+    query = select(columns.model, columns.payload).where(columns.kind == str(EventKind.PRUNED))
+    found: dict[str, set[Version]] = {}
+    for row in connection.execute(query):
+        found.setdefault(row.model, set()).add(Version.parse(json.loads(row.payload)["version"]))
+    return {model: frozenset(versions) for model, versions in found.items()}
 
 
 def _short(text: str | None) -> str:

@@ -10,6 +10,9 @@ Each event holds the hash of the event before it, and its own:
 JCS is the canonical JSON of RFC 8785. `id` is a number; all others are the very characters that the table holds, so
 `payload` is a string whose characters are JSON. `previous` of event 1 is `sha256:` and 64 zeros.
 
+Of events that the retention removed, only `previous` and `hash` are left (`turnout.state.retention`), which link the
+others; each `removed` event holds a hash over those that it tells of, and what no such event tells of is missing.
+
 Whoever changes, removes, inserts or reorders events breaks the chain at that place, unless they compute it anew from
 there to its end. Whoever removes the last events and sets the revision back leaves a chain that is whole. Both need the
 right to drop the triggers, and both are found by comparing with a head that was kept elsewhere: `turnout log --head`
@@ -17,7 +20,9 @@ prints it, `turnout verify --head` compares.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,8 +130,9 @@ def check(
     """
     number = int(connection.execute(select(schema.revision.c.number)).scalar_one())
     query = select(schema.events).order_by(schema.events.c.id).execution_options(yield_per=1000)
-    links = _Links()
+    links = _Links(_removed(connection))
     for row in connection.execute(query):
+        links.pass_removed(int(row.id), kept)
         links.add(row._asdict())
         visit(row._asdict())
         if kept is not None and row.id == kept.revision:
@@ -135,11 +141,37 @@ def check(
     return ChainReport(Head(links.last, links.previous), links.events, tuple(links.faults[:_TOLD]))
 
 
+def removed_digest(rows: Iterable[tuple[int, str, str]]) -> str:
+    """Returns the hash over removed events: number, hash of the one before, and hash of each, in order."""
+    digest = hashlib.sha256()
+    for number, previous, own in rows:
+        digest.update(f"{number} {previous} {own}\n".encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _removed(connection: Connection) -> deque[tuple[int, str, str]]:
+    """Reads the links that are left of removed events, in order, of those that a `removed` event vouches for."""
+    table, events = schema.removed_events.c, schema.events.c
+    rows = connection.execute(select(table.id, table.previous, table.hash).order_by(table.id))
+    left: dict[int, tuple[int, str, str]] = {row.id: (row.id, row.previous, row.hash) for row in rows}
+    vouched: set[int] = set()
+    for text in connection.execute(select(events.payload).where(events.kind == "removed")).scalars():
+        try:
+            claim = json.loads(text)
+            numbers = [int(number) for number in claim["ids"] if int(number) in left]
+            if removed_digest(left[number] for number in numbers) == claim["digest"]:
+                vouched.update(numbers)
+        except (ValueError, KeyError, TypeError):
+            continue  # it was changed, and the reading of the chain says so
+    return deque(left[number] for number in sorted(vouched))
+
+
 @dataclass(slots=True)
 class _Links:
     """The chain as far as it was read.
 
     Attributes:
+        removed: Links that are left of removed events, in order, as far as they were not passed yet.
         last: Number of the event that was read last; 0 for none.
         previous: Its hash.
         moved: It stands where another one belongs, so that the next one need not follow it.
@@ -148,12 +180,26 @@ class _Links:
         faults: What was found so far.
     """
 
+    removed: deque[tuple[int, str, str]]
     last: int = 0
     previous: str = GENESIS
     moved: bool = False
     events: int = 0
     kept: str = GENESIS
     faults: list[Fault] = field(default_factory=list)
+
+    def pass_removed(self, before: int, kept: Head | None) -> None:
+        """Follows the links of removed events up to the event `before`."""
+        while self.removed and self.removed[0][0] < before:
+            here, previous, own = self.removed.popleft()
+            expected = self.last + 1
+            if here > expected:
+                self._fault(expected, "is missing" if here == expected + 1 else f"to {here - 1} are missing")
+            elif previous != self.previous and not self.moved:
+                self._fault(here, f"does not follow event {here - 1}: it names another hash as the one before it")
+            self.last, self.previous, self.moved = here, own, False
+            if kept is not None and here == kept.revision:
+                self.kept = own
 
     def add(self, row: Mapping[str, Any]) -> None:
         here, expected = int(row["id"]), self.last + 1

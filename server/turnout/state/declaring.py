@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from textwrap import shorten
 
@@ -10,7 +10,7 @@ from semver import Version
 from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.sql import ColumnElement
 
-from turnout.errors import Conflict, TagNotFound
+from turnout.errors import Conflict, InvalidRequest, TagNotFound
 from turnout.registry.standing import Standing
 from turnout.state import decision, events, policies, rollouts, schema
 from turnout.state.change import Change, check_model, check_text
@@ -22,6 +22,14 @@ from turnout.state.rollouts import RolloutRecord
 _ROLLOUTS = 1000
 _SIGNATURES = 10_000
 _REASON_QUOTED = 200
+_HISTORY = 10_000
+_ANSWER_KINDS = (
+    EventKind.RELEASED,
+    EventKind.WITHDRAWN,
+    EventKind.YANKED,
+    EventKind.UNYANKED,
+    EventKind.POLICY_CHANGED,
+)
 _TAG_KINDS = (EventKind.TAG_SET, EventKind.TAG_DELETED)
 
 
@@ -174,6 +182,52 @@ class Declaring:
             change.record(EventKind.YANKED, str(version), {"version": str(version), "previous": str(before)})
         return before
 
+    def prune(
+        self,
+        model: str,
+        version: Version,
+        digest: str,
+        size_bytes: int,
+        *,
+        actor: str,
+        reason: str,
+        refuse: Callable[[Uses], None],
+    ) -> bool:
+        """Records that a version's files go: servers unload it, and its number is never used again.
+
+        Args:
+            model: Its model.
+            version: Which.
+            digest: Of its manifest.
+            size_bytes: Of its files.
+            actor: Who asks, at most 256 bytes.
+            reason: Why, 1 to 1,024 bytes.
+            refuse: Raises where one of the uses forbids it. What it is shown is locked until the change is made.
+
+        Returns:
+            False where that was recorded before; nothing is changed or logged then.
+
+        Raises:
+            InvalidRequest: An argument is too long.
+            Unavailable: The database cannot be used now.
+        """
+        check_text("version", str(version), schema.VERSION_LENGTH)
+        check_text("reason", reason.strip(), schema.REASON_LENGTH, least=1)
+        with self._change(model, actor, reason) as change:
+            if events.latest(change.connection, model, 1, (EventKind.PRUNED,), str(version)):
+                return False
+            refuse(_uses(change, version))
+            before = change.standing(version)
+            if before is not Standing.YANKED:
+                change.connection.execute(delete(schema.standings).where(*decision.is_version(model, version)))
+                change.connection.execute(decision.stand(model, version, Standing.YANKED))
+                payload = {"version": str(version), "previous": str(before)}
+                event = change.record(EventKind.YANKED, str(version), payload)
+                change = replace(change, revision=event.id)
+            payload = {"version": str(version), "digest": digest, "bytes": str(size_bytes)}
+            change.record(EventKind.PRUNED, str(version), payload)
+        return True
+
     def unyank(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
         """Takes the withdrawal of a version back: it is a candidate from then on, whatever it was before.
 
@@ -195,6 +249,8 @@ class Declaring:
         with self._change(model, actor, reason) as change:
             if change.standing(version) is not Standing.YANKED:
                 return False
+            if events.latest(change.connection, model, 1, (EventKind.PRUNED,), str(version)):
+                raise InvalidRequest.at("version", f"{version} of {model} was pruned: its files are gone, or about to")
             change.connection.execute(delete(schema.standings).where(*decision.is_version(model, version)))
             change.record(EventKind.UNYANKED, str(version), {"version": str(version)})
         return True
@@ -274,6 +330,15 @@ class Declaring:
         with self._database.reading() as connection:
             return events.latest(connection, model, limit, _TAG_KINDS, tag)
 
+    def answer_history(self, model: str) -> list[Event]:
+        """Returns the changes of a model that may have made another version answer, the oldest first.
+
+        Raises:
+            Unavailable: The database cannot be used now.
+        """
+        with self._database.reading() as connection:
+            return events.latest(connection, model, _HISTORY, _ANSWER_KINDS)[::-1]
+
     @contextmanager
     def _change(self, model: str, actor: str, reason: str) -> Iterator[Change]:
         """A transaction that may record a change of `model`; no other one changes anything until it ends."""
@@ -301,9 +366,15 @@ def yank_reasons(connection: Connection, yanked: Iterable[tuple[str, Version]]) 
 
 
 def _uses(change: Change, version: Version) -> Uses:
-    in_force = policies.latest(change.connection, change.model, limit=1)
-    running = rollouts.latest(change.connection, change.model, _ROLLOUTS, running=True)
-    tags = sorted(tag for tag, named in change.tags().items() if Version.parse(named) == version)
+    return uses(change.connection, change.model, version)
+
+
+def uses(connection: Connection, model: str, version: Version) -> Uses:
+    """Reads what holds on to a version."""
+    in_force = policies.latest(connection, model, limit=1)
+    running = rollouts.latest(connection, model, _ROLLOUTS, running=True)
+    query = select(schema.tags.c.tag, schema.tags.c.version).where(schema.tags.c.model == model)
+    tags = sorted(row.tag for row in connection.execute(query) if Version.parse(row.version) == version)
     return Uses(in_force[0] if in_force else None, tuple(running), tuple(tags))
 
 

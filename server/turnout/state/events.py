@@ -25,6 +25,11 @@ class EventKind(StrEnum):
     """A version was withdrawn. Payload: version, previous (its standing before)."""
     UNYANKED = "unyanked"
     """A withdrawn version became a candidate again. Payload: version."""
+    PRUNED = "pruned"
+    """The files of a version, which was yanked, were to be removed. Payload: version, digest, bytes."""
+    REMOVED = "removed"
+    """The retention removed events of a model, and the policies that they told of. Payload: ids (their numbers),
+    before (the time that they were older than), digest (`turnout.state.chain.removed_digest`)."""
     SIGNED = "signed"
     """Somebody signed a version's digest. Payload: version, digest, key (its id)."""
     WITHDRAWN = "withdrawn"

@@ -29,7 +29,7 @@ class PolicyRecord:
 
     Attributes:
         model: Whose policy it is.
-        epoch: 1, 2, 3 ... for each model, with no gap; the highest is in force.
+        epoch: 1, 2, 3 ... for each model; the highest is in force, and the retention removes old ones.
         revision: That of the change that made it.
         time: When, in UTC, to the microsecond.
         action: What was done, in the word of whoever did it.
@@ -122,10 +122,11 @@ def last_epoch(connection: Connection, model: str) -> int:
     return int(connection.execute(query).scalar_one() or 0)
 
 
-def at(connection: Connection, model: str, epoch: int) -> PolicyRecord:
-    """Reads one epoch of a model; it is for the caller to know that it is there."""
+def at(connection: Connection, model: str, epoch: int) -> PolicyRecord | None:
+    """Reads one epoch of a model; None where it never was, or was removed."""
     query = select(schema.policies).where(schema.policies.c.model == model, schema.policies.c.epoch == epoch)
-    return _record(connection.execute(query).one())
+    row = connection.execute(query).one_or_none()
+    return None if row is None else _record(row)
 
 
 def _children(value: Any) -> list[Any]:

@@ -7,11 +7,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from semver import Version
-from sqlalchemy import Connection, Row, and_, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, delete, func, insert, select, tuple_, update
 
 from turnout.errors import Conflict
 from turnout.state import schema
 from turnout.state.events import EventKind, time_text
+
+_KEYS_AT_ONCE = 200
+"""Rows that one statement names: SQLite takes 32,766 parameters, earlier ones 999."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +158,19 @@ def ticks(
     query = select(table).where(*own).order_by(table.c.number).limit(limit)
     rows = connection.execute(query)
     return [(row.number, datetime.fromisoformat(row.time), json.loads(row.document)) for row in rows]
+
+
+def expire_ticks(connection: Connection, before: datetime, most: int) -> int:
+    """Removes at most `most` ticks of ended rollouts that were written before a time; returns how many."""
+    table, ended = schema.rollout_ticks, schema.rollouts
+    of_ended = and_(ended.c.model == table.c.model, ended.c.attempt == table.c.attempt, ended.c.final == 1)
+    old = select(table.c.model, table.c.attempt, table.c.number).join(ended, of_ended)
+    old = old.where(table.c.time < time_text(before)).limit(most)
+    keys = tuple_(table.c.model, table.c.attempt, table.c.number)
+    rows = [tuple(row) for row in connection.execute(old)]
+    for first in range(0, len(rows), _KEYS_AT_ONCE):
+        connection.execute(delete(table).where(keys.in_(rows[first : first + _KEYS_AT_ONCE])))
+    return len(rows)
 
 
 def _last_tick(connection: Connection, model: str, attempt: int) -> int:

@@ -84,7 +84,17 @@ events = Table(
     Index(None, "model", "id"),
     Index(None, "kind", "id"),
 )
-"""Every change there ever was, as a chain. Triggers refuse to change or remove a row."""
+"""Every change there ever was, as a chain. Triggers refuse to change a row, or to remove one that is not in
+`removed_events`."""
+
+removed_events = Table(
+    "removed_events",
+    METADATA,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+    Column("previous", String(HASH_LENGTH), nullable=False),
+    Column("hash", String(HASH_LENGTH), nullable=False),
+)
+"""What stays of events that the retention removed: their links in the chain. Append-only."""
 
 policies = Table(
     "policies",
@@ -100,7 +110,8 @@ policies = Table(
     Column("reason", String(REASON_LENGTH), nullable=False),
     Column("document", Text, nullable=False),
 )
-"""Every policy there ever was; the highest epoch of a model is in force. Triggers refuse to change or remove a row."""
+"""The policies of models; the highest epoch of a model is in force. Triggers refuse to change a row, or to remove one
+whose event is not in `removed_events`."""
 
 rollouts = Table(
     "rollouts",

@@ -14,14 +14,14 @@ from sqlalchemy import Connection, select
 from turnout.errors import ChangeRefused, NotFound
 from turnout.registry.standing import Declarations, Declared, Standing
 from turnout.registry.versions import known_version
-from turnout.state import audit, chain, decision, events, migrations, policies, rollouts, schema
+from turnout.state import audit, chain, decision, events, migrations, policies, retention, rollouts, schema
 from turnout.state.audit import Audit
 from turnout.state.chain import Head
 from turnout.state.change import check_limit, check_model, check_text
 from turnout.state.decision import ModelChange, ModelView
-from turnout.state.declaring import Declaring, yank_reasons
+from turnout.state.declaring import Declaring, Uses, uses, yank_reasons
 from turnout.state.engine import LOCK_WAIT, Database, Location
-from turnout.state.events import Event
+from turnout.state.events import Event, EventKind
 from turnout.state.policies import PolicyRecord
 from turnout.state.rollouts import RolloutRecord, RolloutWrite
 from turnout.threads import Threads
@@ -132,13 +132,18 @@ class StateStore(Declaring):
             ]
             for (model, version), reason in yank_reasons(connection, yanked).items():
                 reasons.setdefault(model, {})[version] = reason
+            pruned = audit.pruned(connection)
             for (model, text), digest in audit.published(connection).items():
                 digests.setdefault(model, {})[known_version(text)] = digest
         return Declared(
             number,
             {
                 model: Declarations(
-                    standings.get(model, {}), tags.get(model, {}), reasons.get(model, {}), digests.get(model, {})
+                    standings.get(model, {}),
+                    tags.get(model, {}),
+                    reasons.get(model, {}),
+                    digests.get(model, {}),
+                    pruned.get(model, frozenset()),
                 )
                 for model in standings.keys() | tags.keys() | digests.keys()
             },
@@ -181,7 +186,9 @@ class StateStore(Declaring):
         with self._database.reading() as connection:
             last = policies.last_epoch(connection, model)
             if 1 <= epoch <= last:
-                return policies.at(connection, model, epoch)
+                if (found := policies.at(connection, model, epoch)) is None:
+                    raise NotFound(f"epoch {epoch} of the policy of {model} was removed by the retention")
+                return found
         if last == 0:
             raise NotFound(f"{model} has never had a policy")
         were = "epoch 1 only" if last == 1 else f"epochs 1 to {last}"
@@ -327,6 +334,10 @@ class StateStore(Declaring):
         with self._database.reading() as connection:
             return events.latest(connection, model, limit, rollout=rollout)
 
+    def now(self) -> datetime:
+        """Returns the time that changes are dated by."""
+        return self._now()
+
     def head(self) -> Head:
         """Returns the last event of the log in short, for somebody to keep elsewhere.
 
@@ -347,6 +358,80 @@ class StateStore(Declaring):
         """
         with self._database.reading() as connection:
             return audit.read(connection, kept)
+
+    def publish_times(self) -> Mapping[tuple[str, str], datetime]:
+        """Returns when the publication of each version was recorded last, UTC, by model and version.
+
+        Raises:
+            Unavailable: The database cannot be used now.
+        """
+        with self._database.reading() as connection:
+            return audit.publish_times(connection)
+
+    def uses(self, model: str, version: Version) -> Uses:
+        """Returns what holds on to a version.
+
+        Raises:
+            Unavailable: The database cannot be used now.
+        """
+        with self._database.reading() as connection:
+            return uses(connection, model, version)
+
+    def expire_ticks(self, before: datetime, most: int = 5000) -> int:
+        """Removes ticks of rollouts that have ended, the oldest first, in one short transaction.
+
+        Args:
+            before: Those that were written before.
+            most: At most so many.
+
+        Returns:
+            How many were removed.
+
+        Raises:
+            Unavailable: The database cannot be used now.
+        """
+        with self._database.writing() as connection:
+            return rollouts.expire_ticks(connection, before, most)
+
+    def remove_events(self, model: str, before: datetime, most: int = 1000) -> int:
+        """Removes what the log tells of a model's policies and ended rollouts from before a time, in one transaction.
+
+        The last event of each rollout and those of the last hundred policies stay, and the chain can still be verified.
+
+        Args:
+            model: Its model.
+            before: The time.
+            most: At most so many, the oldest first.
+
+        Returns:
+            How many were removed.
+
+        Raises:
+            Unavailable: The database cannot be used now.
+        """
+        with self._database.reading() as connection:  # no change waits for the search
+            numbers = retention.removable(connection, model, before, most)
+        if not numbers:
+            return 0
+        with self._change(model, "retention", "") as change:
+            links = retention.remove(change.connection, numbers)
+            if links:  # another server may have come first
+                payload = {
+                    "ids": [number for number, _, _ in links],
+                    "before": events.time_text(before),
+                    "digest": chain.removed_digest(links),
+                }
+                change.record(EventKind.REMOVED, f"{len(links)} events", payload)
+        return len(links)
+
+    def logged_models(self) -> list[str]:
+        """Returns the models that the log tells of.
+
+        Raises:
+            Unavailable: The database cannot be used now.
+        """
+        with self._database.reading() as connection:
+            return list(connection.execute(select(schema.events.c.model).distinct()).scalars())
 
     def published(self) -> Mapping[tuple[str, str], str]:
         """Returns the digest of every version whose publication was recorded, by model and version.

@@ -1,14 +1,16 @@
 """Loading, unloading, releasing and tagging versions of a running server."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import ParamSpec, Protocol, TypeVar
 
 from semver import Version
 
-from turnout.errors import InvalidRequest, ModelNotFound
+from turnout.errors import InvalidRequest, ModelNotFound, Unavailable
 from turnout.registry.names import parse_version
 from turnout.registry.standing import Standing
 from turnout.rollout.controller import Rollouts
+from turnout.routing.declarations import WayBack
 from turnout.rpc.catalog import version_message
 from turnout.rpc.control.calls import Context, check_record, refusing
 from turnout.rpc.control.messages import answers_message
@@ -30,6 +32,10 @@ class Declarer(Protocol):
 
     def yank(self, model: str, version: Version, *, actor: str, reason: str) -> Standing:
         """Withdraws a version; returns what it was before."""
+        ...
+
+    def way_back(self, model: str) -> WayBack:
+        """Returns what the model's traffic can be rolled back to."""
         ...
 
     def unyank(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
@@ -107,7 +113,15 @@ class VersionMethods:
             reason=request.reason,
         )
         await self._manager.refresh()
-        return pb.YankVersionResponse(changed=before is not Standing.YANKED, answers=self._answers_of(request.model))
+        warning = ""
+        with suppress(OSError, Unavailable):  # it is yanked, whatever can be said of it
+            back = await self._declarer.in_thread(self._declarer.way_back, request.model)
+            warning = back.yank_warning(request.model, parse_version(request.version))
+        return pb.YankVersionResponse(
+            changed=before is not Standing.YANKED,
+            answers=self._answers_of(request.model),
+            warnings=[warning] if warning else [],
+        )
 
     @refusing
     async def UnyankVersion(self, request: pb.UnyankVersionRequest, context: Context) -> pb.UnyankVersionResponse:  # noqa: N802

@@ -1,0 +1,106 @@
+"""Which versions are in memory somewhere, by a lock on each one's manifest, and their removal once none is.
+
+A server keeps a shared lock (flock) on the manifest of each version that it has loaded. Whoever removes a version needs
+the exclusive one, so no version is removed under a server, and a server that is killed holds on to nothing.
+"""
+
+import fcntl
+import os
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from semver import Version
+
+from turnout.errors import NotLoaded, Unavailable
+from turnout.registry.files import sync_directory
+from turnout.registry.manifest import MANIFEST_FILE
+from turnout.registry.repository import Repository
+from turnout.registry.staging import locked, staged
+
+_POLL = 0.05
+
+
+def hold(directory: Path) -> int | None:
+    """Marks the version in `directory` as in memory; returns what `let_go` takes, None where locks do not work there.
+
+    Raises:
+        NotLoaded: It is being removed.
+    """
+    try:
+        descriptor = os.open(directory / MANIFEST_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None  # the load finds out, and says more
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise NotLoaded(f"{directory.parent.name} {directory.name} is being pruned") from None
+    except OSError:  # a file system without locks
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def let_go(held: int | None) -> None:
+    """Ends a `hold`."""
+    if held is not None:
+        os.close(held)
+
+
+def remove(repository: Repository, model: str, version: Version, patience: float) -> None:
+    """Removes a version's directory: at once for whoever looks, once nobody has the version in memory.
+
+    Args:
+        repository: Where it is.
+        model: Its model.
+        version: Which; that nobody may load it any more is for the caller to have recorded.
+        patience: Seconds to wait for servers that unload it.
+
+    Raises:
+        Unavailable: It is in memory still, or the repository is busy; nothing was removed.
+        OSError: The repository cannot be written to.
+    """
+    directory = repository.directory(model, version)
+    if not directory.is_dir():
+        return
+    held = _claim(directory, model, version, patience)
+    try:
+        with staged(repository.root) as trash:
+            with locked(repository.root):
+                directory.rename(trash)  # an empty directory: rename(2) takes its place
+                sync_directory(directory.parent)
+            for path in [trash, *(found for found in trash.rglob("*") if found.is_dir())]:
+                path.chmod(0o755)
+            shutil.rmtree(trash)
+            trash.mkdir()  # what `staged` sweeps
+    finally:
+        let_go(held)
+    with suppress(OSError):
+        directory.parent.rmdir()  # the model's last version
+
+
+def _claim(directory: Path, model: str, version: Version, patience: float) -> int | None:
+    """Returns a descriptor that holds the exclusive lock; None where there is no manifest, or no locks."""
+    try:
+        descriptor = os.open(directory / MANIFEST_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    until = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                os.close(descriptor)
+                raise Unavailable(
+                    f"{model} {version} is in memory of a server after {patience:g} s; its files stay until a later "
+                    "`turnout prune`"
+                ) from None
+            time.sleep(_POLL)
+        except OSError:
+            os.close(descriptor)
+            return None
+        else:
+            return descriptor
