@@ -9,6 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
+import isolation
 import memory
 import real
 import rollouts
@@ -27,6 +28,7 @@ TABLES = {
     "versions": versions,
     "routing": routing,
     "shadow": shadow,
+    "isolation": isolation,
     "tracing": tracing,
     "scrape": scrape,
     "memory": memory,

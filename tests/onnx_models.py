@@ -53,6 +53,20 @@ def scaled(factor: float) -> ModelProto:
     )
 
 
+def rows_above(least: float) -> ModelProto:
+    """y = the rows of x whose first value is more than `least`. float32 (batch, 2) in, (kept, 2) out."""
+    return model(
+        [
+            helper.make_node("Gather", ["x", "first"], ["column"], axis=1),
+            helper.make_node("Greater", ["column", "least"], ["keep"]),
+            helper.make_node("Compress", ["x", "keep"], ["y"], axis=0),
+        ],
+        [tensor("x", TensorProto.FLOAT, ["batch", 2])],
+        [tensor("y", TensorProto.FLOAT, ["kept", 2])],
+        [numpy_helper.from_array(np.int64(0), "first"), numpy_helper.from_array(np.float32(least), "least")],
+    )
+
+
 def add_with_default(*, ir_version: int = IR_VERSION) -> ModelProto:
     """y = x + bias, where the input `bias` may be left out (from IR version 4 on)."""
     return model(
@@ -190,13 +204,57 @@ def slow() -> ModelProto:
 
 
 def look_up() -> ModelProto:
-    """y = table[index]: raises where the index is out of range. int64 (batch,) in, float32 (batch, 4) out."""
+    """y = table[index]: fails inside the model beyond its 300 rows. int64 (batch,) in, float32 (batch, 4) out.
+
+    The table holds numbers as text, and its last row none: the cast of that row raises, which ONNX Runtime does not
+    call an invalid argument, as it does an index that `Gather` cannot find (see `gather`).
+    """
+    nodes, initializers = _rows_of_text("index")
+    return model(
+        nodes,
+        [tensor("index", TensorProto.INT64, ["batch"])],
+        [tensor("y", TensorProto.FLOAT, ["batch", 4])],
+        initializers,
+    )
+
+
+def _rows_of_text(index: str, rows: str = "y") -> tuple[list[NodeProto], list[TensorProto]]:
+    """Returns the nodes and initializers of `look_up`."""
+    first_cells = [*map(str, range(0, 1200, 4)), "no number"]
+    nodes = [
+        helper.make_node("Clip", [index, "first", "last"], ["place"]),
+        helper.make_node("Gather", ["text", "place"], ["cell"]),
+        helper.make_node("Cast", ["cell"], ["number"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["number", "across"], ["column"]),
+        helper.make_node("Add", ["column", "steps"], [rows]),
+    ]
+    initializers = [
+        numpy_helper.from_array(np.array(0, np.int64), "first"),
+        numpy_helper.from_array(np.array(300, np.int64), "last"),
+        numpy_helper.from_array(np.array(first_cells, object), "text"),
+        numpy_helper.from_array(np.array([1], np.int64), "across"),
+        numpy_helper.from_array(np.arange(4, dtype=np.float32), "steps"),
+    ]
+    return nodes, initializers
+
+
+def gather() -> ModelProto:
+    """y = table[index]: the caller's fault beyond its 300 rows. int64 (batch,) in, float32 (batch, 4) out."""
     table = numpy_helper.from_array(np.arange(1200, dtype=np.float32).reshape(300, 4), "table")
     return model(
         [helper.make_node("Gather", ["table", "index"], ["y"])],
         [tensor("index", TensorProto.INT64, ["batch"])],
         [tensor("y", TensorProto.FLOAT, ["batch", 4])],
         [table],
+    )
+
+
+def adds_two() -> ModelProto:
+    """y = a + b, both of the same free size: ONNX Runtime raises where the sizes differ. float32 (n,) each."""
+    return model(
+        [helper.make_node("Add", ["a", "b"], ["y"])],
+        [tensor("a", TensorProto.FLOAT, ["n"]), tensor("b", TensorProto.FLOAT, ["n"])],
+        [tensor("y", TensorProto.FLOAT, ["n"])],
     )
 
 
@@ -244,6 +302,44 @@ def divides_safely() -> ModelProto:
         [tensor("x", TensorProto.INT32, ["batch", 1]), tensor("d", TensorProto.INT32, [1])],
         [tensor("y", TensorProto.INT32, ["batch", 1])],
         [one],
+    )
+
+
+def integer_division(op_type: str = "Div", element: int = TensorProto.INT64) -> ModelProto:
+    """y = a / b, or a % b, of integers (n) and (n): on x86 the least int64 by -1 kills the process by SIGFPE."""
+    return model(
+        [helper.make_node(op_type, ["a", "b"], ["y"], name="divide")],
+        [tensor("a", element, ["n"]), tensor("b", element, ["n"])],
+        [tensor("y", element, ["n"])],
+    )
+
+
+def always_crashes() -> ModelProto:
+    """y = -2**63 / (x - x - 1): kills the process by SIGFPE whatever it is given. int64 (n)."""
+    return model(
+        [
+            helper.make_node("Sub", ["x", "x"], ["zero"]),
+            helper.make_node("Sub", ["zero", "one"], ["minus"]),
+            helper.make_node("Div", ["least", "minus"], ["y"]),
+        ],
+        [tensor("x", TensorProto.INT64, ["n"])],
+        [tensor("y", TensorProto.INT64, ["n"])],
+        [
+            numpy_helper.from_array(np.array([1], np.int64), "one"),
+            numpy_helper.from_array(np.array([-(2**63)], np.int64), "least"),
+        ],
+    )
+
+
+def recurrent(op_type: str = "LSTM") -> ModelProto:
+    """y = the outputs of an LSTM or GRU. float32 (steps, batch, 2): no rows end the process by SIGABRT."""
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[op_type]
+    weights = [numpy_helper.from_array(np.ones((1, 2 * gates, 2), np.float32), name) for name in "wr"]
+    return model(
+        [helper.make_node(op_type, ["x", "w", "r"], ["y"], hidden_size=2)],
+        [tensor("x", TensorProto.FLOAT, ["steps", "batch", 2])],
+        [tensor("y", TensorProto.FLOAT, ["steps", 1, "batch", 2])],
+        weights,
     )
 
 
@@ -341,7 +437,7 @@ def adds_count() -> ModelProto:
 def slow_look_up(*, safe: bool) -> ModelProto:
     """y = x + n + table[index], after n rounds of a loop of no use.
 
-    Raises where the index is out of range, unless safe.
+    Fails inside the model where the index is out of range, unless safe.
 
     float32 (batch, 4) x, int64 scalar n, int64 (batch,) index.
     """
@@ -349,12 +445,13 @@ def slow_look_up(*, safe: bool) -> ModelProto:
     graph = proto.graph
     graph.node[-1].output[0] = "waited"
     graph.input.append(tensor("index", TensorProto.INT64, ["batch"]))
-    graph.initializer.append(numpy_helper.from_array(np.zeros((300, 4), np.float32), "table"))
-    graph.initializer.append(numpy_helper.from_array(np.array(299 if safe else 2**40, np.int64), "last"))
+    nodes, initializers = _rows_of_text("bounded", "row")
+    graph.initializer.extend(initializers)
+    graph.initializer.append(numpy_helper.from_array(np.array(299 if safe else 2**40, np.int64), "bound"))
     graph.node.extend(
         [
-            helper.make_node("Min", ["index", "last"], ["place"]),
-            helper.make_node("Gather", ["table", "place"], ["row"]),
+            helper.make_node("Min", ["index", "bound"], ["bounded"]),
+            *nodes,
             helper.make_node("Add", ["waited", "row"], ["y"]),
         ]
     )

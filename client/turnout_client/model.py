@@ -134,6 +134,8 @@ class VersionInfo:
         batching: Why it is batched as it is, in words.
         providers: Execution providers its session runs on, in order; () where it is not loaded.
         load_seconds: Time that loading and warming took; 0.0 where it is not loaded.
+        isolation: Whether it runs in the server's process or in child processes, and why, in words; "" where it is not
+            loaded, or the server is too old to tell.
     """
 
     version: str
@@ -149,6 +151,7 @@ class VersionInfo:
     batching: str
     providers: tuple[str, ...]
     load_seconds: float
+    isolation: str = ""
 
 
 @dataclass(frozen=True, slots=True)

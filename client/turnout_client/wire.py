@@ -1,5 +1,7 @@
-"""Between the protocol's messages and the client's values. Pure."""
+"""Between the protocol's messages and the client's values."""
 
+import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,6 +25,8 @@ from turnout_proto.tensors import TensorError, append, decode
 from turnout_proto.v1 import catalog_pb2, prediction_pb2
 
 E = TypeVar("E", bound=StrEnum)
+
+MAX_TIMEOUT_MS = 2**32 - 1
 
 
 def _by_number(values: type[E], wire: Any) -> dict[int, E]:
@@ -80,6 +84,19 @@ class PredictCall:
                 raise _bad_input(len(tensors), name, error) from error
 
 
+def stamp(item: prediction_pb2.PredictStreamRequest, deadline: float | None) -> None:
+    """Notes on an item when it is written and how much of its time is left then; called right before.
+
+    Args:
+        item: To be written.
+        deadline: `time.monotonic()` after which nobody waits for its answer; None for never.
+    """
+    now = time.monotonic()
+    item.sent_ms = int(now * 1000)
+    if deadline is not None:
+        item.timeout_ms = min(max(math.ceil((deadline - now) * 1000), 1), MAX_TIMEOUT_MS)
+
+
 def read_prediction(response: prediction_pb2.PredictResponse) -> Prediction:
     """Returns the prediction in `response`.
 
@@ -127,6 +144,7 @@ def read_version(version: catalog_pb2.ModelVersion) -> VersionInfo:
         batching=version.batching,
         providers=tuple(version.providers),
         load_seconds=version.load_seconds,
+        isolation=version.isolation,
     )
 
 

@@ -83,7 +83,11 @@ def model() -> Dashboard:
                     f"/ sum by (version) (rate(turnout_batch_size_count{{{VERSION}}}{RATE}))",
                     each,
                 ),
-                about="Mean.",
+                (
+                    f"sum by (version) (increase(turnout_batching_demoted_total{{{VERSION}}}{RATE}))",
+                    "{{version}} demoted",
+                ),
+                about="Mean; and replicas that put no requests together any more, since an output did not add up.",
             )
         )
         .with_panel(lines("in the queue", (f"sum by (version) (turnout_queue_depth{{{VERSION}}})", each)))

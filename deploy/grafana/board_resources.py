@@ -15,7 +15,7 @@ def resources() -> Dashboard:
             lines(
                 "CPU",
                 (f"rate(process_cpu_seconds_total{{{some}}}{RATE})", "{{instance}}"),
-                about="Cores in use. Children (shadows in processes of their own) are not in it.",
+                about="Cores in use. Child processes (of isolated versions and shadows) are not in it.",
             )
         )
         .with_panel(
@@ -79,6 +79,16 @@ def resources() -> Dashboard:
                 "time of the last load",
                 (f"max by (model, version) (turnout_version_load_duration_seconds{{{some}}})", "{{model}} {{version}}"),
                 unit="s",
+            )
+        )
+        .with_panel(
+            lines(
+                "child processes that died",
+                (
+                    f"sum by (model, version) (increase(turnout_isolated_restarts_total{{{some}}}{RATE}))",
+                    "{{model}} {{version}}",
+                ),
+                about="Of isolated versions; each was replaced.",
             )
         )
         .with_panel(

@@ -67,6 +67,8 @@ def _one_of_everything() -> Metrics:
     version.batch_rows.observe(1)
     version.load_seconds = 1.0
     version.memory_bytes = {"cpu": 1}
+    version.isolated_restarts = 1
+    version.isolated_processes = 1
     version.traffic_weight = {("canary", "applied"): 1.0}
     version.traffic_share = {"canary": 1.0}
     shadow = metrics.shadow("m", "1.0.0")
@@ -83,4 +85,5 @@ def _one_of_everything() -> Metrics:
     metrics.server.memory = {"cpu": Memory(1, 2)}
     metrics.server.gpus = [Gpu(0, "GPU-1", "cuda:0", 0.5, 1, 2, 1)]
     metrics.server.spans = {"exported": 1}
+    metrics.faults.watch("grpc.health.v1.Health")
     return metrics

@@ -2,7 +2,7 @@
 
 import sys
 
-from turnout.serving.priority import step_back
+from turnout.host import lower_priority
 
 _CAN_WAIT = {"publish"}
 """Commands that take a core for seconds. A server on the same machine goes first, from their first import on: importing
@@ -12,7 +12,7 @@ takes as long as publishing a small model does."""
 def main() -> None:
     """Runs the command line of this process."""
     if set(sys.argv[1:2]) & _CAN_WAIT:
-        step_back()
+        lower_priority()
     from turnout.cli.main import application
 
     application()()

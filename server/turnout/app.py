@@ -5,10 +5,10 @@ run()       the same for a process: until a signal, or until a part that must no
 """
 
 import asyncio
+import gc
 import os
 import signal
-from collections.abc import AsyncIterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,14 +18,17 @@ from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Address, Settings
+from turnout.host import lower_priority
 from turnout.life import SideTasks, drain
 from turnout.oip.description import Description
 from turnout.publishing import Publisher
 from turnout.registry.announcement import Bounds
 from turnout.registry.repository import Repository
+from turnout.registry.standing import Declared
 from turnout.registry.trust import Trust
 from turnout.registry.uploads import Uploads
 from turnout.rollout.attempt import Entry, Rollout
+from turnout.rollout.changes.operations import Operations
 from turnout.rollout.clock import SYSTEM_CLOCK, Clock
 from turnout.rollout.controller import Rollouts
 from turnout.rollout.driven import Observer
@@ -50,28 +53,40 @@ from turnout.rpc.errors import code_name
 from turnout.rpc.registry.service import RegistryServicer
 from turnout.rpc.server import Services, control_server, data_server, listen
 from turnout.serving import providers
+from turnout.serving.availability import Availability
 from turnout.serving.catalog import Catalog
+from turnout.serving.conversion import ConversionThread
 from turnout.serving.follow import follow
+from turnout.serving.hold import Hold
 from turnout.serving.inference import Inference
+from turnout.serving.limits import InputLimits
 from turnout.serving.manager import Manager
 from turnout.serving.memory import device_memory, pci_addresses
 from turnout.serving.nvml import Nvml
-from turnout.serving.priority import step_back
+from turnout.serving.replay import Replays
 from turnout.serving.sandbox.fork_server import start_processes
 from turnout.serving.sandbox.processes import Processes
 from turnout.serving.traced import TracedInference
-from turnout.startup import prepare_log, prepare_repository
+from turnout.startup import NEW_STORE, prepare_log, prepare_repository, store_is_new
 from turnout.state.store import StateStore
 from turnout.telemetry.exposition import Form
-from turnout.telemetry.logging import AccessLog, make_logger
+from turnout.telemetry.gpu import Gpu
+from turnout.telemetry.logging import AccessLog, LibraryLogs, make_logger
 from turnout.telemetry.metrics import Metrics
+from turnout.telemetry.reading import Reading
+from turnout.telemetry.resources import Memory
 from turnout.telemetry.tracing.assembly import tracing
+from turnout.threads import Threads
 from turnout.web.console.application import console_routes
 from turnout.web.console.recent import Recent
+from turnout.web.guard import Guard, is_loopback
 from turnout.web.oip.description import DescriptionEndpoints
 from turnout.web.oip.inference import InferenceEndpoint
 from turnout.web.oip.routes import oip_routes
 from turnout.web.server import Web, bind, http_server
+
+_SCRAPE_READ_SECONDS = 1.0
+"""What a driver may take to answer a scrape, which then shows what it said last."""
 
 _EXPIRY_SECONDS = 0.5
 """Between two looks for uploads that nobody goes on with, at least."""
@@ -110,26 +125,51 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         Unavailable: The state store does not answer.
     """
     async with AsyncExitStack() as stack:
-        await asyncio.to_thread(providers.start_runtime)
-        root = await asyncio.to_thread(prepare_repository, settings, log)
-        store = await asyncio.to_thread(StateStore.open, settings.state_url, now=clock.now)
+        stack.enter_context(LibraryLogs(log))
+        starting = Threads("start")
+        stack.callback(starting.shutdown)
+        await starting.run(providers.start_runtime)
+        root = await starting.run(prepare_repository, settings, log)
+        store = await starting.run(StateStore.open, settings.state_url, now=clock.now)
         stack.callback(store.close)
-        nvml = await asyncio.to_thread(Nvml.open, log)
+        nvml = await starting.run(Nvml.open, log)
         if nvml is not None:
             stack.callback(nvml.close)
 
         repository, catalog, metrics = Repository(root), Catalog(), Metrics()
-        await asyncio.to_thread(prepare_log, repository, store, settings, log)
+        new_store = await starting.run(store_is_new, repository, store, log)
+        await starting.run(prepare_log, repository, store, settings, log)
         policies = Policies()
 
-        def held(model: str) -> Mapping[Version, str]:
-            return {**roster.held(model), **policies.held(model)}
+        async def declared() -> Declared:
+            return await store.in_thread(store.declared)
+
+        def look_at_store() -> int:
+            store.check()
+            return store.revision()
+
+        async def revision() -> int:
+            return await store.in_thread(look_at_store)
+
+        def held(model: str) -> Mapping[Version, Hold]:
+            return {**policies.held(model), **roster.held(model)}  # a rollout's part of a policy is its own to let go
+
+        def fallbacks(model: str) -> Collection[Version]:
+            return [policies.fallbacks[model]] if model in policies.fallbacks else []
 
         router = PolicyRouter(catalog, policies, serve_yanked=settings.routing.yanked_pins == "warn")
         access = AccessLog(log, settings.log.access_sample_rate)
         tracer = await stack.enter_async_context(tracing(settings.tracing, metrics.server.spans, log))
-        inference = (Inference if tracer is None else TracedInference)(router, catalog, metrics, access, code_name)
-        manager = Manager(repository, store.declared, settings, named, held, catalog, metrics, log)
+        conversions = ConversionThread()
+        stack.callback(conversions.close)
+        plane = Inference if tracer is None else TracedInference
+        inference = plane(router, catalog, metrics, access, code_name, conversions)
+        availability = Availability(metrics.server, log)
+        if new_store:
+            availability.note(
+                NEW_STORE, lambda: not any(m.declarations.standings for m in catalog.snapshot.models.values())
+            )
+        manager = Manager(repository, declared, settings, named, held, fallbacks, catalog, availability, metrics, log)
         shadows = Shadows(settings, catalog, metrics, repository.directory, log)
         traffic = Traffic(store, catalog, policies, shadows.observe, log)
         webhook = Webhook(settings.rollout, log, clock)
@@ -139,12 +179,21 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
                 metrics.rollouts.verdicts[model, entry.kind] += 1
             webhook.tell(model, rollout, entry)
 
+        async def refresh() -> None:
+            try:
+                await traffic.refresh()  # first: what a policy needs is loaded, and stays so
+            finally:
+                await manager.refresh()
+
         tick = settings.rollout.tick_s
-        observer = Observer(catalog, policies, shadows, tick, clock)
+        replays = Replays()
+        stack.push_async_callback(replays.close)
+        observer = Observer(catalog, policies, shadows, replays, tick, clock)
         roster = Roster(store, observer, manager.reconcile, log, clock)
+        operations = Operations(repository, store)
         enforcement = Enforcement(store, traffic, policies, observer, roster, manager.refresh, tick, tell, log)
         rollouts = Rollouts(
-            store, traffic, policies, catalog, observer, roster, enforcement, manager.reconcile, tick, log, clock
+            store, policies, catalog, observer, roster, enforcement, operations, manager.reconcile, tick, log, clock
         )
         declarer = Declarer(repository, store)
         processes = start_processes()
@@ -172,13 +221,23 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             policies=policies,
             shadows=shadows,
             rollouts=rollouts,
-            registry=_registry(repository, uploads, declarer, store, manager, settings, stack),
+            registry=_registry(repository, uploads, declarer, operations, store, refresh, settings, stack),
             previews=previews,
             metrics=metrics,
             accepting=lambda: not readiness_off.is_set(),
+            conversions=conversions,
+            log=log,
+            availability=availability,
             tracer=tracer,
         )
         readiness_off = asyncio.Event()
+
+        scraping = Threads("scrape", 2)
+        stack.callback(scraping.shutdown)
+        memory: Reading[Mapping[str, Memory]] = Reading(
+            lambda: scraping.run(device_memory, manager.devices, manager.child_bytes), {}
+        )
+        gpus = Reading[Sequence[Gpu]](lambda: scraping.run(_gpus, nvml, manager.devices), ())
 
         async def scrape(form: Form) -> bytes:
             manager.sample()
@@ -187,19 +246,14 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             record_weights(catalog, policies, router)
             record_epochs(catalog, policies, metrics.server)
             record_rollouts(rollouts, meters, metrics.rollouts)
-            metrics.server.memory = await asyncio.to_thread(device_memory, manager.devices)
-            if nvml is not None:
-                metrics.server.gpus = await asyncio.to_thread(lambda: nvml.read(pci_addresses(manager.devices)))
+            metrics.server.memory = await memory.value(_SCRAPE_READ_SECONDS)
+            metrics.server.gpus = await gpus.value(_SCRAPE_READ_SECONDS)
             return await metrics.scrape(form)
 
-        async def refresh() -> None:
-            await traffic.refresh()  # first: what a policy needs is loaded, and stays so
-            await manager.refresh()
-
         preferences = PreferenceReader(settings.routing)
-        body_bytes = int(settings.limits.http_max_body_bytes)
+        body_bytes, limits = int(settings.limits.http_max_body_bytes), InputLimits.of(settings.limits)
         oip = oip_routes(
-            InferenceEndpoint(inference, preferences, new_request_id, trailing_metadata, body_bytes),
+            InferenceEndpoint(inference, preferences, new_request_id, trailing_metadata, body_bytes, limits),
             DescriptionEndpoints(Description(router, catalog, services.accepting)),
             tracer,
         )
@@ -209,8 +263,10 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             router,
             scrape,
             services.ready,
+            availability,
             new_request_id,
             body_bytes,
+            limits,
             oip,
             console,
             tracer,
@@ -223,7 +279,8 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             Address(settings.http.host, http_socket.getsockname()[1]),
             listen(control, settings.control),
         )
-        http = http_server(web)
+        guarded = Guard(web.application(), settings.web.hosts, loopback=is_loopback(settings.http.host))
+        http = http_server(guarded)
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         side_tasks = SideTasks(failed)
         stack.push_async_callback(side_tasks.cancel)
@@ -234,10 +291,10 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         side_tasks.start("http", http.serve(sockets=[http_socket]))
         side_tasks.start("rollouts", rollouts.run(previews.tick, meters.tick))
         side_tasks.start("webhook", webhook.run())
-        side_tasks.start("uploads", _expire(uploads, settings.transfers.keep_s))
+        side_tasks.start("uploads", _expire(repository, uploads, settings.transfers.keep_s))
         if console:
             side_tasks.start("recent", recent.run())
-        side_tasks.start("follow", follow(refresh, store.revision, root, settings.repository, log))
+        side_tasks.start("follow", follow(refresh, revision, availability, root, settings.repository, log))
         stack.push_async_callback(drain, services, settings, data, control, http, side_tasks)
         try:
             yield Running(*addresses, services, failed)
@@ -268,6 +325,9 @@ async def run(settings: Settings) -> int:
         loop.add_signal_handler(number, on_signal)
     async with running(settings, log) as server:
         log.info("listening", grpc=str(server.grpc), http=str(server.http), control=str(server.control))
+        # What lives as long as the process is looked at by no collection from now on: each would stall the loop for it.
+        gc.collect()
+        gc.freeze()
         signalled = asyncio.ensure_future(stopping.wait())
         ends: list[asyncio.Future[Any]] = [signalled, server.failed]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -294,28 +354,34 @@ def _registry(
     repository: Repository,
     uploads: Uploads,
     declarer: Declarer,
+    operations: Operations,
     store: StateStore,
-    manager: Manager,
+    refresh: Callable[[], Awaitable[None]],
     settings: Settings,
     stack: AsyncExitStack,
 ) -> RegistryServicer:
     # Threads of their own: hashing and gates take a core for seconds, and live requests come first.
-    threads = ThreadPoolExecutor(settings.transfers.max_uploads, "registry", initializer=step_back)
+    threads = Threads("registry", settings.transfers.max_uploads, lower_priority)
     stack.callback(threads.shutdown, wait=True, cancel_futures=True)
     return RegistryServicer(
         repository,
         uploads,
         declarer,
+        operations,
         lambda model: store.declared().of(model),
         lambda model: Trust.of(settings.for_model(model).signing),
-        manager.refresh,
+        refresh,
         threads,
         settings.transfers.idle_s,
         settings.transfers.max_fetches,
     )
 
 
-async def _expire(uploads: Uploads, keep_seconds: float) -> None:
+def _gpus(nvml: Nvml | None, devices: Collection[str]) -> Sequence[Gpu]:
+    return () if nvml is None else nvml.read(pci_addresses(devices))
+
+
+async def _expire(repository: Repository, uploads: Uploads, keep_seconds: float) -> None:
     while True:
         await asyncio.sleep(max(keep_seconds / 4, _EXPIRY_SECONDS))
-        await asyncio.to_thread(uploads.expire)
+        await repository.in_thread(uploads.expire)

@@ -16,6 +16,6 @@ def loop_factory(*, gpu: bool) -> LoopFactory:
         return asyncio.new_event_loop
     try:
         import uvloop
-    except ModuleNotFoundError:  # there is none for Windows
+    except ModuleNotFoundError:  # there is none for PyPy
         return asyncio.new_event_loop
     return uvloop.new_event_loop

@@ -27,6 +27,33 @@ def prepare_repository(settings: Settings, log: FilteringBoundLogger) -> Path:
     return root
 
 
+NEW_STORE = (
+    "the state store was new when this server started, and knows of no release, tag, yank or policy: restore a backup "
+    "of it and restart, or release what should answer with `turnout release NAME@VERSION`"
+)
+
+
+def store_is_new(repository: Repository, store: StateStore, log: FilteringBoundLogger) -> bool:
+    """Tells whether nothing was ever declared, although there are versions: the store was lost, or never copied.
+
+    Every version is a candidate then, which plain requests and ranges never reach, and nothing is known of yanked ones.
+    """
+    try:
+        versions = len(repository.published())
+    except OSError:
+        return False
+    if not versions or store.head().revision:
+        return False
+    log.error(
+        f"the state store is new, and the repository holds {versions} version{'s' * (versions != 1)}: every one is a "
+        "candidate, which plain requests and ranges do not reach",
+        what_to_do="if there was a store, stop the servers and restore a backup of it; else release what should "
+        "answer, with `turnout release NAME@VERSION`",
+        state=repr(store),
+    )
+    return True
+
+
 def prepare_log(repository: Repository, store: StateStore, settings: Settings, log: FilteringBoundLogger) -> None:
     """Records versions whose publishers died before they could, and checks the keys that are trusted.
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from turnout.serving.isolated import IsolatedSession
 
 from onnx_models import grows, matmul, save
 from routing_wire import policy, put
@@ -9,7 +10,6 @@ from shadow_wire import PATIENT, numbered, predict, settled
 from turnout.config import Runtime
 from turnout.errors import MemoryBudgetExceeded
 from turnout.registry.onnx_model import read_model
-from turnout.serving.isolated import IsolatedSession
 from turnout.serving.memory import cuda_used_bytes
 from turnout.serving.providers import CPU, CUDA
 

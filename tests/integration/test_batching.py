@@ -2,12 +2,17 @@
 
 import asyncio
 
+import httpx
 import numpy as np
 import onnxruntime as ort
 from semver import Version
+from typer.testing import CliRunner
 
-from onnx_models import leaky, look_up, matmul, scaled, slow, string_identity
+from onnx_models import leaky, look_up, matmul, rows_above, scaled, slow, string_identity
+from turnout.cli.main import application
 from turnout.config import Batching, Runtime
+from turnout.registry.manifest import Batching as DeclaredBatching
+from turnout.registry.metadata import VersionMetadata
 from wire import outputs_of, refusal, request, stub_of
 
 ALWAYS = Batching(only_where_it_pays=False)
@@ -16,6 +21,13 @@ ONE_RUNNER = Runtime(runners=1, inline_threshold_us=0)
 
 def _handle(server, model: str = "m"):
     return server.services.catalog.snapshot.models[model].versions[Version(1, 0, 0)].handle
+
+
+def _printed(*arguments: str) -> str:
+    """What a command prints."""
+    done = CliRunner().invoke(application(), [*arguments])
+    assert done.exit_code == 0, done.output
+    return done.output
 
 
 def _batches(server) -> tuple[int, float]:
@@ -122,7 +134,7 @@ async def test_quick_models_run_without_a_thread_and_count_all_the_same(publish_
             np.testing.assert_array_equal(outputs_of(answer)["y"], 2 * x)
             assert (answer.timing.queue_us, answer.timing.batch_rows) == (0, rows)
     assert _batches(server) == (2, 4.0)
-    assert not _handle(server)._batchers[""]._threads
+    assert not _handle(server)._batchers[""].runners
 
 
 async def test_control_flow_never_runs_on_the_event_loop(publish_model, start_server) -> None:
@@ -130,4 +142,47 @@ async def test_control_flow_never_runs_on_the_event_loop(publish_model, start_se
     server = await start_server(runtime=Runtime(inline_threshold_us=1_000_000))
     async with stub_of(server) as stub:
         await stub.Predict(request("m", x=np.ones((1, 4), np.float32), n=np.int64(1)))
-    assert _handle(server)._batchers[""]._threads
+    assert _handle(server)._batchers[""].runners
+
+
+async def test_a_version_whose_outputs_do_not_add_up_is_demoted_and_everybody_gets_their_own(
+    publish_model, start_server
+) -> None:
+    """Its publisher declares that it batches, and the rows of the check at load are all kept: rows that are left out
+    come only with real requests.
+    """
+    declared = VersionMetadata(batching=DeclaredBatching(axes={"x": 0, "y": 0}))
+    publish_model("m", "1.0.0", rows_above(-50), metadata=declared)
+    batching = Batching(only_where_it_pays=False, max_delay_ms=10_000, max_rows=8)
+    server = await start_server(batching=batching, runtime=ONE_RUNNER)
+    catalog = server.services.catalog
+
+    def entry():
+        return catalog.snapshot.models["m"].versions[Version(1, 0, 0)]
+
+    assert entry().max_batch_rows == 8, entry().batching
+    async with stub_of(server) as stub, httpx.AsyncClient() as http:
+        before = (await http.get(f"http://{server.http}/metrics")).text
+        assert 'turnout_batching_demoted_total{model="m",version="1.0.0"} 0' in before
+        for _ in range(2):  # the second time nothing is put together from the beginning
+            values = [1.0, -100.0, 2.0, -200.0, 3.0, -300.0, -400.0, -500.0]
+            async with asyncio.timeout(5):
+                answers = await asyncio.gather(
+                    *(stub.Predict(request("m", x=np.full((1, 2), value, np.float32))) for value in values)
+                )
+            for value, answer in zip(values, answers, strict=True):
+                np.testing.assert_array_equal(outputs_of(answer)["y"], np.full((int(value > 0), 2), value, np.float32))
+                assert answer.timing.batch_rows == 0
+        told = "unbatched: demoted at run time: output y had 3 rows of 8"
+        assert (entry().state, entry().batching, entry().reason, entry().max_batch_rows) == ("ready", told, told, 0)
+        after = (await http.get(f"http://{server.http}/metrics")).text
+        assert 'turnout_batching_demoted_total{model="m",version="1.0.0"} 1' in after
+    assert _batches(server) == (16, 16.0)  # each request once, by itself
+    show = await asyncio.to_thread(_printed, "show", "m@1.0.0", "--server", str(server.control))
+    assert told in " ".join(show.split())
+    models = await asyncio.to_thread(_printed, "models", "--server", str(server.control))
+    assert f"m 1.0.0: {told}" in " ".join(models.split())
+    # It stays so until it is loaded again.
+    await server.services.manager.unload("m", Version(1, 0, 0))
+    await server.services.manager.load("m", Version(1, 0, 0))
+    assert (entry().max_batch_rows, entry().reason) == (8, "")

@@ -5,6 +5,7 @@ import queue
 import signal
 import threading
 import time
+from types import SimpleNamespace
 
 import grpc
 import numpy as np
@@ -128,6 +129,23 @@ async def test_an_id_that_is_under_way_is_replaced(client, server):
     for item in held.items:
         held.answers.put(answer_to(item))
     assert [int(answer["x"]) for answer in await asyncio.gather(*asked)] == [0, 1, 2]
+
+
+async def test_what_an_item_waits_for_its_turn_to_be_written_is_off_its_time(client, server, monkeypatch):
+    held = Held(server)
+    real = time.monotonic
+    clock = SimpleNamespace(monotonic=lambda: real() + 5)  # five seconds go by between the call and the writing
+    monkeypatch.setattr("turnout_client.wire.time", clock)
+    before = clock.monotonic()
+    calls = [asyncio.create_task(client.predict("m", {}, timeout=timeout)) for timeout in (20, 5.0001, float("inf"))]
+    await within_bound(lambda: len(held.items) == 3)
+    timeouts = sorted(item.timeout_ms for item in held.items)
+    assert timeouts[:2] == [0, 1]  # no bound, and hardly anything left
+    assert 10_000 < timeouts[2] <= 15_000
+    for item in held.items:
+        assert before * 1000 - 1 <= item.sent_ms <= clock.monotonic() * 1000
+        held.answers.put(answer_to(item))
+    await asyncio.gather(*calls)
 
 
 async def test_each_item_bears_its_own_time_and_ends_at_it(client, server):

@@ -141,15 +141,6 @@ async def test_loading_and_unloading_under_load_fails_no_request(publish_model, 
     assert sum(counts) > 100
 
 
-async def test_a_version_that_vanishes_from_disk_leaves_the_catalog(publish_model, start_server, models) -> None:
-    publish_model("m", "1.0.0", scaled(1))
-    publish_model("m", "2.0.0", scaled(2))
-    server = await start_server()
-    (models / "m" / "2.0.0").rename(models / ".gone")
-    await _until(server, lambda: _state(server, TWO) is None)
-    assert _state(server, ONE) is LifecycleState.READY
-
-
 async def test_operators_load_unload_release_and_tag_over_the_control_listener(publish_model, start_server) -> None:
     publish_model("m", "1.0.0", scaled(1), release=False)
     server = await start_server()

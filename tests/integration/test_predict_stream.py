@@ -1,12 +1,14 @@
 """One stream carries many requests; each has its own end."""
 
 import asyncio
+import time
 
 import grpc
 import numpy as np
+from semver import Version
 
 from onnx_models import scaled, slow
-from turnout.config import Runtime
+from turnout.config import Limits, Runtime
 from turnout_proto.v1 import prediction_pb2 as pb
 from wire import X, outputs_of, request, stub_of
 
@@ -150,3 +152,46 @@ async def test_a_drained_stream_finishes_and_ends_with_unavailable(publish_model
         server.services.inference.drain()
         assert "under way" in await _read(stream, 1)
         assert await stream.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_an_items_time_runs_from_when_its_client_wrote_it(publish_model, start_server) -> None:
+    """What it waited on its way is told by its client's clock, held against that of its quicker neighbours."""
+    publish_model("inline", "1.0.0", scaled(3))
+    publish_model("threads", "1.0.0", slow())
+    server = await start_server(runtime=Runtime(inline_threshold_us=100_000))
+    async with stub_of(server) as stub:
+        stream = stub.PredictStream()
+        for model, more in (("inline", {}), ("threads", {"n": np.int64(1)})):
+            quick, late, patient, silent = (
+                _item(model, name, timeout_ms, x=X, **more)
+                for name, timeout_ms in (("quick", 20_000), ("late", 4_000), ("patient", 60_000), ("silent", 4_000))
+            )
+            quick.sent_ms = 1_000_000
+            late.sent_ms = patient.sent_ms = 995_000  # five seconds before, and it comes after
+            for item in (quick, late, patient, silent):
+                await stream.write(item)
+            answers = await _read(stream, 4)
+            assert answers["late"].error.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+            for name in ("quick", "patient", "silent"):
+                assert answers[name].HasField("response"), answers[name]
+        await stream.done_writing()
+    models = server.services.catalog.snapshot.models.values()
+    recorders = [model.versions[Version(1, 0, 0)].handle.recorder for model in models]
+    assert [recorder.batch_rows.total for recorder in recorders] == [3, 3]  # late ones were never computed
+    assert [recorder.roles["baseline"].codes["DEADLINE_EXCEEDED"] for recorder in recorders] == [1, 1]
+
+
+async def test_time_that_a_stream_is_not_read_counts(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", slow())
+    server = await start_server(limits=Limits(max_stream_items=1), runtime=THREADS)
+    async with stub_of(server) as stub:
+        stream = stub.PredictStream()
+        # The first is answered at once, the second holds reading up for longer than the third may take.
+        for name, timeout_ms, rounds in (("first", 0, 1), ("long", 0, 40_000), ("short", 50, 1), ("last", 0, 1)):
+            item = _item("m", name, timeout_ms, x=X, n=np.int64(rounds))
+            item.sent_ms = int(time.monotonic() * 1000)
+            await stream.write(item)
+        answers = await _read(stream, 4)
+        await stream.done_writing()
+    assert answers["short"].error.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+    assert all(answers[name].HasField("response") for name in ("first", "long", "last"))

@@ -200,7 +200,8 @@ async def test_a_version_of_the_policy_stays_in_memory(start_server) -> None:
                 control.UnloadVersion(control_pb2.UnloadVersionRequest(model="m", version=version))
             )
             assert code is grpc.StatusCode.FAILED_PRECONDITION
-            assert message == f"{version} is {role} in the policy of m: take it out of the policy first"
+            assert f"{version} of m is not unloaded: it is {role} in the policy in force (epoch 1)" in message
+            assert "take it out of the policy first: `turnout traffic set m" in message
         await control.UnloadVersion(control_pb2.UnloadVersionRequest(model="m", version="1.3.0"))
 
 
@@ -211,7 +212,7 @@ async def test_a_policy_keeps_its_versions_loaded_whatever_load_says(start_serve
     answers = await ask(frugal, [""] * 100)
     assert {(a.version, a.role) for a in answers} == {("1.0.0", "baseline"), ("1.1.0", "canary")}
     states = {e.version_text: str(e.state) for e in frugal.services.catalog.snapshot.model("m").versions.values()}
-    assert states == {"1.0.0": "ready", "1.1.0": "ready", "1.2.0": "new", "1.3.0": "new", "2.0.0": "ready"}
+    assert states == {"1.0.0": "ready", "1.1.0": "ready", "1.2.0": "new", "1.3.0": "ready", "2.0.0": "ready"}
 
 
 async def test_a_canary_that_cannot_be_loaded_elsewhere_leaves_its_share_to_the_baseline(start_server, models) -> None:

@@ -31,10 +31,10 @@ on_x86 = pytest.mark.skipif(
 def start_pair(publish_model, start_server):
     """Starts a server whose every answer by the baseline 1.0.0 is copied to the shadow 1.1.0."""
 
-    async def start(baseline, shadow, **settings):
+    async def start(baseline, shadow, runtime=None, **settings):
         publish_model("m", "1.0.0", baseline)
         publish_model("m", "1.1.0", shadow, release=False)
-        server = await start_server(shadow=PATIENT | {"noise_rate": 0.0} | settings)
+        server = await start_server(shadow=PATIENT | {"noise_rate": 0.0} | settings, runtime=runtime or {})
         await put(server, policy("1.0.0", {"1.1.0": 1.0}))
         return server
 
@@ -79,7 +79,9 @@ async def test_a_shadow_that_hangs_is_ended_and_the_lane_goes_on(start_pair, iso
 async def test_a_shadow_that_hangs_inside_one_node_closes_its_lane(start_pair, monkeypatch) -> None:
     monkeypatch.setattr(runner, "_GRACE_SECONDS", 0.1)
     lane = {"isolation": "thread", "timeout_s": 0.1, "max_inflight": 1}  # a child process would be ended
-    server = await start_pair(onnx_models.adds_count(), onnx_models.one_long_node(), **lane)
+    # By itself this version is isolated, and so are its copies then.
+    here = {"isolation": "thread"}
+    server = await start_pair(onnx_models.adds_count(), onnx_models.one_long_node(), runtime=here, **lane)
     live = await predict(server, numbered(8, x=X, n=4000))
     assert live.errors == []
     deadline = time.monotonic() + 30

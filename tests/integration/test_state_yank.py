@@ -142,7 +142,11 @@ def test_of_a_yank_and_a_rollout_of_one_moment_one_is_refused(store: StateStore)
             outcomes = tuple(call.result() for call in (threads.submit(yank), threads.submit(begin)))
         assert outcomes in {
             ("yanked", f"2.0.0 of {model} was yanked"),
-            ("rollout 1 takes it to the baseline; abort the rollout, or wait for its end", "begun"),
+            (
+                "it is what rollout 1 rolls out; abort the rollout, or wait for its end: "
+                f"`turnout rollout abort {model} --attempt 1`",
+                "begun",
+            ),
         }
         assert (store.declared().of(model).standing(V2) is Standing.YANKED) is not bool(store.rollouts(model))
     assert store.audit().differences == ()

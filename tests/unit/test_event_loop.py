@@ -18,7 +18,6 @@ loop.close()
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="uvloop is not for Windows")
 @pytest.mark.parametrize(("given", "expected"), [("cpu", "uvloop"), ("gpu", "asyncio"), ("without", "asyncio")])
 def test_it_is_libuvs_where_that_is_known_to_serve(given: str, expected: str) -> None:
     command = [sys.executable, "-c", _MODULE, given]

@@ -6,19 +6,93 @@ from turnout.config import LoadAll, LoadLatest, LoadSelectors
 from turnout.registry.standing import Declarations, Standing
 from turnout.routing.configured import named
 from turnout.serving.lifecycle import LifecycleState
-from turnout.serving.load_policy import Moves, Wish, moves, wanted
+from turnout.serving.load_policy import Loaded, Moves, Wish, moves, tags_in_force, wanted
 
 V = [Version.parse(text) for text in ("1.0.0", "1.9.0", "1.10.0", "2.0.0-rc.1")]
 YANKED = Declarations({V[1]: Standing.YANKED})
 NOTHING = Declarations()
+S = LifecycleState
+
+
+def _released(*versions: Version) -> Declarations:
+    return Declarations(dict.fromkeys(versions, Standing.RELEASED))
 
 
 def test_all_means_all_but_what_was_yanked() -> None:
     assert wanted(Wish(LoadAll(), {}), V, YANKED, named) == {V[0], V[2], V[3]}
 
 
-def test_the_latest_are_the_highest_by_precedence_not_by_text() -> None:
-    assert wanted(Wish(LoadLatest(2), {}), V, NOTHING, named) == {V[2], V[3]}
+def test_the_latest_are_the_highest_releases_by_precedence_not_by_text() -> None:
+    released = _released(V[0], V[1], V[2])
+    assert wanted(Wish(LoadLatest(2), {}), V[:3], released, named) == {V[1], V[2]}
+
+
+def test_a_candidate_is_loaded_beside_the_latest_releases_and_takes_no_place() -> None:
+    hotfix = Version.parse("1.9.1")
+    assert wanted(Wish(LoadLatest(1), {}), [*V, hotfix], _released(*V[:3]), named) == {V[2], V[3]}
+
+
+def test_a_released_prerelease_is_no_latest_release_and_stays_beside_it() -> None:
+    assert wanted(Wish(LoadLatest(1), {}), V, _released(*V), named) == {V[2], V[3]}
+    assert wanted(Wish(LoadLatest(1), {}), V[3:], _released(V[3]), named) == {V[3]}
+
+
+def test_where_nothing_is_released_every_candidate_is_newer() -> None:
+    assert wanted(Wish(LoadLatest(1), {}), V, NOTHING, named) == set(V)
+
+
+def test_what_a_tag_names_and_what_a_rollback_goes_back_to_stays_beside_the_latest() -> None:
+    tagged = Declarations(_released(*V[:3]).standings, {"stable": V[0]})
+    assert wanted(Wish(LoadLatest(1), {}, fallbacks=[V[1]]), V[:3], tagged, named) == {V[0], V[1], V[2]}
+    assert wanted(Wish(LoadSelectors(("^1",)), {}, fallbacks=[V[1]]), V[:3], tagged, named) == {V[1], V[2]}
+    assert wanted(Wish(LoadLatest(1), {}, fallbacks=[V[1]]), V[:3], YANKED, named) >= {V[2]}
+    assert V[1] not in wanted(Wish(LoadLatest(1), {}, fallbacks=[V[1]]), V[:3], YANKED, named)
+
+
+def test_what_answered_stays_until_what_replaces_it_is_ready_and_where_that_fails() -> None:
+    both = _released(V[0], V[2])
+    for load in (LoadLatest(1), LoadSelectors(("latest",)), LoadSelectors(("^1",))):
+        for state in (S.NEW, S.LOADING, S.WARMING, S.FAILED, S.DRAINING):
+            assert wanted(Wish(load, {}), [V[0], V[2]], both, named, Loaded({V[0]: S.READY, V[2]: state})) == {
+                V[0],
+                V[2],
+            }
+        assert wanted(Wish(load, {}), [V[0], V[2]], both, named, Loaded({V[0]: S.READY, V[2]: S.READY})) == {V[2]}
+
+
+def test_a_release_unloads_the_candidates_below_it_only_once_it_is_ready() -> None:
+    two = Version(2)
+    released = _released(V[0], two)
+    for state, kept in ((S.LOADING, {V[0], V[2], two}), (S.FAILED, {V[0], V[2], two}), (S.READY, {two})):
+        loaded = Loaded({V[0]: S.READY, V[2]: S.READY, two: state})
+        assert wanted(Wish(LoadLatest(1), {}), [V[0], V[2], two], released, named, loaded) == kept
+
+
+def test_a_version_that_failed_takes_nobody_s_place_after_a_restart_either() -> None:
+    both = _released(V[0], V[2])
+    for load in (LoadLatest(1), LoadSelectors(("latest",)), LoadSelectors(("^1",))):
+        assert V[0] in wanted(Wish(load, {}), [V[0], V[2]], both, named, Loaded({V[0]: S.NEW, V[2]: S.FAILED}))
+
+
+def test_a_tag_that_moved_answers_with_what_it_named_until_the_new_version_is_ready() -> None:
+    before, moved = {"stable": V[0]}, {"stable": V[2]}
+    for state in (S.NEW, S.UNLOADED, S.LOADING, S.WARMING, S.FAILED):
+        loaded = Loaded({V[0]: S.READY, V[2]: state}, before)
+        assert tags_in_force(moved, loaded, {V[2]}) == before
+        assert wanted(Wish(LoadSelectors(("stable",)), {}), [V[0], V[2]], Declarations(tags=moved), named, loaded) == {
+            V[0],
+            V[2],
+        }
+    assert tags_in_force(moved, Loaded({V[0]: S.READY, V[2]: S.READY}, before), {V[2]}) == moved
+    assert tags_in_force(moved, Loaded({V[0]: S.READY, V[2]: S.NEW}, before), {}) == moved, "it will never come"
+    assert tags_in_force(moved, Loaded({V[0]: S.DRAINING, V[2]: S.NEW}, before), {V[2]}) == moved
+    assert tags_in_force({}, Loaded({V[0]: S.READY}, before), {}) == {}
+
+
+def test_a_pruned_version_is_never_wanted() -> None:
+    pruned = Declarations({V[1]: Standing.YANKED}, pruned=frozenset({V[1]}))
+    for load in (LoadAll(), LoadLatest(3), LoadSelectors(("1.9.0",))):
+        assert V[1] not in wanted(Wish(load, {V[1]: True}, yanked=True, fallbacks=[V[1]]), V, pruned, named)
 
 
 def test_selectors_name_one_version_each_and_ranges_released_ones_only() -> None:
@@ -28,7 +102,8 @@ def test_selectors_name_one_version_each_and_ranges_released_ones_only() -> None
 
 def test_what_an_operator_asks_for_goes_before_the_configuration() -> None:
     asked = {V[0]: False, V[1]: True, Version(9): True}
-    assert wanted(Wish(LoadLatest(1), asked), V, YANKED, named) == {V[1], V[3]}
+    released = Declarations({**_released(*V).standings, V[1]: Standing.YANKED})
+    assert wanted(Wish(LoadLatest(1), asked), V, released, named) == {V[1], V[2], V[3]}
 
 
 def test_only_settled_versions_move_and_the_highest_first() -> None:
@@ -44,10 +119,11 @@ def test_a_failed_load_is_not_tried_again_by_itself() -> None:
 
 def test_yanked_versions_are_kept_for_pins_where_that_is_wanted_and_take_no_other_s_place() -> None:
     assert wanted(Wish(LoadAll(), {}, yanked=True), V, YANKED, named) == set(V)
-    highest = Declarations({V[3]: Standing.YANKED})
-    assert wanted(Wish(LoadLatest(1), {}), V, highest, named) == {V[2]}
-    assert wanted(Wish(LoadLatest(1), {}, yanked=True), V, highest, named) == {V[2], V[3]}
-    assert wanted(Wish(LoadLatest(1), {}, yanked=True), V, YANKED, named) == {V[3]}
+    highest = Declarations({**_released(*V[:2]).standings, V[2]: Standing.YANKED})
+    assert wanted(Wish(LoadLatest(1), {}), V[:3], highest, named) == {V[1]}
+    assert wanted(Wish(LoadLatest(1), {}, yanked=True), V[:3], highest, named) == {V[1], V[2]}
+    lower = Declarations({**_released(V[0], V[2]).standings, V[1]: Standing.YANKED})
+    assert wanted(Wish(LoadLatest(1), {}, yanked=True), V[:3], lower, named) == {V[2]}
     pinned = Wish(LoadSelectors(("1.9.0", "^1")), {}, yanked=True)
     released = Declarations({V[0]: Standing.RELEASED, V[1]: Standing.YANKED})
     assert wanted(pinned, V, released, named) == {V[0], V[1]}

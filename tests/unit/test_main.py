@@ -10,13 +10,13 @@ _START = """
 import os, sys
 import turnout.__main__ as start
 
-step_back = start.step_back
+lower_priority = start.lower_priority
 
 def watched():
     print("typer" in sys.modules)
-    step_back()
+    lower_priority()
 
-start.step_back = watched
+start.lower_priority = watched
 sys.argv = ["turnout", *sys.argv[1:]]
 try:
     start.main()

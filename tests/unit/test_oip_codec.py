@@ -6,9 +6,9 @@ import pytest
 
 from turnout.errors import InvalidTensor, Unsupported
 from turnout.oip.elements import BY_NAME, ELEMENT_TYPES, NUMERIC_NAMES
-from turnout.oip.tensors import MAX_TENSORS
 from turnout.registry.signature import DataType
 from turnout.rpc.oip.codec import decode_inputs, encode_outputs
+from turnout.serving.limits import DEFAULT_LIMITS
 from turnout_proto.oip.inference_pb2 import InferTensorContents, ModelInferRequest, ModelInferResponse
 
 NUMERIC = sorted(NUMERIC_NAMES.items(), key=lambda item: item[1])
@@ -247,7 +247,7 @@ def test_shared_memory_is_refused_whatever_else_there_is(raws):
 
 def test_too_many_inputs_are_refused_before_any_is_decoded():
     request = ModelInferRequest()
-    for index in range(MAX_TENSORS + 1):
+    for index in range(DEFAULT_LIMITS.tensors + 1):
         request.inputs.add(name=str(index), datatype="nonsense")
         request.raw_input_contents.append(b"")
 

@@ -2,11 +2,11 @@ import pytest
 
 from turnout.errors import InvalidRequest, Unsupported
 from turnout.oip import parameters as words
-from turnout.oip.parameters import MAX_ID, check_id
-from turnout.oip.tensors import MAX_TENSORS
+from turnout.oip.parameters import MAX_ID, MAX_PARAMETERS, check_id
 from turnout.routing.preferences import MAX_KEY_BYTES
-from turnout.rpc.oip.exchange import envelope, fill
+from turnout.rpc.oip.exchange import InferExchange, envelope
 from turnout.rpc.oip.parameters import plain, wanted_outputs
+from turnout.serving.limits import DEFAULT_LIMITS
 from turnout_proto.oip.inference_pb2 import InferParameter, ModelInferRequest
 
 
@@ -15,7 +15,7 @@ def read_options(parameters):
 
 
 def read_outputs(request):
-    return words.read_outputs(wanted_outputs(request.outputs))
+    return words.read_outputs(wanted_outputs(request.outputs, DEFAULT_LIMITS))
 
 
 def wanting(name, **parameters):
@@ -53,7 +53,7 @@ def test_the_earlier_of_deadline_and_timeout_holds(of_call, of_request, left):
     message.parameters["timeout"].int64_param = of_request
     call = envelope(message, of_call)
 
-    fill(call, message)
+    InferExchange(message, DEFAULT_LIMITS).decode(call)
 
     assert call.deadline == pytest.approx(call.arrived + left)
 
@@ -115,11 +115,16 @@ def test_an_output_in_shared_memory_is_refused():
 
 def test_too_many_outputs_are_refused():
     request = ModelInferRequest()
-    for _ in range(MAX_TENSORS + 1):
+    for _ in range(DEFAULT_LIMITS.tensors + 1):
         request.outputs.add()
 
-    with pytest.raises(InvalidRequest, match="outputs"):
+    with pytest.raises(InvalidRequest, match=r"outputs: expected at most 256, got 257 \(limits.max_tensors\)"):
         read_outputs(request)
+
+
+def test_too_many_parameters_are_refused():
+    with pytest.raises(InvalidRequest, match=r"outputs\[0\]\.parameters: expected at most 256, got 257"):
+        read_outputs(wanting("y", **{f"p{n}": InferParameter() for n in range(MAX_PARAMETERS + 1)}))
 
 
 def test_an_id_is_bounded_in_bytes():

@@ -22,6 +22,7 @@ TABLE = {
     "VersionNotFound": grpc.StatusCode.NOT_FOUND,
     "TagNotFound": grpc.StatusCode.NOT_FOUND,
     "AlreadyExists": grpc.StatusCode.ALREADY_EXISTS,
+    "InputsRefused": grpc.StatusCode.INVALID_ARGUMENT,
     "Conflict": grpc.StatusCode.ABORTED,
     "ChangeRefused": grpc.StatusCode.FAILED_PRECONDITION,
     "NotLoaded": grpc.StatusCode.FAILED_PRECONDITION,

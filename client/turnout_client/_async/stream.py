@@ -1,7 +1,7 @@
 """Predictions over one PredictStream, on asyncio. Its counterpart in `_sync` is written by hand as well."""
 
 import asyncio
-import math
+import time
 from collections import deque
 from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
@@ -20,12 +20,10 @@ from turnout_client.errors import (
 )
 from turnout_client.stream_ids import StreamIds
 from turnout_client.tracing import caller
-from turnout_client.wire import PredictCall
+from turnout_client.wire import PredictCall, stamp
 from turnout_proto.v1.prediction_pb2 import PredictResponse, PredictStreamRequest, PredictStreamResponse
 
 T = TypeVar("T")
-
-MAX_TIMEOUT_MS = 2**32 - 1
 
 STATUS_GRACE = 1.0
 """Seconds that a call's status may come after its last answer; it comes within the same turn of the loop or two."""
@@ -67,6 +65,7 @@ class _Item:
     request_id: str
     message: PredictStreamRequest | None  # let go of once it is sent, since the item waits on
     answer: asyncio.Future[PredictResponse]
+    deadline: float | None  # of `time.monotonic`
     sent: bool = False
 
 
@@ -116,10 +115,9 @@ class _Stream:
         message.traceparent, message.tracestate = caller()
         request_id = message.request.request_id = self._ids.claim(call.request_id, self._pending)
         answer: asyncio.Future[PredictResponse] = self._loop.create_future()
-        item = _Item(request_id, message, answer)
+        item = _Item(request_id, message, answer, None if timeout is None else time.monotonic() + timeout)
         timer = None
         if timeout is not None:
-            message.timeout_ms = min(math.ceil(timeout * 1000), MAX_TIMEOUT_MS)
             timer = self._loop.call_later(timeout, self._expire, item)
         self._pending[request_id] = item
         self._put(item)
@@ -169,6 +167,7 @@ class _Stream:
                     continue
                 else:
                     message, entry.message, entry.sent = entry.message, None, True
+                    stamp(message, entry.deadline)
                 await self._call.write(message)
             self._filled.clear()
             await self._filled.wait()

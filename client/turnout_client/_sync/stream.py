@@ -4,9 +4,9 @@ A task that waits is a future of its event loop, a thread that waits is a lock; 
 guard, what runs in threads does. Too little is left in common to generate the one from the other.
 """
 
-import math
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import cast
@@ -25,10 +25,8 @@ from turnout_client.errors import (
 )
 from turnout_client.stream_ids import StreamIds
 from turnout_client.tracing import caller
-from turnout_client.wire import PredictCall
+from turnout_client.wire import PredictCall, stamp
 from turnout_proto.v1.prediction_pb2 import PredictResponse, PredictStreamRequest
-
-MAX_TIMEOUT_MS = 2**32 - 1
 
 
 class StreamTransport:
@@ -72,6 +70,7 @@ class _Item:
 
     message: PredictStreamRequest | None  # let go of once it is sent, since the item waits on
     request_id: str = ""
+    deadline: float | None = None  # of `time.monotonic`
     sent: bool = False
     answer: PredictResponse | TurnoutClientError | None = None
     done: threading.Lock = field(default_factory=_held_lock)  # released by who answers; half the cost of an Event
@@ -107,9 +106,7 @@ class _Stream:
         message = PredictStreamRequest()
         call.write(message.request)
         message.traceparent, message.tracestate = caller()
-        if timeout is not None:
-            message.timeout_ms = min(math.ceil(timeout * 1000), MAX_TIMEOUT_MS)
-        item = _Item(message)
+        item = _Item(message, deadline=None if timeout is None else time.monotonic() + timeout)
         with self._lock:
             if self._ending is not None:
                 raise self._ending.of_request(call.request_id)
@@ -155,6 +152,7 @@ class _Stream:
                 if message is None:
                     self._ids.free(entry.request_id)
             if message is not None:
+                stamp(message, entry.deadline)
                 yield message
 
     def _read(self) -> None:

@@ -38,6 +38,32 @@ class UnloadVersionResponse(_message.Message):
     def __init__(self, version: _Optional[_Union[_catalog_pb2.ModelVersion, _Mapping]] = ...) -> None: ...
 
 class ReleaseVersionRequest(_message.Message):
+    __slots__ = ("model", "version", "actor", "reason", "no_traffic", "supersede")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    NO_TRAFFIC_FIELD_NUMBER: _ClassVar[int]
+    SUPERSEDE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    actor: str
+    reason: str
+    no_traffic: bool
+    supersede: bool
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., no_traffic: bool = ..., supersede: bool = ...) -> None: ...
+
+class ReleaseVersionResponse(_message.Message):
+    __slots__ = ("changed", "sentence", "answers")
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    SENTENCE_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    changed: bool
+    sentence: str
+    answers: _traffic_pb2.Answers
+    def __init__(self, changed: bool = ..., sentence: _Optional[str] = ..., answers: _Optional[_Union[_traffic_pb2.Answers, _Mapping]] = ...) -> None: ...
+
+class WithdrawVersionRequest(_message.Message):
     __slots__ = ("model", "version", "actor", "reason")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -49,11 +75,15 @@ class ReleaseVersionRequest(_message.Message):
     reason: str
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
-class ReleaseVersionResponse(_message.Message):
-    __slots__ = ("changed",)
+class WithdrawVersionResponse(_message.Message):
+    __slots__ = ("changed", "sentence", "answers")
     CHANGED_FIELD_NUMBER: _ClassVar[int]
+    SENTENCE_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
     changed: bool
-    def __init__(self, changed: bool = ...) -> None: ...
+    sentence: str
+    answers: _traffic_pb2.Answers
+    def __init__(self, changed: bool = ..., sentence: _Optional[str] = ..., answers: _Optional[_Union[_traffic_pb2.Answers, _Mapping]] = ...) -> None: ...
 
 class YankVersionRequest(_message.Message):
     __slots__ = ("model", "version", "actor", "reason")
@@ -68,10 +98,12 @@ class YankVersionRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class YankVersionResponse(_message.Message):
-    __slots__ = ("changed",)
+    __slots__ = ("changed", "answers")
     CHANGED_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
     changed: bool
-    def __init__(self, changed: bool = ...) -> None: ...
+    answers: _traffic_pb2.Answers
+    def __init__(self, changed: bool = ..., answers: _Optional[_Union[_traffic_pb2.Answers, _Mapping]] = ...) -> None: ...
 
 class UnyankVersionRequest(_message.Message):
     __slots__ = ("model", "version", "actor", "reason", "i_know_why")
@@ -88,10 +120,12 @@ class UnyankVersionRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., i_know_why: bool = ...) -> None: ...
 
 class UnyankVersionResponse(_message.Message):
-    __slots__ = ("changed",)
+    __slots__ = ("changed", "answers")
     CHANGED_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
     changed: bool
-    def __init__(self, changed: bool = ...) -> None: ...
+    answers: _traffic_pb2.Answers
+    def __init__(self, changed: bool = ..., answers: _Optional[_Union[_traffic_pb2.Answers, _Mapping]] = ...) -> None: ...
 
 class SetTagRequest(_message.Message):
     __slots__ = ("model", "tag", "version", "actor", "reason", "expected_version")
@@ -110,10 +144,12 @@ class SetTagRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., tag: _Optional[str] = ..., version: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., expected_version: _Optional[str] = ...) -> None: ...
 
 class SetTagResponse(_message.Message):
-    __slots__ = ("previous_version",)
+    __slots__ = ("previous_version", "answers")
     PREVIOUS_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
     previous_version: str
-    def __init__(self, previous_version: _Optional[str] = ...) -> None: ...
+    answers: _traffic_pb2.Answers
+    def __init__(self, previous_version: _Optional[str] = ..., answers: _Optional[_Union[_traffic_pb2.Answers, _Mapping]] = ...) -> None: ...
 
 class DeleteTagRequest(_message.Message):
     __slots__ = ("model", "tag", "actor", "reason", "expected_version")
@@ -130,7 +166,9 @@ class DeleteTagRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., tag: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., expected_version: _Optional[str] = ...) -> None: ...
 
 class DeleteTagResponse(_message.Message):
-    __slots__ = ("previous_version",)
+    __slots__ = ("previous_version", "answers")
     PREVIOUS_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
     previous_version: str
-    def __init__(self, previous_version: _Optional[str] = ...) -> None: ...
+    answers: _traffic_pb2.Answers
+    def __init__(self, previous_version: _Optional[str] = ..., answers: _Optional[_Union[_traffic_pb2.Answers, _Mapping]] = ...) -> None: ...

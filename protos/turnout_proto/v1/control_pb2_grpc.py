@@ -53,6 +53,11 @@ class ControlServiceStub(object):
                 request_serializer=turnout__proto_dot_v1_dot_control__pb2.ReleaseVersionRequest.SerializeToString,
                 response_deserializer=turnout__proto_dot_v1_dot_control__pb2.ReleaseVersionResponse.FromString,
                 _registered_method=True)
+        self.WithdrawVersion = channel.unary_unary(
+                '/turnout.v1.ControlService/WithdrawVersion',
+                request_serializer=turnout__proto_dot_v1_dot_control__pb2.WithdrawVersionRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_v1_dot_control__pb2.WithdrawVersionResponse.FromString,
+                _registered_method=True)
         self.YankVersion = channel.unary_unary(
                 '/turnout.v1.ControlService/YankVersion',
                 request_serializer=turnout__proto_dot_v1_dot_control__pb2.YankVersionRequest.SerializeToString,
@@ -180,7 +185,16 @@ class ControlServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ReleaseVersion(self, request, context):
-        """Declares a version fit for general traffic. Releasing a released version changes nothing.
+        """Declares a version fit for general traffic: ranges may meet it, and if it is higher than what answers plain requests,
+        those do too. FAILED_PRECONDITION where traffic is frozen, or where a rollout is in the way, with the ways out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WithdrawVersion(self, request, context):
+        """Takes a release back: the version is a candidate again. FAILED_PRECONDITION where it is the baseline or a rollout
+        needs it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -333,7 +347,8 @@ class ControlServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RollBack(self, request, context):
-        """Gives all of a model's traffic back to a version that had it before, at once; ends its rollout.
+        """Gives all of a model's traffic back to a version that had it before, at once; ends its rollouts and canaries, and
+        takes the release of what is gone back from back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -356,6 +371,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.ReleaseVersion,
                     request_deserializer=turnout__proto_dot_v1_dot_control__pb2.ReleaseVersionRequest.FromString,
                     response_serializer=turnout__proto_dot_v1_dot_control__pb2.ReleaseVersionResponse.SerializeToString,
+            ),
+            'WithdrawVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.WithdrawVersion,
+                    request_deserializer=turnout__proto_dot_v1_dot_control__pb2.WithdrawVersionRequest.FromString,
+                    response_serializer=turnout__proto_dot_v1_dot_control__pb2.WithdrawVersionResponse.SerializeToString,
             ),
             'YankVersion': grpc.unary_unary_rpc_method_handler(
                     servicer.YankVersion,
@@ -545,6 +565,33 @@ class ControlService(object):
             '/turnout.v1.ControlService/ReleaseVersion',
             turnout__proto_dot_v1_dot_control__pb2.ReleaseVersionRequest.SerializeToString,
             turnout__proto_dot_v1_dot_control__pb2.ReleaseVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WithdrawVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.v1.ControlService/WithdrawVersion',
+            turnout__proto_dot_v1_dot_control__pb2.WithdrawVersionRequest.SerializeToString,
+            turnout__proto_dot_v1_dot_control__pb2.WithdrawVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,7 +43,13 @@ class ControlServiceStub:
     UnloadVersion: _grpc.UnaryUnaryMultiCallable[_control_pb2.UnloadVersionRequest, _control_pb2.UnloadVersionResponse]
     """Takes a version out of service: requests under way finish, then its memory is freed."""
     ReleaseVersion: _grpc.UnaryUnaryMultiCallable[_control_pb2.ReleaseVersionRequest, _control_pb2.ReleaseVersionResponse]
-    """Declares a version fit for general traffic. Releasing a released version changes nothing."""
+    """Declares a version fit for general traffic: ranges may meet it, and if it is higher than what answers plain requests,
+    those do too. FAILED_PRECONDITION where traffic is frozen, or where a rollout is in the way, with the ways out.
+    """
+    WithdrawVersion: _grpc.UnaryUnaryMultiCallable[_control_pb2.WithdrawVersionRequest, _control_pb2.WithdrawVersionResponse]
+    """Takes a release back: the version is a candidate again. FAILED_PRECONDITION where it is the baseline or a rollout
+    needs it.
+    """
     YankVersion: _grpc.UnaryUnaryMultiCallable[_control_pb2.YankVersionRequest, _control_pb2.YankVersionResponse]
     """Withdraws a version: ranges and the empty selector skip it, pins to it are refused or answered with a warning.
     FAILED_PRECONDITION while the policy in force, a rollout or a tag needs it, with what to do first.
@@ -94,7 +100,9 @@ class ControlServiceStub:
     GetRolloutTicks: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.GetRolloutTicksRequest, _rollout_pb2.GetRolloutTicksResponse]
     """Tells what each tick of a rollout counted."""
     RollBack: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.RollBackRequest, _rollout_pb2.RollBackResponse]
-    """Gives all of a model's traffic back to a version that had it before, at once; ends its rollout."""
+    """Gives all of a model's traffic back to a version that had it before, at once; ends its rollouts and canaries, and
+    takes the release of what is gone back from back.
+    """
 
 @_typing.type_check_only
 class ControlServiceAsyncStub(ControlServiceStub):
@@ -108,7 +116,13 @@ class ControlServiceAsyncStub(ControlServiceStub):
     UnloadVersion: _aio.UnaryUnaryMultiCallable[_control_pb2.UnloadVersionRequest, _control_pb2.UnloadVersionResponse]  # type: ignore[assignment]
     """Takes a version out of service: requests under way finish, then its memory is freed."""
     ReleaseVersion: _aio.UnaryUnaryMultiCallable[_control_pb2.ReleaseVersionRequest, _control_pb2.ReleaseVersionResponse]  # type: ignore[assignment]
-    """Declares a version fit for general traffic. Releasing a released version changes nothing."""
+    """Declares a version fit for general traffic: ranges may meet it, and if it is higher than what answers plain requests,
+    those do too. FAILED_PRECONDITION where traffic is frozen, or where a rollout is in the way, with the ways out.
+    """
+    WithdrawVersion: _aio.UnaryUnaryMultiCallable[_control_pb2.WithdrawVersionRequest, _control_pb2.WithdrawVersionResponse]  # type: ignore[assignment]
+    """Takes a release back: the version is a candidate again. FAILED_PRECONDITION where it is the baseline or a rollout
+    needs it.
+    """
     YankVersion: _aio.UnaryUnaryMultiCallable[_control_pb2.YankVersionRequest, _control_pb2.YankVersionResponse]  # type: ignore[assignment]
     """Withdraws a version: ranges and the empty selector skip it, pins to it are refused or answered with a warning.
     FAILED_PRECONDITION while the policy in force, a rollout or a tag needs it, with what to do first.
@@ -159,7 +173,9 @@ class ControlServiceAsyncStub(ControlServiceStub):
     GetRolloutTicks: _aio.UnaryUnaryMultiCallable[_rollout_pb2.GetRolloutTicksRequest, _rollout_pb2.GetRolloutTicksResponse]  # type: ignore[assignment]
     """Tells what each tick of a rollout counted."""
     RollBack: _aio.UnaryUnaryMultiCallable[_rollout_pb2.RollBackRequest, _rollout_pb2.RollBackResponse]  # type: ignore[assignment]
-    """Gives all of a model's traffic back to a version that had it before, at once; ends its rollout."""
+    """Gives all of a model's traffic back to a version that had it before, at once; ends its rollouts and canaries, and
+    takes the release of what is gone back from back.
+    """
 
 class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
     """Changes what is served. Served on the control listener only (default 127.0.0.1:8003)."""
@@ -188,7 +204,19 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.ReleaseVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.ReleaseVersionResponse, _abc.Awaitable[_control_pb2.ReleaseVersionResponse]]:
-        """Declares a version fit for general traffic. Releasing a released version changes nothing."""
+        """Declares a version fit for general traffic: ranges may meet it, and if it is higher than what answers plain requests,
+        those do too. FAILED_PRECONDITION where traffic is frozen, or where a rollout is in the way, with the ways out.
+        """
+
+    @_abc_1.abstractmethod
+    def WithdrawVersion(
+        self,
+        request: _control_pb2.WithdrawVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.WithdrawVersionResponse, _abc.Awaitable[_control_pb2.WithdrawVersionResponse]]:
+        """Takes a release back: the version is a candidate again. FAILED_PRECONDITION where it is the baseline or a rollout
+        needs it.
+        """
 
     @_abc_1.abstractmethod
     def YankVersion(
@@ -365,6 +393,8 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rollout_pb2.RollBackRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rollout_pb2.RollBackResponse, _abc.Awaitable[_rollout_pb2.RollBackResponse]]:
-        """Gives all of a model's traffic back to a version that had it before, at once; ends its rollout."""
+        """Gives all of a model's traffic back to a version that had it before, at once; ends its rollouts and canaries, and
+        takes the release of what is gone back from back.
+        """
 
 def add_ControlServiceServicer_to_server(servicer: ControlServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

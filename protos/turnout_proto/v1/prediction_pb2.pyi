@@ -123,18 +123,20 @@ class PredictResponse(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., route: _Optional[_Union[Route, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ...) -> None: ...
 
 class PredictStreamRequest(_message.Message):
-    __slots__ = ("request", "cancel", "timeout_ms", "traceparent", "tracestate")
+    __slots__ = ("request", "cancel", "timeout_ms", "traceparent", "tracestate", "sent_ms")
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     TRACESTATE_FIELD_NUMBER: _ClassVar[int]
+    SENT_MS_FIELD_NUMBER: _ClassVar[int]
     request: PredictRequest
     cancel: str
     timeout_ms: int
     traceparent: str
     tracestate: str
-    def __init__(self, request: _Optional[_Union[PredictRequest, _Mapping]] = ..., cancel: _Optional[str] = ..., timeout_ms: _Optional[int] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ...) -> None: ...
+    sent_ms: int
+    def __init__(self, request: _Optional[_Union[PredictRequest, _Mapping]] = ..., cancel: _Optional[str] = ..., timeout_ms: _Optional[int] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ..., sent_ms: _Optional[int] = ...) -> None: ...
 
 class PredictStreamResponse(_message.Message):
     __slots__ = ("request_id", "response", "error")

@@ -1,6 +1,7 @@
 import datetime
 
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from turnout_proto.v1 import traffic_pb2 as _traffic_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -192,30 +193,36 @@ class StartRolloutRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., plan_json: _Optional[str] = ..., change: _Optional[_Union[RolloutChange, _Mapping]] = ...) -> None: ...
 
 class StartRolloutResponse(_message.Message):
-    __slots__ = ("rollout",)
+    __slots__ = ("rollout", "answers")
     ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
     rollout: Rollout
-    def __init__(self, rollout: _Optional[_Union[Rollout, _Mapping]] = ...) -> None: ...
+    answers: _traffic_pb2.Answers
+    def __init__(self, rollout: _Optional[_Union[Rollout, _Mapping]] = ..., answers: _Optional[_Union[_traffic_pb2.Answers, _Mapping]] = ...) -> None: ...
 
 class CommandRolloutRequest(_message.Message):
-    __slots__ = ("model", "command", "weight", "change", "attempt")
+    __slots__ = ("model", "command", "weight", "change", "attempt", "discard")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
     CHANGE_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    DISCARD_FIELD_NUMBER: _ClassVar[int]
     model: str
     command: RolloutCommand
     weight: float
     change: RolloutChange
     attempt: int
-    def __init__(self, model: _Optional[str] = ..., command: _Optional[_Union[RolloutCommand, str]] = ..., weight: _Optional[float] = ..., change: _Optional[_Union[RolloutChange, _Mapping]] = ..., attempt: _Optional[int] = ...) -> None: ...
+    discard: bool
+    def __init__(self, model: _Optional[str] = ..., command: _Optional[_Union[RolloutCommand, str]] = ..., weight: _Optional[float] = ..., change: _Optional[_Union[RolloutChange, _Mapping]] = ..., attempt: _Optional[int] = ..., discard: bool = ...) -> None: ...
 
 class CommandRolloutResponse(_message.Message):
-    __slots__ = ("rollout",)
+    __slots__ = ("rollout", "answers")
     ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
     rollout: Rollout
-    def __init__(self, rollout: _Optional[_Union[Rollout, _Mapping]] = ...) -> None: ...
+    answers: _traffic_pb2.Answers
+    def __init__(self, rollout: _Optional[_Union[Rollout, _Mapping]] = ..., answers: _Optional[_Union[_traffic_pb2.Answers, _Mapping]] = ...) -> None: ...
 
 class ListRolloutsRequest(_message.Message):
     __slots__ = ("model", "limit")
@@ -270,19 +277,25 @@ class GetRolloutTicksResponse(_message.Message):
     def __init__(self, rollout: _Optional[_Union[Rollout, _Mapping]] = ..., ticks_json: _Optional[_Iterable[str]] = ..., times: _Optional[_Iterable[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]]] = ..., last_tick: _Optional[int] = ..., more: bool = ...) -> None: ...
 
 class RollBackRequest(_message.Message):
-    __slots__ = ("model", "version", "change")
+    __slots__ = ("model", "version", "change", "keep_released")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CHANGE_FIELD_NUMBER: _ClassVar[int]
+    KEEP_RELEASED_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
     change: RolloutChange
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., change: _Optional[_Union[RolloutChange, _Mapping]] = ...) -> None: ...
+    keep_released: bool
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., change: _Optional[_Union[RolloutChange, _Mapping]] = ..., keep_released: bool = ...) -> None: ...
 
 class RollBackResponse(_message.Message):
-    __slots__ = ("baseline", "epoch")
+    __slots__ = ("baseline", "epoch", "answers", "sentence")
     BASELINE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    SENTENCE_FIELD_NUMBER: _ClassVar[int]
     baseline: str
     epoch: int
-    def __init__(self, baseline: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
+    answers: _traffic_pb2.Answers
+    sentence: str
+    def __init__(self, baseline: _Optional[str] = ..., epoch: _Optional[int] = ..., answers: _Optional[_Union[_traffic_pb2.Answers, _Mapping]] = ..., sentence: _Optional[str] = ...) -> None: ...

@@ -54,8 +54,36 @@ class TrafficShare(_message.Message):
     deviation: float
     def __init__(self, version: _Optional[str] = ..., role: _Optional[_Union[_prediction_pb2.Role, str]] = ..., desired: _Optional[float] = ..., applied: _Optional[float] = ..., decisions: _Optional[int] = ..., deviation: _Optional[float] = ...) -> None: ...
 
+class AnswerPart(_message.Message):
+    __slots__ = ("version", "share", "role", "rollout")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    share: float
+    role: _prediction_pb2.Role
+    rollout: int
+    def __init__(self, version: _Optional[str] = ..., share: _Optional[float] = ..., role: _Optional[_Union[_prediction_pb2.Role, str]] = ..., rollout: _Optional[int] = ...) -> None: ...
+
+class SelectorAnswer(_message.Message):
+    __slots__ = ("selector", "parts")
+    SELECTOR_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    selector: str
+    parts: _containers.RepeatedCompositeFieldContainer[AnswerPart]
+    def __init__(self, selector: _Optional[str] = ..., parts: _Optional[_Iterable[_Union[AnswerPart, _Mapping]]] = ...) -> None: ...
+
+class Answers(_message.Message):
+    __slots__ = ("selectors", "notes")
+    SELECTORS_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
+    selectors: _containers.RepeatedCompositeFieldContainer[SelectorAnswer]
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, selectors: _Optional[_Iterable[_Union[SelectorAnswer, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class TrafficState(_message.Message):
-    __slots__ = ("model", "epoch", "policy", "frozen", "shares", "changed_at", "actor", "reason", "action")
+    __slots__ = ("model", "epoch", "policy", "frozen", "shares", "changed_at", "actor", "reason", "action", "answers")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
@@ -65,6 +93,7 @@ class TrafficState(_message.Message):
     ACTOR_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     ACTION_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
     model: str
     epoch: int
     policy: Policy
@@ -74,7 +103,8 @@ class TrafficState(_message.Message):
     actor: str
     reason: str
     action: str
-    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., frozen: bool = ..., shares: _Optional[_Iterable[_Union[TrafficShare, _Mapping]]] = ..., changed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., action: _Optional[str] = ...) -> None: ...
+    answers: Answers
+    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., frozen: bool = ..., shares: _Optional[_Iterable[_Union[TrafficShare, _Mapping]]] = ..., changed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., action: _Optional[str] = ..., answers: _Optional[_Union[Answers, _Mapping]] = ...) -> None: ...
 
 class GetTrafficRequest(_message.Message):
     __slots__ = ("model",)

@@ -11,7 +11,7 @@ from typing import Any
 
 import onnxruntime as ort
 
-from turnout import __version__
+from turnout import __version__, host
 from turnout.cli import machine
 from turnout.cli.output import size_text
 from turnout.config import Loaded, Provider, Runtime, Settings, load_settings
@@ -84,10 +84,10 @@ def _sources(loaded: Loaded) -> str:
 def _installation() -> Iterator[Check]:
     yield Check("turnout", Health.OK, __version__)
     yield Check("python", Health.OK, f"{platform.python_version()} ({platform.python_implementation()})")
-    available = machine.available_memory()
-    memory = size_text(machine.usable_memory()) + (f", {size_text(available)} of it free" if available else "")
+    available = host.available_memory()
+    memory = size_text(host.memory_limit()) + (f", {size_text(available)} of it free" if available else "")
     yield Check(
-        "machine", Health.OK, f"{platform.system()} {platform.machine()}, {machine.usable_cores():g} cores, {memory}"
+        "machine", Health.OK, f"{platform.system()} {platform.machine()}, {host.usable_cores():g} cores, {memory}"
     )
     yield Check("onnxruntime", Health.OK, f"{ort.__version__}, its telemetry turned off")
 

@@ -9,15 +9,22 @@ from typing import cast
 
 import grpc
 
+from turnout.cli.answers_view import read_answers
 from turnout.cli.output import ServerRefused
 from turnout.config import Address, load_settings
 from turnout.errors import ConfigError, Violation
+from turnout.routing.answers import Answers
 from turnout_client import Client, TurnoutClientError, Unavailable
 from turnout_client.config import channel_options
 from turnout_client.errors import FailedCall, error_of_call
 from turnout_client.model import VersionInfo
 from turnout_client.wire import read_version
-from turnout_proto.v1.control_pb2 import LoadVersionRequest, ReleaseVersionRequest, UnloadVersionRequest
+from turnout_proto.v1.control_pb2 import (
+    LoadVersionRequest,
+    ReleaseVersionRequest,
+    UnloadVersionRequest,
+    WithdrawVersionRequest,
+)
 from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
 from turnout_proto.v1.registry_pb2_grpc import RegistryServiceStub
 
@@ -83,15 +90,38 @@ class Server:
             request = UnloadVersionRequest(model=model, version=version)
             return read_version(control.UnloadVersion(request, timeout=timeout).version)
 
-    def release(self, model: str, version: str, actor: str, reason: str) -> bool:
-        """Releases a version; False where it was released before.
+    def release(
+        self,
+        model: str,
+        version: str,
+        actor: str,
+        reason: str,
+        *,
+        no_traffic: bool = False,
+        supersede: bool = False,
+    ) -> tuple[bool, str, Answers]:
+        """Releases a version; returns whether that changed anything, what was done, and who answers what then.
 
         Raises:
-            ServerRefused: There is none, or no server answers.
+            ServerRefused: There is none, something is in the way, or no server answers.
         """
         with self.control() as control:
-            request = ReleaseVersionRequest(model=model, version=version, actor=actor, reason=reason)
-            return control.ReleaseVersion(request, timeout=_RELEASE_SECONDS).changed
+            request = ReleaseVersionRequest(
+                model=model, version=version, actor=actor, reason=reason, no_traffic=no_traffic, supersede=supersede
+            )
+            told = control.ReleaseVersion(request, timeout=_RELEASE_SECONDS)
+        return told.changed, told.sentence, read_answers(told.answers)
+
+    def withdraw(self, model: str, version: str, actor: str, reason: str) -> tuple[bool, str, Answers]:
+        """Takes a release back; returns as `release` does.
+
+        Raises:
+            ServerRefused: There is none, something needs it, or no server answers.
+        """
+        with self.control() as control:
+            request = WithdrawVersionRequest(model=model, version=version, actor=actor, reason=reason)
+            told = control.WithdrawVersion(request, timeout=_RELEASE_SECONDS)
+        return told.changed, told.sentence, read_answers(told.answers)
 
     @contextmanager
     def control(self) -> Iterator[ControlServiceStub]:

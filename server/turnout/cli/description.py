@@ -62,6 +62,7 @@ class Live:
         providers: What its session runs on, in order.
         max_batch_rows: Rows that a batch may hold; 0 where it is served unbatched.
         load_seconds: What loading and warming took.
+        isolation: Whether it runs in processes of its own, and why, in words.
     """
 
     state: str
@@ -69,6 +70,7 @@ class Live:
     providers: tuple[str, ...]
     max_batch_rows: int
     load_seconds: float
+    isolation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,14 @@ class Description:
             outputs=tuple(map(spec_of, version.outputs)),
             size_bytes=version.size_bytes,
             batching=version.batching,
-            live=Live(version.state, version.reason, version.providers, version.max_batch_rows, version.load_seconds),
+            live=Live(
+                version.state,
+                version.reason,
+                version.providers,
+                version.max_batch_rows,
+                version.load_seconds,
+                version.isolation,
+            ),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -176,6 +185,7 @@ class Description:
             body["providers"] = list(self.live.providers)
             body["max_batch_rows"] = self.live.max_batch_rows
             body["load_seconds"] = self.live.load_seconds
+            body["isolation"] = self.live.isolation
         return body
 
 

@@ -37,6 +37,7 @@ def import_version(
     from turnout.registry.publication import Publication
     from turnout.registry.repository import Repository
     from turnout.registry.transfer import only_version
+    from turnout.rollout.changes.operations import Operations
     from turnout.serving.sandbox.fork_server import start_processes
 
     with reporting(as_json=as_json) as out, ExitStack() as stack:
@@ -56,6 +57,6 @@ def import_version(
             with out.progress("importing", published.manifest.size) as advance:
                 result = publisher.take_in(source, published, Publication(who, reason), advance)
             if release:
-                store.release(name, exact, actor=who, reason=reason)
+                Operations(workspace.repository, store).release_published(name, exact, actor=who, reason=reason)
             standing = store.declared().of(name).standing(exact)
         out.show(result_body(result, standing), *result_shown(result, standing))

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from turnout.errors import InvalidRequest, InvalidTensor
+from turnout.oip.json_tensors import from_nested
 from turnout.registry.signature import DataType, Signature, TensorSpec
 from turnout.serving.synthetic import synthetic_inputs
 from turnout.serving.tensor import NUMPY_DTYPES, Array
-from turnout.web.json_tensors import from_json
 
 _RANDOM = re.compile(r"random(?::(?P<shape>[0-9]+(?:x[0-9]+)*|scalar))?")
 _SEED = 0
@@ -51,7 +51,7 @@ def _read(spec: TensorSpec, value: str) -> Array:
     if match := _RANDOM.fullmatch(value):
         return _random(spec, match["shape"])
     try:
-        return from_json(spec, json.loads(value))
+        return from_nested(spec, json.loads(value))
     except json.JSONDecodeError as error:
         raise InvalidTensor.at(
             f"inputs.{spec.name}", f"expected @FILE.npy, JSON, random or random:4x64, got {value[:40]!r} ({error})"

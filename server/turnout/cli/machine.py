@@ -1,12 +1,8 @@
-"""What this machine has: cores, memory, CUDA devices. Everything is asked of the system itself, nothing is started."""
+"""Which CUDA devices this machine has, as their driver says; nothing is started."""
 
 import ctypes
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
-_CGROUP = Path("/sys/fs/cgroup")
-_MEMINFO = Path("/proc/meminfo")
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 
 
@@ -40,36 +36,6 @@ class CudaDriver:
     version: str
     devices: tuple[CudaDevice, ...]
     detail: str = ""
-
-
-def usable_cores() -> float:
-    """Returns the cores that this process may use: those it may run on, or the control group's quota if less."""
-    scheduled = float(len(os.sched_getaffinity(0)))
-    try:
-        quota, period = (_CGROUP / "cpu.max").read_text().split()
-        return scheduled if quota == "max" else min(scheduled, int(quota) / int(period))
-    except (OSError, ValueError):
-        return scheduled
-
-
-def usable_memory() -> int:
-    """Returns the memory that this process may use, in bytes: the machine's, or the control group's limit."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        limit = (_CGROUP / "memory.max").read_text().strip()
-        return total if limit == "max" else min(total, int(limit))
-    except (OSError, ValueError):
-        return total
-
-
-def available_memory() -> int | None:
-    """Returns the memory that can be had without swapping, in bytes; None where the system does not tell."""
-    try:
-        lines = _MEMINFO.read_text().splitlines()
-        line = next(line for line in lines if line.startswith("MemAvailable:"))
-        return int(line.split()[1]) * 1024
-    except (OSError, ValueError, StopIteration, IndexError):
-        return None
 
 
 def cuda_driver() -> CudaDriver:

@@ -16,7 +16,7 @@ from turnout.cli.log import log
 from turnout.cli.models import models
 from turnout.cli.predict import predict
 from turnout.cli.publish import publish
-from turnout.cli.release import release
+from turnout.cli.release import release, withdraw
 from turnout.cli.rollback import rollback
 from turnout.cli.rollout import application as rollout
 from turnout.cli.serve import serve
@@ -45,7 +45,7 @@ def application() -> typer.Typer:
     app.callback()(_turnout)
     commands: dict[str, tuple[Callable[..., None], ...]] = {
         _HERE: (serve, doctor),
-        _REPOSITORY: (publish, sign, release, tag, yank, unyank, models, show, diff, log, verify, export),
+        _REPOSITORY: (publish, sign, release, withdraw, tag, yank, unyank, models, show, diff, log, verify, export),
         _SERVER: (top, predict, fetch, load, unload, shadow, rollback),
     }
     for panel, members in commands.items():

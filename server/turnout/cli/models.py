@@ -27,5 +27,8 @@ def models(
         out.show(
             survey.to_json(), versions_table(survey.versions) if survey.versions else "no version is published yet"
         )
+        for version in survey.versions:
+            if version.live and version.live.state == "ready" and version.live.reason:
+                out.note(f"note: {version.model} {version.version}: {version.live.reason}")
         for problem in survey.problems:
             out.note(f"note: {problem}")

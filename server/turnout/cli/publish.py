@@ -89,6 +89,7 @@ def publish(
     from turnout.registry.publish import PublishRequest, source_size
     from turnout.registry.signing import PrivateKey
     from turnout.registry.sources.source import local_source
+    from turnout.rollout.changes.operations import Operations
     from turnout.serving.sandbox.fork_server import start_processes
 
     with reporting(as_json=as_json) as out, ExitStack() as stack:
@@ -120,7 +121,9 @@ def publish(
                 with out.progress("publishing", source_size(request)) as advance:
                     result = publisher.publish(request, how, advance)
                 if release:
-                    store.release(name, result.manifest.version, actor=who, reason=reason)
+                    Operations(workspace.repository, store).release_published(
+                        name, result.manifest.version, actor=who, reason=reason
+                    )
                 standing = store.declared().of(name).standing(result.manifest.version)
         except GateRefused as error:
             refusal = Refusal.of(error)

@@ -14,10 +14,15 @@ def rollback(
     to: Annotated[
         str | None,
         typer.Option(
-            "--to", metavar="VERSION", help="(default: what a running rollout goes back to, or the baseline before)",
+            "--to", metavar="VERSION",
+            help="(default: what a running rollout goes back to, or the nearest that answered before)",
             show_default=False,
         ),
     ] = None,
+    keep_released: Annotated[
+        bool,
+        typer.Option("--keep-released", metavar="", help="Ranges and `latest` go on meeting what is gone back from."),
+    ] = False,
     actor: ActorOption = None,
     epoch: Annotated[
         int | None,
@@ -30,14 +35,23 @@ def rollback(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Give all of a model's traffic back to a version that had it before, now. Ends its rollout."""
+    """Give all of a model's traffic back to a version that had it before, now. Ends its rollouts and canaries.
+
+    What is gone back from is a candidate again, so that ranges and `latest` leave it too; `turnout release` gives it
+    back. A second rollback goes further back, and none ever returns to what was gone back from. Ends with 1 where there
+    is nothing to go back to.
+    """
+    from turnout.cli.answers_view import answers_body, answers_line, read_answers
     from turnout.cli.connection import Server
     from turnout.cli.workspace import actor_or_login
     from turnout_proto.v1 import rollout_pb2 as pb
 
     with reporting(as_json=as_json) as out, Server.named(server, config).control() as control:
         change = pb.RolloutChange(actor=actor_or_login(actor), reason=reason, expected_epoch=epoch)
-        request = pb.RollBackRequest(model=name, version=to or "", change=change)
+        request = pb.RollBackRequest(model=name, version=to or "", change=change, keep_released=keep_released)
         done = control.RollBack(request, timeout=30.0)
-        body = {"model": name, "baseline": done.baseline, "epoch": done.epoch}
-        out.show(body, f"{name} is at epoch {done.epoch}: {done.baseline} has all of the traffic")
+        answers = read_answers(done.answers)
+        body = {
+            "model": name, "baseline": done.baseline, "epoch": done.epoch, "answers": answers_body(answers),
+        }  # fmt: skip
+        out.show(body, done.sentence, answers_line(answers))

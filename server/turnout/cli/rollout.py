@@ -113,6 +113,7 @@ def start(
     3    it still runs when --timeout is over
     130  Ctrl-C; it goes on running
     """
+    from turnout.cli.answers_view import answers_body, answers_line, read_answers
     from turnout.cli.connection import Server
     from turnout.cli.durations import read_duration
     from turnout.cli.rollout_plan import PlanOptions, named_fields
@@ -132,9 +133,12 @@ def start(
         request = pb.StartRolloutRequest(model=name, version=to, plan_json=options.to_json(), change=change)
         named = Server.named(server, config)
         with named_fields(), named.control() as control:
-            rollout = control.StartRollout(request, timeout=_TIMEOUT).rollout
+            told = control.StartRollout(request, timeout=_TIMEOUT)
+        rollout, answers = told.rollout, read_answers(told.answers)
         if not wait:
-            out.show(rollout_body(rollout), sentence(rollout), f"follow it with `turnout rollout watch {name}`")
+            body = rollout_body(rollout) | {"answers": answers_body(answers)}
+            lines = [line for line in (sentence(rollout), answers_line(answers)) if line]
+            out.show(body, *lines, f"follow it with `turnout rollout watch {name}`")
             return
         _watch_to_the_end(out, named, name, rollout.attempt, limit)
 

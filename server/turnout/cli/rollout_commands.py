@@ -51,11 +51,16 @@ def promote(
 
 
 def abort(
-    name: NameArgument, actor: ActorOption = None, reason: ReasonOption = "", epoch: EpochOption = None,
+    name: NameArgument,
+    discard: Annotated[
+        bool,
+        typer.Option("--discard", metavar="", help="End one that this release cannot read; its record is kept."),
+    ] = False,
+    actor: ActorOption = None, reason: ReasonOption = "", epoch: EpochOption = None,
     attempt: AttemptOption = 0, server: ServerOption = None, config: ConfigOption = None, as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Take the candidate back and end the rollout."""
-    _command("ABORT", name, actor, reason, epoch, attempt, server, config, as_json=as_json)
+    _command("ABORT", name, actor, reason, epoch, attempt, server, config, as_json=as_json, discard=discard)
 
 
 def set_weight(
@@ -81,7 +86,7 @@ def freeze(
 ) -> None:  # fmt: skip
     """Freeze the model's traffic: its rollout goes no further, and only takes back. As `turnout traffic freeze`."""
     from turnout.cli.connection import Server
-    from turnout.cli.traffic_view import sentence, state_body
+    from turnout.cli.traffic_view import change_lines, state_body
     from turnout.cli.workspace import actor_or_login
     from turnout_proto.v1 import traffic_pb2 as pb
 
@@ -89,7 +94,7 @@ def freeze(
         change = pb.TrafficChange(actor=actor_or_login(actor), reason=reason, expected_epoch=epoch)
         request = pb.FreezeTrafficRequest(model=name, frozen=not off, change=change)
         state = control.FreezeTraffic(request, timeout=_TIMEOUT).state
-        out.show(state_body(state), sentence(state))
+        out.show(state_body(state), *change_lines(state))
 
 
 def retry(
@@ -115,8 +120,10 @@ def _command(
     *,
     as_json: bool,
     share: str | None = None,
+    discard: bool = False,
 ) -> None:
-    """Has the operator's word and prints where the rollout stands then."""
+    """Has the operator's word and prints where the rollout stands then, and who answers what."""
+    from turnout.cli.answers_view import answers_body, answers_line, read_answers
     from turnout.cli.connection import Server
     from turnout.cli.rollout_view import rollout_body, sentence
     from turnout.cli.shares import read_share
@@ -127,7 +134,11 @@ def _command(
         change = pb.RolloutChange(actor=actor_or_login(actor), reason=reason, expected_epoch=epoch)
         weight = 0.0 if share is None else read_share(share)
         command = f"ROLLOUT_COMMAND_{what}"
-        request = pb.CommandRolloutRequest(model=name, attempt=attempt, command=command, weight=weight, change=change)
+        request = pb.CommandRolloutRequest(
+            model=name, attempt=attempt, command=command, weight=weight, change=change, discard=discard
+        )
         with Server.named(server, config).control() as control:
-            rollout = control.CommandRollout(request, timeout=_TIMEOUT).rollout
-        out.show(rollout_body(rollout), sentence(rollout))
+            told = control.CommandRollout(request, timeout=_TIMEOUT)
+        answers = read_answers(told.answers)
+        body = rollout_body(told.rollout) | {"answers": answers_body(answers)}
+        out.show(body, *(line for line in (sentence(told.rollout), answers_line(answers)) if line))

@@ -19,6 +19,7 @@ STYLES: Mapping[str, str] = {
     "rolled_back": "bold red",
     "failed": "bold red",
     "aborting": "bold red",
+    "unreadable": "bold red",
 }
 """Of states."""
 
@@ -27,6 +28,8 @@ _EVENTS_SHOWN = 10
 
 def sentence(rollout: pb.Rollout) -> str:
     """Returns where a rollout stands, in one sentence."""
+    if rollout.state == "unreadable":
+        return rollout.verdict
     verdict = f": {rollout.verdict}" if rollout.verdict else ""
     which = f"{rollout.model} {rollout.candidate} over {rollout.previous}"
     return f"{which}, attempt {rollout.attempt}, epoch {rollout.epoch}: {standing(rollout)}{verdict}"
@@ -39,7 +42,7 @@ def overview(rollouts: Sequence[pb.Rollout]) -> RenderableType:
         (
             r.model, r.candidate, r.previous, str(r.attempt), state_text(r), f"{r.step}/{r.steps}",
             share_text(round(r.weight, 4)), f"{evidence_text(r.e_value)}/{evidence_text(r.threshold)}",
-            "; ".join(r.pauses),
+            r.verdict if r.state == "unreadable" else "; ".join(r.pauses),
         )
         for r in rollouts
     ]  # fmt: skip
@@ -63,6 +66,9 @@ def state_text(rollout: pb.Rollout) -> Text:
 
 def status_lines(rollout: pb.Rollout) -> Iterator[RenderableType]:
     """Returns how a rollout stands, for people."""
+    if rollout.state == "unreadable":
+        yield Text(sentence(rollout), STYLES["failed"])
+        return
     yield Text.assemble(
         (f"{rollout.model} {rollout.candidate}", "bold"), f" over {rollout.previous}  attempt {rollout.attempt}, "
         f"epoch {rollout.epoch}  ", state_text(rollout),

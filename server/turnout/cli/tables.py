@@ -56,6 +56,8 @@ def details(version: Description) -> Table:
         if live.providers:
             pairs.append(("runs on", ", ".join(live.providers)))
             pairs.append(("loaded in", f"{live.load_seconds:.2f} s"))
+        if live.isolation:
+            pairs.append(("isolation", live.isolation))
     pairs.append(("inputs", "\n".join(f"{s}{' (may be left out)' if s.has_default else ''}" for s in version.inputs)))
     pairs.append(("outputs", "\n".join(map(str, version.outputs))))
     if version.batching:

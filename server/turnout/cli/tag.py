@@ -40,8 +40,10 @@ def tag(
 
     With --expect a move that somebody else came before is refused, with the version that the tag names by now.
     """
+    from turnout.cli.answers_view import answers_body, answers_line
     from turnout.cli.workspace import Workspace, actor_or_login
     from turnout.registry.names import check_model_name, parse_version
+    from turnout.rollout.changes.operations import Operations
     from turnout.routing.declarations import Declarer
 
     if (delete or history) and version is not None:
@@ -61,7 +63,7 @@ def tag(
             _show_history(out, workspace, name, tag)
             return
         with workspace.store() as store:
-            declarer = Declarer(workspace.repository, store)
+            declarer, operations = Declarer(workspace.repository, store), Operations(workspace.repository, store)
             if exact is None:
                 before: Version | None = declarer.delete_tag(name, tag, actor=who, reason=reason, expect=expected)
                 sentence = f"{name}@{tag} is gone; it was {before}"
@@ -69,8 +71,9 @@ def tag(
                 before = declarer.set_tag(name, tag, exact, actor=who, reason=reason, expect=expected)
                 was = "" if before is None else "; it was before" if before == exact else f"; it was {before}"
                 sentence = f"{name}@{tag} is {exact}{was}"
+            answers = operations.answers(name)
         body = {"model": name, "tag": tag, "version": _text(exact), "previous_version": _text(before)}
-        out.show(body, sentence)
+        out.show(body | {"answers": answers_body(answers)}, sentence, answers_line(answers))
 
 
 def _show_history(out: Output, workspace: "Workspace", name: str, tag: str) -> None:

@@ -250,11 +250,11 @@ def _change(
 ) -> None:
     """Makes a change and prints what is in force then."""
     from turnout.cli.connection import Server
-    from turnout.cli.traffic_view import sentence, state_body
+    from turnout.cli.traffic_view import change_lines, state_body
     from turnout.cli.workspace import actor_or_login
     from turnout_proto.v1 import traffic_pb2 as pb
 
     change = pb.TrafficChange(actor=actor_or_login(actor), reason=reason, expected_epoch=epoch, force=force)
     with Server.named(server, config).control() as control:
         state = call(control, change)
-    out.show(state_body(state), sentence(state))
+    out.show(state_body(state), *change_lines(state))

@@ -7,6 +7,7 @@ from google.protobuf.json_format import MessageToDict
 from rich.console import RenderableType
 from rich.text import Text
 
+from turnout.cli.answers_view import answers_body, answers_line, read_answers
 from turnout.cli.output import table
 from turnout.web.report.spans import share_text
 from turnout_proto.v1 import prediction_pb2
@@ -36,6 +37,11 @@ def sentence(state: pb.TrafficState) -> str:
     """Returns what is in force, in one sentence."""
     policy = policy_text(state.policy) if state.HasField("policy") else "no policy, the highest release answers"
     return f"{state.model} is at epoch {state.epoch}: {policy}{'; frozen' if state.frozen else ''}"
+
+
+def change_lines(state: pb.TrafficState) -> list[str]:
+    """Returns what is in force after a change, and who answers what from now on."""
+    return [line for line in (sentence(state), answers_line(read_answers(state.answers))) if line]
 
 
 def state_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
@@ -115,6 +121,7 @@ def state_body(state: pb.TrafficState) -> dict[str, Any]:
         "actor": state.actor,
         "reason": state.reason,
         "changed_at": state.changed_at.ToJsonString() if state.HasField("changed_at") else None,
+        **({"answers": answers_body(read_answers(state.answers))} if state.HasField("answers") else {}),
     }
 
 

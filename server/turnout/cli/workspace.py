@@ -1,7 +1,6 @@
 """The repository and the state store that a command works on, with no server between."""
 
 import getpass
-import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from semver import Version
 
+from turnout import host
 from turnout.config import Settings, load_settings
 from turnout.errors import ConfigError, InvalidRequest, ModelNotFound
 from turnout.registry.listing import Listing, Published
@@ -169,6 +169,6 @@ def actor_or_login(actor: str | None) -> str:
         return actor
     try:
         login = getpass.getuser()
-    except (KeyError, OSError):  # containers run as user ids that no user database has
-        login = f"uid {os.getuid()}"
+    except (ImportError, KeyError, OSError):  # containers run as user ids that no user database has
+        login = f"uid {host.user_id()}"
     return f"{login}@{socket.gethostname()}".encode()[:_ACTOR_BYTES].decode("utf-8", "ignore")

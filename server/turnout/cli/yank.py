@@ -26,8 +26,10 @@ def yank(
     Pins to it are refused, or answered with a warning where `routing.yanked_pins` says so. Refused itself while the
     policy in force, a rollout or a tag needs the version. Running servers follow within a second.
     """
+    from turnout.cli.answers_view import answers_body, answers_line
     from turnout.cli.workspace import ModelVersions, Workspace, actor_or_login, exact_reference
     from turnout.registry.standing import Standing
+    from turnout.rollout.changes.operations import Operations
     from turnout.routing.declarations import Declarer
 
     with reporting(as_json=as_json) as out:
@@ -37,6 +39,7 @@ def yank(
         with workspace.store() as store:
             declarer = Declarer(workspace.repository, store)
             before = declarer.yank(name, exact, actor=actor_or_login(actor), reason=reason)
+            answers = Operations(workspace.repository, store).answers(name)
             default = ModelVersions.of(name, workspace.scan(), store.declared()).default
         changed = before is not Standing.YANKED
         said = f"is yanked; it was {before}" if changed else "was yanked before; nothing changed"
@@ -47,8 +50,9 @@ def yank(
             "changed": changed,
             "previous_standing": before,
             "default_version": None if default is None else str(default),
+            "answers": answers_body(answers),
         }
-        out.show(body, f"{name} {exact} {said}; {left}")
+        out.show(body, f"{name} {exact} {said}; {left}", answers_line(answers))
 
 
 def unyank(
@@ -65,8 +69,10 @@ def unyank(
     as_json: JsonOption = False,
 ) -> None:
     """Take a withdrawal back. The version is a candidate from then on: whether to release it is decided anew."""
+    from turnout.cli.answers_view import answers_body, answers_line
     from turnout.cli.workspace import Workspace, actor_or_login, exact_reference
     from turnout.errors import ChangeRefused
+    from turnout.rollout.changes.operations import Operations
     from turnout.routing.declarations import Declarer
 
     with reporting(as_json=as_json) as out:
@@ -80,5 +86,7 @@ def unyank(
                 raise ChangeRefused(f"{name} {exact} was yanked for a reason{was}; to bring it back, say --i-know-why")
             declarer = Declarer(workspace.repository, store)
             changed = declarer.unyank(name, exact, actor=actor_or_login(actor), reason=reason)
+            answers = Operations(workspace.repository, store).answers(name)
         said = "is a candidate again" if changed else "was not yanked; nothing changed"
-        out.show({"model": name, "version": str(exact), "changed": changed}, f"{name} {exact} {said}")
+        body = {"model": name, "version": str(exact), "changed": changed, "answers": answers_body(answers)}
+        out.show(body, f"{name} {exact} {said}", answers_line(answers))

@@ -16,6 +16,7 @@ from turnout.config.values import (
     Duration,
     HeaderName,
     HeaderValue,
+    HostNames,
     Networks,
     OtlpEndpoint,
     Providers,
@@ -49,15 +50,30 @@ class QueueLimits(Section):
 class Limits(QueueLimits):
     """Bounds on what clients may send; those of the queues hold for each version and can be set per model too.
 
+    A request beyond one of them is refused with INVALID_ARGUMENT before anything walks through it.
+
     Attributes:
         max_message_bytes: Largest gRPC message, in and out.
         max_stream_items: Most requests under way on one PredictStream; reading from the stream waits beyond that.
-        http_max_body_bytes: Largest body of an HTTP request.
+        http_max_body_bytes: Largest body of an HTTP request, decompressed.
+        http_max_json_bytes: Largest JSON of an HTTP request; more goes into the binary extension or over gRPC.
+        max_tensors: Most inputs of a request, and most outputs that it may name.
+        max_rank: Most dimensions of a tensor.
+        max_name_bytes: Longest name of a model, version, input or output.
+        max_elements: Most elements of a request that travel one by one, in JSON or typed contents; raw ones are bound
+            by the size of the message only.
+        max_strings: Most strings of a request.
     """
 
     max_message_bytes: Size = ByteSize(64 * _MIB)
     max_stream_items: Count = 256
     http_max_body_bytes: Size = ByteSize(64 * _MIB)
+    http_max_json_bytes: Size = ByteSize(16 * _MIB)
+    max_tensors: Count = 256
+    max_rank: Annotated[Count, Field(le=32)] = 8
+    max_name_bytes: Annotated[Count, Field(ge=64)] = 1024
+    max_elements: Count = 2 * 1024 * 1024
+    max_strings: Count = 1024 * 1024
 
 
 class Batching(Section):
@@ -84,7 +100,8 @@ class Runtime(Section):
             CUDA where it works, else the CPU.
         device_ids: Devices of a GPU provider; a version gets one session on each.
         intra_op_threads: Threads that one run may use on the CPU; 0 leaves it to ONNX Runtime.
-        runners: Runs of a version that go on at the same time, per device; 0: as many as cores on the CPU, and as many
+        runners: Runs of a version that go on at the same time, per device; 0: on the CPU as many as the process may use
+            whole cores (of a control group's quota of 1.5: one), and as many
             as pay on a GPU.
         optimization_level: Of the graph, by ONNX Runtime.
         cpu_arena: Keep freed CPU memory for the next run instead of giving it back each time.
@@ -94,6 +111,15 @@ class Runtime(Section):
         tf32: Let a GPU multiply float32 with ten bits of mantissa (TF32): quicker, and less exact.
         inline_threshold_us: A version on the CPU whose run takes less than this runs on the event loop itself when
             nothing waits, since handing it to a thread would cost more; 0 turns that off.
+        isolation: `process` runs a version in child processes, which keep a native crash, a hang or a lack of memory
+            from the server and cost a copy of its memory each; `thread` in the server's own process; `auto` in child
+            processes where the graph has an operator that the values of a request can crash, or make take memory or
+            time without a bound.
+        processes: Most child processes of a version; 0: as many as its runners.
+        memory_limit_bytes: Most memory that the runs in a child process on the CPU may take beside the loaded model; 0
+            for no bound.
+        kill_after_s: How long a run in a child process may go on after the last of its requests passed its deadline or
+            was cancelled; then the process is ended and started again.
     """
 
     providers: Providers = "auto"
@@ -106,6 +132,10 @@ class Runtime(Section):
     arena_extend_strategy: Literal["next_power_of_two", "same_as_requested"] = "same_as_requested"
     tf32: bool = False
     inline_threshold_us: CountOrNone = 300
+    isolation: Literal["auto", "thread", "process"] = "auto"
+    processes: Annotated[CountOrNone, Field(le=256)] = 0
+    memory_limit_bytes: SizeOrNone = ByteSize(0)
+    kill_after_s: Duration = 5.0
 
 
 class Drain(Section):
@@ -271,6 +301,18 @@ class Rollout(Section):
     tick_s: Annotated[Duration, Field(ge=0.05, le=60)] = 5.0
     webhook_url: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
     webhook_secret: SecretStr = SecretStr("")
+
+
+class Web(Section):
+    """What browsers are told on the HTTP listener.
+
+    Attributes:
+        hosts: Names that the server is reached by. A request with another name in its Host header is refused: whoever
+            owns that name could have a browser take this server for their site. Addresses and localhost always pass.
+            If it is empty: on a loopback listener no name but localhost, elsewhere any.
+    """
+
+    hosts: HostNames = ()
 
 
 class Console(Section):

@@ -6,6 +6,7 @@ from turnout.oip.classification import classify
 from turnout.oip.metadata import batches_along_first_axis
 from turnout.oip.parameters import Parameters, check_id, read_options, read_outputs
 from turnout.serving.inference import InferenceRequest, InferenceResult, Route
+from turnout.serving.limits import DEFAULT_LIMITS, InputLimits
 from turnout.serving.tensor import Array
 
 LOGGED_ID = 128
@@ -18,6 +19,7 @@ def fill(
     inputs: Mapping[str, Array],
     outputs: Sequence[tuple[str, Parameters]],
     parameters: Parameters,
+    limits: InputLimits = DEFAULT_LIMITS,
 ) -> Mapping[str, int]:
     """Puts all but the envelope of a request into `call`.
 
@@ -27,6 +29,7 @@ def fill(
         inputs: By name.
         outputs: Name and parameters of each output that is asked for; none meaning all.
         parameters: Of the request.
+        limits: On names.
 
     Returns:
         For each output that is to be classified, how many of its highest values are wanted.
@@ -36,6 +39,8 @@ def fill(
         Unsupported: The request needs shared memory or a sequence.
     """
     check_id(request_id)
+    limits.check_name("model_name", call.model)
+    limits.check_name("model_version", call.selector)
     call.inputs = inputs
     call.outputs, classes = read_outputs(outputs)
     timeout, call.routing_key = read_options(parameters)
@@ -45,20 +50,29 @@ def fill(
     return classes
 
 
-def answered(result: InferenceResult, classes: Mapping[str, int]) -> Sequence[tuple[str, Array]]:
+def answered(
+    result: InferenceResult, classes: Mapping[str, int], limits: InputLimits = DEFAULT_LIMITS
+) -> Sequence[tuple[str, Array]]:
     """Returns name and value of each output, in the order asked for.
 
     Args:
         result: What the data plane answered.
         classes: As `fill` returned them.
+        limits: On the strings that classification makes.
 
     Raises:
-        InvalidRequest: An output that is to be classified holds no numbers.
+        InvalidRequest: An output that is to be classified holds no numbers, or asks for too many.
     """
     outputs = list(result.outputs)
     if not classes:
         return outputs
     by_rows = batches_along_first_axis(result.route.entry)
+    for name, values in outputs:
+        if name in classes:
+            rows = values.shape[0] if by_rows and values.ndim else 1
+            limits.check_strings(
+                f"outputs.{name[:64]} (classification)", rows * min(classes[name], values.size // (rows or 1))
+            )
     return [
         (name, classify(name, values, classes[name], by_rows=by_rows) if name in classes else values)
         for name, values in outputs

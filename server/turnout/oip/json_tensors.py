@@ -1,7 +1,10 @@
-"""Tensor data as the protocol writes it in JSON: a list in row-major order, flat or nested as the shape is. Pure.
+"""Tensors in JSON, for all who speak it: lists in row-major order, flat or nested as the shape is. Pure.
 
-JSON has no place for FP16 and BF16, which travel in the binary part of a body only. It has no NaN
-and no infinities either: they are the strings "nan", "inf" and "-inf", both ways.
+JSON has no NaN and no infinities: they are the strings "nan", "inf" and "-inf", both ways. The Open Inference Protocol
+has no place for FP16 and BF16 either, which travel in the binary part of a body only.
+
+One call into C holds the GIL until it ends, so that elements are converted by the slice: whoever calls this in a thread
+keeps nobody waiting.
 """
 
 import math
@@ -10,23 +13,29 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import orjson
 
 from turnout.errors import InvalidRequest, InvalidTensor
 from turnout.oip.elements import ElementType
-from turnout.oip.tensors import counted, filled, shaped
-from turnout.serving.tensor import Array
+from turnout.oip.tensors import filled, shaped
+from turnout.registry.signature import DataType, TensorSpec
+from turnout.serving.limits import DEFAULT_LIMITS, InputLimits, counted
+from turnout.serving.tensor import NUMPY_DTYPES, Array
 
 _UNWRITABLE = frozenset(("FP16", "BF16"))
 _NOT_FINITE: Mapping[str, float] = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+_SLICE = 16384
+"""Elements that are converted in one call; 1 to 2 ms."""
 
-_ELEMENTS: Mapping[str, tuple[frozenset[type], str]] = {
-    "b": (frozenset((bool,)), "true or false"),
-    "u": (frozenset((int,)), "whole numbers"),
-    "i": (frozenset((int,)), "whole numbers"),
-    "f": (frozenset((int, float)), "numbers"),
-    "O": (frozenset((str,)), "strings"),
+_ELEMENTS: Mapping[str, frozenset[type]] = {
+    "b": frozenset((bool,)),
+    "u": frozenset((int,)),
+    "i": frozenset((int,)),
+    "f": frozenset((int, float)),
+    "V": frozenset((int, float)),  # ml_dtypes' bfloat16
+    "O": frozenset((str,)),
 }
-"""By kind of dtype: the types that JSON's parser gives such elements, and what errors call them."""
+"""By kind of dtype: the types that JSON's parser gives such elements."""
 
 
 def from_json(index: int, kind: ElementType, shape: tuple[int, ...], data: Any) -> Array:
@@ -50,21 +59,41 @@ def from_json(index: int, kind: ElementType, shape: tuple[int, ...], data: Any) 
     count = math.prod(shape)
     if len(elements) != count:
         raise InvalidTensor.at(field, f"expected {counted(count)} for {kind.name}{list(shape)}, got {len(elements)}")
-    types, words = _ELEMENTS[kind.dtype.kind]
-    if not set(map(type, elements)) <= types:
-        elements = (
-            [_NOT_FINITE.get(e, e) if isinstance(e, str) else e for e in elements] if float in types else elements
-        )
-        for place, element in enumerate(elements):
-            if type(element) not in types:
-                raise InvalidTensor.at(f"{field}[{place}]", f"expected {words} for {kind.name}, got another value")
     if not kind.size:
-        return filled(index, shape, elements)
-    return shaped(index, shape, _numbers(field, kind, elements))
+        return filled(index, shape, _checked(f"{field}[{{}}]", kind.name, kind.dtype, elements))
+    return shaped(index, shape, _numbers(field, f"{field}[{{}}]", kind.name, kind.dtype, elements))
 
 
-def to_json(name: str, datatype: str, array: Array) -> list[Any] | Array:
-    """Returns the elements of an output, flat: an array of numbers that are all finite, or else a list.
+def from_nested(spec: TensorSpec, data: Any, limits: InputLimits = DEFAULT_LIMITS) -> Array:
+    """Returns an input of the dtype that a signature names, in the shape that its lists have; as exact as `from_json`.
+
+    Args:
+        spec: The input; its shape is not looked at.
+        data: Nested lists, or one element for a scalar.
+        limits: On the rank.
+
+    Raises:
+        InvalidTensor: The lists are ragged, or an element has no place in the dtype.
+    """
+    field = f"inputs.{spec.name}"
+    shape: tuple[int, ...] = ()
+    level = data
+    while isinstance(level, list):
+        shape += (len(level),)
+        limits.check_rank(field, len(shape))
+        level = level[0] if level else None
+    dtype = NUMPY_DTYPES[spec.dtype]
+    elements = _nested(field, shape, data) if shape else [data]
+    escaped = field.replace("{", "{{").replace("}", "}}")  # places in nested lists are not told
+    if spec.dtype is DataType.STRING:
+        array: Array = np.empty(len(elements), object)
+        array[:] = _checked(escaped, str(spec.dtype), dtype, elements)
+        return array.reshape(shape)
+    return _numbers(field, escaped, str(spec.dtype), dtype, elements).reshape(shape)
+
+
+def to_json(name: str, datatype: str, array: Array) -> orjson.Fragment:
+    """Returns the elements of an output, flat.
 
     Args:
         name: Of the output.
@@ -76,38 +105,129 @@ def to_json(name: str, datatype: str, array: Array) -> list[Any] | Array:
     """
     if datatype in _UNWRITABLE:
         raise InvalidRequest.at("outputs", f"output {name} is {datatype}, which JSON cannot hold: ask for binary_data")
-    flat = array.ravel()
-    if flat.dtype.kind == "f" and not np.isfinite(flat).all():
-        return [e if math.isfinite(e) else str(e) for e in flat.tolist()]
-    if flat.dtype == object:
-        return [e.decode(errors="replace") if isinstance(e, bytes) else str(e) for e in flat.tolist()]
-    return flat
+    return to_nested(array.ravel())
+
+
+def to_nested(array: Array) -> orjson.Fragment:
+    """Returns an array as nested lists; a scalar as itself."""
+    return orjson.Fragment(_rendered(array))
+
+
+def _rendered(array: Array) -> bytes:
+    if array.size <= _SLICE or not array.ndim:
+        return _dumped(array)
+    row = array.size // array.shape[0]
+    if row > _SLICE:
+        return b"[" + b",".join(map(_rendered, array)) + b"]"
+    rows = _SLICE // row
+    parts = (_dumped(array[start : start + rows])[1:-1] for start in range(0, array.shape[0], rows))
+    return b"[" + b",".join(parts) + b"]"
+
+
+def _dumped(array: Array) -> bytes:
+    """Returns a small array as JSON."""
+    if array.dtype == object:
+        texts = np.empty(array.shape, object)
+        texts.ravel()[:] = [_text(element) for element in array.ravel().tolist()]
+        return orjson.dumps(texts.tolist())
+    if array.dtype.kind == "V" or array.dtype == np.float16:
+        array = array.astype(np.float32)
+    if array.dtype.kind == "f" and not (finite := np.isfinite(array)).all():
+        mixed = array.astype(object)
+        mixed[~finite] = [str(element) for element in array[~finite].tolist()]
+        return orjson.dumps(mixed.tolist())
+    if not array.ndim:
+        return orjson.dumps(array.item())
+    return orjson.dumps(np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _text(element: Any) -> str:
+    """Returns a string as UTF-8 can hold it."""
+    text = element.decode(errors="replace") if isinstance(element, bytes) else str(element)
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def _flat(field: str, shape: tuple[int, ...], data: list[Any]) -> Sequence[Any]:
-    """Returns the elements in one list. Levels are as many as dimensions, whatever was sent."""
+    """Returns the elements in one list, where they are not: levels are as many as dimensions, whatever was sent."""
     if not (data and isinstance(data[0], list)):
         return data
+    if not shape or len(data) != shape[0]:
+        raise InvalidTensor.at(field, f"expected lists of the shape {list(shape)}, or all elements in one")
     level: list[Any] = data
-    for depth, size in enumerate(shape):
-        if depth:
-            if not all(isinstance(part, list) and len(part) == size for part in level):
-                raise InvalidTensor.at(field, f"expected lists of {size} at depth {depth + 1}, as the shape has it")
-            level = list(chain.from_iterable(level))
-        elif len(level) != size:
-            raise InvalidTensor.at(field, f"expected a list of {size}, or all elements in one, got {len(level)}")
+    for depth, size in enumerate(shape[1:], 2):
+        if not all(isinstance(part, list) and len(part) == size for part in level):
+            raise InvalidTensor.at(field, f"expected lists of {size} at depth {depth}, as the shape has it")
+        level = list(chain.from_iterable(level))
     return level
 
 
-def _numbers(field: str, kind: ElementType, elements: Sequence[Any]) -> Array:
+def _nested(field: str, shape: tuple[int, ...], data: list[Any]) -> Sequence[Any]:
+    """Returns the elements in one list; `shape` is that of the first list at each depth."""
+    level: list[Any] = data
+    for size in shape[1:]:
+        if not all(isinstance(part, list) and len(part) == size for part in level):
+            raise _ragged(field)
+        level = list(chain.from_iterable(level))
+    if any(isinstance(element, list) for element in level):
+        raise _ragged(field)
+    return level
+
+
+def _ragged(field: str) -> InvalidTensor:
+    return InvalidTensor.at(field, "expected JSON lists of one length at each depth")
+
+
+def _shown(element: Any) -> str:
+    """Returns a value as people wrote it, in a few characters."""
+    if isinstance(element, list | dict):
+        return "a list" if isinstance(element, list) else "an object"
+    return orjson.dumps(element[:64] if isinstance(element, str) else element).decode()[:40]
+
+
+def _slices(elements: Sequence[Any]) -> "chain[tuple[int, Sequence[Any]]]":
+    """Returns where each slice of the elements begins, and the slice."""
+    starts = range(0, len(elements), _SLICE)
+    return chain((start, elements[start : start + _SLICE]) for start in starts)
+
+
+def _checked(field: str, name: str, dtype: np.dtype[Any], elements: Sequence[Any]) -> list[Any]:
+    """Returns the elements, each of a type that has a place in the dtype; what is no finite number as such.
+
+    Args:
+        field: What errors name, `{}` standing for the place of an element.
+        name: Of the type, in errors.
+        dtype: Of the array.
+        elements: As JSON's parser returned them.
+    """
+    types = _ELEMENTS[dtype.kind]
+    checked: list[Any] = []
+    for start, piece in _slices(elements):
+        if not set(map(type, piece)) <= types:
+            if float in types:
+                piece = [_NOT_FINITE.get(e, e) if isinstance(e, str) else e for e in piece]
+            for place, element in enumerate(piece):
+                if type(element) not in types:
+                    wrong = f"expected {name} elements, got {_shown(element)}"
+                    raise InvalidTensor.at(field.format(start + place), wrong)
+        checked += piece
+    return checked
+
+
+def _numbers(field: str, element: str, name: str, dtype: np.dtype[Any], elements: Sequence[Any]) -> Array:
+    """Returns the elements in a flat array; `field` and `element` are what errors name, as in `_checked`."""
+    array: Array = np.empty(len(elements), dtype)
+    floats = dtype.kind in "fV"
     try:
-        if kind.dtype.kind != "f":
-            return np.array(elements, kind.dtype)
-        wide = np.array(elements, np.float64)
-        with np.errstate(over="ignore"):
-            array: Array = wide.astype(kind.dtype)
+        for start, piece in _slices(_checked(element, name, dtype, elements)):
+            if not floats:
+                array[start : start + _SLICE] = np.array(piece, dtype)
+                continue
+            wide = np.array(piece, np.float64)
+            with np.errstate(over="ignore"):
+                narrow = wide.astype(dtype)
+            if np.isinf(narrow).sum() != np.isinf(wide).sum():
+                raise OverflowError
+            array[start : start + _SLICE] = narrow
     except OverflowError:
-        raise InvalidTensor.at(field, f"expected values that {kind.name} can hold, got others") from None
-    if np.isinf(array).sum() != np.isinf(wide).sum():
-        raise InvalidTensor.at(field, f"expected values that {kind.name} can hold, got others")
+        raise InvalidTensor.at(field, f"a number is out of the range of {name}") from None
     return array

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from turnout.errors import InvalidRequest, Unsupported
-from turnout.oip.tensors import MAX_TENSORS, refuse_shared_memory
+from turnout.oip.tensors import refuse_shared_memory
 from turnout.routing.preferences import MAX_KEY_BYTES
 
 Value = bool | int | float | str | None
@@ -16,6 +16,9 @@ Parameters = Mapping[str, Value]
 NO_PARAMETERS: Parameters = MappingProxyType({})
 
 ROUTING_KEY = "routing_key"
+
+MAX_PARAMETERS = 256
+"""Most parameters of a request, of a tensor or of an output."""
 
 MAX_ID = 1024
 """Longest request id, in bytes."""
@@ -40,12 +43,11 @@ def read_outputs(outputs: Sequence[tuple[str, Parameters]]) -> tuple[Sequence[st
         classified.
 
     Raises:
-        InvalidRequest: There are too many, or `classification` is not a count.
+        InvalidRequest: `classification` is not a count.
         Unsupported: An output should be written to shared memory.
     """
     if not outputs:
         return (), _NO_CLASSES
-    check_output_count(len(outputs))
     names: list[str] = []
     classes: dict[str, int] = {}
     for index, (name, parameters) in enumerate(outputs):
@@ -61,10 +63,10 @@ def read_outputs(outputs: Sequence[tuple[str, Parameters]]) -> tuple[Sequence[st
     return names, classes
 
 
-def check_output_count(count: int) -> None:
-    """Raises InvalidRequest where more outputs are asked for than a request may."""
-    if count > MAX_TENSORS:
-        raise InvalidRequest.at("outputs", f"expected at most {MAX_TENSORS}, got {count}")
+def check_parameter_count(field: str, count: int) -> None:
+    """Raises InvalidRequest where `field` has more parameters than it may."""
+    if count > MAX_PARAMETERS:
+        raise InvalidRequest.at(field, f"expected at most {MAX_PARAMETERS}, got {count}")
 
 
 def read_options(parameters: Parameters) -> tuple[float | None, str]:

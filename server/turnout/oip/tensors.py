@@ -12,13 +12,8 @@ import numpy as np
 
 from turnout.errors import InvalidTensor, Unsupported
 from turnout.oip.elements import BY_NAME, NUMERIC_NAMES, ElementType
+from turnout.serving.limits import DEFAULT_LIMITS, InputLimits, counted
 from turnout.serving.tensor import Array
-
-MAX_RANK = 32
-"""Most dimensions a tensor may have."""
-
-MAX_TENSORS = 1024
-"""Most inputs, and most requested outputs, in a request: each costs time, and a message has room for millions."""
 
 _LENGTH = struct.Struct("<I")
 _BOOL_BYTES = b"\x00\x01"
@@ -39,20 +34,24 @@ def element_type(index: int, datatype: str) -> ElementType:
 
 
 def check_shape(index: int, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the shape.
+    """Returns the shape, whose rank was checked.
 
     Raises:
-        InvalidTensor: It has too many dimensions, or negative ones.
+        InvalidTensor: It has negative dimensions.
     """
-    if shape and (min(shape) < 0 or len(shape) > MAX_RANK):
-        field = f"inputs[{index}].shape"
-        if len(shape) > MAX_RANK:
-            raise InvalidTensor.at(field, f"expected at most {MAX_RANK} dimensions, got {len(shape)}")
-        raise InvalidTensor.at(field, f"expected dimensions of 0 or more, got {list(shape)}")
+    if shape and min(shape) < 0:
+        raise InvalidTensor.at(f"inputs[{index}].shape", f"expected dimensions of 0 or more, got {list(shape)}")
     return shape
 
 
-def decode_raw(index: int, kind: ElementType, shape: tuple[int, ...], raw: bytes, carrier: str) -> Array:
+def decode_raw(
+    index: int,
+    kind: ElementType,
+    shape: tuple[int, ...],
+    raw: bytes,
+    carrier: str,
+    limits: InputLimits = DEFAULT_LIMITS,
+) -> Array:
     """Returns the array whose elements are `raw`: row-major, little-endian, without padding; text behind its length.
 
     Args:
@@ -61,17 +60,19 @@ def decode_raw(index: int, kind: ElementType, shape: tuple[int, ...], raw: bytes
         shape: Of the array; checked.
         raw: The bytes; arrays of numbers are read-only views of them.
         carrier: What errors call the place that the bytes came from, `{}` standing for the index.
+        limits: On strings.
 
     Raises:
         InvalidTensor: The bytes are not what the type and the shape ask for.
     """
     count = math.prod(shape)
     if not kind.size:
+        limits.check_strings(carrier.format(index), count)
         return filled(index, shape, _split(raw, count, carrier.format(index)))
     if len(raw) != count * kind.size:
         wanted = f"{counted(count * kind.size)} bytes for {kind.name}{list(shape)}"
         raise InvalidTensor.at(carrier.format(index), f"expected {wanted}, got {len(raw)}")
-    if kind.name == "BOOL" and raw.translate(None, _BOOL_BYTES):
+    if kind.name == "BOOL" and not _holds_bools(raw):
         raise InvalidTensor.at(carrier.format(index), "expected every byte of a BOOL to be 0 or 1")
     try:
         return np.ndarray(shape, kind.dtype, raw)
@@ -122,8 +123,8 @@ def filled(index: int, shape: tuple[int, ...], strings: Sequence[str]) -> Array:
     return shaped(index, shape, array)
 
 
-def text(data: bytes, field: str) -> str:
-    """Returns `data`, UTF-8, as text.
+def text(data: bytes, field: str, index: int) -> str:
+    """Returns `data`, UTF-8, as text; it is element `index` of `field`.
 
     Raises:
         InvalidTensor: It is not UTF-8.
@@ -131,7 +132,7 @@ def text(data: bytes, field: str) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise InvalidTensor.at(field, f"expected UTF-8 text, got another byte at {error.start}") from None
+        raise InvalidTensor.at(f"{field}[{index}]", f"expected UTF-8 text, got another byte at {error.start}") from None
 
 
 def refuse_shared_memory(parameters: Iterable[str], field: str) -> None:
@@ -145,9 +146,11 @@ def repeated(index: int, name: str) -> InvalidTensor:
     return InvalidTensor.at(f"inputs[{index}].name", f"expected each input once, got {name[:64]!r} again")
 
 
-def counted(number: int) -> str:
-    """Returns a number of elements or bytes as errors tell it: products of shapes can have thousands of digits."""
-    return str(number) if number < 2**63 else "more than can be counted"
+def _holds_bools(raw: bytes) -> bool:
+    # 0.1 us at 64 bytes for the one; 6 us against 290 us at 1 MB for the other.
+    if len(raw) < 4096:
+        return not raw.translate(None, _BOOL_BYTES)
+    return bool(np.frombuffer(raw, np.uint8).max() <= 1)
 
 
 def _split(raw: bytes, count: int, field: str) -> list[str]:
@@ -162,7 +165,7 @@ def _split(raw: bytes, count: int, field: str) -> list[str]:
         start, end = end, end + (_LENGTH.unpack_from(raw, start)[0] if end <= total else 0)
         if end > total:
             raise InvalidTensor.at(field, f"expected {count} elements, got {element} and an incomplete one")
-        strings.append(text(raw[start:end], f"{field}[{element}]"))
+        strings.append(text(raw[start:end], field, element))
         start = end
     if start != total:
         raise InvalidTensor.at(field, f"expected {count} elements, got {total - start} bytes more")
@@ -173,7 +176,7 @@ def _join(array: Array) -> bytes:
     """Returns the strings of `array`, each behind its length."""
     parts: list[bytes] = []
     for element in array.ravel().tolist():
-        data = element if isinstance(element, bytes) else str(element).encode()
+        data = element if isinstance(element, bytes) else str(element).encode(errors="replace")
         parts += (_LENGTH.pack(len(data)), data)
     return b"".join(parts)
 

@@ -52,10 +52,12 @@ class Listing:
     Attributes:
         published: By model name, then by version in ascending order.
         problems: By model and version directory.
+        present: False where the root directory does not exist.
     """
 
     published: tuple[Published, ...] = ()
     problems: tuple[Problem, ...] = ()
+    present: bool = True
 
     @property
     def models(self) -> tuple[str, ...]:

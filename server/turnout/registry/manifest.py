@@ -13,6 +13,7 @@ from semver import Version
 
 from turnout.registry.provenance import Provenance
 from turnout.registry.signature import Signature
+from turnout.registry.versions import known_version
 
 SCHEMA = 1
 """Number of the manifest's form; a reader refuses a higher one."""
@@ -176,7 +177,7 @@ class Manifest:
             batching = body.get("batching")
             return cls(
                 model=body["model"],
-                version=Version.parse(body["version"]),
+                version=known_version(body["version"]),
                 files=tuple(FileEntry(f["path"], f["size"], f["digest"]) for f in body["files"]),
                 signature=Signature.from_json(body["signature"]),
                 opset=dict(body["opset"]),

@@ -7,9 +7,10 @@ A directory is a version from the moment it holds a manifest, and its manifest i
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from semver import Version
 
@@ -20,10 +21,18 @@ from turnout.registry.listing import Listing, Problem, Published, unpublished
 from turnout.registry.manifest import MANIFEST_FILE, MODEL_NAME, FileEntry
 from turnout.registry.names import check_model_name, is_exact_version
 from turnout.registry.staging import sweep
+from turnout.registry.versions import Precedence, precedence
+from turnout.threads import Threads
 
 MAX_MANIFEST_BYTES = 16 << 20
 
 _NAMED_FILES = 5
+
+_THREADS = 4
+"""Calls that may wait for the file system at once, beside loads and uploads, which have threads of their own."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,13 @@ class Repository:
         self.root = root
         self._seen: Mapping[tuple[str, str], _Seen] = {}
         self._order: tuple[list[Published], tuple[Published, ...]] = ([], ())
+        self._threads = Threads("repository", _THREADS)
+
+    async def in_thread(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs a call that touches the repository in one of its threads, so that where its file system hangs, nothing
+        else does.
+        """
+        return await self._threads.run(call, *args, **kwargs)
 
     def scan(self) -> Listing:
         """Reads what exists. A manifest that did not change since the last scan is not read again, so that a scan of
@@ -84,7 +100,8 @@ class Repository:
                 elif found is not None:
                     problems.append(found)
         self._seen = seen
-        return Listing(self._sorted(published), tuple(sorted(problems, key=lambda p: (p.model, p.version))))
+        told = tuple(sorted(problems, key=lambda p: (p.model, p.version)))
+        return Listing(self._sorted(published), told, bool(published or told) or self.root.is_dir())
 
     def published(self) -> Sequence[Published]:
         """Returns every version that exists, as `scan` does."""
@@ -203,9 +220,9 @@ class Repository:
         return ModelNotFound.named(model, listing.models)
 
 
-def _place(published: Published) -> tuple[str, Version, str]:
+def _place(published: Published) -> tuple[str, Precedence, str]:
     # Build metadata has no part in precedence; the text makes the order of such twins one.
-    return published.manifest.model, published.manifest.version, str(published.manifest.version)
+    return published.manifest.model, precedence(published.manifest.version), str(published.manifest.version)
 
 
 def _names(directory: Path) -> list[str]:

@@ -6,7 +6,6 @@ swept, however long it takes. Making, sweeping and committing take turns by one 
 """
 
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -16,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
+from turnout import host
 from turnout.errors import Unavailable
 
 STAGING = ".staging"
@@ -54,7 +54,7 @@ def staged(root: Path) -> Iterator[Path]:
         with locked(root):
             home.mkdir()
             owner = os.open(home / _OWNER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(owner, fcntl.LOCK_EX)
+            host.lock(owner)
         (home / _VERSION).mkdir()
         yield home / _VERSION
     finally:
@@ -78,7 +78,7 @@ def locked(root: Path, patience: float = LOCK_PATIENCE) -> Iterator[None]:
     descriptor = os.open(root / STAGING / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         until = time.monotonic() + patience
-        while not _try_lock(descriptor):
+        while not host.try_lock(descriptor):
             if time.monotonic() >= until:
                 raise Unavailable(f"another process has held the repository's lock for {patience:g} s", retry_after=1.0)
             time.sleep(_POLL)
@@ -121,15 +121,7 @@ def _claim(home: Path) -> int | None:
     """Takes over a staging directory; None where its builder, or another sweep, has it."""
     with suppress(OSError):
         owner = os.open(home / _OWNER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        if _try_lock(owner):
+        if host.try_lock(owner):
             return owner
         os.close(owner)
     return None
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -27,12 +27,14 @@ class Declarations:
         tags: Movable names.
         reasons: Why versions were yanked, where that is known.
         digests: What versions had when they were published, where that was recorded.
+        pruned: Versions whose files were removed; they are yanked too.
     """
 
     standings: Mapping[Version, Standing] = field(default_factory=dict)
     tags: Mapping[str, Version] = field(default_factory=dict)
     reasons: Mapping[Version, str] = field(default_factory=dict)
     digests: Mapping[Version, str] = field(default_factory=dict)
+    pruned: frozenset[Version] = frozenset()
 
     def standing(self, version: Version) -> Standing:
         """Returns the standing of `version`."""

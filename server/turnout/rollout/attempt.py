@@ -4,6 +4,7 @@ Pending -> Validating -> Shadowing -> {Ramping -> Soaking -> Deciding} a step ->
 any of them -> Aborting -> RolledBack | Superseded;   Failed where the candidate cannot be served at all
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -44,7 +45,7 @@ class RolloutState(StrEnum):
     ROLLED_BACK = "rolled_back"
     """The version before has all of the traffic."""
     SUPERSEDED = "superseded"
-    """Another rollout took its place."""
+    """Another rollout, or a release, took its place."""
     FAILED = "failed"
     """The candidate could not be served at all."""
 
@@ -118,7 +119,8 @@ class Rollout:
         policy_epoch: Of the policy that was put in force for it last.
         routed: That policy, or the one that it began with, as text; another one is somebody else's.
         was_released: The candidate was released before.
-        released: The candidate's release is this rollout's work, and is withdrawn when it is taken back.
+        released: The candidate's release is withdrawn when it is taken back: it is this rollout's work, or the
+            evidence speaks against the candidate, whoever released it.
         finishing: The watch is over; the version before gives back its share.
         rivals: Most rollouts of the model that ran at once since this one began; they share alpha.
         end: The state that `aborting` leads to.
@@ -219,19 +221,41 @@ class Rollout:
             if body["schema"] != _SCHEMA:
                 raise ValueError(f"rollout schema {body['schema']!r} is not {_SCHEMA}, the one this release reads")
             plan = Plan.from_json(body["plan"])
-            return cls(
+            read = cls(
                 body["model"], Version.parse(body["candidate"]), Version.parse(body["previous"]), int(body["attempt"]),
                 plan, Evidence.from_json(body["evidence"], plan.evidence_metrics), RolloutState(body["state"]),
                 int(body["step"]), int(body["epoch"]), float(body["in_state_s"]), float(body["step_s"]),
                 float(body["active_s"]), float(body["idle_s"]), body["held"],
                 int(body["step_requests"]),
-                {k: float(v) for k, v in body["thresholds"].items()}, float(body["patience"]), body["weight"],
+                {k: float(v) for k, v in body["thresholds"].items()}, float(body["patience"]),
+                None if body["weight"] is None else float(body["weight"]),
                 int(body["passed_gate"]), tuple(Pause(*p) for p in body["pauses"]), body["verdict"],
                 int(body["policy_epoch"]), body["routed"], bool(body["was_released"]), bool(body["released"]),
                 bool(body["finishing"]), int(body["rivals"]), RolloutState(body["end"]), body["actor"], body["reason"],
             )  # fmt: skip
-        except (KeyError, TypeError, AttributeError, InvalidRequest) as error:
+        except (KeyError, IndexError, TypeError, AttributeError, ArithmeticError, InvalidRequest) as error:
             raise ValueError(f"not a rollout: {type(error).__name__} {error}") from error
+        if problem := read._problem():
+            raise ValueError(f"not a rollout: {problem}")
+        return read
+
+    def _problem(self) -> str:
+        """Returns what no rollout can be, "" where nothing is so: what is read must not fail at the next tick."""
+        texts: tuple[object, ...] = (self.model, self.held, self.verdict, self.routed, self.actor, self.reason)
+        texts += tuple(part for pause in self.pauses for part in (pause.kind, pause.reason, pause.actor))
+        seconds = (self.in_state_s, self.step_s, self.active_s, self.idle_s, self.patience, *self.thresholds.values())
+        counts = (self.step, self.epoch, self.step_requests, self.policy_epoch)
+        checks = (
+            (all(isinstance(text, str) for text in texts), "a text is none"),
+            (all(0 <= value < math.inf for value in seconds), "a time is below 0 or no number"),
+            (all(value >= 0 for value in counts) and self.attempt >= 1 and self.rivals >= 1, "a number is too small"),
+            (self.step < len(self.plan.steps), f"it is in step {self.step + 1} of {len(self.plan.steps)}"),
+            (self.weight is None or 0 < self.weight <= 1, "its weight is no share"),
+            (self.state is not _S.SHADOWING or self.plan.shadow is not None, "it shadows, and its plan does not"),
+            (self.end.final, f"it is to end as {self.end}"),
+        )
+        problems = [what for fine, what in checks if not fine]
+        return next(iter(problems), "") or self.evidence.problem()
 
 
 Moved = tuple[Rollout, tuple[Entry, ...]]

@@ -8,7 +8,6 @@ on where it stood. While the state store does not answer nothing goes forward, a
 """
 
 import asyncio
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -20,16 +19,20 @@ from turnout.registry.compat import refusals
 from turnout.registry.standing import Standing
 from turnout.rollout import machine, overrides
 from turnout.rollout.attempt import Entry, Moved, Rollout, RolloutState, moved
+from turnout.rollout.changes.operations import Done, Operations, refuse_stale
+from turnout.rollout.changes.situation import situation_answers
 from turnout.rollout.clock import Clock
 from turnout.rollout.driven import Driven, Observer, by_rollout, stranger
 from turnout.rollout.enforcement import Enforcement
-from turnout.rollout.log import RolloutLog, recorded
+from turnout.rollout.log import RolloutLog
 from turnout.rollout.plan import Plan
+from turnout.rollout.records import UnreadableRollout, recorded
 from turnout.rollout.roster import Roster
-from turnout.routing.applied import AppliedPolicy, Policies
+from turnout.routing.answers import Answers
+from turnout.routing.applied import Policies
 from turnout.routing.policy import Policy
-from turnout.routing.traffic import Change, Traffic
 from turnout.serving.catalog import Catalog
+from turnout.serving.lifecycle import LifecycleState
 from turnout.state.rollouts import RolloutRecord
 from turnout.state.store import StateStore
 
@@ -46,12 +49,12 @@ class Rollouts:
     def __init__(
         self,
         store: StateStore,
-        traffic: Traffic,
         policies: Policies,
         catalog: Catalog,
         observer: Observer,
         roster: Roster,
         enforcement: Enforcement,
+        operations: Operations,
         wake: Callable[[], None],
         tick_seconds: float,
         log: FilteringBoundLogger,
@@ -61,19 +64,18 @@ class Rollouts:
 
         Args:
             store: Keeps the rollouts.
-            traffic: Changes what is routed.
             policies: What is routed.
             catalog: What is served.
             observer: Looks at both.
             roster: Who drives which.
             enforcement: Records them, and puts in force what they wish.
+            operations: Releases and rolls back.
             wake: Has versions loaded that the roster newly holds.
             tick_seconds: Between two looks.
             log: Where trouble is told.
             clock: Tells how long the last look at them is ago.
         """
         self._store = store
-        self._traffic = traffic
         self._policies = policies
         self._catalog = catalog
         self.observer = observer
@@ -83,6 +85,7 @@ class Rollouts:
         self.log = RolloutLog(store, catalog)
         self._roster = roster
         self._enforcement = enforcement
+        self._operations = operations
         self._lock = asyncio.Lock()
         self._ticked = asyncio.Condition()
         self._clock = clock
@@ -97,6 +100,11 @@ class Rollouts:
     def driven(self) -> Sequence[Driven]:
         """The rollouts that this server drives."""
         return list(self._roster.driven.values())
+
+    @property
+    def unreadable(self) -> Sequence[UnreadableRollout]:
+        """The rollouts that have not ended and that this release cannot read."""
+        return list(self._roster.unreadable.values())
 
     @property
     def running(self) -> Sequence[Rollout]:
@@ -125,6 +133,7 @@ class Rollouts:
                 await self._roster.take_in()
             except Unavailable as error:
                 self._log.warning("rollouts go on from memory", reason=error.message)
+            self._enforcement.undivert()
             for key, driven in sorted(self._roster.driven.items()):
                 if not self._roster.goes(key):
                     continue
@@ -132,6 +141,8 @@ class Rollouts:
                     await self._look(driven)
                 except TurnoutError as error:  # the others' verdicts must not wait for this one
                     self._log.error("a rollout could not be looked at", model=key[0], reason=error.message)
+                except Exception as error:  # noqa: BLE001 - nor end with it: what is recorded may be damaged
+                    self._log.error("a rollout could not be looked at", model=key[0], exc_info=error)
         self.last_tick = self._clock.monotonic()
         await self._announce()
 
@@ -179,7 +190,7 @@ class Rollouts:
             previous = self.observer.baseline(model)
             assert previous is not None
             await self._roster.take_in(mine=model if plan.on_newer == "replace" else None)
-            records = await asyncio.to_thread(self._store.rollouts, model)
+            records = await self._store.in_thread(self._store.rollouts, model)
             for record in records:
                 if not record.final:
                     await self._newer(record, plan, candidate)
@@ -227,9 +238,11 @@ class Rollouts:
             await self._roster.take_in(mine=model)
             driven = self._roster.named(model, attempt)
             before = driven.rollout
-            _refuse_stale(before, expected_epoch)
+            refuse_stale(before.candidate, before.epoch, str(before.state), expected_epoch)
             after, entries = decide(self._enforcement.routed(before) if resume else before)
             self._refuse_other_baseline(before, after)
+            if _stopped_by_traffic(before) and not _stopped_by_traffic(after):
+                after = self._enforcement.routed(after)  # whoever has it go on takes what stopped it for granted
             await self._enforcement.decide(driven, after, entries)
         await self._announce()
         return driven.rollout
@@ -241,51 +254,103 @@ class Rollouts:
             Conflict: The last one has moved since the operator looked at it.
         """
         _, last = await self.log.latest(model)
-        _refuse_stale(last, expected_epoch)
+        refuse_stale(last.candidate, last.epoch, str(last.state), expected_epoch)
         if not last.state.final:
             raise ChangeRefused(f"attempt {last.attempt} of {model} still runs ({last.state})")
         why = reason or f"again after attempt {last.attempt}"
         return await self.start(model, last.candidate, last.plan, actor, why)
 
     async def rollback(
-        self, model: str, to: Version | None, actor: str, reason: str, expected_epoch: int | None = None
-    ) -> AppliedPolicy:
-        """Gives all of a model's traffic to a version that had it before, and ends its rollouts.
+        self,
+        model: str,
+        to: Version | None,
+        actor: str,
+        reason: str,
+        expected_epoch: int | None = None,
+        *,
+        keep_released: bool = False,
+    ) -> Done:
+        """Gives all of a model's traffic back to a version that had it before, and ends its rollouts.
 
         Args:
             model: Its model.
-            to: The version; None for the one that a rollout goes back to, or the last baseline before this.
+            to: The version; None for what a rollout goes back to, or the nearest that answered before.
             actor: Who asks.
             reason: Why.
             expected_epoch: That the operator looked at: of the one rollout that runs, or else of the traffic.
+            keep_released: What is gone back from stays released.
 
         Raises:
             ModelNotFound: There is no such model.
-            ChangeRefused: There is none, or it is not ready.
+            ChangeRefused: There is nothing to go back to, or it is not ready.
             Conflict: It has moved since the operator looked at it.
+            Unavailable: The state store does not answer.
         """
-        self._catalog.snapshot.model(model)
+        known = self._catalog.snapshot.model(model)
+
+        def trouble(version: Version) -> str:
+            entry = known.versions.get(version)
+            ready = entry is not None and entry.state is LifecycleState.READY
+            return "" if ready else f"it is not ready; `turnout load {model}@{version}` first"
+
         why = reason or "rolled back by hand"
-        running = [rollout for rollout in self._roster.known if rollout.model == model]
-        if goals := {str(r.previous) for r in running if to not in (None, r.previous)}:
-            raise ChangeRefused(f"a rollout of {model} runs, and goes back to {goals.pop()}: abort it first")
-        if running:
-            for rollout in running:
-                _refuse_stale(rollout, expected_epoch)
-            for rollout in running:
-                end = functools.partial(overrides.abort, why=why, kind="rollback", actor=actor)
-                await self.command(model, end, None, attempt=rollout.attempt)
-            if model in self._policies.current:
-                return self._policies.current[model]
-            to = running[0].previous  # none of them had begun, and nothing was ever put in force
-        if to is None:
-            present = self.observer.baseline(model)
-            states = [state for _, state in await self._traffic.history(model, 1000)]
-            earlier = (s.policy.baseline for s in states if s.policy is not None and s.policy.baseline != present)
-            to = next(earlier, None)
-        if to is None:
-            raise ChangeRefused(f"no other version was the baseline of {model} before: say which with --to")
-        return await self._traffic.put(model, Policy(to), Change(actor, why, expected_epoch))
+        return await self._operate(
+            lambda: self._operations.rollback(
+                model, to, actor=actor, reason=why, keep_released=keep_released, expected_epoch=expected_epoch,
+                trouble=trouble,
+            )
+        )  # fmt: skip
+
+    async def release(
+        self, model: str, version: Version, actor: str, reason: str, *, traffic: bool = True, supersede: bool = False
+    ) -> Done:
+        """Declares a version fit for general traffic. Raises as `Operations.release`."""
+
+        def trouble(exact: Version) -> str:
+            entry = self.observer.entry(model, exact)
+            failed = entry is not None and entry.state is LifecycleState.FAILED
+            return f"it could not be loaded ({entry.reason or 'no reason is known'})" if entry and failed else ""
+
+        return await self._operate(
+            lambda: self._operations.release(
+                model, version, actor=actor, reason=reason, traffic=traffic, supersede=supersede, trouble=trouble
+            )
+        )
+
+    async def withdraw(self, model: str, version: Version, actor: str, reason: str) -> Done:
+        """Takes a release back. Raises as `Operations.withdraw`."""
+        return await self._operate(lambda: self._operations.withdraw(model, version, actor=actor, reason=reason))
+
+    async def discard(self, model: str, attempt: int, actor: str, reason: str) -> Done:
+        """Ends rollouts that cannot be read. Raises as `Operations.discard`."""
+        return await self._operate(lambda: self._operations.discard(model, attempt, actor=actor, reason=reason))
+
+    def answers(self, model: str) -> Answers:
+        """Returns who answers what of a model now, as far as this server knows.
+
+        Raises:
+            ModelNotFound: There is no such model.
+        """
+        known = self._catalog.snapshot.model(model)
+        applied, policy = self.observer.applied(model)
+        if (diverted := self._policies.diverted.get(model)) is not None:
+            policy = Policy(diverted)
+        statuses = {version: entry.standing for version, entry in known.versions.items()}
+        found = situation_answers(policy, statuses, [r for r in self._roster.known if r.model == model])
+        stand_in = applied.stand_in if applied is not None else None
+        entry = self.observer.entry(model, policy.baseline) if policy is not None else None
+        if stand_in is None or entry is None or entry.state is LifecycleState.READY:
+            return found
+        note = f"{stand_in} answers in place of {entry.version_text} until that is ready here ({entry.state})"
+        return replace(found, notes=(note,))
+
+    async def _operate(self, operation: Callable[[], Done]) -> Done:
+        """Has something changed in the state store while no tick runs here, and follows it."""
+        async with self._lock:
+            done = await self._store.in_thread(operation)
+            await self._enforcement.follow(done)
+        await self._announce()
+        return done
 
     def _refuse_other_baseline(self, before: Rollout, after: Rollout) -> None:
         """Refuses to let a rollout go on where somebody has made another version the baseline meanwhile.
@@ -293,9 +358,8 @@ class Rollouts:
         To go on would undo that silently, and compare with a version that has no traffic.
         """
         applied, _ = self.observer.applied(before.model)
-        was_stopped = any(p.kind == "traffic" for p in before.pauses) or stranger(before, applied)
-        is_stopped = any(p.kind == "traffic" for p in after.pauses)
-        if not was_stopped or is_stopped or after.state.final or after.state is RolloutState.ABORTING:
+        was_stopped = _stopped_by_traffic(before) or stranger(before, applied)
+        if not was_stopped or _stopped_by_traffic(after) or after.state.final or after.state is RolloutState.ABORTING:
             return
         baseline = self.observer.baseline(before.model)
         if baseline not in ((before.candidate, before.previous) if before.promoted else (before.previous,)):
@@ -343,6 +407,7 @@ class Rollouts:
             await self._enforcement.save(driven, strict=False)
         except Conflict:
             self._roster.drop((rollout.model, rollout.attempt))
+            self._enforcement.undivert()
             return
         await self._enforcement.apply(driven)
 
@@ -351,8 +416,6 @@ class Rollouts:
             self._ticked.notify_all()
 
 
-def _refuse_stale(rollout: Rollout, expected_epoch: int | None) -> None:
-    """Refuses what was decided on by another epoch of the rollout than the one it is at."""
-    if expected_epoch not in (None, rollout.epoch):
-        is_at = f"the rollout of {rollout.candidate} is at epoch {rollout.epoch} by now ({rollout.state})"
-        raise Conflict(f"{is_at}, not {expected_epoch}; look again")
+def _stopped_by_traffic(rollout: Rollout) -> bool:
+    """Tells whether somebody else's change of the traffic has it stand still."""
+    return any(pause.kind == "traffic" for pause in rollout.pauses)

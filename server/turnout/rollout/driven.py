@@ -16,8 +16,10 @@ from turnout.rollout.evidence import SLO, STALLED, Count
 from turnout.rollout.machine import Facts
 from turnout.rollout.plan import Plan
 from turnout.rollout.wishes import wished
+from turnout.routing.answers import Part, answers_of, parts_text
 from turnout.routing.applied import AppliedPolicy, Policies
 from turnout.routing.policy import TWIN, Policy
+from turnout.routing.rollback import default_version
 from turnout.routing.shadow.ledger import Outcome
 from turnout.routing.shadow.service import Shadows
 from turnout.serving.arms import Rules
@@ -25,6 +27,7 @@ from turnout.serving.catalog import Catalog, VersionEntry
 from turnout.serving.handle import VersionHandle
 from turnout.serving.inference import Role
 from turnout.serving.lifecycle import LifecycleState
+from turnout.serving.replay import Replays
 
 QUANTILES = {"p90": 0.90, "p95": 0.95, "p99": 0.99}
 """What the latency metrics' thresholds are of the baseline's own latency."""
@@ -76,11 +79,18 @@ class Observer:
     """Looks at what is served and routed. Used on the event loop only."""
 
     def __init__(
-        self, catalog: Catalog, policies: Policies, shadows: Shadows, tick_seconds: float, clock: Clock
+        self,
+        catalog: Catalog,
+        policies: Policies,
+        shadows: Shadows,
+        replays: Replays,
+        tick_seconds: float,
+        clock: Clock,
     ) -> None:
         self._catalog = catalog
         self._policies = policies
         self._shadows = shadows
+        self._replays = replays
         self._tick_seconds = tick_seconds
         self._clock = clock
 
@@ -106,6 +116,7 @@ class Observer:
         counted = driven.counters.closed(now)
         applied, policy = self.applied(rollout.model)
         wish = wished(rollout, policy)
+        released = self._released_over(rollout, policy)
         facts = Facts(
             seconds,
             ticks=[one.tick for one in counted],
@@ -115,7 +126,9 @@ class Observer:
             in_force=(wish is None or wish == policy) and not _still_released(rollout, candidate),
             frozen=applied is not None and applied.state.frozen,
             rivals=rivals,
-            overtaken=_overtaken(rollout, applied),
+            overtaken=released or _overtaken(rollout, applied),
+            overtaken_by="a release" if released is not None else "another rollout",
+            traffic=self._plain_text(rollout, policy),
             other=stranger(rollout, applied),
             refused=driven.refused,
             thresholds=thresholds,
@@ -145,6 +158,24 @@ class Observer:
         fit = [v for v, e in known.versions.items() if e.state is LifecycleState.READY and e.standing == "released"]
         return max((v for v in fit if not v.prerelease), default=None)
 
+    def _released_over(self, rollout: Rollout, policy: Policy | None) -> Version | None:
+        """Returns what was released over the version before, which answered plain requests for want of a policy.
+
+        Whether that is ready plays no part: what is released answers as soon as it is.
+        """
+        known = self._catalog.snapshot.models.get(rollout.model)
+        if policy is not None or rollout.routed != routed_text(None) or known is None:
+            return None
+        default = default_version({v: entry.standing for v, entry in known.versions.items()})
+        return default if default is not None and default > rollout.previous else None
+
+    def _plain_text(self, rollout: Rollout, policy: Policy | None) -> str:
+        """Returns who answers plain requests, in words; "" where the version before does, and nobody else."""
+        known = self._catalog.snapshot.models.get(rollout.model)
+        statuses = {v: entry.standing for v, entry in known.versions.items()} if known is not None else {}
+        parts = answers_of(policy, statuses).plain
+        return "" if parts == (Part(rollout.previous),) else parts_text(parts)
+
     def _attach(self, driven: Driven, candidate: VersionEntry | None, previous: VersionEntry | None) -> None:
         new, old = _handle(candidate), _handle(previous)
         if new is None or old is None:
@@ -155,7 +186,7 @@ class Observer:
             places: tuple[Place, Place] = (new.arms, plain), (old.arms, str(Role.CANARY))
         else:
             places = (new.arms, str(Role.CANARY)), (old.arms, plain)
-        driven.counters.attach(*places, old.check)
+        driven.counters.attach(*places, self._replays.on(old))
 
     def _shadowed(self, driven: Driven) -> Count:
         """Returns the copies that were compared since the last look, and those that disagreed or failed."""

@@ -3,15 +3,16 @@
 A verdict alone takes effect in memory while the state store does not answer.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import Conflict, TurnoutError, Unavailable
+from turnout.registry.standing import Standing
 from turnout.rollout.attempt import Entry, Rollout, RolloutState
-from turnout.rollout.driven import Driven, Observer, actor_of, routed_text
+from turnout.rollout.changes.operations import Done
+from turnout.rollout.driven import Driven, Observer, actor_of, routed_text, stranger
 from turnout.rollout.roster import Roster
 from turnout.rollout.wishes import wished
 from turnout.routing.applied import AppliedPolicy, Policies
@@ -92,7 +93,7 @@ class Enforcement:
         by = next((e.actor for e in driven.entries if e.actor), actor_of(rollout))
         why = driven.entries[0].text.encode()[:_REASON_BYTES].decode(errors="ignore") if driven.entries else ""
         try:
-            record = await asyncio.to_thread(self._store.put_rollout, rollout.model, wanted, actor=by, reason=why)
+            record = await self._store.in_thread(self._store.put_rollout, rollout.model, wanted, actor=by, reason=why)
         except Unavailable as error:
             driven.saved = False
             if strict:
@@ -128,6 +129,10 @@ class Enforcement:
             self._roster.drop((rollout.model, rollout.attempt))
             self._undivert(rollout.model)
             return
+        if not aborting and stranger(rollout, applied):
+            # Somebody changed it since this tick looked: the next one says so, and until then nothing of it is undone.
+            self._undivert(rollout.model)
+            return
         frozen = applied is not None and applied.state.frozen
         if not aborting and (rollout.pauses or frozen or wish is None or wish == policy or not self._ready(rollout)):
             self._undivert(rollout.model)
@@ -135,8 +140,8 @@ class Enforcement:
         try:
             if wish is not None and wish != policy:
                 await self._put(driven, wish, applied)
-            if aborting and rollout.released:
-                await self._declare(rollout, released=False)
+            elif aborting and rollout.released:
+                await self._withdraw(rollout)
         except (Conflict, Unavailable, OSError) as error:
             self._log.warning("a rollout tries again", model=rollout.model, reason=str(error))
             if aborting:
@@ -164,17 +169,38 @@ class Enforcement:
 
     async def _put(self, driven: Driven, wish: Policy, applied: AppliedPolicy | None) -> None:
         rollout = driven.rollout
-        if rollout.promoted and rollout.released:
-            await self._declare(rollout, released=True)
         change = Change(actor_of(rollout), _reason(rollout), applied.epoch if applied is not None else 0)
-        await self._traffic.put(rollout.model, wish, change)
+        statuses = {}
+        if rollout.released:
+            aborting = rollout.state is RolloutState.ABORTING
+            statuses[rollout.candidate] = Standing.CANDIDATE if aborting else Standing.RELEASED
+        written = (rollout.attempt, driven.number)
+        await self._traffic.put(rollout.model, wish, change, statuses=statuses, rollout=written)
+        if statuses:
+            await self._refresh()
         driven.rollout = self.routed(rollout)
 
-    async def _declare(self, rollout: Rollout, *, released: bool) -> None:
-        say = self._store.release if released else self._store.withdraw
+    async def _withdraw(self, rollout: Rollout) -> None:
         model, candidate = rollout.model, rollout.candidate
-        await asyncio.to_thread(say, model, candidate, actor=actor_of(rollout), reason=_reason(rollout))
+        await self._store.in_thread(
+            self._store.withdraw, model, candidate, actor=actor_of(rollout), reason=_reason(rollout)
+        )
         await self._refresh()
+
+    async def follow(self, done: Done) -> None:
+        """Puts in force what was recorded about releases, policies and rollouts, and tells of what ended by it."""
+        await self._traffic.refresh()
+        await self._refresh()
+        await self._roster.take_in()
+        self.undivert()
+        for rollout, entries in done.endings:
+            for entry in entries:
+                self._told(rollout, entry)
+
+    def undivert(self) -> None:
+        """Has policies hold again where a rollback that was to be recorded has ended otherwise."""
+        for model in list(self._policies.diverted):
+            self._undivert(model)
 
     def _ready(self, rollout: Rollout) -> bool:
         entries = (self._observer.entry(rollout.model, version) for version in (rollout.candidate, rollout.previous))

@@ -256,6 +256,24 @@ class Evidence:
             return Fitness.FINE
         return Fitness.OPEN
 
+    def problem(self) -> str:
+        """Returns what no evidence can be, "" where nothing is so."""
+        if set(self.accumulators) != {metric.name for metric in self.metrics}:
+            return "its evidence is of other metrics than its plan"
+        if not (self.phi >= 1 and all(math.isfinite(x) for x in (self.duration, self.left, self.peak))):
+            return "its evidence holds a number that none is"
+        for metric in self.metrics:
+            known = self.accumulators[metric.name]
+            if len(known.worse) != len(metric.alternatives) or len(known.fit) != len(metric.good_alternatives):
+                return f"its evidence of {metric.name} is of other alternatives"
+            if not all(math.isfinite(x) for x in (*known.worse, *known.fit)):
+                return f"its evidence of {metric.name} holds a number that none is"
+            for count in (known.canary, known.baseline):
+                numbers = (count.requests, count.bad)
+                if not all(isinstance(n, int) and n >= 0 for n in numbers) or count.bad > count.requests:
+                    return f"its counts of {metric.name} are none"
+        return ""
+
     def _fine(self, canary: Count, rate: float) -> float:
         """Returns the e-value of "the canary's rate of bad events is below `rate`": a binomial e-process.
 

@@ -1,11 +1,11 @@
 """What rollouts did: their records, events and ticks, as the state store has them."""
 
-import asyncio
 from datetime import datetime
 from typing import Any
 
-from turnout.errors import NotFound, Unsupported
+from turnout.errors import NotFound
 from turnout.rollout.attempt import Rollout
+from turnout.rollout.records import UnreadableRollout, read_record, recorded
 from turnout.serving.catalog import Catalog
 from turnout.state.events import Event
 from turnout.state.rollouts import RolloutRecord
@@ -13,18 +13,6 @@ from turnout.state.store import StateStore
 
 _MOST_ATTEMPTS = 2**63 - 1
 """What a column of the state store holds; a number beyond it would raise there."""
-
-
-def recorded(record: RolloutRecord) -> Rollout:
-    """Returns a rollout as it is recorded.
-
-    Raises:
-        Unsupported: A later release of Turnout wrote it.
-    """
-    try:
-        return Rollout.from_json(record.document)
-    except ValueError as error:
-        raise Unsupported(f"attempt {record.attempt} of {record.model} cannot be read: {error}") from error
 
 
 class RolloutLog:
@@ -46,16 +34,22 @@ class RolloutLog:
         Raises:
             ModelNotFound: There is no such model.
             NotFound: It never had one, or no such attempt.
+            Unsupported: It cannot be read; the message names the way out.
             Unavailable: The state store does not answer.
         """
+        record, _ = await self.found(model, attempt)
+        return record, recorded(record)
+
+    async def found(self, model: str, attempt: int = 0) -> tuple[RolloutRecord, Rollout | UnreadableRollout]:
+        """Returns a rollout as `latest` does, or that it cannot be read."""
         self._catalog.snapshot.model(model)
         if attempt <= _MOST_ATTEMPTS:
-            for record in await asyncio.to_thread(self._store.rollouts, model, limit=1, attempt=attempt or None):
-                return record, recorded(record)
+            for record in await self._store.in_thread(self._store.rollouts, model, limit=1, attempt=attempt or None):
+                return record, read_record(record)
         raise NotFound(f"{model} has had no rollout{f' {attempt}' if attempt else ''}")
 
-    async def history(self, model: str | None, limit: int) -> list[tuple[RolloutRecord, Rollout]]:
-        """Returns rollouts of a model, or of all, the newest first.
+    async def history(self, model: str | None, limit: int) -> list[tuple[RolloutRecord, Rollout | UnreadableRollout]]:
+        """Returns rollouts of a model, or of all, the newest first; those too that cannot be read.
 
         Raises:
             ModelNotFound: There is no such model.
@@ -63,21 +57,21 @@ class RolloutLog:
         """
         if model is not None:
             self._catalog.snapshot.model(model)
-        records = await asyncio.to_thread(self._store.rollouts, model, limit=limit)
-        return [(record, recorded(record)) for record in records]
+        records = await self._store.in_thread(self._store.rollouts, model, limit=limit)
+        return [(record, read_record(record)) for record in records]
 
     async def record(self, rollout: Rollout) -> RolloutRecord | None:
         """Returns how a rollout is recorded."""
-        records = await asyncio.to_thread(self._store.rollouts, rollout.model, attempt=rollout.attempt)
+        records = await self._store.in_thread(self._store.rollouts, rollout.model, attempt=rollout.attempt)
         return next(iter(records), None)
 
     async def events(self, model: str, attempt: int, limit: int) -> list[Event]:
         """Returns what happened to a rollout, the oldest first."""
-        found = await asyncio.to_thread(self._store.events, model, limit, rollout=attempt)
+        found = await self._store.in_thread(self._store.events, model, limit, rollout=attempt)
         return found[::-1]
 
     async def ticks(
         self, model: str, attempt: int, after: int, limit: int
     ) -> list[tuple[int, datetime, dict[str, Any]]]:
         """Returns ticks of a rollout, in order: number, when it was recorded, and what it counted."""
-        return await asyncio.to_thread(self._store.rollout_ticks, model, attempt, after, limit)
+        return await self._store.in_thread(self._store.rollout_ticks, model, attempt, after, limit)

@@ -31,7 +31,9 @@ class Facts:
         in_force: What is wished is in force.
         frozen: The model's traffic is frozen: only what takes it back can be put in force.
         rivals: Rollouts of the model that run now, this one among them.
-        overtaken: The baseline that another rollout has brought meanwhile; None where there is none.
+        overtaken: The baseline that another rollout, or a release, has brought meanwhile; None where there is none.
+        overtaken_by: Which of the two.
+        traffic: Who answers plain requests, in words; "" where `previous` does, and nobody else.
         other: Who else changed the policy, and why; "" where nobody did.
         refused: Why what is wished cannot be put in force; "" where nothing was refused.
         thresholds: The baseline's quantiles by metric now, seconds; None where too few requests were seen.
@@ -48,6 +50,8 @@ class Facts:
     frozen: bool = False
     rivals: int = 1
     overtaken: Version | None = None
+    overtaken_by: str = "another rollout"
+    traffic: str = ""
     other: str = ""
     refused: str = ""
     thresholds: Mapping[str, float] | None = None
@@ -63,11 +67,12 @@ def advance(rollout: Rollout, facts: Facts) -> Moved:
     if rollout.state is _S.ABORTING:
         return _aborting(rollout, facts)
     if rollout.evidence.worse(rollout.alpha):
-        return abort(rollout, verdict_text(rollout))
+        # Whoever released it: ranges and `latest` must not go on meeting what the evidence speaks against.
+        return abort(replace(rollout, released=True), verdict_text(rollout))
     if facts.trouble:
         return abort(rollout, f"{rollout.candidate} cannot be served: {facts.trouble}", _S.FAILED)
     if facts.overtaken is not None:
-        why = f"another rollout made {facts.overtaken} the baseline, and {rollout.previous} is no measure any more"
+        why = f"{facts.overtaken_by} made {facts.overtaken} the baseline, and {rollout.previous} is no measure any more"
         return abort(rollout, why, _S.SUPERSEDED, kind="superseded")
     if facts.other:
         return _stopped(rollout, facts, Pause("traffic", f"somebody else changed the traffic: {facts.other}"))
@@ -211,7 +216,8 @@ def _succeed(rollout: Rollout, facts: Facts) -> Moved:
 def _aborting(rollout: Rollout, facts: Facts) -> Moved:
     after = replace(rollout, in_state_s=rollout.in_state_s + facts.seconds)
     if facts.in_force:
-        return enter(after, rollout.end, f"{rollout.previous} has all of the traffic: {rollout.verdict}")
+        has = f"plain requests: {facts.traffic}" if facts.traffic else f"{rollout.previous} has all of the traffic"
+        return enter(after, rollout.end, f"{has}: {rollout.verdict}")
     if after.in_state_s > _ABORT_SECONDS and not rollout.pauses:
         why = facts.refused or "the state store does not answer"
         late = Pause("refused", f"the rollback is not on record yet: {why}")

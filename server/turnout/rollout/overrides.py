@@ -105,6 +105,25 @@ def abort(
     return after, (Entry(kind, why, actor), Entry(str(_S.ABORTING), f"traffic goes back to {rollout.previous}"))
 
 
+def end_now(rollout: Rollout, why: str, end: RolloutState, text: str, *, kind: str, actor: str) -> Moved:
+    """Returns the rollout ended, where its traffic is changed in the same transaction; one that was being taken back
+    ends as it was to.
+
+    Args:
+        rollout: One that runs.
+        why: For the record.
+        end: What it ends as.
+        text: Who has its traffic from now on.
+        kind: As in `Entry`.
+        actor: As in `Entry`.
+    """
+    after, entries = abort(rollout, why, end, kind=kind, actor=actor)
+    if after.state.final:
+        return after, entries
+    ended, last = enter(after, after.end, f"{text}: {after.verdict}")
+    return ended, (*entries, *last)
+
+
 def step_to(rollout: Rollout, number: int) -> Moved:
     """Returns the rollout at the beginning of a step, at its gate, or promoted where there is no further step."""
     if number >= len(rollout.plan.steps):

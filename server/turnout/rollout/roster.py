@@ -1,16 +1,18 @@
 """Which rollouts run, and which of them this server drives: by leases in the state store."""
 
-import asyncio
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 
 from semver import Version
 from structlog.typing import FilteringBoundLogger
 
-from turnout.errors import ChangeRefused, NotFound
+from turnout.errors import ChangeRefused, NotFound, Unsupported
 from turnout.rollout.attempt import Rollout
 from turnout.rollout.clock import Clock
 from turnout.rollout.driven import Driven, Observer
+from turnout.rollout.records import UnreadableRollout, read_record
+from turnout.routing.holding import rollout_holds
+from turnout.serving.hold import Hold
 from turnout.state.rollouts import RolloutRecord
 from turnout.state.store import StateStore
 
@@ -27,6 +29,7 @@ class Roster:
         driver: This server's name in leases; another at every start.
         driven: Those that this server drives.
         foreign: Those that others do.
+        unreadable: Those that this release cannot read; nobody drives them here.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Roster:
         self.driver = uuid.uuid4().hex
         self.driven: dict[Key, Driven] = {}
         self.foreign: dict[Key, Rollout] = {}
+        self.unreadable: dict[Key, UnreadableRollout] = {}
         self._seen: dict[Key, tuple[int, float]] = {}
 
     @property
@@ -57,13 +61,12 @@ class Roster:
         every = (*(d.rollout for d in self.driven.values()), *self.foreign.values())
         return sorted((r for r in every if not r.state.final), key=lambda r: (r.model, r.attempt))
 
-    def held(self, model: str) -> Mapping[Version, str]:
+    def held(self, model: str) -> Mapping[Version, Hold]:
         """Returns the versions that rollouts need in memory, and as what."""
-        found: dict[Version, str] = {}
+        found: dict[Version, Hold] = {}
         for rollout in self.known:
             if rollout.model == model:
-                found[rollout.previous] = "what a rollout would go back to"
-                found[rollout.candidate] = "what is rolled out"
+                found |= rollout_holds(model, rollout.attempt, rollout.candidate, rollout.previous)
         return found
 
     def drop(self, key: Key) -> None:
@@ -81,9 +84,13 @@ class Roster:
         Raises:
             NotFound: There is none.
             ChangeRefused: Several go on, and none was named.
+            Unsupported: It cannot be read; the message names the way out.
         """
         keys = [key for key in sorted(self.driven) if key[0] == model and attempt in (0, key[1])]
         going = [key for key in keys if self.goes(key)] if not attempt else keys
+        for key, unreadable in self.unreadable.items():
+            if not going and key[0] == model and attempt in (0, key[1]):
+                raise Unsupported(unreadable.sentence)
         if not going:
             raise NotFound(f"no rollout {f'{attempt} ' if attempt else ''}of {model} runs")
         if len(going) > 1:
@@ -113,8 +120,8 @@ class Roster:
         Raises:
             Unavailable: The state store does not answer.
         """
-        records = await asyncio.to_thread(self._store.rollouts, None, running=True, limit=_MOST_RUNNING)
-        self.foreign = {}
+        records = await self._store.in_thread(self._store.rollouts, None, running=True, limit=_MOST_RUNNING)
+        self.foreign, told, self.unreadable = {}, self.unreadable, {}
         present = {(record.model, record.attempt) for record in records}
         self._seen = {key: seen for key, seen in self._seen.items() if key in present}
         for key in [k for k in self.driven if k not in present and self.driven[k].saved]:
@@ -125,13 +132,14 @@ class Roster:
             driven = self.driven.get(key)
             if driven is not None and (driven.number == record.number or not driven.saved):
                 continue
-            try:
-                rollout = Rollout.from_json(record.document)
-            except ValueError as error:
-                self._log.error("a rollout cannot be read", model=record.model, reason=str(error))
-                continue
+            rollout = read_record(record)
             if driven is not None:
                 self.drop(key)
+            if isinstance(rollout, UnreadableRollout):
+                self.unreadable[key] = rollout
+                if key not in told:
+                    self._log.error("a rollout cannot be read", model=record.model, reason=rollout.sentence)
+                continue
             if record.driver == self.driver or mine == record.model or lapsed:
                 self.driven[key] = self._observer.driven(rollout, record.number)
                 self._log.info("rollout taken up", model=record.model, attempt=record.attempt, state=record.state)

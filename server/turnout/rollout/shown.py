@@ -1,5 +1,7 @@
 """Tells the metrics how rollouts stand."""
 
+from collections import Counter
+
 from turnout.rollout.controller import Rollouts
 from turnout.rollout.meter import FalseAlarmMeters
 from turnout.telemetry.rollout import RolloutRecorder, RolloutSample
@@ -24,5 +26,6 @@ def record_rollouts(rollouts: Rollouts, meters: FalseAlarmMeters, recorder: Roll
             )
         )  # fmt: skip
     recorder.running = samples
+    recorder.unreadable = Counter(one.record.model for one in rollouts.unreadable)
     recorder.meters = meters.samples
     recorder.since_tick = rollouts.seconds_since_tick

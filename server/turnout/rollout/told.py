@@ -6,6 +6,7 @@ from datetime import datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from turnout.rollout.attempt import Rollout
+from turnout.rollout.records import UnreadableRollout
 from turnout.rollout.words import lacking
 from turnout.state.events import Event
 from turnout.state.rollouts import RolloutRecord
@@ -41,14 +42,38 @@ def rollout_message(rollout: Rollout, record: RolloutRecord | None, events: list
         plan_json=json.dumps(plan.to_json()), plan_digest=plan.digest, actor=rollout.actor, reason=rollout.reason,
         started_at=timestamp(record.started) if record else None,
         changed_at=timestamp(record.changed) if record else None,
-        events=[
-            pb.RolloutEvent(
-                kind=e.payload["kind"], text=e.payload["text"], actor=e.payload["actor"], time=timestamp(e.time)
-            )
-            for e in events or ()
-        ],
+        events=[_event(e) for e in events or ()],
         alpha=rollout.alpha, lacking=lacking(rollout),
     )  # fmt: skip
+
+
+def found_message(
+    found: Rollout | UnreadableRollout, record: RolloutRecord, events: list[Event] | None = None
+) -> pb.Rollout:
+    """Returns a rollout as it is recorded, readable or not."""
+    if isinstance(found, UnreadableRollout):
+        return unreadable_message(found, events)
+    return rollout_message(found, record, events)
+
+
+def unreadable_message(found: UnreadableRollout, events: list[Event] | None = None) -> pb.Rollout:
+    """Returns what is known of a rollout that this release cannot read."""
+    record, document = found.record, found.record.document
+    candidate, previous = (text if isinstance(text := document.get(part), str) else "" for part in _VERSIONS)
+    return pb.Rollout(
+        model=record.model, attempt=record.attempt, candidate=candidate, previous=previous,
+        state=record.state if record.final else "unreadable",
+        verdict=found.sentence, plan_json="{}", started_at=timestamp(record.started),
+        changed_at=timestamp(record.changed), events=[_event(e) for e in events or ()],
+    )  # fmt: skip
+
+
+_VERSIONS = ("candidate", "previous")
+
+
+def _event(event: Event) -> pb.RolloutEvent:
+    said = event.payload
+    return pb.RolloutEvent(kind=said["kind"], text=said["text"], actor=said["actor"], time=timestamp(event.time))
 
 
 def timestamp(time: datetime) -> Timestamp:

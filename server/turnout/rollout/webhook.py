@@ -12,6 +12,7 @@ from structlog.typing import FilteringBoundLogger
 from turnout.config import Rollout as RolloutSettings
 from turnout.rollout.attempt import Entry, Rollout
 from turnout.rollout.clock import Clock
+from turnout.threads import Threads
 
 _WAITING = 1000
 _TRIES = 5
@@ -27,6 +28,7 @@ class Webhook:
         self._secret = settings.webhook_secret.get_secret_value().encode()
         self._log = log
         self._clock = clock
+        self._threads = Threads("webhook")
         self._queue: asyncio.Queue[bytes] = asyncio.Queue(_WAITING)
 
     def tell(self, model: str, rollout: Rollout, entry: Entry) -> None:
@@ -51,7 +53,7 @@ class Webhook:
             body = await self._queue.get()
             for attempt in range(_TRIES):
                 try:
-                    await asyncio.to_thread(self._post, body)
+                    await self._threads.run(self._post, body)
                     break
                 except (OSError, ValueError, http.client.HTTPException) as error:
                     if attempt == _TRIES - 1:

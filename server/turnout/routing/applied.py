@@ -6,8 +6,10 @@ from datetime import datetime
 
 from semver import Version
 
+from turnout.routing.holding import policy_holds
 from turnout.routing.policy import PolicyState
 from turnout.routing.slots import Owners
+from turnout.serving.hold import Hold
 from turnout.serving.inference import AnswerObserver
 
 
@@ -21,6 +23,7 @@ class AppliedPolicy:
         owners: Its slots, laid out for look-up.
         tally: Requests that each owner got, by its number, of those that every one of them might have got.
         observer: Is told of the baseline's answers; None where there is no shadow.
+        stand_in: Answers in the baseline's place until that is ready here; None where it was.
         changed_at, actor, reason, action: Where it came from.
     """
 
@@ -33,6 +36,7 @@ class AppliedPolicy:
     actor: str
     reason: str
     action: str
+    stand_in: Version | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -43,11 +47,13 @@ class Policies:
         current: By model; replaced whole, never changed.
         diverted: By model, the version that answers in place of the policy's baseline and canaries: a rollback that
             cannot be recorded yet.
+        fallbacks: By model, the version that a rollback would go back to.
         meters: By model, the slots of two lanes of the baseline that are compared while there is nothing else to.
     """
 
     current: Mapping[str, AppliedPolicy] = field(default_factory=dict)
     diverted: Mapping[str, Version] = field(default_factory=dict)
+    fallbacks: Mapping[str, Version] = field(default_factory=dict)
     meters: Mapping[str, Owners] = field(default_factory=dict)
 
     def meter(self, model: str, owners: Owners) -> None:
@@ -67,14 +73,7 @@ class Policies:
             self.diverted = {name: to for name, to in self.diverted.items() if name != model}
             self.current = dict(self.current)
 
-    def held(self, model: str) -> Mapping[Version, str]:
+    def held(self, model: str) -> Mapping[Version, Hold]:
         """Returns the versions that the model's policy needs in memory, and as what it does."""
         applied = self.current.get(model)
-        policy = applied.state.policy if applied else None
-        if policy is None:
-            return {}
-        return {
-            **{s.version: "a shadow" for s in policy.shadows},
-            **{c.version: "a canary" for c in policy.canaries},
-            policy.baseline: "the baseline",
-        }
+        return {} if applied is None else policy_holds(model, applied.state, applied.epoch)

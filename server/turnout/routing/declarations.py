@@ -1,6 +1,8 @@
 """Declares versions released or yanked and moves tags, once it is sure that what they name exists."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 
 from semver import Version
 
@@ -11,10 +13,14 @@ from turnout.registry.repository import Repository
 from turnout.registry.signing import Signer
 from turnout.registry.standing import Standing
 from turnout.registry.trust import keep
+from turnout.routing.holding import policy_holds, rollout_holds, tag_hold
 from turnout.routing.policy import PolicyState
 from turnout.routing.selector import tag_name
 from turnout.state.declaring import Uses
 from turnout.state.store import StateStore
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,10 @@ class Declarer:
     def __init__(self, repository: Repository, store: StateStore) -> None:
         self._repository = repository
         self._store = store
+
+    async def in_thread(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs a call of this object's in one of the repository's threads: it looks there first."""
+        return await self._repository.in_thread(call, *args, **kwargs)
 
     def release(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
         """Declares a version fit for general traffic.
@@ -150,24 +160,29 @@ class Declarer:
 
 def holding(model: str, version: Version, uses: Uses) -> list[str]:
     """Returns why a version cannot be withdrawn now and what to do first, a clause for each holder."""
-    reasons: list[str] = []
-    if uses.policy is not None and uses.policy.document:
-        policy = PolicyState.from_json(uses.policy.document).policy
-        roles = (
-            []
-            if policy is None
-            else ["the baseline"] * (policy.baseline == version)
-            + ["a canary"] * any(c.version == version for c in policy.canaries)
-            + ["a shadow"] * any(s.version == version for s in policy.shadows)
-        )
-        reasons += [
-            f"it is {role} in the policy in force (epoch {uses.policy.epoch}); take it out of the policy first"
-            for role in roles
-        ]
+    sentences: list[str] = []
     for rollout in uses.rollouts:
-        for part in ("candidate", "previous"):
-            if Version.parse(str(rollout.document[part])) == version:
-                what = "takes it to the baseline" if part == "candidate" else "may have to go back to it"
-                reasons.append(f"rollout {rollout.attempt} {what}; abort the rollout, or wait for its end")
-    reasons += [f"the tag {tag} names it; move or delete the tag first" for tag in uses.tags]
-    return reasons
+        candidate, previous = (_named(rollout.document.get(part)) for part in ("candidate", "previous"))
+        if candidate is None or previous is None:
+            sentences.append(
+                f"rollout {rollout.attempt} cannot be read and may need it; `turnout rollout abort {model} --discard` "
+                "ends it"
+            )
+        elif version in (candidate, previous):
+            sentences.append(rollout_holds(model, rollout.attempt, candidate, previous)[version].sentence)
+    if uses.policy is not None and uses.policy.document:
+        try:
+            held = policy_holds(model, PolicyState.from_json(uses.policy.document), uses.policy.epoch)
+        except ValueError:
+            sentences.append(
+                f"the policy in force (epoch {uses.policy.epoch}) cannot be read and may need it; `turnout traffic set "
+                f"{model} --baseline VERSION` replaces it"
+            )
+        else:
+            sentences += [held[version].sentence] if version in held else []
+    return sentences + [tag_hold(model, tag).sentence for tag in uses.tags]
+
+
+def _named(text: object) -> Version | None:
+    """Returns the version that a rollout's document names; None where it names none."""
+    return Version.parse(text) if isinstance(text, str) and Version.is_valid(text) else None

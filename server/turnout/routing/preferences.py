@@ -75,6 +75,10 @@ class PreferenceReader:
             return _NONE
         return self._preferences(found, caller)
 
+    def preferring(self, metadata: Pairs, caller: Callable[[], str]) -> Callable[[InferenceRequest], None]:
+        """Returns what reads a call's metadata and has the call routed so; that raises as `read`."""
+        return lambda call: self.read(metadata, caller).apply(call)
+
     def _preferences(self, found: Sequence[tuple[str, str | bytes]], caller: Callable[[], str]) -> Preferences:
         routing_key, selector, baseline_only = "", None, False
         for key, value in found:

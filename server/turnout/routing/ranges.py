@@ -29,25 +29,10 @@ from typing import Any, Self
 
 from semver import Version
 
+from turnout.registry.versions import Precedence, precedence
+
 MAX_NUMBER = 2**53 - 1
 """The highest number in a version that npm can tell from its neighbours; higher ones are refused, as npm does."""
-
-Precedence = tuple[int, int, int, int, tuple[tuple[int, int, str], ...]]
-"""Orders as SemVer 2.0.0 section 11 says: the core, releases above prereleases, then the prerelease's identifiers."""
-
-
-def precedence(version: Version) -> Precedence:
-    """Returns the key by which `version` sorts; two versions that differ in build metadata alone have the same one.
-
-    Agrees with python-semver's comparison, and compares in 0.1 microseconds where that takes 3.
-    """
-    if version.prerelease is None:
-        return (version.major, version.minor, version.patch, 1, ())
-    # Numbers order below words, and by length, then digits: any length of number, and no conversion.
-    identifiers = tuple(
-        (0, len(part), part) if part.isdigit() else (1, 0, part) for part in version.prerelease.split(".")
-    )
-    return (version.major, version.minor, version.patch, 0, identifiers)
 
 
 class Operator(StrEnum):

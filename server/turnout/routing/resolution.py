@@ -9,7 +9,7 @@ from semver import Version
 
 from turnout.errors import VersionNotFound
 from turnout.registry.standing import Standing
-from turnout.routing.ranges import precedence
+from turnout.registry.versions import precedence
 from turnout.routing.selector import ByDigest, ByTag, Default, Exact, InRange, Latest, Selector
 
 

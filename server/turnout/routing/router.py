@@ -1,7 +1,7 @@
 """Who answers a request: the selector's resolution and the model's policy, remembered while nothing changes."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 from semver import Version
 
@@ -32,6 +32,7 @@ LOADING_RETRY_SECONDS = 1.0
 """When to ask again for a version that is loading: loads take from 0.4 seconds to some minutes."""
 
 _COMING = (LifecycleState.LOADING, LifecycleState.WARMING)
+_READY = (LifecycleState.READY,)
 
 Way = Route | Split
 """Where requests for one selector go: all to one version, or to one of several."""
@@ -39,18 +40,37 @@ Way = Route | Split
 
 @dataclass(slots=True, eq=False)
 class _Resolutions:
-    """What was worked out about one state of the world so far; it goes when that does.
+    """What was worked out about one state of the world so far.
+
+    When that changes, what was worked out about models that did not change is taken along.
 
     Attributes:
         snapshot, policies: The state of the world.
         ways: By model and selector, as written; successes only.
-        indexes: By model.
+        named: The version that a selector names, or the error that none is; by model, selector as written, and
+            whether one that is ready goes first.
+        indexes: By model, and what of it they are of; of models that changed as well.
     """
 
     snapshot: CatalogSnapshot
     policies: Mapping[str, AppliedPolicy]
     ways: dict[tuple[str, str], Way] = field(default_factory=dict)
-    indexes: dict[str, VersionIndex] = field(default_factory=dict)
+    named: dict[tuple[str, str, bool], Version | VersionNotFound] = field(default_factory=dict)
+    indexes: dict[str, tuple[ModelEntry, VersionIndex]] = field(default_factory=dict)
+
+    def follow(self, snapshot: CatalogSnapshot, policies: Mapping[str, AppliedPolicy]) -> "_Resolutions":
+        """Starts over with a new state of the world."""
+        if policies is not self.policies:
+            return _Resolutions(snapshot, policies, indexes=self.indexes)
+        before = self.snapshot.models
+        same = {name for name, model in snapshot.models.items() if before.get(name) is model}
+        return _Resolutions(
+            snapshot,
+            policies,
+            {key: way for key, way in self.ways.items() if key[0] in same},
+            {key: version for key, version in self.named.items() if key[0] in same},
+            {name: index for name, index in self.indexes.items() if name in snapshot.models},
+        )
 
     def entry(self, model: str, selector: Selector, *, prefer_ready: bool) -> VersionEntry:
         """Returns the version that the selector names. Raises as `Router.describe`."""
@@ -67,10 +87,32 @@ class _Resolutions:
         policy = applied.state.policy if applied else None
         if policy is not None and eligible(selector, policy) is not None:
             return _baseline(known, policy)
-        index = self.indexes.get(model)
-        if index is None:
-            index = self.indexes[model] = _index(known)
-        return known.versions[resolve(selector, index, prefer_ready=prefer_ready)]
+        return known.versions[self._resolve(known, selector, prefer_ready=prefer_ready)]
+
+    def _resolve(self, known: ModelEntry, selector: Selector, *, prefer_ready: bool) -> Version:
+        """Resolves each selector once: a range has to be held against every version that might satisfy it."""
+        key = known.name, str(selector), prefer_ready
+        found = self.named.get(key)
+        if found is None:
+            try:
+                found = resolve(selector, self._index(known), prefer_ready=prefer_ready)
+            except VersionNotFound as error:
+                found = VersionNotFound(error.message)
+            if len(self.named) >= MAX_ROUTES:
+                self.named.clear()
+            self.named[key] = found
+        if isinstance(found, VersionNotFound):
+            raise VersionNotFound(found.message)  # a new one each time, since raising one adds to it
+        return found
+
+    def _index(self, known: ModelEntry) -> VersionIndex:
+        before, index = self.indexes.get(known.name, (None, None))
+        if index is None or before is None or before.layout is not known.layout:
+            index = _index(known)
+        elif before is not known:
+            index = replace(index, ready=_in_state(known, _READY), coming=_in_state(known, _COMING))
+        self.indexes[known.name] = known, index
+        return index
 
 
 class PolicyRouter:
@@ -113,7 +155,7 @@ class PolicyRouter:
         """
         resolutions = self._resolutions
         if resolutions.snapshot is not self._catalog.snapshot or resolutions.policies is not self._policies.current:
-            resolutions = self._start_over()
+            resolutions = self._current()
         way = resolutions.ways.get((model, selector))
         if way is None:
             way = self._find(resolutions, model, selector)
@@ -124,8 +166,9 @@ class PolicyRouter:
 
     def way(self, model: str, selector: str) -> Way:
         """Returns where requests for a selector go, without sending one. Raises as `route`."""
-        resolutions = self._start_over()
-        return self._find(resolutions, model, selector)
+        resolutions = self._current()
+        way = resolutions.ways.get((model, selector))
+        return self._find(resolutions, model, selector) if way is None else way
 
     def describe(self, model: str, selector: str) -> VersionEntry:
         """Returns the version that the selector names, whatever its state; a range names its highest, ready or not.
@@ -134,25 +177,34 @@ class PolicyRouter:
             InvalidSelector: The selector does not parse.
             ModelNotFound, VersionNotFound: It parses and nothing answers it.
         """
-        resolutions = self._resolutions
-        if resolutions.snapshot is not self._catalog.snapshot or resolutions.policies is not self._policies.current:
-            resolutions = self._start_over()
+        resolutions = self._current()
         return resolutions.entry(model, parse(selector), prefer_ready=False)
 
-    def _start_over(self) -> _Resolutions:
-        resolutions = self._resolutions = _Resolutions(self._catalog.snapshot, self._policies.current)
+    def _current(self) -> _Resolutions:
+        """Returns what is worked out about the state of the world of now."""
+        resolutions, snapshot, policies = self._resolutions, self._catalog.snapshot, self._policies.current
+        if resolutions.snapshot is not snapshot or resolutions.policies is not policies:
+            resolutions = self._resolutions = resolutions.follow(snapshot, policies)
         return resolutions
 
     def _find(self, resolutions: _Resolutions, model: str, selector: str) -> Way:
         parsed = parse(selector)
-        entry = resolutions.entry(model, parsed, prefer_ready=True)
+        try:
+            entry = resolutions.entry(model, parsed, prefer_ready=True)
+        except NotLoaded:  # a baseline that was published a moment ago
+            if (stand_in := _stand_in(resolutions, model, parsed)) is not None:
+                return stand_in
+            raise
         warning = ""
         if entry.standing is Standing.YANKED and isinstance(parsed, Exact | ByDigest | ByTag):
             warning = _yanked(entry, resolutions.snapshot.model(model))
             if not self._serve_yanked:
                 raise VersionYanked(f"{warning}; pins to it are refused")
         if entry.state is not LifecycleState.READY:
-            raise _refusal(entry)
+            stand_in = _stand_in(resolutions, model, parsed)
+            if stand_in is None:
+                raise _refusal(entry)
+            return stand_in
         if len(resolutions.ways) >= MAX_ROUTES:
             resolutions.ways.clear()
         applied = resolutions.policies.get(model)
@@ -241,6 +293,20 @@ def _baseline(known: ModelEntry, policy: Policy) -> VersionEntry:
     return entry
 
 
+def _stand_in(resolutions: _Resolutions, model: str, selector: Selector) -> Route | None:
+    """Returns the route to what answers until the policy's baseline is ready; None where nothing can."""
+    applied = resolutions.policies.get(model)
+    policy = applied.state.policy if applied is not None else None
+    if applied is None or policy is None or applied.stand_in is None or eligible(selector, policy) is None:
+        return None
+    entry = resolutions.snapshot.model(model).versions.get(applied.stand_in)
+    if entry is None or entry.state is not LifecycleState.READY:
+        return None
+    if isinstance(selector, InRange) and not selector.range.satisfied_by(entry.version):
+        return None
+    return Route.to(entry, Role.BASELINE, applied.epoch)
+
+
 def _yanked(entry: VersionEntry, known: ModelEntry) -> str:
     reason = known.declarations.reasons.get(entry.version)
     return f"{entry.model} {entry.version} was yanked{f' ({reason})' if reason else ''}"
@@ -254,9 +320,13 @@ def _index(entry: ModelEntry) -> VersionIndex:
         tags=entry.declarations.tags,
         # A version whose manifest changed goes by the digest that it was published with: that one is damaged.
         digests={stated.get(version, known.digest): version for version, known in versions.items()},
-        ready=[version for version, known in versions.items() if known.state is LifecycleState.READY],
-        coming=[version for version, known in versions.items() if known.state in _COMING],
+        ready=_in_state(entry, _READY),
+        coming=_in_state(entry, _COMING),
     )
+
+
+def _in_state(entry: ModelEntry, states: Collection[LifecycleState]) -> frozenset[Version]:
+    return frozenset(version for version, known in entry.versions.items() if known.state in states)
 
 
 def _refusal(entry: VersionEntry) -> TurnoutError:

@@ -7,12 +7,13 @@ a change elsewhere:   the state store's revision moved -> refresh -> swap
 import asyncio
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from semver import Version
 from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import ChangeRefused, Conflict, InvalidRequest, VersionNotFound, Violation
+from turnout.registry.standing import Standing
 from turnout.routing.applied import AppliedPolicy, Policies
 from turnout.routing.policy import (
     Canary,
@@ -23,6 +24,7 @@ from turnout.routing.policy import (
     takes_back,
     unfit,
 )
+from turnout.routing.rollback import default_version, rollback_targets
 from turnout.routing.slots import SALT_BYTES, Owners
 from turnout.serving.catalog import Catalog, ModelEntry
 from turnout.serving.inference import AnswerObserver
@@ -34,6 +36,9 @@ _ATTEMPTS = 5
 """How often a change that named no epoch is decided again when another one came first."""
 
 _HISTORY_FOR_BASELINES = 1000
+
+_HISTORY_FOR_FALLBACK = 100
+"""Epochs in which the baseline before this one is looked for, to keep it loaded. A rollout makes about ten."""
 
 Observe = Callable[[str, Policy | None, int], AnswerObserver | None]
 """Told of each policy that comes into force, and of its epoch; returns who wants to see the baseline's answers."""
@@ -79,6 +84,8 @@ class Traffic:
         self._observe = observe
         self._log = log
         self._changing = asyncio.Lock()
+        self._unreadable: dict[str, int] = {}
+        self._fallback_epochs: dict[str, int] = {}
 
     async def refresh(self) -> None:
         """Puts in force what the state store holds.
@@ -87,10 +94,29 @@ class Traffic:
             Unavailable: The state store does not answer; what was in force stays so.
         """
         async with self._changing:
-            self._take_in(await asyncio.to_thread(self._store.policies))
+            self._take_in(await self._store.in_thread(self._store.policies))
+            for model, applied in self._policies.current.items():
+                if self._fallback_epochs.get(model) != applied.epoch:
+                    await self._find_fallback(model)
+                    self._fallback_epochs[model] = applied.epoch
 
-    async def put(self, model: str, policy: Policy, change: Change) -> AppliedPolicy:
+    async def put(
+        self,
+        model: str,
+        policy: Policy,
+        change: Change,
+        *,
+        statuses: Mapping[Version, Standing] | None = None,
+        rollout: tuple[int, int] | None = None,
+    ) -> AppliedPolicy:
         """Puts `policy` in place of the one in force.
+
+        Args:
+            model: Its model.
+            policy: The whole policy.
+            change: Who and why.
+            statuses: Versions that are released, or are candidates again, in the same transaction.
+            rollout: Attempt and number of the rollout that asks; it must not have been written since.
 
         Raises:
             InvalidRequest: No policy can be so.
@@ -107,7 +133,8 @@ class Traffic:
             shadows=tuple(replace(s, version=_find(known, s.version)) for s in policy.shadows),
         )
         salt = secrets.token_bytes(SALT_BYTES)
-        return await self._change(model, change, "set", lambda state: state.with_policy(exact, salt))
+        beside = _Beside(statuses or {}, rollout)
+        return await self._change(model, change, "set", lambda state: state.with_policy(exact, salt), beside)
 
     async def ramp(self, model: str, canary: Canary, change: Change) -> AppliedPolicy:
         """Gives one canary another weight; a version that is none yet becomes one. Raises as `put`."""
@@ -137,7 +164,7 @@ class Traffic:
             NotFound: There was no such epoch.
         """
         self._catalog.snapshot.model(model)
-        record = await asyncio.to_thread(self._store.policy_at, model, epoch)
+        record = await self._store.in_thread(self._store.policy_at, model, epoch)
         earlier = PolicyState.from_json(record.document)
         return await self._change(model, change, "revert", lambda state: state.reverted(earlier))
 
@@ -149,24 +176,29 @@ class Traffic:
             Unavailable: The state store does not answer.
         """
         self._catalog.snapshot.model(model)
-        records = await asyncio.to_thread(self._store.policy_history, model, limit)
+        records = await self._store.in_thread(self._store.policy_history, model, limit)
         return [(record, PolicyState.from_json(record.document)) for record in records]
 
-    async def _change(self, model: str, change: Change, action: str, decide: Decide) -> AppliedPolicy:
+    async def _change(
+        self, model: str, change: Change, action: str, decide: Decide, beside: "_Beside | None" = None
+    ) -> AppliedPolicy:
         self._catalog.snapshot.model(model)
         for attempt in range(_ATTEMPTS):
             async with self._changing:
                 try:
-                    return await self._attempt(model, change, action, decide)
+                    return await self._attempt(model, change, action, decide, beside or _Beside())
                 except Conflict:
-                    self._take_in(await asyncio.to_thread(self._store.policies))
+                    self._take_in(await self._store.in_thread(self._store.policies))
                     if change.expected_epoch is not None or attempt == _ATTEMPTS - 1:
                         raise
         raise AssertionError("the last attempt returns or raises")
 
-    async def _attempt(self, model: str, change: Change, action: str, decide: Decide) -> AppliedPolicy:
+    async def _attempt(
+        self, model: str, change: Change, action: str, decide: Decide, beside: "_Beside"
+    ) -> AppliedPolicy:
         applied = self._policies.current.get(model)
-        epoch = applied.epoch if applied else 0
+        # One that cannot be read is not in force here; yet what is put in its place has to follow it.
+        epoch = max(applied.epoch if applied else 0, self._unreadable.get(model, 0))
         before = applied.state if applied else PolicyState()
         if change.expected_epoch not in (None, epoch):
             by = f" (by {applied.actor or 'nobody named'}: {applied.reason or applied.action})" if applied else ""
@@ -179,8 +211,8 @@ class Traffic:
                 raise ChangeRefused(f"{model} has no policy; nothing was changed")
             return applied
         if action not in ("freeze", "unfreeze"):
-            await self._check(model, before, after, change)
-        record = await asyncio.to_thread(
+            await self._check(model, before, after, change, beside.statuses)
+        record = await self._store.in_thread(
             self._store.put_policy,
             model,
             after.to_json(),
@@ -189,15 +221,27 @@ class Traffic:
             actor=change.actor,
             reason=change.reason,
             needs=() if after.policy is None else after.policy.versions,
+            statuses=beside.statuses,
+            rollout=beside.rollout,
         )
         self._take_in({model: record})
+        if before.policy is not None and (after.policy is None or after.policy.baseline != before.policy.baseline):
+            # Until the next refresh finds what a rollback goes back to: nothing that may be it is unloaded before.
+            self._policies.fallbacks = {**self._policies.fallbacks, model: before.policy.baseline}
         self._log.info(
             "traffic changed", model=model, epoch=record.epoch, action=action, actor=change.actor, reason=change.reason,
             policy=None if after.policy is None else after.policy.to_json(),
         )  # fmt: skip
         return self._policies.current[model]
 
-    async def _check(self, model: str, before: PolicyState, after: PolicyState, change: Change) -> None:
+    async def _check(
+        self,
+        model: str,
+        before: PolicyState,
+        after: PolicyState,
+        change: Change,
+        statuses: Mapping[Version, Standing],
+    ) -> None:
         """Refuses a change that may not be taken."""
         if before.frozen and not takes_back(before, after, await self._earlier_baselines(model)):
             applied = self._policies.current[model]
@@ -217,16 +261,29 @@ class Traffic:
         for version in policy.versions:
             _find(known, version)  # a policy of an earlier epoch may name what is gone
         facts = {
-            version: Fact(entry.standing, entry.state is LifecycleState.READY, entry.manifest.signature)
+            version: Fact(
+                statuses.get(version, entry.standing), entry.state is LifecycleState.READY, entry.manifest.signature
+            )
             for version, entry in known.versions.items()
         }
         if reasons := unfit(policy, facts, force=change.force):
             raise ChangeRefused("; ".join(reasons))
 
     async def _earlier_baselines(self, model: str) -> set[Version]:
-        records = await asyncio.to_thread(self._store.policy_history, model, _HISTORY_FOR_BASELINES)
-        states = (PolicyState.from_json(record.document) for record in records)
-        return {state.policy.baseline for state in states if state.policy is not None}
+        records = await self._store.in_thread(self._store.policy_history, model, _HISTORY_FOR_BASELINES)
+        states = (readable(record) for record in records)
+        return {state.policy.baseline for state in states if state is not None and state.policy is not None}
+
+    async def _find_fallback(self, model: str) -> None:
+        """Notes what a rollback of the model would go back to."""
+        records = await self._store.in_thread(self._store.policy_history, model, _HISTORY_FOR_FALLBACK)
+        states = [state for record in reversed(records) if (state := readable(record)) is not None]
+        entry = self._catalog.snapshot.models.get(model)
+        statuses = {version: one.standing for version, one in entry.versions.items()} if entry is not None else {}
+        history = [state.policy.baseline for state in states if state.policy is not None]
+        targets = rollback_targets(history, statuses, statuses)
+        others = {name: version for name, version in self._policies.fallbacks.items() if name != model}
+        self._policies.fallbacks = others | ({model: targets[0]} if targets else {})
 
     def _take_in(self, records: Mapping[str, PolicyRecord]) -> None:
         """Puts in force what is new in `records`, in one swap."""
@@ -238,23 +295,58 @@ class Traffic:
             try:
                 state = PolicyState.from_json(record.document)
             except ValueError as error:
-                self._log.error(
-                    "a policy cannot be read; the one before it stays in force",
-                    model=model, epoch=record.epoch, reason=str(error),
-                )  # fmt: skip
+                if self._unreadable.get(model) != record.epoch:
+                    self._unreadable[model] = record.epoch
+                    self._log.error(
+                        "a policy cannot be read; the one before it stays in force, `turnout traffic set` replaces it",
+                        model=model, epoch=record.epoch, reason=str(error),
+                    )  # fmt: skip
                 continue
+            self._unreadable.pop(model, None)
             current[model] = AppliedPolicy(
                 epoch=record.epoch,
                 state=state,
                 owners=Owners.of(state.table),
                 tally=[0] * (len(state.table.claims) + 1),
                 observer=self._observe(model, state.policy, record.epoch),
+                stand_in=self._stand_in(model, state.policy, known),
                 changed_at=record.time,
                 actor=record.actor,
                 reason=record.reason,
                 action=record.action,
             )
         self._policies.current = current
+
+    def _stand_in(self, model: str, policy: Policy | None, known: AppliedPolicy | None) -> Version | None:
+        """Returns what answers until a new baseline is ready here: what did before, if that is ready.
+
+        A release moves the policy wherever servers share the state store, and each of them loads in its own time.
+        """
+        entries = self._catalog.snapshot.models.get(model)
+        if policy is None or entries is None:
+            return None
+        ready = {v: e.standing for v, e in entries.versions.items() if e.state is LifecycleState.READY}
+        if policy.baseline in ready:
+            return None
+        before = known.state.policy.baseline if known is not None and known.state.policy is not None else None
+        choices = (before, known.stand_in if known is not None else None, default_version(ready))
+        return next((v for v in choices if v is not None and v in ready), None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """What is recorded and checked in one transaction with a policy; as of `Traffic.put`."""
+
+    statuses: Mapping[Version, Standing] = field(default_factory=dict)
+    rollout: tuple[int, int] | None = None
+
+
+def readable(record: PolicyRecord) -> PolicyState | None:
+    """Returns what an epoch holds; None where this release cannot read it."""
+    try:
+        return PolicyState.from_json(record.document)
+    except ValueError:
+        return None
 
 
 def _find(known: ModelEntry, wanted: Version) -> Version:

@@ -101,6 +101,7 @@ def version_message(entry: VersionEntry, model: ModelEntry) -> pb.ModelVersion:
         batching=entry.batching,
         providers=entry.providers,
         load_seconds=entry.load_seconds,
+        isolation=entry.isolation,
     )
 
 

@@ -3,9 +3,11 @@
 import itertools
 import time
 import uuid
+from collections.abc import Callable
 
 from turnout.errors import InvalidRequest, InvalidTensor
 from turnout.serving.inference import InferenceRequest, InferenceResult, Role, Route
+from turnout.serving.limits import DEFAULT_LIMITS, InputLimits
 from turnout.serving.tensor import Array
 from turnout_proto import tensors
 from turnout_proto.v1 import prediction_pb2 as pb
@@ -13,6 +15,9 @@ from turnout_proto.v1 import prediction_pb2 as pb
 _MAX_REQUEST_ID = 128
 _MAX_ROUTING_KEY = 1024
 _MAX_WARNING = 512
+
+_SHORT_NAME = 16
+"""Characters that are within every setting of the limit; names are mostly so."""
 
 ROLES = {
     Role.PINNED: pb.ROLE_PINNED,
@@ -53,21 +58,68 @@ def envelope(message: pb.PredictRequest, remaining: float | None) -> InferenceRe
     )
 
 
-def fill(request: InferenceRequest, message: pb.PredictRequest) -> None:
+class PredictExchange:
+    """One PredictRequest and its answer."""
+
+    __slots__ = ("_limits", "_message", "_prefer")
+
+    costly = False
+
+    def __init__(
+        self, message: pb.PredictRequest, limits: InputLimits, prefer: Callable[[InferenceRequest], None] | None = None
+    ) -> None:
+        """Prepares.
+
+        Args:
+            message: The request.
+            limits: On what it may hold.
+            prefer: Has a call routed as its metadata asks; None where that says nothing.
+        """
+        self._message = message
+        self._limits = limits
+        self._prefer = prefer
+
+    def decode(self, call: InferenceRequest) -> None:
+        """Puts the tensors into `call`, and how it is to be routed."""
+        fill(call, self._message, self._limits)
+        if self._prefer is not None:
+            self._prefer(call)
+
+    def encode(self, call: InferenceRequest, result: InferenceResult) -> bytes:
+        """Returns the answer, serialised."""
+        return response(call, result).SerializeToString()
+
+
+def fill(request: InferenceRequest, message: pb.PredictRequest, limits: InputLimits = DEFAULT_LIMITS) -> None:
     """Puts the tensors of `message` into `request`, by name, as views of the message's bytes.
 
     Raises:
-        InvalidRequest, InvalidTensor: A field is not what the protocol says it is.
+        InvalidRequest, InvalidTensor: A field is not what the protocol says it is, or beyond the limits.
     """
     if len(request.request_id) > _MAX_REQUEST_ID:
         raise InvalidRequest.at("request_id", f"expected at most {_MAX_REQUEST_ID} characters")
     if len(request.routing_key) > _MAX_ROUTING_KEY:
         raise InvalidRequest.at("routing_key", f"expected at most {_MAX_ROUTING_KEY} characters")
+    limits.check_name("model", request.model)
+    limits.check_name("version", request.selector)
+    if wanted := message.outputs:
+        limits.check_tensors("outputs", len(wanted))
+        for index, name in enumerate(wanted):
+            limits.check_name(f"outputs[{index}]", name)
     inputs: dict[str, Array] = {}
+    limits.check_tensors("inputs", len(message.inputs))
+    strings = 0
     for tensor in message.inputs:
         name = tensor.name
         if name in inputs:
             raise InvalidTensor.at(f"inputs[{len(inputs)}].name", f"{name[:64]!r} stands twice")
+        if len(name) > _SHORT_NAME:
+            limits.check_name(f"inputs[{len(inputs)}].name", name)
+        if (rank := len(tensor.shape)) > limits.rank:
+            limits.check_rank(f"inputs[{len(inputs)}].shape", rank)
+        strings += len(tensor.strings)
+        if strings > limits.strings:
+            limits.check_strings(f"inputs[{len(inputs)}].strings", strings)
         try:
             inputs[name] = tensors.decode(tensor)
         except tensors.TensorError as error:

@@ -8,16 +8,20 @@ answers stops itself and nobody else.
 """
 
 import asyncio
+import time
 from collections import deque
+from typing import Any, TypeAlias
 
 import grpc
 
-from turnout.errors import Draining, InvalidRequest, ModelFailure, TurnoutError
+from turnout.errors import Draining, InvalidRequest, TurnoutError
 from turnout.routing.preferences import Preferences
 from turnout.rpc import codec
-from turnout.rpc.errors import abort, to_status
-from turnout.rpc.malformed import Malformed, refusal
-from turnout.rpc.tracing import NAMES, cancelled_with, end
+from turnout.rpc.errors import abort, code_name, to_status
+from turnout.rpc.guard import Guard
+from turnout.rpc.reading import Unparsed
+from turnout.rpc.send_clock import SendClock
+from turnout.rpc.tracing import cancelled_with, end
 from turnout.serving.inference import Inference, InferenceRequest, InferenceResult
 from turnout.telemetry.tracing.context import SpanContext, parse
 from turnout.telemetry.tracing.trace import Operation, Trace, current
@@ -26,19 +30,41 @@ from turnout_proto.v1 import prediction_pb2 as pb
 
 OPERATION = Operation.rpc("turnout.v1.PredictionService", "PredictStream")
 
-Context = grpc.aio.ServicerContext[pb.PredictStreamRequest, pb.PredictStreamResponse]
+_SERVICE = "turnout.v1.PredictionService"
+
+_SHOWN_ID = 128
+"""Characters of a request's id that a refusal repeats: an id may be no longer."""
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+Ended: TypeAlias = "TurnoutError | bool"
+"""How a request ended: with an error, or True for an answer; False for one that is under way."""
+
+
+class StreamExchange(codec.PredictExchange):
+    """One request of a stream and its answer."""
+
+    def encode(self, call: InferenceRequest, result: InferenceResult) -> bytes:
+        """Returns the answer, serialised."""
+        answer = pb.PredictStreamResponse(request_id=call.request_id, response=codec.response(call, result))
+        return answer.SerializeToString()
 
 
 class Multiplexer:
     """Serves one stream from its opening to its end."""
 
-    def __init__(self, inference: Inference, preferences: Preferences, context: Context, max_items: int) -> None:
+    def __init__(
+        self, inference: Inference, preferences: Preferences, context: Context, max_items: int, guard: Guard
+    ) -> None:
+        self._guard = guard
+        self._reader = guard.reader(pb.PredictStreamRequest)
         self._inference = inference
         self._preferences = preferences
         self._context = context
         self._max_items = max_items
-        self._tasks: dict[str, asyncio.Task[pb.PredictStreamResponse]] = {}
-        self._answers: deque[pb.PredictStreamResponse] = deque()
+        self._clock = SendClock()
+        self._tasks: dict[str, asyncio.Task[Ended]] = {}
+        self._answers: deque[bytes] = deque()
         self._wake_writer = asyncio.Event()
         self._room = asyncio.Event()
         self._reading = True
@@ -71,8 +97,11 @@ class Multiplexer:
             await asyncio.gather(reader, writer, draining, return_exceptions=True)
 
     async def _read(self) -> None:
-        while isinstance(item := await self._context.read(), pb.PredictStreamRequest | Malformed):  # else grpc.aio.EOF
-            self._take(item)
+        while isinstance(item := await self._context.read(), pb.PredictStreamRequest | Unparsed):  # else grpc.aio.EOF
+            if isinstance(item, Unparsed):
+                await self._take_unparsed(item)
+            else:
+                self._take(item)
             while len(self._tasks) + len(self._answers) >= self._max_items:
                 self._room.clear()
                 await self._room.wait()
@@ -87,66 +116,83 @@ class Multiplexer:
             await self._context.write(self._answers.popleft())
             self._room.set()
 
-    def _take(self, item: pb.PredictStreamRequest | Malformed) -> None:
-        if isinstance(item, Malformed):
-            self._fail("", refusal("turnout.v1.PredictStreamRequest"))
-            return
+    async def _take_unparsed(self, unparsed: Unparsed) -> None:
+        try:
+            item, heavy = await self._reader.read(unparsed)
+        except InvalidRequest as error:
+            self._guard.note(_SERVICE, error)
+            self._refuse(InferenceRequest("", "", {}), error)
+        else:
+            self._take(item, heavy=heavy)
+
+    def _take(self, item: pb.PredictStreamRequest, *, heavy: bool = False) -> None:
         kind = item.WhichOneof("item")
         if kind == "request":
-            self._begin(item)
+            self._begin(item, heavy=heavy)
         elif kind == "cancel":
             if (task := self._tasks.get(item.cancel)) is not None:
                 task.cancel()
         else:
             self._fail("", InvalidRequest.at("item", "expected a request or a cancel"))
 
-    def _begin(self, item: pb.PredictStreamRequest) -> pb.PredictStreamResponse | None:
-        """Answers at once where that is possible, and returns the answer; else starts a task that will."""
+    def _begin(self, item: pb.PredictStreamRequest, *, heavy: bool) -> Ended:
+        """Answers at once where that is possible; else starts a task that will."""
         message, timeout_ms = item.request, item.timeout_ms
         remaining = self._context.time_remaining()
+        # Its time runs since it was sent, and not since there was room for it here.
+        waited = self._clock.waited(item.sent_ms / 1e3, time.monotonic()) if item.HasField("sent_ms") else 0.0
         if timeout_ms:
-            remaining = min(timeout_ms / 1e3, remaining) if remaining is not None else timeout_ms / 1e3
+            left = timeout_ms / 1e3 - waited
+            remaining = left if remaining is None else min(left, remaining)
         call = codec.envelope(message, remaining)
-        try:
-            if not message.request_id:
-                raise InvalidRequest.at("request.request_id", "expected an id; answers are told apart by it")
-            if call.request_id in self._tasks:
-                raise InvalidRequest.at("request.request_id", f"{call.request_id!r} is under way on this stream")
-            codec.fill(call, message)
-            self._preferences.apply(call)
-        except InvalidRequest as error:
-            self._inference.refuse(call, error)
-            return self._fail(message.request_id, error)
-        try:
-            result = self._inference.infer_now(call)
-        except TurnoutError as error:
-            return self._fail(call.request_id, error)
-        if result is not None:
-            return self._answer(_answered(call, result))
-        task = asyncio.create_task(self._infer(call))
+        if not message.request_id:
+            missing = InvalidRequest.at("request.request_id", "expected an id; answers are told apart by it")
+            return self._refuse(call, missing, message.request_id)
+        if call.request_id in self._tasks:
+            repeated = f"{call.request_id[:_SHOWN_ID]!r} is under way on this stream"
+            return self._refuse(call, InvalidRequest.at("request.request_id", repeated), message.request_id)
+        exchange = StreamExchange(message, self._guard.limits, self._preferences.apply)
+        result = None
+        if not heavy:
+            try:
+                result = self._inference.begin(call, exchange)
+                if result is not None and result.light:
+                    return self._answer(self._guard.sized(self._inference.encoded(call, result, exchange)))
+            except TurnoutError as error:
+                return self._fail(call.request_id, error)
+        task = asyncio.create_task(self._infer(call, result, exchange, heavy))
         self._tasks[call.request_id] = task
         task.add_done_callback(lambda _: self._done(call.request_id))
-        return None
+        return False
 
-    async def _infer(self, call: InferenceRequest) -> pb.PredictStreamResponse:
+    async def _infer(
+        self, call: InferenceRequest, result: InferenceResult | None, exchange: StreamExchange, heavy: bool
+    ) -> Ended:
         try:
-            return self._answer(_answered(call, await self._inference.infer(call)))
+            if heavy:
+                await self._inference.decode_in_thread(call, exchange)
+            return self._answer(self._guard.sized(await self._inference.finish(call, result, exchange)))
         except TurnoutError as error:
             return self._fail(call.request_id, error)
-        except Exception as error:  # noqa: BLE001 - an item's trouble is its own answer, never the stream's end
-            return self._fail(call.request_id, ModelFailure(f"the request failed ({type(error).__name__})"))
 
     def _done(self, request_id: str) -> None:
         self._tasks.pop(request_id, None)
         self._room.set()
 
-    def _fail(self, request_id: str, error: TurnoutError) -> pb.PredictStreamResponse:
-        return self._answer(pb.PredictStreamResponse(request_id=request_id, error=to_status(error, request_id)))
+    def _refuse(self, call: InferenceRequest, error: InvalidRequest, request_id: str = "") -> Ended:
+        self._inference.refuse(call, error)
+        return self._fail(request_id, error)
 
-    def _answer(self, response: pb.PredictStreamResponse) -> pb.PredictStreamResponse:
-        self._answers.append(response)
+    def _fail(self, request_id: str, error: TurnoutError) -> Ended:
+        shown = request_id[:_SHOWN_ID]
+        answer = pb.PredictStreamResponse(request_id=shown, error=to_status(error, shown))
+        self._answer(answer.SerializeToString())
+        return error
+
+    def _answer(self, answer: bytes) -> Ended:
+        self._answers.append(answer)
         self._wake_writer.set()
-        return response
+        return True
 
 
 class TracedMultiplexer(Multiplexer):
@@ -158,44 +204,42 @@ class TracedMultiplexer(Multiplexer):
         preferences: Preferences,
         context: Context,
         max_items: int,
+        guard: Guard,
         tracer: Tracer,
         parent: SpanContext | None,
     ) -> None:
-        super().__init__(inference, preferences, context, max_items)
+        super().__init__(inference, preferences, context, max_items, guard)
         self._tracer = tracer
         self._parent = parent
 
-    def _begin(self, item: pb.PredictStreamRequest) -> pb.PredictStreamResponse | None:
+    def _begin(self, item: pb.PredictStreamRequest, *, heavy: bool) -> Ended:
         parent = parse(item.traceparent, item.tracestate) if item.traceparent else self._parent
         trace = self._tracer.begin(OPERATION, parent)
         if trace is None:
-            return super()._begin(item)
+            return super()._begin(item, heavy=heavy)
         token = current.set(trace)
         try:
-            response = super()._begin(item)
+            ended = super()._begin(item, heavy=heavy)
         finally:
             current.reset(token)
-        if response is not None:
-            _end(trace, response)
-        return response
+        _end(trace, ended)
+        return ended
 
-    async def _infer(self, call: InferenceRequest) -> pb.PredictStreamResponse:
+    async def _infer(
+        self, call: InferenceRequest, result: InferenceResult | None, exchange: StreamExchange, heavy: bool
+    ) -> Ended:
         trace = current.get()
         if trace is None:
-            return await super()._infer(call)
+            return await super()._infer(call, result, exchange, heavy)
         with cancelled_with(trace):
-            response = await super()._infer(call)
-        _end(trace, response)
-        return response
+            ended = await super()._infer(call, result, exchange, heavy)
+        _end(trace, ended)
+        return ended
 
 
-def _answered(call: InferenceRequest, result: InferenceResult) -> pb.PredictStreamResponse:
-    return pb.PredictStreamResponse(request_id=call.request_id, response=codec.response(call, result))
-
-
-def _end(trace: Trace, response: pb.PredictStreamResponse) -> None:
-    """Ends a request's trace as its answer tells."""
-    if response.HasField("error"):
-        end(trace, NAMES.get(response.error.code, "UNKNOWN"), response.error.message)
-    else:
+def _end(trace: Trace, ended: Ended) -> None:
+    """Ends a request's trace, once the request has ended."""
+    if isinstance(ended, TurnoutError):
+        end(trace, code_name(ended), ended.message)
+    elif ended:
         end(trace)

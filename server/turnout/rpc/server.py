@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import grpc
-from grpc_channelz.v1 import channelz
+from grpc_channelz.v1 import channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Address, Settings
 from turnout.errors import ConfigError
@@ -19,14 +20,19 @@ from turnout.routing.preferences import PreferenceReader
 from turnout.routing.shadow.service import Shadows
 from turnout.routing.traffic import Traffic
 from turnout.rpc.catalog import CatalogServicer
+from turnout.rpc.channelz import ChannelzServicer
 from turnout.rpc.control.service import ControlServicer
+from turnout.rpc.guard import Guard, GuardedServer
 from turnout.rpc.health import HealthServicer
-from turnout.rpc.oip.service import SERVICE_NAME as OIP_SERVICE
+from turnout.rpc.oip.inference import SERVICE_NAME as OIP_SERVICE
 from turnout.rpc.oip.service import oip_handler
 from turnout.rpc.prediction import PredictionMethods
 from turnout.rpc.registry.service import RegistryServicer
+from turnout.serving.availability import Availability
 from turnout.serving.catalog import Catalog
+from turnout.serving.conversion import ConversionThread
 from turnout.serving.inference import Inference, Router
+from turnout.serving.limits import InputLimits
 from turnout.serving.manager import Manager
 from turnout.telemetry.metrics import Metrics
 from turnout.telemetry.tracing.tracer import Tracer
@@ -67,6 +73,9 @@ class Services:
         previews: What rollouts would do.
         metrics: What is counted.
         accepting: Tells whether the server takes requests; False once it drains.
+        conversions: Parses what is large.
+        log: Tells of messages that are refused, and of errors that nobody foresaw.
+        availability: What the server depends on and cannot reach now.
         tracer: Traces requests; None where tracing is off.
     """
 
@@ -84,6 +93,9 @@ class Services:
     previews: Previews
     metrics: Metrics
     accepting: Callable[[], bool]
+    conversions: ConversionThread
+    log: FilteringBoundLogger
+    availability: Availability
     tracer: Tracer | None = None
 
     def ready(self) -> bool:
@@ -94,19 +106,24 @@ class Services:
 def data_server(services: Services, settings: Settings) -> grpc.aio.Server:
     """Returns the listener for clients: prediction, catalog, OIP, health, reflection. Nothing on it changes a thing."""
     server = grpc.aio.server(options=_options(settings))
-    _add_data_services(server, services, settings, allow_repository_control=settings.oip.allow_repository_control)
+    guard = _guard(services, settings)
+    guarded = GuardedServer(server, guard)
+    allowed = settings.oip.allow_repository_control
+    _add_data_services(server, guarded, guard, services, settings, allow_repository_control=allowed)
     names = [PREDICTION, CATALOG, HEALTH, OIP_SERVICE]
-    _add_health(server, services, names)
+    _add_health(guarded, services, names)
     # Reflection finds services by descriptor, and OIP's messages live under our own package name (shared/OIP.md).
     listed = [PREDICTION, CATALOG, HEALTH, oip_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name]
-    reflection.enable_server_reflection([*listed, reflection.SERVICE_NAME], server)
+    _add_reflection(guarded, listed)
     return server
 
 
 def control_server(services: Services, settings: Settings) -> grpc.aio.Server:
     """Returns the listener for operators: all of the data listener, and control, registry and channelz besides."""
     server = grpc.aio.server(options=[*_options(settings), ("grpc.enable_channelz", 1)])
-    _add_data_services(server, services, settings, allow_repository_control=True)
+    guard = _guard(services, settings)
+    guarded = GuardedServer(server, guard)
+    _add_data_services(server, guarded, guard, services, settings, allow_repository_control=True)
     control_pb2_grpc.add_ControlServiceServicer_to_server(
         ControlServicer(
             manager=services.manager,
@@ -122,13 +139,12 @@ def control_server(services: Services, settings: Settings) -> grpc.aio.Server:
             metrics=services.metrics,
             accepting=services.accepting,
         ),
-        server,
+        guarded,  # type: ignore[arg-type] # as far as generated code uses it, it is a server
     )
-    registry_pb2_grpc.add_RegistryServiceServicer_to_server(services.registry, server)
-    channelz.add_channelz_servicer(server)
-    _add_health(server, services, [PREDICTION, CATALOG, CONTROL, REGISTRY, HEALTH, OIP_SERVICE])
-    listed = [PREDICTION, CATALOG, CONTROL, REGISTRY, HEALTH, reflection.SERVICE_NAME]
-    reflection.enable_server_reflection(listed, server)
+    registry_pb2_grpc.add_RegistryServiceServicer_to_server(services.registry, guarded)  # type: ignore[arg-type]
+    channelz_pb2_grpc.add_ChannelzServicer_to_server(ChannelzServicer(), guarded)
+    _add_health(guarded, services, [PREDICTION, CATALOG, CONTROL, REGISTRY, HEALTH, OIP_SERVICE])
+    _add_reflection(guarded, [PREDICTION, CATALOG, CONTROL, REGISTRY, HEALTH])
     return server
 
 
@@ -145,33 +161,54 @@ def listen(server: grpc.aio.Server, address: Address) -> Address:
     return Address(address.host, port)
 
 
-def _add_data_services(
-    server: grpc.aio.Server, services: Services, settings: Settings, *, allow_repository_control: bool
-) -> None:
-    preferences = PreferenceReader(settings.routing)
-    prediction = PredictionMethods(services.inference, preferences, settings.limits.max_stream_items, services.tracer)
-    server.add_generic_rpc_handlers((prediction.methods(),))
-    catalog_pb2_grpc.add_CatalogServiceServicer_to_server(CatalogServicer(services.catalog, services.router), server)
-    server.add_generic_rpc_handlers(
-        (
-            oip_handler(
-                inference=services.inference,
-                preferences=preferences,
-                router=services.router,
-                catalog=services.catalog,
-                control=services.manager,
-                accepting=services.accepting,
-                allow_repository_control=allow_repository_control,
-                max_stream_items=settings.limits.max_stream_items,
-                tracer=services.tracer,
-            ),
-        )
+def _guard(services: Services, settings: Settings) -> Guard:
+    limits = settings.limits
+    return Guard(
+        InputLimits.of(limits),
+        int(limits.max_message_bytes),
+        services.conversions,
+        services.metrics.faults,
+        services.log,
     )
 
 
-def _add_health(server: grpc.aio.Server, services: Services, names: Sequence[str]) -> None:
+def _add_data_services(
+    server: grpc.aio.Server,
+    guarded: GuardedServer,
+    guard: Guard,
+    services: Services,
+    settings: Settings,
+    *,
+    allow_repository_control: bool,
+) -> None:
+    preferences = PreferenceReader(settings.routing)
+    max_items = settings.limits.max_stream_items
+    prediction = PredictionMethods(services.inference, preferences, max_items, guard, services.tracer)
+    catalog = CatalogServicer(services.catalog, services.router)
+    catalog_pb2_grpc.add_CatalogServiceServicer_to_server(catalog, guarded)  # type: ignore[arg-type]
+    oip = oip_handler(
+        inference=services.inference,
+        preferences=preferences,
+        router=services.router,
+        catalog=services.catalog,
+        control=services.manager,
+        accepting=services.accepting,
+        allow_repository_control=allow_repository_control,
+        max_stream_items=max_items,
+        guard=guard,
+        tracer=services.tracer,
+    )
+    server.add_generic_rpc_handlers((prediction.methods(), oip))
+
+
+def _add_health(guarded: GuardedServer, services: Services, names: Sequence[str]) -> None:
     servicer = HealthServicer(services.catalog, services.router, services.ready, frozenset(names))
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, guarded)
+
+
+def _add_reflection(guarded: GuardedServer, names: Sequence[str]) -> None:
+    servicer = reflection.aio.ReflectionServicer([*names, reflection.SERVICE_NAME])
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, guarded)
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:

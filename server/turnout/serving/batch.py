@@ -18,17 +18,23 @@ Line = tuple[Hashable, ...]
 """What requests must have in common to share a run; they wait in one line."""
 
 
+class BatchSizeMismatch(Exception):
+    """A run of several requests gave an output whose size is not the sum of theirs: whose rows are whose is unknown."""
+
+
 def shape_of(plan: BatchPlan, inputs: Mapping[str, Array]) -> tuple[Line, int] | None:
     """Returns the line that a request waits in, and its rows.
 
     Returns:
         None where the request runs alone: its version is unbatched, its batched inputs do not agree on the number of
-        rows, it has no rows, or an input outside the batch is too large to compare.
+        rows, it has no rows, an input outside the batch is too large to compare, or its sizes are not among those that
+        it is proved for.
     """
     if plan.max_rows < 2:
         return None
     rows = -1
     common: list[Hashable] = []
+    sizes: list[tuple[str, tuple[int, ...]]] = []
     for name in sorted(inputs):
         array = inputs[name]
         axis = plan.input_axes.get(name)
@@ -36,13 +42,17 @@ def shape_of(plan: BatchPlan, inputs: Mapping[str, Array]) -> tuple[Line, int] |
             if array.nbytes > _SHARED_VALUE_BYTES or array.dtype == object:
                 return None
             common.append((name, array.shape, array.tobytes()))
+            sizes.append((name, array.shape))
             continue
         shape = array.shape
         if rows not in (-1, shape[axis]):
             return None
         rows = shape[axis]
         common.append((name, shape[:axis], shape[axis + 1 :]))
-    return (tuple(common), rows) if rows > 0 else None
+        sizes.append((name, shape[:axis] + shape[axis + 1 :]))
+    if rows < 1 or (plan.sizes is not None and not plan.sizes.holds(tuple(sizes))):
+        return None
+    return tuple(common), rows
 
 
 def join(plan: BatchPlan, requests: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:
@@ -66,9 +76,18 @@ def split(
         outputs: Of the run, by name.
         rows: Of each request, in the order they were joined.
         wanted: Names of the outputs of each request, in its order.
+
+    Raises:
+        BatchSizeMismatch: An output of a joined run does not add up; none of its outputs may be given to anybody.
     """
     if len(rows) == 1:
         return [[outputs[name] for name in wanted[0]]]
+    total = sum(rows)
+    for name, axis in plan.output_axes.items():
+        array = outputs.get(name)
+        if array is not None and (array.ndim <= axis or array.shape[axis] != total):
+            got = f"{array.shape[axis]} rows" if array.ndim > axis else f"the shape {list(array.shape)}"
+            raise BatchSizeMismatch(f"output {name} had {got} of {total}")
     answers: list[list[Array]] = []
     start = 0
     for count, names in zip(rows, wanted, strict=True):

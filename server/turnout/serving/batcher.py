@@ -5,24 +5,31 @@
 
 Requests of different shapes wait in line beside each other and take turns, so that none blocks another. A request whose
 deadline passed, or whose caller left, leaves the queue and is never computed.
+
+A request calls a runner: one that is idle, else a new one. A runner that was called is idle no more, though it may not
+have woken yet, so that requests that come at once find a runner each. Where lines are held for company, one idle runner
+keeps the time for all of them; when it takes a batch it calls another to keep it.
+
+Requests that shared a run whose outputs do not add up run again alone, and no request of the version shares one after.
 """
 
 import asyncio
 import contextlib
 import threading
 import time
-from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from turnout.errors import DeadlineExceeded, ModelFailure, NotLoaded, QueueFull, TurnoutError
-from turnout.serving.batch import Line, join, shape_of, split
+from turnout.serving.batch import BatchSizeMismatch, join, shape_of, split
 from turnout.serving.batchability import BatchPlan
-from turnout.serving.session import MakeRunner, Run
+from turnout.serving.plan_in_force import PlanInForce
+from turnout.serving.request_queue import QueuedRequest, RequestQueue
+from turnout.serving.session import EndableRun, MakeRunner, Run
 from turnout.serving.tensor import Array, memory_of
 
-_ALONE = "alone"
-"""Begins the line of a request that shares its run with no other."""
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,70 +69,92 @@ class Answer:
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting:
-    """A request in the queue. Its future belongs to the event loop."""
+class _Pending(QueuedRequest):
+    """A request that is not answered. Its future belongs to the event loop."""
 
-    inputs: Mapping[str, Array]
-    outputs: Sequence[str]
-    rows: int
-    nbytes: int
-    line: Line
-    deadline: float | None
-    admitted: float
     future: "asyncio.Future[Answer]"
+
+
+@dataclass(slots=True, eq=False)
+class _Runner:
+    """A thread, and what it waits by.
+
+    Attributes:
+        make: Makes what it runs with.
+        ended: Done when the thread is about to end. Belongs to the event loop.
+        called: Released by who calls it out of its idleness.
+        in_hand: Requests that it took and did not answer.
+    """
+
+    make: MakeRunner
+    ended: "asyncio.Future[None]"
+    called: threading.Lock = field(default_factory=threading.Lock)
+    in_hand: Sequence[_Pending] = ()
+
+    def __post_init__(self) -> None:
+        self.called.acquire()
 
 
 @dataclass(slots=True)
 class _Outcome:
     """What one run did to each of its requests."""
 
-    batch: Sequence[_Waiting]
+    requests: Sequence[_Pending]
     rows: int
-    answers: Sequence[Answer | TurnoutError] = field(default_factory=list)
+    answers: Sequence[Answer | TurnoutError]
 
 
 class Batcher:
     """Runs requests of one version on its runners, in batches where its plan allows that.
 
     Made and used on the event loop; the runners are threads of its own, started as they are first needed, so that a
-    hundred idle versions cost no thread.
-
-    Attributes:
-        waiting: Requests that wait.
+    hundred idle versions cost no thread. One that dies is replaced when the next request calls for it.
     """
 
     def __init__(
         self,
         name: str,
-        plan: BatchPlan,
+        in_force: PlanInForce,
         bounds: QueueBounds,
         runners: Sequence[MakeRunner],
         on_batch: Callable[[int], None],
+        on_demoted: Callable[[str], None],
     ) -> None:
         """Prepares the queue.
 
         Args:
             name: Of the version, for thread names.
-            plan: How requests are put together.
+            in_force: How requests are put together; demoted by the first run whose outputs do not add up.
             bounds: Of the queue.
             runners: One for each thread.
             on_batch: Told the rows of each batch that ran, on the event loop.
+            on_demoted: Told why the version is batched no more, on the event loop; as often as lanes find out.
         """
         self._name = name
-        self._plan = plan
+        self._in_force = in_force
         self._bounds = bounds
-        self._makers = list(runners)
         self._on_batch = on_batch
+        self._on_demoted = on_demoted
         self._loop = asyncio.get_running_loop()
-        self._threads: list[threading.Thread] = []
-        self._ready = threading.Condition()  # guards all that follows
-        self._lines: OrderedDict[Line, deque[_Waiting]] = OrderedDict()
-        self.waiting = 0
-        self._bytes_waiting = 0
-        self._idle = 0
+        self._lock = threading.Lock()  # guards all that follows
+        self._queue: RequestQueue[_Pending] = RequestQueue(bounds.max_delay)
+        self._unused = list(runners)[::-1]
+        self._runners: set[_Runner] = set()
+        self._idle: list[_Runner] = []  # the last to become so first: its caches are warmest
+        self._timekeeper: _Runner | None = None
         self._closed = False
-        self._solo = 0
+        self._started = 0
         self._mean_compute = 0.0
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait."""
+        return self._queue.requests
+
+    @property
+    def runners(self) -> int:
+        """Runner threads that were started and have not ended."""
+        return len(self._runners)
 
     @property
     def fill(self) -> float:
@@ -133,7 +162,7 @@ class Batcher:
 
         More than 1 where a single request is larger than all that may wait: the first is let in whatever its size.
         """
-        return max(self.waiting / self._bounds.requests, self._bytes_waiting / self._bounds.nbytes)
+        return max(self._queue.requests / self._bounds.requests, self._queue.nbytes / self._bounds.nbytes)
 
     async def submit(self, inputs: Mapping[str, Array], outputs: Sequence[str], deadline: float | None) -> Answer:
         """Queues a request and waits for its answer.
@@ -144,17 +173,17 @@ class Batcher:
             deadline: `time.monotonic()` after which the answer is worth nothing; None for never.
 
         Raises:
-            QueueFull: The queue holds as much as it may.
+            QueueFull: The queue holds as much as it may, or no thread can be had to run it.
             DeadlineExceeded: The deadline passed first.
             NotLoaded: The version was closed.
-            ModelFailure, MemoryBudgetExceeded: The run failed.
+            InputsRefused, ModelFailure, MemoryBudgetExceeded: The run failed.
         """
-        waiting = self._admit(inputs, outputs, deadline)
-        timer = None if deadline is None else self._loop.call_later(deadline - time.monotonic(), self._expire, waiting)
+        pending = self._admit(inputs, outputs, deadline)
+        timer = None if deadline is None else self._loop.call_later(deadline - time.monotonic(), self._expire, pending)
         try:
-            return await waiting.future
+            return await pending.future
         except asyncio.CancelledError:
-            self._remove(waiting)
+            self._remove(pending)
             raise
         finally:
             if timer is not None:
@@ -162,194 +191,265 @@ class Batcher:
 
     def close(self) -> None:
         """Lets the runners finish what waits, then end. New requests are refused. Does not wait for them."""
-        with self._ready:
+        with self._lock:
             self._closed = True
-            self._ready.notify_all()
+            idle = [*self._idle, self._timekeeper] if self._timekeeper is not None else self._idle
+            self._idle, self._timekeeper = [], None
+            for runner in idle:
+                runner.called.release()
 
     async def wait_closed(self) -> None:
-        """Waits until every runner has ended; a run that hangs is waited for as long as it hangs."""
-        for thread in self._threads:
-            await asyncio.to_thread(thread.join)
+        """Waits until every runner has ended; a run that hangs is waited for as long as it hangs, by no thread."""
+        with self._lock:
+            ends = [runner.ended for runner in self._runners]
+        if ends:
+            await asyncio.wait(ends)
 
-    def _admit(self, inputs: Mapping[str, Array], outputs: Sequence[str], deadline: float | None) -> _Waiting:
+    def _admit(self, inputs: Mapping[str, Array], outputs: Sequence[str], deadline: float | None) -> _Pending:
         now = time.monotonic()
         if deadline is not None and deadline <= now:
             raise DeadlineExceeded("the deadline had passed when the request arrived")
-        shape = shape_of(self._plan, inputs)
+        line, rows = shape_of(self._in_force.plan, inputs) or (None, 1)
         nbytes = memory_of(inputs.values())
-        future: asyncio.Future[Answer] = self._loop.create_future()
-        with self._ready:
+        pending = _Pending(inputs, outputs, rows, nbytes, line, deadline, now, self._loop.create_future())
+        with self._lock:
             if self._closed:
                 raise NotLoaded(f"{self._name} is being unloaded")
             self._refuse_if_full(nbytes)
-            if shape is None:
-                self._solo += 1
-                shape = (_ALONE, self._solo), 1
-            line, rows = shape
-            waiting = _Waiting(inputs, outputs, rows, nbytes, line, deadline, now, future)
-            self._lines.setdefault(line, deque()).append(waiting)
-            self.waiting += 1
-            self._bytes_waiting += nbytes
-            if self._idle:
-                self._ready.notify()
-            elif len(self._threads) < len(self._makers):
-                self._start_runner()
-        return waiting
+            ready = self._queue.add(pending, self._in_force.plan.max_rows)
+            try:
+                self._call_runner(ready=ready)
+            except QueueFull:
+                self._queue.remove(pending)
+                raise
+        return pending
 
     def _refuse_if_full(self, nbytes: int) -> None:
-        bounds = self._bounds
-        if self.waiting >= bounds.requests:
-            what = f"{self.waiting} requests wait for {self._name}, the most that may"
-        elif self.waiting and self._bytes_waiting + nbytes > bounds.nbytes:
-            what = f"{self._bytes_waiting} bytes wait for {self._name}, and {nbytes} more would pass {bounds.nbytes}"
+        bounds, queue = self._bounds, self._queue
+        if queue.requests >= bounds.requests:
+            what = f"{queue.requests} requests wait for {self._name}, the most that may"
+        elif queue.requests and queue.nbytes + nbytes > bounds.nbytes:
+            what = f"{queue.nbytes} bytes wait for {self._name}, and {nbytes} more would pass {bounds.nbytes}"
         else:
             return
         # By when the queue of now has been worked off, at the pace of the latest runs.
-        expected = self.waiting * self._mean_compute / max(len(self._threads), 1)
+        expected = queue.requests * self._mean_compute / max(len(self._runners), 1)
         raise QueueFull(what, retry_after=min(max(expected, 0.01), 5.0))
 
-    def _start_runner(self) -> None:
-        number = len(self._threads)
-        thread = threading.Thread(
-            target=self._work, args=(self._makers[number],), name=f"run-{self._name}-{number}", daemon=True
-        )
-        self._threads.append(thread)
-        thread.start()
-
-    def _expire(self, waiting: _Waiting) -> None:
+    def _expire(self, pending: _Pending) -> None:
         """On the event loop: the deadline of a request passed."""
-        if not waiting.future.done():
-            self._remove(waiting)
-            waiting.future.set_exception(DeadlineExceeded("the deadline passed before the answer was there"))
+        if not pending.future.done():
+            self._remove(pending)
+            pending.future.set_exception(_too_late())
 
-    def _remove(self, waiting: _Waiting) -> None:
+    def _remove(self, pending: _Pending) -> None:
         """Takes a request out of the queue if it still waits there."""
-        with self._ready:
-            line = self._lines.get(waiting.line)
-            if line is not None and waiting in line:
-                line.remove(waiting)
-                self._forget(waiting)
-                if not line:
-                    del self._lines[waiting.line]
-
-    def _forget(self, waiting: _Waiting) -> None:
-        self.waiting -= 1
-        self._bytes_waiting -= waiting.nbytes
-
-    # What follows runs in the runner threads.
-
-    def _work(self, make_runner: MakeRunner) -> None:
-        try:
-            with make_runner() as run:
-                while batch := self._take():
-                    self._hand_over(self._execute(run, batch))
-        except Exception as error:  # noqa: BLE001 - a thread that cannot run must not leave its callers waiting
-            self._give_up(_unexpected(error))
-
-    def _hand_over(self, outcome: _Outcome) -> None:
-        # A closed loop has nobody left to answer; the thread goes on to its own end.
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._deliver, outcome)
-
-    def _give_up(self, error: TurnoutError) -> None:
-        with self._ready:
-            self._closed = True
-            left = [waiting for line in self._lines.values() for waiting in line]
-            self._lines.clear()
-            self.waiting = self._bytes_waiting = 0
-            self._ready.notify_all()
-        if left:
-            self._hand_over(_Outcome(left, 0, [error] * len(left)))
-
-    def _take(self) -> list[_Waiting]:
-        """Waits for requests and takes those of the line whose turn it is; nothing once closed and empty."""
-        with self._ready:
-            while True:
-                while not self._lines:
-                    if self._closed:
-                        return []
-                    self._idle += 1
-                    self._ready.wait()
-                    self._idle -= 1
-                line, queue = next(iter(self._lines.items()))
-                if (pause := self._worth_waiting(queue)) > 0:
-                    self._ready.wait(pause)
-                    continue
-                batch = self._pop(queue)
-                if queue:
-                    self._lines.move_to_end(line)
-                else:
-                    del self._lines[line]
-                if batch:
-                    return batch
-
-    def _worth_waiting(self, queue: deque[_Waiting]) -> float:
-        """Returns seconds that the line's first request may still be held for company; 0.0 or less: go."""
-        if not self._bounds.max_delay or self._closed or queue[0].line[0] == _ALONE:
-            return 0.0
-        if sum(w.rows for w in queue) >= self._plan.max_rows:
-            return 0.0
-        return queue[0].admitted + self._bounds.max_delay - time.monotonic()
-
-    def _pop(self, queue: deque[_Waiting]) -> list[_Waiting]:
-        """Takes from the head of a line as many requests as one run may hold, leaving out those that gave up."""
-        batch: list[_Waiting] = []
-        rows = 0
-        now = time.monotonic()
-        while queue and (not batch or rows + queue[0].rows <= self._plan.max_rows):
-            waiting = queue.popleft()
-            self._forget(waiting)
-            if waiting.future.done() or (waiting.deadline is not None and waiting.deadline <= now):
-                continue  # its timer, or its caller's, answers it
-            batch.append(waiting)
-            rows += waiting.rows
-        return batch
-
-    def _execute(self, run: Run, batch: Sequence[_Waiting]) -> _Outcome:
-        rows = sum(w.rows for w in batch)
-        names = list(dict.fromkeys(name for w in batch for name in w.outputs))
-        start = time.monotonic()
-        try:
-            values = run(join(self._plan, [w.inputs for w in batch]), names)
-            compute = time.monotonic() - start
-            parts = split(
-                self._plan, dict(zip(names, values, strict=True)), [w.rows for w in batch], [w.outputs for w in batch]
-            )
-        except TurnoutError as error:
-            return self._failed(run, batch, rows, error)
-        except Exception as error:  # noqa: BLE001 - whatever a run raises must reach its callers, not end the runner
-            return self._failed(run, batch, rows, _unexpected(error))
-        self._mean_compute += 0.2 * (compute / len(batch) - self._mean_compute)
-        shown = rows if self._plan.max_rows >= 2 else 0
-        return _Outcome(
-            batch,
-            rows,
-            [
-                Answer(part, start - w.admitted, compute, shown, len(batch), start)
-                for w, part in zip(batch, parts, strict=True)
-            ],
-        )
-
-    def _failed(self, run: Run, batch: Sequence[_Waiting], rows: int, error: TurnoutError) -> _Outcome:
-        """Answers a failed run: a batch is run again one by one, so that one bad request fails no other client's."""
-        if len(batch) == 1:
-            return _Outcome(batch, rows, [error])
-        return _Outcome(batch, rows, [answer for w in batch for answer in self._execute(run, [w]).answers])
+        with self._lock:
+            self._queue.remove(pending)
 
     def _deliver(self, outcome: _Outcome) -> None:
         """On the event loop: gives each request of a run its answer."""
         if outcome.rows:
             self._on_batch(outcome.rows)
-        for waiting, answer in zip(outcome.batch, outcome.answers, strict=True):
-            if waiting.future.done():
+        for pending, answer in zip(outcome.requests, outcome.answers, strict=True):
+            if pending.future.done():
                 continue
             if isinstance(answer, Answer):
-                waiting.future.set_result(answer)
+                pending.future.set_result(answer)
             else:
-                waiting.future.set_exception(answer)
+                pending.future.set_exception(answer)
+
+    # What follows is called with the lock held, by the event loop or a runner.
+
+    def _call_runner(self, *, ready: bool) -> None:
+        """Has a runner look at the queue, where one has reason to.
+
+        Args:
+            ready: A line can be taken now. Else it is enough that somebody keeps the time: no line is due before those
+                that were held before it.
+
+        Raises:
+            QueueFull: No runner lives, and no thread can be started.
+        """
+        if not ready and self._timekeeper is not None:
+            return
+        if self._idle:
+            self._idle.pop().called.release()
+        elif self._timekeeper is not None:
+            self._timekeeper.called.release()
+            self._timekeeper = None
+        elif self._unused:
+            self._start_runner()
+
+    def _start_runner(self) -> None:
+        runner = _Runner(self._unused.pop(), self._loop.create_future())
+        self._runners.add(runner)
+        name = f"run-{self._name}-{self._started}"
+        try:
+            threading.Thread(target=self._work, args=(runner,), name=name, daemon=True).start()
+        except RuntimeError as error:  # the system has no thread left
+            self._runners.remove(runner)
+            self._unused.append(runner.make)
+            if not self._runners:
+                raise QueueFull(f"no thread can be started for {self._name}", retry_after=1.0) from error
+        else:
+            self._started += 1
+
+    # What follows runs in the runner threads.
+
+    def _work(self, runner: _Runner) -> None:
+        trouble: BaseException | None = None
+        try:
+            with runner.make() as run:
+                while batch := self._take(runner):
+                    self._serve(runner, run, batch)
+        except BaseException as error:  # noqa: BLE001 - a thread that cannot run must not leave its callers waiting
+            trouble = error
+        self._end(runner, trouble)
+
+    def _take(self, runner: _Runner) -> Sequence[_Pending]:
+        """Waits until a line is ready and takes from it; nothing once closed and empty."""
+        with self._lock:
+            while True:
+                max_rows = self._in_force.plan.max_rows
+                taken = self._queue.take(time.monotonic(), max_rows, hold=not self._closed)
+                if batch := [pending for pending in taken if not pending.future.done()]:
+                    runner.in_hand = batch
+                    if self._queue.requests and self._bounds.max_delay:
+                        self._call_runner(ready=False)  # somebody has to keep the time of what is held
+                    return batch
+                if not self._queue.requests and self._closed:
+                    return ()
+                if not taken:
+                    self._wait(runner, max_rows)
+
+    def _wait(self, runner: _Runner, max_rows: int) -> None:
+        """Waits until the runner is called, or until a held line is due where no other keeps the time."""
+        due = None if self._timekeeper is not None else self._queue.due(max_rows)
+        if due is None:
+            self._idle.append(runner)
+        else:
+            self._timekeeper = runner
+        timeout = -1.0 if due is None else max(due - time.monotonic(), 0.0)
+        self._lock.release()
+        called = runner.called.acquire(timeout=timeout)
+        self._lock.acquire()
+        if called:
+            return
+        if self._timekeeper is runner:
+            self._timekeeper = None
+        else:
+            runner.called.acquire()  # it was called in the moment that the time was over
+
+    def _serve(self, runner: _Runner, run: Run, batch: Sequence[_Pending]) -> None:
+        """Runs a batch and hands over its answers."""
+        plan = self._in_force.plan
+        if len(batch) == 1:
+            self._tell(self._deliver, self._run_alone(plan, run, batch[0]))
+        elif outcome := self._run_together(plan, run, batch):
+            self._tell(self._deliver, outcome)
+        else:
+            for index, pending in enumerate(batch):
+                runner.in_hand = batch[index:]
+                if not pending.future.done():
+                    self._tell(self._deliver, self._run_alone(self._in_force.plan, run, pending))
+        runner.in_hand = ()
+
+    def _run_alone(self, plan: BatchPlan, run: Run, pending: _Pending) -> _Outcome:
+        if pending.deadline is not None and pending.deadline <= time.monotonic():
+            return _Outcome([pending], 0, [_too_late()])
+        try:
+            return self._execute(plan, run, [pending])
+        except BatchSizeMismatch as mismatch:
+            # The request's own run is right: what was joined before was not.
+            self._demote(str(mismatch))
+            return self._run_alone(self._in_force.plan, run, pending)
+        except Exception as error:  # noqa: BLE001 - whatever a run raises must reach its caller, not end the runner
+            failure = error if isinstance(error, TurnoutError) else _unexpected(error)
+            return _Outcome([pending], pending.rows, [failure])
+
+    def _run_together(self, plan: BatchPlan, run: Run, batch: Sequence[_Pending]) -> _Outcome | None:
+        """Returns None where each request has to run by itself: one bad request fails no other client's, and of a
+        version that was seen to mix rows no joined run is believed.
+        """
+        line, names = batch[0].line, {name for pending in batch for name in pending.outputs}
+        if line is None or not self._in_force.may_join(line, names):  # or it was demoted since the batch was taken
+            return None
+        try:
+            outcome = self._execute(plan, run, batch)
+        except BatchSizeMismatch as mismatch:
+            self._demote(str(mismatch))
+            return None
+        except Exception:  # noqa: BLE001 - it is raised again by the request whose doing it is
+            return None
+        return outcome if self._in_force.plan is plan else None
+
+    def _demote(self, fault: str) -> None:
+        self._in_force.demote(fault)
+        self._tell(self._on_demoted, self._in_force.plan.reason)
+
+    def _execute(self, plan: BatchPlan, run: Run, batch: Sequence[_Pending]) -> _Outcome:
+        rows = sum(pending.rows for pending in batch)
+        names = list(dict.fromkeys(name for pending in batch for name in pending.outputs))
+        start = time.monotonic()
+        inputs = join(plan, [pending.inputs for pending in batch])
+        if isinstance(run, EndableRun):
+            values = run.run_unless(inputs, names, lambda: not any(map(_awaited, batch)))
+        else:
+            values = run(inputs, names)
+        compute = time.monotonic() - start
+        outputs = dict(zip(names, values, strict=True))
+        if plan.max_rows >= 2 and (line := batch[0].line) is not None:
+            self._in_force.check(line, outputs)
+        parts = split(plan, outputs, [pending.rows for pending in batch], [pending.outputs for pending in batch])
+        self._mean_compute += 0.2 * (compute / len(batch) - self._mean_compute)
+        shown = rows if plan.max_rows >= 2 else 0
+        return _Outcome(
+            batch,
+            rows,
+            [
+                Answer(part, start - pending.admitted, compute, shown, len(batch), start)
+                for pending, part in zip(batch, parts, strict=True)
+            ],
+        )
+
+    def _end(self, runner: _Runner, trouble: BaseException | None) -> None:
+        """Answers what the runner took and did not answer, and hands the rest of the queue on."""
+        left: list[_Pending] = list(runner.in_hand)
+        with self._lock:
+            self._runners.discard(runner)
+            self._unused.append(runner.make)
+            if not self._runners and trouble is not None:
+                left += self._queue.clear()  # the next runner would fare no better, and is started by the next request
+            elif self._queue.requests:
+                self._call_runner(ready=True)
+        if left:
+            failure = trouble if isinstance(trouble, TurnoutError) else _unexpected(trouble)
+            self._tell(self._deliver, _Outcome(left, 0, [failure] * len(left)))
+        self._tell(_finish, runner.ended)
+
+    def _tell(self, call: Callable[[_T], None], argument: _T) -> None:
+        # A closed loop has nobody left to answer; the thread goes on to its own end.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(call, argument)
 
 
-def _unexpected(error: Exception) -> ModelFailure:
+def _finish(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _too_late() -> DeadlineExceeded:
+    return DeadlineExceeded("the deadline passed before the answer was there")
+
+
+def _awaited(pending: _Pending) -> bool:
+    """Tells whether somebody still waits for an answer; from any thread."""
+    late = pending.deadline is not None and pending.deadline <= time.monotonic()
+    return not (late or pending.future.done())
+
+
+def _unexpected(error: BaseException | None) -> ModelFailure:
     failure = ModelFailure(f"the run failed ({type(error).__name__})")
     failure.__cause__ = error
     return failure

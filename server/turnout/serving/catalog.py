@@ -35,6 +35,7 @@ class VersionEntry:
         providers: Execution providers its session really runs on, in order; () where it is not loaded.
         max_batch_rows: Rows a batch may hold; 0 where it is served unbatched or not loaded.
         batching: Why it is batched as it is, in words.
+        isolation: Whether it runs in processes of its own, and why, in words; "" where it is not loaded.
         load_seconds: Time that verification, loading and warming took; 0.0 where it is not loaded.
         version_text: The version as text; made once, since every answer carries it.
     """
@@ -49,6 +50,7 @@ class VersionEntry:
     providers: tuple[str, ...] = ()
     max_batch_rows: int = 0
     batching: str = ""
+    isolation: str = ""
     load_seconds: float = 0.0
     version_text: str = field(init=False)
 
@@ -66,19 +68,21 @@ class VersionEntry:
         return self.manifest.version
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ModelEntry:
-    """One model as the server sees it now.
+    """One model as the server sees it now; it is the same object in each snapshot until something of it changes.
 
     Attributes:
         name: Its name.
         versions: By version, the highest precedence first.
         declarations: Standings and tags.
+        layout: The same object in two entries of the model that differ in the states of its versions alone.
     """
 
     name: str
     versions: Mapping[Version, VersionEntry]
     declarations: Declarations = field(default_factory=Declarations)
+    layout: object = field(default_factory=object)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,19 +6,20 @@ under way, and frees the sessions.
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from turnout.config import ModelSettings
-from turnout.errors import NotLoaded
+from turnout.errors import InputsRefused, ModelCrashed, ModelFailure, ModelTimedOut, NotLoaded, TurnoutError
 from turnout.registry.manifest import Manifest
 from turnout.serving.arms import Arms
 from turnout.serving.batcher import Answer, Batcher, QueueBounds
 from turnout.serving.loader import LoadedVersion
-from turnout.serving.memory import give_back
+from turnout.serving.plan_in_force import PlanInForce
 from turnout.serving.tensor import Array
 from turnout.serving.validation import Validator
 from turnout.telemetry.metrics import VersionRecorder
+from turnout.threads import Threads
 
 _OVERRUN = 20.0
 """An inline run that takes this many times the threshold is a strike: its time may not be judged by its size."""
@@ -39,16 +40,35 @@ class VersionHandle:
         loaded: What the loader brought.
         recorder: What is counted about the version.
         arms: Who counts its requests for rollouts.
+        child_bytes: Memory of its child processes, at the latest `sample`.
     """
 
     def __init__(
-        self, manifest: Manifest, loaded: LoadedVersion, settings: ModelSettings, recorder: VersionRecorder
+        self,
+        manifest: Manifest,
+        loaded: LoadedVersion,
+        settings: ModelSettings,
+        recorder: VersionRecorder,
+        on_demoted: Callable[[str], None] = lambda reason: None,
     ) -> None:
+        """Puts a version into service.
+
+        Args:
+            manifest: Of the version.
+            loaded: What the loader brought.
+            settings: Of its model.
+            recorder: What is counted about the version.
+            on_demoted: Told, once, why its requests share runs no more: an output of one did not add up.
+        """
         self.manifest = manifest
         self.loaded: LoadedVersion | None = loaded
         self.recorder = recorder
         self.arms: Arms = {}
+        self.child_bytes = 0
         self._batch_rows = recorder.batch_rows
+        self._restarts_before = recorder.isolated_restarts or 0
+        if loaded.pool is not None:
+            recorder.isolated_restarts = self._restarts_before
         self._validator = Validator(manifest.signature)
         self._run = loaded.run
         self._inline_bytes = loaded.inline_bytes
@@ -57,6 +77,9 @@ class VersionHandle:
         required = [spec.name for spec in manifest.signature.inputs if not spec.has_default]
         axes = loaded.plan.input_axes if loaded.plan.max_rows else {}
         self._row_axis = next(((name, axes[name]) for name in required if name in axes), None)
+        self._in_force = PlanInForce(loaded.plan)
+        self._demoted = False
+        self._on_demoted = on_demoted
         self._inflight = 0
         self._guests = 0
         self._closing = False
@@ -103,7 +126,7 @@ class VersionHandle:
 
         Raises:
             InvalidTensor: The request does not fit the signature.
-            ModelFailure, MemoryBudgetExceeded: The run failed.
+            InputsRefused, ModelFailure, MemoryBudgetExceeded: The run failed.
         """
         if not self._inline_bytes or self._closing:
             return None
@@ -117,7 +140,12 @@ class VersionHandle:
             return None
         names = self._validator.check(inputs, outputs)
         start = time.monotonic()
-        values = self._run(inputs, names)
+        try:
+            values = self._run(inputs, names)
+        except (InputsRefused, ModelFailure) as error:
+            if refused := self._size_conflict(error, inputs):
+                raise refused from error
+            raise
         took = time.monotonic() - start
         if took > self._inline_limit:
             self._strike(took)
@@ -147,7 +175,7 @@ class VersionHandle:
         Raises:
             InvalidTensor: The request does not fit the signature.
             NotLoaded: The version is on its way out.
-            QueueFull, DeadlineExceeded, ModelFailure, MemoryBudgetExceeded: As `Batcher.submit`.
+            QueueFull, DeadlineExceeded, InputsRefused, ModelFailure, MemoryBudgetExceeded: As `Batcher.submit`.
         """
         if self._closing:
             raise NotLoaded(f"{self.manifest.model} {self.manifest.version} is being unloaded")
@@ -158,9 +186,24 @@ class VersionHandle:
             if batcher is None:
                 batcher = self._batchers[lane] = self._lane(lane)
             return names, await batcher.submit(inputs, names, deadline)
+        except (InputsRefused, ModelFailure) as error:
+            if refused := self._size_conflict(error, inputs):
+                raise refused from error
+            raise
         finally:
             self._inflight -= 1
             self._left()
+
+    def sample(self) -> None:
+        """Copies what changes by itself into the recorder."""
+        self.recorder.inflight = self.inflight
+        self.recorder.queue_depth = self.queue_depth
+        self.recorder.queue_fill = self.queue_fill
+        if self.loaded is not None and (pool := self.loaded.pool) is not None:
+            self.recorder.isolated_restarts = self._restarts_before + pool.deaths
+            self.recorder.isolated_processes = len(pool.pids)
+            self.child_bytes = pool.memory_bytes
+            self.recorder.memory_bytes["cpu"] = self.loaded.memory_bytes.get("cpu", 0) + self.child_bytes
 
     def check(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Sequence[str]:
         """Returns the names of the outputs that such a request gets.
@@ -187,19 +230,34 @@ class VersionHandle:
             self._left()
 
     async def close(self) -> None:
-        """Takes the version out of service: waits for the requests under way, then frees its memory."""
+        """Takes the version out of service: waits for the requests under way and for runs, then frees its sessions.
+
+        A run that hangs is waited for as long as it does, which holds nothing else up.
+        """
         self._closing = True
         if self._inflight or self._guests:
             await self._idle.wait()
         for batcher in self._batchers.values():
             batcher.close()
+        if (pool := self.loaded.pool if self.loaded is not None else None) is not None:
+            # First: a run that hangs, and that nobody waits for any more, ends with its process.
+            threads = Threads("close")
+            await threads.run(pool.close)
+            threads.shutdown()
+            self.sample()
         for batcher in self._batchers.values():
             await batcher.wait_closed()
-        # Everything that refers to the sessions goes before memory is given back.
-        self.loaded = None
+        # Everything that refers to the sessions goes, so that their memory can be given back.
+        self.loaded = pool = None
         del self._run, batcher
         self._batchers.clear()
-        await asyncio.to_thread(give_back)
+
+    def _size_conflict(self, error: TurnoutError, inputs: Mapping[str, Array]) -> InputsRefused | None:
+        """Returns the caller's fault in a run that failed: inputs that contradict each other's sizes; or None."""
+        if isinstance(error, ModelCrashed | ModelTimedOut) or not (found := self._validator.size_conflicts(inputs)):
+            return None
+        told = "; ".join(f"{conflict.field}: {conflict.description}" for conflict in found)
+        return InputsRefused(f"{told} ({error.message})", violations=found)
 
     def _strike(self, took: float) -> None:
         """Notes an inline run that took `took` seconds, too long."""
@@ -215,11 +273,20 @@ class VersionHandle:
         name = f"{self.manifest.model}@{self.manifest.version}"
         return Batcher(
             f"{name}-{lane}" if lane else name,
-            self.loaded.plan,
+            self._in_force,
             self._bounds,
             self.loaded.runners,
             self.recorder.batch_rows.observe,
+            self._demote,
         )
+
+    def _demote(self, reason: str) -> None:
+        """Notes that an output of a joined run did not add up; the lanes put no more requests together already."""
+        if not self._demoted:
+            self._demoted = True
+            self._row_axis = None
+            self.recorder.demoted += 1
+            self._on_demoted(reason)
 
     def _left(self) -> None:
         if self._closing and not self._inflight and not self._guests:

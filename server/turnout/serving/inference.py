@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
-from turnout.errors import Draining, TurnoutError
-from turnout.serving.arms import ArmMeter, Cell, Failing
+from turnout.errors import DeadlineExceeded, Draining, ModelFailure, TurnoutError
+from turnout.serving.arms import ArmMeter, Cell, FailedRequest
 from turnout.serving.batcher import Answer
 from turnout.serving.catalog import Catalog, VersionEntry
+from turnout.serving.conversion import ConversionThread
 from turnout.serving.handle import VersionHandle
 from turnout.serving.tensor import Array
 from turnout.telemetry.logging import AccessLog
@@ -22,6 +23,17 @@ from turnout.telemetry.metrics import Metrics, RoleRecorder
 from turnout.telemetry.tracing.trace import Trace
 
 _WARNED = "warning told"
+
+_LIGHT_BYTES = 256 * 1024
+"""Outputs of this size are encoded within a millisecond or two."""
+
+_STRING_BYTES = 8
+"""A string takes as long to encode as so many numbers of eight bytes."""
+
+_UNEXPECTED = "the request failed inside the server, whose log tells why"
+
+T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
 
 
 class Role(StrEnum):
@@ -140,6 +152,43 @@ class InferenceResult:
         """Name and value of each output, in the order asked for."""
         return zip(self.names, self.answer.outputs, strict=True)
 
+    @property
+    def light(self) -> bool:
+        """Whether the outputs are few enough to be encoded on the event loop."""
+        size = 0
+        for array in self.answer.outputs:
+            size += array.nbytes * _STRING_BYTES if array.dtype == object else array.nbytes
+        return size <= _LIGHT_BYTES
+
+
+class Exchange(Protocol[T_co]):
+    """One request and its answer as a protocol has them.
+
+    Attributes:
+        costly: Encoding takes long however small the outputs are.
+    """
+
+    @property
+    def costly(self) -> bool:
+        """Whether encoding takes long however small the outputs are."""
+        ...
+
+    def decode(self, call: "InferenceRequest") -> None:
+        """Puts all but the envelope of the request into `call`.
+
+        Raises:
+            TurnoutError: The request is refused.
+        """
+        ...
+
+    def encode(self, call: "InferenceRequest", result: InferenceResult) -> T_co:
+        """Returns the answer.
+
+        Raises:
+            TurnoutError: The protocol cannot say it.
+        """
+        ...
+
 
 class Router(Protocol):
     """Decides who answers. `turnout.routing.router` is the one that ships."""
@@ -174,6 +223,7 @@ class Inference:
         metrics: Metrics,
         access: AccessLog,
         code_of: Callable[[BaseException], str],
+        conversions: ConversionThread,
     ) -> None:
         """Puts the data plane together.
 
@@ -183,19 +233,92 @@ class Inference:
             metrics: Counts requests that reach no version.
             access: Logs requests.
             code_of: Name of the status code that an error becomes; the protocols' one table.
+            conversions: Decodes and encodes what is large.
         """
+        self._conversions = conversions
         self._router = router
         self._catalog = catalog
         self._metrics = metrics
         self._access = access
         self._code_of = code_of
         self._draining = False
+        metrics.faults.watch("inference")
         self.draining = asyncio.Event()
 
     def drain(self) -> None:
         """Refuses new requests from now on; those under way are finished."""
         self._draining = True
         self.draining.set()
+
+    async def answer(self, call: InferenceRequest, exchange: Exchange[T], *, heavy: bool = False) -> T:
+        """Answers one request, from its decoding to its encoding.
+
+        Args:
+            call: With its envelope filled.
+            exchange: Decodes and encodes.
+            heavy: What there is to decode is large.
+
+        Raises:
+            TurnoutError: It was refused, or it failed; counted and logged. Nothing else is raised.
+        """
+        if heavy:
+            await self.decode_in_thread(call, exchange)
+            result = self.run_now(call)
+        else:
+            result = self.begin(call, exchange)
+        if result is not None and result.light and not exchange.costly:
+            return self.encoded(call, result, exchange)
+        return await self.finish(call, result, exchange)
+
+    def begin(self, call: InferenceRequest, exchange: Exchange[T]) -> InferenceResult | None:
+        """Decodes a request that is small, and runs it where its version is quick enough for that.
+
+        Returns:
+            What it gave; None where `finish` is still to run it.
+
+        Raises:
+            TurnoutError: As `answer`.
+        """
+        try:
+            exchange.decode(call)
+        except TurnoutError as error:
+            self.refuse(call, error)
+            raise
+        except Exception as error:
+            raise self._undecodable(call, error) from error
+        return self.run_now(call)
+
+    async def finish(self, call: InferenceRequest, result: InferenceResult | None, exchange: Exchange[T]) -> T:
+        """Runs a request that `begin` did not, and encodes its answer. Raises as `answer`."""
+        if result is None:
+            try:
+                result = await self.infer(call)
+            except TurnoutError:
+                raise
+            except Exception as error:
+                raise self._unexpected(call, error) from error
+        if result.light and not exchange.costly:
+            return self.encoded(call, result, exchange)
+        return await self._conversions.run(self.encoded, call, result, exchange)
+
+    def encoded(self, call: InferenceRequest, result: InferenceResult, exchange: Exchange[T]) -> T:
+        """Encodes an answer. Raises as `answer`."""
+        try:
+            return exchange.encode(call, result)
+        except TurnoutError:
+            raise
+        except Exception as error:
+            raise self._unexpected(call, error) from error
+
+    async def decode_in_thread(self, call: InferenceRequest, exchange: Exchange[T]) -> None:
+        """Decodes a request that is large. Raises as `answer`."""
+        try:
+            await self._conversions.run(_decode, call, exchange)
+        except TurnoutError as error:
+            self.refuse(call, error)
+            raise
+        except Exception as error:
+            raise self._undecodable(call, error) from error
 
     def infer_now(self, request: InferenceRequest) -> InferenceResult | None:
         """Answers `request` at once where its version is quick enough for that; None where `infer` is the way.
@@ -204,6 +327,8 @@ class Inference:
             TurnoutError: As `Router.route` and `VersionHandle.infer_now`.
         """
         route = self._route(request)
+        if request.deadline is not None and request.deadline <= request.arrived:
+            return None  # it waited too long on its way: `infer` refuses it, and nothing is computed
         try:
             answered = route.handle.infer_now(request.inputs, request.outputs, route.lane)
         except TurnoutError as error:
@@ -238,6 +363,30 @@ class Inference:
         if request.trace is not None:
             request.trace.note_failure(None, error, code, took)
         self._access.failed(request, None, code, took, error)
+
+    def run_now(self, call: InferenceRequest) -> InferenceResult | None:
+        """Runs a request that is decoded where its version is quick enough for that; else `finish` will.
+
+        Raises:
+            TurnoutError: As `answer`.
+        """
+        try:
+            return self.infer_now(call)
+        except TurnoutError:
+            raise
+        except Exception as error:
+            raise self._unexpected(call, error) from error
+
+    def _undecodable(self, call: InferenceRequest, error: Exception) -> ModelFailure:
+        failure = self._unexpected(call, error)
+        self.refuse(call, failure)
+        return failure
+
+    def _unexpected(self, call: InferenceRequest, error: Exception) -> ModelFailure:
+        """Logs an error that nobody foresaw, and returns what a client may know of it."""
+        self._metrics.faults.unexpected["inference"] += 1
+        self._access.unexpected(call, error)
+        return ModelFailure(_UNEXPECTED)
 
     def _route(self, request: InferenceRequest) -> Route:
         if self._draining:
@@ -285,9 +434,16 @@ class Inference:
         route.recorder.failed(code, took)
         if request.counted:
             patience = None if request.deadline is None else request.deadline - request.arrived
-            failing = Failing(request.inputs, request.outputs, patience)
+            failing = FailedRequest(request.inputs, request.outputs, patience)
             for meter, cell in request.counted:
                 meter.failed(cell, request.routing_key, now, took, code, error, failing)
         if request.trace is not None:
             request.trace.note_failure(route, error, code, took)
         self._access.failed(request, route, code, took, error)
+
+
+def _decode(call: InferenceRequest, exchange: Exchange[Any]) -> None:
+    """Decodes a request whose turn has come, unless nobody waits for its answer any more."""
+    if call.deadline is not None and time.monotonic() > call.deadline:
+        raise DeadlineExceeded("the deadline passed before the request was decoded")
+    exchange.decode(call)

@@ -1,19 +1,27 @@
 """Which versions should be loaded, and what to do about it. Pure.
 
 A decision is a function of a snapshot: what exists, what was declared and configured and asked for, what is loaded now.
+Two rules hold whatever the `load` setting is:
+
+- Make before break: what answers now is unloaded only once what replaces it is Ready; a load that fails replaces
+  nothing.
+- A publish unloads nothing: `latest:N` counts released versions, and newer candidates are loaded beside them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from semver import Version
 
 from turnout.config import Load, LoadAll, LoadLatest
 from turnout.registry.standing import Declarations, Standing
+from turnout.registry.versions import highest_first
 from turnout.serving.lifecycle import LifecycleState
 
 Resolve = Callable[[str, Sequence[Version], Declarations], Version | None]
 """Returns the version that a selector names among those that exist, or None; `turnout.routing.selector` has it."""
+
+_ON_ITS_WAY = (LifecycleState.NEW, LifecycleState.UNLOADED, LifecycleState.LOADING, LifecycleState.WARMING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +34,34 @@ class Wish:
             before `load`.
         yanked: Yanked versions are kept where they would be if they were not, for pins to them; they take no other's
             place.
+        fallbacks: What a rollback would go back to; kept loaded, so that a rollback is a swap and no load.
     """
 
     load: Load
     asked: Mapping[Version, bool]
     yanked: bool = False
+    fallbacks: Collection[Version] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """How a model is served now.
+
+    Attributes:
+        states: Of its versions; a version not named is New.
+        tags: The version that each tag is answered with, which is not yet the declared one while that one loads.
+    """
+
+    states: Mapping[Version, LifecycleState] = field(default_factory=dict)
+    tags: Mapping[str, Version] = field(default_factory=dict)
+
+    def ready(self, version: Version) -> bool:
+        """Tells whether `version` can answer."""
+        return self.states.get(version) is LifecycleState.READY
+
+    def failed(self, version: Version) -> bool:
+        """Tells whether `version` could not be loaded."""
+        return self.states.get(version) is LifecycleState.FAILED
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,33 +72,97 @@ class Moves:
     unload: tuple[Version, ...] = ()
 
 
-def wanted(wish: Wish, versions: Sequence[Version], declarations: Declarations, resolve: Resolve) -> set[Version]:
+def wanted(
+    wish: Wish,
+    versions: Sequence[Version],
+    declarations: Declarations,
+    resolve: Resolve,
+    loaded: Loaded | None = None,
+) -> set[Version]:
     """Returns the versions that should be loaded.
 
     Args:
         wish: What is configured and was asked for.
         versions: That exist.
-        declarations: Standings and tags; a yanked version is loaded only where an operator asks for it, or where they
-            are wanted.
+        declarations: Release status and tags; a yanked version is loaded only where an operator asks for it, or where
+            they are wanted. A pruned one never is.
         resolve: Finds what a selector of the configuration names.
+        loaded: How the model is served now; nothing is, where it is left out.
     """
-    eligible = [v for v in versions if declarations.standing(v) is not Standing.YANKED]
-    chosen = _configured(wish.load, eligible, declarations, resolve)
+    now = loaded or Loaded()
+    there = [v for v in versions if v not in declarations.pruned]
+    eligible = [v for v in there if declarations.standing(v) is not Standing.YANKED]
+    chosen = _configured(wish.load, eligible, declarations, resolve, now)
     if wish.yanked:
-        chosen |= _configured(wish.load, versions, declarations, resolve)
+        chosen |= _configured(wish.load, there, declarations, resolve, now)
+    chosen |= {v for v in wish.fallbacks if v in eligible}
     for version, asked in wish.asked.items():
-        if version in versions:
+        if version in there:
             (chosen.add if asked else chosen.discard)(version)
     return chosen
 
 
-def _configured(load: Load, versions: Sequence[Version], declarations: Declarations, resolve: Resolve) -> set[Version]:
+def _configured(
+    load: Load, versions: Sequence[Version], declarations: Declarations, resolve: Resolve, loaded: Loaded
+) -> set[Version]:
     if isinstance(load, LoadAll):
         return set(versions)
     if isinstance(load, LoadLatest):
-        return set(sorted(versions)[-load.count :])
-    found = (resolve(selector, versions, declarations) for selector in load.selectors)
-    return {version for version in found if version is not None}
+        return _latest(load.count, versions, declarations, loaded)
+    answering = replace(declarations, tags=loaded.tags)
+    sound = [v for v in versions if not loaded.failed(v)]
+    ready = [v for v in versions if loaded.ready(v)]
+    chosen: set[Version | None] = set()
+    for selector in load.selectors:
+        chosen.add(resolve(selector, versions, declarations))
+        chosen.add(resolve(selector, sound, declarations))  # a failed load takes nobody's place
+        chosen.add(resolve(selector, ready, answering))  # what answers until the others can
+    return {version for version in chosen if version is not None}
+
+
+def _latest(count: int, versions: Sequence[Version], declarations: Declarations, loaded: Loaded) -> set[Version]:
+    """Returns the `count` latest releases, what answers in their place until they are Ready, newer ones, and tags."""
+    releases = highest_first(
+        v for v in versions if declarations.standing(v) is not Standing.CANDIDATE and v.prerelease is None
+    )
+    sound = [v for v in releases if not loaded.failed(v)][:count]
+    lowest = sound[-1] if sound else None
+    chosen = {v for v in releases if lowest is None or v >= lowest}
+    chosen.update([v for v in releases if loaded.ready(v)][:count])
+    newest = (sound or releases)[0] if releases else None
+    answering = next(filter(loaded.ready, releases), None)
+    for version in versions:
+        if newest is None or version > newest:
+            chosen.add(version)
+        elif loaded.ready(version) and (answering is None or version > answering):
+            chosen.add(version)  # a release unloads the candidates below it once it is Ready
+    there = set(versions)
+    chosen.update(v for v in declarations.tags.values() if v in there)
+    chosen.update(v for tag, v in loaded.tags.items() if tag in declarations.tags and v in there and loaded.ready(v))
+    return chosen
+
+
+def tags_in_force(declared: Mapping[str, Version], loaded: Loaded, coming: Collection[Version]) -> dict[str, Version]:
+    """Returns the version that each tag is answered with.
+
+    A tag that moved goes on answering with the version it named before until the new one is Ready: to move a tag to a
+    version that still has to be loaded fails no request.
+
+    Args:
+        declared: Where the tags stand.
+        loaded: How the model is served now, by the tags as they were.
+        coming: The versions that should be loaded.
+    """
+    return {
+        tag: before if _stands_in(before := loaded.tags.get(tag, target), target, loaded, coming) else target
+        for tag, target in declared.items()
+    }
+
+
+def _stands_in(before: Version, target: Version, loaded: Loaded, coming: Collection[Version]) -> bool:
+    if before == target or not loaded.ready(before) or target not in coming:
+        return False
+    return loaded.failed(target) or loaded.states.get(target, LifecycleState.NEW) in _ON_ITS_WAY
 
 
 def moves(wanted: set[Version], states: Mapping[Version, LifecycleState]) -> Moves:
@@ -78,6 +173,8 @@ def moves(wanted: set[Version], states: Mapping[Version, LifecycleState]) -> Mov
     """
     loadable = {LifecycleState.NEW, LifecycleState.UNLOADED}
     return Moves(
-        load=tuple(v for v in sorted(states, reverse=True) if v in wanted and states[v] in loadable),
-        unload=tuple(v for v in sorted(states, reverse=True) if v not in wanted and states[v] is LifecycleState.READY),
+        load=tuple(highest_first(v for v, state in states.items() if state in loadable and v in wanted)),
+        unload=tuple(
+            highest_first(v for v, state in states.items() if state is LifecycleState.READY and v not in wanted)
+        ),
     )

@@ -6,27 +6,29 @@ versions that serve beside it come first.
 
 import contextlib
 import functools
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import onnx
-
-from turnout.config import Batching, ModelSettings
+from turnout.config import Batching, ModelSettings, Runtime
 from turnout.errors import MemoryBudgetExceeded
+from turnout.host import lower_priority, whole_cores
 from turnout.registry.golden import read_cases
+from turnout.registry.graph import STANDARD_DOMAIN, Graph
 from turnout.registry.listing import Published
-from turnout.registry.manifest import MODEL_FILE
+from turnout.registry.manifest import MODEL_FILE, Manifest
+from turnout.registry.onnx_graph import read_graph
 from turnout.registry.repository import Repository
 from turnout.registry.trust import Trust
 from turnout.serving import providers
 from turnout.serving.batchability import BatchPlan, prove
 from turnout.serving.binding import BoundRunner, bindable, pinned_allocator
+from turnout.serving.isolation.decision import IN_THIS_PROCESS, Isolation, decide
+from turnout.serving.isolation.pool import ChildPool, Supervision
+from turnout.serving.isolation.session import IsolatedSession
 from turnout.serving.memory import used_bytes
-from turnout.serving.priority import step_back
 from turnout.serving.session import MakeRunner, Run, Session
 from turnout.serving.warmup import WarmUp, paying_plan, warm_up
 
@@ -43,7 +45,7 @@ class LoadedVersion:
     """A version in memory, warm.
 
     Attributes:
-        sessions: One for each device.
+        sessions: One for each device; none where the version is isolated.
         runners: Makers of a `Run` for each runner thread.
         run: Runs on the calling thread; only on the CPU.
         plan: How requests are put together.
@@ -52,6 +54,8 @@ class LoadedVersion:
             the event loop itself; 0 where none do.
         memory_bytes: What loading took, by device.
         seconds: What loading took.
+        pool: Its child processes, where it is isolated.
+        isolation: Where it runs, and why there.
     """
 
     sessions: Sequence[Session]
@@ -62,11 +66,18 @@ class LoadedVersion:
     inline_bytes: int
     memory_bytes: dict[str, int]
     seconds: float
+    pool: ChildPool | None = None
+    isolation: Isolation = IN_THIS_PROCESS
+
+    @property
+    def engine(self) -> "Session | ChildPool":
+        """What runs it on its first device; tells providers and device."""
+        return self.sessions[0] if self.pool is None else self.pool
 
     @property
     def providers(self) -> tuple[str, ...]:
         """Execution providers that the sessions run on."""
-        return self.sessions[0].providers
+        return self.engine.providers
 
 
 def load(
@@ -75,6 +86,7 @@ def load(
     settings: ModelSettings,
     warmup_runs: int,
     on_loaded: Callable[[], None],
+    supervision: Supervision,
 ) -> LoadedVersion:
     """Brings a version into memory.
 
@@ -84,6 +96,7 @@ def load(
         settings: Of its model.
         warmup_runs: Of each batch size.
         on_loaded: Called when it is in memory and warm-up begins.
+        supervision: What its child processes are watched with, where it is isolated.
 
     Raises:
         NotTrusted: No trusted key signed it, and the settings ask for that.
@@ -94,7 +107,7 @@ def load(
     began = time.monotonic()
     runtime = settings.runtime
     if runtime.intra_op_threads == 1:  # a thread pool of the session would inherit the low priority
-        step_back()
+        lower_priority()
     manifest = published.manifest
     Trust.of(settings.signing).check(repository, published)  # first: it reads a few hundred bytes
     repository.verify(manifest.model, manifest.version, expected=published.digest)
@@ -105,34 +118,83 @@ def load(
         _fit(manifest.size, int(runtime.arena_limit_bytes))
     devices = [f"cuda:{i}" for i in runtime.device_ids] if on_gpu else ["cpu"]
     before = {device: used_bytes(device) for device in devices}
-    sessions = [
-        Session(directory / MODEL_FILE, manifest.signature, names, device_id, runtime)
-        for device_id in (runtime.device_ids if on_gpu else (0,))
-    ]
-    on_loaded()
-    cases = read_cases(directory)
-    golden = cases[0].inputs if cases else None
-    plan = prove(sessions[0].run, manifest, _max_rows(settings.batching), golden)
-    outputs = [spec.name for spec in manifest.signature.outputs]
-    pays = settings.batching.only_where_it_pays
-    warmth = warm_up(sessions[0].run, plan, outputs, warmup_runs, pays)
-    for session in sessions[1:]:
-        warm_up(session.run, plan, outputs, warmup_runs, pays)
-    if pays:
-        plan = paying_plan(plan, warmth)
-    inline_bytes = 0 if on_gpu else _inline_bytes(warmth, runtime.inline_threshold_us * 1e-6)
-    if inline_bytes and not _bounded(directory / MODEL_FILE):
-        inline_bytes = 0
+    graph = read_graph(directory / MODEL_FILE)
+    isolation = decide(runtime.isolation, graph)
+    count = _runner_count(runtime, on_gpu)
+    pool: ChildPool | None = None
+    sessions: list[Session] = []
+    if isolation.process:
+        pool = _pool(directory / MODEL_FILE, manifest, names, runtime, on_gpu, count, supervision)
+        pool.open()
+    else:
+        sessions = [
+            Session(directory / MODEL_FILE, manifest.signature, names, device_id, runtime)
+            for device_id in (runtime.device_ids if on_gpu else (0,))
+        ]
+    try:
+        on_loaded()
+        cases = read_cases(directory)
+        golden = [case.inputs for case in cases]
+        runs: Sequence[Run] = [session.run for session in sessions] if pool is None else [pool]
+        plan = prove(runs[0], manifest, _max_rows(settings.batching), golden, graph)
+        outputs = [spec.name for spec in manifest.signature.outputs]
+        pays = settings.batching.only_where_it_pays
+        warmth = warm_up(runs[0], plan, outputs, warmup_runs, pays)
+        for run in runs[1:]:
+            warm_up(run, plan, outputs, warmup_runs, pays)
+        if pays:
+            plan = paying_plan(plan, warmth)
+        inline_bytes = 0 if on_gpu or pool is not None else _inline_bytes(warmth, runtime.inline_threshold_us * 1e-6)
+        if inline_bytes and not _bounded(directory / MODEL_FILE, graph.graph):
+            inline_bytes = 0
+        if pool is not None:
+            pool.serve(None if plan.sample is None or not warmup_runs else (plan.sample, outputs))
+            runners = _pooled(pool, count * (len(devices) if on_gpu else 1))
+        else:
+            runners = _runners(sessions, on_gpu and bindable(manifest.signature), count)
+    except BaseException:
+        if pool is not None:
+            pool.close()
+        raise
     return LoadedVersion(
         sessions=sessions,
-        runners=_runners(sessions, on_gpu and bindable(manifest.signature), on_gpu, runtime.runners),
-        run=sessions[0].run,
+        runners=runners,
+        run=runs[0],
         plan=replace(plan, sample=None),
         warmth=warmth,
         inline_bytes=inline_bytes,
         memory_bytes={device: max(used_bytes(device) - before[device], 0) for device in devices},
         seconds=time.monotonic() - began,
+        pool=pool,
+        isolation=isolation,
     )
+
+
+def _pool(
+    model: Path,
+    manifest: Manifest,
+    names: Sequence[str],
+    runtime: Runtime,
+    on_gpu: bool,
+    runners: int,
+    supervision: Supervision,
+) -> ChildPool:
+    devices = runtime.device_ids if on_gpu else (0,)
+
+    def make(number: int, first: bool) -> IsolatedSession:
+        return IsolatedSession(
+            model,
+            manifest.signature,
+            names,
+            devices[number % len(devices)],
+            runtime,
+            memory_limit=int(runtime.memory_limit_bytes),
+            priority="low_while_loading" if first and runtime.intra_op_threads == 1 else "ordinary",
+        )
+
+    processes = runtime.processes or runners * len(devices)
+    name = f"{manifest.model}@{manifest.version}"
+    return ChildPool(name, make, processes, runtime.kill_after_s, supervision)
 
 
 def _fit(size: int, limit: int) -> None:
@@ -151,12 +213,20 @@ def _fit(size: int, limit: int) -> None:
         )
 
 
-def _runners(sessions: Sequence[Session], bound: bool, on_gpu: bool, wanted: int) -> Sequence[MakeRunner]:
-    count = wanted or (RUNNERS_PER_GPU if on_gpu else len(os.sched_getaffinity(0)))
+def _runner_count(runtime: Runtime, on_gpu: bool) -> int:
+    """Returns how many runs go on at the same time, per device."""
+    return runtime.runners or (RUNNERS_PER_GPU if on_gpu else whole_cores())
+
+
+def _runners(sessions: Sequence[Session], bound: bool, count: int) -> Sequence[MakeRunner]:
     if bound:
         allocate = pinned_allocator()
         return [functools.partial(BoundRunner, session, allocate) for _ in range(count) for session in sessions]
     return [functools.partial(_shared, session) for _ in range(count) for session in sessions]
+
+
+def _pooled(pool: ChildPool, count: int) -> Sequence[MakeRunner]:
+    return [lambda: contextlib.nullcontext(pool)] * count
 
 
 def _shared(session: Session) -> AbstractContextManager[Run]:
@@ -173,9 +243,10 @@ def _inline_bytes(warmth: WarmUp, threshold: float) -> int:
     return max(quick) * max(warmth.bytes_per_row, 1) if quick else 0
 
 
-def _bounded(model: Path) -> bool:
-    """Tells whether the running time of the graph can be judged by the size of its inputs."""
+def _bounded(model: Path, graph: Graph) -> bool:
+    """Tells whether the running time of a model can be judged by the size of its inputs."""
     if model.stat().st_size > _INLINE_MODEL_BYTES:
         return False
-    nodes = onnx.load(model, load_external_data=False).graph.node
-    return all(node.domain in ("", "ai.onnx") and node.op_type not in _UNBOUNDED_OPERATORS for node in nodes)
+    return all(
+        node.domain == STANDARD_DOMAIN and node.op_type not in _UNBOUNDED_OPERATORS for node in graph.all_nodes()
+    )

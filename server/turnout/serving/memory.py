@@ -3,36 +3,13 @@
 import contextlib
 import ctypes
 import gc
-import os
 from collections.abc import Iterable
-from pathlib import Path
 
+from turnout.host import memory_limit, resident_bytes
 from turnout.telemetry.resources import Memory
 
-_STATM = Path("/proc/self/statm")
-_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _CUDART = ("libcudart.so.13", "libcudart.so.12")
 _PCI_ADDRESS_BYTES = 32
-
-
-def resident_bytes() -> int:
-    """Returns the resident set of this process, in bytes; 0 where the system does not tell."""
-    try:
-        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        return 0
-
-
-def limit_bytes() -> int:
-    """Returns the most memory that this process may have: what its control group allows, or what the machine has.
-
-    A group's ancestors bind it too; inside a container the group's own file is all that is to be seen.
-    """
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for path in _CGROUP_LIMITS:
-        with contextlib.suppress(OSError, ValueError):  # another version of control groups, or "max"
-            limits.append(int(path.read_text()))
-    return min(limits)
 
 
 def cuda_used_bytes(device_id: int) -> int:
@@ -68,10 +45,15 @@ def used_bytes(device: str) -> int:
     return resident_bytes() if device == "cpu" else cuda_used_bytes(int(device.partition(":")[2]))
 
 
-def device_memory(devices: Iterable[str]) -> dict[str, Memory]:
-    """Returns what is in use on each device and the most that may be; without those of which that is not known."""
+def device_memory(devices: Iterable[str], children: int = 0) -> dict[str, Memory]:
+    """Returns what is in use on each device and the most that may be; without those of which that is not known.
+
+    Args:
+        devices: `cpu` and `cuda:N`.
+        children: What child processes have in memory, in bytes.
+    """
     found = {
-        device: Memory(resident_bytes(), limit_bytes())
+        device: Memory(resident_bytes() + children, memory_limit())
         if device == "cpu"
         else Memory(*cuda_bytes(int(device.partition(":")[2])))
         for device in devices

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 
 from turnout.errors import ConfigError
@@ -143,6 +142,8 @@ def _first_line(text: str) -> str:
 
 @functools.cache
 def _identity_model() -> bytes:
+    import onnx  # 0.07 s, which a child process that replaces one has not
+
     x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
     graph = onnx.helper.make_graph([onnx.helper.make_node("Add", ["x", "x"], ["y"])], "probe", [x], [y])
     opset = onnx.helper.make_opsetid("", 13)

@@ -5,27 +5,47 @@ its own (`turnout.serving.binding`), since an IO binding serves one run at a tim
 """
 
 import ctypes
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
 import onnxruntime as ort
-from onnx import TensorProto
 
-from turnout.config import Runtime
-from turnout.errors import MemoryBudgetExceeded, ModelFailure, ModelTimedOut
 from turnout.registry.signature import DataType, Signature
 from turnout.serving.providers import CPU, CUDA, TENSORRT
+from turnout.serving.runtime_errors import load_failure, run_failure
 from turnout.serving.tensor import Array
+
+if TYPE_CHECKING:  # a child process that replaces one should be there soon, and reading settings takes 0.16 s to import
+    from turnout.config import Runtime
 
 Run = Callable[[Mapping[str, Array], Sequence[str]], list[Array]]
 """Runs a model: inputs by name and names of the outputs wanted in; their values, in that order, out."""
 
+
+class EndableRun(ABC):
+    """A `Run` that can be ended from outside, since it goes on in a process of its own."""
+
+    @abstractmethod
+    def __call__(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """Runs the model once."""
+
+    @abstractmethod
+    def run_unless(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str], given_up: Callable[[], bool]
+    ) -> list[Array]:
+        """Runs the model once, and ends the run some time after `given_up` tells that nobody waits for it any more."""
+
+
 MakeRunner = Callable[[], AbstractContextManager[Run]]
 """Makes what one runner thread runs with, in that thread; leaving the context frees what belongs to the thread."""
+
+_BFLOAT16 = 16
+"""ONNX's number of the element type (TensorProto.BFLOAT16)."""
 
 _LEVELS = {
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
@@ -33,9 +53,6 @@ _LEVELS = {
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
-_NO_MEMORY = ("Failed to allocate memory", "is smaller than requested bytes", "out of memory")
-"""What ONNX Runtime says when an allocation failed, when an arena met its limit, and when a GPU is full."""
-
 _STRATEGIES = {"next_power_of_two": "kNextPowerOfTwo", "same_as_requested": "kSameAsRequested"}
 
 
@@ -64,7 +81,7 @@ class Session:
         signature: Signature,
         providers: Sequence[str],
         device_id: int,
-        runtime: Runtime,
+        runtime: "Runtime",
         *,
         prepack: bool = True,
     ) -> None:
@@ -91,7 +108,7 @@ class Session:
                 str(model), options, providers=_with_options(providers, device_id, runtime)
             )
         except Exception as error:
-            raise _translated(error, "ONNX Runtime cannot load it") from error
+            raise load_failure(error) from error
         self._session.disable_fallback()
         # The compiled session below ONNX Runtime's Python class: that class checks input names again and makes run
         # options anew for each run, which doubles the cost of a small model's run (4.5 us instead of 2.5).
@@ -116,6 +133,7 @@ class Session:
 
         Raises:
             ModelFailure: The model raised.
+            InputsRefused: The model cannot run on such inputs.
             ModelTimedOut: It was stopped.
             MemoryBudgetExceeded: The arena met its limit.
         """
@@ -125,7 +143,7 @@ class Session:
                 return self._run_values(inputs, outputs, options)
             values: list[Array] = self._run(outputs, inputs, options)
         except Exception as error:
-            raise _translated(error, "the model raised") from error
+            raise run_failure(error) from error
         return values
 
     def bind(self) -> Any:
@@ -137,7 +155,7 @@ class Session:
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:
-            raise _translated(error, "the model raised") from error
+            raise run_failure(error) from error
 
     def _run_values(self, inputs: Mapping[str, Array], outputs: Sequence[str], options: Any) -> list[Array]:
         """Runs through OrtValues: ONNX Runtime's NumPy interface does not know ml_dtypes' bfloat16."""
@@ -153,7 +171,7 @@ def ort_value(array: Array) -> Any:
     """Returns an OrtValue over `array`'s own memory, whatever its dtype; it keeps the array alive."""
     if array.dtype == ml_dtypes.bfloat16:
         bits = np.ascontiguousarray(array).view(np.uint16)
-        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, TensorProto.BFLOAT16)
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, _BFLOAT16)
     return ort.OrtValue.ortvalue_from_numpy(array)
 
 
@@ -167,7 +185,7 @@ def host_array(value: Any) -> Array:
     return array
 
 
-def _options(runtime: Runtime) -> ort.SessionOptions:
+def _options(runtime: "Runtime") -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = 4  # errors are raised; ONNX Runtime would print them to standard error as well
     options.intra_op_num_threads = runtime.intra_op_threads
@@ -179,7 +197,7 @@ def _options(runtime: Runtime) -> ort.SessionOptions:
     return options
 
 
-def _with_options(providers: Sequence[str], device_id: int, runtime: Runtime) -> list[tuple[str, dict[str, str]]]:
+def _with_options(providers: Sequence[str], device_id: int, runtime: "Runtime") -> list[tuple[str, dict[str, str]]]:
     gpu = {"device_id": str(device_id)}
     cuda = gpu | {
         "arena_extend_strategy": _STRATEGIES[runtime.arena_extend_strategy],
@@ -192,13 +210,3 @@ def _with_options(providers: Sequence[str], device_id: int, runtime: Runtime) ->
         cuda["gpu_mem_limit"] = str(int(runtime.arena_limit_bytes))
     by_name: dict[str, dict[str, str]] = {CPU: {}, CUDA: cuda, TENSORRT: gpu}
     return [(name, by_name[name]) for name in providers]
-
-
-def _translated(error: Exception, what: str) -> ModelFailure | MemoryBudgetExceeded:
-    """Translates what ONNX Runtime raised; its text may hold paths, so it goes to the log as the cause, not on."""
-    text = str(error)
-    if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
-        return MemoryBudgetExceeded(f"{what}: a memory limit was met", retry_after=1.0)
-    if "terminate flag" in text:
-        return ModelTimedOut("the run was stopped")
-    return ModelFailure(f"{what} ({type(error).__name__})")

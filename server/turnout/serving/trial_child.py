@@ -6,7 +6,6 @@ way it dies with the process that started it.
 
 import contextlib
 import json
-import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -17,16 +16,16 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from turnout import host
 from turnout.config import Runtime
 from turnout.errors import InvalidModel, ModelFailure, TurnoutError
 from turnout.registry.agreement import differs, largest_difference, tolerance_of
 from turnout.registry.golden import GOLDEN_DIRECTORY, read_case
 from turnout.registry.manifest import MODEL_FILE, Manifest
+from turnout.registry.onnx_graph import read_graph
 from turnout.registry.signature import DataType, Signature
 from turnout.serving import providers
 from turnout.serving.batchability import prove
-from turnout.serving.isolated_child import die_with_parent
-from turnout.serving.memory import resident_bytes
 from turnout.serving.sandbox.processes import ANSWER_FILE, ANSWERS_FILE, JOB_FILE
 from turnout.serving.session import Session
 from turnout.serving.synthetic import FREE_SIZES, INTEGERS_BELOW, synthetic_inputs
@@ -64,8 +63,8 @@ class Example:
 
 def main() -> None:
     """Answers, in a process that was started for it."""
-    die_with_parent(int(sys.argv[2]))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is what this process is for
+    host.die_with_parent(int(sys.argv[2]))
+    host.write_no_core()  # a crash is what this process is for
     providers.start_runtime()
     answer(Path(sys.argv[1]))
 
@@ -86,11 +85,12 @@ def examine(job: Mapping[str, Any]) -> dict[str, Any]:
     """Loads one version, proves how it batches, warms it, and has it answer."""
     (subject,) = job["subjects"]
     manifest = Manifest.from_json(subject["manifest"])
-    before = _reset_peak()
+    before = host.reset_peak()
     session, load_seconds = _load(subject, manifest, Runtime(**job["runtime"]), manifest.size < PREPACKED_LIMIT)
     examples = _golden(job["golden"], manifest.signature)
-    sound = next((e.inputs for e in examples if not e.fault), None)
-    plan = prove(session.run, manifest, job["max_rows"], sound)
+    sound = [e.inputs for e in examples if not e.fault]
+    graph = read_graph(Path(subject["directory"]) / MODEL_FILE)
+    plan = prove(session.run, manifest, job["max_rows"], sound, graph)
     names = [spec.name for spec in manifest.signature.outputs]
     # One row: which batches pay depends on what else the machine does, and the peak of memory would with it.
     warmth = warm_up(session.run, replace(plan, max_rows=0), names, _WARM_RUNS, only_where_it_pays=True)
@@ -106,7 +106,7 @@ def examine(job: Mapping[str, Any]) -> dict[str, Any]:
         "provider": session.providers[0],
         "load_seconds": load_seconds,
         "run_seconds": warmth.seconds_by_rows.get(1, 0.0),
-        "peak_bytes": max(_peak() - before, 0),
+        "peak_bytes": max(host.peak_bytes() - before, 0),
         "warning": warmth.warning,
         "batched": plan.max_rows > 1,
         "mixes": plan.mixes,
@@ -290,21 +290,6 @@ def _plain(array: Array) -> Array:
     if array.dtype == object:
         return array.astype(np.str_)
     return array.astype(np.float32) if array.dtype == NUMPY_DTYPES[DataType.BFLOAT16] else array
-
-
-def _reset_peak() -> int:
-    """Forgets the most memory that this process ever held, and returns what it holds now, in bytes."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    return resident_bytes()
-
-
-def _peak() -> int:
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return resident_bytes()
 
 
 if __name__ == "__main__":

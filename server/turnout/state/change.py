@@ -7,7 +7,7 @@ from textwrap import shorten
 from typing import Any
 
 from semver import Version
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, and_, select, update
 
 from turnout.errors import Conflict, InvalidRequest
 from turnout.registry.manifest import MODEL_NAME
@@ -18,13 +18,13 @@ from turnout.state.events import Event, EventKind
 _REASON_QUOTED = 200  # characters of another's reason in a message, which is to stay one line
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Change:
     """A change under way, in its transaction.
 
     Attributes:
         connection: In the transaction, with the revision locked.
-        revision: The number of the change before.
+        revision: The number of the last change; moves with each event that is recorded.
         model: The model that changes.
         actor: Who asks.
         reason: Why.
@@ -67,6 +67,13 @@ class Change:
             why = f": {shorten(last[0].reason, _REASON_QUOTED, placeholder=' ...')}" if last[0].reason else ""
             raise Conflict(f"{is_at}{by_now}, not {expected} (set by {by}{why}); look again")
 
+    def refuse_moved_rollout(self, attempt: int, number: int) -> None:
+        """Refuses a change for a rollout that was written since, or has ended."""
+        key = and_(schema.rollouts.c.model == self.model, schema.rollouts.c.attempt == attempt)
+        row = self.connection.execute(select(schema.rollouts.c.number, schema.rollouts.c.final).where(key)).first()
+        if row is None or row.number != number or row.final:
+            raise Conflict(f"attempt {attempt} of {self.model} was written by another server meanwhile; look again")
+
     def record(self, kind: EventKind, subject: str, payload: Mapping[str, Any]) -> Event:
         """Makes the next revision, and the event that tells of it.
 
@@ -75,10 +82,10 @@ class Change:
             subject: What changed.
             payload: The change itself, as JSON values.
         """
-        number = self.revision + 1
-        self.connection.execute(update(schema.revision).values(number=number))
+        self.revision += 1
+        self.connection.execute(update(schema.revision).values(number=self.revision))
         time = self.now().astimezone(UTC)
-        event = Event(number, time, self.model, kind, subject, self.actor, self.reason, payload)
+        event = Event(self.revision, time, self.model, kind, subject, self.actor, self.reason, payload)
         return events.append(self.connection, event)
 
 

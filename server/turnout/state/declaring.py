@@ -7,13 +7,13 @@ from datetime import datetime
 from textwrap import shorten
 
 from semver import Version
-from sqlalchemy import Connection, Insert, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.sql import ColumnElement
 
 from turnout.errors import Conflict, TagNotFound
 from turnout.registry.standing import Standing
-from turnout.state import events, policies, rollouts, schema
-from turnout.state.change import Change, check_model, check_text, version_key
+from turnout.state import decision, events, policies, rollouts, schema
+from turnout.state.change import Change, check_model, check_text
 from turnout.state.engine import Database
 from turnout.state.events import Event, EventKind
 from turnout.state.policies import PolicyRecord
@@ -124,9 +124,7 @@ class Declaring:
         with self._change(model, actor, reason) as change:
             if change.standing(version) is Standing.RELEASED:
                 return False
-            change.refuse_yanked(version)
-            change.connection.execute(_stand(model, version, Standing.RELEASED))
-            change.record(EventKind.RELEASED, str(version), {"version": str(version)})
+            decision.set_statuses(change, {version: Standing.RELEASED})
         return True
 
     def withdraw(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
@@ -142,8 +140,7 @@ class Declaring:
         with self._change(model, actor, reason) as change:
             if change.standing(version) is not Standing.RELEASED:
                 return False
-            change.connection.execute(delete(schema.standings).where(*_is_version(model, version)))
-            change.record(EventKind.WITHDRAWN, str(version), {"version": str(version)})
+            decision.set_statuses(change, {version: Standing.CANDIDATE})
         return True
 
     def yank(
@@ -172,8 +169,8 @@ class Declaring:
             if before is Standing.YANKED:
                 return before
             refuse(_uses(change, version))
-            change.connection.execute(delete(schema.standings).where(*_is_version(model, version)))
-            change.connection.execute(_stand(model, version, Standing.YANKED))
+            change.connection.execute(delete(schema.standings).where(*decision.is_version(model, version)))
+            change.connection.execute(decision.stand(model, version, Standing.YANKED))
             change.record(EventKind.YANKED, str(version), {"version": str(version), "previous": str(before)})
         return before
 
@@ -198,7 +195,7 @@ class Declaring:
         with self._change(model, actor, reason) as change:
             if change.standing(version) is not Standing.YANKED:
                 return False
-            change.connection.execute(delete(schema.standings).where(*_is_version(model, version)))
+            change.connection.execute(delete(schema.standings).where(*decision.is_version(model, version)))
             change.record(EventKind.UNYANKED, str(version), {"version": str(version)})
         return True
 
@@ -320,14 +317,6 @@ def _refuse_unexpected(change: Change, tag: str, is_at: str | None, expect: str 
     by = (last[0].actor if last else "") or "somebody unnamed"
     why = f": {shorten(last[0].reason, _REASON_QUOTED, placeholder=' ...')}" if last and last[0].reason else ""
     raise Conflict(f"the tag {tag!r} of {change.model} stands at {is_at}, not {wanted} (set by {by}{why}); look again")
-
-
-def _stand(model: str, version: Version, standing: Standing) -> Insert:
-    return insert(schema.standings).values(model=model, version=version_key(version), standing=standing.value)
-
-
-def _is_version(model: str, version: Version) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    return schema.standings.c.model == model, schema.standings.c.version == version_key(version)
 
 
 def _is_tag(model: str, tag: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

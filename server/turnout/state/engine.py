@@ -1,6 +1,9 @@
 """A database, SQLite or PostgreSQL, as transactions that read or write: URLs, pools, locks, errors."""
 
+import contextlib
+import os
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -10,14 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoResultFound
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from turnout.errors import ConfigError, TurnoutError, Unavailable
 from turnout.state.faults import diagnose
+from turnout.state.sqlite_file import SqliteFile
 
 LOCK_WAIT = 10.0
 """Seconds that a writer waits for the one before it. A write takes milliseconds, so this is met by a stuck one only."""
+
+_CLOSE_SECONDS = 5.0
+"""What a database that does not answer may hold a server's end up by."""
 
 _DRIVERS = {
     "sqlite": "sqlite",
@@ -114,9 +121,13 @@ class Database:
         self._change = threading.Condition()
         self._running = 0
         self._closed = False
+        self._file: SqliteFile | None = None
+        self._mark: tuple[int, str] | None = None
         open_ = _open_sqlite if location.url.drivername == "sqlite" else _open_postgresql
         try:
             self._reads, self._writes = open_(location.url, lock_wait)
+            if location.url.drivername == "sqlite":
+                self._file = SqliteFile(Path(location.url.database or ""))
         except ImportError:
             raise ConfigError("a PostgreSQL state URL needs its driver: pip install 'turnout[postgresql]'") from None
         except OSError as error:
@@ -140,8 +151,12 @@ class Database:
             Unavailable: The database cannot be used now.
             ConfigError: At the start: nothing but a change of the set-up makes it usable.
         """
-        with self._transaction(self._reads, starting=starting) as connection:
-            yield connection
+        try:
+            with self._transaction(self._reads, starting=starting) as connection:
+                yield connection
+        except (ValueError, KeyError, TypeError) as error:
+            # Every row was checked when it was written, so this is what is left of a file that was damaged.
+            raise Unavailable("the state store cannot be used: rows of it cannot be read", retry_after=1.0) from error
 
     @contextmanager
     def writing(self, *, starting: bool = False) -> Iterator[Connection]:
@@ -160,11 +175,34 @@ class Database:
         with self._transaction(self._writes, starting=starting) as connection:
             yield connection
 
+    def mark(self, revision: int, digest: str) -> None:
+        """Notes an event of the log that was read; a file that takes this one's place has to hold it."""
+        self._mark = (revision, digest)
+
+    def check(self) -> None:
+        """Looks whether the database can be read and written, its content included where that is a file.
+
+        Raises:
+            Unavailable: It cannot; the message says why and what to do.
+        """
+        if self._file is not None:
+            self._follow_file(self._file)
+            _refuse(self._file.check())
+
+    def _follow_file(self, file: SqliteFile) -> None:
+        """Goes on with a file that took the place of the one that is open, where it holds the log so far."""
+        if not file.replaced or self._mark is None:
+            return
+        with self._change:
+            if file.replaced and file.holds(*self._mark):
+                self._writes.dispose()  # the reads' too: they share a pool
+                file.renew()
+
     def close(self) -> None:
-        """Waits for the transactions that are running, then closes; more of them are refused."""
+        """Waits a bounded time for the transactions that are running, then closes; more of them are refused."""
         with self._change:
             self._closed = True
-            self._change.wait_for(lambda: not self._running)
+            self._change.wait_for(lambda: not self._running, _CLOSE_SECONDS)
         self._writes.dispose()
 
     @contextmanager
@@ -174,14 +212,22 @@ class Database:
                 raise Unavailable("the state store is closed")
             self._running += 1
         try:
+            if self._file is not None:
+                self._follow_file(self._file)
+                _refuse(self._file.fault())
             with engine.begin() as connection:
                 yield connection
+                if self._file is not None:
+                    # Not to say that something is recorded which nobody will ever read.
+                    _refuse(self._file.fault(begun=True))
         except PoolTimeout as error:
             raise Unavailable("the state store has too much to do", retry_after=1.0) from error
         except DBAPIError as error:
             if explained := self._explain(error, starting=starting):
                 raise explained from error
             raise
+        except NoResultFound as error:
+            raise Unavailable("the state store cannot be used: rows of it are missing", retry_after=1.0) from error
         finally:
             with self._change:
                 self._running -= 1
@@ -204,15 +250,21 @@ class Database:
         for secret in (self._url.password, self._url.query.get("password"), self._url.query.get("sslpassword")):
             if secret:
                 said = said.replace(str(secret), "***")
-        message = f"the state store {self.name} cannot be used: {fault.cause} ({said})"
+        message = f"the state store {self.name} cannot be used: {fault.cause} ({said}){fault.advice}"
         return ConfigError(message) if fault.lasting else Unavailable(message, retry_after=1.0)
+
+
+def _refuse(fault: str) -> None:
+    if fault:
+        raise Unavailable(f"the state store cannot be used: {fault}", retry_after=1.0)
 
 
 def _open_sqlite(url: URL, lock_wait: float) -> tuple[Engine, Engine]:
     """Returns what reads and what writes the file of `url`, which is there afterwards and in WAL mode."""
     assert url.database
     file = Path(url.database)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _keep_private(file)
     _enter_wal(file, lock_wait)
     engine = create_engine(
         url,
@@ -235,6 +287,23 @@ def _open_sqlite(url: URL, lock_wait: float) -> tuple[Engine, Engine]:
     # IMMEDIATE takes the write lock at once. A transaction that reads first and writes later fails where another one
     # wrote in between, and no waiting helps it.
     return engine.execution_options(**{_BEGIN: "BEGIN"}), engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
+
+
+def _keep_private(file: Path) -> None:
+    """Makes the file if need be, for its owner alone; SQLite gives its log and index the same permissions.
+
+    One that all may read, as earlier releases left it, is closed to them; what a group may do is its owner's choice.
+    What keeps this from being done keeps SQLite from opening the file too, and SQLite says so, or the file is another
+    user's.
+    """
+    with contextlib.suppress(OSError):
+        descriptor = os.open(file, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+            if mode & 0o007:
+                os.fchmod(descriptor, 0o600 if mode & 0o070 == 0o040 else mode & ~0o007)
+        finally:
+            os.close(descriptor)
 
 
 def _enter_wal(file: Path, lock_wait: float) -> None:

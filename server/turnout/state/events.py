@@ -28,7 +28,8 @@ class EventKind(StrEnum):
     SIGNED = "signed"
     """Somebody signed a version's digest. Payload: version, digest, key (its id)."""
     WITHDRAWN = "withdrawn"
-    """A released version became a candidate again: the rollout that released it took it back. Payload: version."""
+    """A released version became a candidate again: it was rolled back, or somebody took its release back. Payload:
+    version."""
     TAG_SET = "tag_set"
     """A tag came to name a version. Payload: tag, version, previous (null where the tag is new)."""
     TAG_DELETED = "tag_deleted"

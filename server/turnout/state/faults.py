@@ -11,16 +11,22 @@ class Fault:
     Attributes:
         cause: What is wrong, to be read after "the state store cannot be used:".
         lasting: Nothing but a change of the set-up mends it, so at the start it is an error of configuration.
+        advice: What to do about it, to be read after the cause by who starts a server.
     """
 
     cause: str
     lasting: bool = False
+    advice: str = ""
 
 
 _LOCKED = Fault("its lock was held for too long by another writer")
 _FULL = Fault("its disk is full")
 _READ_ONLY = Fault("it is read-only", lasting=True)
 _SILENT = Fault("it does not answer")
+_RESTORE = (
+    ": restore a backup of it, or move it away and start anew, with every version a candidate again (`turnout release`)"
+)
+_NO_TABLES = Fault("its tables are gone", lasting=True, advice=_RESTORE)
 
 _SQLITE = {
     sqlite3.SQLITE_BUSY: _LOCKED,
@@ -30,8 +36,8 @@ _SQLITE = {
     sqlite3.SQLITE_CANTOPEN: Fault("its file cannot be opened", lasting=True),
     sqlite3.SQLITE_PERM: Fault("its file may not be used by this user", lasting=True),
     sqlite3.SQLITE_READONLY: _READ_ONLY,
-    sqlite3.SQLITE_CORRUPT: Fault("its file is damaged", lasting=True),
-    sqlite3.SQLITE_NOTADB: Fault("its file is no SQLite database", lasting=True),
+    sqlite3.SQLITE_CORRUPT: Fault("its file is damaged", lasting=True, advice=_RESTORE),
+    sqlite3.SQLITE_NOTADB: Fault("its file is no SQLite database", lasting=True, advice=_RESTORE),
 }
 
 _POSTGRESQL = {
@@ -41,6 +47,8 @@ _POSTGRESQL = {
     "3D000": Fault("it has no database of that name", lasting=True),
     "40001": _LOCKED,
     "40P01": _LOCKED,
+    "3F000": _NO_TABLES,
+    "42P01": _NO_TABLES,
     "42501": Fault("this user may not do that in it", lasting=True),
     "53": Fault("it has no connection or memory left"),
     "53100": _FULL,
@@ -60,6 +68,8 @@ def diagnose(error: BaseException, *, lost: bool) -> Fault | None:
     """
     if isinstance(error, sqlite3.Error):
         # The low byte is the primary code; SQLite 3.40 has 30 of them and some 70 extended ones.
+        if str(error).startswith("no such table"):  # SQLite has no code for it
+            return _NO_TABLES
         return _SQLITE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
     state = getattr(error, "sqlstate", None) or ""
     fitting = [start for start in _POSTGRESQL if state.startswith(start)]

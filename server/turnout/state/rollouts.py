@@ -26,7 +26,7 @@ class RolloutRecord:
         started, changed: When, UTC.
         driver: The server that drives it.
         driven_until: Until when no other may, UTC.
-        document: The rollout itself, as JSON values.
+        document: The rollout itself, as JSON values; empty where it is no JSON object.
     """
 
     model: str
@@ -63,7 +63,8 @@ class RolloutWrite:
     Attributes:
         attempt: Which, of the model.
         expected: The number that was read; 0 for a new rollout.
-        state, final, document: As in `RolloutRecord`.
+        state, final: As in `RolloutRecord`.
+        document: As in `RolloutRecord`; None: it stays as it is, to the last character.
         driver: Who writes.
         lease: Seconds for which nobody else may.
         notes: What is to be told; an event each.
@@ -75,7 +76,7 @@ class RolloutWrite:
     expected: int
     state: str
     final: bool
-    document: Mapping[str, Any]
+    document: Mapping[str, Any] | None
     driver: str
     lease: float
     notes: Sequence[Note] = ()
@@ -103,8 +104,9 @@ def write(
     values = {
         "number": wanted.expected + 1, "state": wanted.state, "final": int(wanted.final), "changed": time_text(now),
         "driver": wanted.driver, "driven_until": time_text(now + timedelta(seconds=wanted.lease)),
-        "document": json.dumps(wanted.document, separators=(",", ":"), allow_nan=False),
     }  # fmt: skip
+    if wanted.document is not None:
+        values["document"] = json.dumps(wanted.document, separators=(",", ":"), allow_nan=False)
     if row is None:
         started = {"model": model, "attempt": wanted.attempt, "started": time_text(now)}
         connection.execute(insert(schema.rollouts).values(**values, **started))
@@ -165,5 +167,14 @@ def _record(row: Row[Any]) -> RolloutRecord:
     return RolloutRecord(
         row.model, row.attempt, row.number, row.state, bool(row.final), datetime.fromisoformat(row.started),
         datetime.fromisoformat(row.changed), row.driver, datetime.fromisoformat(row.driven_until),
-        json.loads(row.document),
+        _object(row.document),
     )  # fmt: skip
+
+
+def _object(text: str) -> Mapping[str, Any]:
+    """Returns a JSON object; an empty one where `text` is none, so that one row's damage hides no other row."""
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return body if isinstance(body, dict) else {}

@@ -4,25 +4,33 @@ Kept in a database that several servers may share.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ParamSpec, Self, TypeVar
 
 from semver import Version
 from sqlalchemy import Connection, select
 
 from turnout.errors import ChangeRefused, NotFound
 from turnout.registry.standing import Declarations, Declared, Standing
-from turnout.state import audit, chain, events, migrations, policies, rollouts, schema
+from turnout.registry.versions import known_version
+from turnout.state import audit, chain, decision, events, migrations, policies, rollouts, schema
 from turnout.state.audit import Audit
 from turnout.state.chain import Head
 from turnout.state.change import check_limit, check_model, check_text
+from turnout.state.decision import ModelChange, ModelView
 from turnout.state.declaring import Declaring, yank_reasons
 from turnout.state.engine import LOCK_WAIT, Database, Location
-from turnout.state.events import Event, EventKind
+from turnout.state.events import Event
 from turnout.state.policies import PolicyRecord
 from turnout.state.rollouts import RolloutRecord, RolloutWrite
+from turnout.threads import Threads
+
+_THREADS = 4
+"""As many as a database is given connections."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class StateStore(Declaring):
@@ -56,6 +64,16 @@ class StateStore(Declaring):
             raise
         return cls(database, now)
 
+    def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
+        super().__init__(database, now)
+        self._threads = Threads("state", _THREADS)
+
+    async def in_thread(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs one of this store's methods in one of its threads: nothing else that hangs keeps it from being recorded
+        what was decided.
+        """
+        return await self._threads.run(call, *args, **kwargs)
+
     def __repr__(self) -> str:
         return f"StateStore({self._database.name!r})"
 
@@ -70,15 +88,28 @@ class StateStore(Declaring):
     def close(self) -> None:
         """Waits for the calls that are running, then closes; later calls raise Unavailable."""
         self._database.close()
+        self._threads.shutdown(cancel_futures=False)  # what still waits there is told that the store is closed
 
     def revision(self) -> int:
-        """Returns the number of the latest change, 0 before the first. Reads one row, so it can be asked often.
+        """Returns the number of the latest change, 0 before the first. Reads two rows, so it can be asked often.
 
         Raises:
             Unavailable: The database cannot be used now.
         """
         with self._database.reading() as connection:
-            return _revision(connection)
+            head = chain.head(connection)
+            number = _revision(connection)
+        if head.revision:
+            self._database.mark(head.revision, head.hash)
+        return number
+
+    def check(self) -> None:
+        """Looks whether the database can be read and written, and whether what it holds is whole.
+
+        Raises:
+            Unavailable: It cannot, or is not; the message says why and what to do.
+        """
+        self._database.check()
 
     def declared(self) -> Declared:
         """Returns everything declared, as of one revision.
@@ -93,16 +124,16 @@ class StateStore(Declaring):
         with self._database.reading() as connection:
             number = _revision(connection)
             for row in connection.execute(select(schema.standings)):
-                standings.setdefault(row.model, {})[Version.parse(row.version)] = Standing(row.standing)
+                standings.setdefault(row.model, {})[known_version(row.version)] = Standing(row.standing)
             for row in connection.execute(select(schema.tags)):
-                tags.setdefault(row.model, {})[row.tag] = Version.parse(row.version)
+                tags.setdefault(row.model, {})[row.tag] = known_version(row.version)
             yanked = [
                 (m, v) for m, known in standings.items() for v, is_so in known.items() if is_so is Standing.YANKED
             ]
             for (model, version), reason in yank_reasons(connection, yanked).items():
                 reasons.setdefault(model, {})[version] = reason
             for (model, text), digest in audit.published(connection).items():
-                digests.setdefault(model, {})[Version.parse(text)] = digest
+                digests.setdefault(model, {})[known_version(text)] = digest
         return Declared(
             number,
             {
@@ -166,6 +197,8 @@ class StateStore(Declaring):
         actor: str,
         reason: str,
         needs: Iterable[Version] = (),
+        statuses: Mapping[Version, Standing] | None = None,
+        rollout: tuple[int, int] | None = None,
     ) -> PolicyRecord:
         """Puts the next epoch of a model's policy in force, if the one before is still the one that was looked at.
 
@@ -178,6 +211,9 @@ class StateStore(Declaring):
             actor: Who asks, at most 256 bytes.
             reason: Why, at most 1,024 bytes.
             needs: Versions that must not be yanked at the moment of the change.
+            statuses: Versions that are released, or are candidates again, with it.
+            rollout: Attempt and number of the rollout that asks: it has to be the one that was written last, and not
+                to have ended.
 
         Returns:
             What is in force now, its document as it will be read again.
@@ -192,14 +228,35 @@ class StateStore(Declaring):
         kept = policies.as_kept(document)
         with self._change(model, actor, reason) as change:
             change.refuse_other_epoch(expected_epoch)
+            if rollout is not None:
+                change.refuse_moved_rollout(*rollout)
             for version in needs:
                 change.refuse_yanked(version)
-            epoch = expected_epoch + 1
-            payload = {"epoch": epoch, "action": action, "document": kept}
-            event = change.record(EventKind.POLICY_CHANGED, f"epoch {epoch}", payload)
-            record = PolicyRecord(model, epoch, event.id, event.time, action, actor, reason, kept)
-            policies.append(change.connection, record)
+            record = decision.put_policy(change, expected_epoch + 1, action, kept)
+            decision.set_statuses(change, statuses or {})
         return record
+
+    def decide(
+        self, model: str, make: Callable[[ModelView], ModelChange], *, actor: str, reason: str
+    ) -> tuple[PolicyRecord | None, list[RolloutRecord]]:
+        """Has a change of a model decided, and records all of it, in one transaction.
+
+        Args:
+            model: Its model.
+            make: Looks at the model, which nobody else changes meanwhile, and returns what is to be changed; what it
+                raises leaves everything as it is.
+            actor: Who asks, at most 256 bytes.
+            reason: Why, at most 1,024 bytes.
+
+        Returns:
+            The policy that was put in force, None where there was none to put; and the rollouts that were written.
+
+        Raises:
+            InvalidRequest: A version that is to be released is yanked, or an argument is too long.
+            Unavailable: The database cannot be used now.
+        """
+        with self._change(model, actor, reason) as change:
+            return decision.record(change, make(ModelView(change)), self._now())
 
     def put_rollout(self, model: str, wanted: RolloutWrite, *, actor: str, reason: str) -> RolloutRecord:
         """Writes a rollout, what its ticks counted and what is to be told, in one transaction.
@@ -214,13 +271,7 @@ class StateStore(Declaring):
             for version in wanted.needs:
                 if change.standing(version) is Standing.YANKED:
                     raise ChangeRefused(f"{version} of {model} was yanked")
-
-            def tell(kind: EventKind, subject: str, payload: Mapping[str, Any]) -> None:
-                nonlocal change
-                event = change.record(kind, subject, payload)
-                change = replace(change, revision=event.id)
-
-            return rollouts.write(change.connection, model, wanted, self._now(), tell)
+            return rollouts.write(change.connection, model, wanted, self._now(), change.record)
 
     def rollouts(
         self, model: str | None = None, *, running: bool = False, limit: int = 100, attempt: int | None = None

@@ -1,20 +1,40 @@
 """Structured logs: JSON lines, or a readable form on a terminal. No payload, no secret, no path of a client.
 
 Failed requests are always logged, answered ones by a sample: at 4,000 requests a second a line each would cost a third
-of the serving core.
+of the serving core. What a line says is bound in length, field by field, since much of it may come from a client.
 """
 
+import json
 import logging
 import random
 import sys
+from collections.abc import Mapping, MutableMapping, Sequence
+from itertools import islice, takewhile
 from typing import Any, Literal, Protocol
 
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import FilteringBoundLogger, Processor
 
+from turnout.telemetry.log_writer import MAX_LINE_BYTES, LineWriter
 from turnout.telemetry.tracing.trace import Trace
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+_MAX_FIELD = 1024
+"""Characters of one field, as they are written: one escaped is several."""
+
+_MAX_FIELDS_TOGETHER = 6 * 1024
+_MEMBER = 8
+_SHORT = 64
+"""Characters of a field that stand in the line however long the others are."""
+
+_MAX_TRACEBACK = 4096
+_MAX_FIELDS = 64
+_MAX_DEPTH = 6
+_MAX_FRAMES = 12
+
+Event = MutableMapping[str, Any]
 
 
 def make_logger(form: Literal["auto", "json", "console"], level: str) -> FilteringBoundLogger:
@@ -24,23 +44,132 @@ def make_logger(form: Literal["auto", "json", "console"], level: str) -> Filteri
         form: `auto` is `console` on a terminal and `json` elsewhere.
         level: The least severe events that are written.
     """
-    console = form == "console" or (form == "auto" and sys.stderr.isatty())
+    terminal = sys.stderr is not None and _is_terminal(sys.stderr)
+    console = form == "console" or (form == "auto" and terminal)
+    tracebacks = ExceptionDictTransformer(show_locals=False, max_frames=_MAX_FRAMES)  # locals hold what clients sent
     processors: list[Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
+        structlog.processors.format_exc_info if console else structlog.processors.ExceptionRenderer(tracebacks),
+        bounded,
+        structlog.dev.ConsoleRenderer(colors=terminal) if console else structlog.processors.JSONRenderer(default=str),
     ]
-    if console:
-        processors.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()))
-    else:
-        processors += [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(default=str)]
     logger: FilteringBoundLogger = structlog.wrap_logger(
-        structlog.PrintLogger(sys.stderr),
+        _Lines(LineWriter(sys.stderr)),
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         cache_logger_on_first_use=True,
     )
     return logger
+
+
+class LibraryLogs(logging.Handler):
+    """Hands the log lines of libraries, which use Python's own logging, to the server's logger.
+
+    Without a handler Python writes them to standard error itself: as long as they come, and where that blocks.
+    """
+
+    def __init__(self, log: FilteringBoundLogger) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def __enter__(self) -> "LibraryLogs":
+        logging.getLogger().addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger().removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes one line; raises nothing."""
+        try:
+            write = self._log.error if record.levelno >= logging.ERROR else self._log.warning
+            message = record.getMessage()
+            write(message if message.isprintable() else repr(message), logger=record.name, exc_info=record.exc_info)
+        except Exception:  # noqa: BLE001 - a library's arguments may not fit its own format
+            self._log.warning("a library's log line cannot be read", logger=record.name)
+
+
+def bounded(_: object, __: str, event: Event) -> Event:
+    """Cuts what an event says to a length that a line can bear: each field, and all of them together."""
+    traceback = event.get("exception")
+    left = _Length(_MAX_FIELDS_TOGETHER)
+    cut = {str(key)[:64]: left.bounded(value) for key, value in list(event.items())[:_MAX_FIELDS]}
+    if isinstance(traceback, str):
+        cut["exception"] = traceback[-_MAX_TRACEBACK:]  # its end says what happened
+    return cut
+
+
+class _Length:
+    """What is left of the length of a line."""
+
+    def __init__(self, characters: int) -> None:
+        self._left = characters
+
+    def bounded(self, value: Any, depth: int = 0) -> Any:
+        """Returns `value`, cut."""
+        self._left -= _MEMBER
+        if value is None or isinstance(value, bool | float):
+            return value
+        if isinstance(value, int):
+            return value if -(2**63) <= value < 2**64 else "a number beyond 64 bits"
+        if isinstance(value, str):
+            return self._cut(value, 0 if depth else _SHORT)
+        if isinstance(value, bytes | bytearray | memoryview):
+            return f"{len(value)} bytes"
+        if depth < _MAX_DEPTH and isinstance(value, Mapping):
+            pairs = islice(takewhile(lambda _: self._left > 0, value.items()), _MAX_FIELDS)
+            return {self._cut(str(k), 0)[:64]: self.bounded(v, depth + 1) for k, v in pairs}
+        if depth < _MAX_DEPTH and isinstance(value, Sequence):
+            return [self.bounded(v, depth + 1) for v in takewhile(lambda _: self._left > 0, value[:_MAX_FIELDS])]
+        return self._cut(f"{type(value).__name__}" if isinstance(value, Mapping | Sequence) else str(value), _SHORT)
+
+    def _cut(self, text: str, at_least: int) -> str:
+        """Returns `text`, or its beginning and how long it was."""
+        most = max(min(_MAX_FIELD, self._left), at_least)
+        if len(text) > most or _written(text) > most:
+            kept = text[:most]
+            while _written(kept) > most:
+                kept = kept[: len(kept) // 2]
+            text = f"{kept}... ({len(text)} characters)"
+        self._left -= _written(text)
+        return text
+
+
+def _written(text: str) -> int:
+    """Returns how many characters JSON takes for `text`: up to 12 for one that is not ASCII."""
+    if text.isascii() and text.isprintable():
+        return len(text) + text.count("\\") + text.count('"')
+    return sum(1 if " " <= c <= "~" else 6 if c <= "\uffff" else 12 for c in text)
+
+
+def _bounded_line(line: str) -> str:
+    """Returns a line that is not too long in all; many fields may make it so."""
+    if len(line) <= MAX_LINE_BYTES // 4 or len(line.encode(errors="backslashreplace")) <= MAX_LINE_BYTES:
+        return line
+    shortened = {"event": "a log line was too long", "level": "warning", "beginning": line[: MAX_LINE_BYTES // 16]}
+    return json.dumps(shortened)
+
+
+class _Lines:
+    """A logger that takes rendered lines, and writes them at no more than a line's length."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        self._writer = writer
+
+    def msg(self, message: str) -> None:
+        """Writes one line."""
+        self._writer.write(_bounded_line(message))
+
+    log = debug = info = warn = warning = error = err = fatal = critical = failure = exception = msg
+
+
+def _is_terminal(stream: Any) -> bool:
+    try:
+        return bool(stream.isatty())
+    except (OSError, ValueError):
+        return False
 
 
 class Requested(Protocol):
@@ -113,9 +242,25 @@ class AccessLog:
             code=code,
             seconds=round(took, 6),
             error=str(error),
-            cause=repr(error.__cause__) if error.__cause__ is not None else None,
+            cause=_cause(error),
             **_ids(request),
         )
+
+    def unexpected(self, request: Requested, error: BaseException) -> None:
+        """Logs an error that nobody foresaw, with its traceback."""
+        self._log.error(
+            "unexpected error",
+            request_id=request.request_id[:128],
+            model=request.model[:64],
+            selector=request.selector[:256],
+            exc_info=error,
+            **_ids(request),
+        )
+
+
+def _cause(error: BaseException) -> str | None:
+    """Returns what an error came from; a repr of whatever it holds may be very long, and is cut by whoever writes."""
+    return None if error.__cause__ is None else f"{type(error.__cause__).__name__}: {error.__cause__}"
 
 
 def _ids(request: Requested) -> dict[str, str]:

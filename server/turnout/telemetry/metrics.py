@@ -17,7 +17,9 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from turnout.telemetry.exposition import Family, Form, Labels, render
+from turnout.telemetry.faults import FaultRecorder, fault_families
 from turnout.telemetry.histogram import BATCH_BOUNDS, LATENCY_BOUNDS, Exemplar, Histogram
+from turnout.telemetry.log_writer import dropped_lines
 from turnout.telemetry.resources import ServerRecorder, server_families
 from turnout.telemetry.rollout import RolloutRecorder, rollout_families
 from turnout.telemetry.shadow import ShadowRecorder, shadow_families
@@ -106,8 +108,11 @@ class VersionRecorder:
         queue_fill: How full its fullest queue is, 0 to 1, by requests or bytes, whichever is nearer its bound.
         load_seconds: Time of its last load.
         memory_bytes: By device (`cpu`, `cuda:0`).
+        isolated_restarts: Child processes of it that died and were replaced; None where it has none.
+        isolated_processes: Child processes that run.
         traffic_weight: By role and kind (`desired`, `applied`), 0 to 1.
         traffic_share: By role: share of the decisions of the policy's present epoch.
+        demoted: Times that it stopped sharing runs, since an output of one did not add up.
         scrapes_left: None while the version is known; else how many more scrapes show it.
     """
 
@@ -122,8 +127,11 @@ class VersionRecorder:
     queue_fill: float = 0.0
     load_seconds: float = 0.0
     memory_bytes: dict[str, int] = field(default_factory=dict)
+    isolated_restarts: int | None = None
+    isolated_processes: int = 0
     traffic_weight: dict[tuple[str, str], float] = field(default_factory=dict)
     traffic_share: dict[str, float] = field(default_factory=dict)
+    demoted: int = 0
     scrapes_left: int | None = None
 
     def role(self, role: str) -> RoleRecorder:
@@ -163,9 +171,11 @@ class Metrics:
         known: Every version that the server knows; replaced whole by the manager.
         rollouts: What is counted about rollouts.
         server: What is counted about the server as a whole.
+        faults: What is counted of messages that cannot be parsed and of errors that nobody foresaw.
     """
 
     def __init__(self) -> None:
+        self.faults = FaultRecorder()
         self.known: Sequence[KnownVersion] = ()
         self._versions: dict[tuple[str, str], VersionRecorder] = {}
         self._unrouted: dict[tuple[str, str], int] = {}
@@ -261,6 +271,11 @@ class Metrics:
             [(v.labels, v.batch_rows) for v in versions if any(v.batch_rows.counts)],
         )  # fmt: skip
         yield Family(
+            "turnout_batching_demoted_total", "counter",
+            "Times that a version stopped sharing runs, since an output of one did not add up.",
+            [(v.labels, float(v.demoted)) for v in versions],
+        )  # fmt: skip
+        yield Family(
             "turnout_slo_exceeded_total", "counter",
             "Requests slower than the model's own latency objective, counted exactly.",
             [
@@ -269,6 +284,16 @@ class Metrics:
                 for role, r in v.roles.items()
                 for edge, count in zip(r.slo_edges, r.slo_exceeded, strict=True)
             ],
+        )  # fmt: skip
+        isolated = [v for v in versions if v.isolated_restarts is not None]
+        yield Family(
+            "turnout_isolated_restarts_total", "counter",
+            "Child processes of an isolated version that died and were replaced.",
+            [(v.labels, float(v.isolated_restarts or 0)) for v in isolated],
+        )  # fmt: skip
+        yield Family(
+            "turnout_isolated_processes", "gauge", "Child processes of an isolated version that run.",
+            [(v.labels, float(v.isolated_processes)) for v in isolated if v.scrapes_left is None],
         )  # fmt: skip
         yield Family(
             "turnout_version_info", "gauge", "1 for each version that the server knows, by its state.",
@@ -283,6 +308,7 @@ class Metrics:
         models = dict.fromkeys(k.model for k in self.known)
         yield from rollout_families(self.rollouts, models)
         yield from server_families(self.server, models)
+        yield from fault_families(self.faults, dropped_lines())
 
     def _requests(self, versions: Sequence[VersionRecorder]) -> Iterator[tuple[Labels, float]]:
         for v in versions:
@@ -317,7 +343,8 @@ def _gauges(versions: Sequence[VersionRecorder]) -> Iterator[Family]:
         [(v.labels, v.load_seconds) for v in present if v.load_seconds],
     )  # fmt: skip
     yield Family(
-        "turnout_version_memory_bytes", "gauge", "Growth of the process, or of the device, while it loaded.",
+        "turnout_version_memory_bytes", "gauge",
+        "Growth of the process, or of the device, while it loaded, and what its child processes have.",
         [(v.labels | {"device": d}, n) for v in present for d, n in v.memory_bytes.items()],
     )  # fmt: skip
     yield Family(

@@ -31,7 +31,7 @@ class Memory:
     """One device's memory at a scrape, in bytes.
 
     Attributes:
-        used: By this process on `cpu`, by all processes on a GPU.
+        used: By this process and the children of its versions on `cpu`, by all processes on a GPU.
         limit: Most that may be.
     """
 
@@ -49,6 +49,9 @@ class ServerRecorder:
         memory: By device (`cpu`, `cuda:0`), as of this scrape; a device whose limit is not known is left out.
         spans: Spans of requests by what became of them; empty where tracing is off.
         gpus: All that the driver shows, as of this scrape; none where it cannot be asked.
+        repository_available: The model repository could be read when it was looked at last.
+        state_store_available: The state store could be read, and written to, when it was looked at last.
+        missing_versions: Versions in memory whose files are gone from the repository, by model.
     """
 
     loads: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
@@ -56,6 +59,9 @@ class ServerRecorder:
     memory: Mapping[str, Memory] = field(default_factory=dict)
     spans: dict[str, int] = field(default_factory=dict)
     gpus: Sequence[Gpu] = ()
+    repository_available: bool = True
+    state_store_available: bool = True
+    missing_versions: Mapping[str, int] = field(default_factory=dict)
 
 
 def server_families(recorder: ServerRecorder, models: Collection[str]) -> Iterator[Family]:
@@ -76,7 +82,7 @@ def server_families(recorder: ServerRecorder, models: Collection[str]) -> Iterat
         [({"model": model}, float(epoch)) for model, epoch in recorder.epochs.items()],
     )  # fmt: skip
     yield Family(
-        "turnout_memory_used_bytes", "gauge", "Memory in use: by this process on the CPU, by all on a GPU.",
+        "turnout_memory_used_bytes", "gauge", "Memory in use: by the server on the CPU, by all on a GPU.",
         [({"device": device}, float(memory.used)) for device, memory in recorder.memory.items()],
     )  # fmt: skip
     yield Family(
@@ -86,5 +92,17 @@ def server_families(recorder: ServerRecorder, models: Collection[str]) -> Iterat
     yield Family(
         "turnout_trace_spans_total", "counter", "Spans of traced requests, by what became of them.",
         [({"outcome": outcome}, float(count)) for outcome, count in recorder.spans.items()],
+    )  # fmt: skip
+    yield Family(
+        "turnout_repository_available", "gauge", "1 while the model repository can be read, 0 while it cannot.",
+        [({}, float(recorder.repository_available))],
+    )  # fmt: skip
+    yield Family(
+        "turnout_state_store_available", "gauge", "1 while the state store can be read and written, 0 while it cannot.",
+        [({}, float(recorder.state_store_available))],
+    )  # fmt: skip
+    yield Family(
+        "turnout_missing_versions", "gauge", "Versions served from memory whose files are gone from the repository.",
+        [({"model": model}, float(count)) for model, count in recorder.missing_versions.items()],
     )  # fmt: skip
     yield from gpu_families(recorder.gpus)

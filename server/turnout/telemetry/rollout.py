@@ -66,12 +66,14 @@ class RolloutRecorder:
 
     Attributes:
         running: Those that run, as of this scrape.
+        unreadable: By model, rollouts that have not ended and that this release cannot read.
         since_tick: Seconds since they were last looked at.
         verdicts: By model and final state.
         meters: The false-alarm meters, as of this scrape.
     """
 
     running: Sequence[RolloutSample] = ()
+    unreadable: Mapping[str, int] = field(default_factory=dict)
     since_tick: float = 0.0
     verdicts: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     meters: Sequence[MeterSample] = ()
@@ -126,6 +128,10 @@ def rollout_families(recorder: RolloutRecorder, models: Collection[str]) -> Iter
     yield Family(
         "turnout_rollout_verdicts_total", "counter", "Rollouts by how they ended.",
         [({"model": m, "verdict": v}, float(recorder.verdicts.get((m, v), 0))) for m, v in verdicts],
+    )  # fmt: skip
+    yield gauge(
+        "turnout_rollout_unreadable", "Rollouts that have not ended and that this release cannot read.",
+        [({"model": m}, float(recorder.unreadable.get(m, 0))) for m in dict.fromkeys((*models, *recorder.unreadable))],
     )  # fmt: skip
     yield gauge("turnout_rollout_last_tick_seconds", "Since rollouts were last looked at.", [({}, recorder.since_tick)])
     yield Family(

@@ -1,24 +1,57 @@
-"""Bodies of requests, read within a bound, compressed or not."""
+"""Bodies of requests, received within a bound, compressed or not."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from starlette.requests import Request
 
 from turnout.errors import InvalidRequest
+from turnout.web.json_body import SMALL_BYTES
 
 _WINDOWS: Mapping[str, int] = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Returns the body, decompressed where its Content-Encoding says that it is gzip or deflate.
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A body as it came.
+
+    Attributes:
+        parts: Of it.
+        size: Bytes of all.
+        encoding: Name of the compression; `identity` for none.
+        max_bytes: Largest that it may be when it is decompressed.
+    """
+
+    parts: Sequence[bytes]
+    size: int
+    encoding: str
+    max_bytes: int
+
+    @property
+    def heavy(self) -> bool:
+        """Whether it is to be read in a thread."""
+        return self.size > SMALL_BYTES or self.encoding != "identity"
+
+    def plain(self) -> bytes:
+        """Returns it whole, decompressed.
+
+        Raises:
+            InvalidRequest: It is too large, or not encoded as it says.
+        """
+        whole = b"".join(self.parts)
+        return whole if self.encoding == "identity" else _decompressed(whole, self.encoding, self.max_bytes)
+
+
+async def receive(request: Request, max_bytes: int) -> Body:
+    """Returns the body of a request.
 
     Args:
         request: Whose body has not been read.
         max_bytes: Bound on the body, as it came and as it is.
 
     Raises:
-        InvalidRequest: It is larger, or not encoded as it says.
+        InvalidRequest: It is larger, or in an encoding that is not known.
         ClientDisconnect: It never came whole.
     """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
@@ -31,8 +64,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         if size > max_bytes:
             raise _too_large(max_bytes)
         parts.append(part)
-    body = b"".join(parts)
-    return body if encoding == "identity" else _decompressed(body, encoding, max_bytes)
+    return Body(parts, size, encoding, max_bytes)
 
 
 def _decompressed(body: bytes, encoding: str, max_bytes: int) -> bytes:

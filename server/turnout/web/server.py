@@ -1,28 +1,33 @@
 """The HTTP listener: metrics, probes, JSON predictions for people with curl, the Open Inference Protocol."""
 
 import contextlib
-import json
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import orjson
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
 
 from turnout.config import Address
-from turnout.errors import ConfigError, InvalidRequest, ModelFailure, TurnoutError
+from turnout.errors import ConfigError, InvalidRequest, InvalidTensor, TurnoutError
+from turnout.oip.json_tensors import from_nested, to_nested
+from turnout.registry.signature import Signature
 from turnout.routing.preferences import PreferenceReader
-from turnout.serving.inference import Inference, InferenceRequest, Router
+from turnout.serving.availability import Availability
+from turnout.serving.inference import Inference, InferenceRequest, InferenceResult, Router
+from turnout.serving.limits import InputLimits
+from turnout.serving.tensor import Array
 from turnout.telemetry.exposition import Form, negotiate
 from turnout.telemetry.tracing.tracer import Tracer
-from turnout.web.body import read_body
+from turnout.web.body import Body, receive
 from turnout.web.errors import error_response
-from turnout.web.json_tensors import to_arrays, to_json
+from turnout.web.json_body import json_object
 from turnout.web.tracing import traced
 
 _PREDICT = ("/predict/{model}", "/predict/{model}/{selector}")
@@ -38,8 +43,10 @@ class Web:
         router: Finds the signature that a request's JSON is read by.
         scrape: Returns the metrics, in a form.
         ready: Tells whether the server takes requests.
+        availability: What the server depends on and cannot reach now.
         new_request_id: Makes up the name of a request.
         max_body_bytes: Largest body of a request.
+        limits: On what a request may hold.
         oip: The Open Inference Protocol's routes.
         console: The console's routes; none where it is off.
         tracer: Traces requests; None where tracing is off.
@@ -50,8 +57,10 @@ class Web:
     router: Router
     scrape: Callable[[Form], Awaitable[bytes]]
     ready: Callable[[], bool]
+    availability: Availability
     new_request_id: Callable[[], str]
     max_body_bytes: int
+    limits: InputLimits
     oip: Sequence[BaseRoute]
     console: Sequence[BaseRoute] = ()
     tracer: Tracer | None = None
@@ -78,9 +87,20 @@ class Web:
         """200 while the process runs its event loop at all."""
         return PlainTextResponse("ok\n")
 
-    async def readyz(self, _: Request) -> Response:
-        """200 while the server takes requests; 503 while it starts or drains."""
-        return PlainTextResponse("ready\n") if self.ready() else PlainTextResponse("not ready\n", 503)
+    async def readyz(self, request: Request) -> Response:
+        """200 while the server takes requests; 503 while it starts or drains.
+
+        The body says besides what the server cannot reach: it serves on from memory, so that is no reason to send
+        requests elsewhere. In JSON where that is asked for.
+        """
+        ready, unavailable = self.ready(), self.availability.reasons
+        status = 200 if ready else 503
+        if "application/json" in request.headers.get("accept", ""):
+            told = [{"part": str(part), "reason": reason} for part, reason in unavailable.items()]
+            body = {"ready": ready, "unavailable": told, "notes": list(self.availability.notes)}
+            return JSONResponse(body, status)
+        lines = ["ready" if ready else "not ready", *unavailable.values(), *self.availability.notes]
+        return PlainTextResponse("".join(f"{line}\n" for line in lines), status)
 
     async def predict(self, request: Request) -> Response:
         """Runs `{"inputs": {NAME: nested lists}, "outputs": [NAME, ...]}` and answers in kind."""
@@ -92,50 +112,80 @@ class Web:
             arrived=time.monotonic(),
         )
         try:
-            host = request.client.host if request.client is not None else ""
-            self.preferences.read(request.headers.items(), lambda: host).apply(call)
-            await self._decode(request, call)
+            try:
+                host = request.client.host if request.client is not None else ""
+                self.preferences.read(request.headers.items(), lambda: host).apply(call)
+                body = await receive(request, self.max_body_bytes)
+                signature = self.router.describe(call.model, call.selector).manifest.signature
+            except TurnoutError as error:
+                self.inference.refuse(call, error)
+                raise
+            return await self.inference.answer(call, JsonExchange(body, signature, self.limits), heavy=body.heavy)
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it
         except TurnoutError as error:
-            self.inference.refuse(call, error)
             return error_response(error, call.request_id)
-        try:
-            result = self.inference.infer_now(call) or await self.inference.infer(call)
-        except TurnoutError as error:
-            return error_response(error, call.request_id)
-        except Exception as error:  # noqa: BLE001 - logged with its cause by the data plane; a client gets no traceback
-            return error_response(ModelFailure(f"the request failed ({type(error).__name__})"), call.request_id)
-        entry = result.route.entry
-        return JSONResponse(
-            {
-                "model": call.model,
-                "version": entry.version_text,
-                "digest": entry.digest,
-                "role": str(result.route.role),
-                "epoch": result.route.epoch,
-                **({"warning": result.route.warning} if result.route.warning else {}),
-                "request_id": call.request_id,
-                "outputs": {name: to_json(array) for name, array in result.outputs},
-            }
-        )
 
-    async def _decode(self, request: Request, call: InferenceRequest) -> None:
+
+class JsonExchange:
+    """One request of `/predict` and its answer."""
+
+    costly = False
+
+    def __init__(self, body: Body, signature: Signature, limits: InputLimits) -> None:
+        """Prepares.
+
+        Args:
+            body: As it came.
+            signature: That its numbers are read by.
+            limits: On what it may hold.
+        """
+        self._body = body
+        self._signature = signature
+        self._limits = limits
+
+    def decode(self, call: InferenceRequest) -> None:
         """Reads the body into `call`.
 
         Raises:
-            TurnoutError: It is too large, no JSON of the expected form, or for no version that exists.
+            InvalidRequest, InvalidTensor: It is too large, or no JSON of the expected form.
         """
-        body = _object(await read_body(request, self.max_body_bytes))
+        limits = self._limits
+        body = json_object(self._body.plain(), limits, '{"inputs": {...}}')
         outputs = body.get("outputs", [])
         if not isinstance(outputs, list) or not all(isinstance(name, str) for name in outputs):
             raise InvalidRequest.at("outputs", "expected a list of names")
+        limits.check_tensors("outputs", len(outputs))
+        for index, name in enumerate(outputs):
+            limits.check_name(f"outputs[{index}]", name)
         inputs = body.get("inputs")
         if not isinstance(inputs, dict):
             raise InvalidRequest.at("inputs", "expected an object of nested lists by input name")
-        signature = self.router.describe(call.model, call.selector).manifest.signature
+        limits.check_tensors("inputs", len(inputs))
+        arrays: dict[str, Array] = {}
+        for name, value in inputs.items():
+            spec = self._signature.input(name)
+            if spec is None:
+                known = ", ".join(s.name for s in self._signature.inputs)
+                raise InvalidTensor.at(f"inputs.{name[:64]}", f"unknown; expected {known}")
+            arrays[name] = from_nested(spec, value, limits)
         call.outputs = outputs
-        call.inputs = to_arrays(inputs, signature)
+        call.inputs = arrays
+
+    def encode(self, call: InferenceRequest, result: InferenceResult) -> Response:
+        """Returns the answer."""
+        route = result.route
+        document = {
+            "model": call.model,
+            "version": route.entry.version_text,
+            "digest": route.entry.digest,
+            "role": str(route.role),
+            "epoch": route.epoch,
+            **({"warning": route.warning} if route.warning else {}),
+            "request_id": call.request_id,
+            "outputs": {name: to_nested(array) for name, array in result.outputs},
+        }
+        return Response(orjson.dumps(document), media_type="application/json")
 
 
 class EmbeddedServer(uvicorn.Server):
@@ -147,10 +197,10 @@ class EmbeddedServer(uvicorn.Server):
         yield
 
 
-def http_server(web: Web) -> EmbeddedServer:
+def http_server(application: ASGIApp) -> EmbeddedServer:
     """Returns the HTTP server, to be served on a bound socket."""
     config = uvicorn.Config(
-        web.application(), log_config=None, access_log=False, lifespan="off", server_header=False, ws="none"
+        application, log_config=None, access_log=False, lifespan="off", server_header=False, ws="none"
     )
     return EmbeddedServer(config)
 
@@ -166,13 +216,3 @@ def bind(address: Address) -> socket.socket:
         return socket.create_server((address.host, address.port), family=family, backlog=2048)
     except OSError as error:
         raise ConfigError(f"{address} cannot be listened on: {error.strerror}") from error
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest.at("body", "expected JSON") from error
-    if not isinstance(value, dict):
-        raise InvalidRequest.at("body", 'expected an object: {"inputs": {...}}')
-    return value

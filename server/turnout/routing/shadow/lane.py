@@ -32,6 +32,7 @@ from turnout.routing.shadow.runner import CopyRunner
 from turnout.serving.batch import join, shape_of, split
 from turnout.serving.handle import VersionHandle
 from turnout.serving.tensor import Array
+from turnout.threads import Threads
 
 _PAUSE_SECONDS = 0.005
 """How often a lane that is kept waiting looks again: short beside a copy's use, long beside what looking costs."""
@@ -57,6 +58,7 @@ class LaneParts:
         rules: Returns how each output is compared.
         redact: Says what may be kept of inputs; None: nothing is.
         pressure: Says whether a copy may run now.
+        threads: Compare what is too large for the event loop.
         log: Where trouble is told.
     """
 
@@ -65,6 +67,7 @@ class LaneParts:
     rules: Callable[[], Mapping[str, OutputRule]]
     redact: Redact | None
     pressure: Pressure
+    threads: Threads
     log: FilteringBoundLogger
 
 
@@ -284,7 +287,7 @@ class Lane:
         rules = self._parts.rules()
         if copy.nbytes <= _SMALL_BYTES:
             return compare(expected, actual, rules)
-        return await asyncio.to_thread(compare, expected, actual, rules)
+        return await self._parts.threads.run(compare, expected, actual, rules)
 
     def _kept(self, copy: Copy) -> Mapping[str, Array]:
         """Returns what may be kept of a copy's inputs."""

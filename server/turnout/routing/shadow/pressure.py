@@ -1,10 +1,11 @@
 """Whether copies of requests may run now: live requests come first."""
 
 import math
-import os
 import time
 
-from turnout.serving.catalog import Catalog
+from turnout.host import whole_cores
+from turnout.serving.catalog import Catalog, CatalogSnapshot
+from turnout.serving.handle import VersionHandle
 
 _BUSY_LOOP = 0.75
 """Share of its core that the event loop may use before it counts as having none to spare. It is what every live request
@@ -31,7 +32,9 @@ class Pressure:
     def __init__(self, catalog: Catalog, cores: int | None = None) -> None:
         self.running = 0
         self._catalog = catalog
-        self._cores = cores or len(os.sched_getaffinity(0))
+        self._snapshot: CatalogSnapshot | None = None
+        self._handles: list[VersionHandle] = []
+        self._cores = cores or whole_cores()
         self._looked = time.monotonic()
         self._loop_used = time.thread_time()
         self._live = 0.0
@@ -47,13 +50,13 @@ class Pressure:
 
     def _live_requests(self) -> tuple[int, int]:
         """Returns the requests that runners have or will have, and how many of them wait."""
-        live = waiting = 0
-        for model in self._catalog.snapshot.models.values():
-            for entry in model.versions.values():
-                if entry.handle is not None and entry.handle.inflight:
-                    live += entry.handle.inflight
-                    waiting += entry.handle.queue_depth
-        return live, waiting
+        snapshot = self._catalog.snapshot
+        if snapshot is not self._snapshot:  # else each copy would look through every version that is known
+            self._snapshot = snapshot
+            entries = (entry for model in snapshot.models.values() for entry in model.versions.values())
+            self._handles = [entry.handle for entry in entries if entry.handle is not None]
+        busy = [handle for handle in self._handles if handle.inflight]
+        return sum(handle.inflight for handle in busy), sum(handle.queue_depth for handle in busy)
 
     def _look(self, live: int) -> None:
         """Moves the averages of live requests and of the event loop's share of a core on to now."""

@@ -2,21 +2,21 @@
 
 In the server's process a run has a thread of the lowest priority, which does nothing but run: what is Python about a
 copy is done on the event loop, since a thread of low priority that is kept from its core while it holds the interpreter
-lock keeps everyone from it. In a child process (`turnout.serving.isolated`) even a native crash ends only the child.
+lock keeps everyone from it. In a child process (`turnout.serving.isolation`) even a native crash ends only the child.
 """
 
 import asyncio
-import contextlib
-import queue
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from turnout.errors import ModelCrashed, ModelTimedOut, TurnoutError
-from turnout.serving.isolated import IsolatedSession
-from turnout.serving.priority import step_back
+from turnout.host import lower_priority
+from turnout.serving.isolation.session import IsolatedSession
 from turnout.serving.session import Session, Stop
 from turnout.serving.tensor import Array
+from turnout.threads import Threads
 
 _GRACE_SECONDS = 2.0
 """What a run that was told to stop may take until its next node; past that it hangs in one."""
@@ -49,45 +49,6 @@ class CopyRunner(Protocol):
         ...
 
 
-class Workers:
-    """Threads that run one call at a time each. Daemons, so that a call that hangs cannot hold the process's exit."""
-
-    def __init__(self, name: str, count: int, *, low_priority: bool) -> None:
-        self._name = name
-        self._count = count
-        self._low_priority = low_priority
-        self._loop = asyncio.get_running_loop()
-        self._calls: queue.SimpleQueue[tuple[Callable[[], object], asyncio.Future[object]] | None] = queue.SimpleQueue()
-        self._threads = 0
-
-    async def call(self, work: Callable[[], object]) -> object:
-        """Runs `work` in a thread and returns what it returns."""
-        future: asyncio.Future[object] = self._loop.create_future()
-        if self._threads < self._count:
-            self._threads += 1
-            threading.Thread(target=self._work, name=f"{self._name}-{self._threads}", daemon=True).start()
-        self._calls.put((work, future))
-        return await future
-
-    def close(self) -> None:
-        """Lets each thread end after what it is at."""
-        for _ in range(self._threads):
-            self._calls.put(None)
-
-    def _work(self) -> None:
-        if self._low_priority:
-            step_back()
-        while (call := self._calls.get()) is not None:
-            work, future = call
-            try:
-                settle: Callable[[], None] = _result(future, work())
-            except BaseException as error:  # noqa: BLE001 - it belongs to who waits for the future
-                settle = _error(future, error)
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-                self._loop.call_soon_threadsafe(settle)
-            del call, work, future, settle  # an idle thread keeps no tensors
-
-
 class ThreadRunner:
     """Runs copies in this process, on a session that is shared with the version's own requests or is its own."""
 
@@ -95,7 +56,7 @@ class ThreadRunner:
         self.broken = ""
         self._session = session
         self._timeout = timeout
-        self._workers = Workers(f"shadow-{name}", threads, low_priority=True)
+        self._threads = Threads(f"shadow-{name}", threads, lower_priority)
         self._stops: set[Stop] = set()
 
     async def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
@@ -103,7 +64,7 @@ class ThreadRunner:
         stop = Stop()
         session = self._session
         self._stops.add(stop)
-        running = asyncio.ensure_future(self._workers.call(lambda: session.run(inputs, outputs, stop)))
+        running = asyncio.ensure_future(self._threads.run(session.run, inputs, outputs, stop))
         try:
             done, _ = await asyncio.wait([running], timeout=self._timeout)
             if not done:
@@ -116,15 +77,13 @@ class ThreadRunner:
         finally:
             stop()  # where the lane was cancelled meanwhile, nobody waits for the run
             self._stops.discard(stop)
-        values = running.result()
-        assert isinstance(values, list)
-        return values
+        return running.result()
 
     def close(self) -> None:
         """Tells what runs to stop."""
         for stop in self._stops:
             stop()
-        self._workers.close()
+        self._threads.shutdown(cancel_futures=False)
 
 
 class ProcessRunner:
@@ -135,7 +94,7 @@ class ProcessRunner:
         self._start = start
         self._timeout = timeout
         # Of ordinary priority: all that this thread does is to copy tensors; the child lowers its own.
-        self._workers = Workers(f"shadow-{name}", 1, low_priority=False)
+        self._threads = Threads(f"shadow-{name}")
         self._child: IsolatedSession | None = None
         self._closed = False
         self._changing = threading.Lock()
@@ -143,13 +102,13 @@ class ProcessRunner:
 
     async def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """Runs the shadow once."""
-        values = await self._workers.call(lambda: self._run(inputs, outputs))
-        assert isinstance(values, list)
-        return values
+        if self._closed:
+            raise ModelCrashed(_CLOSED)
+        return await self._threads.run(self._run, inputs, outputs)
 
     def close(self) -> None:
         """Ends the child; one that is being started ends as soon as it is up."""
-        self._workers.close()
+        self._threads.shutdown(cancel_futures=False)
         with self._changing:
             self._closed = True
             child, self._child = self._child, None
@@ -160,7 +119,8 @@ class ProcessRunner:
     def _run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         try:
             child = self._running_child()
-            values = child.run(inputs, outputs, self._timeout)
+            deadline = time.monotonic() + self._timeout
+            values = child.run(inputs, outputs, lambda: self._closed or time.monotonic() > deadline)
         except (ModelCrashed, ModelTimedOut) as error:
             self._crashes += 1
             if self._crashes >= _MAX_CRASHES:
@@ -178,7 +138,7 @@ class ProcessRunner:
             raise ModelCrashed(_CLOSED)
         if (child := self._child) is not None:
             if not child.alive:
-                child.restart()
+                child.start()
             return child
         child = self._start()
         with self._changing:
@@ -189,14 +149,6 @@ class ProcessRunner:
         raise ModelCrashed(_CLOSED)
 
 
-def _result(future: "asyncio.Future[object]", value: object) -> Callable[[], None]:
-    return lambda: None if future.done() else future.set_result(value)
-
-
-def _error(future: "asyncio.Future[object]", error: BaseException) -> Callable[[], None]:
-    return lambda: None if future.done() else future.set_exception(error)
-
-
-def _forget(running: "asyncio.Future[object]") -> None:
+def _forget(running: "asyncio.Future[list[Array]]") -> None:
     if not running.cancelled():
         running.exception()  # a run that hung and failed at last has nobody to tell

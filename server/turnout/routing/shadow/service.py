@@ -24,10 +24,12 @@ from turnout.routing.shadow.runner import CopyRunner, ProcessRunner, ThreadRunne
 from turnout.serving.catalog import Catalog
 from turnout.serving.handle import VersionHandle
 from turnout.serving.inference import AnswerObserver
-from turnout.serving.isolated import IsolatedSession
+from turnout.serving.isolation.pool import ChildPool
+from turnout.serving.isolation.session import IsolatedSession
 from turnout.serving.session import Session
 from turnout.serving.tensor import Array
 from turnout.telemetry.metrics import Metrics
+from turnout.threads import Threads
 
 _ENDED = "ended"
 _MAX_ENDED = 64
@@ -65,6 +67,8 @@ class Shadows:
         self._directory = directory
         self._log = log
         self._pressure = Pressure(catalog)
+        self._comparing = Threads("shadow compare", 2)
+        self._loading = Threads("shadow load")
         self._lanes: dict[Pair, Lane] = {}
         self._ended: dict[Pair, Lane] = {}
         self._rules_of: dict[Pair, Mapping[str, OutputRule]] = {}
@@ -124,6 +128,7 @@ class Shadows:
             rules=functools.partial(self._rules, pair, settings),
             redact=redact,
             pressure=self._pressure,
+            threads=self._comparing,
             log=self._log,
         )
 
@@ -144,25 +149,33 @@ class Shadows:
         return rules
 
     async def _runner(self, handle: VersionHandle, settings: LaneSettings, *, for_shadow: bool) -> CopyRunner:
-        """Makes what runs copies on a version. The baseline runs in the process in any case: it does so anyway."""
+        """Makes what runs copies on a version.
+
+        The baseline runs in the process: it does so anyway. A version that is isolated runs isolated here too.
+        """
         manifest = handle.manifest
         name = f"{manifest.model}@{manifest.version}"
         with handle.borrowed() as loaded:
-            shared = loaded.sessions[0]
+            shared = loaded.engine
         model = self._directory(manifest.model, manifest.version) / MODEL_FILE
         runtime = self._settings.for_model(manifest.model).runtime
         own_arena = for_shadow and shared.device != "cpu"
         if own_arena:
             runtime = runtime.model_copy(update={"arena_limit_bytes": _arena_limit(settings, manifest.size)})
-        if for_shadow and settings.isolation == "process":
-            start = functools.partial(
-                IsolatedSession, model, manifest.signature, shared.providers, shared.device_id, runtime,
-                memory_limit=int(settings.memory_limit_bytes),
-            )  # fmt: skip
+        if isinstance(shared, ChildPool) or (for_shadow and settings.isolation == "process"):
+
+            def start() -> IsolatedSession:
+                child = IsolatedSession(
+                    model, manifest.signature, shared.providers, shared.device_id, runtime,
+                    memory_limit=int(settings.memory_limit_bytes), priority="low",
+                )  # fmt: skip
+                child.start()
+                return child
+
             return ProcessRunner(name, start, settings.timeout_s)
         session = shared
         if own_arena:
-            session = await asyncio.to_thread(
+            session = await self._loading.run(
                 Session, model, manifest.signature, shared.providers, shared.device_id, runtime
             )
         return ThreadRunner(name, session, settings.max_inflight, settings.timeout_s)

@@ -7,6 +7,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from turnout.errors import InvalidRequest
 from turnout.registry.names import parse_version
+from turnout.routing.answers import Answers
 from turnout.routing.applied import AppliedPolicy
 from turnout.routing.explain import Explanation
 from turnout.routing.policy import UNITS, Canary, Policy, PolicyState, Shadow
@@ -15,6 +16,7 @@ from turnout.routing.shadow.ledger import Disagreement, OutputRecord
 from turnout.routing.weights import shares
 from turnout.rpc.codec import ROLES, route_message
 from turnout.serving.catalog import ModelEntry
+from turnout.serving.inference import Role
 from turnout.state.policies import PolicyRecord
 from turnout_proto import tensors
 from turnout_proto.v1 import traffic_pb2 as pb
@@ -58,10 +60,32 @@ def read_share(share: float, field: str) -> int:
     return units
 
 
-def state_message(known: ModelEntry, applied: AppliedPolicy | None) -> pb.TrafficState:
+def answers_message(answers: Answers) -> pb.Answers:
+    """Returns who answers what."""
+    return pb.Answers(
+        selectors=[
+            pb.SelectorAnswer(
+                selector=one.selector,
+                parts=[
+                    pb.AnswerPart(
+                        version=str(part.version),
+                        share=part.weight / UNITS,
+                        role=ROLES[Role.CANARY if part.canary else Role.BASELINE],
+                        rollout=part.rollout,
+                    )
+                    for part in one.parts
+                ],
+            )
+            for one in answers.selectors
+        ],
+        notes=answers.notes,
+    )
+
+
+def state_message(known: ModelEntry, applied: AppliedPolicy | None, answers: Answers) -> pb.TrafficState:
     """Returns how a model's traffic stands."""
     if applied is None:
-        return pb.TrafficState(model=known.name)
+        return pb.TrafficState(model=known.name, answers=answers_message(answers))
     policy = applied.state.policy
     return pb.TrafficState(
         model=known.name,
@@ -83,6 +107,7 @@ def state_message(known: ModelEntry, applied: AppliedPolicy | None) -> pb.Traffi
         actor=applied.actor,
         reason=applied.reason,
         action=applied.action,
+        answers=answers_message(answers),
     )
 
 

@@ -10,8 +10,9 @@ from turnout.rollout.attempt import Moved, Pause, Rollout
 from turnout.rollout.controller import Rollouts
 from turnout.rollout.plan import Plan
 from turnout.rollout.preview import Previews
-from turnout.rollout.told import rollout_message, timestamp
+from turnout.rollout.told import found_message, rollout_message, timestamp
 from turnout.rpc.control.calls import Context, check_record, refusing
+from turnout.rpc.control.messages import answers_message
 from turnout.rpc.errors import abort
 from turnout_proto.v1 import rollout_pb2 as pb
 
@@ -58,7 +59,9 @@ class RolloutMethods:
         rollout = await self._rollouts.start(
             request.model, parse_version(request.version), plan, change.actor, change.reason
         )
-        return pb.StartRolloutResponse(rollout=await self._message(rollout))
+        return pb.StartRolloutResponse(
+            rollout=await self._message(rollout), answers=answers_message(self._rollouts.answers(request.model))
+        )
 
     @refusing
     async def CommandRollout(self, request: pb.CommandRolloutRequest, _: Context) -> pb.CommandRolloutResponse:  # noqa: N802
@@ -66,6 +69,16 @@ class RolloutMethods:
         change = request.change
         check_record(change.actor, change.reason, "change.")
         expected = change.expected_epoch if change.HasField("expected_epoch") else None
+        if request.discard:
+            if request.command != pb.ROLLOUT_COMMAND_ABORT:
+                raise InvalidRequest.at("discard", "expected with ROLLOUT_COMMAND_ABORT only")
+            await self._rollouts.discard(request.model, request.attempt, change.actor, change.reason)
+            record, found = await self._rollouts.log.found(request.model, request.attempt)
+            events = await self._rollouts.log.events(request.model, record.attempt, _EVENTS)
+            message = found_message(found, record, events)
+            return pb.CommandRolloutResponse(
+                rollout=message, answers=answers_message(self._rollouts.answers(request.model))
+            )
         if request.command == pb.ROLLOUT_COMMAND_RETRY:
             rollout = await self._rollouts.retry(request.model, change.actor, change.reason, expected)
         else:
@@ -74,7 +87,9 @@ class RolloutMethods:
             rollout = await self._rollouts.command(
                 request.model, decide, expected, attempt=request.attempt, resume=resume
             )
-        return pb.CommandRolloutResponse(rollout=await self._message(rollout))
+        return pb.CommandRolloutResponse(
+            rollout=await self._message(rollout), answers=answers_message(self._rollouts.answers(request.model))
+        )
 
     @refusing
     async def ListRollouts(self, request: pb.ListRolloutsRequest, _: Context) -> pb.ListRolloutsResponse:  # noqa: N802
@@ -82,7 +97,7 @@ class RolloutMethods:
         if request.limit > _MAX_LIMIT:
             raise InvalidRequest.at("limit", f"expected at most {_MAX_LIMIT}")
         known = await self._rollouts.log.history(request.model or None, request.limit or 20)
-        return pb.ListRolloutsResponse(rollouts=[rollout_message(rollout, record) for record, rollout in known])
+        return pb.ListRolloutsResponse(rollouts=[found_message(found, record) for record, found in known])
 
     async def WatchRollout(  # noqa: N802
         self, request: pb.WatchRolloutRequest, context: Context
@@ -91,13 +106,13 @@ class RolloutMethods:
         try:
             last = b""
             while True:
-                record, rollout = await self._rollouts.log.latest(request.model, request.attempt)
-                events = await self._rollouts.log.events(request.model, rollout.attempt, _EVENTS)
-                message = rollout_message(rollout, record, events)
+                record, found = await self._rollouts.log.found(request.model, request.attempt)
+                events = await self._rollouts.log.events(request.model, record.attempt, _EVENTS)
+                message = found_message(found, record, events)
                 if (text := message.SerializeToString(deterministic=True)) != last:
                     last = text
                     yield pb.WatchRolloutResponse(rollout=message)
-                if rollout.state.final:
+                if record.final:
                     return
                 await self._rollouts.wait(_WATCH_SECONDS)
         except TurnoutError as error:
@@ -125,9 +140,15 @@ class RolloutMethods:
         to = parse_version(request.version) if request.version else None
         change = request.change
         expected = change.expected_epoch if change.HasField("expected_epoch") else None
-        applied = await self._rollouts.rollback(request.model, to, change.actor, change.reason, expected)
-        policy = applied.state.policy
-        return pb.RollBackResponse(baseline=str(policy.baseline) if policy else "", epoch=applied.epoch)
+        done = await self._rollouts.rollback(
+            request.model, to, change.actor, change.reason, expected, keep_released=request.keep_released
+        )
+        return pb.RollBackResponse(
+            baseline=str(done.baseline or ""),
+            epoch=done.epoch,
+            answers=answers_message(self._rollouts.answers(request.model)),
+            sentence=done.sentence,
+        )
 
     async def _message(self, rollout: Rollout) -> pb.Rollout:
         record = await self._rollouts.log.record(rollout)

@@ -39,7 +39,7 @@ class ControlServicer(
         metrics: Metrics,
         accepting: Callable[[], bool],
     ) -> None:
-        VersionMethods.__init__(self, manager, catalog, declarer)
-        TrafficMethods.__init__(self, traffic, policies, catalog, explainer, shadows)
+        VersionMethods.__init__(self, manager, catalog, declarer, rollouts)
+        TrafficMethods.__init__(self, traffic, policies, catalog, explainer, shadows, rollouts.answers)
         RolloutMethods.__init__(self, rollouts, previews)
         ActivityMethods.__init__(self, manager, catalog, policies, router, rollouts, metrics, accepting)

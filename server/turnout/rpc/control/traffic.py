@@ -1,7 +1,10 @@
 """Routing of a running server: policies, their history, explanations, shadows."""
 
+from collections.abc import Callable
+
 from turnout.errors import InvalidRequest
 from turnout.registry.names import parse_version
+from turnout.routing.answers import Answers
 from turnout.routing.applied import Policies
 from turnout.routing.explain import Explainer
 from turnout.routing.policy import Canary
@@ -28,13 +31,20 @@ class TrafficMethods:
     """Changes and tells where requests go."""
 
     def __init__(
-        self, traffic: Traffic, policies: Policies, catalog: Catalog, explainer: Explainer, shadows: Shadows
+        self,
+        traffic: Traffic,
+        policies: Policies,
+        catalog: Catalog,
+        explainer: Explainer,
+        shadows: Shadows,
+        answers: Callable[[str], Answers],
     ) -> None:
         self._traffic = traffic
         self._policies = policies
         self._models = catalog
         self._explainer = explainer
         self._shadows = shadows
+        self._answers_now = answers
 
     @refusing
     async def GetTraffic(self, request: pb.GetTrafficRequest, _: Context) -> pb.GetTrafficResponse:  # noqa: N802 - gRPC's
@@ -106,7 +116,8 @@ class TrafficMethods:
         return pb.GetShadowReportResponse(shadows=[shadow_message(lane, request.worst) for lane in lanes])
 
     def _state(self, model: str) -> pb.TrafficState:
-        return state_message(self._models.snapshot.model(model), self._policies.current.get(model))
+        known, applied = self._models.snapshot.model(model), self._policies.current.get(model)
+        return state_message(known, applied, self._answers_now(model))
 
 
 def _change(message: pb.TrafficChange) -> Change:

@@ -1,25 +1,31 @@
 """Loading, unloading, releasing and tagging versions of a running server."""
 
-import asyncio
-from typing import Protocol
+from collections.abc import Callable
+from typing import ParamSpec, Protocol, TypeVar
 
 from semver import Version
 
 from turnout.errors import InvalidRequest
 from turnout.registry.names import parse_version
 from turnout.registry.standing import Standing
+from turnout.rollout.controller import Rollouts
 from turnout.rpc.catalog import version_message
 from turnout.rpc.control.calls import Context, check_record, refusing
-from turnout.serving.catalog import Catalog
+from turnout.rpc.control.messages import answers_message
+from turnout.serving.catalog import Catalog, ModelEntry
 from turnout.serving.manager import Manager
 from turnout_proto.v1 import control_pb2 as pb
+from turnout_proto.v1 import traffic_pb2
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Declarer(Protocol):
-    """Records releases and tags, checking first that what they name exists. Blocking; called in a thread."""
+    """Records yanks and tags, checking first that what they name exists. Blocking; called by `in_thread`."""
 
-    def release(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
-        """Releases a version; False where it was released."""
+    async def in_thread(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs a call of this object's in a thread."""
         ...
 
     def yank(self, model: str, version: Version, *, actor: str, reason: str) -> Standing:
@@ -44,10 +50,11 @@ class Declarer(Protocol):
 class VersionMethods:
     """Changes which versions are served, and by which names."""
 
-    def __init__(self, manager: Manager, catalog: Catalog, declarer: Declarer) -> None:
+    def __init__(self, manager: Manager, catalog: Catalog, declarer: Declarer, rollouts: Rollouts) -> None:
         self._manager = manager
         self._catalog = catalog
         self._declarer = declarer
+        self._releases = rollouts
 
     @refusing
     async def LoadVersion(self, request: pb.LoadVersionRequest, context: Context) -> pb.LoadVersionResponse:  # noqa: N802
@@ -60,28 +67,39 @@ class VersionMethods:
     async def UnloadVersion(self, request: pb.UnloadVersionRequest, context: Context) -> pb.UnloadVersionResponse:  # noqa: N802
         """Takes a version out of service and waits until its memory is freed."""
         entry = await self._manager.unload(request.model, parse_version(request.version))
-        message = version_message(entry, self._catalog.snapshot.model(request.model))
+        model = self._catalog.snapshot.models.get(request.model)  # gone with a version whose files were gone
+        message = version_message(entry, model or ModelEntry(request.model, {}))
         return pb.UnloadVersionResponse(version=message)
 
     @refusing
     async def ReleaseVersion(self, request: pb.ReleaseVersionRequest, context: Context) -> pb.ReleaseVersionResponse:  # noqa: N802
         """Declares a version fit for general traffic; in force when the call returns."""
         check_record(request.actor, request.reason)
-        changed = await asyncio.to_thread(
-            self._declarer.release,
+        done = await self._releases.release(
             request.model,
             parse_version(request.version),
-            actor=request.actor,
-            reason=request.reason,
+            request.actor,
+            request.reason,
+            traffic=not request.no_traffic,
+            supersede=request.supersede,
         )
-        await self._manager.refresh()
-        return pb.ReleaseVersionResponse(changed=changed)
+        answers = self._answers_of(request.model)
+        return pb.ReleaseVersionResponse(changed=done.changed, sentence=done.sentence, answers=answers)
+
+    @refusing
+    async def WithdrawVersion(self, request: pb.WithdrawVersionRequest, context: Context) -> pb.WithdrawVersionResponse:  # noqa: N802
+        """Takes a release back; in force when the call returns."""
+        check_record(request.actor, request.reason)
+        version = parse_version(request.version)
+        done = await self._releases.withdraw(request.model, version, request.actor, request.reason)
+        answers = self._answers_of(request.model)
+        return pb.WithdrawVersionResponse(changed=done.changed, sentence=done.sentence, answers=answers)
 
     @refusing
     async def YankVersion(self, request: pb.YankVersionRequest, context: Context) -> pb.YankVersionResponse:  # noqa: N802
         """Withdraws a version; in force when the call returns."""
         check_record(request.actor, request.reason)
-        before = await asyncio.to_thread(
+        before = await self._declarer.in_thread(
             self._declarer.yank,
             request.model,
             parse_version(request.version),
@@ -89,7 +107,7 @@ class VersionMethods:
             reason=request.reason,
         )
         await self._manager.refresh()
-        return pb.YankVersionResponse(changed=before is not Standing.YANKED)
+        return pb.YankVersionResponse(changed=before is not Standing.YANKED, answers=self._answers_of(request.model))
 
     @refusing
     async def UnyankVersion(self, request: pb.UnyankVersionRequest, context: Context) -> pb.UnyankVersionResponse:  # noqa: N802
@@ -97,7 +115,7 @@ class VersionMethods:
         check_record(request.actor, request.reason)
         if not request.i_know_why:
             raise InvalidRequest.at("i_know_why", "expected true: what was withdrawn for a reason comes back")
-        changed = await asyncio.to_thread(
+        changed = await self._declarer.in_thread(
             self._declarer.unyank,
             request.model,
             parse_version(request.version),
@@ -105,13 +123,13 @@ class VersionMethods:
             reason=request.reason,
         )
         await self._manager.refresh()
-        return pb.UnyankVersionResponse(changed=changed)
+        return pb.UnyankVersionResponse(changed=changed, answers=self._answers_of(request.model))
 
     @refusing
     async def SetTag(self, request: pb.SetTagRequest, context: Context) -> pb.SetTagResponse:  # noqa: N802
         """Makes a tag name a version; in force when the call returns."""
         check_record(request.actor, request.reason)
-        previous = await asyncio.to_thread(
+        previous = await self._declarer.in_thread(
             self._declarer.set_tag,
             request.model,
             request.tag,
@@ -121,13 +139,14 @@ class VersionMethods:
             expect=_expected(request),
         )
         await self._manager.refresh()
-        return pb.SetTagResponse(previous_version="" if previous is None else str(previous))
+        before = "" if previous is None else str(previous)
+        return pb.SetTagResponse(previous_version=before, answers=self._answers_of(request.model))
 
     @refusing
     async def DeleteTag(self, request: pb.DeleteTagRequest, context: Context) -> pb.DeleteTagResponse:  # noqa: N802
         """Removes a tag; in force when the call returns."""
         check_record(request.actor, request.reason)
-        previous = await asyncio.to_thread(
+        previous = await self._declarer.in_thread(
             self._declarer.delete_tag,
             request.model,
             request.tag,
@@ -136,7 +155,10 @@ class VersionMethods:
             expect=_expected(request),
         )
         await self._manager.refresh()
-        return pb.DeleteTagResponse(previous_version=str(previous))
+        return pb.DeleteTagResponse(previous_version=str(previous), answers=self._answers_of(request.model))
+
+    def _answers_of(self, model: str) -> traffic_pb2.Answers:
+        return answers_message(self._releases.answers(model))
 
 
 def _expected(request: pb.SetTagRequest | pb.DeleteTagRequest) -> str | None:

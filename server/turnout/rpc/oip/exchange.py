@@ -1,14 +1,18 @@
 """ModelInfer messages to the data plane's values and back."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from turnout.oip import exchange
 from turnout.rpc.codec import new_request_id
 from turnout.rpc.oip.codec import decode_inputs, encode_outputs
 from turnout.rpc.oip.parameters import plain, wanted_outputs
 from turnout.serving.inference import InferenceRequest, InferenceResult
-from turnout_proto.oip.inference_pb2 import ModelInferRequest, ModelInferResponse
+from turnout.serving.limits import InputLimits
+from turnout_proto.oip.inference_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
+
+FINAL = "triton_final_response"
+"""Every request has one answer, so every answer is its request's last."""
 
 
 def envelope(message: ModelInferRequest, remaining: float | None) -> InferenceRequest:
@@ -31,22 +35,72 @@ def envelope(message: ModelInferRequest, remaining: float | None) -> InferenceRe
     )
 
 
-def fill(call: InferenceRequest, message: ModelInferRequest) -> Mapping[str, int]:
-    """Puts the rest of a request into `call`.
+class InferExchange:
+    """One ModelInferRequest and its answer.
 
-    Returns:
-        For each output that is to be classified, how many of its highest values are wanted.
-
-    Raises:
-        InvalidRequest, InvalidTensor: A field is not what the protocol says it is.
-        Unsupported: The request needs shared memory or a sequence.
+    Attributes:
+        costly: Whether outputs are to be classified, which sorts and spells them.
     """
-    inputs = decode_inputs(message)
-    return exchange.fill(call, message.id, inputs, wanted_outputs(message.outputs), plain(message.parameters))
+
+    __slots__ = ("_classes", "_limits", "_message", "_prefer", "costly")
+
+    def __init__(
+        self, message: ModelInferRequest, limits: InputLimits, prefer: Callable[[InferenceRequest], None] | None = None
+    ) -> None:
+        """Prepares.
+
+        Args:
+            message: The request.
+            limits: On what it may hold.
+            prefer: Has a call routed as its metadata asks; None where that says nothing.
+        """
+        self._message = message
+        self._limits = limits
+        self._prefer = prefer
+        self._classes: Mapping[str, int] = {}
+        self.costly = False
+
+    def decode(self, call: InferenceRequest) -> None:
+        """Puts the rest of a request into `call`.
+
+        Raises:
+            InvalidRequest, InvalidTensor: A field is not what the protocol says it is, or beyond the limits.
+            Unsupported: The request needs shared memory or a sequence.
+        """
+        message, limits = self._message, self._limits
+        inputs = decode_inputs(message, limits)
+        outputs = wanted_outputs(message.outputs, limits)
+        self._classes = exchange.fill(call, message.id, inputs, outputs, plain(message.parameters), limits)
+        self.costly = bool(self._classes)
+        if self._prefer is not None:
+            self._prefer(call)
+
+    def encode(self, call: InferenceRequest, result: InferenceResult) -> bytes:
+        """Returns the answer, serialised."""
+        response = ModelInferResponse()
+        answer(response, self._message, result, self._classes, self._limits)
+        return response.SerializeToString()
+
+
+class StreamInferExchange(InferExchange):
+    """One ModelInferRequest of a stream and its answer."""
+
+    __slots__ = ()
+
+    def encode(self, call: InferenceRequest, result: InferenceResult) -> bytes:
+        """Returns the answer, serialised."""
+        response = ModelStreamInferResponse()
+        answer(response.infer_response, self._message, result, self._classes, self._limits)
+        response.infer_response.parameters[FINAL].bool_param = True
+        return response.SerializeToString()
 
 
 def answer(
-    response: ModelInferResponse, message: ModelInferRequest, result: InferenceResult, classes: Mapping[str, int]
+    response: ModelInferResponse,
+    message: ModelInferRequest,
+    result: InferenceResult,
+    classes: Mapping[str, int],
+    limits: InputLimits,
 ) -> None:
     """Puts the answer to `message` into `response`.
 
@@ -54,10 +108,11 @@ def answer(
         response: Empty.
         message: The request.
         result: What the data plane answered.
-        classes: As `fill` returned them.
+        classes: For each output that is to be classified, how many of its highest values are wanted.
+        limits: On the strings that classification makes.
 
     Raises:
-        InvalidRequest: An output that is to be classified holds no numbers.
+        InvalidRequest: An output that is to be classified holds no numbers, or asks for too many.
     """
     route = result.route
     response.model_name = message.model_name
@@ -69,4 +124,4 @@ def answer(
             parameters[key].uint64_param = value
         else:
             parameters[key].string_param = value
-    encode_outputs(response, exchange.answered(result, classes))
+    encode_outputs(response, exchange.answered(result, classes, limits))

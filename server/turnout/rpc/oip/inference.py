@@ -1,42 +1,63 @@
 """ModelInfer and ModelStreamInfer: decode, hand to the data plane, encode."""
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import grpc
 
-from turnout.errors import Draining, ModelFailure, TurnoutError
+from turnout.errors import Draining, InvalidRequest, TurnoutError
 from turnout.routing.preferences import Pairs, PreferenceReader, Preferences, peer_host
-from turnout.rpc.codec import trailing_metadata
-from turnout.rpc.errors import abort, to_status
-from turnout.rpc.malformed import Malformed, refusal
-from turnout.rpc.oip.exchange import answer, envelope, fill
+from turnout.rpc.codec import new_request_id, trailing_metadata
+from turnout.rpc.errors import abort, code_name, to_status
+from turnout.rpc.guard import Guard
+from turnout.rpc.oip.exchange import FINAL, InferExchange, StreamInferExchange, envelope
+from turnout.rpc.reading import Unparsed
 from turnout.rpc.tracing import cancelled_with, end
 from turnout.serving.inference import Inference, InferenceRequest, InferenceResult
 from turnout.telemetry.tracing.context import SpanContext, read
 from turnout.telemetry.tracing.trace import Operation, Trace, current
 from turnout.telemetry.tracing.tracer import Tracer
-from turnout_proto.oip.inference_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
+from turnout_proto.oip.inference_pb2 import ModelInferRequest, ModelStreamInferResponse
 
-Context = grpc.aio.ServicerContext[ModelInferRequest, ModelInferResponse]
-StreamContext = grpc.aio.ServicerContext[ModelInferRequest, ModelStreamInferResponse]
+Context = grpc.aio.ServicerContext[Any, Any]
 
-_LOG = logging.getLogger(__name__)
+SERVICE_NAME = "inference.GRPCInferenceService"
+"""What clients call. The messages go by our own package's name: a process can hold them beside a client's own."""
 
-_REQUEST = "inference.ModelInferRequest"
+_STREAM_OPERATION = Operation.rpc(SERVICE_NAME, "ModelStreamInfer")
 
-_STREAM_OPERATION = Operation.rpc("inference.GRPCInferenceService", "ModelStreamInfer")
+_SHOWN_BYTES = 1024
+"""Characters of a refused request's own names that its answer repeats."""
 
-_FINAL = "triton_final_response"
-"""Every request has one answer, so every answer is its request's last."""
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An answer that tells an error.
+
+    Attributes:
+        answer: Serialised.
+        error: What it tells.
+    """
+
+    answer: bytes
+    error: TurnoutError
+
+
+Outcome: TypeAlias = bytes | Refused
 
 
 class InferenceMethods:
     """Runs requests."""
 
     def __init__(
-        self, inference: Inference, preferences: PreferenceReader, max_stream_items: int, tracer: Tracer | None = None
+        self,
+        inference: Inference,
+        preferences: PreferenceReader,
+        max_stream_items: int,
+        guard: Guard,
+        tracer: Tracer | None = None,
     ) -> None:
         """Prepares.
 
@@ -44,47 +65,41 @@ class InferenceMethods:
             inference: The data plane.
             preferences: Reads what a call's metadata asks for.
             max_stream_items: Most requests under way on one stream; reading from it waits beyond that.
+            guard: Wraps the methods.
             tracer: Traces requests; None where tracing is off.
         """
         self._inference = inference
         self._preferences = preferences
         self._max_stream_items = max_stream_items
+        self._guard = guard
+        self._limits = guard.limits
+        self._reader = guard.reader(ModelInferRequest)
         self._tracer = tracer
 
-    async def model_infer(
-        self, message: ModelInferRequest | Malformed, context: Context, metadata: Pairs = ()
-    ) -> ModelInferResponse:
+    async def model_infer(self, message: ModelInferRequest | Unparsed, context: Context, metadata: Pairs = ()) -> bytes:
         """Answers one request."""
-        if isinstance(message, Malformed):
-            await abort(context, refusal(_REQUEST))
+        heavy = False
+        if isinstance(message, Unparsed):
+            try:
+                message, heavy = await self._reader.read(message)
+            except InvalidRequest as error:
+                self._inference.refuse(InferenceRequest("", "", {}, request_id=new_request_id()), error)
+                raise
         call = envelope(message, context.time_remaining())
         try:
-            try:
-                classes = fill(call, message)
-                if metadata:
-                    self._preferences.read(metadata, lambda: peer_host(context.peer())).apply(call)
-            except TurnoutError as error:
-                self._inference.refuse(call, error)
-                raise
-            result = self._inference.infer_now(call) or await self._inference.infer(call)
-            context.set_trailing_metadata(trailing_metadata(result.route))
-            response = ModelInferResponse()
-            answer(response, message, result, classes)
-            return response
+            prefer = self._preferences.preferring(metadata, lambda: peer_host(context.peer())) if metadata else None
+            exchange = InferExchange(message, self._limits, prefer)
+            answer = self._guard.sized(await self._inference.answer(call, exchange, heavy=heavy))
+            if call.route is not None:
+                context.set_trailing_metadata(trailing_metadata(call.route))
+            return answer
         except TurnoutError as error:
             await abort(context, error, call.request_id)
-        except Exception as error:  # noqa: BLE001 - grpcio would tell the client the exception's own words
-            await abort(context, unexpected(error), call.request_id)
 
-    async def model_stream_infer(
-        self, messages: AsyncIterator[ModelInferRequest | Malformed], context: StreamContext
-    ) -> None:
+    async def model_stream_infer(self, messages: AsyncIterator[ModelInferRequest | Unparsed], context: Context) -> None:
         """Answers the requests of one stream, in their order."""
-        try:
-            preferences = self._preferences.read(context.invocation_metadata() or (), lambda: peer_host(context.peer()))
-        except TurnoutError as error:
-            await abort(context, error)
-        stream = self._inference, preferences, context, self._max_stream_items
+        preferences = self._preferences.read(context.invocation_metadata() or (), lambda: peer_host(context.peer()))
+        stream = self._inference, preferences, context, self._max_stream_items, self._guard
         if self._tracer is None:
             await OrderedStream(*stream).run(messages)
         else:
@@ -100,15 +115,19 @@ class OrderedStream:
     Triton keeps that order for models with one answer a request, and its clients rely on it where they set no ids.
     """
 
-    def __init__(self, inference: Inference, preferences: Preferences, context: StreamContext, max_items: int) -> None:
+    def __init__(
+        self, inference: Inference, preferences: Preferences, context: Context, max_items: int, guard: Guard
+    ) -> None:
+        self._guard = guard
+        self._reader = guard.reader(ModelInferRequest)
         self._inference = inference
         self._preferences = preferences
         self._context = context
         self._room = asyncio.Semaphore(max_items)
-        self._oldest: asyncio.Queue[asyncio.Task[ModelStreamInferResponse] | ModelStreamInferResponse | None]
+        self._oldest: asyncio.Queue[asyncio.Task[Outcome] | Outcome | None]
         self._oldest = asyncio.Queue()
 
-    async def run(self, messages: AsyncIterator[ModelInferRequest | Malformed]) -> None:
+    async def run(self, messages: AsyncIterator[ModelInferRequest | Unparsed]) -> None:
         """Reads until the client half-closes or the server drains, then finishes what is under way.
 
         A broken stream cancels all that is under way. A drained one ends with UNAVAILABLE, which sends its client to
@@ -127,50 +146,61 @@ class OrderedStream:
         if drained:
             await abort(self._context, Draining("the server is stopping", retry_after=1.0))
 
-    async def _read(self, messages: AsyncIterator[ModelInferRequest | Malformed], group: asyncio.TaskGroup) -> None:
+    async def _read(self, messages: AsyncIterator[ModelInferRequest | Unparsed], group: asyncio.TaskGroup) -> None:
         async for message in messages:
             await self._room.acquire()
-            self._oldest.put_nowait(_unreadable() if isinstance(message, Malformed) else self._begin(message, group))
+            self._oldest.put_nowait(await self._take(message, group))
 
     async def _write(self) -> None:
         while (item := await self._oldest.get()) is not None:
-            await self._context.write(await item if isinstance(item, asyncio.Task) else item)
+            outcome = await item if isinstance(item, asyncio.Task) else item
+            await self._context.write(outcome.answer if isinstance(outcome, Refused) else outcome)
             self._room.release()
 
+    async def _take(
+        self, message: ModelInferRequest | Unparsed, group: asyncio.TaskGroup
+    ) -> asyncio.Task[Outcome] | Outcome:
+        heavy = False
+        if isinstance(message, Unparsed):
+            try:
+                message, heavy = await self._reader.read(message)
+            except InvalidRequest as error:
+                self._guard.note(SERVICE_NAME, error)
+                call = InferenceRequest("", "", {}, request_id=new_request_id())
+                self._inference.refuse(call, error)
+                return _refused(ModelInferRequest(), call, error)
+        return self._begin(message, group, heavy=heavy)
+
     def _begin(
-        self, message: ModelInferRequest, group: asyncio.TaskGroup
-    ) -> asyncio.Task[ModelStreamInferResponse] | ModelStreamInferResponse:
+        self, message: ModelInferRequest, group: asyncio.TaskGroup, *, heavy: bool
+    ) -> asyncio.Task[Outcome] | Outcome:
         """Answers at once where that is possible, else starts a task that will."""
         call = envelope(message, self._context.time_remaining())
-        try:
-            classes = self._fill(call, message)
-            result = self._inference.infer_now(call)
-            if result is not None:
-                return _answered(message, result, classes)
-        except TurnoutError as error:
-            return _failed(message, call, error)
-        except Exception as error:  # noqa: BLE001 - an item's trouble is its own answer, never the stream's end
-            return _failed(message, call, unexpected(error))
-        return group.create_task(self._infer(message, call, classes))
-
-    def _fill(self, call: InferenceRequest, message: ModelInferRequest) -> Mapping[str, int]:
-        try:
-            classes = fill(call, message)
-        except TurnoutError as error:
-            self._inference.refuse(call, error)
-            raise
-        self._preferences.apply(call)
-        return classes
+        exchange = StreamInferExchange(message, self._guard.limits, self._preferences.apply)
+        result = None
+        if not heavy:
+            try:
+                result = self._inference.begin(call, exchange)
+                if result is not None and result.light and not exchange.costly:
+                    return self._guard.sized(self._inference.encoded(call, result, exchange))
+            except TurnoutError as error:
+                return _refused(message, call, error)
+        return group.create_task(self._infer(message, call, result, exchange, heavy))
 
     async def _infer(
-        self, message: ModelInferRequest, call: InferenceRequest, classes: Mapping[str, int]
-    ) -> ModelStreamInferResponse:
+        self,
+        message: ModelInferRequest,
+        call: InferenceRequest,
+        result: InferenceResult | None,
+        exchange: StreamInferExchange,
+        heavy: bool,
+    ) -> Outcome:
         try:
-            return _answered(message, await self._inference.infer(call), classes)
+            if heavy:
+                await self._inference.decode_in_thread(call, exchange)
+            return self._guard.sized(await self._inference.finish(call, result, exchange))
         except TurnoutError as error:
-            return _failed(message, call, error)
-        except Exception as error:  # noqa: BLE001 - as above
-            return _failed(message, call, unexpected(error))
+            return _refused(message, call, error)
 
 
 class TracedOrderedStream(OrderedStream):
@@ -180,24 +210,25 @@ class TracedOrderedStream(OrderedStream):
         self,
         inference: Inference,
         preferences: Preferences,
-        context: StreamContext,
+        context: Context,
         max_items: int,
+        guard: Guard,
         tracer: Tracer,
         parent: SpanContext | None,
     ) -> None:
-        super().__init__(inference, preferences, context, max_items)
+        super().__init__(inference, preferences, context, max_items, guard)
         self._tracer = tracer
         self._parent = parent
 
     def _begin(
-        self, message: ModelInferRequest, group: asyncio.TaskGroup
-    ) -> asyncio.Task[ModelStreamInferResponse] | ModelStreamInferResponse:
+        self, message: ModelInferRequest, group: asyncio.TaskGroup, *, heavy: bool
+    ) -> asyncio.Task[Outcome] | Outcome:
         trace = self._tracer.begin(_STREAM_OPERATION, self._parent)
         if trace is None:
-            return super()._begin(message, group)
+            return super()._begin(message, group, heavy=heavy)
         token = current.set(trace)
         try:
-            item = super()._begin(message, group)
+            item = super()._begin(message, group, heavy=heavy)
         finally:
             current.reset(token)
         if not isinstance(item, asyncio.Task):
@@ -205,49 +236,35 @@ class TracedOrderedStream(OrderedStream):
         return item
 
     async def _infer(
-        self, message: ModelInferRequest, call: InferenceRequest, classes: Mapping[str, int]
-    ) -> ModelStreamInferResponse:
+        self,
+        message: ModelInferRequest,
+        call: InferenceRequest,
+        result: InferenceResult | None,
+        exchange: StreamInferExchange,
+        heavy: bool,
+    ) -> Outcome:
         trace = current.get()
         if trace is None:
-            return await super()._infer(message, call, classes)
+            return await super()._infer(message, call, result, exchange, heavy)
         with cancelled_with(trace):
-            response = await super()._infer(message, call, classes)
-        _end(trace, response)
-        return response
+            outcome = await super()._infer(message, call, result, exchange, heavy)
+        _end(trace, outcome)
+        return outcome
 
 
-def _end(trace: Trace, response: ModelStreamInferResponse) -> None:
-    """Ends a request's trace; its answer has no status code, but the data plane noted one."""
-    if response.error_message:
-        end(trace, trace.code or "INTERNAL", response.error_message)
+def _end(trace: Trace, outcome: Outcome) -> None:
+    """Ends a request's trace; its answer has no status code, but the error that it tells has one."""
+    if isinstance(outcome, Refused):
+        end(trace, code_name(outcome.error), outcome.error.message)
     else:
         end(trace)
 
 
-def unexpected(error: Exception) -> ModelFailure:
-    """Logs an error that nobody foresaw, and returns what a client may know of it."""
-    _LOG.error("unexpected error", exc_info=error)
-    return ModelFailure(f"the request failed ({type(error).__name__})")
-
-
-def _unreadable() -> ModelStreamInferResponse:
-    return ModelStreamInferResponse(error_message=refusal(_REQUEST).message)
-
-
-def _answered(
-    message: ModelInferRequest, result: InferenceResult, classes: Mapping[str, int]
-) -> ModelStreamInferResponse:
-    response = ModelStreamInferResponse()
-    answer(response.infer_response, message, result, classes)
-    response.infer_response.parameters[_FINAL].bool_param = True
-    return response
-
-
-def _failed(message: ModelInferRequest, call: InferenceRequest, error: TurnoutError) -> ModelStreamInferResponse:
+def _refused(message: ModelInferRequest, call: InferenceRequest, error: TurnoutError) -> Refused:
     response = ModelStreamInferResponse(error_message=to_status(error, call.request_id).message)
     infer_response = response.infer_response
-    infer_response.id = message.id
-    infer_response.model_name = message.model_name
-    infer_response.model_version = message.model_version
-    infer_response.parameters[_FINAL].bool_param = True
-    return response
+    infer_response.id = message.id[:_SHOWN_BYTES]
+    infer_response.model_name = message.model_name[:_SHOWN_BYTES]
+    infer_response.model_version = message.model_version[:_SHOWN_BYTES]
+    infer_response.parameters[FINAL].bool_param = True
+    return Refused(response.SerializeToString(), error)

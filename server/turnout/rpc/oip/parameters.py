@@ -2,25 +2,37 @@
 
 from collections.abc import Mapping, Sequence
 
-from turnout.oip.parameters import NO_PARAMETERS, Parameters, Value, check_output_count
+from turnout.oip.parameters import NO_PARAMETERS, Parameters, Value, check_parameter_count
+from turnout.serving.limits import InputLimits
 from turnout_proto.oip.inference_pb2 import InferParameter, ModelInferRequest
 
 
-def plain(parameters: Mapping[str, InferParameter]) -> Parameters:
-    """Returns the parameters' values by name; None for one that has none."""
-    return {key: _value(parameters[key]) for key in parameters} if parameters else NO_PARAMETERS
-
-
-def wanted_outputs(
-    outputs: Sequence[ModelInferRequest.InferRequestedOutputTensor],
-) -> Sequence[tuple[str, Parameters]]:
-    """Returns name and parameters of each output that a request asks for.
+def plain(parameters: Mapping[str, InferParameter], field: str = "parameters") -> Parameters:
+    """Returns the parameters' values by name; None for one that has none.
 
     Raises:
         InvalidRequest: There are too many.
     """
-    check_output_count(len(outputs))
-    return [(output.name, plain(output.parameters)) for output in outputs]
+    if not parameters:
+        return NO_PARAMETERS
+    check_parameter_count(field, len(parameters))
+    return {key: _value(parameters[key]) for key in parameters}
+
+
+def wanted_outputs(
+    outputs: Sequence[ModelInferRequest.InferRequestedOutputTensor], limits: InputLimits
+) -> Sequence[tuple[str, Parameters]]:
+    """Returns name and parameters of each output that a request asks for.
+
+    Raises:
+        InvalidRequest: There are too many, or a name is too long.
+    """
+    limits.check_tensors("outputs", len(outputs))
+    wanted = []
+    for index, output in enumerate(outputs):
+        limits.check_name(f"outputs[{index}].name", output.name)
+        wanted.append((output.name, plain(output.parameters, f"outputs[{index}].parameters")))
+    return wanted
 
 
 def _value(parameter: InferParameter) -> Value:

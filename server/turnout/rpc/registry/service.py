@@ -20,6 +20,7 @@ from turnout.registry.standing import Declarations
 from turnout.registry.trust import Trust
 from turnout.registry.upload import CHUNK
 from turnout.registry.uploads import Uploads
+from turnout.rollout.changes.operations import Operations
 from turnout.routing.declarations import Declarer
 from turnout.rpc.control.calls import Context, check_record, refusing
 from turnout.rpc.errors import abort
@@ -47,6 +48,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         repository: Repository,
         uploads: Uploads,
         declarer: Declarer,
+        operations: Operations,
         declared: Callable[[str], Declarations],
         trust: Callable[[str], Trust],
         refresh: Callable[[], Awaitable[None]],
@@ -57,6 +59,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         self._repository = repository
         self._uploads = uploads
         self._declarer = declarer
+        self._operations = operations
         self._declared = declared
         self._trust = trust
         self._refresh = refresh
@@ -150,7 +153,9 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         result = self._uploads.publish(request.upload_id, publication(request))
         if request.release:
             manifest = result.manifest
-            self._declarer.release(manifest.model, manifest.version, actor=request.actor, reason=request.reason)
+            self._operations.release_published(
+                manifest.model, manifest.version, actor=request.actor, reason=request.reason
+            )
         return result
 
     def _sign(self, request: pb.SignVersionRequest) -> bool:

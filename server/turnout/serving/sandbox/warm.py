@@ -10,7 +10,6 @@ import ctypes
 import gc
 import json
 import os
-import resource
 import selectors
 import shutil
 import signal
@@ -20,8 +19,8 @@ import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from turnout import host
 from turnout.serving import providers, trial_child
-from turnout.serving.priority import step_back
 
 _MAX_MESSAGE = 1 << 16
 _PR_SET_PDEATHSIG = 1
@@ -102,7 +101,7 @@ class _Warm:
         try:
             self._leave(parent)
             if idle:
-                step_back()
+                host.lower_priority()
             trial_child.answer(Path(scratch))
             code = 0
         except BaseException:  # noqa: BLE001 - whatever it is, it must not return into the parent's loop
@@ -150,7 +149,7 @@ class _Warm:
 
 def main() -> None:
     """Listens, and serves."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is what children are for
+    host.write_no_core()  # a crash is what children are for
     providers.start_runtime()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(sys.argv[1])

@@ -3,7 +3,6 @@
 https://opentelemetry.io/docs/specs/otlp/
 """
 
-import asyncio
 import http.client
 import urllib.error
 import urllib.request
@@ -19,6 +18,7 @@ from grpc_status import rpc_status
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from turnout.config import Tracing
+from turnout.threads import Threads
 
 _HTTP_PATH = "/v1/traces"
 _GRPC_METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
@@ -98,14 +98,16 @@ class HttpTransport:
         self._url = base if base.endswith(_HTTP_PATH) else base + _HTTP_PATH
         self._headers = {**headers, "Content-Type": "application/x-protobuf", "User-Agent": "turnout"}
         self._timeout = timeout
+        self._threads = Threads("trace export")
         self._open = urllib.request.build_opener(_Unmoved).open
 
     async def send(self, body: bytes) -> Verdict:
         """Sends an export in a thread, which waits for the network without the interpreter's lock."""
-        return await asyncio.to_thread(self._post, body)
+        return await self._threads.run(self._post, body)
 
     async def close(self) -> None:
-        """Holds nothing between two exports."""
+        """Lets the thread end; it holds nothing else between two exports."""
+        self._threads.shutdown()
 
     def _post(self, body: bytes) -> Verdict:
         request = urllib.request.Request(self._url, body, self._headers)  # noqa: S310 - the settings allow http(s) only

@@ -15,6 +15,7 @@ from turnout.rollout.evidence import Evidence, Metric
 from turnout.rollout.log import RolloutLog
 from turnout.rollout.plan import Plan
 from turnout.rollout.told import rollout_message
+from turnout.threads import Threads
 from turnout.web.report.page import MOST_POINTS, Point, drawing
 from turnout.web.report.replay import Told, ratio_of, worse_and_better
 from turnout_proto.v1 import rollout_pb2 as pb
@@ -102,6 +103,7 @@ class Courses:
 
     def __init__(self, log: RolloutLog) -> None:
         self._log = log
+        self._threads = Threads("console")
         self._kept: OrderedDict[tuple[str, int], Course] = OrderedDict()
 
     @asynccontextmanager
@@ -123,7 +125,7 @@ class Courses:
         async with course.lock:
             try:
                 while ticks := await self._log.ticks(model, attempt, course.after, _TICKS_AT_ONCE):
-                    await asyncio.to_thread(course.take, ticks)
+                    await self._threads.run(course.take, ticks)
                     if len(ticks) < _TICKS_AT_ONCE:
                         break
             except BaseException:

@@ -11,6 +11,7 @@ from turnout.errors import InvalidRequest, NotFound, TurnoutError, Unavailable
 from turnout.registry.names import parse_version
 from turnout.rollout.attempt import Rollout
 from turnout.rollout.controller import Rollouts
+from turnout.rollout.records import UnreadableRollout
 from turnout.routing.applied import Policies
 from turnout.routing.explain import Explainer
 from turnout.routing.shadow.service import Shadows
@@ -98,9 +99,11 @@ class Pages:
         """One model: versions side by side, the traffic split, the last hour, and its rollouts."""
         known = self._model(request)
         history: Sequence[tuple[RolloutRecord, Rollout]] = ()
-        trouble = ""
+        trouble, unread = "", list[str]()
         try:
-            history = await self._rollouts.log.history(known.name, _HISTORY)
+            found = await self._rollouts.log.history(known.name, _HISTORY)
+            history = [(record, rollout) for record, rollout in found if isinstance(rollout, Rollout)]
+            unread = [one.sentence for _, one in found if isinstance(one, UnreadableRollout)]
         except TurnoutError as error:
             trouble = error.message  # all else on the page is known without the state store
         view = self._view(known)
@@ -112,6 +115,7 @@ class Pages:
             model=view,
             history=history,
             trouble=trouble,
+            unread=unread,
             lanes=lanes,
             running=running,
             reach=reach,

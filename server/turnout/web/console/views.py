@@ -152,6 +152,7 @@ def _facts(old: VersionEntry, new: VersionEntry) -> list[tuple[str, str, str]]:
         ("opset", _opset(old), _opset(new)),
         ("IR version", str(old.manifest.ir_version), str(new.manifest.ir_version)),
         ("batching", old.batching or "not loaded", new.batching or "not loaded"),
+        ("isolation", old.isolation or "not loaded", new.isolation or "not loaded"),
         ("standing", str(old.standing), str(new.standing)),
     ]
     before, after = ({f.path: f.digest[:19] for f in entry.manifest.files} for entry in (old, new))

@@ -1,20 +1,21 @@
 """Inference requests over HTTP: read, hand to the data plane, answer."""
 
-import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from turnout.errors import ModelFailure, TurnoutError
+from turnout.errors import TurnoutError
 from turnout.oip.exchange import LOGGED_ID, answered, fill
 from turnout.routing.preferences import PreferenceReader
-from turnout.serving.inference import Inference, InferenceRequest, Route
-from turnout.web.body import read_body
+from turnout.serving.inference import Inference, InferenceRequest, InferenceResult, Route
+from turnout.serving.limits import InputLimits
+from turnout.web.body import Body, receive
 from turnout.web.oip.answers import error_answer, inference_answer
 from turnout.web.oip.requests import (
     HEADER_LENGTH,
+    BinaryWish,
     open_body,
     read_inputs,
     read_outputs,
@@ -22,9 +23,61 @@ from turnout.web.oip.requests import (
     read_wish,
 )
 
-_LOG = logging.getLogger(__name__)
+RouteHeaders = Callable[[Route], Iterable[tuple[str, str]]]
 
 _NOBODY_READS_IT = 499
+
+
+class RestExchange:
+    """One request and its answer.
+
+    Attributes:
+        costly: Whether outputs are to be classified, which sorts and spells them.
+    """
+
+    def __init__(
+        self,
+        body: Body,
+        header_length: str | None,
+        limits: InputLimits,
+        route_headers: RouteHeaders,
+        prefer: Callable[[InferenceRequest], None],
+    ) -> None:
+        """Prepares.
+
+        Args:
+            body: As it came.
+            header_length: Of its JSON, as the header says.
+            limits: On what it may hold.
+            route_headers: Returns the headers that say which version answers, and why.
+            prefer: Has a call routed as its headers ask.
+        """
+        self._body = body
+        self._header_length = header_length
+        self._limits = limits
+        self._route_headers = route_headers
+        self._prefer = prefer
+        self._request_id = ""
+        self._classes: Mapping[str, int] = {}
+        self._wish = BinaryWish({}, False)
+        self.costly = False
+
+    def decode(self, call: InferenceRequest) -> None:
+        """Puts the body into `call`, and how it is to be routed."""
+        body = open_body(self._body.plain(), self._header_length, self._limits)
+        self._request_id = body.request_id
+        call.request_id = body.request_id[:LOGGED_ID] or call.request_id
+        outputs, parameters = read_outputs(body), read_parameters(body)
+        self._wish = read_wish(outputs, parameters)
+        self._classes = fill(call, body.request_id, read_inputs(body), outputs, parameters, self._limits)
+        self.costly = bool(self._classes)
+        self._prefer(call)
+
+    def encode(self, call: InferenceRequest, result: InferenceResult) -> Response:
+        """Returns the answer."""
+        headers = dict(self._route_headers(result.route))
+        outputs = answered(result, self._classes, self._limits)
+        return inference_answer(call, self._request_id, result.route, outputs, self._wish, headers)
 
 
 class InferenceEndpoint:
@@ -35,8 +88,9 @@ class InferenceEndpoint:
         inference: Inference,
         preferences: PreferenceReader,
         new_request_id: Callable[[], str],
-        route_headers: Callable[[Route], Iterable[tuple[str, str]]],
+        route_headers: RouteHeaders,
         max_body_bytes: int,
+        limits: InputLimits,
     ) -> None:
         """Prepares.
 
@@ -46,7 +100,9 @@ class InferenceEndpoint:
             new_request_id: Makes up the name of a request that has none.
             route_headers: Returns the headers that say which version answers, and why.
             max_body_bytes: Largest body.
+            limits: On what requests may hold.
         """
+        self._limits = limits
         self._inference = inference
         self._preferences = preferences
         self._new_request_id = new_request_id
@@ -64,23 +120,16 @@ class InferenceEndpoint:
         )
         try:
             try:
-                body = open_body(await read_body(request, self._max_body_bytes), request.headers.get(HEADER_LENGTH))
-                call.request_id = body.request_id[:LOGGED_ID] or call.request_id
-                outputs, parameters = read_outputs(body), read_parameters(body)
-                wish = read_wish(outputs, parameters)
-                classes = fill(call, body.request_id, read_inputs(body), outputs, parameters)
-                host = request.client.host if request.client is not None else ""
-                self._preferences.read(request.headers.items(), lambda: host).apply(call)
+                body = await receive(request, self._max_body_bytes)
             except TurnoutError as error:
                 self._inference.refuse(call, error)
                 raise
-            result = self._inference.infer_now(call) or await self._inference.infer(call)
-            headers = dict(self._route_headers(result.route))
-            return inference_answer(call, body.request_id, result.route, answered(result, classes), wish, headers)
+            host = request.client.host if request.client is not None else ""
+            prefer = self._preferences.preferring(request.headers.items(), lambda: host)
+            length = request.headers.get(HEADER_LENGTH)
+            exchange = RestExchange(body, length, self._limits, self._route_headers, prefer)
+            return await self._inference.answer(call, exchange, heavy=body.heavy)
         except ClientDisconnect:
             return Response(status_code=_NOBODY_READS_IT)
         except TurnoutError as error:
             return error_answer(error, call.request_id)
-        except Exception as error:  # noqa: BLE001 - a client gets no traceback
-            _LOG.error("unexpected error", exc_info=error)
-            return error_answer(ModelFailure(f"the request failed ({type(error).__name__})"), call.request_id)

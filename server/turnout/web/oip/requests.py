@@ -5,16 +5,16 @@ elements of those inputs that have a `binary_data_size`, in their order.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
-
-import orjson
 
 from turnout.errors import InvalidRequest, InvalidTensor
 from turnout.oip.json_tensors import from_json
-from turnout.oip.parameters import NO_PARAMETERS, Parameters, check_id, check_output_count, whole
-from turnout.oip.tensors import MAX_TENSORS, check_shape, decode_raw, element_type, refuse_shared_memory, repeated
+from turnout.oip.parameters import NO_PARAMETERS, Parameters, check_id, check_parameter_count, whole
+from turnout.oip.tensors import check_shape, decode_raw, element_type, refuse_shared_memory, repeated
+from turnout.serving.limits import DEFAULT_LIMITS, InputLimits
 from turnout.serving.tensor import Array
+from turnout.web.json_body import json_object
 
 HEADER_LENGTH = "inference-header-content-length"
 """Name of the header that tells where the JSON ends and the binary part begins; bytes."""
@@ -23,7 +23,6 @@ BINARY_SIZE = "binary_data_size"
 
 _BINARY = "binary_data"
 _BINARY_OUTPUT = "binary_data_output"
-_MOST_PARAMETERS = 256
 _CARRIER = "inputs[{}] (binary)"
 
 
@@ -35,11 +34,13 @@ class Body:
         request_id: "" for none.
         document: The JSON object.
         binary: What stands behind it.
+        limits: On what it may hold.
     """
 
     request_id: str
     document: Mapping[str, Any]
     binary: bytes
+    limits: InputLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +60,17 @@ class BinaryWish:
         return self.by_output.get(name, self.default)
 
 
-def open_body(body: bytes, header_length: str | None) -> Body:
+def open_body(body: bytes, header_length: str | None, limits: InputLimits = DEFAULT_LIMITS) -> Body:
     """Reads the JSON of a body.
 
     Args:
         body: As it came.
         header_length: The header's value; None where there is none, and the body is all JSON.
+        limits: On what it may hold.
 
     Raises:
-        InvalidRequest: The header is no length within the body, or what should be an object of JSON is none.
+        InvalidRequest: The header is no length within the body, or what should be an object of JSON is none, or beyond
+            the limits.
     """
     end = len(body)
     if header_length is not None:
@@ -76,11 +79,11 @@ def open_body(body: bytes, header_length: str | None) -> Body:
         end = int(header_length)
         if not 0 < end <= len(body):
             raise InvalidRequest.at(f"header {HEADER_LENGTH}", f"expected 1 to {len(body)}, the body's, got {end}")
-    document = _document(body[:end])
+    document = json_object(body[:end], limits, '{"inputs": [...]}')
     request_id = document.get("id", "")
     if not isinstance(request_id, str):
         raise InvalidRequest.at("id", "expected a string")
-    return Body(check_id(request_id), document, body[end:])
+    return Body(check_id(request_id), document, body[end:], limits)
 
 
 def read_inputs(body: Body) -> dict[str, Array]:
@@ -93,8 +96,8 @@ def read_inputs(body: Body) -> dict[str, Array]:
     tensors = _objects(body.document, "inputs")
     if "inputs" not in body.document:
         raise InvalidRequest.at("inputs", "expected a list of tensors")
-    if len(tensors) > MAX_TENSORS:
-        raise InvalidTensor.at("inputs", f"expected at most {MAX_TENSORS}, got {len(tensors)}")
+    limits = strings_left = body.limits
+    limits.check_tensors("inputs", len(tensors))
     inputs: dict[str, Array] = {}
     start = 0
     for index, tensor in enumerate(tensors):
@@ -103,8 +106,9 @@ def read_inputs(body: Body) -> dict[str, Array]:
         name = _text(tensor, "name", index)
         if name in inputs:
             raise repeated(index, name)
+        limits.check_name(f"inputs[{index}].name", name)
         kind = element_type(index, _text(tensor, "datatype", index))
-        shape = _shape(tensor, index)
+        shape = _shape(tensor, index, limits)
         if BINARY_SIZE not in parameters:
             inputs[name] = from_json(index, kind, shape, tensor.get("data"))
             continue
@@ -115,7 +119,9 @@ def read_inputs(body: Body) -> dict[str, Array]:
             left = f"expected 0 to {len(body.binary) - start}, which are left of the body, got {size}"
             raise InvalidTensor.at(f"inputs[{index}].parameters.{BINARY_SIZE}", left)
         # Copied: the bytes of a `bytes` are aligned for any element, while those of the body lie where its JSON ends.
-        inputs[name] = decode_raw(index, kind, shape, body.binary[start : start + size], _CARRIER)
+        inputs[name] = decode_raw(index, kind, shape, body.binary[start : start + size], _CARRIER, strings_left)
+        if not kind.size:
+            strings_left = replace(strings_left, strings=strings_left.strings - inputs[name].size)
         start += size
     if start != len(body.binary):
         raise InvalidRequest.at("body", f"expected {start} bytes behind the JSON, got {len(body.binary)}")
@@ -138,12 +144,13 @@ def read_outputs(body: Body) -> Sequence[tuple[str, Parameters]]:
         InvalidRequest: They are not what the protocol says they are, or too many.
     """
     wanted = _objects(body.document, "outputs")
-    check_output_count(len(wanted))
+    body.limits.check_tensors("outputs", len(wanted))
     outputs: list[tuple[str, Parameters]] = []
     for index, output in enumerate(wanted):
         name = output.get("name")
         if not isinstance(name, str):
             raise InvalidRequest.at(f"outputs[{index}].name", "expected a string")
+        body.limits.check_name(f"outputs[{index}].name", name)
         outputs.append((name, _parameters(output, f"outputs[{index}].parameters")))
     return outputs
 
@@ -163,16 +170,6 @@ def read_wish(outputs: Sequence[tuple[str, Parameters]], parameters: Parameters)
     return BinaryWish(by_output, default)
 
 
-def _document(data: bytes) -> Mapping[str, Any]:
-    try:
-        value = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest.at("body", f"expected JSON in UTF-8: {error.msg} at byte {error.pos}") from None
-    if not isinstance(value, dict):
-        raise InvalidRequest.at("body", 'expected an object: {"inputs": [...]}')
-    return value
-
-
 def _objects(document: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
     values = document.get(key, [])
     if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
@@ -187,8 +184,10 @@ def _text(tensor: Mapping[str, Any], key: str, index: int) -> str:
     return value
 
 
-def _shape(tensor: Mapping[str, Any], index: int) -> tuple[int, ...]:
+def _shape(tensor: Mapping[str, Any], index: int, limits: InputLimits) -> tuple[int, ...]:
     shape = tensor.get("shape")
+    if isinstance(shape, list):
+        limits.check_rank(f"inputs[{index}].shape", len(shape))
     if not isinstance(shape, list) or not all(type(size) is int and -(2**63) <= size < 2**63 for size in shape):
         raise InvalidTensor.at(f"inputs[{index}].shape", "expected a list of whole numbers")
     return check_shape(index, tuple(shape))
@@ -198,8 +197,9 @@ def _parameters(holder: Mapping[str, Any], field: str) -> Parameters:
     parameters = holder.get("parameters")
     if parameters is None:
         return NO_PARAMETERS
-    if not isinstance(parameters, dict) or len(parameters) > _MOST_PARAMETERS:
-        raise InvalidRequest.at(field, f"expected an object of at most {_MOST_PARAMETERS} parameters")
+    if not isinstance(parameters, dict):
+        raise InvalidRequest.at(field, "expected an object")
+    check_parameter_count(field, len(parameters))
     for key, value in parameters.items():
         if not (value is None or isinstance(value, bool | int | float | str)):
             raise InvalidRequest.at(f"{field}.{key[:64]}", "expected true, false, a number or a string")

@@ -1,0 +1,85 @@
+"""Sends broken and twisted messages to every service and route of a server of its own; ends with 1 where one is wrong.
+
+    python benchmarks/fuzz.py [--messages 200000] [--seed 1]
+
+Wrong are INTERNAL, UNKNOWN, DATA_LOSS and 500, a call without an answer, a traceback or an unexpected error in the log,
+a server that ended, and memory that grew by more than 256 MiB after the first tenth. tests/fuzzing.py makes them.
+"""
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+
+import onnx
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from fuzzing import Sender, messages
+from onnx_models import scaled, string_identity
+from processes import ServerProcess, serving
+from servers import publish_all
+from stalls import resident
+
+_IN_FLIGHT = 16
+_MAX_GROWTH_MIB = 256
+_SHOWN = 20
+
+
+async def attack(server: ServerProcess, seed: int, count: int) -> list[str]:
+    """Sends `count` messages; returns what was wrong."""
+    sender = Sender(server.grpc, server.control, server.http)
+    faults: list[str] = []
+    all_messages = islice(messages(seed), count)
+    sent = base = 0
+    start = time.monotonic()
+
+    async def send_some() -> None:
+        nonlocal sent, base
+        for message in all_messages:
+            faults.extend(filter(None, [await sender.send(message)]))
+            sent += 1
+            if sent == count // 10:
+                base = resident(server)
+            if sent % max(count // 20, 1) == 0:
+                took = time.monotonic() - start
+                print(f"{sent:8} sent, {len(faults)} wrong, {sent / took:6.0f}/s, {resident(server)} MiB", flush=True)
+
+    await asyncio.gather(*(send_some() for _ in range(_IN_FLIGHT)))
+    await sender.close()
+    print("answers:", dict(sorted(sender.answers.items(), key=lambda item: -item[1])))
+    if (grown := resident(server) - base) > _MAX_GROWTH_MIB:
+        faults.append(f"memory grew by {grown} MiB")
+    return faults
+
+
+def main() -> int:
+    """Runs what the arguments say; returns the exit code."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--messages", type=int, default=200_000)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        scratch = Path(directory)
+        onnx.save(scaled(2), scratch / "f.onnx")
+        onnx.save(string_identity(), scratch / "s.onnx")
+        publish_all(scratch / "models", {(name, "1.0.0"): scratch / f"{name}.onnx" for name in "fs"})
+        with serving(scratch / "models") as server:
+            faults = asyncio.run(attack(server, arguments.seed, arguments.messages))
+            if server.process.poll() is not None:
+                faults.append(f"the server ended with {server.process.returncode}")
+            lines = server.log.read_text().splitlines()
+    faults += [line for line in lines if "Traceback" in line or '"unexpected error"' in line]
+    longest = max(map(len, lines))
+    print(f"log: {len(lines)} lines, the longest of {longest} characters")
+    for fault in faults[:_SHOWN]:
+        print("WRONG:", fault[:2000])
+    print(f"{arguments.messages} messages of seed {arguments.seed}, {len(faults)} wrong")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

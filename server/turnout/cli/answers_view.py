@@ -1,0 +1,58 @@
+"""Who answers what from now on, as every command that changes it says."""
+
+from typing import Any
+
+from semver import Version
+
+from turnout.routing.answers import Answers, Part, SelectorAnswer, answers_text
+from turnout.routing.policy import UNITS
+from turnout_proto.v1 import prediction_pb2
+from turnout_proto.v1 import traffic_pb2 as pb
+
+
+def read_answers(message: pb.Answers) -> Answers:
+    """Reads what a server told."""
+    return Answers(
+        tuple(
+            SelectorAnswer(
+                one.selector,
+                tuple(
+                    Part(
+                        Version.parse(part.version),
+                        round(part.share * UNITS),
+                        part.role == prediction_pb2.ROLE_CANARY,
+                        part.rollout,
+                    )
+                    for part in one.parts
+                ),
+            )
+            for one in message.selectors
+        ),
+        tuple(message.notes),
+    )
+
+
+def answers_body(answers: Answers) -> dict[str, Any]:
+    """Returns who answers what as JSON values."""
+    return {
+        "plain": _parts(answers.plain),
+        "selectors": {one.selector: _parts(one.parts) for one in answers.selectors if one.selector},
+        "notes": list(answers.notes),
+    }
+
+
+def answers_line(answers: Answers) -> str:
+    """Returns who answers what, on one line; "" where an older server said nothing about it."""
+    return answers_text(answers) if answers.selectors else ""
+
+
+def _parts(parts: tuple[Part, ...]) -> list[dict[str, Any]]:
+    return [
+        {
+            "version": str(part.version),
+            "share": part.weight / UNITS,
+            "role": "canary" if part.canary else "baseline",
+            "rollout": part.rollout or None,
+        }
+        for part in parts
+    ]

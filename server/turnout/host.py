@@ -1,0 +1,206 @@
+"""What the operating system offers. Everything that not every system has is asked for here and nowhere else.
+
+Linux is the platform. On macOS, which is for development, and on any other system what is missing does nothing or
+answers what is known: a lock that cannot be had locks nothing, a limit that cannot be set is not set.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from types import ModuleType
+
+from turnout import cgroups
+
+fcntl: ModuleType | None
+resource: ModuleType | None
+try:
+    import fcntl
+except ModuleNotFoundError:
+    fcntl = None
+try:
+    import resource
+except ModuleNotFoundError:
+    resource = None
+
+_NICENESS = 19
+_PR_SET_PDEATHSIG = 1
+_STATUS = Path("/proc/self/status")
+_STATM = Path("/proc/self/statm")
+_OOM_SCORE_ADJ = Path("/proc/self/oom_score_adj")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+_MEMINFO = Path("/proc/meminfo")
+
+
+def usable_cores() -> float:
+    """Returns the cores that this process may use: those it may run on, or the control groups' quota if less.
+
+    A quota need not be whole: 1.5 is the time of one core and a half.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    scheduled = float(len(affinity(0))) if affinity is not None else float(os.cpu_count() or 1)
+    quota = cgroups.cpu_quota()
+    return scheduled if quota is None else min(scheduled, quota)
+
+
+def whole_cores() -> int:
+    """Returns how many threads can compute at once without being throttled, 1 or more.
+
+    Of a quota of 1.5 that is 1: two would use it up in three quarters of each period, and for the rest of it every
+    thread of the process stands still, the event loop's too.
+    """
+    return max(int(usable_cores()), 1)
+
+
+def memory_limit() -> int:
+    """Returns the most memory that this process may have, in bytes: the machine's, or what the control groups allow; 0
+    where the system does not tell.
+    """
+    limits = [limit for limit in (cgroups.memory_limit(),) if limit is not None]
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return min(limits, default=0)
+
+
+def available_memory() -> int | None:
+    """Returns the memory that can be had without swapping, in bytes; None where the system does not tell."""
+    try:
+        lines = _MEMINFO.read_text().splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable:"))
+        return int(line.split()[1]) * 1024
+    except (OSError, ValueError, StopIteration, IndexError):
+        return None
+
+
+def resident_bytes() -> int:
+    """Returns the resident set of this process, in bytes; its peak where only that is told, 0 where nothing is."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    if resource is not None and sys.platform == "darwin":
+        return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return 0
+
+
+def private_bytes(pid: int) -> int:
+    """Returns the resident memory that process `pid` shares with no other, in bytes; 0 where the system does not tell.
+
+    Libraries and mapped weights are left out: a second process that has them mapped costs nothing more.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/statm").read_text().split()
+        return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def reset_peak() -> int:
+    """Forgets the most memory that this process ever held, and returns what it holds now, in bytes."""
+    with contextlib.suppress(OSError):
+        _CLEAR_REFS.write_text("5")
+    return resident_bytes()
+
+
+def peak_bytes() -> int:
+    """Returns the most memory that this process held since `reset_peak`, in bytes; what it holds where that is not
+    told.
+    """
+    return _status("VmHWM:") or resident_bytes()
+
+
+def limit_data(more: int) -> None:
+    """Bounds what this process may take from now on, in bytes of private writable memory.
+
+    That is what arenas and tensors are (RLIMIT_DATA). RLIMIT_AS would count what is only reserved as well, and ONNX
+    Runtime reserves far more than it uses.
+    """
+    if resource is not None and (used := _status("VmData:")):
+        resource.setrlimit(resource.RLIMIT_DATA, (used + more, used + more))
+
+
+def write_no_core() -> None:
+    """Has a crash of this process write no core file."""
+    if resource is not None:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def go_first_when_memory_ends() -> None:
+    """Has Linux end this process before the one that started it where memory runs out: that has more to lose."""
+    with contextlib.suppress(OSError):
+        _OOM_SCORE_ADJ.write_text("500")  # of 1,000
+
+
+def lower_priority() -> None:
+    """Lets every other thread of the machine go before the calling one, and before the threads that it starts.
+
+    On Linux policy and niceness belong to a thread. SCHED_IDLE is what makes a waking thread take the core at once: a
+    thread that is only nice keeps it until its slice is over, some 3 ms since Linux 6.6, and p99 shows that. Niceness
+    is set besides, since accounting goes by it. Neither can be taken back without privileges, so this is for threads
+    that do nothing else.
+    """
+    if sys.platform != "linux":
+        return  # elsewhere niceness is the whole process's
+    with contextlib.suppress(OSError, AttributeError):  # not allowed: such threads are only less polite
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+def die_with_parent(parent: int) -> None:
+    """Has this process end when the thread that started it does; exits at once where it is gone.
+
+    Args:
+        parent: Process id of who started it.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it died before that was asked for
+        sys.exit(1)
+
+
+def nameless_file() -> int:
+    """Returns the descriptor of a new, empty file in memory that has no name, so that nothing is left of it.
+
+    On Linux it is a memfd, sealed against shrinking; elsewhere an unlinked temporary file.
+    """
+    if fcntl is not None and hasattr(os, "memfd_create"):
+        memory = os.memfd_create("turnout", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+        return memory
+    descriptor, path = tempfile.mkstemp(prefix="turnout-")
+    os.unlink(path)
+    return descriptor
+
+
+def lock(descriptor: int) -> None:
+    """Waits until nobody else holds the lock of an open file, and holds it until the file is closed."""
+    if fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def try_lock(descriptor: int) -> bool:
+    """Holds the lock of an open file until it is closed; False where somebody else does."""
+    if fcntl is not None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def user_id() -> str:
+    """Returns the number of who runs this process, as text; "" where the system has no such numbers."""
+    getuid = getattr(os, "getuid", None)
+    return "" if getuid is None else str(getuid())
+
+
+def _status(name: str) -> int:
+    """Returns a number of bytes that the system tells of this process; 0 where it does not."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith(name):
+                return int(line.split()[1]) * 1024
+    return 0

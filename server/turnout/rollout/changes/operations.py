@@ -1,0 +1,301 @@
+"""Has changes of who answers decided by what the state store holds, and records all of each in one transaction.
+
+Blocking; safe to use from several threads. A running server follows as it follows any change made elsewhere.
+"""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from semver import Version
+
+from turnout.errors import ChangeRefused, Conflict, ModelNotFound, Unsupported
+from turnout.registry.repository import Repository
+from turnout.registry.signature import Signature
+from turnout.rollout.changes.release import release, withdraw
+from turnout.rollout.changes.rollback import rollback
+from turnout.rollout.changes.situation import Ending, Outcome, Situation
+from turnout.rollout.records import UnreadableRollout, split_records
+from turnout.routing.answers import Answers
+from turnout.routing.policy import PolicyState
+from turnout.routing.rollback import HistoryEntry, answered, rollback_targets
+from turnout.routing.slots import SALT_BYTES
+from turnout.routing.traffic import readable
+from turnout.state.decision import ModelChange, ModelView
+from turnout.state.policies import PolicyRecord
+from turnout.state.rollouts import Note, RolloutRecord, RolloutWrite
+from turnout.state.store import StateStore
+
+Trouble = Callable[[Version], str]
+"""Says why a version cannot answer; "" where it can, or where nobody knows here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a change came to.
+
+    Attributes:
+        sentence: What was done, for people.
+        changed: Whether anything was.
+        answers: Who answers what from now on.
+        baseline: The version that plain requests get from now on, canaries aside; None for none.
+        epoch: Of the policy from now on; 0 where there never was one.
+        endings: Rollouts that ended by it.
+    """
+
+    sentence: str
+    changed: bool
+    answers: Answers
+    baseline: Version | None
+    epoch: int
+    endings: tuple[Ending, ...] = ()
+
+
+class Operations:
+    """Releases, takes releases back, rolls back, and ends what cannot be read."""
+
+    def __init__(self, repository: Repository, store: StateStore) -> None:
+        self._repository = repository
+        self._store = store
+
+    def release(
+        self,
+        model: str,
+        version: Version,
+        *,
+        actor: str,
+        reason: str,
+        traffic: bool = True,
+        supersede: bool = False,
+        trouble: Trouble = lambda _: "",
+    ) -> Done:
+        """Declares a version fit for general traffic, and has it answer plain requests if it is higher than what does.
+
+        Args:
+            model: Its model.
+            version: Which.
+            actor: Who asks.
+            reason: Why.
+            traffic: It may come to answer plain requests; else it answers ranges and `latest` alone.
+            supersede: Rollouts that are in the way end.
+            trouble: Says why the version cannot answer.
+
+        Raises:
+            ModelNotFound, VersionNotFound: It does not exist.
+            ChangeRefused: Something is in the way; the message says what, and the ways out.
+            InvalidRequest: It is yanked.
+            Unavailable: The state store does not answer.
+        """
+        exact = self._repository.find(model, version).manifest.version
+        salt = secrets.token_bytes(SALT_BYTES)
+
+        def decide(situation: Situation, epoch: int) -> Outcome:
+            return release(situation, exact, salt, traffic=traffic, supersede=supersede, actor=actor, reason=reason)
+
+        return self._decide(model, decide, actor, reason, trouble, strict=True)
+
+    def release_published(self, model: str, version: Version, *, actor: str, reason: str) -> Done:
+        """Releases what was just published. Raises as `release`; the message says that the version exists."""
+        try:
+            return self.release(model, version, actor=actor, reason=reason)
+        except ChangeRefused as error:
+            raise ChangeRefused(f"{model} {version} is published; {error.message}") from error
+
+    def withdraw(self, model: str, version: Version, *, actor: str, reason: str) -> Done:
+        """Takes a release back: the version is a candidate again. Raises as `release`."""
+        exact = self._repository.find(model, version).manifest.version
+        return self._decide(model, lambda situation, _: withdraw(situation, exact), actor, reason, strict=True)
+
+    def rollback(
+        self,
+        model: str,
+        to: Version | None,
+        *,
+        actor: str,
+        reason: str,
+        keep_released: bool = False,
+        expected_epoch: int | None = None,
+        trouble: Trouble = lambda _: "",
+    ) -> Done:
+        """Gives all of a model's traffic back to a version that had it before, and ends its rollouts.
+
+        Args:
+            model: Its model.
+            to: The version; None for what a rollout goes back to, or the nearest that answered before.
+            actor: Who asks.
+            reason: Why.
+            keep_released: What is gone back from stays released.
+            expected_epoch: That the operator looked at: of the one rollout that runs, or else of the traffic.
+            trouble: Says why a version cannot answer.
+
+        Raises:
+            ModelNotFound: There is no such model.
+            ChangeRefused: There is nothing to go back to, or it cannot answer.
+            Conflict: It has moved since the operator looked at it.
+            Unavailable: The state store does not answer.
+        """
+        salt = secrets.token_bytes(SALT_BYTES)
+
+        def decide(situation: Situation, epoch: int) -> Outcome:
+            _refuse_stale(situation, epoch, expected_epoch)
+            return rollback(situation, to, salt, keep_released=keep_released, actor=actor, reason=reason)
+
+        return self._decide(model, decide, actor, reason, trouble)
+
+    def discard(self, model: str, attempt: int, *, actor: str, reason: str) -> Done:
+        """Ends rollouts that cannot be read, and keeps their documents as they are.
+
+        Args:
+            model: Their model.
+            attempt: Which; 0 for each of them.
+            actor: Who asks.
+            reason: Why.
+
+        Raises:
+            ChangeRefused: There is none.
+            Unavailable: The state store does not answer.
+        """
+
+        def decide(situation: Situation, _: int) -> Outcome:
+            found = tuple(u for u in situation.unreadable if attempt in (0, u.record.attempt))
+            if not found:
+                which = f"{attempt} " if attempt else ""
+                raise ChangeRefused(f"no rollout {which}of {model} that runs is unreadable: abort it without --discard")
+            which = ", ".join(str(one.record.attempt) for one in found)
+            return Outcome(f"attempt {which} of {model} is discarded; its traffic stays as it is", discards=found)
+
+        return self._decide(model, decide, actor, reason)
+
+    def answers(self, model: str) -> Answers:
+        """Returns who answers what, by what the state store holds. Raises as `targets`."""
+        return self._look(model)[0].answers
+
+    def targets(self, model: str) -> tuple[Version, ...]:
+        """Returns the versions that a rollback of a model could go back to, the nearest first.
+
+        Raises:
+            ModelNotFound: There is no such model.
+            Unavailable: The state store does not answer.
+        """
+        situation, _ = self._look(model)
+        return rollback_targets(situation.history, situation.statuses, situation.signatures.keys())
+
+    def _look(self, model: str) -> tuple[Situation, int]:
+        signatures, seen = self._signatures(model), []
+
+        def look(view: ModelView) -> ModelChange:
+            seen.append(_situation(view, signatures, lambda _: ""))
+            return ModelChange()
+
+        self._store.decide(model, look, actor="", reason="")
+        return seen[0]
+
+    def _signatures(self, model: str) -> dict[Version, Signature]:
+        listing = self._repository.scan()
+        found = {one.manifest.version: one.manifest.signature for one in listing.versions(model)}
+        if not found:
+            raise ModelNotFound.named(model, listing.models)
+        return found
+
+    def _decide(
+        self,
+        model: str,
+        decide: Callable[[Situation, int], Outcome],
+        actor: str,
+        reason: str,
+        trouble: Trouble = lambda _: "",
+        *,
+        strict: bool = False,
+    ) -> Done:
+        signatures = self._signatures(model)
+        made: list[tuple[Situation, int, Outcome]] = []
+
+        def make(view: ModelView) -> ModelChange:
+            last = view.policy()
+            if strict and last is not None and readable(last) is None:
+                raise Unsupported(
+                    f"epoch {last.epoch} of the policy of {model} cannot be read by this release of Turnout: "
+                    f"`turnout traffic set {model} --baseline VERSION` or `turnout rollback {model}` replaces it"
+                )
+            situation, epoch = _situation(view, signatures, trouble)
+            outcome = decide(situation, epoch)
+            made.append((situation, epoch, outcome))
+            return _change(outcome, {record.attempt: record for record in view.running()}, actor, reason)
+
+        policy, _ = self._store.decide(model, make, actor=actor, reason=reason)
+        situation, epoch, outcome = made[-1]
+        after = situation.after(outcome)
+        return Done(
+            outcome.sentence,
+            outcome.changes,
+            after.answers,
+            after.answering,
+            epoch if policy is None else policy.epoch,
+            outcome.endings,
+        )
+
+
+def _situation(view: ModelView, signatures: dict[Version, Signature], trouble: Trouble) -> tuple[Situation, int]:
+    """Returns a model as it is, and its policy's epoch."""
+    epochs = view.epochs()
+    states = [(record, state) for record in epochs if (state := readable(record)) is not None]
+    rollouts, unreadable = split_records(view.running())
+    statuses = {v: status for v, status in view.statuses().items() if v in signatures}
+    exact = {v: v for v in signatures}  # with the build metadata that they were published with
+    situation = Situation(
+        view.model,
+        signatures,
+        {exact[v]: status for v, status in statuses.items()},
+        states[0][1] if states else PolicyState(),
+        tuple(sorted(rollouts, key=lambda r: r.attempt)),
+        tuple(unreadable),
+        answered([*map(_policy_entry, states), *_status_entries(view)]),
+        trouble,
+    )
+    return situation, epochs[0].epoch if epochs else 0
+
+
+def _policy_entry(epoch: tuple[PolicyRecord, PolicyState]) -> HistoryEntry:
+    record, state = epoch
+    return HistoryEntry(record.revision, True, baseline=None if state.policy is None else state.policy.baseline)
+
+
+def _status_entries(view: ModelView) -> list[HistoryEntry]:
+    return [HistoryEntry(c.revision, False, version=c.version, status=c.status) for c in view.status_changes()]
+
+
+def _change(outcome: Outcome, records: dict[int, RolloutRecord], actor: str, reason: str) -> ModelChange:
+    """Returns what is to be recorded."""
+    writes = [
+        RolloutWrite(
+            rollout.attempt, records[rollout.attempt].number, str(rollout.state), True, rollout.to_json(),
+            records[rollout.attempt].driver, 0.0, [Note(e.kind, e.text, e.actor) for e in entries],
+        )
+        for rollout, entries in outcome.endings
+    ]  # fmt: skip
+    writes += [_discarded(one, actor, reason) for one in outcome.discards]
+    document = None if outcome.state is None else outcome.state.to_json()
+    return ModelChange(document, outcome.action, outcome.statuses, writes)
+
+
+def _discarded(one: UnreadableRollout, actor: str, reason: str) -> RolloutWrite:
+    record = one.record
+    text = f"ended unread{f': {reason}' if reason else ''}; its document is kept as it is ({one.fault})"
+    note = Note("discarded", text, actor)
+    return RolloutWrite(record.attempt, record.number, "failed", True, None, record.driver, 0.0, [note])
+
+
+def _refuse_stale(situation: Situation, epoch: int, expected: int | None) -> None:
+    """Refuses what was decided on by another epoch than the present one: of the rollout that runs, or of the policy."""
+    if expected is None:
+        return
+    for rollout in situation.rollouts:
+        refuse_stale(rollout.candidate, rollout.epoch, str(rollout.state), expected)
+    if not situation.rollouts and epoch != expected:
+        raise Conflict(f"the policy of {situation.model} is at epoch {epoch} by now, not {expected}; look again")
+
+
+def refuse_stale(candidate: Version, epoch: int, state: str, expected: int | None) -> None:
+    """Refuses what was decided on by another epoch of a rollout than the one it is at."""
+    if expected not in (None, epoch):
+        raise Conflict(f"the rollout of {candidate} is at epoch {epoch} by now ({state}), not {expected}; look again")

@@ -1,0 +1,176 @@
+"""What `turnout release` and `turnout withdraw` do to a model. Pure.
+
+release     the version is released and, if it is higher than what answers plain requests, answers them from now on
+withdraw    the version is a candidate again
+"""
+
+from dataclasses import replace
+
+from semver import Version
+
+from turnout.errors import ChangeRefused, InvalidRequest
+from turnout.registry.compat import refusals
+from turnout.registry.standing import Standing
+from turnout.registry.versions import precedence
+from turnout.rollout.attempt import Rollout, RolloutState
+from turnout.rollout.changes.situation import Ending, Outcome, Situation, running_text
+from turnout.rollout.overrides import end_now
+from turnout.routing.policy import Policy, PolicyState
+from turnout.routing.rollback import default_version
+
+_S = RolloutState
+
+
+def release(
+    situation: Situation, version: Version, salt: bytes, *, traffic: bool, supersede: bool, actor: str, reason: str
+) -> Outcome:
+    """Returns what it comes to that a version is released.
+
+    Args:
+        situation: The model.
+        version: One that exists.
+        salt: As of `PolicyState.with_policy`.
+        traffic: It answers plain requests from now on, if it is higher than what does.
+        supersede: Rollouts that run end, where they are in the way.
+        actor: Who asks.
+        reason: Why.
+
+    Raises:
+        ChangeRefused: Something is in the way; the message says what, and the ways out.
+        InvalidRequest: The version is yanked.
+    """
+    model, before = situation.model, situation.answering
+    if situation.status(version) is Standing.YANKED:
+        raise InvalidRequest.at("version", f"{version} of {model} is yanked, and is never used again")
+    after = _answering(situation, version) if traffic else before
+    moves = after != before
+    keeps = not traffic and situation.state.policy is None and _answering(situation, version) != before
+    if situation.status(version) is Standing.RELEASED and not moves:
+        return Outcome(f"{model} {version} was released before; nothing changed")
+    if why := situation.trouble(version):
+        raise ChangeRefused(f"{version} cannot answer: {why}")
+    if situation.state.frozen:
+        raise ChangeRefused(
+            f"traffic of {model} is frozen, and a release changes who answers: `turnout traffic freeze {model} --off` "
+            "first"
+        )
+    if keeps and before is None:
+        raise ChangeRefused(
+            f"nothing answers plain requests of {model} yet, so that the first release does: leave --no-traffic out"
+        )
+    if moves and (situation.rollouts or situation.unreadable) and not supersede:
+        raise ChangeRefused(_in_the_way(situation, version))
+    endings: tuple[Ending, ...] = ()
+    state = situation.state
+    if moves and supersede:
+        text = f"{version} answers plain requests"
+        why = f"{version} was released{f': {reason}' if reason else ''}"
+        endings = tuple(
+            end_now(r, why, _S.SUPERSEDED, text, kind="superseded", actor=actor) for r in situation.rollouts
+        )
+        state = state_without(state, situation.rollouts, salt)
+    if moves and state.policy is not None:
+        state = _moved(situation, state, version, salt)
+    elif keeps and before is not None:
+        state = state.with_policy(Policy(before), salt)
+    statuses = {version: Standing.RELEASED}
+    for rollout in situation.rollouts if endings else ():
+        if rollout.state is _S.ABORTING and rollout.released and rollout.candidate != version:
+            statuses[rollout.candidate] = Standing.CANDIDATE
+    return Outcome(
+        _said(situation, version, moves=moves),
+        state=None if state == situation.state else state,
+        action="release",
+        statuses=statuses,
+        endings=endings,
+        discards=situation.unreadable if moves and supersede else (),
+    )
+
+
+def withdraw(situation: Situation, version: Version) -> Outcome:
+    """Returns what it comes to that a version's release is taken back.
+
+    Raises:
+        ChangeRefused: It answers plain requests, or a rollout needs it; the message says what to do.
+    """
+    model, policy = situation.model, situation.state.policy
+    if situation.status(version) is not Standing.RELEASED:
+        return Outcome(f"{model} {version} was not released; nothing changed")
+    if policy is not None and policy.baseline == version:
+        raise ChangeRefused(
+            f"{version} is the baseline of {model}: `turnout rollback {model}` goes back from it and takes its release "
+            "back, or release another one first"
+        )
+    for rollout in situation.rollouts:
+        if version in (rollout.candidate, rollout.previous):
+            raise ChangeRefused(
+                f"rollout {rollout.attempt} of {model} needs {version}: `turnout rollout abort {model}` first"
+            )
+    if situation.unreadable:
+        raise ChangeRefused(situation.unreadable[0].sentence)
+    return Outcome(f"{model} {version} is a candidate again", statuses={version: Standing.CANDIDATE})
+
+
+def state_without(state: PolicyState, rollouts: tuple[Rollout, ...], salt: bytes) -> PolicyState:
+    """Returns the policy without what rollouts have in it: their candidates, and the shares of versions before."""
+    if state.policy is None:
+        return state
+    own = {r.candidate for r in rollouts} | {r.previous for r in rollouts if r.promoted or r.state is _S.ABORTING}
+    canaries = tuple(c for c in state.policy.canaries if c.version not in own)
+    shadows = tuple(s for s in state.policy.shadows if s.version not in own)
+    return state.with_policy(_fitting(replace(state.policy, canaries=canaries, shadows=shadows)), salt)
+
+
+def _answering(situation: Situation, version: Version) -> Version | None:
+    """Returns who answers plain requests once `version` is released, and the policy is kept in step."""
+    policy = situation.state.policy
+    if policy is None:
+        return default_version({**situation.statuses, version: Standing.RELEASED})
+    higher = version.prerelease is None and precedence(version) > precedence(policy.baseline)
+    return version if higher else policy.baseline
+
+
+def _moved(situation: Situation, state: PolicyState, version: Version, salt: bytes) -> PolicyState:
+    """Returns the policy with `version` as its baseline; other canaries and shadows keep their shares."""
+    policy = state.policy
+    assert policy is not None
+    canaries = tuple(c for c in policy.canaries if c.version != version)
+    shadows = tuple(s for s in policy.shadows if s.version != version)
+    signature = situation.signatures[version]
+    for part in (*(c.version for c in canaries), *(s.version for s in shadows)):
+        other = situation.signatures.get(part)
+        if other is not None and (reasons := refusals(signature, other)):
+            raise ChangeRefused(
+                f"{part}, which has a part in the traffic of {situation.model}, does not fit the clients of {version} "
+                f"({', '.join(reasons)}): take it out with `turnout traffic set`, or release with --no-traffic"
+            )
+    return state.with_policy(_fitting(replace(policy, baseline=version, canaries=canaries, shadows=shadows)), salt)
+
+
+def _fitting(policy: Policy) -> Policy:
+    """Returns the policy with no twin where there is no canary to compare with it."""
+    return policy if policy.canaries else replace(policy, twin=0)
+
+
+def _in_the_way(situation: Situation, version: Version) -> str:
+    model = situation.model
+    said = (
+        f"{version} of {model} is not released: a rollout runs ({running_text(situation)}), and {version} would take "
+        f"plain requests over from {situation.answering or 'nobody'} meanwhile"
+    )
+    ways = [f"`turnout rollout abort {model}` first"]
+    if situation.unreadable:
+        ways = [f"`turnout rollout abort {model} --discard` first"]
+    if any(rollout.candidate == version for rollout in situation.rollouts):
+        ways.append(f"`turnout rollout promote {model} --full`")
+    ways.append("release with --supersede, which ends the rollout")
+    ways.append("or with --no-traffic, for ranges and `latest` alone")
+    return f"{said}; {', '.join(ways)}"
+
+
+def _said(situation: Situation, version: Version, *, moves: bool) -> str:
+    model, before = situation.model, situation.answering
+    said = f"{model} {version} is released"
+    if moves:
+        return said if before is None else f"{said}, and answers plain requests in place of {before}"
+    return f"{said} for ranges; plain requests stay with {before}" if before is not None else said

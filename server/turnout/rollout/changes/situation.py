@@ -1,0 +1,119 @@
+"""A model as a change of who answers is decided on, and what is decided. Pure."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from semver import Version
+
+from turnout.registry.signature import Signature
+from turnout.registry.standing import Standing
+from turnout.rollout.attempt import PROMOTED, Entry, Rollout, RolloutState
+from turnout.rollout.records import UnreadableRollout
+from turnout.routing.answers import Answers, answers_of
+from turnout.routing.policy import Policy, PolicyState
+from turnout.routing.rollback import default_version
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """One model as it is.
+
+    Attributes:
+        model: Its name.
+        signatures: Of the versions that exist.
+        statuses: Release statuses; a version that is not named is a candidate.
+        state: The policy in force.
+        rollouts: Those that run, the oldest first.
+        unreadable: Those that run and that this release cannot read.
+        history: The versions that answered plain requests, in order, the present one last.
+        trouble: Says why a version cannot answer; "" where it can, or nobody knows here.
+    """
+
+    model: str
+    signatures: Mapping[Version, Signature]
+    statuses: Mapping[Version, Standing]
+    state: PolicyState = field(default_factory=PolicyState)
+    rollouts: tuple[Rollout, ...] = ()
+    unreadable: tuple[UnreadableRollout, ...] = ()
+    history: tuple[Version, ...] = ()
+    trouble: Callable[[Version], str] = lambda _: ""
+
+    @property
+    def answering(self) -> Version | None:
+        """The version that plain requests get, canaries aside; None where nothing is released."""
+        return default_version(self.statuses) if self.state.policy is None else self.state.policy.baseline
+
+    @property
+    def answers(self) -> Answers:
+        """Who answers what."""
+        return situation_answers(self.state.policy, self.statuses, self.rollouts)
+
+    def status(self, version: Version) -> Standing:
+        """Returns a version's release status."""
+        return self.statuses.get(version, Standing.CANDIDATE)
+
+    def after(self, outcome: "Outcome") -> "Situation":
+        """Returns the situation once `outcome` is recorded."""
+        changed = {v: s for v, s in outcome.statuses.items() if self.status(v) is not Standing.YANKED}
+        ended = {rollout.attempt for rollout, _ in outcome.endings}
+        discarded = {one.record.attempt for one in outcome.discards}
+        after = replace(
+            self,
+            statuses={**self.statuses, **changed},
+            state=self.state if outcome.state is None else outcome.state,
+            rollouts=tuple(r for r in self.rollouts if r.attempt not in ended),
+            unreadable=tuple(u for u in self.unreadable if u.record.attempt not in discarded),
+        )
+        now = after.answering
+        if now is None or now in self.history[-1:]:
+            return after
+        return replace(after, history=(*self.history, now))
+
+
+def situation_answers(
+    policy: Policy | None, statuses: Mapping[Version, Standing], rollouts: Iterable[Rollout]
+) -> Answers:
+    """Returns who answers what, with the canaries that rollouts send."""
+    by = {
+        rollout.previous if rollout.state in PROMOTED else rollout.candidate: rollout.attempt
+        for rollout in rollouts
+        if rollout.state is not RolloutState.PENDING
+    }
+    return answers_of(policy, statuses, by)
+
+
+Ending = tuple[Rollout, tuple[Entry, ...]]
+"""A rollout that ends, as it is then, and what is to be told of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a change comes to.
+
+    Attributes:
+        sentence: What was done, for people.
+        state: The policy from now on; None: it stays.
+        action: What is done to the policy, in a word.
+        statuses: Versions that are released from now on, or are candidates again.
+        endings: Rollouts that end, as they are then, with what is to be told of it.
+        discards: Rollouts that cannot be read and end.
+    """
+
+    sentence: str
+    state: PolicyState | None = None
+    action: str = ""
+    statuses: Mapping[Version, Standing] = field(default_factory=dict)
+    endings: tuple[Ending, ...] = ()
+    discards: tuple[UnreadableRollout, ...] = ()
+
+    @property
+    def changes(self) -> bool:
+        """Tells whether there is anything to record."""
+        return bool(self.state is not None or self.statuses or self.endings or self.discards)
+
+
+def running_text(situation: Situation) -> str:
+    """Returns the rollouts that run, in words."""
+    parts = [f"attempt {r.attempt}, {r.candidate} over {r.previous}, {r.state}" for r in situation.rollouts]
+    parts += [f"attempt {u.record.attempt}, which this release cannot read" for u in situation.unreadable]
+    return "; ".join(parts)

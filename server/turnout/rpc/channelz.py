@@ -1,0 +1,60 @@
+"""`grpc.channelz.v1`, as gRPC's core tells it.
+
+grpcio-channelz has a servicer of its own. It ends a call with INTERNAL and the parser's words wherever the core tells a
+field that its messages do not have, as that of 1.85 does; fields that nobody knows are left out here.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from grpc._cython import cygrpc  # type: ignore[attr-defined] # what grpcio-channelz itself calls
+from grpc_channelz.v1 import channelz_pb2 as pb
+from grpc_channelz.v1 import channelz_pb2_grpc
+
+from turnout.errors import NotFound
+
+MessageT = TypeVar("MessageT", bound=Message)
+
+
+class ChannelzServicer(channelz_pb2_grpc.ChannelzServicer):  # type: ignore[misc] # grpc_channelz ships no types
+    """Tells of channels, servers and sockets."""
+
+    async def GetTopChannels(self, request: Any, _: Any) -> Any:  # noqa: N802 - gRPC's
+        """Lists channels."""
+        return _read(pb.GetTopChannelsResponse(), cygrpc.channelz_get_top_channels, request.start_channel_id)
+
+    async def GetServers(self, request: Any, _: Any) -> Any:  # noqa: N802
+        """Lists servers."""
+        return _read(pb.GetServersResponse(), cygrpc.channelz_get_servers, request.start_server_id)
+
+    async def GetServer(self, request: Any, _: Any) -> Any:  # noqa: N802
+        """Describes one server."""
+        return _read(pb.GetServerResponse(), cygrpc.channelz_get_server, request.server_id)
+
+    async def GetServerSockets(self, request: Any, _: Any) -> Any:  # noqa: N802
+        """Lists the sockets of a server."""
+        asked = request.server_id, request.start_socket_id, request.max_results
+        return _read(pb.GetServerSocketsResponse(), cygrpc.channelz_get_server_sockets, *asked)
+
+    async def GetChannel(self, request: Any, _: Any) -> Any:  # noqa: N802
+        """Describes one channel."""
+        return _read(pb.GetChannelResponse(), cygrpc.channelz_get_channel, request.channel_id)
+
+    async def GetSubchannel(self, request: Any, _: Any) -> Any:  # noqa: N802
+        """Describes one subchannel."""
+        return _read(pb.GetSubchannelResponse(), cygrpc.channelz_get_subchannel, request.subchannel_id)
+
+    async def GetSocket(self, request: Any, _: Any) -> Any:  # noqa: N802
+        """Describes one socket."""
+        return _read(pb.GetSocketResponse(), cygrpc.channelz_get_socket, request.socket_id)
+
+
+def _read(message: MessageT, ask: Callable[..., Any], *arguments: int) -> MessageT:
+    """Fills `message` with what the core tells."""
+    try:
+        told = ask(*arguments)
+    except ValueError:
+        raise NotFound("channelz knows nothing by that number") from None
+    return json_format.Parse(told, message, ignore_unknown_fields=True)

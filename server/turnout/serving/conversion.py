@@ -1,0 +1,29 @@
+"""Conversion of large messages, in a thread beside the event loop.
+
+Python code gives the GIL back every 5 ms, single calls into C do not until they end; the limits on what a request may
+hold keep each of those short. There is one thread: more would only take turns on the GIL, and the event loop would have
+to wait for each of them in turn.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class ConversionThread:
+    """Runs conversions one after the other, in the order they came."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "conversion")
+
+    async def run(self, convert: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Returns what `convert` returns. Whoever gives up before its turn came costs nothing."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: convert(*args, **kwargs))
+
+    def close(self) -> None:
+        """Ends the thread; what has not begun is given up."""
+        self._thread.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,21 @@
+"""What keeps a version from being unloaded or withdrawn, and the command that lets go of it. Pure."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """One holder of a version.
+
+    Attributes:
+        what: What the version is to its holder, to be read after "it is".
+        advice: What to do first: commands that work as things stand.
+    """
+
+    what: str
+    advice: str
+
+    @property
+    def sentence(self) -> str:
+        """Both, as half a sentence."""
+        return f"it is {self.what}; {self.advice}"

@@ -1,0 +1,144 @@
+"""The child's side of `turnout.serving.isolation.session`: answers requests that come over a socket.
+
+Run as `python -m turnout.serving.isolation.child PARENT SOCKET REQUESTS ANSWERS`: the parent's process id, and
+descriptors of the socket and the two arenas. The first frame says what to load. It ends when its socket is closed, and
+dies with the thread that started it: Linux sends the signal when that thread ends, not only with its process.
+"""
+
+import json
+import socket
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from turnout import host
+from turnout.errors import MemoryBudgetExceeded, ModelFailure, TurnoutError
+from turnout.registry.signature import Signature
+from turnout.serving import providers
+from turnout.serving.isolation.arena import Arena
+from turnout.serving.isolation.frames import (
+    LENGTH,
+    MAX_ARENA,
+    MAX_FRAME,
+    pack_answer,
+    pack_failure,
+    pack_loaded,
+    unpack_request,
+)
+from turnout.serving.session import Session
+
+
+def main() -> None:
+    """Serves until the socket is closed."""
+    host.die_with_parent(int(sys.argv[1]))
+    host.write_no_core()  # a crash is what this process is for
+    host.go_first_when_memory_ends()
+    _, _, number, requests, answers = sys.argv
+    with socket.socket(fileno=int(number)) as connection:
+        _serve(
+            connection,
+            Arena(int(requests), MAX_ARENA, writable=False),
+            Arena(int(answers), MAX_ARENA, writable=True),
+        )
+
+
+def _serve(connection: socket.socket, requests: Arena, answers: Arena) -> None:
+    job = _receive(connection)
+    if job is None:
+        return
+    try:
+        session = _loaded(json.loads(job))
+    except TurnoutError as error:
+        _send(connection, pack_failure(error))
+        return
+    _send(connection, pack_loaded(session.providers, session.device))
+    while (frame := _receive(connection)) is not None:
+        _send(connection, _answer(session, requests, answers, frame))
+
+
+def _loaded(job: Mapping[str, Any]) -> Session:
+    """Loads what the job names; all that happens then has the priority that the job says.
+
+    Raises:
+        ModelFailure, MemoryBudgetExceeded: ONNX Runtime cannot load it.
+    """
+    if job["priority"] == "low":
+        host.lower_priority()
+    loaded: list[Session] = []
+    failed: list[TurnoutError] = []
+
+    def load() -> None:
+        if job["priority"] == "low_while_loading":
+            host.lower_priority()
+        try:
+            loaded.append(_session(job))
+        except TurnoutError as error:
+            failed.append(error)
+
+    # In a thread of its own, since a thread that has stepped back cannot step forward again.
+    loading = threading.Thread(target=load)
+    loading.start()
+    loading.join()
+    if failed:
+        raise failed[0]
+    if not loaded:
+        raise ModelFailure("it cannot be loaded")
+    return loaded[0]
+
+
+def _session(job: Mapping[str, Any]) -> Session:
+    providers.start_runtime()
+    session = Session(
+        Path(job["model"]),
+        Signature.from_json(job["signature"]),
+        job["providers"],
+        job["device_id"],
+        SimpleNamespace(**job["runtime"]),  # type: ignore[arg-type] # see `turnout.serving.session` on the import
+    )
+    limit = job["memory_limit"]
+    if limit and session.device == "cpu":
+        # Not on a GPU: there the arena has the limit, and CUDA takes host memory for each kernel that is first run.
+        host.limit_data(limit)
+    return session
+
+
+def _answer(session: Session, requests: Arena, answers: Arena, frame: bytes) -> bytes:
+    try:
+        inputs, names = unpack_request(requests, frame)
+        return pack_answer(answers, zip(names, session.run(inputs, names), strict=True))
+    except TurnoutError as error:
+        return pack_failure(error)
+    except MemoryError:
+        return pack_failure(MemoryBudgetExceeded("a memory limit was met"))
+    except Exception as error:  # noqa: BLE001 - one request's trouble is its own answer
+        return pack_failure(ModelFailure(f"the run failed ({type(error).__name__})"))
+
+
+def _receive(connection: socket.socket) -> bytes | None:
+    """Reads a frame; None where the socket was closed."""
+    header = _exactly(connection, LENGTH.size)
+    if header is None:
+        return None
+    (size,) = LENGTH.unpack(header)
+    return _exactly(connection, size) if size <= MAX_FRAME else None
+
+
+def _exactly(connection: socket.socket, size: int) -> bytes | None:
+    data = b""
+    while len(data) < size:
+        part = connection.recv(size - len(data))
+        if not part:
+            return None
+        data += part
+    return data
+
+
+def _send(connection: socket.socket, frame: bytes) -> None:
+    connection.sendall(LENGTH.pack(len(frame)) + frame)
+
+
+if __name__ == "__main__":
+    main()

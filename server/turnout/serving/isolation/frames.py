@@ -1,0 +1,277 @@
+"""What a server and the child process of a version say to each other.
+
+    server   request: what to run, on which tensors ---------------->  child
+             <------------ answer: the outputs' tensors, or why there are none
+
+A frame is a length and that many bytes, over a socket; it holds names, dtypes and shapes. The elements lie in an
+`Arena`, each tensor's at the next multiple of 64 bytes. Strings lie there as their lengths (uint32) and then their
+UTF-8. Nothing is executed of what is read, and every number of it is checked: the other side may be broken.
+"""
+
+import json
+import math
+import mmap
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from turnout import errors
+from turnout.errors import MemoryBudgetExceeded, ModelFailure, TurnoutError, Violation
+from turnout.registry.signature import DataType
+from turnout.serving.isolation.arena import Arena, ArenaBroken, ArenaFull
+from turnout.serving.tensor import NUMPY_DTYPES, Array
+
+LENGTH = struct.Struct("<I")
+MAX_FRAME = 1 << 26
+"""Bytes of a frame."""
+
+MAX_ARENA = 1 << 31
+"""Bytes of the tensors of one request, or of one answer: what protobuf can carry to a client."""
+
+_HEADER = struct.Struct("<BHH")
+_TENSOR = struct.Struct("<BBHQ")
+_NAME = struct.Struct("<H")
+_LOADED, _RUN, _DONE, _FAILED = range(4)
+
+_ALIGNMENT = 64
+"""Bytes: what vectorised kernels like best."""
+
+_MAX_RANK = 64  # NumPy's own
+_MAX_CAUSE = 4000
+
+_CODES: Mapping[Any, int] = {dtype: code for code, dtype in enumerate(NUMPY_DTYPES.values())}
+_DTYPES: Sequence[np.dtype[Any]] = tuple(NUMPY_DTYPES.values())
+_STRING = list(NUMPY_DTYPES).index(DataType.STRING)
+
+
+class FrameError(Exception):
+    """The other side said what makes no sense."""
+
+
+class ChildsCause(Exception):
+    """What an error of the child came from, in its words; for the log, never for a client."""
+
+
+def pack_request(arena: Arena, inputs: Mapping[str, Array], outputs: Sequence[str]) -> bytes:
+    """Returns the frame that asks for a run, and writes its tensors.
+
+    Args:
+        arena: Where the tensors go.
+        inputs: By name.
+        outputs: Names of the outputs wanted.
+
+    Raises:
+        MemoryBudgetExceeded: The inputs are more than the arena may hold.
+    """
+    return (
+        _HEADER.pack(_RUN, len(inputs), len(outputs))
+        + _pack_tensors(arena, inputs.items())
+        + b"".join(_NAME.pack(len(name)) + name for name in (output.encode() for output in outputs))
+    )
+
+
+def unpack_request(arena: Arena, frame: bytes) -> tuple[dict[str, Array], list[str]]:
+    """Returns the inputs by name, as read-only views of the arena, and the names of the outputs wanted.
+
+    Raises:
+        FrameError: It is no request.
+    """
+    reader = _Reader(frame)
+    kind, count, wanted = reader.take(_HEADER)
+    if kind != _RUN:
+        raise FrameError("expected a request")
+    inputs = dict(_unpack_tensors(arena, reader, count, copy=False))
+    return inputs, [reader.text(reader.take(_NAME)[0]) for _ in range(wanted)]
+
+
+def pack_answer(arena: Arena, outputs: Iterable[tuple[str, Array]]) -> bytes:
+    """Returns the frame that answers with `outputs`, and writes their tensors.
+
+    Raises:
+        MemoryBudgetExceeded: They are more than the arena may hold.
+    """
+    named = list(outputs)
+    return _HEADER.pack(_DONE, len(named), 0) + _pack_tensors(arena, named)
+
+
+def pack_failure(error: TurnoutError) -> bytes:
+    """Returns the frame that says why there are no outputs."""
+    body = {
+        "kind": type(error).__name__,
+        "message": error.message,
+        "retry_after": error.retry_after,
+        "violations": [[violation.field, violation.description] for violation in error.violations],
+        "cause": repr(error.__cause__)[:_MAX_CAUSE] if error.__cause__ is not None else "",
+    }
+    return _HEADER.pack(_FAILED, 0, 0) + json.dumps(body).encode()
+
+
+def pack_loaded(providers: Sequence[str], device: str) -> bytes:
+    """Returns the frame that says that the session is loaded, and what it runs on."""
+    return _HEADER.pack(_LOADED, 0, 0) + json.dumps([*providers, device]).encode()
+
+
+def unpack_loaded(frame: bytes) -> tuple[tuple[str, ...], str]:
+    """Returns the execution providers and the device of a session that was loaded.
+
+    Raises:
+        TurnoutError: As loading it did.
+        FrameError: It says neither.
+    """
+    reader = _Reader(frame)
+    kind, _, _ = reader.take(_HEADER)
+    if kind == _FAILED:
+        raise _failure(reader.rest())
+    try:
+        *providers, device = map(str, json.loads(reader.rest()))
+    except (ValueError, TypeError) as error:
+        raise FrameError("expected what the session runs on") from error
+    if kind != _LOADED:
+        raise FrameError("expected what the session runs on")
+    return tuple(providers), device
+
+
+def unpack_answer(arena: Arena, frame: bytes) -> list[Array]:
+    """Returns copies of the outputs, in the order asked for, or raises what the child's run did.
+
+    Raises:
+        TurnoutError: As the child says.
+        FrameError: It is no answer.
+    """
+    reader = _Reader(frame)
+    kind, count, _ = reader.take(_HEADER)
+    if kind == _FAILED:
+        raise _failure(reader.rest())
+    if kind != _DONE:
+        raise FrameError("expected an answer")
+    return [array for _, array in _unpack_tensors(arena, reader, count, copy=True)]
+
+
+def _failure(text: bytes) -> TurnoutError:
+    try:
+        body = json.loads(text)
+        kind = getattr(errors, str(body["kind"]), ModelFailure)
+        if not (isinstance(kind, type) and issubclass(kind, TurnoutError)) or issubclass(kind, ModelFailure):
+            kind = ModelFailure  # its end and its time are judged on this side
+        violations = [Violation(str(field), str(description)) for field, description in body["violations"]]
+        error: TurnoutError = kind(str(body["message"]), violations=violations, retry_after=body["retry_after"])
+        if body["cause"]:
+            error.__cause__ = ChildsCause(str(body["cause"]))
+    except (ValueError, KeyError, TypeError) as broken:
+        raise FrameError("expected an error") from broken
+    return error
+
+
+def _pack_tensors(arena: Arena, tensors: Iterable[tuple[str, Array]]) -> bytes:
+    parts: list[bytes] = []
+    placed: list[tuple[int, Array]] = []
+    end = 0
+    for name, array in tensors:
+        code = _CODES[array.dtype]
+        elements = _packed_strings(array) if code == _STRING else array
+        encoded, shape = name.encode(), array.shape
+        parts.append(_TENSOR.pack(code, len(shape), len(encoded), elements.nbytes))
+        parts.append(struct.pack(f"<{len(shape)}q", *shape))
+        parts.append(encoded)
+        start = -(-end // _ALIGNMENT) * _ALIGNMENT
+        end = start + elements.nbytes
+        placed.append((start, elements))
+    if end:
+        try:
+            memory = arena.room(end)
+        except ArenaFull as error:
+            raise MemoryBudgetExceeded(f"its tensors do not fit the memory that it may share: {error}") from None
+        for start, elements in placed:
+            np.copyto(np.ndarray(elements.shape, elements.dtype, memory, start), elements)
+    return b"".join(parts)
+
+
+def _packed_strings(array: Array) -> Array:
+    texts = [text.encode() for text in array.ravel().tolist()]
+    lengths = np.fromiter(map(len, texts), np.uint32, len(texts))
+    return np.frombuffer(lengths.tobytes() + b"".join(texts), np.uint8)
+
+
+def _unpack_tensors(arena: Arena, reader: "_Reader", count: int, *, copy: bool) -> Iterable[tuple[str, Array]]:
+    end = 0
+    for _ in range(count):
+        code, rank, name_bytes, nbytes = reader.take(_TENSOR)
+        if code >= len(_DTYPES) or rank > _MAX_RANK:
+            raise FrameError("expected a tensor")
+        shape: tuple[int, ...] = reader.take(struct.Struct(f"<{rank}q"))
+        name = reader.text(name_bytes)
+        elements = math.prod(shape)
+        if any(size < 0 for size in shape) or (code != _STRING and nbytes != elements * _DTYPES[code].itemsize):
+            raise FrameError("expected a tensor whose size is that of its shape")
+        start = -(-end // _ALIGNMENT) * _ALIGNMENT
+        end = start + nbytes
+        if nbytes == 0:
+            yield name, _empty(shape, _DTYPES[code])
+            continue
+        try:
+            memory = arena.written(end)
+        except ArenaBroken as error:
+            raise FrameError(f"expected a tensor's elements: {error}") from error
+        if code == _STRING:
+            yield name, _unpacked_strings(memory, start, nbytes, shape, elements)
+        else:
+            view: Array = np.ndarray(shape, _DTYPES[code], memory, start)
+            yield name, view.copy() if copy else view
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    if math.prod(shape):
+        raise FrameError("expected a tensor's elements")
+    try:
+        return np.empty(shape, dtype)
+    except ValueError as error:  # a zero hides a product that NumPy cannot count
+        raise FrameError("expected a shape that memory can hold") from error
+
+
+def _unpacked_strings(memory: mmap.mmap, start: int, nbytes: int, shape: tuple[int, ...], count: int) -> Array:
+    data = memory[start : start + nbytes]
+    if nbytes < 4 * count:
+        raise FrameError("expected the lengths of strings")
+    ends = np.cumsum(np.frombuffer(data, np.uint32, count), dtype=np.int64) + 4 * count
+    if count and ends[-1] != nbytes:
+        raise FrameError("expected strings of these lengths")
+    array: Array = np.empty(count, object)
+    begin = 4 * count
+    try:
+        for index, end in enumerate(ends.tolist()):
+            array[index] = data[begin:end].decode()
+            begin = end
+    except UnicodeDecodeError as error:
+        raise FrameError("expected strings of UTF-8") from error
+    return array.reshape(shape)
+
+
+class _Reader:
+    """Takes a frame apart, from its beginning."""
+
+    def __init__(self, frame: bytes) -> None:
+        self._frame = frame
+        self._at = 0
+
+    def take(self, form: struct.Struct) -> tuple[Any, ...]:
+        try:
+            values = form.unpack_from(self._frame, self._at)
+        except struct.error as error:
+            raise FrameError("the frame ends too soon") from error
+        self._at += form.size
+        return values
+
+    def text(self, size: int) -> str:
+        part = self._frame[self._at : self._at + size]
+        if len(part) < size:
+            raise FrameError("the frame ends too soon")
+        self._at += size
+        try:
+            return part.decode()
+        except UnicodeDecodeError as error:
+            raise FrameError("expected a name of UTF-8") from error
+
+    def rest(self) -> bytes:
+        return self._frame[self._at :]

@@ -1,0 +1,345 @@
+"""The child processes of one version: each runs one request at a time, and one that dies is replaced.
+
+    runner threads:  take a free child -> run -> put it back
+    keeper threads:  start a child -> wait for its end -> back off -> start it again       one thread a child
+
+One child is there from the load on; the others are started when all that are there are busy, up to a bound. Starts of
+one version follow each other, so that a version whose children keep dying costs a core at most.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from turnout.errors import ModelCrashed, ModelTimedOut, NotLoaded, TurnoutError, Unavailable
+from turnout.serving.isolation.backoff import Backoff
+from turnout.serving.isolation.session import ChildGone, GivenUp, IsolatedSession
+from turnout.serving.session import EndableRun
+from turnout.serving.tensor import Array
+
+_LOOK_SECONDS = 0.1
+_START_SECONDS = 600.0
+_TRIAL_SECONDS = 60.0
+"""What one run may take while the version is loaded: proof and warm-up."""
+
+_TRIAL_DEATHS = 3
+"""So many made-up inputs may crash a version while it is loaded; each of them costs a start."""
+
+_PATIENCE_SECONDS = 1.0
+"""How long a request waits for a child to be started again; it is refused where the next start is further off."""
+
+
+@dataclass(slots=True)
+class Supervision:
+    """What the children of a server's versions are watched with.
+
+    Attributes:
+        start_thread: Runs its argument in a new thread of ordinary priority: threads and processes inherit that of
+            the thread that starts them, and it cannot be raised again.
+        died: Told the name of a version, how one of its children ended and the seconds until the next start; called
+            from any thread.
+        pools: Those with children; whatever is left of them is killed when the server ends.
+        ended: The server ends; no pool is opened any more.
+    """
+
+    start_thread: Callable[[Callable[[], None]], None]
+    died: Callable[[str, str, float], None]
+    pools: set["ChildPool"] = field(default_factory=set)
+    ended: bool = False
+
+    def kill(self) -> None:
+        """Ends every child that is left, and has none started any more."""
+        self.ended = True
+        for pool in list(self.pools):
+            pool.kill()
+
+
+class ChildPool(EndableRun):
+    """Runs a version in child processes. Thread-safe.
+
+    Attributes:
+        deaths: Children that ended without being asked to.
+        warm_inputs: One run of these is the first of each child that is started from now on.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        make: Callable[[int, bool], IsolatedSession],
+        processes: int,
+        kill_after: float,
+        supervision: Supervision,
+    ) -> None:
+        """Prepares; no process is started.
+
+        Args:
+            name: Of the version.
+            make: Makes a child without starting it, of its number and whether it is made while the version loads.
+            processes: Most children.
+            kill_after: Seconds after which a run is ended whose requests have all been given up.
+            supervision: Starts the keepers, and is told of deaths.
+        """
+        self._name = name
+        self._make = make
+        self._processes = processes
+        self._kill_after = kill_after
+        self._supervision = supervision
+        self._starting = threading.Lock()  # one start at a time
+        self._changed = threading.Condition()  # guards all that follows
+        self._children: list[IsolatedSession] = []
+        self._free: list[IsolatedSession] = []
+        self._keepers = 0
+        self._failure: TurnoutError | None = None
+        self._serving = False
+        self._closed = False
+        self._backoff = Backoff()
+        self._next_start = 0.0
+        self.deaths = 0
+        self.warm_inputs: tuple[Mapping[str, Array], Sequence[str]] | None = None
+        self.providers: tuple[str, ...] = ()
+        self.device = "cpu"
+        self.device_id = 0
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the children that run."""
+        with self._changed:
+            return [child.pid for child in self._children]
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory that is its children's alone."""
+        with self._changed:
+            children = list(self._children)
+        return sum(child.memory_bytes for child in children)
+
+    def open(self) -> None:
+        """Starts the first child, and waits for it.
+
+        Raises:
+            ModelFailure, MemoryBudgetExceeded: As `IsolatedSession.start`.
+            NotLoaded: The server ends.
+        """
+        self._supervision.pools.add(self)
+        if self._supervision.ended:
+            raise NotLoaded(f"{self._name} is not loaded: the server ends")
+        self._keepers = 1
+        self._supervision.start_thread(lambda: self._keep(0))
+        with self._changed:
+            while not self._children and self._failure is None and not self._closed:
+                self._changed.wait()
+            if self._failure is not None:
+                raise self._failure
+            if self._closed:
+                raise NotLoaded(f"{self._name} is being unloaded")
+            first = self._children[0]
+        self.providers, self.device, self.device_id = first.providers, first.device, first.device_id
+
+    def serve(self, warm_inputs: tuple[Mapping[str, Array], Sequence[str]] | None) -> None:
+        """Says that the version is loaded: more children are started from now on where they are wanted.
+
+        Args:
+            warm_inputs: What each of them runs first, and the outputs wanted; None for nothing.
+        """
+        self.warm_inputs = warm_inputs
+        with self._changed:
+            self._serving = True
+            self._backoff.answered()
+
+    def __call__(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """Runs the model once, on behalf of nobody: while it is loaded.
+
+        Raises:
+            TurnoutError: As `run_unless`; it is ended after a minute, and not begun where it crashed a few times.
+        """
+        if self.deaths >= _TRIAL_DEATHS:
+            raise ModelCrashed(f"it crashed on {self.deaths} inputs: no more are tried")
+        until = time.monotonic() + _TRIAL_SECONDS
+        return self._run(inputs, outputs, lambda: time.monotonic() > until)
+
+    def run_unless(self, inputs: Mapping[str, Array], outputs: Sequence[str], given_up: GivenUp) -> list[Array]:
+        """Runs the model once; waits for a child where none is free.
+
+        Args:
+            inputs: By name.
+            outputs: Names of the outputs wanted.
+            given_up: Tells whether nobody waits any more; the child is killed some time after that.
+
+        Raises:
+            TurnoutError: As `Session.run`.
+            ModelCrashed: The child died.
+            ModelTimedOut: The run was given up.
+            Unavailable: No child runs, and the next start is some way off.
+        """
+        return self._run(inputs, outputs, _Overdue(given_up, self._kill_after), given_up)
+
+    def _run(
+        self,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str],
+        overdue: GivenUp,
+        given_up: GivenUp = lambda: False,
+    ) -> list[Array]:
+        while True:
+            child = self._take(given_up)
+            ended = False
+            try:
+                return child.run(inputs, outputs, overdue)
+            except ChildGone:
+                ended = True  # before it was asked: another answers
+            except (ModelCrashed, ModelTimedOut):
+                ended = True
+                raise
+            finally:
+                if not ended:  # its keeper sees to one that ended
+                    self._put_back(child)
+
+    def kill(self) -> None:
+        """Ends the children, whatever they do, and starts none any more. Runs under way raise ModelCrashed."""
+        with self._changed:
+            self._closed = True
+            children = list(self._children)
+            self._changed.notify_all()
+        for child in children:
+            child.kill()
+
+    def close(self) -> None:
+        """Ends the children and waits until they are gone."""
+        self.kill()
+        with self._changed:
+            while self._keepers:
+                self._changed.wait()
+        self._supervision.pools.discard(self)
+
+    def _take(self, given_up: GivenUp) -> IsolatedSession:
+        with self._changed:
+            while not self._free:
+                if self._failure is not None:
+                    raise self._failure
+                if self._closed:
+                    raise ModelCrashed("its process was ended")
+                if given_up():
+                    raise ModelTimedOut("the run was given up before it began")
+                away = self._next_start - time.monotonic()
+                if not self._children and away > _PATIENCE_SECONDS and self._serving:
+                    raise Unavailable(
+                        f"{self._name} crashed again and again, and is started again in {away:.0f} s",
+                        retry_after=away,
+                    )
+                if self._serving and len(self._children) == self._keepers < self._processes:
+                    self._start_another()  # one after the other, while all that are there stay busy
+                self._changed.wait(_LOOK_SECONDS)
+            return self._free.pop()
+
+    def _start_another(self) -> None:
+        # Called from threads of runners and keepers, which have ordinary priority.
+        number, self._keepers = self._keepers, self._keepers + 1
+        threading.Thread(target=self._keep, args=(number,), name=f"keep-{self._name}-{number}", daemon=True).start()
+
+    def _put_back(self, child: IsolatedSession) -> None:
+        with self._changed:
+            self._backoff.answered()
+            if child in self._children:
+                self._free.append(child)
+                self._changed.notify()
+
+    # What follows runs in the keepers' threads.
+
+    def _keep(self, number: int) -> None:
+        child = self._make(number, not self._serving)
+        try:
+            while self._started(child):
+                with self._changed:
+                    if self._closed:
+                        return
+                    self._children.append(child)
+                    self._free.insert(0, child)  # warm ones first
+                    self._changed.notify_all()
+                how = child.wait()
+                self._ended(child, how)
+        finally:
+            child.close()
+            with self._changed:
+                self._keepers -= 1
+                self._changed.notify_all()
+
+    def _started(self, child: IsolatedSession) -> bool:
+        """Starts a child, as often as it takes; returns False where it shall not be started any more."""
+        while True:
+            with self._starting:
+                if not self._wait_for_start():
+                    return False
+                try:
+                    child.start(lambda: self._closed, timeout=_START_SECONDS)
+                    self._warm(child)
+                    return not self._closed
+                except TurnoutError as error:
+                    if not self._serving:
+                        with self._changed:
+                            self._failure = error
+                            self._changed.notify_all()
+                        return False
+                    if not self._closed:
+                        self._died(f"could not be started: {error.message}")
+
+    def _warm(self, child: IsolatedSession) -> None:
+        """Runs what is to be the first run of a child.
+
+        Raises:
+            ModelCrashed, ModelTimedOut: It did not outlive that.
+        """
+        if self.warm_inputs is None:
+            return
+        until = time.monotonic() + _TRIAL_SECONDS
+        try:
+            child.run(*self.warm_inputs, lambda: self._closed or time.monotonic() > until)
+        except (ModelCrashed, ModelTimedOut):
+            raise
+        except TurnoutError:
+            return  # requests will tell
+
+    def _wait_for_start(self) -> bool:
+        """Waits until the next start is due; returns False where there is to be none."""
+        with self._changed:
+            while not self._closed and (left := self._next_start - time.monotonic()) > 0:
+                self._changed.wait(left)
+            return not self._closed
+
+    def _ended(self, child: IsolatedSession, how: str) -> None:
+        with self._changed:
+            self._children.remove(child)
+            if child in self._free:
+                self._free.remove(child)
+            closed = self._closed
+        if not closed:
+            self._died(how)
+
+    def _died(self, how: str) -> None:
+        with self._changed:
+            self.deaths += 1
+            self._backoff.died()
+            delay = self._backoff.delay if self._serving else 0.0
+            self._next_start = time.monotonic() + delay
+            if self._serving and not self._closed and self._keepers < min(2, self._processes):
+                self._start_another()  # what crashes once may again: one should be left then
+            self._changed.notify_all()
+        self._supervision.died(self._name, how, delay)
+
+
+class _Overdue:
+    """Tells that a run was given up, and has gone on for too long since."""
+
+    def __init__(self, given_up: GivenUp, seconds: float) -> None:
+        self._given_up = given_up
+        self._seconds = seconds
+        self._since: float | None = None
+
+    def __call__(self) -> bool:
+        if not self._given_up():
+            self._since = None
+            return False
+        now = time.monotonic()
+        if self._since is None:
+            self._since = now
+        return now - self._since >= self._seconds

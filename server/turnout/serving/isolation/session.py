@@ -1,0 +1,326 @@
+"""A session in a child process of its own, so that a native crash, a hang or memory running out ends only the child.
+
+    this process                                             child (`turnout.serving.isolation.child`)
+      run -> tensors into the arena of requests, frame --->  run on views of them
+             copies of the tensors <--- frame, arena of answers
+
+Arenas and frames: `turnout.serving.isolation.frames`. The child can read requests, not write them.
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from turnout.config import Runtime
+from turnout.errors import ModelCrashed, ModelFailure, ModelTimedOut, TurnoutError
+from turnout.host import private_bytes
+from turnout.registry.signature import Signature
+from turnout.serving.isolation.arena import Arena
+from turnout.serving.isolation.frames import (
+    LENGTH,
+    MAX_ARENA,
+    MAX_FRAME,
+    FrameError,
+    pack_request,
+    unpack_answer,
+    unpack_loaded,
+)
+from turnout.serving.tensor import Array
+
+Priority = Literal["ordinary", "low_while_loading", "low"]
+"""Of the child for the processor, as `turnout.host.lower_priority` lowers it."""
+
+GivenUp = Callable[[], bool]
+"""Tells whether nobody waits for a run any more. Called from the thread that runs, some ten times a second."""
+
+_KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "LANG", "PYTHONPATH", "CUDA_VISIBLE_DEVICES")
+_CLOSE_SECONDS = 0.5
+_LOOK_SECONDS = 0.1
+"""How often a run that takes long looks whether anybody still waits."""
+
+
+class ChildGone(ModelCrashed):
+    """The child was not there when it was asked: the request did not reach it, and may be asked of another."""
+
+
+class IsolatedSession:
+    """A session in a child process. Blocking; a lock lets one thread in at a time, but `close` may come from any.
+
+    The thread that calls `start` must live for as long as the child shall.
+
+    Attributes:
+        providers: Execution providers that the child's session really runs on; () before the first start.
+        device: `cpu` or `cuda:N`.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        signature: Signature,
+        providers: Sequence[str],
+        device_id: int,
+        runtime: Runtime,
+        *,
+        memory_limit: int = 0,
+        priority: Priority = "ordinary",
+    ) -> None:
+        """Prepares; no process is started.
+
+        Args:
+            model: The ONNX file; external data is found beside it.
+            signature: Of that model.
+            providers: ONNX Runtime's names, in order of preference.
+            device_id: Of a GPU provider.
+            runtime: The model's settings.
+            memory_limit: Bytes that runs may take beside what loading took, on the CPU (on a GPU
+                `runtime.arena_limit_bytes` bounds them); 0 for no bound.
+            priority: Of the child for the processor.
+        """
+        self._job = {
+            "model": str(model),
+            "signature": signature.to_json(),
+            "providers": list(providers),
+            "device_id": device_id,
+            "runtime": runtime.model_dump(mode="json"),
+            "memory_limit": memory_limit,
+            "priority": priority,
+        }
+        self.providers: tuple[str, ...] = ()
+        self.device = "cpu"
+        self.device_id = device_id
+        self._busy = threading.Lock()
+        self._closed = False
+        self._requests: Arena | None = None
+        self._answers: Arena | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+        self._why = ""  # it was killed from here
+        self._connection: socket.socket | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the child; 0 where there is none."""
+        return 0 if self._child is None else self._child.pid
+
+    @property
+    def alive(self) -> bool:
+        """The child runs."""
+        return self._child is not None and self._child.poll() is None
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory that is the child's alone; 0 where there is no child, or the system does not tell."""
+        return private_bytes(self.pid) if self.alive else 0
+
+    def start(self, given_up: GivenUp = lambda: False, *, timeout: float = 60.0) -> None:
+        """Starts the child and waits until its session is loaded; one that runs is ended first.
+
+        Args:
+            given_up: The start is ended as soon as this tells that nobody wants it.
+            timeout: Seconds that starting and loading may take.
+
+        Raises:
+            ModelFailure: ONNX Runtime cannot load the model.
+            MemoryBudgetExceeded: It does not fit the memory it may take.
+            ModelCrashed: The child died.
+            ModelTimedOut: It was not up in time, or was given up.
+        """
+        deadline = time.monotonic() + timeout
+        with self._busy:
+            if self._closed:
+                raise ModelCrashed("its process was ended")
+            self._end()
+            self._spawn()
+            try:
+                answer = self._exchange(
+                    json.dumps(self._job).encode(), lambda: given_up() or time.monotonic() > deadline
+                )
+                self.providers, self.device = unpack_loaded(answer)
+            except FrameError as error:
+                self._end()
+                raise ModelFailure("its process answered with what is no answer") from error
+            except TurnoutError:
+                self._end()
+                raise
+
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str], given_up: GivenUp) -> list[Array]:
+        """Runs the model once; arguments and answer are those of `Session.run`.
+
+        Args:
+            inputs: By name.
+            outputs: Names of the outputs wanted.
+            given_up: The child is killed as soon as this tells that nobody waits any more.
+
+        Raises:
+            TurnoutError: As `Session.run`; the child lives on.
+            ChildGone: There is no child, or it had died before it was asked.
+            ModelCrashed: The child died.
+            ModelTimedOut: The run was given up.
+        """
+        with self._busy:
+            if self._closed or not self.alive or self._requests is None or self._answers is None:
+                raise ChildGone("its process is not running")
+            try:
+                answer = self._exchange(pack_request(self._requests, inputs, outputs), given_up)
+                return unpack_answer(self._answers, answer)
+            except FrameError as error:
+                self._kill_because("it answered with what is no answer")
+                raise ModelCrashed("its process was ended: it answered with what is no answer") from error
+
+    def wait(self) -> str:
+        """Waits until the child has ended, and returns how: `SIGFPE`, or `exit code 1`. From one thread only."""
+        child, connection = self._child, self._connection
+        assert child is not None
+        if connection is not None:
+            # The socket tells without a look at the clock; waiting for the process itself would keep others from
+            # killing it.
+            poll = select.poll()
+            with contextlib.suppress(OSError, ValueError):  # it was closed meanwhile
+                poll.register(connection.fileno(), 0)
+                poll.poll()
+        code = child.wait()
+        why = f": {self._why}" if self._why else ""
+        return (signal.Signals(-code).name if code < 0 else f"exit code {code}") + why
+
+    def kill(self) -> None:
+        """Kills the child, whatever it does. A run that is under way raises ModelCrashed."""
+        self._kill()
+
+    def close(self) -> None:
+        """Ends the child: asked by the end of its socket, then killed. A run that is under way raises ModelCrashed."""
+        self._closed = True
+        if self._busy.acquire(blocking=False):
+            if self._connection is not None and self._child is not None:
+                with contextlib.suppress(OSError):
+                    self._connection.shutdown(socket.SHUT_RDWR)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._child.wait(_CLOSE_SECONDS)
+        else:  # a run is under way, and it is for nothing: it ends with the child
+            self._kill()
+            self._busy.acquire()
+        try:
+            self._end()
+            for arena in (self._requests, self._answers):
+                if arena is not None:
+                    arena.close()
+        finally:
+            self._busy.release()
+
+    def _spawn(self) -> None:
+        self._why = ""
+        names = [name for name in os.environ if name in _KEPT_ENVIRONMENT or name.startswith(("CUDA", "NVIDIA", "OMP"))]
+        try:
+            self._connection = self._start_child({name: os.environ[name] for name in names})
+        except OSError as error:
+            raise ModelCrashed(f"its process cannot be started ({type(error).__name__})") from error
+
+    def _start_child(self, environment: Mapping[str, str]) -> socket.socket:
+        """Starts the process, and returns the socket to it."""
+        if self._requests is None or self._answers is None:
+            self._requests = Arena.create(MAX_ARENA, writable=True)
+            self._answers = Arena.create(MAX_ARENA, writable=False)
+        ours, theirs = socket.socketpair()
+        requests = -1
+        try:
+            requests = self._requests.read_only()
+            inherited = (theirs.fileno(), requests, self._answers.fd)
+            self._child = subprocess.Popen(  # noqa: S603 - nothing of a client's is in the command
+                [sys.executable, "-m", "turnout.serving.isolation.child", str(os.getpid()), *map(str, inherited)],
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # what native code prints goes to the log's stream
+                env=environment,
+                pass_fds=inherited,
+                # A Ctrl-C for the server is not one for the child: the server ends it in its turn. No session of its
+                # own, since Linux schedules sessions as groups, and priority counts only within one (sched_autogroup).
+                process_group=0,
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            if requests >= 0:
+                os.close(requests)
+        ours.settimeout(_LOOK_SECONDS)
+        return ours
+
+    def _exchange(self, frame: bytes, given_up: GivenUp) -> bytes:
+        """Sends a frame and waits for the answer's."""
+        connection = self._connection
+        if connection is None:
+            raise ChildGone("its process is not running")
+        try:
+            self._send(connection, LENGTH.pack(len(frame)) + frame, given_up)
+            (size,) = LENGTH.unpack(self._receive(connection, LENGTH.size, given_up))
+            if size > MAX_FRAME:
+                raise FrameError("expected a shorter frame")
+            return self._receive(connection, size, given_up)
+        except TimeoutError:
+            self._kill_because("nobody waited for its run any more")
+            raise ModelTimedOut("its process was ended: it took longer than anybody waits") from None
+        except (ConnectionResetError, EOFError):
+            raise ModelCrashed(f"its process died{self._cause()}") from None
+
+    def _send(self, connection: socket.socket, data: bytes, given_up: GivenUp) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                try:
+                    view = view[connection.send(view) :]
+                except TimeoutError:
+                    if given_up():
+                        raise
+        except BrokenPipeError:
+            raise ChildGone(f"its process had died{self._cause()}") from None
+
+    def _receive(self, connection: socket.socket, size: int, given_up: GivenUp) -> bytes:
+        data = b""
+        while len(data) < size:
+            try:
+                part = connection.recv(size - len(data))
+            except TimeoutError:
+                if given_up():
+                    raise
+                continue
+            if not part:
+                raise EOFError
+            data += part
+        return data
+
+    def _cause(self) -> str:
+        """Returns by what the child died, once it has: ` of SIGFPE`."""
+        assert self._child is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = self._child.wait(_CLOSE_SECONDS)
+            return f" of {signal.Signals(-code).name}" if code < 0 else f" with exit code {code}"
+        self._kill()
+        return ""
+
+    def _kill_because(self, why: str) -> None:
+        assert self._child is not None
+        self._why = why
+        self._kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(_CLOSE_SECONDS)
+
+    def _kill(self) -> None:
+        if self._child is not None:
+            self._child.kill()
+
+    def _end(self) -> None:
+        """Kills the child, waits for it and closes its socket."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

@@ -1,0 +1,148 @@
+"""Whether the file of an SQLite state store is still the one that is open, whole and writable.
+
+A process that has the file open goes on reading and writing it after somebody removed or replaced it: changes then
+"succeed" into a file that nobody else sees and that is gone at the next start. So each transaction looks at the names
+on disk before it begins and before it commits.
+
+The file is never opened here but through SQLite: POSIX drops all of a process's locks on a file as soon as the process
+closes any of its descriptors.
+"""
+
+import os
+import sqlite3
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+
+_CHECK_SECONDS = 1.0
+"""Between two checks of the content, at least. One of 20 MB took 60 ms."""
+_CHECK_SHARE = 0.02
+"""Share of the time that checks of the content may take."""
+
+GONE = "its file is gone: put it back, or stop the servers and restore a backup"
+REPLACED = (
+    "its file was replaced by one that does not go on with the log so far: put the right one back, or stop the "
+    "servers, remove its -wal and -shm files, and start them to go on with this one"
+)
+CUT = "its file was cut off: stop the servers and restore a backup"
+DAMAGED = "its file is damaged: stop the servers and restore a backup"
+LOG_GONE = "its -wal or -shm file was removed while it was open: restart the servers"
+READ_ONLY = "its file or directory is read-only: changes cannot be recorded"
+
+
+class SqliteFile:
+    """The file of a database that is open. Its methods may be called from any thread."""
+
+    def __init__(self, path: Path) -> None:
+        """Takes the file as it is now for the right one.
+
+        Raises:
+            OSError: It is not there.
+        """
+        self.path = path
+        self._companions = [Path(f"{path}-wal"), Path(f"{path}-shm")]
+        self._lock = threading.Lock()
+        self._checked: tuple[int, int] | None = None
+        self._check_after = 0.0
+        self._damage = ""
+        self.renew()
+
+    def renew(self) -> None:
+        """Takes the file as it is now for the right one.
+
+        Raises:
+            OSError: It is not there.
+        """
+        with self._lock:
+            self._identity = _identity(self.path)
+            self._opened: dict[Path, tuple[int, int]] = {}
+            self._checked, self._check_after, self._damage = None, 0.0, ""
+
+    @property
+    def replaced(self) -> bool:
+        """Tells whether another file has its name."""
+        try:
+            return _identity(self.path) != self._identity
+        except OSError:
+            return False
+
+    def fault(self, *, begun: bool = False) -> str:
+        """Returns what is wrong with the files by their names, in words; "" where nothing is.
+
+        Args:
+            begun: A transaction has read, so that the write-ahead log and its index have to be there.
+        """
+        try:
+            if _identity(self.path) != self._identity:
+                return REPLACED
+            if self.path.stat().st_size == 0:
+                return CUT
+        except OSError:
+            return GONE
+        return self._damage or (self._companion_fault() if begun else "")
+
+    def _companion_fault(self) -> str:
+        for path in self._companions:
+            try:
+                found = _identity(path)
+            except OSError:
+                return LOG_GONE
+            if self._opened.setdefault(path, found) != found:
+                return LOG_GONE
+        return ""
+
+    def check(self) -> str:
+        """Checks too whether it can be written, and its content if that may have changed; returns as `fault`."""
+        if fault := self.fault():
+            if fault != self._damage:
+                return fault
+        elif not (os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK)):
+            return READ_ONLY
+        with self._lock:
+            status = self.path.stat()
+            stamp = (status.st_mtime_ns, status.st_size)
+            if stamp != self._checked and time.monotonic() >= self._check_after:
+                began = time.monotonic()
+                self._damage = self._content_fault()
+                self._checked = stamp
+                took = time.monotonic() - began
+                self._check_after = time.monotonic() + max(_CHECK_SECONDS, took / _CHECK_SHARE)
+        return self._damage
+
+    def _content_fault(self) -> str:
+        # A connection of its own: those of the pool would show pages that they remember.
+        try:
+            with closing(sqlite3.connect(f"{self.path.as_uri()}?mode=rw", uri=True, timeout=1.0)) as connection:
+                (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.Error as error:
+            damaged = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+            return DAMAGED if damaged else self._damage
+        return "" if said == "ok" else DAMAGED
+
+    def holds(self, revision: int, digest: str) -> bool:
+        """Tells whether the file that has the name now holds an event of the log.
+
+        It does not where it lies beside the write-ahead log of the file that is open: SQLite would read both as one.
+        """
+        if any(_is_at(path, opened) for path, opened in self._opened.items()):
+            return False
+        try:
+            with closing(sqlite3.connect(f"{self.path.as_uri()}?mode=rw", uri=True, timeout=1.0)) as connection:
+                row = connection.execute("SELECT hash FROM events WHERE id = ?", (revision,)).fetchone()
+                (intact,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.Error:
+            return False
+        return row is not None and row[0] == digest and intact == "ok"
+
+
+def _is_at(path: Path, identity: tuple[int, int]) -> bool:
+    try:
+        return _identity(path) == identity
+    except OSError:
+        return False
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino

@@ -1,0 +1,76 @@
+"""Runs commands in this process against a server under test, and holds what they print against what it answers."""
+
+import asyncio
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from typer.testing import CliRunner
+
+from routing_wire import X
+from turnout.app import Running
+from turnout.cli.main import application
+from turnout_proto.v1 import prediction_pb2 as v1
+from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
+
+ASKED = 20
+"""Requests by which a selector's answers are told; shares in tests are multiples of 5 %."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command ended with, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+async def run(server: Running, models: Path, *arguments: str, local: bool = False) -> Said:
+    """Runs `turnout`, through the server or, of commands that may, in the state store."""
+    where = ["--models", str(models)] if local else ["--server", str(server.control)]
+    done = await asyncio.to_thread(CliRunner().invoke, application(), [*arguments, *where], env={"COLUMNS": "400"})
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return Said(done.exit_code, done.stdout, done.stderr)
+
+
+async def answered(server: Running, selector: str = "", model: str = "m") -> dict[str, int]:
+    """Sends requests of a selector; returns the percents that each version answered, none where it is refused."""
+    async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
+        stub = PredictionServiceStub(channel)
+        request = v1.PredictRequest(model=model, version=selector, inputs=[X])
+        try:
+            answers = [await stub.Predict(request) for _ in range(ASKED)]
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return {}
+            raise
+    seen = Counter(answer.route.version for answer in answers)
+    return {version: count * 100 // ASKED for version, count in seen.items()}
+
+
+def printed(text: str) -> dict[str, dict[str, int]]:
+    """Reads the line that says who answers what: percents by version, by selector ("" for plain requests)."""
+    line = next(line for line in text.splitlines() if line.startswith("plain requests: "))
+    found: dict[str, dict[str, int]] = {}
+    for name, parts in re.findall(r"(plain requests|latest|\^[0-9.]+): ([^;]*)", line):
+        several = re.findall(r"([0-9][^ ,]*) \(([0-9]+) %", parts)
+        whole = {} if parts == "nobody" else {parts: 100}
+        found["" if name == "plain requests" else name] = {v: int(n) for v, n in several} or whole
+    return found
+
+
+async def check_printed(server: Running, text: str, model: str = "m") -> dict[str, dict[str, int]]:
+    """Demands that the server answers as the command said, and returns that."""
+    said = printed(text)
+    for selector, expected in said.items():
+        seen = await answered(server, selector, model)
+        assert set(seen) == set(expected), (selector, text)
+        assert all(abs(seen[version] - percent) <= 100 // ASKED for version, percent in expected.items()), (
+            selector,
+            seen,
+            text,
+        )
+    return said

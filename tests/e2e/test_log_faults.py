@@ -1,0 +1,85 @@
+"""A server whose log cannot be written starts, serves and stops as any other, and counts the lines it lost."""
+
+import http.client
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from onnx_models import scaled
+from processes import TURNOUT
+
+pytestmark = pytest.mark.slow
+
+
+@contextmanager
+def standard_error(kind):
+    """What the server is given as standard error, and whether lines are lost at once."""
+    if kind == "full disk":
+        with open("/dev/full", "w") as stream:
+            yield stream
+        return
+    read, write = os.pipe()
+    if kind == "reader gone":
+        os.close(read)
+    try:
+        yield write
+    finally:
+        os.close(write)
+        if kind == "reader stopped":
+            os.close(read)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def get(port: int, path: str, body: str | None = None) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET" if body is None else "POST", path, body)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def wait_until_ready(port: int, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        assert process.poll() is None, f"it ended with {process.returncode}"
+        assert time.monotonic() < deadline
+        try:
+            if get(port, "/readyz")[0] == 200:
+                return
+        except OSError:
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize("kind", ["full disk", "reader gone", "reader stopped"])
+def test_a_log_that_cannot_be_written_fails_no_start_no_request_and_no_stop(publish_model, models, kind) -> None:
+    publish_model("m", "1.0.0", scaled(2))
+    port = free_port()
+    command = [*TURNOUT, "serve", "--models", str(models), "--json", "--http", f"127.0.0.1:{port}"]
+    command += ["--grpc", "127.0.0.1:0", "--control", "127.0.0.1:0"]
+    with standard_error(kind) as stream:
+        process = subprocess.Popen(command, stderr=stream, stdout=stream)
+        try:
+            wait_until_ready(port, process)
+            for _ in range(300):  # more than a pipe holds
+                status, body = get(port, f"/predict/m/{'9' * 200}", '{"inputs": {}}')
+                assert (status, "expected" in body) == (400, True)
+            assert get(port, "/predict/m", '{"inputs": {"x": [[1, 2, 3, 4]]}}')[0] == 200
+            lost = re.search(r"^turnout_log_lines_dropped_total ([0-9.e+]+)$", get(port, "/metrics")[1], re.MULTILINE)
+            assert float(lost[1]) >= (300 if kind != "reader stopped" else 0)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+            process.wait()

@@ -1,0 +1,294 @@
+"""A version whose process dies, hangs or fills the memory: its request fails, and nobody else's."""
+
+import asyncio
+import os
+import platform
+import time
+from collections import Counter
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+from onnx import TensorProto
+from semver import Version
+
+import onnx_models
+from onnx_models import scaled
+from rollout_wire import CAREFREE, FINAL, TICK, clients, in_state, start, until
+from routing_wire import scrape
+from turnout.config import ModelOverrides, Runtime
+from turnout.serving.isolation import backoff
+from turnout.serving.lifecycle import LifecycleState
+from turnout_proto.v1 import catalog_pb2, catalog_pb2_grpc
+from wire import X, outputs_of, refusal, request, stub_of
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(platform.machine() not in {"x86_64", "AMD64"}, reason="only x86 traps on an integer's overflow"),
+]
+
+ONE = Version(1, 0, 0)
+INT64_MIN = -(2**63)
+POISON = {"a": np.array([INT64_MIN]), "b": np.array([-1])}
+GOOD = {"a": np.array([8]), "b": np.array([2])}
+
+
+def zombies_of(pid: int) -> list[int]:
+    """Returns the processes that `pid` started, that ended, and that it has not looked after."""
+    return [child.pid for child in psutil.Process(pid).children() if child.status() == psutil.STATUS_ZOMBIE]
+
+
+def pool_of(server, model: str = "m"):
+    entry = server.services.catalog.snapshot.models[model].versions[ONE]
+    assert entry.handle is not None
+    assert entry.handle.loaded is not None
+    assert entry.handle.loaded.pool is not None
+    return entry.handle.loaded.pool
+
+
+@pytest.mark.parametrize(
+    ("op_type", "element"),
+    [
+        ("Div", TensorProto.INT64),
+        ("Div", TensorProto.INT32),
+        ("Mod", TensorProto.INT64),
+        ("Mod", TensorProto.INT32),
+    ],
+    ids=["Div-int64", "Div-int32", "Mod-int64", "Mod-int32"],
+)
+async def test_a_request_that_crashes_the_model_gets_an_error_and_the_next_an_answer(
+    publish_model, start_server, op_type, element
+) -> None:
+    dtype = {TensorProto.INT64: np.int64, TensorProto.INT32: np.int32}[element]
+    publish_model("m", "1.0.0", onnx_models.integer_division(op_type, element))
+    server = await start_server()
+    least = np.array([np.iinfo(dtype).min], dtype)
+    async with stub_of(server) as stub:
+        told = await refusal(stub.Predict(request("m", request_id="bad-1", a=least, b=np.array([-1], dtype))))
+        assert told.code is grpc.StatusCode.INTERNAL
+        assert "SIGFPE" in told.message
+        assert "bad-1" in told.message
+        answer = await stub.Predict(request("m", a=np.array([9], dtype), b=np.array([4], dtype)))
+    assert outputs_of(answer)["y"].tolist() == [2 if op_type == "Div" else 1]
+
+
+@pytest.mark.parametrize("op_type", ["LSTM", "GRU"])
+async def test_no_rows_for_a_recurrent_model_end_no_server(publish_model, start_server, op_type) -> None:
+    publish_model("m", "1.0.0", onnx_models.recurrent(op_type))
+    server = await start_server()
+    async with stub_of(server) as stub:
+        told = await refusal(stub.Predict(request("m", x=np.empty((3, 0, 2), np.float32))))
+        assert told.code is grpc.StatusCode.INTERNAL
+        assert "SIGABRT" in told.message
+        answer = await stub.Predict(request("m", x=np.ones((3, 1, 2), np.float32)))
+    assert outputs_of(answer)["y"].shape == (3, 1, 1, 2)
+
+
+async def test_crashes_again_and_again_fail_no_other_request_of_any_version(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", onnx_models.integer_division())
+    publish_model("other", "1.0.0", scaled(3))
+    server = await start_server()
+
+    def one(number: int):
+        if number % 2:
+            return request("other", x=X)
+        return request("m", a=np.array([number]), b=np.array([2]))
+
+    async with clients(server, one, count=8) as seen, stub_of(server) as stub:
+        told = [
+            await refusal(stub.Predict(request("m", request_id=f"bad-{number}", **POISON), timeout=30))
+            for number in range(6)
+        ]
+    assert [t.code for t in told] == [grpc.StatusCode.INTERNAL] * 6
+    assert seen.codes == Counter()
+    assert seen.answers["1.0.0"] > 30
+    found = await scrape(server)
+    assert found["turnout_isolated_restarts_total", "model=m", "version=1.0.0"] >= 6
+    assert sum(v for k, v in found.items() if k[0] == "turnout_requests_total" and "code=INTERNAL" in k) == 6
+
+
+async def test_what_shared_a_run_with_the_request_that_crashed_is_answered(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", onnx_models.integer_division())
+    server = await start_server(
+        batching={"max_delay_ms": 300, "only_where_it_pays": False}, runtime={"runners": 1, "processes": 1}
+    )
+    async with stub_of(server) as stub:
+        calls = [stub.Predict(request("m", **(POISON if n == 3 else GOOD)), timeout=30) for n in range(8)]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+    codes = [r.code() if isinstance(r, grpc.aio.AioRpcError) else grpc.StatusCode.OK for r in results]
+    assert codes == [grpc.StatusCode.INTERNAL if n == 3 else grpc.StatusCode.OK for n in range(8)]
+
+
+async def test_a_version_that_only_crashes_is_refused_while_it_backs_off(
+    publish_model, start_server, monkeypatch
+) -> None:
+    monkeypatch.setattr(backoff, "_AT_ONCE", 0)
+    monkeypatch.setattr(backoff, "_FIRST_SECONDS", 2.0)
+    publish_model("m", "1.0.0", onnx_models.integer_division())
+    server = await start_server(runtime={"processes": 1})
+    async with stub_of(server) as stub:
+        assert (await refusal(stub.Predict(request("m", **POISON)))).code is grpc.StatusCode.INTERNAL
+        while (told := await refusal(stub.Predict(request("m", **POISON)))).code is not grpc.StatusCode.UNAVAILABLE:
+            assert told.code is grpc.StatusCode.INTERNAL
+        assert told.retry_after is not None
+        assert 0 < told.retry_after <= 4.0
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    answer = await stub.Predict(request("m", **GOOD))
+                    break
+                except grpc.aio.AioRpcError as error:
+                    assert error.code() is grpc.StatusCode.UNAVAILABLE  # noqa: PT017
+                    await asyncio.sleep(0.05)
+    assert outputs_of(answer)["y"].tolist() == [4]
+
+
+async def test_a_run_that_hangs_is_ended_once_nobody_waits_for_it(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", onnx_models.slow())
+    server = await start_server(runtime={"processes": 1, "kill_after_s": 0.2})
+    x = np.ones((1, 4), np.float32)
+    async with stub_of(server) as stub:
+        told = await refusal(stub.Predict(request("m", x=x, n=np.array(10**9)), timeout=0.5))
+        assert told.code is grpc.StatusCode.DEADLINE_EXCEEDED
+        answer = await stub.Predict(request("m", x=x, n=np.array(0)), timeout=30)
+        assert outputs_of(answer)["y"].tolist() == [[1.0] * 4]
+        hanging = stub.Predict(request("m", x=x, n=np.array(10**9)))
+        await asyncio.sleep(0.2)
+        hanging.cancel()
+        answer = await stub.Predict(request("m", x=x, n=np.array(0)), timeout=30)
+    assert outputs_of(answer)["y"].tolist() == [[1.0] * 4]
+    assert (await scrape(server))["turnout_isolated_restarts_total", "model=m", "version=1.0.0"] == 2
+
+
+async def test_a_run_that_meets_the_memory_limit_is_refused_and_the_next_answered(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", onnx_models.grows())
+    server = await start_server(runtime={"memory_limit_bytes": "256MiB"})
+    async with stub_of(server) as stub:
+        told = await refusal(stub.Predict(request("m", x=X, n=np.array(2**28))))
+        assert told.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        answer = await stub.Predict(request("m", x=X, n=np.array(5)))
+    assert outputs_of(answer)["y"].tolist() == X.tolist()
+    assert pool_of(server).deaths == 0
+
+
+async def test_a_version_that_crashes_on_all_made_up_inputs_harms_no_server_while_it_loads(
+    publish_model, start_server
+) -> None:
+    publish_model("m", "1.0.0", onnx_models.always_crashes())
+    publish_model("other", "1.0.0", scaled(3))
+    began = time.monotonic()
+    server = await start_server()
+    assert time.monotonic() - began < 60
+    entry = server.services.catalog.snapshot.models["m"].versions[ONE]
+    assert entry.state is LifecycleState.READY
+    assert entry.max_batch_rows == 0
+    async with stub_of(server) as stub:
+        assert (await refusal(stub.Predict(request("m", x=np.array([1]))))).code is grpc.StatusCode.INTERNAL
+        assert outputs_of(await stub.Predict(request("other", x=X)))["y"].tolist() == (3 * X).tolist()
+
+
+async def test_a_candidate_that_crashes_is_taken_back_and_the_baseline_serves_on(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", onnx_models.divides_safely())
+    publish_model("m", "1.1.0", onnx_models.divides(), release=False)
+    server = await start_server(rollout=TICK)
+    crash = {"x": np.array([[-(2**31)]], np.int32), "d": np.array([-1], np.int32)}
+    good = {"x": np.array([[8]], np.int32), "d": np.array([2], np.int32)}
+    async with clients(server, lambda n: request("m", **(crash if n % 2 else good)), count=8) as seen:
+        await start(server, "1.1.0", CAREFREE)
+        told = await until(server, in_state(*FINAL))
+    assert told[-1].state == "rolled_back", told[-1]
+    assert "errors" in told[-1].verdict
+    assert set(seen.codes) <= {"INTERNAL", "UNAVAILABLE"}
+    async with clients(server, lambda _: request("m", **crash)) as after:
+        await asyncio.sleep(0.3)
+    assert set(after.answers) == {"1.0.0"}
+    assert not after.codes
+
+
+async def test_unloading_ends_the_processes_and_loading_starts_others(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", onnx_models.integer_division())
+    server = await start_server()
+    first = set(pool_of(server).pids)
+    assert first
+    assert all(map(psutil.pid_exists, first))
+    manager = server.services.manager
+    await manager.unload("m", ONE)
+    assert not any(map(psutil.pid_exists, first))
+    assert (await scrape(server)).get(("turnout_isolated_processes", "model=m", "version=1.0.0")) is None
+    await manager.load("m", ONE)
+    second = set(pool_of(server).pids)
+    assert second
+    assert not second & first
+    async with stub_of(server) as stub:
+        assert outputs_of(await stub.Predict(request("m", **GOOD)))["y"].tolist() == [4]
+
+
+async def test_versions_come_and_go_beside_the_traffic_and_no_request_fails(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", onnx_models.integer_division())
+    server = await start_server(runtime={"processes": 1})
+    async with clients(server, lambda n: request("m", a=np.array([n]), b=np.array([2])), count=4) as seen:
+        publish_model("m", "1.1.0", onnx_models.integer_division())
+        async with asyncio.timeout(30):
+            while not seen.answers["1.1.0"]:
+                await asyncio.sleep(0.01)
+            await server.services.manager.unload("m", ONE)
+            before = seen.answers["1.1.0"]
+            while seen.answers["1.1.0"] < before + 20:
+                await asyncio.sleep(0.01)
+    assert not seen.codes
+    assert seen.answers["1.0.0"] > 0
+
+
+async def test_no_descriptors_or_processes_are_left_of_children_that_died(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", onnx_models.integer_division())
+    server = await start_server(runtime={"processes": 1})
+    async with stub_of(server) as stub:
+        for _ in range(2):
+            await refusal(stub.Predict(request("m", **POISON)))
+            await stub.Predict(request("m", **GOOD))
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(3):
+            await refusal(stub.Predict(request("m", **POISON)))
+            await stub.Predict(request("m", **GOOD))
+        assert len(os.listdir("/proc/self/fd")) <= before
+    pool = pool_of(server)
+    assert pool.deaths == 5
+    assert len(pool.pids) == 1
+    assert not zombies_of(os.getpid())
+
+
+async def test_where_a_version_runs_and_why_is_told(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", onnx_models.integer_division())
+    publish_model("plain", "1.0.0", scaled(1))
+    publish_model("chosen", "1.0.0", scaled(1))
+    publish_model("trusted", "1.0.0", onnx_models.integer_division())
+    server = await start_server(
+        model={
+            "chosen": ModelOverrides(runtime=Runtime(isolation="process")),
+            "trusted": ModelOverrides(runtime=Runtime(isolation="thread")),
+        }
+    )
+    async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
+        listed = await catalog_pb2_grpc.CatalogServiceStub(channel).ListModels(catalog_pb2.ListModelsRequest())
+    told = {model.name: model.versions[0].isolation for model in listed.models}
+    assert told["m"].startswith("process (auto: Div (divide) is an integer division by b")
+    assert told["plain"].startswith("thread (auto: ")
+    assert told["chosen"] == "process (the configuration says so)"
+    assert told["trusted"] == "thread (the configuration says so)"
+    found = await scrape(server)
+    assert found["turnout_isolated_restarts_total", "model=m", "version=1.0.0"] == 0
+    assert found["turnout_isolated_processes", "model=m", "version=1.0.0"] >= 1
+    assert ("turnout_isolated_restarts_total", "model=plain", "version=1.0.0") not in found
+    memory = found["turnout_version_memory_bytes", "device=cpu", "model=m", "version=1.0.0"]
+    assert memory > 20e6
+    async with stub_of(server) as stub:
+        assert outputs_of(await stub.Predict(request("chosen", x=X)))["y"].tolist() == X.tolist()
+
+
+async def test_a_live_child_has_the_servers_own_priority(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", onnx_models.integer_division())
+    server = await start_server()
+    (pid,) = pool_of(server).pids
+    assert os.sched_getscheduler(pid) == os.sched_getscheduler(0)
+    assert os.getpriority(os.PRIO_PROCESS, pid) == os.getpriority(os.PRIO_PROCESS, 0)

@@ -1,0 +1,52 @@
+"""Who answers plain requests, `latest` and ranges, as every command says it; and that it is what the router does."""
+
+import pytest
+from semver import Version
+
+from turnout.registry.standing import Standing
+from turnout.routing.answers import answers_of, answers_text
+from turnout.routing.policy import Canary, Policy
+
+S = Standing
+
+
+def _v(text: str) -> Version:
+    return Version.parse(text)
+
+
+def _statuses(*released: str) -> dict[Version, Standing]:
+    return {_v(text): S.RELEASED for text in released}
+
+
+@pytest.mark.parametrize(
+    ("policy", "released", "expected"),
+    [
+        (None, (), "plain requests: nobody; latest: nobody"),
+        (None, ("1.2.0",), "plain requests: 1.2.0; latest: 1.2.0; ^1: 1.2.0"),
+        (None, ("1.2.0", "2.0.0-rc.1"), "plain requests: 1.2.0; latest: 1.2.0; ^1: 1.2.0"),
+        (
+            Policy(_v("1.2.0"), (Canary(_v("1.3.0"), 500),)),
+            ("1.2.0",),
+            "plain requests: 1.2.0 (95 %), 1.3.0 (5 %, canary of rollout 3); latest: 1.2.0; "
+            "^1: 1.2.0 (95 %), 1.3.0 (5 %, canary of rollout 3)",
+        ),
+        (
+            Policy(_v("1.2.0"), (Canary(_v("2.0.0"), 1250),)),
+            ("1.2.0", "1.9.0"),
+            "plain requests: 1.2.0 (87.5 %), 2.0.0 (12.5 %, canary); latest: 1.9.0; ^1: 1.2.0",
+        ),
+        (Policy(_v("1.2.0"), (Canary(_v("1.3.0"), 0),)), ("1.2.0",), "plain requests: 1.2.0; latest: 1.2.0; ^1: 1.2.0"),
+        (
+            Policy(_v("1.0.0"), (Canary(_v("1.1.0"), 10_000),)),
+            ("1.0.0",),
+            "plain requests: 1.1.0 (100 %, canary); latest: 1.0.0; ^1: 1.1.0 (100 %, canary)",
+        ),
+        (
+            Policy(_v("0.2.1")),
+            ("0.2.1", "0.3.0", "0.0.7", "1.0.0", "2.0.0", "0.0.0"),
+            "plain requests: 0.2.1; latest: 2.0.0; ^2: 2.0.0; ^1: 1.0.0; ^0.3: 0.3.0; ^0.2: 0.2.1; and 2 more ranges",
+        ),
+    ],
+)
+def test_the_line_that_commands_print(policy, released, expected) -> None:
+    assert answers_text(answers_of(policy, _statuses(*released), {_v("1.3.0"): 3})) == expected

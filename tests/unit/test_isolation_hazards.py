@@ -1,0 +1,178 @@
+"""Which graphs let a request end the process that runs them."""
+
+import numpy as np
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+import onnx_models
+from onnx_models import model, tensor
+from turnout.registry.onnx_graph import describe
+from turnout.serving.isolation.decision import decide
+from turnout.serving.isolation.hazards import find_hazard
+
+INTEGERS = [
+    TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64,
+    TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64,
+]  # fmt: skip
+
+
+def hazard(proto: ModelProto) -> str:
+    found = find_hazard(describe(proto))
+    return "" if found is None else str(found)
+
+
+def of_nodes(
+    *nodes, constants=None, element=TensorProto.INT64, shape=("n",), inputs=("a", "b"), opset=18
+) -> ModelProto:
+    return model(
+        nodes,
+        [tensor(name, element, shape) for name in inputs],
+        [helper.make_empty_tensor_value_info("y")],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in (constants or {}).items()],
+        opset={"": 18, "custom": 1, "com.microsoft": 1, "ai.onnx.ml": 3},
+    )
+
+
+def node(op_type: str, *inputs: str, output: str = "y", domain: str = "", **attributes):
+    return helper.make_node(op_type, inputs, [output], domain=domain, **attributes)
+
+
+@pytest.mark.parametrize("element", INTEGERS, ids=TensorProto.DataType.Name)
+@pytest.mark.parametrize("op_type", ["Div", "Mod"])
+def test_an_integer_division_by_an_input_is_one(op_type, element) -> None:
+    assert "integer division by b" in hazard(onnx_models.integer_division(op_type, element))
+
+
+@pytest.mark.parametrize("element", [TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16])
+def test_a_division_of_floats_is_none(element) -> None:
+    assert not hazard(onnx_models.integer_division("Div", element))
+
+
+@pytest.mark.parametrize(
+    ("constant", "expected"), [(2, False), ([2, 7], False), (-2, False), (-1, True), (0, True), ([3, -1], True)]
+)
+def test_a_constant_divisor_is_one_where_it_is_0_or_minus_1(constant, expected) -> None:
+    assert bool(hazard(of_nodes(node("Div", "a", "c"), constants={"c": np.asarray(constant, np.int64)}))) is expected
+
+
+@pytest.mark.parametrize(("constant", "expected"), [(2, False), (-1, True)])
+def test_a_constant_is_seen_through_constant_nodes_casts_and_shapes(constant, expected) -> None:
+    proto = of_nodes(
+        helper.make_node("Constant", [], ["c"], value_int=constant),
+        node("Cast", "c", output="d", to=TensorProto.INT32),
+        node("Unsqueeze", "d", "axis", output="e"),
+        node("Div", "a", "e"),
+        constants={"axis": np.array([0])},
+        element=TensorProto.INT32,
+    )
+    assert bool(hazard(proto)) is expected
+
+
+def test_a_default_that_a_caller_may_override_is_no_constant() -> None:
+    proto = of_nodes(node("Div", "a", "c"), constants={"c": np.array([2])}, inputs=("a", "c"))
+    assert hazard(proto)
+
+
+def test_a_divisor_that_was_computed_from_constants_is_not_known_and_so_is_one() -> None:
+    proto = of_nodes(node("Sub", "c", "c", output="d"), node("Div", "a", "d"), constants={"c": np.array([2])})
+    assert "not known" in hazard(proto)
+
+
+def test_a_size_of_an_input_is_never_minus_1() -> None:
+    assert not hazard(of_nodes(node("Shape", "b", output="s"), node("Div", "a", "s")))
+    taken = of_nodes(
+        node("Shape", "b", output="s"), node("Sub", "s", "one", output="d"), node("Div", "a", "d"),
+        constants={"one": np.array([1])},
+    )  # fmt: skip
+    assert hazard(taken)
+
+
+@pytest.mark.parametrize("op_type", ["Max", "Clip"])
+def test_a_divisor_that_is_kept_above_0_is_none(op_type) -> None:
+    assert not hazard(
+        of_nodes(node(op_type, "b", "one", output="d"), node("Div", "a", "d"), constants={"one": np.int64(1)})
+    )
+    assert hazard(
+        of_nodes(node(op_type, "b", "low", output="d"), node("Div", "a", "d"), constants={"low": np.int64(-5)})
+    )
+
+
+def test_a_division_inside_a_branch_is_found() -> None:
+    inner = helper.make_graph([node("Div", "a", "b", output="z")], "inner", [], [tensor("z", TensorProto.INT64, ["n"])])
+    proto = model(
+        [helper.make_node("If", ["flag"], ["y"], then_branch=inner, else_branch=inner)],
+        [tensor("flag", TensorProto.BOOL, []), *(tensor(name, TensorProto.INT64, ["n"]) for name in "ab")],
+        [tensor("y", TensorProto.INT64, ["n"])],
+    )
+    assert "integer division by b" in hazard(proto)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        node("ConstantOfShape", "a"), node("Expand", "x", "a"), node("Tile", "x", "a"),
+        node("Range", "zero", "a", "one"),
+        node("Pad", "x", "a"), node("Resize", "x", "", "", "a"), node("OneHot", "x", "a", "x"),
+        node("CenterCropPad", "x", "a"), node("HannWindow", "a"), node("DFT", "x", "a"),
+        node("MelWeightMatrix", "a", "one", "one", "zero", "one"),
+        node("Pad", "x", "a", domain="com.microsoft"), node("MaxUnpool", "x", "x", "a"),
+    ],
+    ids=lambda made: f"{made.domain}.{made.op_type}",
+)  # fmt: skip
+def test_a_size_that_is_a_value_of_the_request_is_one(made) -> None:
+    constants = {"x": np.ones((1, 1, 2, 2), np.float32), "zero": np.int64(0), "one": np.int64(1)}
+    assert "takes as much memory as the value of a says" in hazard(of_nodes(made, constants=constants))
+    from_sizes = of_nodes(node("Shape", "b", output="a"), made, constants=constants, inputs=("b",))
+    assert not hazard(from_sizes)
+
+
+def test_where_a_value_only_decides_among_sizes_of_inputs_it_is_none() -> None:
+    """What PyTorch writes for an `expand`: a size of -1 is replaced."""
+    proto = of_nodes(
+        node("Shape", "b", output="s"), node("Equal", "s", "minus", output="none"),
+        node("Where", "none", "one", "s", output="size"), node("Expand", "x", "size"),
+        constants={"minus": np.array([-1]), "one": np.array([1]), "x": np.float32(1)},
+    )  # fmt: skip
+    assert not hazard(proto)
+
+
+def test_a_loop_of_as_many_rounds_as_the_request_says_is_one_and_a_counted_one_is_not() -> None:
+    proto = onnx_models.slow()
+    assert "runs for as long" in hazard(proto)
+    (loop,) = [n for n in proto.graph.node if n.op_type == "Loop"]
+    proto.graph.initializer.append(numpy_helper.from_array(np.int64(7), "seven"))
+    loop.input[0] = "seven"
+    assert not hazard(proto)
+
+
+@pytest.mark.parametrize("op_type", ["LSTM", "GRU"])
+def test_a_recurrent_operator_is_one_where_rows_are_free(op_type) -> None:
+    proto = onnx_models.recurrent(op_type)
+    assert op_type in hazard(proto)
+    for axis, size in enumerate((3, 1)):
+        proto.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = size
+    assert not hazard(proto)
+
+
+def test_a_custom_operator_is_one() -> None:
+    assert "is a custom operator" in hazard(of_nodes(node("Secret", "a", domain="custom")))
+    assert not hazard(of_nodes(node("Gelu", "a", domain="com.microsoft"), element=TensorProto.FLOAT))
+    assert not hazard(of_nodes(node("Scaler", "a", domain="ai.onnx.ml"), element=TensorProto.FLOAT))
+
+
+@pytest.mark.parametrize(
+    "proto",
+    [
+        onnx_models.matmul(), onnx_models.softmax(), onnx_models.look_up(), onnx_models.string_identity(),
+        onnx_models.if_with_weights(), onnx_models.constant_node(), onnx_models.divides_safely(),
+    ],
+)  # fmt: skip
+def test_ordinary_models_are_none(proto) -> None:
+    assert not hazard(proto)
+
+
+def test_the_setting_comes_before_the_graph() -> None:
+    graph = describe(onnx_models.integer_division())
+    assert str(decide("auto", graph)).startswith("process (auto: Div (divide) ")
+    assert str(decide("thread", graph)) == "thread (the configuration says so)"
+    assert str(decide("process", describe(onnx_models.matmul()))) == "process (the configuration says so)"

@@ -1,0 +1,163 @@
+"""A log line is bounded whatever clients send, and a line that cannot be written harms nobody."""
+
+import io
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from turnout.telemetry.log_writer import MAX_LINE_BYTES, MAX_WAITING_BYTES, LineWriter, dropped_lines
+from turnout.telemetry.logging import LibraryLogs, make_logger
+
+HUGE = {
+    "text": "x" * 2_000_000,
+    "escaped": '"\\\n\x00' * 500_000,
+    "not ascii": "é" * 2_000_000,
+    "beyond the BMP": "\U0001f600" * 500_000,
+    "lone surrogates": "\ud800" * 1_000_000,
+    "bytes": b"\xff" * 2_000_000,
+    "number": 10**4000,
+    "many": ["x" * 1000] * 10_000,
+    "deep": json.loads("[" * 500 + "]" * 500),
+    "fields": {f"k{n}" * 100: "v" * 1000 for n in range(10_000)},
+}
+
+
+@contextmanager
+def logging_to_memory(monkeypatch, form="json"):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    log = make_logger(form, "debug")
+    yield log, stream
+
+
+def lines_of(log, stream):
+    assert log._logger._writer.flush(10)
+    return stream.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize("kind", HUGE)
+def test_a_line_is_bounded_whatever_a_field_holds(monkeypatch, form, kind) -> None:
+    with logging_to_memory(monkeypatch, form) as (log, stream):
+        log.warning("request", field=HUGE[kind], code="INVALID_ARGUMENT")
+        log.warning("after")
+        *lines, last = lines_of(log, stream)
+
+    assert sum(len(line.encode(errors="backslashreplace")) + 1 for line in lines) <= MAX_LINE_BYTES + 1
+    if form == "json":
+        (line,) = lines
+        assert json.loads(line)["code"] == "INVALID_ARGUMENT"
+    assert "after" in last
+
+
+def test_a_line_of_many_long_fields_is_bounded_and_still_json(monkeypatch) -> None:
+    with logging_to_memory(monkeypatch) as (log, stream):
+        log.warning("request", **{f"\U0001f600{n}" * 100: "\U0001f600" * 5000 for n in range(100)})
+        (line,) = lines_of(log, stream)
+    assert len(line) <= MAX_LINE_BYTES
+    assert json.loads(line)["level"] == "warning"
+
+
+def test_a_cut_field_says_how_long_it_was(monkeypatch) -> None:
+    with logging_to_memory(monkeypatch) as (log, stream):
+        log.warning("request", model="m" * 5000)
+        (line,) = lines_of(log, stream)
+    assert json.loads(line)["model"].endswith("... (5000 characters)")
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_traceback_is_bounded_and_shows_no_local_variables(monkeypatch, form) -> None:
+    def fail(depth: int, secret: str) -> None:
+        if depth:
+            fail(depth - 1, secret)
+        raise ValueError("x" * 1_000_000)
+
+    with logging_to_memory(monkeypatch, form) as (log, stream):
+        try:
+            fail(200, "payload of a client")
+        except ValueError as error:
+            log.error("unexpected error", exc_info=error)
+        lines = lines_of(log, stream)
+    assert len("\n".join(lines)) <= MAX_LINE_BYTES
+    assert "payload of a client" not in "\n".join(lines)
+
+
+def test_lines_of_libraries_are_bounded_too(monkeypatch) -> None:
+    with logging_to_memory(monkeypatch) as (log, stream):
+        with LibraryLogs(log) as handler:
+            logging.getLogger("grpc._cython.cygrpc").error("Unexpected [%s]", "x" * 1_000_000)
+            handler.emit(logging.LogRecord("uvicorn.error", logging.WARNING, "", 1, "%d", ("no number",), None))
+        lines = lines_of(log, stream)
+    assert [json.loads(line)["logger"] for line in lines] == ["grpc._cython.cygrpc", "uvicorn.error"]
+    assert all(len(line) < MAX_LINE_BYTES for line in lines)
+
+
+@contextmanager
+def open_for_writing(kind):
+    """A descriptor on which every write fails, or blocks."""
+    if kind == "full disk":
+        with open("/dev/full", "w") as stream:
+            yield stream
+        return
+    read, write = os.pipe()
+    if kind == "closed pipe":
+        os.close(read)
+    stream = os.fdopen(write, "w")
+    try:
+        yield stream
+    finally:
+        if kind == "stopped reader":
+            os.close(read)  # wakes the writer with an error
+        stream.close()
+
+
+@pytest.mark.parametrize("kind", ["full disk", "closed pipe"])
+def test_a_line_that_cannot_be_written_is_counted_and_raises_nothing(kind) -> None:
+    before = dropped_lines()
+    with open_for_writing(kind) as stream:
+        writer = LineWriter(stream)
+        for _ in range(100):
+            writer.write("line")
+        assert writer.flush(10)
+    assert dropped_lines() - before == 100
+
+
+def test_a_reader_who_stopped_stops_nobody_and_gets_the_first_lines_once_he_reads() -> None:
+    before = dropped_lines()
+    read, write = os.pipe()
+    writer = LineWriter(os.fdopen(write, "w"))
+    line = "x" * 1000
+    start = time.monotonic()
+    for _ in range(2 * MAX_WAITING_BYTES // 1000):
+        writer.write(line)
+    assert time.monotonic() - start < 5
+    dropped = dropped_lines() - before
+    assert MAX_WAITING_BYTES // 1100 < dropped < 2 * MAX_WAITING_BYTES // 1000
+
+    received = 0
+
+    def drain() -> None:
+        nonlocal received
+        while data := os.read(read, 1 << 20):
+            received += data.count(b"\n")
+
+    reader = threading.Thread(target=drain)
+    reader.start()
+    assert writer.flush(30)
+    writer._stream.close()
+    reader.join(30)
+    os.close(read)
+    assert received == 2 * MAX_WAITING_BYTES // 1000 - dropped
+
+
+def test_without_standard_error_every_line_is_dropped(monkeypatch) -> None:
+    before = dropped_lines()
+    monkeypatch.setattr(sys, "stderr", None)
+    make_logger("auto", "info").info("hello")
+    assert dropped_lines() == before + 1
