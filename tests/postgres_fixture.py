@@ -8,7 +8,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -21,6 +20,7 @@ import psycopg
 import pytest
 
 from debian import missing
+from ports import free_port
 
 PASSWORD = "correct-horse"
 _USER = "turnout"
@@ -38,7 +38,7 @@ class PostgresServer:
         self._log = directory / "log"
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = count(1)
-        self.port = _free_port()
+        self.port = free_port()
         password_file = directory / "password"
         password_file.write_text(PASSWORD)
         if run_as is not None:
@@ -133,9 +133,3 @@ def state_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/state/state.db"
     server: PostgresServer = request.getfixturevalue("postgres_server")
     return server.new_database()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -2,7 +2,6 @@
 
 import json
 import re
-import socket
 import subprocess
 import time
 import urllib.parse
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from debian import needs, program
+from ports import free_port
 
 RULES = Path(__file__).parents[1] / "deploy" / "prometheus" / "rules"
 PROMETHEUS = program("prometheus", "prometheus")
@@ -85,8 +85,7 @@ def prometheus(directory: Path, target: str, *flags: str, every: str = "500ms") 
         shortened = re.sub(r"^( +for: ).*$", r"\g<1>1s", file.read_text(), flags=re.MULTILINE)
         (directory / "rules" / file.name).write_text(shortened)
     (directory / "prometheus.yml").write_text(_CONFIG.format(target=target, every=every))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     command = [
         PROMETHEUS, f"--config.file={directory / 'prometheus.yml'}", f"--storage.tsdb.path={directory / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn", *flags,

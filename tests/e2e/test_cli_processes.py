@@ -28,6 +28,7 @@ HERE = {
     "publish": "publish n 1.0.0 3.onnx --release",
     "sign": "sign m@1.0.0 --key key.pem",
     "release": "release m@2.0.0",
+    "withdraw": "withdraw m@1.0.0 --reason slow",
     "tag": "tag m stable 1.0.0",
     "yank": "yank m@1.0.0 --reason leaks",
     "unyank": "unyank m@1.0.0 --reason fine",

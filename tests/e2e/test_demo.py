@@ -14,12 +14,12 @@ DEMO = Path(__file__).parents[2] / "examples" / "magika" / "demo.py"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_demonstration_holds_all_it_claims() -> None:
     with tempfile.TemporaryFile("w+") as output:
         demo = subprocess.Popen([sys.executable, str(DEMO)], stdout=output, stderr=output, start_new_session=True)
         try:
-            code = demo.wait(timeout=280)
+            code = demo.wait(timeout=580)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(demo.pid, signal.SIGKILL)  # a demonstration that hangs leaves no server behind

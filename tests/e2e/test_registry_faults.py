@@ -21,7 +21,7 @@ from turnout.routing.adoption import Recorder
 from turnout.routing.declarations import Declarer
 from turnout.state.store import StateStore
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 pytest_plugins = ["postgres_fixture"]
 
 V1 = Version(1)
@@ -182,7 +182,7 @@ print(json.dumps({"publishers": [end(c) for c in publishers], "movers": [end(c) 
 
 def run(program: str, *arguments: str | Path) -> list[dict]:
     done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, timeout=280
+        [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, timeout=580
     )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]

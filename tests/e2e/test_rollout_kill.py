@@ -3,7 +3,6 @@
 import asyncio
 import json
 import signal
-import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -14,6 +13,7 @@ import grpc
 import pytest
 
 import onnx_models
+from ports import free_port
 from processes import ServerProcess, serving
 from rollout_wire import Lookups, replayed, settled
 from turnout.config import Settings
@@ -136,9 +136,7 @@ class House:
     def __init__(self, models: Path, marks: Path) -> None:
         self.models, self.marks = models, marks
         marks.mkdir(exist_ok=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        self.address = f"127.0.0.1:{free_port()}"
         self.store = StateStore.open(Settings(models=models).state_url)
         self.killed: Rollout | None = None
 
