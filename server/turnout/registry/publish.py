@@ -38,7 +38,7 @@ from turnout.registry.gates import (
     run_gates,
 )
 from turnout.registry.gates.bump import BumpGate
-from turnout.registry.golden import GOLDEN_DIRECTORY, class_numbers, read_case
+from turnout.registry.golden import GOLDEN_DIRECTORY, case_names, class_numbers, read_case
 from turnout.registry.integrity import IntegrityGate
 from turnout.registry.lineage import Lineage
 from turnout.registry.manifest import MANIFEST_FILE, MODEL_FILE, FileEntry, Manifest
@@ -59,6 +59,7 @@ _GOLDEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}\.npz")
 _SMALL_GRAPH = 64 << 20
 """Bytes of an ONNX file that is read once more to find its external data: larger ones hold their weights themselves."""
 
+_MAX_LABEL_BYTES = 16 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -251,17 +252,18 @@ def _stage_golden(
 
 
 def _check_golden(path: Path, signature: Signature, metadata: VersionMetadata) -> None:
-    case = read_case(path)
-    sides: Mapping[str, tuple[set[str], set[str]]] = {
-        "input": (set(case.inputs), {spec.name for spec in signature.inputs}),
-        "output": (set(case.outputs) | set(case.labels), {spec.name for spec in signature.outputs}),
+    """Looks at what a case names; its inputs and outputs, which may be large, are read where they are run."""
+    names = case_names(path)
+    sides: Mapping[str, tuple[frozenset[str], set[str]]] = {
+        "input": (names["inputs"], {spec.name for spec in signature.inputs}),
+        "output": (names["outputs"] | names["labels"], {spec.name for spec in signature.outputs}),
     }
     for side, (named, known) in sides.items():
         if unknown := sorted(named - known):
             raise InvalidModel(f"golden case {path.name} has an {side} {unknown[0]!r} that the model has not")
-    if missing := sorted({spec.name for spec in signature.inputs if not spec.has_default} - set(case.inputs)):
+    if missing := sorted({spec.name for spec in signature.inputs if not spec.has_default} - names["inputs"]):
         raise InvalidModel(f"golden case {path.name} lacks the input {missing[0]!r}")
-    for name, labels in case.labels.items():
+    for name, labels in read_case(path, max_bytes=_MAX_LABEL_BYTES, sides=("labels",)).labels.items():
         try:
             class_numbers(labels, metadata.labels.get(name))
         except ValueError as error:

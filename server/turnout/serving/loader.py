@@ -17,7 +17,7 @@ import onnx
 
 from turnout.config import Batching, ModelSettings
 from turnout.errors import MemoryBudgetExceeded
-from turnout.registry.golden import read_cases
+from turnout.registry.golden import first_case
 from turnout.registry.listing import Published
 from turnout.registry.manifest import MODEL_FILE
 from turnout.registry.repository import Repository
@@ -30,6 +30,7 @@ from turnout.serving.priority import step_back
 from turnout.serving.session import MakeRunner, Run, Session
 from turnout.serving.warmup import WarmUp, paying_plan, warm_up
 
+_CASE_BYTES = 64 << 20
 _INLINE_MODEL_BYTES = 16 * 1024 * 1024
 _UNBOUNDED_OPERATORS = frozenset({"Loop", "Scan", "SequenceMap", "If"})
 """Control flow, whose running time depends on the values given: never run on the event loop."""
@@ -110,8 +111,8 @@ def load(
         for device_id in (runtime.device_ids if on_gpu else (0,))
     ]
     on_loaded()
-    cases = read_cases(directory)
-    golden = cases[0].inputs if cases else None
+    case = first_case(directory, _CASE_BYTES)
+    golden = None if case is None else case.inputs
     plan = prove(sessions[0].run, manifest, _max_rows(settings.batching), golden)
     outputs = [spec.name for spec in manifest.signature.outputs]
     pays = settings.batching.only_where_it_pays
