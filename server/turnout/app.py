@@ -56,6 +56,7 @@ from turnout.serving.manager import Manager
 from turnout.serving.memory import device_memory, pci_addresses
 from turnout.serving.nvml import Nvml
 from turnout.serving.priority import step_back
+from turnout.serving.replay import Replays
 from turnout.serving.sandbox.fork_server import start_processes
 from turnout.serving.sandbox.processes import Processes
 from turnout.serving.traced import TracedInference
@@ -134,7 +135,9 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             webhook.tell(model, rollout, entry)
 
         tick = settings.rollout.tick_s
-        observer = Observer(catalog, policies, shadows, tick)
+        replays = Replays()
+        stack.push_async_callback(replays.close)
+        observer = Observer(catalog, policies, shadows, replays, tick)
         roster = Roster(store, observer, manager.reconcile, log)
         enforcement = Enforcement(store, traffic, policies, observer, roster, manager.refresh, tick, tell, log)
         rollouts = Rollouts(

@@ -1,4 +1,4 @@
-"""Archives of golden cases that lie, bomb, or hold what nobody may execute: each is told of in words, and costs little."""
+"""Archives of golden cases that lie, bomb, or hold what nobody may execute: told of in words, and cheap to refuse."""
 
 import contextlib
 import io

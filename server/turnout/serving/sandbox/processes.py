@@ -26,7 +26,7 @@ KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "LANG", "PYTHON
 KEPT_PREFIXES = ("CUDA", "NVIDIA", "OMP")
 
 CHILD_ENVIRONMENT = {"ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1"}
-"""ONNX Runtime's telemetry and OpenBLAS each start a thread when they are imported; a process of two cannot be forked."""
+"""ONNX Runtime's telemetry and OpenBLAS each start a thread when imported; a process of two cannot be forked."""
 
 
 class WorkCancelled(Exception):
