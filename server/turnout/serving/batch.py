@@ -7,11 +7,19 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
+from turnout.errors import ModelFailure
 from turnout.serving.batchability import BatchPlan
 from turnout.serving.tensor import Array
 
 _SHARED_VALUE_BYTES = 256
 """Inputs outside the batch are compared by value, so they must be small (a sampling rate, a threshold)."""
+
+
+class BatchSizeMismatch(ModelFailure):
+    """An output of a joined run has another size than the rows of its requests: nobody knows whose they are.
+
+    Never an answer: the run is worth nothing, and the version must not be batched.
+    """
 
 
 Line = tuple[Hashable, ...]
@@ -66,9 +74,19 @@ def split(
         outputs: Of the run, by name.
         rows: Of each request, in the order they were joined.
         wanted: Names of the outputs of each request, in its order.
+
+    Raises:
+        BatchSizeMismatch: An output does not have the sum of `rows` along its batch axis.
     """
     if len(rows) == 1:
         return [[outputs[name] for name in wanted[0]]]
+    total = sum(rows)
+    for name, axis in plan.output_axes.items():
+        array = outputs.get(name)
+        if array is not None and (array.ndim <= axis or array.shape[axis] != total):
+            raise BatchSizeMismatch(
+                f"output {name} of a run of {total} rows has shape {list(array.shape)}, expected {total} at axis {axis}"
+            )
     answers: list[list[Array]] = []
     start = 0
     for count, names in zip(rows, wanted, strict=True):

@@ -13,13 +13,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import onnx
-
 from turnout.config import Batching, ModelSettings
 from turnout.errors import MemoryBudgetExceeded
 from turnout.registry.golden import first_case
+from turnout.registry.graph import STANDARD_DOMAIN, Graph
 from turnout.registry.listing import Published
 from turnout.registry.manifest import MODEL_FILE
+from turnout.registry.onnx_graph import read_graph
 from turnout.registry.repository import Repository
 from turnout.registry.trust import Trust
 from turnout.serving import providers
@@ -111,6 +111,7 @@ def load(
         for device_id in (runtime.device_ids if on_gpu else (0,))
     ]
     on_loaded()
+    graph = read_graph(directory / MODEL_FILE).graph
     case = first_case(directory, _CASE_BYTES)
     golden = None if case is None else case.inputs
     plan = prove(sessions[0].run, manifest, _max_rows(settings.batching), golden)
@@ -122,7 +123,7 @@ def load(
     if pays:
         plan = paying_plan(plan, warmth)
     inline_bytes = 0 if on_gpu else _inline_bytes(warmth, runtime.inline_threshold_us * 1e-6)
-    if inline_bytes and not _bounded(directory / MODEL_FILE):
+    if inline_bytes and not _bounded(directory / MODEL_FILE, graph):
         inline_bytes = 0
     return LoadedVersion(
         sessions=sessions,
@@ -174,9 +175,10 @@ def _inline_bytes(warmth: WarmUp, threshold: float) -> int:
     return max(quick) * max(warmth.bytes_per_row, 1) if quick else 0
 
 
-def _bounded(model: Path) -> bool:
-    """Tells whether the running time of the graph can be judged by the size of its inputs."""
+def _bounded(model: Path, graph: Graph) -> bool:
+    """Tells whether the running time of a model can be judged by the size of its inputs."""
     if model.stat().st_size > _INLINE_MODEL_BYTES:
         return False
-    nodes = onnx.load(model, load_external_data=False).graph.node
-    return all(node.domain in ("", "ai.onnx") and node.op_type not in _UNBOUNDED_OPERATORS for node in nodes)
+    return all(
+        node.domain == STANDARD_DOMAIN and node.op_type not in _UNBOUNDED_OPERATORS for node in graph.all_nodes()
+    )

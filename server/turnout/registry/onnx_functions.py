@@ -1,0 +1,79 @@
+"""Puts the local functions of an ONNX model in place of the nodes that call them."""
+
+from collections.abc import Iterable, Mapping
+
+from onnx import FunctionProto, ModelProto, NodeProto, inliner
+
+MOST_NODES = 200_000
+"""Nodes that a model may have with its functions put in place: functions that call each other twice, thirty deep, would
+make a billion."""
+
+_Key = tuple[str, str, str]
+
+
+def inlined(model: ModelProto) -> ModelProto:
+    """Returns `model` with its functions put in place; `model` itself where it has none, or where that cannot be done:
+    one calls itself, or too many nodes would come of it. Those that are written for another version of an operator set
+    stay calls.
+    """
+    if not model.functions:
+        return model
+    size = _size_inlined(model)
+    if size is None or size > MOST_NODES:
+        return model
+    try:
+        return inliner.inline_local_functions(model)
+    except Exception:  # noqa: BLE001 - it raises RuntimeError and errors of its own; calls that stay are unknown operators
+        return model
+
+
+def _size_inlined(model: ModelProto) -> int | None:
+    """Returns how many nodes there will be; None where a function calls itself, over whatever others."""
+    functions = {(f.domain, f.name, f.overload): f for f in model.functions}
+    sizes: dict[_Key, int | None] = {}
+    for key in functions:
+        _size_of(key, functions, sizes, set())
+    return _sum(model.graph.node, functions, sizes)
+
+
+def _size_of(
+    key: _Key, functions: Mapping[_Key, FunctionProto], sizes: dict[_Key, int | None], open_calls: set[_Key]
+) -> int | None:
+    if key in open_calls or len(open_calls) > 64:
+        return None
+    if key not in sizes:
+        open_calls.add(key)
+        for called in {_called(node) for node in _nodes(functions[key].node)} & functions.keys():
+            _size_of(called, functions, sizes, open_calls)
+        open_calls.discard(key)
+        calls_itself = any(
+            (called := _called(node)) in functions and sizes.get(called) is None for node in _nodes(functions[key].node)
+        )
+        sizes[key] = None if calls_itself else _sum(functions[key].node, functions, sizes)
+    return sizes[key]
+
+
+def _sum(
+    nodes: Iterable[NodeProto], functions: Mapping[_Key, FunctionProto], sizes: Mapping[_Key, int | None]
+) -> int | None:
+    total = 0
+    for node in _nodes(nodes):
+        size = sizes.get(_called(node), 1) if _called(node) in functions else 1
+        if size is None:
+            return None
+        total += size
+    return total
+
+
+def _called(node: NodeProto) -> _Key:
+    return (node.domain, node.op_type, node.overload)
+
+
+def _nodes(nodes: Iterable[NodeProto]) -> Iterable[NodeProto]:
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _nodes(attribute.g.node)
+            for graph in attribute.graphs:
+                yield from _nodes(graph.node)

@@ -1,0 +1,100 @@
+"""An ONNX file without the contents of its large tensors, made on the bytes: protobuf itself would read them all.
+
+A message in protobuf's wire format is a row of fields: a number and a wire type, then what that type says. Fields that
+cannot hold a large tensor are copied as they are; those that can are gone into; the data fields of a tensor larger than
+`SMALL_TENSOR` are left out.
+"""
+
+import mmap
+from collections.abc import Mapping
+from typing import Final
+
+from turnout.errors import InvalidModel
+
+SMALL_TENSOR: Final = 64 * 1024
+"""Bytes of a message from which on it is gone into; a smaller one is copied whole, whatever it holds."""
+
+# Which fields of which message hold which message, on the way to a tensor: onnx/onnx.proto, whose numbers never change.
+_MESSAGES: Mapping[str, Mapping[int, str]] = {
+    "model": {7: "graph", 25: "function"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse tensor"},
+    "function": {7: "node", 11: "attribute"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse tensor", 23: "sparse tensor"},
+    "sparse tensor": {1: "tensor", 2: "tensor"},
+    "tensor": {},
+}
+_TENSOR_DATA = frozenset({4, 5, 6, 7, 9, 10, 11})
+"""float_data, int32_data, string_data, int64_data, raw_data, double_data, uint64_data."""
+
+_MOST_DEPTH = 100
+"""Messages inside messages; protobuf's own parser refuses more as well."""
+
+
+def without_weights(data: bytes | mmap.mmap) -> bytes:
+    """Returns the bytes of an ONNX model without the contents of its large tensors.
+
+    Raises:
+        InvalidModel: They are not in protobuf's wire format.
+    """
+    return _stripped(data, 0, len(data), "model", 0)
+
+
+def _stripped(data: bytes | mmap.mmap, start: int, stop: int, message: str, depth: int) -> bytes:
+    if depth > _MOST_DEPTH:
+        raise _invalid()
+    inner = _MESSAGES[message]
+    kept = bytearray()
+    copied = at = start  # what lies between the two is still to be copied
+    while at < stop:
+        field_start = at
+        key, at = _varint(data, at, stop)
+        match key & 7:
+            case 0:  # a varint
+                _, at = _varint(data, at, stop)
+            case 1:
+                at += 8
+            case 5:
+                at += 4
+            case 2:  # bytes, text or a message
+                size, at = _varint(data, at, stop)
+                body, at = at, at + size
+                if at > stop:
+                    raise _invalid()
+                if size > SMALL_TENSOR and (key >> 3) in inner:
+                    within = _stripped(data, body, at, inner[key >> 3], depth + 1)
+                    kept += data[copied:field_start] + _encoded(key) + _encoded(len(within)) + within
+                    copied = at
+                elif message == "tensor" and size > SMALL_TENSOR and (key >> 3) in _TENSOR_DATA:
+                    kept += data[copied:field_start]
+                    copied = at
+            case _:
+                raise _invalid()
+    if at > stop:
+        raise _invalid()
+    return bytes(kept + data[copied:stop])
+
+
+def _varint(data: bytes | mmap.mmap, at: int, stop: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < stop and shift < 70:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+    raise _invalid()
+
+
+def _encoded(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _invalid() -> InvalidModel:
+    return InvalidModel("the file is no ONNX model: it does not parse as protobuf")
