@@ -4,7 +4,7 @@ Two different single-row requests are run by themselves and then as one batch of
 answers as it did alone, within tolerance, are requests of different clients ever put into one run.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,8 +13,9 @@ from turnout.errors import TurnoutError
 from turnout.registry.agreement import differs, tolerance_of
 from turnout.registry.manifest import Batching, Manifest
 from turnout.registry.signature import Signature
+from turnout.serving.sample import find_sample
 from turnout.serving.session import Run
-from turnout.serving.synthetic import FREE_SIZES, INTEGERS_BELOW, synthetic_inputs
+from turnout.serving.synthetic import Recipe, recipes
 from turnout.serving.tensor import Array
 
 
@@ -39,18 +40,36 @@ class BatchPlan:
     mixes: bool = False
 
 
-def prove(run: Run, manifest: Manifest, max_rows: int, golden: Mapping[str, Array] | None) -> BatchPlan:
+def sample_axes(manifest: Manifest) -> Mapping[str, int]:
+    """Returns the axis of each input along which a sample has one row: declared, or guessed first."""
+    return next(iter(_candidates(manifest)), {})
+
+
+def prove(
+    run: Run,
+    manifest: Manifest,
+    max_rows: int,
+    golden: Mapping[str, Array] | None,
+    tried: Sequence[Recipe] | None = None,
+    trouble: str = "",
+) -> BatchPlan:
     """Runs the model a few times and returns the plan that this proves.
 
     Args:
         run: Runs the model.
         manifest: Of the version; what it declares about batching is checked as well.
         max_rows: Most rows that the server allows; 0 turns batching off.
-        golden: Inputs of a golden case, which real models accept where synthetic ones may be refused.
+        golden: Inputs of a golden case, which real models accept where synthetic ones may be refused; or a sample that
+            was found before.
+        tried: What is made up where it does not run on those; by default what suits most models.
+        trouble: What it said to inputs that were tried before.
     """
     signature, declared = manifest.signature, manifest.batching or Batching()
-    candidates = [dict(declared.axes)] if declared.axes is not None else list(_likely_axes(signature))
-    sample, trouble = _sample(run, signature, candidates[0] if candidates else {}, golden)
+    candidates = _candidates(manifest)
+    if tried is None:
+        tried = recipes(values_become_sizes=False)
+    found = find_sample(run, signature, sample_axes(manifest), golden, tried)
+    sample, trouble = found.inputs, found.trouble or trouble
     if not declared.enabled:
         return BatchPlan(0, reason="unbatched: the manifest says so", sample=sample)
     if max_rows < 2:
@@ -71,6 +90,13 @@ def prove(run: Run, manifest: Manifest, max_rows: int, golden: Mapping[str, Arra
     return BatchPlan(0, reason=f"unbatched: {failure}", sample=sample, mixes=mixes)
 
 
+def _candidates(manifest: Manifest) -> list[dict[str, int]]:
+    declared = manifest.batching
+    if declared is not None and declared.axes is not None:
+        return [dict(declared.axes)]
+    return list(_likely_axes(manifest.signature))
+
+
 def _likely_axes(signature: Signature) -> Iterator[dict[str, int]]:
     """Yields guesses at the inputs' batch axes: the first free dimension of each, then axis 0 alone."""
     needed = [spec for spec in signature.inputs if not spec.has_default]
@@ -84,28 +110,6 @@ def _likely_axes(signature: Signature) -> Iterator[dict[str, int]]:
     leading = {name: axis for name, axis in first_free.items() if axis == 0}
     if leading and leading != first_free:
         yield leading
-
-
-def _sample(
-    run: Run, signature: Signature, axes: Mapping[str, int], golden: Mapping[str, Array] | None
-) -> tuple[dict[str, Array] | None, str]:
-    """Returns one-row inputs that the model runs on, or None and what it said to the last that were tried."""
-    names = [spec.name for spec in signature.outputs]
-    trouble = ""
-    tries: list[dict[str, Array]] = []
-    if golden is not None:
-        rows = {name: a.shape[axes[name]] for name, a in golden.items() if name in axes and a.ndim > axes[name]}
-        if all(count >= 1 for count in rows.values()):
-            tries.append({n: np.take(a, [0], axis=axes[n]) if n in rows else a for n, a in golden.items()})
-    tries += [synthetic_inputs(signature, size, below, axes, seed=1) for below in INTEGERS_BELOW for size in FREE_SIZES]
-    for inputs in tries:
-        try:
-            run(inputs, names)
-        except TurnoutError as error:
-            trouble = error.message
-        else:
-            return inputs, ""
-    return None, trouble
 
 
 def _try_axes(
@@ -163,8 +167,8 @@ def _shifted(array: Array) -> Array:
     if array.dtype == object or array.dtype == np.bool_:
         return np.flip(array, axis=-1) if array.dtype == object else ~array
     if array.dtype.kind in "iu":
-        # Stay within the values seen: an index past them might be out of the model's range.
-        return (array.max(initial=0) - array).astype(array.dtype) if array.size else array
+        # Stay within the values seen: an index past them might be out of the model's range, and a 0 a divisor.
+        return (array.max() - (array - array.min())).astype(array.dtype) if array.size else array
     return (np.flip(array, axis=-1).astype(np.float32) * 0.5 + 0.25).astype(array.dtype)
 
 
