@@ -124,7 +124,9 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
         access = AccessLog(log, settings.log.access_sample_rate)
         tracer = await stack.enter_async_context(tracing(settings.tracing, metrics.server.spans, log))
         inference = (Inference if tracer is None else TracedInference)(router, catalog, metrics, access, code_name)
-        manager = Manager(repository, store.declared, settings, named, held, catalog, metrics, log)
+        processes = start_processes()
+        stack.callback(processes.close)
+        manager = Manager(repository, store.declared, settings, named, held, catalog, metrics, log, processes)
         shadows = Shadows(settings, catalog, metrics, repository.directory, log)
         traffic = Traffic(store, catalog, policies, shadows.observe, log)
         webhook = Webhook(settings.rollout, log)
@@ -144,8 +146,6 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             store, traffic, policies, catalog, observer, roster, enforcement, manager.reconcile, tick, log
         )
         declarer = Declarer(repository, store)
-        processes = start_processes()
-        stack.callback(processes.close)
         uploads = _uploads(repository, store, settings, processes)
         stack.callback(uploads.close)
         meters = FalseAlarmMeters(

@@ -7,6 +7,7 @@ from typing import BinaryIO
 
 import rfc8785
 
+from turnout.registry.cancellation import checkpoint
 from turnout.registry.manifest import Manifest
 
 BLOCK = 1 << 20
@@ -78,6 +79,7 @@ def stream_digest(source: BinaryIO, *, copy_to: BinaryIO | None = None, progress
         digest.update(block)
         if copy_to is not None:
             copy_to.write(block)
+        checkpoint()
         if progress is not None:
             progress(len(block))
     return f"sha256:{digest.hexdigest()}"

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from turnout.config import Batching, ModelSettings
 from turnout.errors import MemoryBudgetExceeded
-from turnout.registry.golden import first_case
 from turnout.registry.graph import STANDARD_DOMAIN, Graph
 from turnout.registry.listing import Published
 from turnout.registry.manifest import MODEL_FILE
@@ -25,12 +24,14 @@ from turnout.registry.trust import Trust
 from turnout.serving import providers
 from turnout.serving.batchability import BatchPlan, prove
 from turnout.serving.binding import BoundRunner, bindable, pinned_allocator
+from turnout.serving.load_sample import sample_for_load
 from turnout.serving.memory import used_bytes
 from turnout.serving.priority import step_back
+from turnout.serving.sandbox.processes import Processes
 from turnout.serving.session import MakeRunner, Run, Session
+from turnout.serving.trial import TrialLab
 from turnout.serving.warmup import WarmUp, paying_plan, warm_up
 
-_CASE_BYTES = 64 << 20
 _INLINE_MODEL_BYTES = 16 * 1024 * 1024
 _UNBOUNDED_OPERATORS = frozenset({"Loop", "Scan", "SequenceMap", "If"})
 """Control flow, whose running time depends on the values given: never run on the event loop."""
@@ -76,6 +77,7 @@ def load(
     settings: ModelSettings,
     warmup_runs: int,
     on_loaded: Callable[[], None],
+    processes: Processes,
 ) -> LoadedVersion:
     """Brings a version into memory.
 
@@ -85,6 +87,7 @@ def load(
         settings: Of its model.
         warmup_runs: Of each batch size.
         on_loaded: Called when it is in memory and warm-up begins.
+        processes: Starts what tries out inputs that had better not be tried in this process.
 
     Raises:
         NotTrusted: No trusted key signed it, and the settings ask for that.
@@ -112,9 +115,8 @@ def load(
     ]
     on_loaded()
     graph = read_graph(directory / MODEL_FILE).graph
-    case = first_case(directory, _CASE_BYTES)
-    golden = None if case is None else case.inputs
-    plan = prove(sessions[0].run, manifest, _max_rows(settings.batching), golden)
+    sample = sample_for_load(sessions[0].run, manifest, directory, graph, TrialLab(settings, processes))
+    plan = prove(sessions[0].run, manifest, _max_rows(settings.batching), sample.inputs, (), sample.trouble)
     outputs = [spec.name for spec in manifest.signature.outputs]
     pays = settings.batching.only_where_it_pays
     warmth = warm_up(sessions[0].run, plan, outputs, warmup_runs, pays)

@@ -17,12 +17,14 @@ from turnout.config import Settings
 from turnout.errors import (
     ChangeRefused,
     DigestMismatch,
+    Draining,
     ModelFailure,
     NotLoaded,
     NotTrusted,
     TurnoutError,
     VersionNotFound,
 )
+from turnout.registry.cancellation import Cancellation
 from turnout.registry.listing import Listing, Published
 from turnout.registry.manifest import MANIFEST_FILE
 from turnout.registry.repository import Repository
@@ -32,8 +34,9 @@ from turnout.serving.catalog import Catalog, CatalogSnapshot, Damaged, ModelEntr
 from turnout.serving.handle import VersionHandle
 from turnout.serving.lifecycle import LifecycleState, step
 from turnout.serving.load_policy import Resolve, Wish, moves, wanted
-from turnout.serving.loader import load
+from turnout.serving.loader import LoadedVersion, load
 from turnout.serving.outcomes import load_outcome
+from turnout.serving.sandbox.processes import Processes
 from turnout.serving.surroundings import check_surroundings
 from turnout.telemetry.metrics import KnownVersion, Metrics
 from turnout.telemetry.resources import LoadOutcome
@@ -54,6 +57,7 @@ class Manager:
         catalog: Catalog,
         metrics: Metrics,
         log: FilteringBoundLogger,
+        processes: Processes,
     ) -> None:
         """Prepares; nothing is read before the first `refresh`.
 
@@ -66,6 +70,7 @@ class Manager:
             catalog: Where the outcome goes.
             metrics: Counts by version.
             log: Where loads and unloads are told.
+            processes: Starts what tries versions out.
         """
         self._repository = repository
         self._declared = declared
@@ -75,6 +80,8 @@ class Manager:
         self._catalog = catalog
         self._metrics = metrics
         self._log = log
+        self._processes = processes
+        self._cancellation = Cancellation()
         self._entries: dict[str, dict[Version, VersionEntry]] = {}
         self._declarations = Declared()
         self._asked: dict[str, dict[Version, bool]] = {}
@@ -148,6 +155,7 @@ class Manager:
     async def close(self, bound: float) -> None:
         """Takes every version out of service, waiting at most `bound` seconds for requests under way."""
         self._closing = True
+        self._cancellation.cancel(Draining("the server stops"))
         for task in self._tasks.values():
             task.cancel()
         ready = [e.handle for entries in self._entries.values() for e in entries.values() if e.handle is not None]
@@ -270,12 +278,13 @@ class Manager:
                 self._log.warning("environment differs", model=model, version=str(version), reason=difference)
             loaded = await loop.run_in_executor(
                 self._loads,
-                load,
+                self._cancellable_load,
                 self._repository,
                 Published(entry.manifest, entry.digest),
                 settings,
                 self._settings.loading.warmup_runs,
                 warming,
+                self._processes,
             )
         except TurnoutError as error:
             self._failed(entry, error)
@@ -298,6 +307,10 @@ class Manager:
         )  # fmt: skip
         if loaded.warmth.warning:
             self._log.warning("warm-up incomplete", model=model, version=str(version), reason=loaded.warmth.warning)
+
+    def _cancellable_load(self, *args: Any) -> LoadedVersion:
+        with self._cancellation.applies():
+            return load(*args)
 
     async def _unload(self, model: str, version: Version) -> None:
         handle = self._entries[model][version].handle

@@ -16,13 +16,14 @@ from typing import Any
 
 from turnout.config import ModelSettings
 from turnout.errors import ConfigError, MemoryBudgetExceeded, ModelCrashed, ModelFailure, ModelTimedOut, TurnoutError
+from turnout.registry.cancellation import current
 from turnout.registry.lab import Answer, Examination, Race, Subject
 from turnout.registry.manifest import MODEL_FILE
 from turnout.registry.npz import NpzError, read_npz
 from turnout.registry.weights import Weights, read_weights
 from turnout.serving.memory import limit_bytes
 from turnout.serving.sandbox.attempts import last_attempt
-from turnout.serving.sandbox.processes import ANSWER_FILE, ANSWERS_FILE, JOB_FILE, Cancellation, Processes
+from turnout.serving.sandbox.processes import ANSWER_FILE, ANSWERS_FILE, JOB_FILE, Processes
 from turnout.serving.synthetic import Recipe
 
 OPTIMISED_LIMIT = 1 << 30
@@ -45,18 +46,16 @@ _ERRORS: Mapping[str, type[TurnoutError]] = {
 class TrialLab:
     """Runs versions in child processes, and remembers what it saw of each."""
 
-    def __init__(self, settings: ModelSettings, processes: Processes, cancellation: Cancellation | None = None) -> None:
+    def __init__(self, settings: ModelSettings, processes: Processes) -> None:
         """Prepares; nothing runs yet.
 
         Args:
             settings: Those that the model will be served with: providers, threads, rows in a batch, bounds on trials.
             processes: Starts children.
-            cancellation: Ends them.
         """
         self._settings = settings
         self._timeout = settings.trials.timeout_s
         self._processes = processes
-        self._cancellation = cancellation or Cancellation()
         self._seen: dict[tuple[Path, tuple[Path, ...]], Examination | TurnoutError] = {}
 
     def examine(self, subject: Subject, golden: Sequence[Path]) -> Examination:
@@ -131,7 +130,7 @@ class TrialLab:
         deadly: dict[str, str] = {}
         while True:
             (scratch / JOB_FILE).write_text(json.dumps({**job, "deadly": deadly}))
-            ended = self._processes.run(scratch, max(until - time.monotonic(), 0.0), self._cancellation)
+            ended = self._processes.run(scratch, max(until - time.monotonic(), 0.0), current())
             if ended.timed_out:
                 raise ModelTimedOut(f"its process was ended after {self._timeout:g} s")
             if not ended.code:

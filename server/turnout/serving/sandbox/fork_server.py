@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from turnout.errors import ModelFailure
+from turnout.registry.cancellation import Cancellation
 from turnout.serving.sandbox.processes import (
-    Cancellation,
     Ended,
     Processes,
     SpawnedProcesses,
