@@ -148,7 +148,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "ZIP64": (lambda p: p.write_bytes(b"PK\x06\x07" + bytes(16) + END + bytes(18)), "ZIP64"),
     "no archive": (lambda p: p.write_bytes(b"\x93NUMPY" * 100), "is no .npz archive"),
     "nothing": (lambda p: p.write_bytes(b""), "is no .npz archive"),
-    "a directory of files": (lambda p: p.mkdir(), "is a link, or no regular file"),
+    "a directory of files": (lambda p: p.mkdir(), "is a directory, expected a regular file"),
     "nobody": (lambda p: None, "is missing"),
 }
 
