@@ -9,6 +9,7 @@ import numpy as np
 
 from turnout.errors import TurnoutError
 from turnout.registry.signature import Signature
+from turnout.serving.sandbox.attempts import LeftOut
 from turnout.serving.session import Run
 from turnout.serving.synthetic import Recipe, made_up
 from turnout.serving.tensor import Array
@@ -27,11 +28,13 @@ class Sample:
         inputs: By name; None where none were found.
         recipe: How they were made up; None where they are of a golden case.
         trouble: What the version said to the last that were tried, where none were found.
+        deadly: Nothing that was tried could be run to an end.
     """
 
     inputs: Mapping[str, Array] | None
     recipe: Recipe | None = None
     trouble: str = ""
+    deadly: bool = False
 
 
 def find_sample(
@@ -53,6 +56,7 @@ def find_sample(
         trying: Around each run.
     """
     names, trouble = [spec.name for spec in signature.outputs], ""
+    tries, left_out = 0, 0
     if golden is not None and (row := one_row(golden, axes)) is not None:
         try:
             with trying(GOLDEN):
@@ -67,7 +71,9 @@ def find_sample(
             return Sample(inputs, recipe)
         except TurnoutError as error:
             trouble = error.message
-    return Sample(None, trouble=trouble)
+            left_out += isinstance(error, LeftOut)
+        tries += 1
+    return Sample(None, trouble=trouble, deadly=golden is None and 0 < tries == left_out)
 
 
 def one_row(golden: Mapping[str, Array], axes: Mapping[str, int]) -> dict[str, Array] | None:

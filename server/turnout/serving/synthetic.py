@@ -28,6 +28,9 @@ _SIZES = (1, 3)
 _ZEROS = (0, 1)
 
 _WORDS = np.array(["turnout", "points", "frog", "siding"], dtype=object)
+_INTEGERS = frozenset(DataType) - {
+    DataType.FLOAT16, DataType.BFLOAT16, DataType.FLOAT32, DataType.FLOAT64, DataType.BOOL, DataType.STRING,
+}  # fmt: skip
 _FLOATS = {DataType.FLOAT16, DataType.BFLOAT16, DataType.FLOAT32, DataType.FLOAT64}
 
 
@@ -64,11 +67,17 @@ def recipes(*, values_become_sizes: bool, free_sizes: Sequence[int] = FREE_SIZES
 def made_up(
     signature: Signature, tried: Sequence[Recipe], axes: Mapping[str, int], seed: int = 1
 ) -> Iterator[tuple[Recipe, dict[str, Array]]]:
-    """Yields inputs of each recipe, less those that would be too large."""
+    """Yields inputs of each recipe, less those that would be too large, or the same as others before."""
+    needed = [spec for spec in signature.inputs if not spec.has_default]
+    integers = any(spec.dtype in _INTEGERS for spec in needed)
+    known = set()
     for recipe in tried:
-        shapes = [_shape(s, recipe.free_size, axes.get(s.name)) for s in signature.inputs if not s.has_default]
-        if sum(map(math.prod, shapes)) <= MOST_ELEMENTS:
-            yield recipe, synthetic_inputs(signature, recipe, axes, seed)
+        shapes = tuple(_shape(spec, recipe.free_size, axes.get(spec.name)) for spec in needed)
+        kind = shapes, (recipe.lowest, recipe.below) if integers else ()
+        if kind in known or sum(map(math.prod, shapes)) > MOST_ELEMENTS:
+            continue
+        known.add(kind)
+        yield recipe, synthetic_inputs(signature, recipe, axes, seed)
 
 
 def synthetic_inputs(signature: Signature, recipe: Recipe, axes: Mapping[str, int], seed: int) -> dict[str, Array]:

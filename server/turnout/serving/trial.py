@@ -35,11 +35,14 @@ RACE_SECONDS = 1.0
 MOST_DEADLY = 16
 """Runs that are left out, one after the other, before a version is what is at fault."""
 
+MOST_LATE = 2
+"""Runs of made-up inputs that may take too long: the next would as well."""
+
 _MAX_READ = 2 << 30
 """Memory for answers: text takes more of it than of the archive."""
 
 _ERRORS: Mapping[str, type[TurnoutError]] = {
-    error.__name__: error for error in (ConfigError, MemoryBudgetExceeded, ModelFailure, ModelTimedOut)
+    error.__name__: error for error in (ConfigError, MemoryBudgetExceeded, ModelCrashed, ModelFailure, ModelTimedOut)
 }
 
 
@@ -119,6 +122,7 @@ class TrialLab:
                 ],
                 "golden": [str(path.absolute()) for path in golden],
                 "runtime": self._settings.runtime.model_dump(mode="json"),
+                "run_seconds": self._settings.trials.run_timeout_s,
                 "memory_limit": memory_limit(int(self._settings.trials.memory_limit_bytes)),
                 "max_rows": self._settings.batching.max_rows if self._settings.batching.enabled else 0,
             }
@@ -138,8 +142,10 @@ class TrialLab:
             what = last_attempt(scratch)
             if not what or what in deadly or len(deadly) == MOST_DEADLY:
                 raise ModelCrashed(f"its process died{ended.cause}")
-            late = ended.code == -signal.SIGALRM
-            deadly[what] = "it took longer than it may" if late else f"it took its process down{ended.cause}"
+            late = f"a run took longer than {self._settings.trials.run_timeout_s:g} s"
+            deadly[what] = late if ended.code == -signal.SIGALRM else f"a run took its process down{ended.cause}"
+            if list(deadly.values()).count(late) == MOST_LATE:
+                raise ModelTimedOut(f"{late}, on two made-up inputs; a golden case would show what it runs on")
         return _read(scratch)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import onnxruntime as ort
 
 from turnout.config import Runtime
-from turnout.errors import InvalidModel, MemoryBudgetExceeded, ModelFailure, TurnoutError
+from turnout.errors import InvalidModel, MemoryBudgetExceeded, ModelCrashed, ModelFailure, TurnoutError
 from turnout.registry.agreement import differs, largest_difference, tolerance_of
 from turnout.registry.golden import GOLDEN_DIRECTORY, read_case
 from turnout.registry.manifest import MODEL_FILE, Manifest
@@ -50,10 +50,8 @@ PREPACKED_LIMIT = 1 << 30
 took 4.1 GiB, without it 2.1 GiB, all of it mapped from the file. What is measured of such a version is a little slower
 and smaller than what will be served."""
 
-TRY_SECONDS = 30.0
-"""What one run of made-up inputs may take; nobody waits longer for what nobody asked for."""
-
-PROOF_SECONDS = 120.0
+_PROOF_RUNS = 4
+"""A proof of how a version batches takes so many runs or more, each the longer for its rows."""
 
 MAX_ANSWERS_BYTES = 512 << 20
 """Bytes of all answers together that are kept for comparison."""
@@ -95,6 +93,7 @@ def answer(scratch: Path) -> None:
     """Answers the question in a scratch directory, and leaves the answer there."""
     be_first_to_go()
     trial = Trial.of(json.loads((scratch / JOB_FILE).read_bytes()), scratch)
+    bound_memory(trial.memory_limit + _LOADING * max((manifest.size for _, manifest in trial.versions), default=0))
     questions = {"examine": examine, "sample": sample, "race": race, "optimise": optimise}
     try:
         told = questions[trial.question](trial)
@@ -117,6 +116,7 @@ class Trial:
         max_rows: Most rows in a batch.
         memory_limit: Bytes beside the models.
         seconds: How long versions race.
+        run_seconds: What a run of made-up inputs may take.
         scratch: Where answers go.
         attempts: Guards runs that a process need not survive.
     """
@@ -128,6 +128,7 @@ class Trial:
     max_rows: int
     memory_limit: int
     seconds: float
+    run_seconds: float
     scratch: Path
     attempts: Attempts
 
@@ -142,6 +143,7 @@ class Trial:
             max_rows=job["max_rows"],
             memory_limit=job["memory_limit"],
             seconds=job.get("seconds", 0.0),
+            run_seconds=job["run_seconds"],
             scratch=scratch,
             attempts=Attempts(scratch, job["deadly"]),
         )
@@ -155,7 +157,7 @@ class Trial:
         """Guards a run of a sample; what a golden case does is a finding, and not guarded."""
         if what == GOLDEN:
             return contextlib.nullcontext()
-        return self.attempts.attempt(f"made-up inputs ({what})", TRY_SECONDS)
+        return self.attempts.attempt(f"made-up inputs ({what})", self.run_seconds)
 
 
 def examine(trial: Trial) -> dict[str, Any]:
@@ -170,7 +172,9 @@ def examine(trial: Trial) -> dict[str, Any]:
     # One row: which batches pay depends on what else the machine does, and the peak of memory would with it.
     warmth = warm_up(session.run, replace(plan, max_rows=0), names, _WARM_RUNS, only_where_it_pays=True)
     tried = recipes(values_become_sizes=sizes)
-    examples = chain(_golden(trial.golden, manifest.signature), _synthetic(trial, session, found.recipe, tried))
+    examples = _golden(trial.golden, manifest.signature)
+    if found.inputs is not None:  # else made-up ones would be searched for in vain once more
+        examples = chain(examples, _synthetic(trial, session, found.recipe, tried))
     answers = Answers(trial.scratch / ANSWERS_FILE)
     with answers:
         for example in examples:
@@ -205,6 +209,8 @@ def _sample(trial: Trial, session: Session, *, sizes: bool) -> Sample:
     sound = next((e.inputs for e in _golden(trial.golden, manifest.signature) if not e.fault), None)
     tried = recipes(values_become_sizes=sizes)
     found = find_sample(session.run, manifest.signature, sample_axes(manifest), sound, tried, trial.trying)
+    if found.deadly:
+        raise ModelCrashed(f"{found.trouble}, whatever was made up; a golden case would show what it runs on")
     return replace(found, trouble=found.trouble.replace(_LIMIT_MET, trial.said(MemoryBudgetExceeded(_LIMIT_MET))))
 
 
@@ -212,7 +218,7 @@ def _proved(trial: Trial, session: Session, found: Sample) -> BatchPlan:
     """Proves how a version batches. Other values than the sample's may do to it what nobody asked for."""
     ((_, manifest),) = trial.versions
     try:
-        with trial.attempts.attempt("other values than those it ran on", PROOF_SECONDS):
+        with trial.attempts.attempt("other values than those it ran on", _PROOF_RUNS * trial.run_seconds):
             return prove(session.run, manifest, trial.max_rows, found.inputs, (), found.trouble)
     except LeftOut as error:
         reason = f"unbatched: of other values than those that it ran on first, {error.message}"
@@ -278,6 +284,7 @@ def _load(trial: Trial, index: int = 0, *, arena: bool = True, prepack: bool | N
     """
     directory, manifest = trial.versions[index]
     wanted = trial.runtime
+    unbound_memory()  # for CUDA, which is tried first
     names = providers.choose([] if wanted.providers == "auto" else [str(p) for p in wanted.providers])
     on_gpu = names[0] != providers.CPU
     device = wanted.device_ids[0] if on_gpu else 0
@@ -286,9 +293,7 @@ def _load(trial: Trial, index: int = 0, *, arena: bool = True, prepack: bool | N
         "cpu_arena": wanted.cpu_arena and arena,
         "arena_limit_bytes": min(int(wanted.arena_limit_bytes) or limit, limit),
     }
-    if on_gpu:
-        unbound_memory()
-    else:
+    if not on_gpu:
         bound_memory(_LOADING * manifest.size + trial.memory_limit)
     began = time.perf_counter()
     session = Session(
@@ -408,7 +413,7 @@ def _answer(trial: Trial, session: Session, example: Example, names: Sequence[st
 
 
 def _guarded(trial: Trial, example: Example) -> AbstractContextManager[None]:
-    return contextlib.nullcontext() if example.golden else trial.attempts.attempt(example.name, TRY_SECONDS)
+    return contextlib.nullcontext() if example.golden else trial.attempts.attempt(example.name, trial.run_seconds)
 
 
 class Answers:
