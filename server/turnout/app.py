@@ -68,6 +68,7 @@ from turnout.telemetry.metrics import Metrics
 from turnout.telemetry.tracing.assembly import tracing
 from turnout.web.console.application import console_routes
 from turnout.web.console.recent import Recent
+from turnout.web.guard import Guard, is_loopback
 from turnout.web.oip.description import DescriptionEndpoints
 from turnout.web.oip.inference import InferenceEndpoint
 from turnout.web.oip.routes import oip_routes
@@ -220,7 +221,8 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             Address(settings.http.host, http_socket.getsockname()[1]),
             listen(control, settings.control),
         )
-        http = http_server(web)
+        guarded = Guard(web.application(), settings.web.hosts, loopback=is_loopback(settings.http.host))
+        http = http_server(guarded)
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         side_tasks = SideTasks(failed)
         stack.push_async_callback(side_tasks.cancel)

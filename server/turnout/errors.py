@@ -225,6 +225,7 @@ def _nearest(name: str, known: Sequence[str], noun: str) -> str:
     """
     if not known:
         return f"there are no {noun}"
-    near = get_close_matches(name[:_COMPARED], known[:_MOST_COMPARED], n=3, cutoff=0.5) or list(known[:5])
+    likely = sorted(known, key=lambda other: other[:2] != name[:2])[:_MOST_COMPARED]  # stable: else in their order
+    near = get_close_matches(name[:_COMPARED], likely, n=3, cutoff=0.5) or list(known[:5])
     more = "" if len(near) == len(known) else ", ..."
     return f"{'nearest' if more else 'there are'}: {', '.join(near)}{more}"

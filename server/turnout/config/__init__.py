@@ -21,6 +21,7 @@ from turnout.config.sections import (
     Tracing,
     Transfers,
     Trials,
+    Web,
 )
 from turnout.config.settings import ModelOverrides, ModelSettings, Settings
 from turnout.config.sources import Loaded, load_settings
@@ -54,5 +55,6 @@ __all__ = [
     "Tracing",
     "Transfers",
     "Trials",
+    "Web",
     "load_settings",
 ]

@@ -28,6 +28,7 @@ from turnout.config.sections import (
     Tracing,
     Transfers,
     Trials,
+    Web,
 )
 from turnout.config.values import (
     Address,
@@ -121,6 +122,7 @@ class Settings(BaseSettings):
     signing: Signing = Signing()
     shadow: ShadowLane = ShadowLane()
     rollout: Rollout = Rollout()
+    web: Web = Web()
     console: Console = Console()
     oip: Oip = Oip()
     log: Log = Log()
