@@ -15,7 +15,7 @@ from turnout.registry.value_sizes import values_become_sizes
 from turnout.serving.batchability import sample_axes
 from turnout.serving.sample import Sample, find_sample, one_row
 from turnout.serving.session import Run
-from turnout.serving.synthetic import QUICK_SIZES, made_up, recipes
+from turnout.serving.synthetic import FEW_ELEMENTS, made_up, recipes
 from turnout.serving.trial import TrialLab
 
 CASE_BYTES = 64 << 20
@@ -37,7 +37,8 @@ def sample_for_load(run: Run, manifest: Manifest, directory: Path, graph: Graph,
     golden = None if case is None else case.inputs
     given = {spec.name for spec in signature.inputs if not spec.has_default} | set(golden or ())
     if not values_become_sizes(graph, given):
-        found = find_sample(run, signature, axes, golden, recipes(values_become_sizes=False, free_sizes=QUICK_SIZES))
+        tried = recipes(values_become_sizes=False)
+        found = find_sample(run, signature, axes, golden, tried, most=FEW_ELEMENTS)
         if found.inputs is not None or all(isinstance(d, int) for spec in signature.inputs for d in spec.shape):
             return found
     cases = [] if case is None else [directory / GOLDEN_DIRECTORY / f"{case.name}.npz"]

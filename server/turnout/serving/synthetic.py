@@ -12,11 +12,11 @@ from turnout.serving.tensor import NUMPY_DTYPES, Array
 FREE_SIZES = (1, 8, 32, 128, 512)
 """Sizes tried, in this order, for free dimensions: 1 suits most graphs, convolutions over time need more."""
 
-QUICK_SIZES = (1, 8)
-"""Those of them with which every model is small."""
-
 MOST_ELEMENTS = 1 << 24
 """Elements that are made up for one set of inputs: a volume of 256 by 256 by 256."""
+
+FEW_ELEMENTS = 1 << 16
+"""With so few, a model whose sizes follow from shapes takes little memory: a picture of 147 by 147."""
 
 _BYTES = (0, 256)
 """Integers from the first to below the second. Bytes and token ids take these; a constant or nearly constant input
@@ -53,31 +53,30 @@ class Recipe:
         return f"free sizes {self.free_size}, integers {integers}"
 
 
-def recipes(*, values_become_sizes: bool, free_sizes: Sequence[int] = FREE_SIZES) -> list[Recipe]:
+def recipes(*, values_become_sizes: bool) -> list[Recipe]:
     """Returns what is tried, in order.
 
     Args:
         values_become_sizes: Small integers come first, since large ones may become tensors of any size.
-        free_sizes: For free dimensions.
     """
     ranges = (_SIZES, _BITS, _ZEROS, _BYTES) if values_become_sizes else (_BYTES, _BITS)
-    return [Recipe(size, *integers) for integers in ranges for size in free_sizes]
+    return [Recipe(size, *integers) for integers in ranges for size in FREE_SIZES]
 
 
 def made_up(
-    signature: Signature, tried: Sequence[Recipe], axes: Mapping[str, int], seed: int = 1
+    signature: Signature, tried: Sequence[Recipe], axes: Mapping[str, int], most: int = MOST_ELEMENTS
 ) -> Iterator[tuple[Recipe, dict[str, Array]]]:
-    """Yields inputs of each recipe, less those that would be too large, or the same as others before."""
+    """Yields inputs of each recipe, less those of more than `most` elements, or of the kind of others before."""
     needed = [spec for spec in signature.inputs if not spec.has_default]
     integers = any(spec.dtype in _INTEGERS for spec in needed)
     known = set()
     for recipe in tried:
         shapes = tuple(_shape(spec, recipe.free_size, axes.get(spec.name)) for spec in needed)
         kind = shapes, (recipe.lowest, recipe.below) if integers else ()
-        if kind in known or sum(map(math.prod, shapes)) > MOST_ELEMENTS:
+        if kind in known or sum(map(math.prod, shapes)) > most:
             continue
         known.add(kind)
-        yield recipe, synthetic_inputs(signature, recipe, axes, seed)
+        yield recipe, synthetic_inputs(signature, recipe, axes, seed=1)
 
 
 def synthetic_inputs(signature: Signature, recipe: Recipe, axes: Mapping[str, int], seed: int) -> dict[str, Array]:
