@@ -11,6 +11,7 @@ from semver import Version
 from onnx_models import leaky, matmul, model, scaled, tensor
 from turnout.config import Runtime
 from turnout.registry.manifest import MODEL_FILE, Batching, FileEntry, Manifest
+from turnout.registry.onnx_graph import read_graph
 from turnout.registry.onnx_model import read_model
 from turnout.serving.batchability import BatchPlan, prove
 from turnout.serving.providers import CPU
@@ -19,13 +20,13 @@ from turnout.serving.session import Session
 
 @pytest.fixture
 def proved(tmp_path: Path):
-    def run(proto: onnx.ModelProto, batching: Batching | None = None, max_rows: int = 8, golden=None) -> BatchPlan:
+    def run(proto: onnx.ModelProto, batching: Batching | None = None, max_rows: int = 8, golden=()) -> BatchPlan:
         path = tmp_path / "m.onnx"
         onnx.save(proto, path)
         signature = read_model(path).signature
         files = (FileEntry(MODEL_FILE, 1, "sha256:" + "0" * 64),)
         manifest = Manifest("m", Version(1), files, signature, {"": 17}, 8, batching)
-        return prove(Session(path, signature, [CPU], 0, Runtime()).run, manifest, max_rows, golden)
+        return prove(Session(path, signature, [CPU], 0, Runtime()).run, manifest, max_rows, golden, read_graph(path))
 
     return run
 
@@ -102,6 +103,6 @@ def test_longer_inputs_are_tried_where_short_ones_raise(proved) -> None:
 
 
 def test_a_golden_case_is_tried_first(proved) -> None:
-    plan = proved(_wants_long_inputs(), golden={"x": np.ones((3, 50), np.float32)})
+    plan = proved(_wants_long_inputs(), golden=[{"x": np.ones((3, 50), np.float32)}])
     assert plan.sample is not None
     assert plan.sample["x"].shape == (1, 50)

@@ -31,12 +31,14 @@ def shape_of(plan: BatchPlan, inputs: Mapping[str, Array]) -> tuple[Line, int] |
 
     Returns:
         None where the request runs alone: its version is unbatched, its batched inputs do not agree on the number of
-        rows, it has no rows, or an input outside the batch is too large to compare.
+        rows, it has no rows, an input outside the batch is too large to compare, or its sizes are not among those that
+        it is proved for.
     """
     if plan.max_rows < 2:
         return None
     rows = -1
     common: list[Hashable] = []
+    sizes: list[tuple[str, tuple[int, ...]]] = []
     for name in sorted(inputs):
         array = inputs[name]
         axis = plan.input_axes.get(name)
@@ -44,13 +46,17 @@ def shape_of(plan: BatchPlan, inputs: Mapping[str, Array]) -> tuple[Line, int] |
             if array.nbytes > _SHARED_VALUE_BYTES or array.dtype == object:
                 return None
             common.append((name, array.shape, array.tobytes()))
+            sizes.append((name, array.shape))
             continue
         shape = array.shape
         if rows not in (-1, shape[axis]):
             return None
         rows = shape[axis]
         common.append((name, shape[:axis], shape[axis + 1 :]))
-    return (tuple(common), rows) if rows > 0 else None
+        sizes.append((name, shape[:axis] + shape[axis + 1 :]))
+    if rows < 1 or (plan.sizes is not None and not plan.sizes.holds(tuple(sizes))):
+        return None
+    return tuple(common), rows
 
 
 def join(plan: BatchPlan, requests: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:

@@ -1,21 +1,23 @@
-"""Finds out, by running a version, whether and how its requests may be put together.
+"""Finds out whether and how requests of a version may be put together.
 
-Two different single-row requests are run by themselves and then as one batch of two. Only where each row of the batch
-answers as it did alone, within tolerance, are requests of different clients ever put into one run.
+The graph has to prove it (`turnout.serving.rowwise`), and runs have to agree (`turnout.serving.batch_check`). Where the
+graph proves nothing, only what the publisher declares is tried, and believed if the runs agree.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-
-import numpy as np
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from turnout.errors import TurnoutError
-from turnout.registry.agreement import differs, tolerance_of
+from turnout.registry.graph import ModelGraph
 from turnout.registry.manifest import Batching, Manifest
-from turnout.registry.signature import Signature
-from turnout.serving.sample import find_sample
+from turnout.registry.signature import Dimension, Signature
+from turnout.serving.batch_check import Difference, check, rows_to_try
+from turnout.serving.proven_sizes import ProvenSizes, Sizes
+from turnout.serving.rowwise.proof import Proof, prove_rows
+from turnout.serving.sample import one_row
 from turnout.serving.session import Run
-from turnout.serving.synthetic import Recipe, recipes
+from turnout.serving.synthetic import MOST_ELEMENTS, Recipe, made_up, recipes
 from turnout.serving.tensor import Array
 
 
@@ -29,7 +31,8 @@ class BatchPlan:
         output_axes: The axis along which each batched output grows; an output not named is given to every request.
         reason: Why it is so, in words.
         sample: Inputs of one row that the model runs on, for warm-up; None where none were found.
-        mixes: A batch of two ran, and its rows were answered otherwise than alone.
+        mixes: A batch ran, and its rows were answered otherwise than alone.
+        sizes: Other dimensions for which that is so; None where it is so for all.
     """
 
     max_rows: int
@@ -38,6 +41,7 @@ class BatchPlan:
     reason: str = ""
     sample: Mapping[str, Array] | None = None
     mixes: bool = False
+    sizes: ProvenSizes | None = None
 
 
 def sample_axes(manifest: Manifest) -> Mapping[str, int]:
@@ -49,133 +53,214 @@ def prove(
     run: Run,
     manifest: Manifest,
     max_rows: int,
-    golden: Mapping[str, Array] | None,
+    golden: Sequence[Mapping[str, Array]],
+    graph: ModelGraph,
     tried: Sequence[Recipe] | None = None,
+    most: int = MOST_ELEMENTS,
     trouble: str = "",
 ) -> BatchPlan:
-    """Runs the model a few times and returns the plan that this proves.
+    """Follows the batch dimension through the graph, runs the model a few times, and returns the plan that this proves.
 
     Args:
         run: Runs the model.
         manifest: Of the version; what it declares about batching is checked as well.
         max_rows: Most rows that the server allows; 0 turns batching off.
-        golden: Inputs of a golden case, which real models accept where synthetic ones may be refused; or a sample that
-            was found before.
-        tried: What is made up where it does not run on those; by default what suits most models.
+        golden: Inputs of golden cases, which real models accept where synthetic ones may be refused.
+        graph: Of the model.
+        tried: What is made up besides; by default what suits most models.
+        most: Elements of what is made up.
         trouble: What it said to inputs that were tried before.
     """
     signature, declared = manifest.signature, manifest.batching or Batching()
-    candidates = _candidates(manifest)
-    if tried is None:
-        tried = recipes(values_become_sizes=False)
-    found = find_sample(run, signature, sample_axes(manifest), golden, tried)
-    sample, trouble = found.inputs, found.trouble or trouble
+    claimed, candidates = declared.axes is not None, _candidates(manifest)
+    tried = recipes(values_become_sizes=False) if tried is None else tried
+    rows = itertools.chain(
+        filter(None, (one_row(case, sample_axes(manifest)) for case in golden)),
+        (inputs for _, inputs in made_up(signature, tried, sample_axes(manifest), most)),
+    )
+    samples = _Samples(run, signature, sample_axes(manifest), rows, trouble)
+    sample = samples.first
     if not declared.enabled:
         return BatchPlan(0, reason="unbatched: the manifest says so", sample=sample)
     if max_rows < 2:
         return BatchPlan(0, reason="unbatched: the configuration says so", sample=sample)
-    if not candidates:
+    if not any(candidates):
         return BatchPlan(0, reason="unbatched: no input has a free dimension", sample=sample)
-    rows = min(max_rows, declared.max_rows or max_rows)
-    if sample is None:
-        return _unproved(declared, signature, rows, trouble)
-    failure, mixes = "", False
+    most_rows = min(max_rows, declared.max_rows or max_rows)
+    plans = []
     for input_axes in candidates:
-        output_axes, failure, mixed = _try_axes(run, manifest, input_axes, sample)
-        mixes = mixes or mixed
-        if output_axes is not None:
-            said = "declared and proved" if declared.axes is not None else "proved"
-            axes = ", ".join(f"{name} axis {axis}" for name, axis in input_axes.items())
-            return BatchPlan(rows, input_axes, output_axes, f"batched ({said}: {axes})", sample)
-    return BatchPlan(0, reason=f"unbatched: {failure}", sample=sample, mixes=mixes)
+        attempt = _Attempt(run, manifest, graph, input_axes, golden, claimed)
+        plan = attempt.plan(most_rows, samples)
+        if plan.max_rows:
+            return plan
+        plans.append(plan)
+    return replace(plans[0], sample=sample, mixes=any(plan.mixes for plan in plans))
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """A try to batch along one axis of each input."""
+
+    run: Run
+    manifest: Manifest
+    graph: ModelGraph
+    input_axes: Mapping[str, int]
+    golden: Sequence[Mapping[str, Array]]
+    claimed: bool
+
+    def plan(self, rows: int, samples: "_Samples") -> BatchPlan:
+        """Returns the plan of up to `rows` rows, or one that says why there is none."""
+        proof = prove_rows(self.graph, self.manifest.signature, self.input_axes)
+        axes = ", ".join(f"{name} axis {axis}" for name, axis in self.input_axes.items())
+        sample = samples.first
+        if sample is None:
+            return self._unrun(rows, proof, axes, samples.trouble)
+        sizes = None
+        if proof.obstacle:
+            for other in samples:
+                sized = self.prove_for(_sizes_of(other, self.input_axes))
+                if not sized.obstacle:
+                    sizes = ProvenSizes(_Prover(self, sized.output_axes), [_sizes_of(other, self.input_axes)])
+                    proof, sample = sized, other
+                    break
+        proved = None if proof.obstacle else proof.output_axes
+        try:
+            tried = rows_to_try(sample, self.input_axes, self.golden)
+            output_axes = check(self.run, self.manifest, self.input_axes, tried, proved=proved)
+        except Difference as found:
+            why = f"{found} ({proof.obstacle})" if proof.obstacle else str(found)
+            return BatchPlan(0, reason=f"unbatched: {why}", sample=sample, mixes=found.mixes)
+        if proved is None and not self.claimed:
+            why = f"the graph does not prove that rows keep to themselves: {proof.obstacle}"
+            return BatchPlan(0, reason=f"unbatched: {why}", sample=sample)
+        if proved is None:
+            how = f"declared, and runs agree; the graph does not prove it: {proof.obstacle}"
+            return BatchPlan(rows, self.input_axes, output_axes, f"batched ({how}: {axes})", sample)
+        how = "declared and proved" if self.claimed else "proved"
+        where = "" if sizes is None else "; for sizes of other dimensions that the graph is proved for"
+        reason = f"batched ({how} by graph and run: {axes}{where})"
+        return BatchPlan(rows, self.input_axes, output_axes, reason, sample, sizes=sizes)
+
+    def _unrun(self, rows: int, proof: Proof, axes: str, trouble: str) -> BatchPlan:
+        """Plans for a model that ran on none of the inputs tried: the graph and the publisher both have to say it."""
+        if self.claimed and not proof.obstacle:
+            reason = f"batched (declared, and proved by graph: {axes}; could not be run: publish a golden case)"
+            return BatchPlan(rows, self.input_axes, proof.output_axes, reason)
+        why = f"no inputs were found that it runs on ({trouble}); publish a golden case"
+        return BatchPlan(0, reason=f"unbatched: {why}" + (f"; {proof.obstacle}" if proof.obstacle else ""))
+
+    def prove_for(self, sizes: Sizes) -> Proof:
+        """Follows the batch dimension for inputs whose other dimensions are known."""
+        known = dict(sizes)
+        inputs = []
+        for spec in self.manifest.signature.inputs:
+            if spec.name in known:
+                shape: list[Dimension] = list(known[spec.name])
+                if spec.name in self.input_axes:
+                    shape.insert(self.input_axes[spec.name], None)
+                spec = replace(spec, shape=tuple(shape))
+            inputs.append(spec)
+        return prove_rows(self.graph, Signature(tuple(inputs), self.manifest.signature.outputs), self.input_axes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prover:
+    """Proves one set of sizes after another."""
+
+    attempt: _Attempt
+    output_axes: Mapping[str, int]
+
+    def __call__(self, sizes: Sizes) -> bool:
+        proof = self.attempt.prove_for(sizes)
+        return not proof.obstacle and dict(proof.output_axes) == dict(self.output_axes)
+
+
+def _sizes_of(inputs: Mapping[str, Array], axes: Mapping[str, int]) -> Sizes:
+    """Returns the dimensions of inputs but for their batch axes."""
+    found = []
+    for name in sorted(inputs):
+        shape = inputs[name].shape
+        axis = axes.get(name)
+        found.append((name, shape if axis is None else shape[:axis] + shape[axis + 1 :]))
+    return tuple(found)
 
 
 def _candidates(manifest: Manifest) -> list[dict[str, int]]:
-    declared = manifest.batching
-    if declared is not None and declared.axes is not None:
-        return [dict(declared.axes)]
+    declared = manifest.batching or Batching()
+    if declared.axes is not None:
+        return [_declared_inputs(manifest.signature, declared)]
     return list(_likely_axes(manifest.signature))
 
 
+def _declared_inputs(signature: Signature, declared: Batching) -> dict[str, int]:
+    return {
+        spec.name: declared.axes[spec.name] for spec in signature.inputs if declared.axes and spec.name in declared.axes
+    }
+
+
 def _likely_axes(signature: Signature) -> Iterator[dict[str, int]]:
-    """Yields guesses at the inputs' batch axes: the first free dimension of each, then axis 0 alone."""
+    """Yields guesses at the inputs' batch axes: the first free dimension of each, then axis 0 alone, then wherever the
+    first input's first free dimension stands by its name.
+    """
     needed = [spec for spec in signature.inputs if not spec.has_default]
     first_free = {
         spec.name: next(i for i, d in enumerate(spec.shape) if not isinstance(d, int))
         for spec in needed
         if any(not isinstance(d, int) for d in spec.shape)
     }
-    if first_free:
-        yield first_free
-    leading = {name: axis for name, axis in first_free.items() if axis == 0}
-    if leading and leading != first_free:
-        yield leading
+    guesses = [first_free, {name: axis for name, axis in first_free.items() if axis == 0}]
+    names = [spec.shape[first_free[spec.name]] for spec in needed if spec.name in first_free]
+    if names and isinstance(names[0], str):
+        guesses.append({spec.name: spec.shape.index(names[0]) for spec in needed if names[0] in spec.shape})
+    seen: list[dict[str, int]] = []
+    for guess in guesses:
+        if guess and guess not in seen:
+            seen.append(guess)
+            yield guess
 
 
-def _try_axes(
-    run: Run, manifest: Manifest, input_axes: Mapping[str, int], sample: Mapping[str, Array]
-) -> tuple[dict[str, int] | None, str, bool]:
-    """Returns the outputs' batch axes if batching along `input_axes` changes no answer, else None and why not; and
-    whether rows of a batch were answered otherwise than alone.
+class _Samples:
+    """One-row inputs that the model runs on, of different sizes: golden cases first, then made-up ones.
+
+    They are looked for as they are asked for: one is enough where the graph proves the rest.
     """
-    names = [spec.name for spec in manifest.signature.outputs]
-    first, second = _one_row(sample, input_axes), _one_row(_other_values(sample, input_axes), input_axes)
-    together = {
-        name: np.concatenate([array, second[name]], axis=input_axes[name]) if name in input_axes else array
-        for name, array in first.items()
-    }
-    try:
-        alone = [run(first, names), run(second, names)]
-        both = run(together, names)
-    except TurnoutError as error:
-        return None, f"a batch of two cannot be run: {error.message}", False
-    axes: dict[str, int] = {}
-    for index, spec in enumerate(manifest.signature.outputs):
-        one, two, pair = alone[0][index], alone[1][index], both[index]
-        tolerance = tolerance_of(manifest, spec)
-        axis = _growing_axis(one, pair)
-        if axis is None:
-            if differs(one, pair, tolerance) or differs(two, pair, tolerance):
-                return None, f"output {spec.name} does not grow with the batch", False
-            continue
-        if differs(pair, np.concatenate([one, two], axis=axis), tolerance):
-            return None, f"output {spec.name} of a batch of two differs from two single answers", True
-        axes[spec.name] = axis
-    return (axes, "", False) if axes else (None, "no output grows with the batch", False)
 
+    def __init__(
+        self,
+        run: Run,
+        signature: Signature,
+        axes: Mapping[str, int],
+        rows: Iterable[Mapping[str, Array]],
+        trouble: str,
+    ) -> None:
+        self.trouble = trouble
+        self._found: list[Mapping[str, Array]] = []
+        self._tries = self._look(run, signature, axes, rows)
 
-def _growing_axis(one: Array, two: Array) -> int | None:
-    """Returns the axis that two rows make longer by as much as one row has, or None."""
-    if one.ndim != two.ndim:
-        return None
-    grown = [i for i, (a, b) in enumerate(zip(one.shape, two.shape, strict=True)) if a != b]
-    if len(grown) != 1 or one.shape[grown[0]] != 1 or two.shape[grown[0]] != 2:
-        return None
-    return grown[0]
+    @property
+    def first(self) -> Mapping[str, Array] | None:
+        """The first one; None where there is none."""
+        return next(iter(self), None)
 
+    def __iter__(self) -> Iterator[Mapping[str, Array]]:
+        yield from self._found
+        for inputs in self._tries:
+            self._found.append(inputs)
+            yield inputs
 
-def _one_row(inputs: Mapping[str, Array], axes: Mapping[str, int]) -> dict[str, Array]:
-    return {name: np.take(a, [0], axis=axes[name]) if name in axes else a for name, a in inputs.items()}
-
-
-def _other_values(inputs: Mapping[str, Array], axes: Mapping[str, int]) -> dict[str, Array]:
-    """Returns inputs of the same shapes whose batched values differ: reversed along their last axis and shifted."""
-    return {name: _shifted(array) if name in axes else array for name, array in inputs.items()}
-
-
-def _shifted(array: Array) -> Array:
-    if array.dtype == object or array.dtype == np.bool_:
-        return np.flip(array, axis=-1) if array.dtype == object else ~array
-    if array.dtype.kind in "iu":
-        # Stay within the values seen: an index past them might be out of the model's range, and a 0 a divisor.
-        return (array.max() - (array - array.min())).astype(array.dtype) if array.size else array
-    return (np.flip(array, axis=-1).astype(np.float32) * 0.5 + 0.25).astype(array.dtype)
-
-
-def _unproved(declared: Batching, signature: Signature, rows: int, trouble: str) -> BatchPlan:
-    """Plans for a model that ran on none of the inputs tried: only what its publisher declares is believed."""
-    if declared.axes is None:
-        return BatchPlan(0, reason=f"unbatched: no inputs were found that it runs on, so nothing is proved ({trouble})")
-    inputs = {spec.name: declared.axes[spec.name] for spec in signature.inputs if spec.name in declared.axes}
-    outputs = {spec.name: declared.axes[spec.name] for spec in signature.outputs if spec.name in declared.axes}
-    return BatchPlan(rows, inputs, outputs, "batched (declared; could not be proved: publish a golden case)")
+    def _look(
+        self, run: Run, signature: Signature, axes: Mapping[str, int], rows: Iterable[Mapping[str, Array]]
+    ) -> Iterator[Mapping[str, Array]]:
+        names = [spec.name for spec in signature.outputs]
+        seen: set[Sizes] = set()
+        for inputs in rows:
+            sizes = _sizes_of(inputs, axes)
+            if sizes in seen:
+                continue
+            try:
+                run(inputs, names)
+            except TurnoutError as error:
+                self.trouble = error.message
+            else:
+                seen.add(sizes)
+                yield inputs

@@ -22,9 +22,9 @@ from turnout.registry.onnx_graph import read_graph
 from turnout.registry.repository import Repository
 from turnout.registry.trust import Trust
 from turnout.serving import providers
-from turnout.serving.batchability import BatchPlan, prove
+from turnout.serving.batchability import BatchPlan
 from turnout.serving.binding import BoundRunner, bindable, pinned_allocator
-from turnout.serving.load_sample import sample_for_load
+from turnout.serving.load_proof import prove_at_load
 from turnout.serving.memory import used_bytes
 from turnout.serving.priority import step_back
 from turnout.serving.sandbox.processes import Processes
@@ -114,9 +114,8 @@ def load(
         for device_id in (runtime.device_ids if on_gpu else (0,))
     ]
     on_loaded()
-    graph = read_graph(directory / MODEL_FILE).graph
-    sample = sample_for_load(sessions[0].run, manifest, directory, graph, TrialLab(settings, processes))
-    plan = prove(sessions[0].run, manifest, _max_rows(settings.batching), sample.inputs, (), sample.trouble)
+    graph, lab = read_graph(directory / MODEL_FILE), TrialLab(settings, processes)
+    plan = prove_at_load(sessions[0].run, manifest, directory, graph, _max_rows(settings.batching), lab)
     outputs = [spec.name for spec in manifest.signature.outputs]
     pays = settings.batching.only_where_it_pays
     warmth = warm_up(sessions[0].run, plan, outputs, warmup_runs, pays)
@@ -125,7 +124,7 @@ def load(
     if pays:
         plan = paying_plan(plan, warmth)
     inline_bytes = 0 if on_gpu else _inline_bytes(warmth, runtime.inline_threshold_us * 1e-6)
-    if inline_bytes and not _bounded(directory / MODEL_FILE, graph):
+    if inline_bytes and not _bounded(directory / MODEL_FILE, graph.graph):
         inline_bytes = 0
     return LoadedVersion(
         sessions=sessions,

@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import astuple, dataclass, replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from turnout.config import Runtime
 from turnout.errors import InvalidModel, MemoryBudgetExceeded, ModelCrashed, ModelFailure, TurnoutError
 from turnout.registry.agreement import differs, largest_difference, tolerance_of
 from turnout.registry.golden import GOLDEN_DIRECTORY, read_case
+from turnout.registry.graph import ModelGraph
 from turnout.registry.manifest import MODEL_FILE, Manifest
 from turnout.registry.onnx_graph import read_graph
 from turnout.registry.signature import DataType, Signature
@@ -49,6 +50,9 @@ PREPACKED_LIMIT = 1 << 30
 """Bytes of a version from which its weights are not copied into the kernels' own form: with that copy a MatMul of 2 GiB
 took 4.1 GiB, without it 2.1 GiB, all of it mapped from the file. What is measured of such a version is a little slower
 and smaller than what will be served."""
+
+_PROOF_CASES = 4
+"""Golden cases whose rows are put together with others: all are answered, few have to be in memory at a time."""
 
 _PROOF_RUNS = 4
 """A proof of how a version batches takes so many runs or more, each the longer for its rows."""
@@ -164,10 +168,11 @@ def examine(trial: Trial) -> dict[str, Any]:
     """Loads one version, proves how it batches, warms it, and has it answer."""
     ((_, manifest),) = trial.versions
     before = _reset_peak()
-    sizes = _values_become_sizes(trial)
+    graph = _graph(trial)
+    sizes = _values_become_sizes(graph, manifest)
     session, load_seconds = _load(trial, arena=not sizes)
     found = _sample(trial, session, sizes=sizes)
-    plan = _proved(trial, session, found)
+    plan = _proved(trial, session, found, graph, sizes=sizes)
     names = [spec.name for spec in manifest.signature.outputs]
     # One row: which batches pay depends on what else the machine does, and the peak of memory would with it.
     warmth = warm_up(session.run, replace(plan, max_rows=0), names, _WARM_RUNS, only_where_it_pays=True)
@@ -197,7 +202,7 @@ def examine(trial: Trial) -> dict[str, Any]:
 
 def sample(trial: Trial) -> dict[str, Any]:
     """Finds inputs that a version runs on, for who would rather not try in a process that serves."""
-    sizes = _values_become_sizes(trial)
+    sizes = _values_become_sizes(_graph(trial), trial.versions[0][1])
     session, _ = _load(trial, arena=not sizes)
     found = _sample(trial, session, sizes=sizes)
     recipe = None if found.recipe is None else astuple(found.recipe)
@@ -214,24 +219,28 @@ def _sample(trial: Trial, session: Session, *, sizes: bool) -> Sample:
     return replace(found, trouble=found.trouble.replace(_LIMIT_MET, trial.said(MemoryBudgetExceeded(_LIMIT_MET))))
 
 
-def _proved(trial: Trial, session: Session, found: Sample) -> BatchPlan:
+def _proved(trial: Trial, session: Session, found: Sample, graph: ModelGraph, *, sizes: bool) -> BatchPlan:
     """Proves how a version batches. Other values than the sample's may do to it what nobody asked for."""
     ((_, manifest),) = trial.versions
+    sound = (example.inputs for example in _golden(trial.golden, manifest.signature) if not example.fault)
+    rows = [*islice(sound, _PROOF_CASES), *([] if found.recipe is None or found.inputs is None else [found.inputs])]
+    # Where values become sizes, the sample is the one that was found to be small.
+    tried = [] if sizes or found.inputs is None else recipes(values_become_sizes=False)
     try:
         with trial.attempts.attempt("other values than those it ran on", _PROOF_RUNS * trial.run_seconds):
-            return prove(session.run, manifest, trial.max_rows, found.inputs, (), found.trouble)
+            return prove(session.run, manifest, trial.max_rows, rows, graph, tried, trouble=found.trouble)
     except LeftOut as error:
         reason = f"unbatched: of other values than those that it ran on first, {error.message}"
         return BatchPlan(0, reason=reason, sample=found.inputs)
 
 
-def _values_become_sizes(trial: Trial) -> bool:
-    ((directory, manifest),) = trial.versions
-    try:
-        given = {spec.name for spec in manifest.signature.inputs if not spec.has_default}
-        return values_become_sizes(read_graph(directory / MODEL_FILE).graph, given)
-    except (InvalidModel, OSError):
-        return True
+def _graph(trial: Trial, index: int = 0) -> ModelGraph:
+    return read_graph(trial.versions[index][0] / MODEL_FILE)
+
+
+def _values_become_sizes(graph: ModelGraph, manifest: Manifest) -> bool:
+    given = {spec.name for spec in manifest.signature.inputs if not spec.has_default}
+    return values_become_sizes(graph.graph, given)
 
 
 def race(trial: Trial) -> dict[str, Any]:
@@ -384,7 +393,7 @@ def _common_example(trial: Trial, sessions: Sequence[Session], outputs: Sequence
     (_, first), (_, second) = trial.versions
     case = next((e for e in _golden(trial.golden, first.signature) if not e.fault), None)
     cases = [] if case is None else [_first_row(case, first.signature), case]
-    sizes = _values_become_sizes(replace(trial, versions=trial.versions[:1]))
+    sizes = _values_become_sizes(_graph(trial), first)
     for example in chain(cases, _synthetic(trial, sessions[0], None, recipes(values_become_sizes=sizes))):
         with contextlib.suppress(TurnoutError):
             _fitting(example.inputs, second.signature)

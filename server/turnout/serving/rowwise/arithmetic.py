@@ -1,0 +1,230 @@
+"""Arithmetic on single elements: whole numbers that may be expressions of sizes. Pure.
+
+Fractions are constants that are passed on and never calculated with: what a kernel makes of them depends on its
+precision.
+"""
+
+from collections.abc import Callable, Mapping
+
+from turnout.serving.rowwise.sizes import Size, derived
+from turnout.serving.rowwise.states import ROW_COUNT, Element, counts_rows
+
+Operation = Callable[..., Element]
+
+
+def add(one: Element, other: Element) -> Element:
+    """Adds."""
+    if isinstance(one, Size) and isinstance(other, Size):
+        if one.symbols == other.symbols or not other.number:
+            return Size(one.number + other.number, one.symbols) if other.number else one
+        if not one.number:
+            return other
+    return _otherwise("add", True, *_sorted(one, other))
+
+
+def subtract(one: Element, other: Element) -> Element:
+    """Subtracts."""
+    if isinstance(one, Size) and isinstance(other, Size):
+        if one.symbols == other.symbols:
+            left = one.number - other.number
+            return Size(left, one.symbols) if left else Size(0)
+        if not other.number:
+            return one
+    return _otherwise("subtract", False, one, other)
+
+
+def multiply(one: Element, other: Element) -> Element:
+    """Multiplies."""
+    if isinstance(one, Size) and isinstance(other, Size):
+        return one * other
+    return _otherwise("multiply", True, *_sorted(one, other))
+
+
+def divide(one: Element, other: Element) -> Element:
+    """Divides whole numbers, as C does: towards 0. By 0 the run fails, so that then any answer is right."""
+    if isinstance(one, Size) and isinstance(other, Size) and other.number:
+        if (exact := one / other) is not None:
+            return exact
+        if one.constant is not None and other.constant is not None:
+            quotient = abs(one.constant) // abs(other.constant)
+            return Size(quotient if (one.constant < 0) == (other.constant < 0) else -quotient)
+    return _otherwise("divide", True, one, other)
+
+
+def remainder(one: Element, other: Element) -> Element:
+    """What is left of a division, with the sign of the divisor."""
+    if isinstance(one, Size) and isinstance(other, Size) and one.constant is not None and other.constant:
+        return Size(one.constant % other.constant)
+    return _otherwise("remainder", True, one, other)
+
+
+def smallest(one: Element, other: Element) -> Element:
+    """The smaller one."""
+    return _extreme("smallest", min, one, other)
+
+
+def largest(one: Element, other: Element) -> Element:
+    """The larger one."""
+    return _extreme("largest", max, one, other)
+
+
+def negate(one: Element) -> Element:
+    """Negates."""
+    return Size(-one.number, one.symbols) if isinstance(one, Size) else _otherwise("negate", False, one)
+
+
+def equal(one: Element, other: Element) -> Element:
+    """Compares for equality: 1, 0, or not known."""
+    if isinstance(one, Size) and isinstance(other, Size):
+        if one == other:
+            return Size(1)
+        if one.constant is not None and other.constant is not None:
+            return Size(0)
+        for size, number in ((one, other.constant), (other, one.constant)):
+            if number is not None and number < _least(size):
+                return Size(0)
+    return _truth(one, other)
+
+
+def less(one: Element, other: Element) -> Element:
+    """Compares: 1 where `one` is less."""
+    if isinstance(one, Size) and isinstance(other, Size):
+        if one.constant is not None and other.constant is not None:
+            return Size(int(one.constant < other.constant))
+        if other.constant is not None and other.constant <= _least(one):
+            return Size(0)
+        if one.constant is not None and one.constant < _least(other):
+            return Size(1)
+    return _truth(one, other)
+
+
+def less_or_equal(one: Element, other: Element) -> Element:
+    """Compares: 1 where `one` is not more."""
+    return inverse(less(other, one))
+
+
+def both(one: Element, other: Element) -> Element:
+    """Logical and."""
+    if Size(0) in (one, other):
+        return Size(0)
+    return Size(1) if one == other == Size(1) else _truth(one, other)
+
+
+def either(one: Element, other: Element) -> Element:
+    """Logical or."""
+    if Size(1) in (one, other):
+        return Size(1)
+    return Size(0) if one == other == Size(0) else _truth(one, other)
+
+
+def inverse(one: Element) -> Element:
+    """Logical not."""
+    return Size(1 - one.number) if one in (Size(0), Size(1)) and isinstance(one, Size) else _truth(one)
+
+
+def choose(condition: Element, one: Element, other: Element) -> Element:
+    """`one` where the condition is 1."""
+    if isinstance(condition, Size) and condition.constant is not None:
+        return one if condition.constant else other
+    if isinstance(one, Size) and one == other:
+        return one
+    return _truth(condition, one, other)
+
+
+def magnitude(one: Element) -> Element:
+    """The absolute value."""
+    if isinstance(one, Size) and (one.is_size or one.constant is not None):
+        return Size(abs(one.number), one.symbols)
+    return _otherwise("magnitude", True, one)
+
+
+def as_int64(one: Element) -> Element:
+    """A number cast to int64."""
+    if isinstance(one, float):
+        return Size(int(one)) if abs(one) < 2**53 else None
+    return one
+
+
+def as_int32(one: Element) -> Element:
+    """A number cast to int32: what does not fit wraps around, and is not known."""
+    return within_int32(as_int64(one))
+
+
+def within_int32(one: Element) -> Element:
+    """A number, if it fits into 32 bits as far as can be known: sizes do."""
+    return one if not isinstance(one, Size) or abs(one.number) < 2**31 else _truth(one)
+
+
+def as_fraction(one: Element) -> Element:
+    """A number cast to a type of fractions: no expression is kept, since its arithmetic is another."""
+    if isinstance(one, Size):
+        return float(one.number) if one.constant is not None and abs(one.number) < 2**24 else _truth(one)
+    return one
+
+
+def as_truth(one: Element) -> Element:
+    """A number cast to a boolean."""
+    if isinstance(one, Size) and _least(one) > 0:
+        return Size(1)
+    if isinstance(one, float) or (isinstance(one, Size) and one.constant is not None):
+        return Size(int(one != 0.0 and one != Size(0)))
+    return _truth(one)
+
+
+OPERATIONS: Mapping[str, Operation] = {
+    "Add": add,
+    "Sub": subtract,
+    "Mul": multiply,
+    "Div": divide,
+    "Mod": remainder,
+    "Min": smallest,
+    "Max": largest,
+    "Neg": negate,
+    "Abs": magnitude,
+    "Equal": equal,
+    "Less": less,
+    "LessOrEqual": less_or_equal,
+    "Greater": lambda one, other: less(other, one),
+    "GreaterOrEqual": lambda one, other: less_or_equal(other, one),
+    "And": both,
+    "Or": either,
+    "Not": inverse,
+    "Where": choose,
+}
+"""By operator of ONNX; each takes as many elements as the operator takes tensors."""
+
+
+def _extreme(name: str, pick: Callable[[int, int], int], one: Element, other: Element) -> Element:
+    if isinstance(one, Size) and isinstance(other, Size):
+        if one == other:
+            return one
+        if one.constant is not None and other.constant is not None:
+            return Size(pick(one.constant, other.constant))
+    return _otherwise(name, True, *_sorted(one, other))
+
+
+def _least(size: Size) -> int:
+    """Returns a bound that a number is never below; the number of rows is 1 at least."""
+    if size.constant is not None:
+        return size.constant
+    if size.rows == len(size.symbols) and size.number > 0:
+        return size.number
+    return 0 if size.is_size else -(2**63)
+
+
+def _otherwise(name: str, keeps_sign: bool, *operands: Element) -> Element:
+    """Returns what is known of a result that no rule above gives: a symbol of the whole numbers it comes of."""
+    if any(map(counts_rows, operands)):
+        return ROW_COUNT
+    if all(isinstance(operand, Size) for operand in operands):
+        size = keeps_sign and all(isinstance(operand, Size) and operand.is_size for operand in operands)
+        return derived(name, *operands, size=size)
+    return None
+
+
+def _truth(*operands: Element) -> Element:
+    return ROW_COUNT if any(map(counts_rows, operands)) else None
+
+
+def _sorted(one: Element, other: Element) -> tuple[Element, Element]:
+    return (one, other) if str(one) <= str(other) else (other, one)

@@ -1,0 +1,283 @@
+"""Follows the batch dimension through a graph, node by node, and says whether requests may share a run. Pure.
+
+What is proved: put the rows of several requests together along the batch axes of the inputs; then every output of the
+run is made of the outputs that each request would have had alone, one after another along one axis, or it is the same
+as each of them. An operator that no rule speaks for proves nothing, and neither does what comes of it.
+"""
+
+import itertools
+from collections import ChainMap
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+
+from turnout.registry.graph import STANDARD_DOMAIN, Graph, ModelGraph, Node, TensorType
+from turnout.registry.signature import Signature, TensorSpec
+from turnout.serving.rowwise.call import Call
+from turnout.serving.rowwise.rules import RULES
+from turnout.serving.rowwise.rules.elementwise import CLASSICAL
+from turnout.serving.rowwise.shared import evaluate
+from turnout.serving.rowwise.sizes import ONE_ROW, Size, symbol
+from turnout.serving.rowwise.states import (
+    Mixed,
+    NotRowWise,
+    Rows,
+    RunFails,
+    Shared,
+    State,
+    constant,
+    unknown,
+)
+
+_RANDOM = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
+
+_MOST_CASES = 16
+"""Combinations of cases that one node is looked at in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cases:
+    """One of several states, the same for every row: what an `If` leaves, whose condition is not known before a run."""
+
+    states: tuple[Shared | Rows, ...]
+
+
+Known = State | Cases
+Scope = MutableMapping[str, Known]
+"""What is known about each tensor, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What the graph says about requests that share a run.
+
+    Attributes:
+        output_axes: The batch axis of each output that has one; every other output is the same for all requests.
+        obstacle: Why nothing is proved, naming the node; "" where it is.
+    """
+
+    output_axes: Mapping[str, int] = field(default_factory=dict)
+    obstacle: str = ""
+
+
+def prove_rows(model: ModelGraph, signature: Signature, input_axes: Mapping[str, int]) -> Proof:
+    """Follows the batch dimension from the inputs to every output.
+
+    Args:
+        model: The graph.
+        signature: Of the same model: what callers send.
+        input_axes: The batch axis of each input that is batched; every other input is the same for all requests.
+    """
+    axes: dict[str, int] = {}
+    for name, state in follow(model, signature, input_axes).items():
+        match state:
+            case Mixed(reason):
+                return Proof(obstacle=reason)
+            case Cases():
+                return Proof(obstacle=f"output {name} has its rows along an axis that is not known before a run")
+            case Rows(_, axis) if state.plain:
+                axes[name] = axis
+            case Rows():
+                return Proof(obstacle=f"output {name} has not one slice for each row: its batch axis is folded")
+            case Shared() if state.counts_rows:
+                return Proof(obstacle=f"output {name} depends on how many rows there are")
+    if not axes:
+        return Proof(obstacle="no output depends on the rows")
+    return Proof(axes)
+
+
+def follow(model: ModelGraph, signature: Signature, input_axes: Mapping[str, int]) -> dict[str, Known]:
+    """Returns what is known about each output."""
+    scope: Scope = {}
+    for spec in signature.inputs:
+        scope[spec.name] = _input(spec, input_axes.get(spec.name))
+    outputs = _Walk(model.opset).through(model.graph, scope, "")
+    return dict(zip(model.graph.outputs, outputs, strict=True))
+
+
+def _input(spec: TensorSpec, axis: int | None) -> State:
+    sizes = tuple(_size(spec, at) for at in range(len(spec.shape)))
+    if axis is None:
+        return unknown(sizes)
+    if axis >= len(sizes):
+        return Mixed(f"input {spec.name} has no axis {axis}")
+    return Rows((*sizes[:axis], ONE_ROW, *sizes[axis + 1 :]), axis)
+
+
+def _size(spec: TensorSpec, axis: int) -> Size:
+    match spec.shape[axis]:
+        case int(size):
+            return Size(size)
+        case str(name):
+            return symbol(repr(name))  # within quotes it is no other symbol's name
+        case _:
+            return symbol(f"{spec.name!r}[{axis}]")
+
+
+class _Walk:
+    """Goes through graphs inside each other."""
+
+    def __init__(self, opset: Mapping[str, int]) -> None:
+        self._opset = opset
+
+    def through(self, graph: Graph, scope: Scope, place: str) -> list[Known]:
+        """Follows one graph.
+
+        Args:
+            graph: Its own inputs, if it is inside another, are in `scope`.
+            scope: What is known before; it is added to.
+            place: Names the graph among those inside each other.
+        """
+        for name, tensor in graph.initializers.items():
+            if name in graph.inputs and name in scope:
+                continue  # a caller may set it
+            known = constant(tensor.values) if tensor.values is not None else Shared(tuple(map(Size, tensor.shape)))
+            _define(scope, name, known)
+        for node in graph.nodes:
+            states = self._states(node, graph, scope, place)
+            for index, name in enumerate(node.outputs):
+                if name:
+                    _define(scope, name, states[index] if index < len(states) else Mixed(f"{node} has fewer outputs"))
+        return [scope.get(name, Mixed(f"output {name} is never computed")) for name in graph.outputs]
+
+    def _states(self, node: Node, graph: Graph, scope: Scope, place: str) -> Sequence[Known]:
+        inputs: list[tuple[Shared | Rows | None, ...]] = []
+        obstacles: list[Mixed] = []
+        for name in node.inputs:
+            state = scope.get(name) if name else None
+            if name and state is None:
+                state = Mixed(f"{node} takes {name}, which is not computed before it")
+            if isinstance(state, Mixed):
+                obstacles.append(state)
+            else:
+                inputs.append(state.states if isinstance(state, Cases) else (state,))
+        if obstacles:  # what no run ever gets to cannot be wrong, whatever else goes into it
+            return [next((o for o in obstacles if o.fails), obstacles[0])] * len(node.outputs)
+        types = tuple(graph.types.get(name, TensorType()) for name in node.outputs)
+        cases = list(itertools.islice(itertools.product(*inputs), _MOST_CASES + 1))
+        if len(cases) > _MOST_CASES:
+            return [Mixed(f"{node}: too many conditions decide what it is given")] * len(node.outputs)
+        results = [self._case(Call(node, case, self._opset.get(node.domain, 0), place, types), scope) for case in cases]
+        return [
+            _joined([states[output] for states in results], f"{place}{node.outputs[output]}")
+            for output in range(min(map(len, results)))
+        ]
+
+    def _case(self, call: Call, scope: Scope) -> Sequence[Known]:
+        node = call.node
+        try:
+            states = self._apply(call, scope)
+        except NotRowWise as found:
+            return [Mixed(f"{node}: {found}", fails=isinstance(found, RunFails))] * len(node.outputs)
+        except Exception as error:  # noqa: BLE001 - a node that is not as the standard has it: nothing follows
+            return [Mixed(f"{node}: it is not as its operator is described ({error!r})")] * len(node.outputs)
+        if node.subgraphs:
+            return states
+        return [Mixed(f"{node}: {state.reason}") if isinstance(state, Mixed) else state for state in states]
+
+    def _apply(self, call: Call, scope: Scope) -> Sequence[Known]:
+        node = call.node
+        if not node.domain and node.op_type == "If":
+            return self._if(call, scope)
+        _check_deterministic(node)
+        for inner in _inner_nodes(node):
+            _check_deterministic(inner)
+        captured = [scope[name] for name in _captured(node) if name in scope]
+        if any(not isinstance(state, Shared) or state.counts_rows for state in captured):
+            raise NotRowWise("a graph inside it uses the rows")
+        if not any(isinstance(state, Rows) for state in call.inputs):
+            if node.op_type == "Dropout" and call.has(2) and call.constants(2) != [0]:
+                raise NotRowWise("it may draw random numbers")
+            return evaluate(call)
+        rule = RULES.get((node.domain, node.op_type))
+        if rule is None:
+            raise NotRowWise("it is not known to make its output row by row")
+        return rule(call)
+
+    def _if(self, call: Call, scope: Scope) -> Sequence[Known]:
+        condition = call.given(0)
+        call.shared(0)
+        assert isinstance(condition, Shared)
+        known = condition.constants()
+        names = ["then_branch", "else_branch"]
+        if known is not None and len(known) == 1:
+            names = names[:1] if known[0] else names[1:]
+        results = []
+        for name in names:
+            (branch,) = call.node.subgraphs[name]
+            place = f"{call.place}{call.node.outputs[0]}.{name}/"
+            results.append(self.through(branch, ChainMap({}, scope), place))
+        if len(results) == 1:
+            return results[0]
+        return [
+            _joined(states, f"{call.place}{call.node.outputs[output]}")
+            for output, states in enumerate(zip(*results, strict=True))
+        ]
+
+
+def _define(scope: Scope, name: str, state: Known) -> None:
+    """Adds a tensor; where there is one of the name already, which of them is meant is not known."""
+    scope[name] = Mixed(f"two tensors are named {name}") if name in scope else state
+
+
+def _check_deterministic(node: Node) -> None:
+    if node.domain == STANDARD_DOMAIN and node.op_type in _RANDOM:
+        raise NotRowWise("it draws random numbers")
+    if node.domain not in (STANDARD_DOMAIN, CLASSICAL) and (node.domain, node.op_type) not in RULES:
+        raise NotRowWise("it is an operator that the server does not know")
+
+
+def _inner_nodes(node: Node) -> Iterator[Node]:
+    for graphs in node.subgraphs.values():
+        for graph in graphs:
+            yield from graph.all_nodes()
+
+
+def _captured(node: Node) -> Iterator[str]:
+    """Goes through the names that the graphs inside a node use, their own among them."""
+    for inner in _inner_nodes(node):
+        yield from inner.inputs
+    for graphs in node.subgraphs.values():
+        for graph in graphs:
+            yield from graph.outputs
+
+
+def _joined(states: Sequence[Known], name: str) -> Known:
+    """Returns what is known about a tensor called `name` that is one of several, the same one for every row."""
+    cases: list[Shared | Rows] = []
+    for state in states:
+        if isinstance(state, Mixed):
+            if state.fails:
+                continue
+            return state
+        for one in state.states if isinstance(state, Cases) else (state,):
+            for index, other in enumerate(cases):
+                both = _common(one, other, name)
+                if both is not None:
+                    cases[index] = both
+                    break
+            else:
+                cases.append(one)
+    if not cases:
+        return states[0]
+    return cases[0] if len(cases) == 1 else Cases(tuple(cases))
+
+
+def _common(one: Shared | Rows, other: Shared | Rows, name: str) -> Shared | Rows | None:
+    """Returns what two states have in common, if they differ in sizes and numbers only."""
+    if one is other:
+        return one
+    if isinstance(one, Rows) and isinstance(other, Rows):
+        if (one.rank, one.axis, one.layout) != (other.rank, other.axis, other.layout):
+            return None
+        return one.with_shape(_sizes(one.shape, other.shape, name), one.axis)
+    if isinstance(one, Shared) and isinstance(other, Shared) and not (one.counts_rows or other.counts_rows):
+        if one.shape is None or other.shape is None:
+            return Shared()
+        return unknown(_sizes(one.shape, other.shape, name)) if len(one.shape) == len(other.shape) else None
+    return None
+
+
+def _sizes(one: tuple[Size, ...], other: tuple[Size, ...], name: str) -> tuple[Size, ...]:
+    return tuple(a if a == b else symbol(f"{name}[{axis}]") for axis, (a, b) in enumerate(zip(one, other, strict=True)))

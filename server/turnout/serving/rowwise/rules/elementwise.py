@@ -1,0 +1,142 @@
+"""Operators that make each element of elements at the same place, their inputs stretched to one shape. Pure."""
+
+import functools
+from collections.abc import Mapping, Sequence
+
+from turnout.registry.graph import STANDARD_DOMAIN
+from turnout.serving.rowwise.call import Call, Rule
+from turnout.serving.rowwise.sizes import ONE, broadcast
+from turnout.serving.rowwise.states import NotRowWise, Rows, Shared, State
+
+MICROSOFT = "com.microsoft"
+"""The domain of ONNX Runtime's own operators."""
+
+CLASSICAL = "ai.onnx.ml"
+"""The domain of classical machine learning."""
+
+
+def broadcast_rows(states: Sequence[Shared | Rows]) -> Rows:
+    """Returns what tensors make that are stretched to each other as NumPy does. At least one is made of rows.
+
+    Raises:
+        NotRowWise: Rows would meet others than their own.
+    """
+    shapes = [state.shape for state in states if state.shape is not None]
+    if len(shapes) != len(states):
+        raise NotRowWise("it meets the rows with a tensor whose dimensions are not known before a run")
+    rank = max(map(len, shapes))
+    rows = [state for state in states if isinstance(state, Rows)]
+    places = {(rank - state.rank + state.axis, state.layout) for state in rows}
+    if len(places) != 1:
+        raise NotRowWise("it meets each row with others: its inputs have their rows along different axes")
+    ((axis, layout),) = places
+    sizes = []
+    for at in range(rank):
+        met = [shape[at - rank + len(shape)] for shape in shapes if at >= rank - len(shape)]
+        if at != axis:
+            sizes.append(functools.reduce(broadcast, met, ONE))
+            continue
+        if any(size not in (ONE, rows[0].shape[rows[0].axis]) for size in met):
+            raise NotRowWise("it meets the rows, along their axis, with a tensor that is not made of them")
+        sizes.append(rows[0].shape[rows[0].axis])
+    return Rows(tuple(sizes), axis, *layout)
+
+
+def elementwise(call: Call) -> Sequence[State]:
+    """All inputs are stretched to one shape."""
+    for index, state in enumerate(call.inputs):
+        if isinstance(state, Shared):
+            call.shared(index)
+    return [broadcast_rows([state for state in call.inputs if state is not None])]
+
+
+def _first_alone(call: Call) -> Sequence[State]:
+    """The first input decides; the others, numbers that hold for all of it, do not depend on rows."""
+    call.shared(*range(1, len(call.inputs)))
+    return [call.rows(0)]
+
+
+def _cast_like(call: Call) -> Sequence[State]:
+    """The second input gives its element type only."""
+    first = call.given(0)
+    if isinstance(first, Shared):
+        call.shared(0)
+        return [Shared(first.shape)]
+    return [first]
+
+
+def _dropout(call: Call) -> Sequence[State]:
+    if call.opset < 7 and not call.integer("is_test", 0):
+        raise NotRowWise("it draws random numbers")
+    if call.has(2) and call.constants(2) != [0]:
+        raise NotRowWise("it may draw random numbers: it is in training mode, or an input decides that")
+    call.shared(1)
+    return [call.rows(0)] * len(call.node.outputs)
+
+
+def _normalizes_strings(call: Call) -> Sequence[State]:
+    if call.attribute("stopwords"):
+        raise NotRowWise("it leaves out stop words, so that the rows of its output are fewer")
+    return [call.rows(0)]
+
+
+def _quantize(call: Call) -> Sequence[State]:
+    """Scale and zero point are numbers, or one for each index of an axis."""
+    call.shared(1, 2)
+    rows = call.rows(0)
+    scale = call.given(1)
+    if scale.shape is None:
+        raise NotRowWise("how many dimensions the scale has is not known before a run")
+    if len(scale.shape) > 1:
+        raise NotRowWise("its scale differs from block to block")
+    if scale.shape not in ((), (ONE,)) and call.axis("axis", 1, rows.rank) == rows.axis:
+        raise NotRowWise("its scale differs along the batch axis")
+    return [rows]
+
+
+def _prelu(call: Call) -> Sequence[State]:
+    call.shared(1)
+    slope, rows = call.given(1), call.rows(0)
+    if slope.shape is None or len(slope.shape) > rows.rank:
+        raise NotRowWise("its slope has more dimensions than its input")
+    return elementwise(call)
+
+
+def _bias(call: Call) -> Sequence[State]:
+    """The second input, if there is one, is added along the last axis."""
+    rows = call.rows(0)
+    call.shared(1)
+    if call.has(1):
+        bias = call.given(1)
+        if bias.shape is None or len(bias.shape) != 1 or rows.axis == rows.rank - 1:
+            raise NotRowWise("its bias is not added along an axis of its own")
+    return [rows]
+
+
+_UNARY = (
+    "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid"
+    " HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh"
+    " Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu RegexFullMatch"
+)
+_SEVERAL = (
+    "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min"
+    " Mod Mul Or Pow StringConcat Sub Sum Where Xor"
+)
+
+RULES: Mapping[tuple[str, str], Rule] = {
+    **{(STANDARD_DOMAIN, name): elementwise for name in [*_UNARY.split(), *_SEVERAL.split()]},
+    (STANDARD_DOMAIN, "CastLike"): _cast_like,
+    (STANDARD_DOMAIN, "Clip"): _first_alone,
+    (STANDARD_DOMAIN, "DequantizeLinear"): _quantize,
+    (STANDARD_DOMAIN, "Dropout"): _dropout,
+    (STANDARD_DOMAIN, "PRelu"): _prelu,
+    (STANDARD_DOMAIN, "QuantizeLinear"): _quantize,
+    (STANDARD_DOMAIN, "StringNormalizer"): _normalizes_strings,
+    (MICROSOFT, "BiasGelu"): _bias,
+    (MICROSOFT, "DequantizeLinear"): _quantize,
+    (MICROSOFT, "FastGelu"): _bias,
+    (MICROSOFT, "Gelu"): elementwise,
+    (MICROSOFT, "QuantizeLinear"): _quantize,
+    (MICROSOFT, "QuickGelu"): elementwise,
+    (CLASSICAL, "Binarizer"): elementwise,
+}
