@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import onnx
 import pytest
@@ -14,6 +15,7 @@ from semver import Version
 
 import onnx_models
 from conftest import StartServer
+from registry_wire import registry_of, upload
 from turnout.config import Settings
 from turnout.registry.cancellation import Cancellation
 from turnout.registry.comparison import Comparison
@@ -25,6 +27,7 @@ from turnout.registry.repository import Repository
 from turnout.serving.memory import resident_bytes
 from turnout.serving.sandbox.processes import Ended, Processes
 from turnout.serving.trial import TrialLab
+from turnout_proto.v1 import registry_pb2 as pb
 
 _MIB = 1 << 20
 BASE = 128 * _MIB
@@ -220,4 +223,38 @@ async def test_a_server_loads_a_model_whose_inputs_become_sizes_in_little_memory
         entry for model in server.services.catalog.snapshot.models.values() for entry in model.versions.values()
     ]
     assert [str(entry.state) for entry in versions] == ["ready"] * 3
+    assert resident_bytes() - before < 96 * _MIB
+
+
+def field_of(number: int, data: bytes) -> bytes:
+    """A field of a protobuf message that holds bytes."""
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+HOLLOW = {
+    "nodes": field_of(1, b"") * 5_000_000,
+    "initialisers": field_of(5, b"") * 5_000_000,
+    "attributes": field_of(1, field_of(5, b"") * 4_000_000),
+}
+
+
+@pytest.mark.parametrize("kind", HOLLOW)
+async def test_an_onnx_file_that_is_hollow_costs_the_server_nothing(start_server: StartServer, kind: str) -> None:
+    server = await start_server()
+    files = {"model.onnx": field_of(7, HOLLOW[kind])}
+    before = resident_bytes()
+    async with registry_of(server) as registry:
+        upload_id = await upload(registry, files)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await registry.PublishUpload(pb.PublishUploadRequest(upload_id=upload_id))
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "reading the ONNX file takes more than 5" in (refused.value.details() or "")
     assert resident_bytes() - before < 96 * _MIB

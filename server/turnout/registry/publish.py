@@ -45,7 +45,7 @@ from turnout.registry.manifest import MANIFEST_FILE, MODEL_FILE, FileEntry, Mani
 from turnout.registry.metadata import VersionMetadata
 from turnout.registry.names import check_model_name
 from turnout.registry.numbering import above, automatic
-from turnout.registry.onnx_model import read_model
+from turnout.registry.onnx_model import ReadModel, read_model
 from turnout.registry.repository import Repository
 from turnout.registry.signature import Signature
 from turnout.registry.staging import staged
@@ -111,6 +111,7 @@ def publish(
     gates: Sequence[Gate] = DEFAULT_GATES,
     skips: Sequence[Skip] = (),
     comparison: Comparison | None = None,
+    read: ReadModel = read_model,
     dry_run: bool = False,
     yanked: Yanked = tuple,
     recorded: Recorded = unrecorded,
@@ -126,6 +127,7 @@ def publish(
         gates: What it must pass, in order.
         skips: Gates to do without, on record.
         comparison: Tells what changed, where the version is to be chosen; without it, from files alone.
+        read: Reads the ONNX file.
         dry_run: Do everything, and commit nothing.
         yanked: Returns the versions of this model that were yanked; asked before staging and again at the commit.
         recorded: Told of the version once it exists; not where it existed already.
@@ -151,7 +153,7 @@ def publish(
             check_number(repository, request.model, request.version, withdrawn)
         directory = stack.enter_context(staged(repository.root))
         lineage = Lineage.of(repository, request.model, withdrawn)
-        candidate = _candidate(directory, request, lineage, comparison or Comparison(), progress)
+        candidate = _candidate(directory, request, lineage, comparison or Comparison(), read, progress)
         parent = None if candidate.parent is None else candidate.parent.manifest.version
         if is_published(repository, candidate.manifest, candidate.digest):
             if not dry_run:
@@ -198,12 +200,13 @@ def _candidate(
     request: PublishRequest,
     lineage: Lineage,
     comparison: Comparison,
+    read: ReadModel,
     progress: Progress | None,
 ) -> Candidate:
     """Stages what is to be published, and chooses its number where the publisher has not."""
     version = request.version or above(lineage.taken)
     candidate = replace(
-        _stage(directory, request, version, progress), parent=lineage.parent(version), taken=lineage.taken
+        _stage(directory, request, version, read, progress), parent=lineage.parent(version), taken=lineage.taken
     )
     if request.version is not None:
         return candidate
@@ -222,11 +225,13 @@ def _numbered(candidate: Candidate, version: Version, lineage: Lineage) -> Candi
     return replace(candidate, manifest=manifest, digest=manifest_digest(manifest), parent=lineage.parent(version))
 
 
-def _stage(directory: Path, request: PublishRequest, version: Version, progress: Progress | None) -> Candidate:
+def _stage(
+    directory: Path, request: PublishRequest, version: Version, read: ReadModel, progress: Progress | None
+) -> Candidate:
     """Copies what is to be published, and describes the copy: what the source becomes meanwhile does not matter."""
     with _source(open_outside(request.source), "the ONNX file") as source:
         files = [copy_file(source, directory, MODEL_FILE, progress)]
-    facts = read_model(directory / MODEL_FILE)
+    facts = read(directory / MODEL_FILE)
     request.metadata.check_against(facts.signature)
     for external in facts.external:
         opening = open_inside(request.source.parent, external.path)

@@ -15,11 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from turnout.config import ModelSettings
-from turnout.errors import ConfigError, MemoryBudgetExceeded, ModelCrashed, ModelFailure, ModelTimedOut, TurnoutError
+from turnout.errors import (
+    ConfigError,
+    InvalidModel,
+    MemoryBudgetExceeded,
+    ModelCrashed,
+    ModelFailure,
+    ModelTimedOut,
+    TurnoutError,
+)
 from turnout.registry.cancellation import current
+from turnout.registry.files import read_small
 from turnout.registry.lab import Answer, Examination, Race, Subject
 from turnout.registry.manifest import MODEL_FILE
 from turnout.registry.npz import NpzError, read_npz
+from turnout.registry.onnx_model import ModelFacts
 from turnout.registry.weights import Weights, read_weights
 from turnout.serving.memory import limit_bytes
 from turnout.serving.sandbox.attempts import last_attempt
@@ -38,11 +48,13 @@ MOST_DEADLY = 16
 MOST_LATE = 2
 """Runs of made-up inputs that may take too long: the next would as well."""
 
+_MAX_ANSWER = 64 << 20
 _MAX_READ = 2 << 30
 """Memory for answers: text takes more of it than of the archive."""
 
 _ERRORS: Mapping[str, type[TurnoutError]] = {
-    error.__name__: error for error in (ConfigError, MemoryBudgetExceeded, ModelCrashed, ModelFailure, ModelTimedOut)
+    error.__name__: error
+    for error in (ConfigError, InvalidModel, MemoryBudgetExceeded, ModelCrashed, ModelFailure, ModelTimedOut)
 }
 
 
@@ -86,6 +98,20 @@ class TrialLab:
         with self._asked("optimise", [first, second], ()) as (_, scratch):
             one, other = (read_weights(scratch / side, MODEL_FILE) for side in ("0", "1"))
             return one, other
+
+    def describe(self, model: Path) -> ModelFacts:
+        """Reads an ONNX file as `turnout.registry.onnx_model.read_model` does, in bounded memory.
+
+        Raises:
+            InvalidModel: As that, or it takes more memory than it may.
+            OSError: It cannot be read.
+        """
+        size = model.stat().st_size
+        try:
+            with self._asked("describe", [], (), model=str(model.absolute()), size=size) as (body, _):
+                return ModelFacts.from_json(body)
+        except ModelCrashed as error:
+            raise InvalidModel(f"the ONNX file cannot be read: {error.message}") from error
 
     def sample(self, subject: Subject, golden: Sequence[Path]) -> tuple[Recipe | None, str]:
         """Finds inputs that a version runs on.
@@ -151,7 +177,7 @@ class TrialLab:
 
 def _read(scratch: Path) -> dict[str, Any]:
     try:
-        body: dict[str, Any] = json.loads((scratch / ANSWER_FILE).read_bytes())
+        body: dict[str, Any] = json.loads(read_small(scratch / ANSWER_FILE, _MAX_ANSWER)[:_MAX_ANSWER])
     except (OSError, ValueError) as error:
         raise ModelFailure("its process answered with what is no answer") from error
     if "error" in body:

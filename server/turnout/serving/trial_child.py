@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from google.protobuf.message import DecodeError
 
 from turnout.config import Runtime
 from turnout.errors import InvalidModel, MemoryBudgetExceeded, ModelCrashed, ModelFailure, TurnoutError
@@ -27,6 +28,7 @@ from turnout.registry.golden import GOLDEN_DIRECTORY, read_case
 from turnout.registry.graph import ModelGraph
 from turnout.registry.manifest import MODEL_FILE, Manifest
 from turnout.registry.onnx_graph import read_graph
+from turnout.registry.onnx_model import read_model
 from turnout.registry.signature import DataType, Signature
 from turnout.registry.value_sizes import values_become_sizes
 from turnout.serving import providers
@@ -59,6 +61,9 @@ _PROOF_RUNS = 4
 
 MAX_ANSWERS_BYTES = 512 << 20
 """Bytes of all answers together that are kept for comparison."""
+
+DESCRIBED_BYTES = 512 << 20
+"""Memory that the nodes and texts of an ONNX file may take when it is read, beside a multiple of its size."""
 
 _LOADING = 4
 """A version is held so many times while it is loaded: as protobuf, as tensors, and as kernels like it best."""
@@ -98,7 +103,7 @@ def answer(scratch: Path) -> None:
     be_first_to_go()
     trial = Trial.of(json.loads((scratch / JOB_FILE).read_bytes()), scratch)
     bound_memory(trial.memory_limit + _LOADING * max((manifest.size for _, manifest in trial.versions), default=0))
-    questions = {"examine": examine, "sample": sample, "race": race, "optimise": optimise}
+    questions = {"describe": describe, "examine": examine, "sample": sample, "race": race, "optimise": optimise}
     try:
         told = questions[trial.question](trial)
     except TurnoutError as error:
@@ -114,6 +119,8 @@ class Trial:
 
     Attributes:
         question: Its name.
+        model: An ONNX file to be described.
+        size: Its bytes.
         versions: Those that it is about: directory and manifest.
         golden: Golden cases.
         runtime: How sessions are made.
@@ -126,6 +133,8 @@ class Trial:
     """
 
     question: str
+    model: Path
+    size: int
     versions: Sequence[tuple[Path, Manifest]]
     golden: Sequence[Path]
     runtime: Runtime
@@ -141,6 +150,8 @@ class Trial:
         """Reads what the lab wrote."""
         return cls(
             question=job["question"],
+            model=Path(job.get("model", "")),
+            size=job.get("size", 0),
             versions=[(Path(one["directory"]), Manifest.from_json(one["manifest"])) for one in job["subjects"]],
             golden=[Path(path) for path in job["golden"]],
             runtime=Runtime(**job["runtime"]),
@@ -162,6 +173,25 @@ class Trial:
         if what == GOLDEN:
             return contextlib.nullcontext()
         return self.attempts.attempt(f"made-up inputs ({what})", self.run_seconds)
+
+
+def describe(trial: Trial) -> dict[str, Any]:
+    """Reads an ONNX file. Protobuf makes hundreds of bytes of an empty message, which two bytes can state."""
+    limit = DESCRIBED_BYTES + _LOADING * trial.size
+    bound_memory(limit)
+    before = _reset_peak()
+    try:
+        return read_model(trial.model).to_json()
+    except (InvalidModel, MemoryError) as error:
+        unbound_memory()  # for a few words
+        # Protobuf says of memory that it could not have what it says of bytes that make no sense.
+        unparsed = isinstance(error.__cause__, DecodeError) and _peak() - before > limit // 4
+        if unparsed or isinstance(error, MemoryError):
+            raise InvalidModel(
+                f"reading the ONNX file takes more than {limit >> 20:,} MiB of memory: it is made of more nodes,"
+                " attributes and texts than that is enough for"
+            ) from error
+        raise
 
 
 def examine(trial: Trial) -> dict[str, Any]:
