@@ -1,6 +1,8 @@
 """Whatever a model makes of made-up inputs, and whatever a golden case holds: memory and time stay within bounds."""
 
+import re
 import signal
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -257,4 +259,30 @@ async def test_an_onnx_file_that_is_hollow_costs_the_server_nothing(start_server
             await registry.PublishUpload(pb.PublishUploadRequest(upload_id=upload_id))
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "reading the ONNX file takes more than 5" in (refused.value.details() or "")
+    assert resident_bytes() - before < 96 * _MIB
+
+
+async def test_a_golden_case_that_is_a_bomb_is_refused_in_words(start_server: StartServer, tmp_path: Path) -> None:
+    server = await start_server()
+    bomb = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("inputs/x.npy", "w") as member:
+        np.lib.format.write_array_header_1_0(member, {"descr": "<f4", "fortran_order": False, "shape": (1 << 24, 64)})
+        for _ in range(128):
+            member.write(bytes(_MIB))
+    files = {
+        "model.onnx": onnx_models.matmul().SerializeToString(),
+        "golden/bomb.npz": bomb.read_bytes(),
+    }
+    before = resident_bytes()
+    async with registry_of(server) as registry:
+        upload_id = await upload(registry, files)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await registry.PublishUpload(pb.PublishUploadRequest(upload_id=upload_id))
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    said = re.sub(r"in [\d.]+ s", "in no time", refused.value.details() or "")
+    assert said == (
+        "gate load failed: loaded in no time on CPUExecutionProvider, but golden/bomb.npz cannot be run: golden case"
+        " bomb.npz holds more than 256 MiB: 'inputs/x' alone has 1,073,741,824 elements of float32, shape"
+        " [16777216, 64]"
+    )
     assert resident_bytes() - before < 96 * _MIB

@@ -19,6 +19,7 @@ from conftest import StartServer, make_settings
 from registry_wire import Files, registry_of, upload
 from turnout.app import Running, running
 from turnout.registry.staging import STAGING
+from turnout.serving.sandbox.fork_server import SHARED
 from turnout.telemetry.logging import make_logger
 from turnout_proto.v1 import registry_pb2 as pb
 
@@ -98,7 +99,7 @@ def test_a_publish_that_is_ended_takes_all_with_it(tmp_path: Path, number: signa
     scratch.mkdir()
     source = onnx_models.save(onnx_models.endless(), tmp_path / "m.onnx")
     command = [sys.executable, "-m", "turnout", "publish", "m", "1.0.0", source, "--models", tmp_path / "models"]
-    environment = {name: value for name, value in os.environ.items() if name != "TURNOUT_FORK_SERVER"}
+    environment = {name: value for name, value in os.environ.items() if name != SHARED}
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment | {"TMPDIR": str(scratch)}
     ) as process:

@@ -30,9 +30,10 @@ from turnout.serving.sandbox.processes import (
     readable,
 )
 
-SHARED = "TURNOUT_FORK_SERVER"
+SHARED = "_TURNOUT_FORK_SERVER"
 """Environment variable: the socket of a warm process that others share, as a suite of tests that publishes all the
-time does. Whoever can write to that socket is asked for children, so it lies in a directory of one's own."""
+time does. No setting, as its first letter says. Whoever listens there is asked for children, so it lies in a directory
+of one's own."""
 
 _SOCKET = "socket"
 _START_SECONDS = 60.0
