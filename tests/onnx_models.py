@@ -12,9 +12,9 @@ IR_VERSION = 8
 Dim = int | str | None
 
 
-def tensor(name: str, element: int, shape: Sequence[Dim]) -> ValueInfoProto:
+def tensor(name: str, element: int, shape: Sequence[Dim] | None) -> ValueInfoProto:
     """Describes an input or output."""
-    return helper.make_tensor_value_info(name, element, list(shape))
+    return helper.make_tensor_value_info(name, element, None if shape is None else list(shape))
 
 
 def model(
@@ -456,3 +456,19 @@ def slow_look_up(*, safe: bool) -> ModelProto:
         ]
     )
     return proto
+
+
+def endless(batch: Dim = "batch") -> ModelProto:
+    """y = x, after a loop that nobody will see the end of."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go on"], ["goes on"]), helper.make_node("Identity", ["carried"], ["y0"])],
+        "body",
+        [tensor("i", TensorProto.INT64, []), tensor("go on", TensorProto.BOOL, []), tensor("carried", 1, None)],
+        [tensor("goes on", TensorProto.BOOL, []), tensor("y0", 1, None)],
+    )
+    return model(
+        [helper.make_node("Loop", ["trips", "", "x"], ["y"], body=body)],
+        [tensor("x", TensorProto.FLOAT, [batch, 2])],
+        [tensor("y", TensorProto.FLOAT, [batch, 2])],
+        [numpy_helper.from_array(np.array(1 << 62, np.int64), "trips")],
+    )

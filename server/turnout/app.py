@@ -175,7 +175,11 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             availability.note(
                 NEW_STORE, lambda: not any(m.declarations.standings for m in catalog.snapshot.models.values())
             )
-        manager = Manager(repository, declared, settings, named, held, fallbacks, catalog, availability, metrics, log)
+        processes = start_processes()
+        stack.callback(processes.close)
+        manager = Manager(
+            repository, declared, settings, named, held, fallbacks, catalog, availability, metrics, log, processes
+        )
         shadows = Shadows(settings, catalog, metrics, repository.directory, log)
         traffic = Traffic(store, catalog, policies, shadows.observe, log)
         webhook = Webhook(settings.rollout, log, clock)
@@ -202,8 +206,6 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             store, policies, catalog, observer, roster, enforcement, operations, manager.reconcile, tick, log, clock
         )
         declarer = Declarer(repository, store)
-        processes = start_processes()
-        stack.callback(processes.close)
         uploads = _uploads(repository, store, settings, processes)
         stack.callback(uploads.close)
         meters = FalseAlarmMeters(

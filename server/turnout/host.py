@@ -115,10 +115,19 @@ def limit_data(more: int) -> None:
     """Bounds what this process may take from now on, in bytes of private writable memory.
 
     That is what arenas and tensors are (RLIMIT_DATA). RLIMIT_AS would count what is only reserved as well, and ONNX
-    Runtime reserves far more than it uses.
+    Runtime reserves far more than it uses. The bound can be moved later, since the hard limit stays.
     """
     if resource is not None and (used := _status("VmData:")):
-        resource.setrlimit(resource.RLIMIT_DATA, (used + more, used + more))
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        limit = used + more
+        resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+def unlimit_data() -> None:
+    """Takes the bound of `limit_data` away: CUDA takes host memory for each kernel, and GPU arenas have their own."""
+    if resource is not None:
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
 
 
 def write_no_core() -> None:
@@ -127,10 +136,10 @@ def write_no_core() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def go_first_when_memory_ends() -> None:
-    """Has Linux end this process before the one that started it where memory runs out: that has more to lose."""
+def go_first_when_memory_ends(score: int) -> None:
+    """Has Linux end this process before others where memory runs out, the more so the higher the score, up to 1,000."""
     with contextlib.suppress(OSError):
-        _OOM_SCORE_ADJ.write_text("500")  # of 1,000
+        _OOM_SCORE_ADJ.write_text(str(score))
 
 
 def lower_priority() -> None:

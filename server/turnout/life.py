@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 
 from turnout.config import Settings
+from turnout.errors import Draining
 from turnout.rpc.server import Services
 from turnout.web.server import EmbeddedServer
 
@@ -60,6 +61,8 @@ async def drain(
     await asyncio.sleep(settings.drain.delay_s)
     services.inference.drain()
     bound = settings.drain.timeout_s
+    # What goes on for a publisher may take minutes, and can be begun anew: it does not hold up the server's end.
+    services.registry.stop(Draining("the server stops", retry_after=1.0))
     # The lanes go first and at once: nobody waits for a copy, and the manager would wait for what a lane holds.
     shadows = services.shadows.close(min(bound, _SHADOWS_CLOSE_SECONDS))
     await asyncio.gather(data.stop(bound), control.stop(min(bound, 1.0)), shadows)

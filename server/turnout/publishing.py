@@ -12,6 +12,7 @@ from turnout.registry.gates import Candidate, Gate
 from turnout.registry.gates.plan import read_plan
 from turnout.registry.gates.standard import standard_gates
 from turnout.registry.listing import Published
+from turnout.registry.onnx_model import ReadModel
 from turnout.registry.publication import Publication
 from turnout.registry.publish import PublishRequest, PublishResult, publish
 from turnout.registry.repository import Repository
@@ -55,6 +56,7 @@ class Publisher:
             gates=self._gates(request.model, comparison, how.signer),
             skips=how.skips,
             comparison=comparison,
+            read=self.reader(request.model),
             dry_run=how.dry_run,
             attest=lambda candidate: self._sign(candidate, how),
             yanked=lambda: recorder.yanked(request.model),
@@ -76,9 +78,14 @@ class Publisher:
             request,
             gates=(),
             comparison=Comparison(self._lab(request.model)),
+            read=self.reader(request.model),
             dry_run=True,
             yanked=lambda: self._recorder(Publication("", "")).yanked(request.model),
         )
+
+    def reader(self, model: str) -> ReadModel:
+        """Returns what reads the ONNX file of a version of `model`: a process of its own."""
+        return self._lab(model).describe
 
     def take_in(
         self, source: Repository, published: Published, how: Publication, progress: Progress | None = None

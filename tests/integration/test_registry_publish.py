@@ -153,7 +153,9 @@ def test_external_data_that_is_no_plain_file_inside_is_refused(repository, tmp_p
             weights.symlink_to(tmp_path / "weights.data")
         elif kind == "pipe":
             os.mkfifo(weights)
-    said = "is missing" if kind == "missing" else "is a link, or no regular file"
+    said = {"missing": "is missing", "pipe": "is a FIFO, expected a regular file"}.get(
+        kind, "is a link, or no regular file"
+    )
     with pytest.raises(InvalidModel) as refused:
         publish(repository, request(source))
     assert refused.value.message == f"external data 'deep/weights.data' {said}"
@@ -172,8 +174,8 @@ def test_a_model_file_that_is_missing_a_directory_or_a_pipe_is_refused(repositor
     os.mkfifo(tmp_path / "pipe")
     for path, said in (
         (tmp_path / "none.onnx", "the ONNX file is missing"),
-        (tmp_path, "the ONNX file is a link, or no regular file"),
-        (tmp_path / "pipe", "the ONNX file is a link, or no regular file"),
+        (tmp_path, "the ONNX file is a directory, expected a regular file"),
+        (tmp_path / "pipe", "the ONNX file is a FIFO, expected a regular file"),
     ):
         with pytest.raises(InvalidModel) as refused:
             publish(repository, request(path))

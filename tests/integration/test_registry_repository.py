@@ -280,7 +280,7 @@ def test_a_pipe_in_place_of_a_file_hangs_nobody(repository):
     path = repository.directory("m", V1) / "model.onnx"
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(DigestMismatch, match=r"model\.onnx is a link, or no regular file"):
+    with pytest.raises(DigestMismatch, match=r"model\.onnx is a FIFO, expected a regular file"):
         repository.verify("m", V1)
 
 

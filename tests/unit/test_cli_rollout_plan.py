@@ -65,7 +65,7 @@ def test_a_file_that_is_no_plan_is_refused_with_the_reason(tmp_path: Path, text:
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="No such file"):
+    with pytest.raises(ConfigError, match="is missing"):
         PlanOptions(tmp_path / "none.toml").to_json()
 
 

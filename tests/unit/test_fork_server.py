@@ -13,13 +13,12 @@ from pathlib import Path
 import pytest
 
 from turnout.errors import Unavailable
+from turnout.registry.cancellation import Cancellation, WorkCancelled
 from turnout.serving.sandbox.fork_server import ForkServer, ask
 from turnout.serving.sandbox.processes import (
-    Cancellation,
     Ended,
     Processes,
     SpawnedProcesses,
-    WorkCancelled,
     child_environment,
 )
 
@@ -136,7 +135,7 @@ def test_a_child_dies_with_whoever_asked_and_with_the_warm_process(tmp_path: Pat
     scratches = [tmp_path / "one", tmp_path / "two"]
     asking = (
         "import sys; from pathlib import Path; from turnout.serving.sandbox.fork_server import ask;"
-        "from turnout.serving.sandbox.processes import Cancellation;"
+        "from turnout.registry.cancellation import Cancellation;"
         "ask(sys.argv[1], Path(sys.argv[2]), 60.0, Cancellation())"
     )
     command = [sys.executable, "-c", WARM, address]

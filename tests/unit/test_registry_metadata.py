@@ -168,7 +168,7 @@ def test_a_file_that_is_not_utf_8_is_refused(tmp_path):
 def test_a_file_that_is_not_there_is_named_without_its_directory(tmp_path):
     with pytest.raises(InvalidRequest) as refused:
         read_metadata(tmp_path / "meta.toml")
-    assert refused.value.message == "meta: meta.toml cannot be read (No such file or directory)"
+    assert refused.value.message == "meta: meta.toml is missing"
 
 
 def test_what_fits_the_signature_is_taken():

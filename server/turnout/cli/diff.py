@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from turnout.cli.ending import unwinding
 from turnout.cli.options import ConfigOption, JsonOption, ModelsOption, StateOption
 from turnout.cli.output import facts, reporting, size_text, table
 
@@ -37,6 +38,7 @@ def diff(
     from turnout.serving.trial import TrialLab
 
     with reporting(as_json=as_json) as out, ExitStack() as stack:
+        stack.enter_context(unwinding())
         workspace = Workspace.open(models, state, config)
         before, after = (_chosen(workspace, text) for text in (old, new))
         processes = start_processes()

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from turnout.cli.ending import unwinding
 from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, ReasonOption, StateOption
 from turnout.cli.output import reporting
 
@@ -41,6 +42,7 @@ def import_version(
     from turnout.serving.sandbox.fork_server import start_processes
 
     with reporting(as_json=as_json) as out, ExitStack() as stack:
+        stack.enter_context(unwinding())
         if not (directory / "models").is_dir():
             raise InvalidRequest.at("DIR", f"{directory.name!r} is no export: it holds no models/")
         source = Repository(directory / "models")

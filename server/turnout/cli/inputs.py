@@ -11,7 +11,7 @@ import numpy as np
 from turnout.errors import InvalidRequest, InvalidTensor
 from turnout.oip.json_tensors import from_nested
 from turnout.registry.signature import DataType, Signature, TensorSpec
-from turnout.serving.synthetic import synthetic_inputs
+from turnout.serving.synthetic import Recipe, synthetic_inputs
 from turnout.serving.tensor import NUMPY_DTYPES, Array
 
 _RANDOM = re.compile(r"random(?::(?P<shape>[0-9]+(?:x[0-9]+)*|scalar))?")
@@ -78,7 +78,7 @@ def _random(spec: TensorSpec, written: str | None) -> Array:
     if written is not None:
         shape = () if written == "scalar" else tuple(int(size) for size in written.split("x"))
     plain = TensorSpec(spec.name, spec.dtype, shape)
-    return synthetic_inputs(Signature((plain,), ()), free_size=1, integers_below=256, axes={}, seed=_SEED)[spec.name]
+    return synthetic_inputs(Signature((plain,), ()), Recipe(1, 0, 256), {}, _SEED)[spec.name]
 
 
 def json_elements(array: Array) -> Any:

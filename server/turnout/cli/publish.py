@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from turnout.cli.ending import unwinding
 from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, ReasonOption, StateOption
 from turnout.cli.output import Output, reporting
 
@@ -93,6 +94,7 @@ def publish(
     from turnout.serving.sandbox.fork_server import start_processes
 
     with reporting(as_json=as_json) as out, ExitStack() as stack:
+        stack.enter_context(unwinding())
         check_model_name(name)
         if dry_run and release:
             raise InvalidRequest.at("--dry-run", "publishes nothing, so that --release has nothing to release")

@@ -13,6 +13,7 @@ from turnout.cli.durations import read_duration
 from turnout.cli.output import ServerRefused
 from turnout.cli.shares import read_share
 from turnout.errors import ConfigError, InvalidRequest, Violation
+from turnout.registry.files import explain, read_small
 from turnout.rollout.plan import ShadowStage, Step
 
 _MAX_BYTES = 64 << 10
@@ -85,10 +86,9 @@ def read_plan_file(path: Path) -> dict[str, Any]:
         InvalidRequest: A step or the shadow stage has a key that there is not: a `gates` would let everything through.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
+        content = read_small(path, _MAX_BYTES)
     except OSError as error:
-        raise ConfigError(f"the plan {path} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"the plan {path} {explain(error)}") from None
     if len(content) > _MAX_BYTES:
         raise ConfigError(f"the plan {path} has more than {_MAX_BYTES >> 10} KiB")
     try:

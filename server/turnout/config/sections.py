@@ -222,11 +222,13 @@ class Trials(Section):
     Attributes:
         memory_limit_bytes: Most memory that a trial run may take beside the model itself, and never more than half of
             what the machine, or the container, has; 0 for that half.
-        timeout_s: Longest that one process may take.
+        timeout_s: Longest that all processes of one question may take together.
+        run_timeout_s: Longest that one run of made-up inputs may take; golden cases may take what `timeout_s` leaves.
     """
 
     memory_limit_bytes: SizeOrNone = ByteSize(4096 * _MIB)
     timeout_s: Annotated[Duration, Field(gt=0)] = 600.0
+    run_timeout_s: Annotated[Duration, Field(gt=0)] = 30.0
 
 
 class Routing(Section):

@@ -17,6 +17,7 @@ from semver import Version
 
 from turnout.errors import ConfigError, NotTrusted
 from turnout.registry import attestations
+from turnout.registry.files import explain, read_small
 from turnout.registry.repository import Repository
 
 _PREFIX = "bundle-"
@@ -111,7 +112,6 @@ def _id(key: EllipticCurvePublicKey) -> str:
 
 def _read(file: Path) -> bytes:
     try:
-        with file.open("rb") as opened:
-            return opened.read(_MAX_KEY_BYTES)
+        return read_small(file, _MAX_KEY_BYTES)
     except OSError as error:
-        raise ConfigError(f"the key {str(file)[:200]!r} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"the key {str(file)[:200]!r} {explain(error)}") from None

@@ -78,7 +78,7 @@ def collect(request: PublishRequest, progress: Progress | None = None) -> Collec
     """
     home = request.source.parent
     sources = [Source(MODEL_FILE, home, request.source.name, named=True)]
-    with _explained("the ONNX file"):
+    with _explained("the ONNX file"), open_outside(request.source):  # what is no file is never read
         facts = read_model(request.source)
     request.metadata.check_against(facts.signature)
     sources += [Source(external.path, home, external.path, named=False) for external in facts.external]
@@ -93,7 +93,10 @@ def collect(request: PublishRequest, progress: Progress | None = None) -> Collec
 def _entry(source: Source, progress: Progress | None) -> FileEntry:
     with _explained(source.path), source.open() as file:
         size = os.fstat(file.fileno()).st_size
-        return FileEntry(source.path, size, stream_digest(file, progress=progress))
+        entry = FileEntry(source.path, size, stream_digest(file, progress=progress, most=size))
+        if file.read(1):
+            raise InvalidModel(f"{source.path} grew while it was read")
+        return entry
 
 
 @contextmanager

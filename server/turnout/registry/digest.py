@@ -7,6 +7,7 @@ from typing import BinaryIO
 
 import rfc8785
 
+from turnout.registry.cancellation import checkpoint
 from turnout.registry.manifest import Manifest
 
 BLOCK = 1 << 20
@@ -62,22 +63,28 @@ def bytes_digest(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def stream_digest(source: BinaryIO, *, copy_to: BinaryIO | None = None, progress: Progress | None = None) -> str:
+def stream_digest(
+    source: BinaryIO, *, copy_to: BinaryIO | None = None, progress: Progress | None = None, most: int | None = None
+) -> str:
     """Reads `source` to its end, a block at a time, and returns `sha256:` and the hex digest of what was read.
 
     Args:
         source: A binary stream.
         copy_to: Where to write what is read.
         progress: Told of each block.
+        most: Bytes after which it stops; None for no bound.
 
     Raises:
         OSError: Reading or writing failed.
     """
     digest = hashlib.sha256()
-    while block := source.read(BLOCK):
+    left = most
+    while block := source.read(BLOCK if left is None else min(left, BLOCK)):
+        left = None if left is None else left - len(block)
         digest.update(block)
         if copy_to is not None:
             copy_to.write(block)
+        checkpoint()
         if progress is not None:
             progress(len(block))
     return f"sha256:{digest.hexdigest()}"

@@ -13,12 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from turnout.errors import InvalidModel
 from turnout.registry.digest import Progress, stream_digest
 from turnout.registry.manifest import FileEntry
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK, opening a FIFO waits for its writer.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_KINDS = {
+    stat.S_IFDIR: "directory",
+    stat.S_IFIFO: "FIFO",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+    stat.S_IFSOCK: "socket",
+}
+_EXPECTED = ", expected a regular file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +80,17 @@ def open_outside(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
+def read_small(path: Path, most: int) -> bytes:
+    """Reads a regular file that someone named, following links: at most one byte more than `most`, which shows that it
+    is too large.
+
+    Raises:
+        OSError: As `open_outside`.
+    """
+    with open_outside(path) as file:
+        return file.read(most + 1)
+
+
 def copy_file(source: BinaryIO, directory: Path, path: str, progress: Progress | None = None) -> FileEntry:
     """Copies `source` to a new file that nobody may write to, and waits until it is on the disk.
 
@@ -85,11 +105,15 @@ def copy_file(source: BinaryIO, directory: Path, path: str, progress: Progress |
 
     Raises:
         OSError: Reading or writing failed, or the file exists.
+        InvalidModel: The source grew meanwhile: whoever writes to it without end would be copied without end.
     """
+    size = os.fstat(source.fileno()).st_size
     target = directory / path
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("xb") as file:
-        digest = stream_digest(source, copy_to=file, progress=progress)
+        digest = stream_digest(source, copy_to=file, progress=progress, most=size)
+        if source.read(1):
+            raise InvalidModel(f"{path} grew while it was copied")
         file.flush()
         seal(file.fileno())
         size = file.tell()
@@ -149,7 +173,10 @@ def explain(error: OSError) -> str:
         case errno.ENOENT:
             return "is missing"
         case errno.ELOOP:
-            return "is a link, or no regular file"
+            said = error.strerror or ""
+            return said if said.endswith(_EXPECTED) else "is a link, or no regular file"
+        case errno.ENXIO:  # what opening says of it
+            return f"is a socket{_EXPECTED}"
         case _:
             return f"cannot be read ({error.strerror or type(error).__name__})"
 
@@ -157,8 +184,9 @@ def explain(error: OSError) -> str:
 def _plain(descriptor: int) -> BinaryIO:
     """Makes a file of a descriptor, which is closed if there is a directory or a device at its end."""
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.ELOOP, "no regular file")
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.ELOOP, f"is a {_KINDS.get(stat.S_IFMT(mode), 'special file')}{_EXPECTED}")
         return os.fdopen(descriptor, "rb")
     except OSError:
         os.close(descriptor)

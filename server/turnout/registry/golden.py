@@ -4,7 +4,6 @@ An array of a case is named `inputs/<name>`, `outputs/<name>` (the values expect
 each row: a number, or one of the labels that the metadata declares of that output).
 """
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turnout.errors import InvalidModel
+from turnout.registry.npz import ArrayHeader, NpzError, read_npz
 
 GOLDEN_DIRECTORY = "golden"
+SIDES = ("inputs", "outputs", "labels")
+
+MAX_CASE_BYTES = 256 << 20
+"""Memory that the arrays of one case may take: a batch of 400 photographs of 224 by 224."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,34 +39,51 @@ class GoldenCase:
     labels: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
-def read_case(path: Path) -> GoldenCase:
-    """Reads one case. Nothing in the file is executed: pickled arrays are refused.
+def read_case(path: Path, *, max_bytes: int = MAX_CASE_BYTES, sides: Sequence[str] = SIDES) -> GoldenCase:
+    """Reads one case. Nothing in the file is executed, and nothing made that is larger than the bound.
+
+    Args:
+        path: The file.
+        max_bytes: Most memory that its arrays may take.
+        sides: Which of `SIDES` are read; the others are left empty.
+
+    Raises:
+        InvalidModel: The file is no such case, or larger than that.
+    """
+    found: dict[str, dict[str, NDArray[Any]]] = {side: {} for side in SIDES}
+    headers, arrays = _read(path, max_bytes, sides)
+    for name in headers:
+        side, tensor = _split(name, path)
+        if name in arrays:
+            found[side][tensor] = arrays[name]
+    return GoldenCase(path.stem, found["inputs"], found["outputs"], found["labels"])
+
+
+def case_names(path: Path) -> Mapping[str, frozenset[str]]:
+    """Returns the names of a case's tensors by side; reads no array.
 
     Raises:
         InvalidModel: The file is no such case.
     """
+    headers, _ = _read(path, 0, ())
+    names: dict[str, set[str]] = {side: set() for side in SIDES}
+    for name in headers:
+        side, tensor = _split(name, path)
+        names[side].add(tensor)
+    return {side: frozenset(tensors) for side, tensors in names.items()}
+
+
+def first_case(directory: Path, max_bytes: int) -> GoldenCase | None:
+    """Reads the inputs of the first golden case of the version in `directory`; None where there is none, or none that
+    can be read within the bound: whoever serves a version does without.
+    """
+    path = min((directory / GOLDEN_DIRECTORY).glob("*.npz"), default=None)
+    if path is None:
+        return None
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: _as_text(archive[name]) for name in archive.files}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise InvalidModel(f"golden case {path.name} cannot be read: {type(error).__name__}") from error
-    sides: dict[str, dict[str, NDArray[Any]]] = {"inputs": {}, "outputs": {}, "labels": {}}
-    for name, array in arrays.items():
-        side, slash, tensor = name.partition("/")
-        if side not in sides or not slash or not tensor:
-            raise InvalidModel(
-                f"golden case {path.name} holds {name!r}; expected names of the form inputs/NAME and outputs/NAME, or"
-                " labels/NAME"
-            )
-        sides[side][tensor] = array
-    if not sides["inputs"]:
-        raise InvalidModel(f"golden case {path.name} holds no inputs/NAME")
-    return GoldenCase(path.stem, sides["inputs"], sides["outputs"], sides["labels"])
-
-
-def read_cases(directory: Path) -> list[GoldenCase]:
-    """Reads the golden cases of the version in `directory`, by name; there may be none."""
-    return [read_case(path) for path in sorted((directory / GOLDEN_DIRECTORY).glob("*.npz"))]
+        return read_case(path, max_bytes=max_bytes, sides=("inputs",))
+    except InvalidModel:
+        return None
 
 
 def class_numbers(labels: NDArray[Any], names: Sequence[str] | None) -> NDArray[np.int64]:
@@ -89,5 +110,25 @@ def class_numbers(labels: NDArray[Any], names: Sequence[str] | None) -> NDArray[
     return np.array([numbers[label] for label in labels], np.int64)
 
 
-def _as_text(array: NDArray[Any]) -> NDArray[Any]:
-    return array.astype(object) if array.dtype.kind == "U" else array
+def _read(
+    path: Path, max_bytes: int, sides: Sequence[str]
+) -> tuple[Mapping[str, ArrayHeader], Mapping[str, NDArray[Any]]]:
+    try:
+        headers, arrays = read_npz(path, max_bytes, lambda name: name.partition("/")[0] in sides)
+    except NpzError as error:
+        raise InvalidModel(f"golden case {path.name} {error}") from error
+    if not any(name.startswith("inputs/") for name in headers):
+        if headers:
+            _split(next(iter(headers)), path)
+        raise InvalidModel(f"golden case {path.name} holds no inputs/NAME")
+    return headers, arrays
+
+
+def _split(name: str, path: Path) -> tuple[str, str]:
+    side, slash, tensor = name.partition("/")
+    if side not in SIDES or not slash or not tensor:
+        raise InvalidModel(
+            f"golden case {path.name} holds {name[:128]!r}; expected names of the form inputs/NAME and outputs/NAME, or"
+            " labels/NAME"
+        )
+    return side, tensor

@@ -35,7 +35,7 @@ from typing import Any
 
 from turnout.errors import InvalidModel, InvalidRequest
 from turnout.registry.digest import stream_digest
-from turnout.registry.files import explain, open_outside
+from turnout.registry.files import explain, open_outside, read_small
 from turnout.registry.manifest import Batching, Manifest, Tolerance
 from turnout.registry.provenance import Provenance
 from turnout.registry.provenance_tables import PROVENANCE, parse_provenance
@@ -176,10 +176,9 @@ def read_metadata(path: Path) -> VersionMetadata:
     if path.suffix not in forms:
         raise InvalidRequest.at("meta", f"expected a file named *.toml or *.json, got {path.name!r}")
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_METADATA_BYTES + 1)
+        data = read_small(path, MAX_METADATA_BYTES)
     except OSError as error:
-        raise InvalidRequest.at("meta", f"{path.name} cannot be read ({error.strerror})") from error
+        raise InvalidRequest.at("meta", f"{path.name} {explain(error)}") from error
     if len(data) > MAX_METADATA_BYTES:
         raise InvalidRequest.at("meta", f"{path.name} is larger than {MAX_METADATA_BYTES} bytes")
     try:

@@ -30,6 +30,9 @@ from turnout.registry.signature import Dimension
 KEPT_ELEMENTS = 1024
 """Tensors of so many elements keep their values: shapes, axes, pads, scales, small tables."""
 
+LONGEST_VECTOR = 1 << 16
+"""Elements of a vector up to which values are followed through a graph; shapes, which is what that is for, have few."""
+
 _ELEMENTS = {"float": "float32", "double": "float64"}
 
 
@@ -80,9 +83,21 @@ def _forget_claims(graph: GraphProto) -> None:
 def _inferred(model: ModelProto) -> ModelProto:
     del model.functions[:]  # those that could not be put in place: inference would go through each call, without end
     try:
-        return shape_inference.infer_shapes(model, data_prop=True)
+        plain = shape_inference.infer_shapes(model)
+        # ONNX follows the values of every vector, whose length a few bytes can state: an `Add` to 2**24 elements of
+        # `ConstantOfShape` took it 14 s and 2.4 GB.
+        return plain if _has_long_vector(plain.graph) else shape_inference.infer_shapes(model, data_prop=True)
     except Exception:  # noqa: BLE001 - it raises its own errors, ValueError and RuntimeError; types are a help, no need
         return model
+
+
+def _has_long_vector(graph: GraphProto) -> bool:
+    shapes = [
+        [size.dim_value for size in value.type.tensor_type.shape.dim] for value in [*graph.value_info, *graph.input]
+    ]
+    shapes += [list(tensor.dims) for tensor in graph.initializer]
+    inner = [a.g for node in graph.node for a in node.attribute if a.HasField("g")]
+    return any(len(s) == 1 and s[0] > LONGEST_VECTOR for s in shapes) or any(map(_has_long_vector, inner))
 
 
 def _graph(graph: GraphProto) -> Graph:

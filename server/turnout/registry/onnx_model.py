@@ -3,9 +3,10 @@
 Weights kept outside the file are neither read nor looked for.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -55,6 +56,30 @@ class ModelFacts:
     opset: Mapping[str, int]
     ir_version: int
     external: tuple[ExternalFile, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON form."""
+        return {
+            "signature": self.signature.to_json(),
+            "opset": dict(self.opset),
+            "ir_version": self.ir_version,
+            "external": [[file.path, file.min_size] for file in self.external],
+        }
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Self:
+        """Reads what `to_json` wrote."""
+        return cls(
+            Signature.from_json(body["signature"]),
+            dict(body["opset"]),
+            int(body["ir_version"]),
+            tuple(ExternalFile(str(path), int(size)) for path, size in body["external"]),
+        )
+
+
+ReadModel = Callable[[Path], ModelFacts]
+"""Reads an ONNX file as `read_model` does, perhaps in another process: a file that lies about itself may need a hundred
+times its size in memory."""
 
 
 def read_model(path: Path) -> ModelFacts:

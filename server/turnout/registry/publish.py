@@ -38,14 +38,14 @@ from turnout.registry.gates import (
     run_gates,
 )
 from turnout.registry.gates.bump import BumpGate
-from turnout.registry.golden import GOLDEN_DIRECTORY, class_numbers, read_case
+from turnout.registry.golden import GOLDEN_DIRECTORY, case_names, class_numbers, read_case
 from turnout.registry.integrity import IntegrityGate
 from turnout.registry.lineage import Lineage
 from turnout.registry.manifest import MANIFEST_FILE, MODEL_FILE, FileEntry, Manifest
 from turnout.registry.metadata import VersionMetadata
 from turnout.registry.names import check_model_name
 from turnout.registry.numbering import above, automatic
-from turnout.registry.onnx_model import read_model
+from turnout.registry.onnx_model import ReadModel, read_model
 from turnout.registry.repository import Repository
 from turnout.registry.signature import Signature
 from turnout.registry.staging import staged
@@ -59,6 +59,7 @@ _GOLDEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}\.npz")
 _SMALL_GRAPH = 64 << 20
 """Bytes of an ONNX file that is read once more to find its external data: larger ones hold their weights themselves."""
 
+_MAX_LABEL_BYTES = 16 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -110,6 +111,7 @@ def publish(
     gates: Sequence[Gate] = DEFAULT_GATES,
     skips: Sequence[Skip] = (),
     comparison: Comparison | None = None,
+    read: ReadModel = read_model,
     dry_run: bool = False,
     yanked: Yanked = tuple,
     recorded: Recorded = unrecorded,
@@ -125,6 +127,7 @@ def publish(
         gates: What it must pass, in order.
         skips: Gates to do without, on record.
         comparison: Tells what changed, where the version is to be chosen; without it, from files alone.
+        read: Reads the ONNX file.
         dry_run: Do everything, and commit nothing.
         yanked: Returns the versions of this model that were yanked; asked before staging and again at the commit.
         recorded: Told of the version once it exists; not where it existed already.
@@ -150,7 +153,7 @@ def publish(
             check_number(repository, request.model, request.version, withdrawn)
         directory = stack.enter_context(staged(repository.root))
         lineage = Lineage.of(repository, request.model, withdrawn)
-        candidate = _candidate(directory, request, lineage, comparison or Comparison(), progress)
+        candidate = _candidate(directory, request, lineage, comparison or Comparison(), read, progress)
         parent = None if candidate.parent is None else candidate.parent.manifest.version
         if is_published(repository, candidate.manifest, candidate.digest):
             if not dry_run:
@@ -197,12 +200,13 @@ def _candidate(
     request: PublishRequest,
     lineage: Lineage,
     comparison: Comparison,
+    read: ReadModel,
     progress: Progress | None,
 ) -> Candidate:
     """Stages what is to be published, and chooses its number where the publisher has not."""
     version = request.version or above(lineage.taken)
     candidate = replace(
-        _stage(directory, request, version, progress), parent=lineage.parent(version), taken=lineage.taken
+        _stage(directory, request, version, read, progress), parent=lineage.parent(version), taken=lineage.taken
     )
     if request.version is not None:
         return candidate
@@ -221,11 +225,13 @@ def _numbered(candidate: Candidate, version: Version, lineage: Lineage) -> Candi
     return replace(candidate, manifest=manifest, digest=manifest_digest(manifest), parent=lineage.parent(version))
 
 
-def _stage(directory: Path, request: PublishRequest, version: Version, progress: Progress | None) -> Candidate:
+def _stage(
+    directory: Path, request: PublishRequest, version: Version, read: ReadModel, progress: Progress | None
+) -> Candidate:
     """Copies what is to be published, and describes the copy: what the source becomes meanwhile does not matter."""
     with _source(open_outside(request.source), "the ONNX file") as source:
         files = [copy_file(source, directory, MODEL_FILE, progress)]
-    facts = read_model(directory / MODEL_FILE)
+    facts = read(directory / MODEL_FILE)
     request.metadata.check_against(facts.signature)
     for external in facts.external:
         opening = open_inside(request.source.parent, external.path)
@@ -251,17 +257,18 @@ def _stage_golden(
 
 
 def _check_golden(path: Path, signature: Signature, metadata: VersionMetadata) -> None:
-    case = read_case(path)
-    sides: Mapping[str, tuple[set[str], set[str]]] = {
-        "input": (set(case.inputs), {spec.name for spec in signature.inputs}),
-        "output": (set(case.outputs) | set(case.labels), {spec.name for spec in signature.outputs}),
+    """Looks at what a case names; its inputs and outputs, which may be large, are read where they are run."""
+    names = case_names(path)
+    sides: Mapping[str, tuple[frozenset[str], set[str]]] = {
+        "input": (names["inputs"], {spec.name for spec in signature.inputs}),
+        "output": (names["outputs"] | names["labels"], {spec.name for spec in signature.outputs}),
     }
     for side, (named, known) in sides.items():
         if unknown := sorted(named - known):
             raise InvalidModel(f"golden case {path.name} has an {side} {unknown[0]!r} that the model has not")
-    if missing := sorted({spec.name for spec in signature.inputs if not spec.has_default} - set(case.inputs)):
+    if missing := sorted({spec.name for spec in signature.inputs if not spec.has_default} - names["inputs"]):
         raise InvalidModel(f"golden case {path.name} lacks the input {missing[0]!r}")
-    for name, labels in case.labels.items():
+    for name, labels in read_case(path, max_bytes=_MAX_LABEL_BYTES, sides=("labels",)).labels.items():
         try:
             class_numbers(labels, metadata.labels.get(name))
         except ValueError as error:

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from turnout.errors import ConfigError, Conflict, InvalidRequest
+from turnout.registry.files import explain, read_small
 
 _SCHEMA = 1
 _MAX_KEY_BYTES = 64 << 10
@@ -220,11 +221,10 @@ def _message(digest: str) -> bytes:
 
 def _read(file: Path, what: str) -> bytes:
     try:
-        with file.open("rb") as opened:
-            data = opened.read(_MAX_KEY_BYTES + 1)
+        data = read_small(file, _MAX_KEY_BYTES)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "no path"
-        raise ConfigError(f"the {what} {str(file)[:200]!r} cannot be read: {reason}") from None
+        reason = explain(error) if isinstance(error, OSError) else "is no path"
+        raise ConfigError(f"the {what} {str(file)[:200]!r} {reason}") from None
     if len(data) > _MAX_KEY_BYTES:
         raise ConfigError(f"{file} is too large to be a {what}")
     return data

@@ -10,7 +10,7 @@ from uuid import uuid4
 from turnout.errors import ChangeRefused, InvalidModel, InvalidRequest
 from turnout.registry.announcement import Announcement
 from turnout.registry.manifest import MODEL_FILE
-from turnout.registry.onnx_model import read_model
+from turnout.registry.onnx_model import ReadModel
 from turnout.registry.publish import PublishRequest, storage_errors
 
 CHUNK = 1 << 20
@@ -96,13 +96,16 @@ class Upload:
                     f"{entry.path[:128]} is not complete: {state.received} of {entry.size} bytes were received"
                 )
 
-    def check_belonging(self) -> None:
+    def check_belonging(self, read: ReadModel) -> None:
         """Checks that the files are the model, its external data and golden cases, and nothing else.
+
+        Args:
+            read: Reads the ONNX file.
 
         Raises:
             InvalidModel: They are not.
         """
-        facts = read_model(self.directory / MODEL_FILE)
+        facts = read(self.directory / MODEL_FILE)
         belonging = {MODEL_FILE, *(file.path for file in facts.external), *self.announcement.golden}
         announced = {file.path for file in self.announcement.files}
         if extra := sorted(announced - belonging):

@@ -33,6 +33,7 @@ from turnout.registry.digest import manifest_digest
 from turnout.registry.gates import GateReport
 from turnout.registry.lineage import Lineage
 from turnout.registry.manifest import Manifest
+from turnout.registry.onnx_model import ReadModel
 from turnout.registry.publication import Publication
 from turnout.registry.publish import PublishRequest, PublishResult, storage_errors
 from turnout.registry.repository import Repository
@@ -52,6 +53,9 @@ class Publishes(Protocol):
 
     def describe(self, request: PublishRequest) -> PublishResult:
         """Says which version it would become; runs no gate, and changes nothing."""
+
+    def reader(self, model: str) -> ReadModel:
+        """Returns what reads the ONNX file of a version of `model`."""
 
 
 Yanked = Callable[[str], Sequence[Version]]
@@ -206,7 +210,7 @@ class Uploads:
         try:
             upload.check_complete()
             try:
-                upload.check_belonging()
+                upload.check_belonging(self._publisher.reader(upload.announcement.model))
                 yield upload
             except (InvalidRequest, AlreadyExists, DigestMismatch):
                 self._close(upload)

@@ -163,7 +163,8 @@ def _shifted(array: Array) -> Array:
     if array.dtype == np.bool_:
         return ~array
     if array.dtype.kind in "iu":
-        return (array.max(initial=0) - array).astype(array.dtype) if array.size else array
+        # Within the values seen, so that a divisor does not become 0, or an index none.
+        return (array.max() - (array - array.min())).astype(array.dtype) if array.size else array
     return (flipped.astype(np.float32) * 0.5 + 0.25).astype(array.dtype)
 
 

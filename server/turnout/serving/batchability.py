@@ -5,10 +5,8 @@ graph proves nothing, only what the publisher declares is tried, and believed if
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-
-import numpy as np
 
 from turnout.errors import TurnoutError
 from turnout.registry.graph import ModelGraph
@@ -17,8 +15,9 @@ from turnout.registry.signature import Dimension, Signature
 from turnout.serving.batch_check import Difference, check, rows_to_try
 from turnout.serving.proven_sizes import ProvenSizes, Sizes
 from turnout.serving.rowwise.proof import Proof, prove_rows
+from turnout.serving.sample import one_row
 from turnout.serving.session import Run
-from turnout.serving.synthetic import FREE_SIZES, INTEGERS_BELOW, synthetic_inputs
+from turnout.serving.synthetic import MOST_ELEMENTS, Recipe, made_up, recipes
 from turnout.serving.tensor import Array
 
 
@@ -45,12 +44,20 @@ class BatchPlan:
     sizes: ProvenSizes | None = None
 
 
+def sample_axes(manifest: Manifest) -> Mapping[str, int]:
+    """Returns the axis of each input along which a sample has one row: declared, or guessed first."""
+    return next(iter(_candidates(manifest)), {})
+
+
 def prove(
     run: Run,
     manifest: Manifest,
     max_rows: int,
     golden: Sequence[Mapping[str, Array]],
     graph: ModelGraph,
+    tried: Sequence[Recipe] | None = None,
+    most: int = MOST_ELEMENTS,
+    trouble: str = "",
 ) -> BatchPlan:
     """Follows the batch dimension through the graph, runs the model a few times, and returns the plan that this proves.
 
@@ -60,11 +67,18 @@ def prove(
         max_rows: Most rows that the server allows; 0 turns batching off.
         golden: Inputs of golden cases, which real models accept where synthetic ones may be refused.
         graph: Of the model.
+        tried: What is made up besides; by default what suits most models.
+        most: Elements of what is made up.
+        trouble: What it said to inputs that were tried before.
     """
     signature, declared = manifest.signature, manifest.batching or Batching()
-    claimed = declared.axes is not None
-    candidates = [_declared_inputs(signature, declared)] if claimed else list(_likely_axes(signature))
-    samples = _Samples(run, signature, candidates[0] if candidates else {}, golden)
+    claimed, candidates = declared.axes is not None, _candidates(manifest)
+    tried = recipes(values_become_sizes=False) if tried is None else tried
+    rows = itertools.chain(
+        filter(None, (one_row(case, sample_axes(manifest)) for case in golden)),
+        (inputs for _, inputs in made_up(signature, tried, sample_axes(manifest), most)),
+    )
+    samples = _Samples(run, signature, sample_axes(manifest), rows, trouble)
     sample = samples.first
     if not declared.enabled:
         return BatchPlan(0, reason="unbatched: the manifest says so", sample=sample)
@@ -72,11 +86,11 @@ def prove(
         return BatchPlan(0, reason="unbatched: the configuration says so", sample=sample)
     if not any(candidates):
         return BatchPlan(0, reason="unbatched: no input has a free dimension", sample=sample)
-    rows = min(max_rows, declared.max_rows or max_rows)
+    most_rows = min(max_rows, declared.max_rows or max_rows)
     plans = []
     for input_axes in candidates:
         attempt = _Attempt(run, manifest, graph, input_axes, golden, claimed)
-        plan = attempt.plan(rows, samples)
+        plan = attempt.plan(most_rows, samples)
         if plan.max_rows:
             return plan
         plans.append(plan)
@@ -178,6 +192,13 @@ def _sizes_of(inputs: Mapping[str, Array], axes: Mapping[str, int]) -> Sizes:
     return tuple(found)
 
 
+def _candidates(manifest: Manifest) -> list[dict[str, int]]:
+    declared = manifest.batching or Batching()
+    if declared.axes is not None:
+        return [_declared_inputs(manifest.signature, declared)]
+    return list(_likely_axes(manifest.signature))
+
+
 def _declared_inputs(signature: Signature, declared: Batching) -> dict[str, int]:
     return {
         spec.name: declared.axes[spec.name] for spec in signature.inputs if declared.axes and spec.name in declared.axes
@@ -212,11 +233,16 @@ class _Samples:
     """
 
     def __init__(
-        self, run: Run, signature: Signature, axes: Mapping[str, int], golden: Sequence[Mapping[str, Array]]
+        self,
+        run: Run,
+        signature: Signature,
+        axes: Mapping[str, int],
+        rows: Iterable[Mapping[str, Array]],
+        trouble: str,
     ) -> None:
-        self.trouble = ""
+        self.trouble = trouble
         self._found: list[Mapping[str, Array]] = []
-        self._tries = self._look(run, signature, axes, golden)
+        self._tries = self._look(run, signature, axes, rows)
 
     @property
     def first(self) -> Mapping[str, Array] | None:
@@ -230,12 +256,11 @@ class _Samples:
             yield inputs
 
     def _look(
-        self, run: Run, signature: Signature, axes: Mapping[str, int], golden: Sequence[Mapping[str, Array]]
+        self, run: Run, signature: Signature, axes: Mapping[str, int], rows: Iterable[Mapping[str, Array]]
     ) -> Iterator[Mapping[str, Array]]:
         names = [spec.name for spec in signature.outputs]
         seen: set[Sizes] = set()
-        made = (synthetic_inputs(signature, size, below, axes, 1) for below in INTEGERS_BELOW for size in FREE_SIZES)
-        for inputs in itertools.chain(_first_rows(golden, axes), made):
+        for inputs in rows:
             sizes = _sizes_of(inputs, axes)
             if sizes in seen:
                 continue
@@ -246,10 +271,3 @@ class _Samples:
             else:
                 seen.add(sizes)
                 yield inputs
-
-
-def _first_rows(golden: Sequence[Mapping[str, Array]], axes: Mapping[str, int]) -> Iterator[Mapping[str, Array]]:
-    for case in golden:
-        rows = {name: a.shape[axes[name]] for name, a in case.items() if name in axes and a.ndim > axes[name]}
-        if all(count >= 1 for count in rows.values()):
-            yield {n: np.take(a, [0], axis=axes[n]) if n in rows else a for n, a in case.items()}

@@ -15,7 +15,6 @@ from pathlib import Path
 from turnout.config import Batching, ModelSettings, Runtime
 from turnout.errors import MemoryBudgetExceeded
 from turnout.host import lower_priority, whole_cores
-from turnout.registry.golden import read_cases
 from turnout.registry.graph import STANDARD_DOMAIN, Graph
 from turnout.registry.listing import Published
 from turnout.registry.manifest import MODEL_FILE, Manifest
@@ -23,13 +22,16 @@ from turnout.registry.onnx_graph import read_graph
 from turnout.registry.repository import Repository
 from turnout.registry.trust import Trust
 from turnout.serving import providers
-from turnout.serving.batchability import BatchPlan, prove
+from turnout.serving.batchability import BatchPlan
 from turnout.serving.binding import BoundRunner, bindable, pinned_allocator
 from turnout.serving.isolation.decision import IN_THIS_PROCESS, Isolation, decide
 from turnout.serving.isolation.pool import ChildPool, Supervision
 from turnout.serving.isolation.session import IsolatedSession
+from turnout.serving.load_proof import prove_at_load
 from turnout.serving.memory import used_bytes
+from turnout.serving.sandbox.processes import Processes
 from turnout.serving.session import MakeRunner, Run, Session
+from turnout.serving.trial import TrialLab
 from turnout.serving.warmup import WarmUp, paying_plan, warm_up
 
 _INLINE_MODEL_BYTES = 16 * 1024 * 1024
@@ -87,6 +89,7 @@ def load(
     warmup_runs: int,
     on_loaded: Callable[[], None],
     supervision: Supervision,
+    processes: Processes,
 ) -> LoadedVersion:
     """Brings a version into memory.
 
@@ -97,6 +100,7 @@ def load(
         warmup_runs: Of each batch size.
         on_loaded: Called when it is in memory and warm-up begins.
         supervision: What its child processes are watched with, where it is isolated.
+        processes: Starts what tries out inputs that had better not be tried in this process.
 
     Raises:
         NotTrusted: No trusted key signed it, and the settings ask for that.
@@ -133,10 +137,9 @@ def load(
         ]
     try:
         on_loaded()
-        cases = read_cases(directory)
-        golden = [case.inputs for case in cases]
         runs: Sequence[Run] = [session.run for session in sessions] if pool is None else [pool]
-        plan = prove(runs[0], manifest, _max_rows(settings.batching), golden, graph)
+        lab = TrialLab(settings, processes)
+        plan = prove_at_load(runs[0], manifest, directory, graph, _max_rows(settings.batching), lab)
         outputs = [spec.name for spec in manifest.signature.outputs]
         pays = settings.batching.only_where_it_pays
         warmth = warm_up(runs[0], plan, outputs, warmup_runs, pays)

@@ -19,6 +19,7 @@ from turnout.config import Settings
 from turnout.errors import (
     ChangeRefused,
     DigestMismatch,
+    Draining,
     ModelFailure,
     NotLoaded,
     NotTrusted,
@@ -27,6 +28,7 @@ from turnout.errors import (
     VersionNotFound,
 )
 from turnout.registry import in_use
+from turnout.registry.cancellation import Cancellation
 from turnout.registry.files import explain
 from turnout.registry.listing import Listing, Published
 from turnout.registry.manifest import MANIFEST_FILE
@@ -41,10 +43,11 @@ from turnout.serving.hold import Hold
 from turnout.serving.isolation.pool import Supervision
 from turnout.serving.lifecycle import LifecycleState, step
 from turnout.serving.load_policy import Loaded, Resolve, Wish, moves, tags_in_force, wanted
-from turnout.serving.loader import load
+from turnout.serving.loader import LoadedVersion, load
 from turnout.serving.memory import give_back
 from turnout.serving.outcomes import load_outcome
 from turnout.serving.presence import Presence, look, unreadable
+from turnout.serving.sandbox.processes import Processes
 from turnout.serving.surroundings import check_surroundings
 from turnout.telemetry.metrics import KnownVersion, Metrics
 from turnout.telemetry.resources import LoadOutcome
@@ -73,6 +76,7 @@ class Manager:
         availability: Availability,
         metrics: Metrics,
         log: FilteringBoundLogger,
+        processes: Processes,
     ) -> None:
         """Prepares; nothing is read before the first `refresh`.
 
@@ -87,6 +91,7 @@ class Manager:
             availability: Told whether the repository can be read.
             metrics: Counts by version.
             log: Where loads and unloads are told.
+            processes: Starts what tries versions out.
         """
         self._repository = repository
         self._declared = declared
@@ -98,6 +103,8 @@ class Manager:
         self._availability = availability
         self._metrics = metrics
         self._log = log
+        self._processes = processes
+        self._cancellation = Cancellation()
         self._entries: dict[str, dict[Version, VersionEntry]] = {}  # the highest version first
         self._stale: set[str] = set()  # models whose part of the catalog is older than `_entries`
         self._layouts: dict[str, object] = {}
@@ -218,6 +225,7 @@ class Manager:
     async def close(self, bound: float) -> None:
         """Takes every version out of service, waiting at most `bound` seconds for requests under way."""
         self._closing = True
+        self._cancellation.cancel(Draining("the server stops"))
         for task in self._tasks.values():
             task.cancel()
         ready = [e.handle for entries in self._entries.values() for e in entries.values() if e.handle is not None]
@@ -431,13 +439,14 @@ class Manager:
             for difference in await self._loads.run(check_surroundings, entry.manifest, strictness):
                 self._log.warning("environment differs", model=model, version=str(version), reason=difference)
             loaded = await self._loads.run(
-                load,
+                self._cancellable_load,
                 self._repository,
                 Published(entry.manifest, entry.digest),
                 settings,
                 self._settings.loading.warmup_runs,
                 warming,
                 self._supervision,
+                self._processes,
             )
         except TurnoutError as error:
             self._failed(entry, error)
@@ -464,6 +473,10 @@ class Manager:
         )  # fmt: skip
         if loaded.warmth.warning:
             self._log.warning("warm-up incomplete", model=model, version=str(version), reason=loaded.warmth.warning)
+
+    def _cancellable_load(self, *args: Any) -> LoadedVersion:
+        with self._cancellation.applies():
+            return load(*args)
 
     async def _unload(self, model: str, version: Version) -> None:
         handle = self._entries[model][version].handle

@@ -4,8 +4,9 @@ import re
 
 from turnout.errors import InputsRefused, MemoryBudgetExceeded, ModelFailure, ModelTimedOut, TurnoutError
 
-_NO_MEMORY = ("Failed to allocate memory", "is smaller than requested bytes", "out of memory")
-"""What ONNX Runtime says when an allocation failed, when an arena met its limit, and when a GPU is full."""
+_NO_MEMORY = ("Failed to allocate memory", "is smaller than requested bytes", "out of memory", "std::bad_alloc")
+"""What ONNX Runtime says when an allocation failed, when an arena met its limit, when a GPU is full, and of tensors
+without an arena."""
 
 _STATUS = re.compile(r"\[ONNXRuntimeError\] : \d+ : ([A-Z_]+) : ")
 _NODE = re.compile(r"Non-zero status code returned while running (\S+) node\. Name:'([^']*)' Status Message: ")

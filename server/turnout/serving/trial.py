@@ -7,20 +7,34 @@ as JSON.
 
 import contextlib
 import json
+import signal
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from turnout.config import ModelSettings
-from turnout.errors import ConfigError, MemoryBudgetExceeded, ModelCrashed, ModelFailure, ModelTimedOut, TurnoutError
+from turnout.errors import (
+    ConfigError,
+    InvalidModel,
+    MemoryBudgetExceeded,
+    ModelCrashed,
+    ModelFailure,
+    ModelTimedOut,
+    TurnoutError,
+)
+from turnout.host import memory_limit
+from turnout.registry.cancellation import current
+from turnout.registry.files import read_small
 from turnout.registry.lab import Answer, Examination, Race, Subject
 from turnout.registry.manifest import MODEL_FILE
+from turnout.registry.npz import NpzError, read_npz
+from turnout.registry.onnx_model import ModelFacts
 from turnout.registry.weights import Weights, read_weights
-from turnout.serving.sandbox.processes import ANSWER_FILE, ANSWERS_FILE, JOB_FILE, Cancellation, Processes
-from turnout.serving.tensor import Array
+from turnout.serving.sandbox.attempts import last_attempt
+from turnout.serving.sandbox.processes import ANSWER_FILE, ANSWERS_FILE, JOB_FILE, Processes
+from turnout.serving.synthetic import Recipe
 
 OPTIMISED_LIMIT = 1 << 30
 """Bytes of a version up to which it is optimised for a comparison: that holds it in memory twice, and writes it out."""
@@ -28,26 +42,35 @@ OPTIMISED_LIMIT = 1 << 30
 RACE_SECONDS = 1.0
 """How long two versions are run in turns."""
 
+MOST_DEADLY = 16
+"""Runs that are left out, one after the other, before a version is what is at fault."""
+
+MOST_LATE = 2
+"""Runs of made-up inputs that may take too long: the next would as well."""
+
+_MAX_ANSWER = 64 << 20
+_MAX_READ = 2 << 30
+"""Memory for answers: text takes more of it than of the archive."""
+
 _ERRORS: Mapping[str, type[TurnoutError]] = {
-    error.__name__: error for error in (ConfigError, MemoryBudgetExceeded, ModelFailure, ModelTimedOut)
+    error.__name__: error
+    for error in (ConfigError, InvalidModel, MemoryBudgetExceeded, ModelCrashed, ModelFailure, ModelTimedOut)
 }
 
 
 class TrialLab:
     """Runs versions in child processes, and remembers what it saw of each."""
 
-    def __init__(self, settings: ModelSettings, processes: Processes, cancellation: Cancellation | None = None) -> None:
+    def __init__(self, settings: ModelSettings, processes: Processes) -> None:
         """Prepares; nothing runs yet.
 
         Args:
             settings: Those that the model will be served with: providers, threads, rows in a batch, bounds on trials.
             processes: Starts children.
-            cancellation: Ends them.
         """
         self._settings = settings
         self._timeout = settings.trials.timeout_s
         self._processes = processes
-        self._cancellation = cancellation or Cancellation()
         self._seen: dict[tuple[Path, tuple[Path, ...]], Examination | TurnoutError] = {}
 
     def examine(self, subject: Subject, golden: Sequence[Path]) -> Examination:
@@ -76,6 +99,35 @@ class TrialLab:
             one, other = (read_weights(scratch / side, MODEL_FILE) for side in ("0", "1"))
             return one, other
 
+    def describe(self, model: Path) -> ModelFacts:
+        """Reads an ONNX file as `turnout.registry.onnx_model.read_model` does, in bounded memory.
+
+        Raises:
+            InvalidModel: As that, or it takes more memory than it may.
+            OSError: It cannot be read.
+        """
+        size = model.stat().st_size
+        try:
+            with self._asked("describe", [], (), model=str(model.absolute()), size=size) as (body, _):
+                return ModelFacts.from_json(body)
+        except ModelCrashed as error:
+            raise InvalidModel(f"the ONNX file cannot be read: {error.message}") from error
+
+    def sample(self, subject: Subject, golden: Sequence[Path]) -> tuple[Recipe | None, str]:
+        """Finds inputs that a version runs on.
+
+        Returns:
+            How they are made up, None where they are the first row of the first golden case that fits; and why there
+            are none, "" where there are.
+
+        Raises:
+            TurnoutError: It cannot be loaded, or took the process down that it ran in.
+        """
+        with self._asked("sample", [subject], golden) as (body, _):
+            if not body["found"]:
+                return None, str(body["trouble"]) or "it was refused"
+            return None if body["recipe"] is None else Recipe(*body["recipe"]), ""
+
     def _examine(self, subject: Subject, golden: Sequence[Path]) -> Examination:
         with self._asked("examine", [subject], golden) as (body, scratch):
             answers = tuple(_answers(body["answers"], scratch / ANSWERS_FILE))
@@ -96,37 +148,59 @@ class TrialLab:
                 ],
                 "golden": [str(path.absolute()) for path in golden],
                 "runtime": self._settings.runtime.model_dump(mode="json"),
+                "run_seconds": self._settings.trials.run_timeout_s,
+                "memory_limit": memory_limit(int(self._settings.trials.memory_limit_bytes)),
                 "max_rows": self._settings.batching.max_rows if self._settings.batching.enabled else 0,
             }
             yield self._child(scratch, job), scratch
 
     def _child(self, scratch: Path, job: Mapping[str, Any]) -> dict[str, Any]:
-        (scratch / JOB_FILE).write_text(json.dumps(job))
-        ended = self._processes.run(scratch, self._timeout, self._cancellation)
-        if ended.timed_out:
-            raise ModelTimedOut(f"its process was ended after {self._timeout:g} s")
-        if ended.code:
-            raise ModelCrashed(f"its process died{ended.cause}")
-        try:
-            body: dict[str, Any] = json.loads((scratch / ANSWER_FILE).read_bytes())
-        except (OSError, ValueError) as error:
-            raise ModelFailure("its process answered with what is no answer") from error
-        if "error" in body:
-            raise _ERRORS.get(body["error"]["kind"], ModelFailure)(str(body["error"]["message"]))
-        return body
+        """Has children answer: what one did not survive, and nobody asked for, the next one leaves out."""
+        until = time.monotonic() + self._timeout
+        deadly: dict[str, str] = {}
+        while True:
+            (scratch / JOB_FILE).write_text(json.dumps({**job, "deadly": deadly}))
+            ended = self._processes.run(scratch, max(until - time.monotonic(), 0.0), current())
+            if ended.timed_out:
+                raise ModelTimedOut(f"its process was ended after {self._timeout:g} s")
+            if not ended.code:
+                break
+            what = last_attempt(scratch)
+            if not what or what in deadly or len(deadly) == MOST_DEADLY:
+                raise ModelCrashed(f"its process died{ended.cause}")
+            late = f"a run took longer than {self._settings.trials.run_timeout_s:g} s"
+            deadly[what] = late if ended.code == -signal.SIGALRM else f"a run took its process down{ended.cause}"
+            if list(deadly.values()).count(late) == MOST_LATE:
+                raise ModelTimedOut(f"{late}, on two made-up inputs; a golden case would show what it runs on")
+        return _read(scratch)
+
+
+def _read(scratch: Path) -> dict[str, Any]:
+    try:
+        body: dict[str, Any] = json.loads(read_small(scratch / ANSWER_FILE, _MAX_ANSWER)[:_MAX_ANSWER])
+    except (OSError, ValueError) as error:
+        raise ModelFailure("its process answered with what is no answer") from error
+    if "error" in body:
+        raise _ERRORS.get(body["error"]["kind"], ModelFailure)(str(body["error"]["message"]))
+    return body
 
 
 def _answers(told: Sequence[Mapping[str, Any]], file: Path) -> Iterator[Answer]:
-    with np.load(file, allow_pickle=False) as arrays:
-        for index, answer in enumerate(told):
-            outputs = {name: _text(arrays[f"{index}/{name}"]) for name in answer["outputs"]}
-            yield Answer(answer["example"], answer["golden"], outputs, answer["fault"])
-
-
-def _text(array: Array) -> Array:
-    return array.astype(object) if array.dtype.kind == "U" else array
+    try:
+        _, arrays = read_npz(file, _MAX_READ)
+    except NpzError as error:
+        raise ModelFailure(f"its answers cannot be read: the archive {error}") from error
+    for index, answer in enumerate(told):
+        outputs = {name: arrays[f"{index}/{name}"] for name in answer["outputs"]}
+        yield Answer(answer["example"], answer["golden"], outputs, answer["fault"])
 
 
 def _pair(values: Sequence[float]) -> tuple[float, float]:
     first, second = values
     return float(first), float(second)
+
+
+def memory_limit(wanted: int) -> int:
+    """Returns the most that a trial run may take beside the model: what is wanted, at most half of what there is."""
+    half = memory_limit() // 2
+    return min(wanted or half, half)

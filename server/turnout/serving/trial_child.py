@@ -8,27 +8,37 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import astuple, dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from google.protobuf.message import DecodeError
 
 from turnout import host
 from turnout.config import Runtime
-from turnout.errors import InvalidModel, ModelFailure, TurnoutError
+from turnout.errors import InvalidModel, MemoryBudgetExceeded, ModelCrashed, ModelFailure, TurnoutError
 from turnout.registry.agreement import differs, largest_difference, tolerance_of
 from turnout.registry.golden import GOLDEN_DIRECTORY, read_case
+from turnout.registry.graph import ModelGraph
 from turnout.registry.manifest import MODEL_FILE, Manifest
 from turnout.registry.onnx_graph import read_graph
+from turnout.registry.onnx_model import read_model
 from turnout.registry.signature import DataType, Signature
+from turnout.registry.value_sizes import values_become_sizes
 from turnout.serving import providers
-from turnout.serving.batchability import prove
+from turnout.serving.batchability import BatchPlan, prove, sample_axes
+from turnout.serving.runtime_errors import load_failure
+from turnout.serving.sample import GOLDEN, Sample, find_sample
+from turnout.serving.sandbox.attempts import Attempts, LeftOut
 from turnout.serving.sandbox.processes import ANSWER_FILE, ANSWERS_FILE, JOB_FILE
 from turnout.serving.session import Session
-from turnout.serving.synthetic import FREE_SIZES, INTEGERS_BELOW, synthetic_inputs
+from turnout.serving.synthetic import Recipe, made_up, recipes, synthetic_inputs
 from turnout.serving.tensor import NUMPY_DTYPES, Array
 from turnout.serving.warmup import warm_up
 
@@ -40,6 +50,22 @@ PREPACKED_LIMIT = 1 << 30
 took 4.1 GiB, without it 2.1 GiB, all of it mapped from the file. What is measured of such a version is a little slower
 and smaller than what will be served."""
 
+_PROOF_CASES = 4
+"""Golden cases whose rows are put together with others: all are answered, few have to be in memory at a time."""
+
+_PROOF_RUNS = 4
+"""A proof of how a version batches takes so many runs or more, each the longer for its rows."""
+
+MAX_ANSWERS_BYTES = 512 << 20
+"""Bytes of all answers together that are kept for comparison."""
+
+DESCRIBED_BYTES = 512 << 20
+"""Memory that the nodes and texts of an ONNX file may take when it is read, beside a multiple of its size."""
+
+_LOADING = 4
+"""A version is held so many times while it is loaded: as protobuf, as tensors, and as kernels like it best."""
+
+_LIMIT_MET = "a memory limit was met"
 _WARM_RUNS = 3
 _LEAST_ROUNDS, _MOST_ROUNDS = 5, 400
 
@@ -71,64 +97,188 @@ def main() -> None:
 
 def answer(scratch: Path) -> None:
     """Answers the question in a scratch directory, and leaves the answer there."""
-    job = json.loads((scratch / JOB_FILE).read_bytes()) | {"scratch": scratch}
+    host.go_first_when_memory_ends(1000)
+    trial = Trial.of(json.loads((scratch / JOB_FILE).read_bytes()), scratch)
+    host.limit_data(trial.memory_limit + _LOADING * max((manifest.size for _, manifest in trial.versions), default=0))
+    questions = {"describe": describe, "examine": examine, "sample": sample, "race": race, "optimise": optimise}
     try:
-        told = {"examine": examine, "race": race, "optimise": optimise}[job["question"]](job)
+        told = questions[trial.question](trial)
     except TurnoutError as error:
-        told = {"error": {"kind": type(error).__name__, "message": error.message}}
+        told = {"error": {"kind": type(error).__name__, "message": trial.said(error)}}
     except MemoryError:
-        told = {"error": {"kind": "MemoryBudgetExceeded", "message": "memory ran out"}}
+        told = {"error": {"kind": "MemoryBudgetExceeded", "message": trial.said(MemoryBudgetExceeded(_LIMIT_MET))}}
     (scratch / ANSWER_FILE).write_text(json.dumps(told))
 
 
-def examine(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Loads one version, proves how it batches, warms it, and has it answer."""
-    (subject,) = job["subjects"]
-    manifest = Manifest.from_json(subject["manifest"])
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What is asked, and within which bounds.
+
+    Attributes:
+        question: Its name.
+        model: An ONNX file to be described.
+        size: Its bytes.
+        versions: Those that it is about: directory and manifest.
+        golden: Golden cases.
+        runtime: How sessions are made.
+        max_rows: Most rows in a batch.
+        memory_limit: Bytes beside the models.
+        seconds: How long versions race.
+        run_seconds: What a run of made-up inputs may take.
+        scratch: Where answers go.
+        attempts: Guards runs that a process need not survive.
+    """
+
+    question: str
+    model: Path
+    size: int
+    versions: Sequence[tuple[Path, Manifest]]
+    golden: Sequence[Path]
+    runtime: Runtime
+    max_rows: int
+    memory_limit: int
+    seconds: float
+    run_seconds: float
+    scratch: Path
+    attempts: Attempts
+
+    @classmethod
+    def of(cls, job: Mapping[str, Any], scratch: Path) -> "Trial":
+        """Reads what the lab wrote."""
+        return cls(
+            question=job["question"],
+            model=Path(job.get("model", "")),
+            size=job.get("size", 0),
+            versions=[(Path(one["directory"]), Manifest.from_json(one["manifest"])) for one in job["subjects"]],
+            golden=[Path(path) for path in job["golden"]],
+            runtime=Runtime(**job["runtime"]),
+            max_rows=job["max_rows"],
+            memory_limit=job["memory_limit"],
+            seconds=job.get("seconds", 0.0),
+            run_seconds=job["run_seconds"],
+            scratch=scratch,
+            attempts=Attempts(scratch, job["deadly"]),
+        )
+
+    def said(self, error: TurnoutError) -> str:
+        """Returns an error's message, with the number of the limit that was met."""
+        limit = f"a memory limit of {self.memory_limit >> 20:,} MiB was met"
+        return error.message.replace(_LIMIT_MET, limit) if isinstance(error, MemoryBudgetExceeded) else error.message
+
+    def trying(self, what: str) -> AbstractContextManager[None]:
+        """Guards a run of a sample; what a golden case does is a finding, and not guarded."""
+        if what == GOLDEN:
+            return contextlib.nullcontext()
+        return self.attempts.attempt(f"made-up inputs ({what})", self.run_seconds)
+
+
+def describe(trial: Trial) -> dict[str, Any]:
+    """Reads an ONNX file. Protobuf makes hundreds of bytes of an empty message, which two bytes can state."""
+    limit = DESCRIBED_BYTES + _LOADING * trial.size
+    host.limit_data(limit)
     before = host.reset_peak()
-    session, load_seconds = _load(subject, manifest, Runtime(**job["runtime"]), manifest.size < PREPACKED_LIMIT)
-    examples = _golden(job["golden"], manifest.signature)
-    sound = [e.inputs for e in examples if not e.fault]
-    graph = read_graph(Path(subject["directory"]) / MODEL_FILE)
-    plan = prove(session.run, manifest, job["max_rows"], sound, graph)
+    try:
+        return read_model(trial.model).to_json()
+    except (InvalidModel, MemoryError) as error:
+        host.unlimit_data()  # for a few words
+        # Protobuf says of memory that it could not have what it says of bytes that make no sense.
+        unparsed = isinstance(error.__cause__, DecodeError) and host.peak_bytes() - before > limit // 4
+        if unparsed or isinstance(error, MemoryError):
+            raise InvalidModel(
+                f"reading the ONNX file takes more than {limit >> 20:,} MiB of memory: it is made of more nodes,"
+                " attributes and texts than that is enough for"
+            ) from error
+        raise
+
+
+def examine(trial: Trial) -> dict[str, Any]:
+    """Loads one version, proves how it batches, warms it, and has it answer."""
+    ((_, manifest),) = trial.versions
+    before = host.reset_peak()
+    graph = _graph(trial)
+    sizes = _values_become_sizes(graph, manifest)
+    session, load_seconds = _load(trial, arena=not sizes)
+    found = _sample(trial, session, sizes=sizes)
+    plan = _proved(trial, session, found, graph, sizes=sizes)
     names = [spec.name for spec in manifest.signature.outputs]
     # One row: which batches pay depends on what else the machine does, and the peak of memory would with it.
     warmth = warm_up(session.run, replace(plan, max_rows=0), names, _WARM_RUNS, only_where_it_pays=True)
-    examples += _synthetic(session, manifest.signature, names)
-    arrays: dict[str, Array] = {}
-    answers: list[dict[str, Any]] = []
-    for index, example in enumerate(examples):
-        outputs, fault = _answer(session, example, names)
-        arrays |= {f"{index}/{name}": _plain(array) for name, array in outputs.items()}
-        answers.append({"example": example.name, "golden": example.golden, "outputs": list(outputs), "fault": fault})
-    np.savez(job["scratch"] / ANSWERS_FILE, **arrays)  # type: ignore[arg-type]  # none is named allow_pickle
+    tried = recipes(values_become_sizes=sizes)
+    examples = _golden(trial.golden, manifest.signature)
+    if found.inputs is not None:  # else made-up ones would be searched for in vain once more
+        examples = chain(examples, _synthetic(trial, session, found.recipe, tried))
+    answers = Answers(trial.scratch / ANSWERS_FILE)
+    with answers:
+        for example in examples:
+            outputs, fault = _answer(trial, session, example, names)
+            answers.add(example, outputs, fault)
+    nothing = f"no inputs were found that it runs on: {found.trouble}; a golden case would give them"
     return {
         "provider": session.providers[0],
         "load_seconds": load_seconds,
         "run_seconds": warmth.seconds_by_rows.get(1, 0.0),
         "peak_bytes": max(host.peak_bytes() - before, 0),
-        "warning": warmth.warning,
+        "warning": warmth.warning if found.inputs is not None else nothing,
         "batched": plan.max_rows > 1,
         "mixes": plan.mixes,
         "batching": plan.reason,
         **_repeated(session, manifest, plan.sample, names),
-        "answers": answers,
+        "answers": answers.told,
     }
 
 
-def race(job: Mapping[str, Any]) -> dict[str, Any]:
+def sample(trial: Trial) -> dict[str, Any]:
+    """Finds inputs that a version runs on, for who would rather not try in a process that serves."""
+    sizes = _values_become_sizes(_graph(trial), trial.versions[0][1])
+    session, _ = _load(trial, arena=not sizes)
+    found = _sample(trial, session, sizes=sizes)
+    recipe = None if found.recipe is None else astuple(found.recipe)
+    return {"found": found.inputs is not None, "recipe": recipe, "trouble": found.trouble}
+
+
+def _sample(trial: Trial, session: Session, *, sizes: bool) -> Sample:
+    ((_, manifest),) = trial.versions
+    sound = next((e.inputs for e in _golden(trial.golden, manifest.signature) if not e.fault), None)
+    tried = recipes(values_become_sizes=sizes)
+    found = find_sample(session.run, manifest.signature, sample_axes(manifest), sound, tried, trial.trying)
+    if found.deadly:
+        raise ModelCrashed(f"{found.trouble}, whatever was made up; a golden case would show what it runs on")
+    return replace(found, trouble=found.trouble.replace(_LIMIT_MET, trial.said(MemoryBudgetExceeded(_LIMIT_MET))))
+
+
+def _proved(trial: Trial, session: Session, found: Sample, graph: ModelGraph, *, sizes: bool) -> BatchPlan:
+    """Proves how a version batches. Other values than the sample's may do to it what nobody asked for."""
+    ((_, manifest),) = trial.versions
+    sound = (example.inputs for example in _golden(trial.golden, manifest.signature) if not example.fault)
+    rows = [*islice(sound, _PROOF_CASES), *([] if found.recipe is None or found.inputs is None else [found.inputs])]
+    # Where values become sizes, the sample is the one that was found to be small.
+    tried = [] if sizes or found.inputs is None else recipes(values_become_sizes=False)
+    try:
+        with trial.attempts.attempt("other values than those it ran on", _PROOF_RUNS * trial.run_seconds):
+            return prove(session.run, manifest, trial.max_rows, rows, graph, tried, trouble=found.trouble)
+    except LeftOut as error:
+        reason = f"unbatched: of other values than those that it ran on first, {error.message}"
+        return BatchPlan(0, reason=reason, sample=found.inputs)
+
+
+def _graph(trial: Trial, index: int = 0) -> ModelGraph:
+    return read_graph(trial.versions[index][0] / MODEL_FILE)
+
+
+def _values_become_sizes(graph: ModelGraph, manifest: Manifest) -> bool:
+    given = {spec.name for spec in manifest.signature.inputs if not spec.has_default}
+    return values_become_sizes(graph.graph, given)
+
+
+def race(trial: Trial) -> dict[str, Any]:
     """Runs two versions in turns on one input that both take."""
-    runtime = Runtime(**job["runtime"])
-    manifests = [Manifest.from_json(subject["manifest"]) for subject in job["subjects"]]
+    manifests = [manifest for _, manifest in trial.versions]
     prepack = max(manifest.size for manifest in manifests) < PREPACKED_LIMIT  # the same for both, or it would decide
-    sessions = [
-        _load(subject, manifest, runtime, prepack)[0]
-        for subject, manifest in zip(job["subjects"], manifests, strict=True)
-    ]
+    sessions = [_load(trial, index, prepack=prepack)[0] for index in range(len(manifests))]
     outputs = [[spec.name for spec in manifest.signature.outputs] for manifest in manifests]
-    example = _common_example(job["golden"], sessions, manifests, outputs)
+    example = _common_example(trial, sessions, outputs)
     taken: tuple[list[float], list[float]] = ([], [])
-    until = time.perf_counter() + job["seconds"]
+    until = time.perf_counter() + trial.seconds
     while len(taken[0]) < _LEAST_ROUNDS or (time.perf_counter() < until and len(taken[0]) < _MOST_ROUNDS):
         # Turns are taken in turns: whoever comes second finds warmer or colder caches.
         for side in (0, 1) if len(taken[0]) % 2 else (1, 0):
@@ -143,48 +293,75 @@ def race(job: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def optimise(job: Mapping[str, Any]) -> dict[str, Any]:
+def optimise(trial: Trial) -> dict[str, Any]:
     """Writes two versions as ONNX Runtime optimises them, each under its number."""
-    for index, subject in enumerate(job["subjects"]):
-        directory = job["scratch"] / str(index)
+    host.limit_data(trial.memory_limit + sum(_LOADING * manifest.size for _, manifest in trial.versions))
+    for index, (source, _) in enumerate(trial.versions):
+        directory = trial.scratch / str(index)
         directory.mkdir()
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.optimized_model_filepath = str(directory / MODEL_FILE)
         try:
-            ort.InferenceSession(
-                str(Path(subject["directory"]) / MODEL_FILE), options, providers=["CPUExecutionProvider"]
-            )
+            ort.InferenceSession(str(source / MODEL_FILE), options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise ModelFailure(f"ONNX Runtime cannot optimise it ({type(error).__name__})") from error
+            raise load_failure(error) from error
     return {}
 
 
-def _load(subject: Mapping[str, Any], manifest: Manifest, runtime: Runtime, prepack: bool) -> tuple[Session, float]:
-    names = providers.choose([] if runtime.providers == "auto" else [str(p) for p in runtime.providers])
-    device = runtime.device_ids[0] if names[0] != providers.CPU else 0
+def _load(trial: Trial, index: int = 0, *, arena: bool = True, prepack: bool | None = None) -> tuple[Session, float]:
+    """Loads a version within the bounds on memory.
+
+    Args:
+        trial: What is asked.
+        index: Which version.
+        arena: Keep freed memory, where the settings say so: what one run took then counts for the next as well.
+        prepack: As `Session` takes it; by default where the version is small.
+    """
+    directory, manifest = trial.versions[index]
+    wanted = trial.runtime
+    host.unlimit_data()  # for CUDA, which is tried first
+    names = providers.choose([] if wanted.providers == "auto" else [str(p) for p in wanted.providers])
+    on_gpu = names[0] != providers.CPU
+    device = wanted.device_ids[0] if on_gpu else 0
+    limit = manifest.size + trial.memory_limit
+    changed = {
+        "cpu_arena": wanted.cpu_arena and arena,
+        "arena_limit_bytes": min(int(wanted.arena_limit_bytes) or limit, limit),
+    }
+    if not on_gpu:
+        host.limit_data(_LOADING * manifest.size + trial.memory_limit)
     began = time.perf_counter()
-    file = Path(subject["directory"]) / MODEL_FILE
-    session = Session(file, manifest.signature, names, device, runtime, prepack=prepack)
-    return session, time.perf_counter() - began
+    session = Session(
+        directory / MODEL_FILE,
+        manifest.signature,
+        names,
+        device,
+        wanted.model_copy(update=changed),
+        prepack=manifest.size < PREPACKED_LIMIT if prepack is None else prepack,
+    )
+    seconds = time.perf_counter() - began
+    if not on_gpu:
+        host.limit_data(trial.memory_limit)
+    return session, seconds
 
 
-def _golden(paths: Sequence[str], signature: Signature) -> list[Example]:
-    """Reads golden cases; one that another version brought under a name that is taken gets a number."""
-    examples: list[Example] = []
+def _golden(paths: Sequence[Path], signature: Signature) -> Iterator[Example]:
+    """Reads golden cases, one after the other; one that another version brought under a name that is taken gets a
+    number.
+    """
     names: set[str] = set()
-    for path in map(Path, paths):
+    for path in paths:
         name, number = f"{GOLDEN_DIRECTORY}/{path.name}", 2
         while name in names:
             name, number = f"{GOLDEN_DIRECTORY}/{path.name} ({number})", number + 1
         names.add(name)
         try:
-            inputs = _fitting(read_case(path).inputs, signature)
+            inputs = _fitting(read_case(path, sides=("inputs",)).inputs, signature)
         except InvalidModel as error:
-            examples.append(Example(name, True, {}, error.message))
+            yield Example(name, True, {}, error.message)
         else:
-            examples.append(Example(name, True, inputs))
-    return examples
+            yield Example(name, True, inputs)
 
 
 def _fitting(inputs: Mapping[str, Array], signature: Signature) -> Mapping[str, Array]:
@@ -209,44 +386,47 @@ def _fitting(inputs: Mapping[str, Array], signature: Signature) -> Mapping[str, 
     return inputs
 
 
-def _synthetic(session: Session, signature: Signature, outputs: Sequence[str]) -> list[Example]:
-    """Makes up inputs of the first kind that the model runs on; their names tell that kind."""
-    for below in INTEGERS_BELOW:
-        for size in FREE_SIZES:
-            try:
-                session.run(synthetic_inputs(signature, size, below, {}, seed=1), outputs)
-            except TurnoutError:
-                continue
-            return [
-                Example(
-                    f"synthetic input {seed} (free sizes {size}, integers below {below})",
-                    False,
-                    synthetic_inputs(signature, size, below, {}, seed=seed),
-                )
-                for seed in range(1, SYNTHETIC_INPUTS + 1)
-            ]
-    return []
+def _synthetic(trial: Trial, session: Session, known: Recipe | None, tried: Sequence[Recipe]) -> Iterator[Example]:
+    """Makes up inputs by the first recipe that the model runs on; their names tell that recipe.
+
+    Args:
+        trial: What is asked.
+        session: Of the first version.
+        known: A recipe that made a sample, which is tried first.
+        tried: The others.
+    """
+    _, manifest = trial.versions[0]
+    signature, outputs = manifest.signature, [spec.name for spec in manifest.signature.outputs]
+    order = tried if known is None else [known, *(recipe for recipe in tried if recipe != known)]
+    for recipe, inputs in made_up(signature, order, {}):
+        try:
+            with trial.trying(f"{recipe}, more rows"):
+                session.run(inputs, outputs)
+        except TurnoutError:
+            continue
+        for seed in range(1, SYNTHETIC_INPUTS + 1):
+            yield Example(
+                f"synthetic input {seed} ({recipe})", False, synthetic_inputs(signature, recipe, {}, seed=seed)
+            )
+        return
 
 
-def _common_example(
-    golden: Sequence[str],
-    sessions: Sequence[Session],
-    manifests: Sequence[Manifest],
-    outputs: Sequence[Sequence[str]],
-) -> Example:
+def _common_example(trial: Trial, sessions: Sequence[Session], outputs: Sequence[Sequence[str]]) -> Example:
     """Returns the first example that both versions answer.
 
     Raises:
         ModelFailure: There is none.
     """
-    first = manifests[0].signature
-    cases = [e for e in _golden(golden, first) if not e.fault]
-    rows = [_first_row(case, first) for case in cases[:1]]
-    for example in rows + cases + _synthetic(sessions[0], first, outputs[0]):
+    (_, first), (_, second) = trial.versions
+    case = next((e for e in _golden(trial.golden, first.signature) if not e.fault), None)
+    cases = [] if case is None else [_first_row(case, first.signature), case]
+    sizes = _values_become_sizes(_graph(trial), first)
+    for example in chain(cases, _synthetic(trial, sessions[0], None, recipes(values_become_sizes=sizes))):
         with contextlib.suppress(TurnoutError):
-            _fitting(example.inputs, manifests[1].signature)
+            _fitting(example.inputs, second.signature)
             for session, names in zip(sessions, outputs, strict=True):
-                session.run(example.inputs, names)
+                with _guarded(trial, example):
+                    session.run(example.inputs, names)
             return example
     raise ModelFailure("no input was found that both take")
 
@@ -258,13 +438,47 @@ def _first_row(case: Example, signature: Signature) -> Example:
     return Example(f"the first row of {case.name}", True, inputs)
 
 
-def _answer(session: Session, example: Example, names: Sequence[str]) -> tuple[dict[str, Array], str]:
+def _answer(trial: Trial, session: Session, example: Example, names: Sequence[str]) -> tuple[dict[str, Array], str]:
     if example.fault:
         return {}, example.fault
     try:
-        return dict(zip(names, session.run(example.inputs, names), strict=True)), ""
+        with _guarded(trial, example):
+            return dict(zip(names, session.run(example.inputs, names), strict=True)), ""
     except TurnoutError as error:
-        return {}, error.message
+        return {}, trial.said(error)
+
+
+def _guarded(trial: Trial, example: Example) -> AbstractContextManager[None]:
+    return contextlib.nullcontext() if example.golden else trial.attempts.attempt(example.name, trial.run_seconds)
+
+
+class Answers:
+    """Writes answers to an archive one by one, so that they need not be in memory together."""
+
+    def __init__(self, file: Path) -> None:
+        self._archive = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
+        self._left = MAX_ANSWERS_BYTES
+        self.told: list[dict[str, Any]] = []
+
+    def __enter__(self) -> "Answers":
+        """Begins."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the archive."""
+        self._archive.close()
+
+    def add(self, example: Example, outputs: Mapping[str, Array], fault: str) -> None:
+        """Keeps an answer, or says that it is too large to be compared."""
+        plain = {name: _plain(array) for name, array in outputs.items()}
+        size = sum(array.nbytes for array in plain.values())
+        if size > self._left:
+            plain, fault = {}, f"its outputs, with those before, have more than {MAX_ANSWERS_BYTES >> 20} MiB"
+        self._left -= size if plain else 0
+        for name, array in plain.items():
+            with self._archive.open(f"{len(self.told)}/{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
+        self.told.append({"example": example.name, "golden": example.golden, "outputs": list(plain), "fault": fault})
 
 
 def _repeated(

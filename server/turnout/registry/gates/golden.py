@@ -1,7 +1,7 @@
 """The gate `golden`: a version answers the examples it comes with as it should, and no worse than its parent does."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from turnout.registry.gates.gate import Candidate, GateVerdict, Outcome
 from turnout.registry.gates.plan import Golden
 from turnout.registry.gates.ruling import ruled
 from turnout.registry.gates.running import attempted
-from turnout.registry.golden import GoldenCase, class_numbers, read_case
+from turnout.registry.golden import GoldenCase, case_names, class_numbers, read_case
 from turnout.registry.lab import Answer, Lab
 from turnout.registry.manifest import Manifest
 
@@ -52,25 +52,28 @@ class GoldenGate:
         plan, paths = self._plan, golden_paths(candidate)
         if len(paths) < plan.cases_min:
             return ruled(plan.on_failure, f"it has {len(paths)} golden cases, the plan wants {plan.cases_min}")
-        cases = {path: read_case(candidate.directory / path) for path in paths}
-        expecting = {path: case for path, case in cases.items() if case.outputs or case.labels}
+        named = {path: case_names(candidate.directory / path) for path in paths}
+        expecting = [path for path, names in named.items() if names["outputs"] or names["labels"]]
         if not expecting:
             return GateVerdict(Outcome.SKIPPED, "no golden case says what is expected")
         seen = attempted(self._lab, candidate)
         if isinstance(seen, GateVerdict):
             return seen
         answers = {answer.example: answer for answer in seen.answers}
-        faults = [
-            fault for path, case in expecting.items() for fault in _faults(candidate.manifest, case, answers[path])
-        ]
+        faults: list[str] = []
+        labelled: dict[str, GoldenCase] = {}
+        for path in expecting:  # one after the other: only labels are kept, which are small
+            case = read_case(candidate.directory / path, sides=("outputs", "labels"))
+            faults += _faults(candidate.manifest, case, answers[path])
+            labelled[path] = replace(case, outputs={})
         numbers = {"cases": float(len(expecting)), "outside_tolerance": float(len(faults))}
         if faults:
             more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
             return ruled(plan.on_failure, f"{faults[0]}{more}", numbers)
-        accuracy = _accuracy(candidate.manifest, expecting, answers)
+        accuracy = _accuracy(candidate.manifest, labelled, answers)
         if not accuracy.rows:
             return GateVerdict(Outcome.PASSED, f"{len(expecting)} cases answered as expected", numbers)
-        return self._judged(candidate, expecting, accuracy, numbers)
+        return self._judged(candidate, labelled, accuracy, numbers)
 
     def _judged(
         self, candidate: Candidate, cases: dict[str, GoldenCase], accuracy: Accuracy, numbers: dict[str, float]

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from turnout.errors import ConfigError
+from turnout.registry.files import explain, read_small
 
 PLAN_FILE = "gates.toml"
 MAX_PLAN_BYTES = 1 << 16
@@ -160,12 +161,11 @@ def read_plan(root: Path, model: str) -> GatePlan:
     plan = GatePlan()
     for path, name in ((root / PLAN_FILE, PLAN_FILE), (root / model / PLAN_FILE, f"{model}/{PLAN_FILE}")):
         try:
-            with path.open("rb") as file:
-                data = file.read(MAX_PLAN_BYTES + 1)
+            data = read_small(path, MAX_PLAN_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            raise ConfigError(f"{name} cannot be read: {error.strerror}") from error
+            raise ConfigError(f"{name} {explain(error)}") from error
         if len(data) > MAX_PLAN_BYTES:
             raise ConfigError(f"{name} is larger than {MAX_PLAN_BYTES} bytes")
         try:

@@ -16,6 +16,7 @@ from urllib.request import url2pathname
 
 from turnout.errors import InvalidRequest
 from turnout.registry.announcement import Bounds
+from turnout.registry.files import explain, open_outside
 from turnout.registry.metadata import VersionMetadata
 
 MLFLOW = "mlflow:"
@@ -78,4 +79,8 @@ def local_source(text: str, bounds: Bounds) -> Iterator[Source]:
 def _existing(path: Path) -> Path:
     if not path.exists():
         raise InvalidRequest.at("FILE", f"there is no {path}")
-    return path
+    try:
+        with open_outside(path):
+            return path
+    except OSError as error:
+        raise InvalidRequest.at("FILE", f"{path} {explain(error)}") from None

@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from typing import ParamSpec, TypeVar
 
-from turnout.errors import Conflict, Exhausted, InvalidRequest, TurnoutError
+from turnout.errors import Conflict, Exhausted, InvalidRequest, RequestCancelled, TurnoutError
 from turnout.registry.announcement import Announcement, announced_files, announced_metadata, announced_version
 from turnout.registry.attested import Attested
+from turnout.registry.cancellation import Cancellation, WorkCancelled
 from turnout.registry.digest import canonical_bytes
 from turnout.registry.fetch import Reading
 from turnout.registry.gates import GateRefused
@@ -66,6 +67,14 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         self._threads = threads
         self._idle = idle_seconds
         self._fetches_left = max_fetches
+        self._working: set[Cancellation] = set()
+        self._stopped: TurnoutError | None = None
+
+    def stop(self, cause: TurnoutError) -> None:
+        """Ends all work that goes on, and refuses what would begin: whoever waits for it is told the cause."""
+        self._stopped = cause
+        for cancellation in self._working:
+            cancellation.cancel(cause)
 
     @refusing
     async def BeginUpload(self, request: pb.BeginUploadRequest, _: Context) -> pb.BeginUploadResponse:  # noqa: N802 - gRPC's
@@ -196,13 +205,29 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
             raise Conflict(f"nothing came for {self._idle:g} s; begin again, and go on") from None
 
     async def _in_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        work = asyncio.get_running_loop().run_in_executor(self._threads, lambda: call(*args, **kwargs))
+        if self._stopped is not None:
+            raise self._stopped
+        cancellation = Cancellation()
+
+        def work() -> T:
+            with cancellation.applies():
+                return call(*args, **kwargs)
+
+        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        self._working.add(cancellation)
         try:
-            return await asyncio.shield(work)
+            return await asyncio.shield(future)
         except asyncio.CancelledError:
-            # A thread cannot be stopped: what it uses stays reserved for it, and what it publishes is published.
-            await asyncio.wait([work])
+            cancellation.cancel(RequestCancelled("whoever asked for it is gone"))
+            # It ends at its next step: what it uses stays reserved until then, and what it published is published.
+            await asyncio.wait([future])
+            if not future.cancelled():
+                future.exception()  # looked at: nobody is left to be told
             raise
+        except WorkCancelled as error:
+            raise error.cause from None
+        finally:
+            self._working.discard(cancellation)
 
     async def _message(self, result: PublishResult) -> pb.PublishedVersion:
         declared = await self._in_thread(self._declared, result.manifest.model)

@@ -35,7 +35,7 @@ def main() -> None:
     """Serves until the socket is closed."""
     host.die_with_parent(int(sys.argv[1]))
     host.write_no_core()  # a crash is what this process is for
-    host.go_first_when_memory_ends()
+    host.go_first_when_memory_ends(500)  # the server has more to lose
     _, _, number, requests, answers = sys.argv
     with socket.socket(fileno=int(number)) as connection:
         _serve(

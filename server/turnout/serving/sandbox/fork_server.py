@@ -22,8 +22,8 @@ from typing import Any
 
 from turnout import host
 from turnout.errors import ModelFailure
+from turnout.registry.cancellation import Cancellation
 from turnout.serving.sandbox.processes import (
-    Cancellation,
     Ended,
     Processes,
     SpawnedProcesses,
@@ -32,9 +32,9 @@ from turnout.serving.sandbox.processes import (
 )
 
 SHARED = "_TURNOUT_FORK_SERVER"
-"""Environment variable, which is no setting: the socket of a warm process that others share, as a suite of tests that
-publishes all the time does. Whoever can write to that socket is asked for children, so it lies in a directory of one's
-own."""
+"""Environment variable: the socket of a warm process that others share, as a suite of tests that publishes all the
+time does. No setting, as its first letter says. Whoever listens there is asked for children, so it lies in a directory
+of one's own."""
 
 _SOCKET = "socket"
 _START_SECONDS = 60.0

@@ -10,14 +10,12 @@ import select
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from turnout.errors import TurnoutError
+from turnout.registry.cancellation import Cancellation
 
 JOB_FILE, ANSWER_FILE, ANSWERS_FILE = "job.json", "answer.json", "answers.npz"
 """What a scratch directory holds: the question, the answer, and its arrays."""
@@ -27,62 +25,6 @@ KEPT_PREFIXES = ("CUDA", "NVIDIA", "OMP")
 
 CHILD_ENVIRONMENT = {"ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1"}
 """ONNX Runtime's telemetry and OpenBLAS each start a thread when imported; a process of two cannot be forked."""
-
-
-class WorkCancelled(Exception):
-    """Work was cancelled. No TurnoutError, since it is no finding about a model that a gate could report.
-
-    Attributes:
-        cause: What whoever waits for the work is told.
-    """
-
-    def __init__(self, cause: TurnoutError) -> None:
-        super().__init__(cause.message)
-        self.cause = cause
-
-
-class Cancellation:
-    """Lets one thread end work that another one does."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._cause: TurnoutError | None = None
-        self._stops: list[Callable[[], None]] = []
-
-    def cancel(self, cause: TurnoutError) -> None:
-        """Ends what goes on, and what would begin. The first cause counts."""
-        with self._lock:
-            if self._cause is not None:
-                return
-            self._cause = cause
-            for stop in self._stops:
-                stop()
-
-    def check(self) -> None:
-        """Checks that nobody cancelled.
-
-        Raises:
-            WorkCancelled: Someone did.
-        """
-        if self._cause is not None:
-            raise WorkCancelled(self._cause)
-
-    @contextlib.contextmanager
-    def stopping(self, stop: Callable[[], None]) -> Iterator[None]:
-        """Has `stop` called on cancellation while the context is entered.
-
-        Raises:
-            WorkCancelled: It was cancelled, before or meanwhile.
-        """
-        with self._lock:
-            self.check()
-            self._stops.append(stop)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._stops.remove(stop)
-            self.check()
 
 
 @dataclass(frozen=True, slots=True)
