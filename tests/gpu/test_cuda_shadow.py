@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from turnout.serving.isolated import IsolatedSession
 
 from onnx_models import grows, matmul, save
 from routing_wire import policy, put
@@ -10,6 +9,7 @@ from shadow_wire import PATIENT, numbered, predict, settled
 from turnout.config import Runtime
 from turnout.errors import MemoryBudgetExceeded
 from turnout.registry.onnx_model import read_model
+from turnout.serving.isolation.session import IsolatedSession
 from turnout.serving.memory import cuda_used_bytes
 from turnout.serving.providers import CPU, CUDA
 
@@ -38,12 +38,17 @@ def test_a_child_keeps_to_its_arena_and_lives_on(tmp_path) -> None:
     path = save(grows(), tmp_path / "model.onnx")
     runtime = Runtime(arena_limit_bytes=64 * MIB)
     child = IsolatedSession(path, read_model(path).signature, [CUDA, CPU], 0, runtime, memory_limit=256 * MIB)
+    child.start()
     x = np.ones((1, 4), np.float32)
     try:
         for _ in range(2):
             with pytest.raises(MemoryBudgetExceeded):
-                child.run({"x": x, "n": np.array(64 * MIB)}, ["y"], 30)
-            (y,) = child.run({"x": x, "n": np.array(MIB)}, ["y"], 30)
+                child.run({"x": x, "n": np.array(64 * MIB)}, ["y"], _never)
+            (y,) = child.run({"x": x, "n": np.array(MIB)}, ["y"], _never)
             np.testing.assert_array_equal(y, x)
     finally:
         child.close()
+
+
+def _never() -> bool:
+    return False

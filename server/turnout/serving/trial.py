@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from turnout import host
 from turnout.config import ModelSettings
 from turnout.errors import (
     ConfigError,
@@ -24,7 +25,6 @@ from turnout.errors import (
     ModelTimedOut,
     TurnoutError,
 )
-from turnout.host import memory_limit
 from turnout.registry.cancellation import current
 from turnout.registry.files import read_small
 from turnout.registry.lab import Answer, Examination, Race, Subject
@@ -202,5 +202,5 @@ def _pair(values: Sequence[float]) -> tuple[float, float]:
 
 def memory_limit(wanted: int) -> int:
     """Returns the most that a trial run may take beside the model: what is wanted, at most half of what there is."""
-    half = memory_limit() // 2
+    half = host.memory_limit() // 2
     return min(wanted or half, half)
