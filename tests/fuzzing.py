@@ -275,7 +275,12 @@ def _http(random: Random) -> Request:
         headers[random.choice(_HEADERS)] = random.choice(_HEADER_VALUES)
     if random.random() < 0.2:
         part = random.choice(("m", "%ff", "%00", "..", "^1", "é", "x" * 2000, "%F0%9F%98%80", "versions/1.0.0/infer"))
-        path = random.choice(("/predict/", "/v2/models/", "/v2/", "/v2/repository/models/", "/")) + part
+        path = (
+            random.choice(
+                ("/predict/", "/v2/models/", "/v2/", "/v2/repository/models/", "/", "/console/", "/console/models/")
+            )
+            + part
+        )
     method = "GET" if random.random() < 0.1 else "POST"
     lines = [f"{method} {path} HTTP/1.1".encode(), b"host: test", b"content-length: %d" % len(body)]
     lines += [f"{name}: {value}".encode("latin-1") for name, value in headers.items()]

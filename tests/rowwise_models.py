@@ -98,6 +98,23 @@ def drops_stop_words() -> ModelProto:
     return graph([normalizer], {"x": (STRING, ["n"])}, {"y": (STRING, 1)})
 
 
+def squeezes_single_frames() -> ModelProto:
+    """Drops the second dimension where it is 1: a rank that only a run knows. float32 (n, t, 4)."""
+    then = helper.make_graph(
+        [node("Squeeze", "x second", "a")], "then", [], [helper.make_tensor_value_info("a", FLOAT, None)]
+    )
+    other = helper.make_graph(
+        [node("Identity", "x", "b")], "else", [], [helper.make_tensor_value_info("b", FLOAT, None)]
+    )
+    nodes = [
+        node("Shape", "x", "size"),
+        node("Gather", "size second", "t"),
+        node("Equal", "t second", "single"),
+        node("If", "single", then_branch=then, else_branch=other),
+    ]
+    return graph(nodes, {"x": (FLOAT, ["n", "t", 4])}, {"y": (FLOAT, 3)}, {"second": np.array([1])})
+
+
 def _loop_that_ends_by_rows() -> ModelProto:
     """Doubles x until the largest element is above 100."""
     body = helper.make_graph(

@@ -267,6 +267,7 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             new_request_id,
             body_bytes,
             limits,
+            metrics.faults,
             oip,
             console,
             tracer,

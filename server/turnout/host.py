@@ -148,6 +148,11 @@ def lower_priority() -> None:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
+def has_low_priority() -> bool:
+    """Tells whether the calling thread lets all others go first, as after `lower_priority`."""
+    return hasattr(os, "sched_getscheduler") and os.sched_getscheduler(0) == os.SCHED_IDLE
+
+
 def die_with_parent(parent: int) -> None:
     """Has this process end when the thread that started it does; exits at once where it is gone.
 

@@ -145,7 +145,9 @@ def test_a_good_candidate_goes_through_and_waiting_ends_with_0(server: Server, t
     assert rows[1].split()[:6] == ["m", "1.1.0", "1.0.0", "1", "succeeded", "2/2"]
 
     back = turnout("rollback", "m", "--reason", "customers complain", "--server", server.control)
-    assert back.stdout.endswith(": 1.0.0 has all of the traffic\n")
+    assert back.stdout == (
+        "m went back to 1.0.0; 1.1.0 is released no more\nplain requests: 1.0.0; latest: 1.0.0; ^1: 1.0.0\n"
+    )
     state = json.loads(turnout("traffic", "show", "m", "--server", server.control, "--json").stdout)["models"][0]
     assert (state["policy"]["baseline"], state["reason"]) == ("1.0.0", "customers complain")
     assert turnout("rollback", "m", "--server", server.control, check=False).returncode == 2  # a reason is wanted
@@ -214,6 +216,8 @@ def test_an_operator_has_the_last_word_and_a_stale_epoch_is_refused(server: Serv
         epoch = until(server, soaking).epoch
         assert run(server, "pause", "m", "--reason", "lunch", "--actor", "bob", "--epoch", str(epoch)).stdout == (
             f"m 1.1.0 over 1.0.0, attempt 1, epoch {epoch + 1}: soaking, step 1 of 2 at 25%; paused: lunch (bob)\n"
+            "plain requests: 1.0.0 (75 %), 1.1.0 (25 %, canary of rollout 1); latest: 1.0.0; "
+            "^1: 1.0.0 (75 %), 1.1.0 (25 %, canary of rollout 1)\n"
         )
         stale = refused(server, "promote", "m", "--epoch", str(epoch))
         assert f"is at epoch {epoch + 1} by now (soaking), not {epoch}; look again" in stale

@@ -77,7 +77,10 @@ def test_a_policy_is_set_ramped_shown_frozen_reverted_and_cleared(server: Server
         "traffic", "set", "m", "--baseline", "1.0.0", "--canary", "1.1.0=5%", "--shadow", "1.2.0=0.1",
         "--actor", "alice", "--reason", "try it", "--server", server.control,
     ).stdout  # fmt: skip
-    assert told == "m is at epoch 1: baseline 1.0.0 95%, canary 1.1.0 5%, shadow 1.2.0 10%\n"
+    assert told == (
+        "m is at epoch 1: baseline 1.0.0 95%, canary 1.1.0 5%, shadow 1.2.0 10%\n"
+        "plain requests: 1.0.0 (95 %), 1.1.0 (5 %, canary); latest: 1.0.0; ^1: 1.0.0 (95 %), 1.1.0 (5 %, canary)\n"
+    )
     assert traffic(server, "ramp", "m", "1.1.0=25%", "--epoch", "1")["epoch"] == 2
     state = traffic(server, "show", "m")["models"][0]
     assert [(s["version"], s["role"], s["desired"]) for s in state["shares"]] == [

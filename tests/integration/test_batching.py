@@ -1,6 +1,8 @@
 """Requests share runs where that was proved right, and each gets its own answer."""
 
 import asyncio
+import contextlib
+import threading
 
 import httpx
 import numpy as np
@@ -9,6 +11,7 @@ from semver import Version
 from typer.testing import CliRunner
 
 from onnx_models import leaky, look_up, matmul, rows_above, scaled, slow, string_identity
+from rowwise_models import drops_stop_words, keeps_by_mask, squeezes_single_frames
 from turnout.cli.main import application
 from turnout.config import Batching, Runtime
 from turnout.registry.manifest import Batching as DeclaredBatching
@@ -64,6 +67,49 @@ async def test_a_model_whose_rows_leak_into_each_other_is_not_batched(publish_mo
         assert answer.timing.batch_rows == 0
     entry = server.services.catalog.snapshot.models["m"].versions[Version(1, 0, 0)]
     assert "differs" in entry.batching
+
+
+async def test_rows_kept_by_a_mask_are_answered_to_their_own_client(publish_model, start_server) -> None:
+    """With as many rows kept as clients, an answer cut by row counts is another client's."""
+    publish_model("m", "1.0.0", keeps_by_mask())
+    server = await start_server(batching=ALWAYS, runtime=ONE_RUNNER)
+    assert "Compress" in server.services.catalog.snapshot.models["m"].versions[Version(1, 0, 0)].batching
+
+    async def ask(client: int, stub) -> None:
+        random = np.random.default_rng(client)
+        for _ in range(10):
+            x = random.standard_normal((1, 64)).astype(np.float32)
+            x[0, 0] = -100 if random.random() < 0.5 else client
+            answer = await stub.Predict(request("m", x=x))
+            np.testing.assert_array_equal(outputs_of(answer)["kept"], x[x[:, 0] > -50])
+
+    async with stub_of(server) as stub:
+        await asyncio.gather(*(ask(client, stub) for client in range(8)))
+
+
+async def test_dropped_stop_words_take_no_other_clients_words(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", drops_stop_words())
+    server = await start_server(batching=Batching(only_where_it_pays=False, max_delay_ms=20), runtime=ONE_RUNNER)
+    words = ["the", "Frog", "a", "Points"] * 5
+    async with stub_of(server) as stub:
+        answers = await asyncio.gather(*(stub.Predict(request("m", x=np.array([w], dtype=object))) for w in words))
+    kept = {"the": "", "a": ""}
+    assert [outputs_of(answer)["y"].tolist() for answer in answers] == [[kept.get(w, w.lower())] for w in words]
+
+
+async def test_sizes_that_are_not_proved_yet_run_alone_and_share_runs_later(publish_model, start_server) -> None:
+    """Below, an If on the length drops a dimension, so that the graph is proved for one length at a time."""
+    publish_model("m", "1.0.0", squeezes_single_frames())
+    server = await start_server(batching=Batching(only_where_it_pays=False, max_delay_ms=20), runtime=ONE_RUNNER)
+    async with stub_of(server) as stub:
+        async with asyncio.timeout(30):
+            rows = 0
+            while rows < 2:
+                sent = [np.full((1, 5, 4), i, np.float32) for i in range(6)]
+                answers = await asyncio.gather(*(stub.Predict(request("m", x=x)) for x in sent))
+                for x, answer in zip(sent, answers, strict=True):
+                    np.testing.assert_array_equal(outputs_of(answer)["y"], x)
+                rows = max(answer.timing.batch_rows for answer in answers)
 
 
 async def test_one_bad_request_in_a_batch_fails_alone(publish_model, start_server) -> None:
@@ -186,3 +232,30 @@ async def test_a_version_whose_outputs_do_not_add_up_is_demoted_and_everybody_ge
     await server.services.manager.unload("m", Version(1, 0, 0))
     await server.services.manager.load("m", Version(1, 0, 0))
     assert (entry().max_batch_rows, entry().reason) == (8, "")
+
+
+async def test_four_requests_at_once_run_on_four_runners_though_one_alone_was_idle(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", slow())
+    server = await start_server(runtime=Runtime(runners=4, inline_threshold_us=0))
+    handle = _handle(server)
+    batcher, run = handle._batchers[""], handle.loaded.run
+    meeting = threading.Barrier(1)
+
+    def run_together(inputs, names):
+        meeting.wait(30)  # breaks unless as many runs have begun as are to go on at the same time
+        return run(inputs, names)
+
+    batcher._unused = [lambda: contextlib.nullcontext(run_together)] * 4
+    async with stub_of(server) as stub:
+        await stub.Predict(request("m", x=np.zeros((1, 4), np.float32), n=np.int64(1)))
+        async with asyncio.timeout(30):
+            while len(batcher._idle) < 1:
+                await asyncio.sleep(0.001)
+        meeting = threading.Barrier(4)
+        for _ in range(5):
+            rounds = range(5, 9)  # the number of rounds is shared by a run, and so these are four
+            x = np.ones((1, 4), np.float32)
+            answers = await asyncio.gather(*(stub.Predict(request("m", x=x, n=np.int64(n))) for n in rounds))
+            for n, answer in zip(rounds, answers, strict=True):
+                np.testing.assert_array_equal(outputs_of(answer)["y"], x + n)
+    assert batcher.runners == 4

@@ -1,9 +1,9 @@
 """Each bound on what a request may hold, on each protocol: the caller's fault, told with the field and the limit."""
 
-import asyncio
 import gzip
 import json
 import struct
+import threading
 
 import grpc
 import httpx
@@ -13,6 +13,14 @@ import pytest
 from onnx import TensorProto
 
 from onnx_models import identity, scaled, string_identity
+from turnout.errors import DeadlineExceeded
+from turnout.rpc import codec as rpc_codec
+from turnout.rpc import reading
+from turnout.rpc.oip import exchange
+from turnout.serving.inference import InferenceRequest
+from turnout.serving.limits import DEFAULT_LIMITS
+from turnout.web import server as web
+from turnout.web.oip import inference as rest_inference
 from turnout_proto import tensors
 from turnout_proto.oip import inference_pb2 as oip
 from turnout_proto.v1 import prediction_pb2 as pb
@@ -124,7 +132,7 @@ async def answered(server, method, payload):
             return error.code().name, error.details()
     if "PredictStream" in method:
         error = pb.PredictStreamResponse.FromString(answer).error
-        return grpc.StatusCode.INVALID_ARGUMENT.name if error.code == 3 else str(error.code), error.message
+        return {0: "OK", 3: "INVALID_ARGUMENT"}.get(error.code, str(error.code)), error.message
     message = oip.ModelStreamInferResponse.FromString(answer).error_message
     return "INVALID_ARGUMENT" if message else "OK", message
 
@@ -275,23 +283,69 @@ async def test_an_answer_that_cannot_be_sent_is_one_items_failure(publish_model,
         assert by_id["small"].response.outputs[0].strings == [b"a"]
 
 
-async def test_a_large_message_does_not_keep_others_waiting_for_its_decoding(publish_model, start_server) -> None:
-    """The event loop stays free while a message of the largest size is looked through, whatever it is made of."""
+def large_v1():
+    return pb.PredictRequest(model="s", request_id="r", inputs=[strings(30_000)])
+
+
+def large_infer():
+    words = struct.pack("<I", 1).join([b"", *[b"a"] * 30_000])
+    return infer("s", datatype="BYTES", shape=[30_000], raw=[words])
+
+
+def large_json():
+    return orjson.dumps({"inputs": {"x": ["a"] * 30_000}})
+
+
+def large_rest():
+    return orjson.dumps({"inputs": [{"name": "x", "datatype": "BYTES", "shape": [30_000], "data": ["a"] * 30_000}]})
+
+
+LARGE = {
+    "v1": (PAIRS[0], lambda: large_v1().SerializeToString(), (reading, "check_message"), (rpc_codec, "response")),
+    "v1 stream": (
+        PAIRS[1], lambda: pb.PredictStreamRequest(request=large_v1()).SerializeToString(),
+        (reading, "check_message"), (rpc_codec, "response"),
+    ),
+    "oip": (PAIRS[2], lambda: large_infer().SerializeToString(), (exchange, "decode_inputs"), (exchange, "answer")),
+    "oip stream": (
+        PAIRS[3], lambda: large_infer().SerializeToString(), (exchange, "decode_inputs"), (exchange, "answer")
+    ),
+    "/predict": ("/predict/s", large_json, (web, "json_object"), (web, "to_nested")),
+    "/predict, gzip": ("/predict/s", lambda: gzip.compress(large_json()), (web, "json_object"), (web, "to_nested")),
+    "/v2": ("/v2/models/s/infer", large_rest, (rest_inference, "open_body"), (rest_inference, "inference_answer")),
+}  # fmt: skip
+
+
+def noting_its_thread(function, threads: list[str]):
+    def call(*args, **kwargs):
+        threads.append(threading.current_thread().name)
+        return function(*args, **kwargs)
+
+    return call
+
+
+@pytest.mark.parametrize("kind", LARGE)
+async def test_what_is_large_is_decoded_and_encoded_beside_the_event_loop(
+    publish_model, start_server, monkeypatch, kind
+) -> None:
     publish_model("s", "1.0.0", string_identity())
     server = await start_server()
-    hostile = b"\x0a\x01s" + b"\x32\x00" * 8_000_000
-    longest = 0.0
+    target, body, *places = LARGE[kind]
+    threads: list[str] = []
+    for owner, name in places:
+        monkeypatch.setattr(owner, name, noting_its_thread(getattr(owner, name), threads))
+    if target in PAIRS:
+        assert (await answered(server, target, body()))[0] == "OK"
+    else:
+        headers = {"content-encoding": "gzip"} if "gzip" in kind else {}
+        async with httpx.AsyncClient(base_url=f"http://{server.http}") as client:
+            assert (await client.post(target, content=body(), headers=headers)).status_code == 200
+    assert [name.partition("_")[0] for name in threads] == ["conversion"] * 2
 
-    async def watch() -> None:
-        nonlocal longest
-        loop = asyncio.get_running_loop()
-        while True:
-            start = loop.time()
-            await asyncio.sleep(0.005)
-            longest = max(longest, loop.time() - start)
 
-    watcher = asyncio.create_task(watch())
-    code, _ = await answered(server, PAIRS[0], hostile)
-    watcher.cancel()
-    assert code == "INVALID_ARGUMENT"
-    assert longest < 1.5, "8 million names took seconds, when they were walked through on the loop"
+async def test_a_request_whose_deadline_passed_is_not_decoded(server) -> None:
+    call = InferenceRequest("f", "", {}, deadline=0.0)
+    with pytest.raises(DeadlineExceeded):
+        await server.services.inference.decode_in_thread(
+            call, rpc_codec.PredictExchange(pb.PredictRequest(), DEFAULT_LIMITS)
+        )

@@ -170,7 +170,7 @@ async def test_a_rollout_does_not_undo_another_baseline_that_somebody_chose(serv
     await start(server, "1.1.0", LONG)
     await until(server, in_state("soaking"))
     async with control_of(server) as control:
-        await control.ReleaseVersion(control_pb2.ReleaseVersionRequest(model="m", version="1.2.0"))
+        await control.ReleaseVersion(control_pb2.ReleaseVersionRequest(model="m", version="1.2.0", no_traffic=True))
     await put(server, policy("1.2.0"), actor="bob")
     await until(server, lambda r: bool(r.pauses))
     error = await refused(command(server, what))
@@ -219,7 +219,10 @@ async def test_a_rollback_after_promotion_withdraws_the_release_so_that_ranges_d
     assert {a.version for a in await ask_lookups(server)} == {"1.0.0"}
     with pytest.raises(AssertionError, match="NOT_FOUND"):
         await ask_lookups(server, ">=1.1")
-    error = await refused(roll_back(server))  # to the baseline before: the one that was taken back
+    error = await refused(roll_back(server))  # what was the baseline before is the one that was taken back
+    assert "there is nothing to go back to" in error.details()
+    assert "1.1.0 is a candidate" in error.details()
+    error = await refused(roll_back(server, "1.1.0"))
     assert "1.1.0 is a candidate: release it before it becomes the baseline" in error.details()
 
 

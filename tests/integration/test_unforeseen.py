@@ -195,6 +195,18 @@ async def test_over_http_it_is_a_500_that_tells_nothing_of_itself(server, monkey
     assert "RuntimeError" not in answer.text
 
 
+@pytest.mark.parametrize("path", ["/metrics", "/v2/models/m", "/readyz"])
+async def test_other_pages_tell_nothing_of_it_either(server, monkeypatch, path) -> None:
+    monkeypatch.setattr(PolicyRouter, "describe", boom)
+    monkeypatch.setattr(server.services.metrics, "scrape", boom)
+    monkeypatch.setattr(type(server.services.catalog.snapshot), "complete", property(boom))
+    async with httpx.AsyncClient(base_url=f"http://{server.http}") as client:
+        answer = await client.get(path)
+    assert answer.status_code == 500
+    assert "whose log tells why" in answer.json()["error"]["message"]
+    assert server.services.metrics.faults.unexpected["http"] == 1
+
+
 async def test_a_client_that_leaves_a_stream_is_no_error(server) -> None:
     async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
         watch = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"")

@@ -141,6 +141,14 @@ def alike(one: NDArray, other: NDArray) -> bool:
     )
 
 
+def alike_rows(one: NDArray, other: NDArray, axis: int, split: tuple[int, ...]) -> bool:
+    if split != SPLITS[-1]:
+        return alike(one, other)
+    # Which element is the largest where one is no number is left to chance by some kernels: in its own row only.
+    others = range(sum(split[:-1]))
+    return one.shape == other.shape and alike(np.take(one, others, axis), np.take(other, others, axis))
+
+
 def compare(
     case: Case, axes: Mapping[str, int], model: ModelProto, states: Mapping[str, State]
 ) -> tuple[int, list[str]]:
@@ -157,7 +165,7 @@ def compare(
             for rows in split
         ]
         for name, value in requests[-1].items():  # what is no number spreads further than any other value
-            if name in axes and value.dtype.kind == "f" and value.size:
+            if split == SPLITS[-1] and name in axes and value.dtype.kind == "f" and value.size:
                 value.reshape(-1)[0] = np.nan
         alone = [answers(session, request) for request in requests]
         joined = {
@@ -170,8 +178,8 @@ def compare(
         for name, state in states.items():
             singles = [answer[name] for answer in alone if answer is not None]
             if isinstance(state, Rows) and state.plain:
-                fine = all(s.ndim > state.axis for s in singles) and alike(
-                    together[name], np.concatenate(singles, axis=state.axis)
+                fine = all(s.ndim > state.axis for s in singles) and alike_rows(
+                    together[name], np.concatenate(singles, axis=state.axis), state.axis, split
                 )
                 sizes = [size.constant for size in state.shape]
                 fine = fine and all(c in (None, s) for c, s in zip(sizes, together[name].shape, strict=True))

@@ -297,7 +297,7 @@ class Rollouts:
         return await self._operate(
             lambda: self._operations.rollback(
                 model, to, actor=actor, reason=why, keep_released=keep_released, expected_epoch=expected_epoch,
-                trouble=trouble,
+                trouble=trouble, signatures={v: entry.manifest.signature for v, entry in known.versions.items()},
             )
         )  # fmt: skip
 
@@ -323,7 +323,11 @@ class Rollouts:
 
     async def discard(self, model: str, attempt: int, actor: str, reason: str) -> Done:
         """Ends rollouts that cannot be read. Raises as `Operations.discard`."""
-        return await self._operate(lambda: self._operations.discard(model, attempt, actor=actor, reason=reason))
+        known = self._catalog.snapshot.model(model).versions
+        signatures = {version: entry.manifest.signature for version, entry in known.items()}
+        return await self._operate(
+            lambda: self._operations.discard(model, attempt, actor=actor, reason=reason, signatures=signatures)
+        )
 
     def answers(self, model: str) -> Answers:
         """Returns who answers what of a model now, as far as this server knows.

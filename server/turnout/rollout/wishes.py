@@ -59,14 +59,12 @@ def _wished(rollout: Rollout, policy: Policy | None) -> Policy | None:
             held = round(rollout.holdback * UNITS)
             canaries = _with(canaries, Canary(previous, held)) if held else _without(canaries, previous)
             return Policy(candidate, canaries, _without(shadows, candidate))
-        case _S.ABORTING if policy is None:
-            return None  # it had put nothing in force yet, or somebody has ended the policy since
-        case _S.ABORTING if policy.baseline not in (candidate, previous):
+        case _S.ABORTING if policy is not None and policy.baseline not in (candidate, previous):
             # Somebody's choice, and not this rollout's to undo; a canary of `previous` is somebody's too.
             return Policy(policy.baseline, _without(canaries, candidate), _without(shadows, candidate))
-        case _S.ABORTING:
+        case _S.ABORTING if policy is not None:
             return Policy(previous, _without(canaries, candidate, previous), _without(shadows, candidate, previous))
-        case _:
+        case _:  # of one that is taken back: it had put nothing in force yet, or somebody ended the policy since
             return None
 
 

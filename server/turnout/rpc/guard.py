@@ -11,7 +11,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.message import Message
@@ -28,18 +28,6 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 _UNEXPECTED = "the call failed inside the server, whose log tells why"
-
-
-class Registration(Protocol):
-    """What generated code adds services to."""
-
-    def add_generic_rpc_handlers(self, handlers: Any) -> None:
-        """Takes handlers that find methods themselves."""
-        ...
-
-    def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
-        """Takes the handlers of a service by method."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """`turnout.v1.PredictionService`: decode, hand to the data plane, encode."""
 
+import time
 from typing import Any
 
 import grpc
@@ -67,14 +68,17 @@ class PredictionMethods:
 
     async def predict(self, request: pb.PredictRequest | Unparsed, context: Context, metadata: Pairs = ()) -> bytes:
         """Runs one request."""
-        heavy = False
+        heavy, arrived = False, None
         if isinstance(request, Unparsed):
+            arrived = time.monotonic()
             try:
                 request, heavy = await self._reader.read(request)
             except InvalidRequest as error:
                 self._inference.refuse(InferenceRequest("", "", {}, request_id=codec.new_request_id()), error)
                 raise
         call = codec.envelope(request, context.time_remaining())
+        if arrived is not None:
+            call.arrived = arrived
         try:
             prefer = self._preferences.preferring(metadata, lambda: peer_host(context.peer())) if metadata else None
             exchange = codec.PredictExchange(request, self._limits, prefer)

@@ -13,6 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from turnout.errors import InvalidTensor
 from turnout.serving.limits import InputLimits, beyond
 
 MAX_FIELDS = 65536
@@ -79,7 +80,7 @@ def check_message(data: bytes, descriptor: Descriptor, limits: InputLimits) -> N
     except _Excess as excess:
         field = ".".join(excess.path)
         if excess.kind == "fields":
-            raise beyond(field, MAX_FIELDS, "more", "max_tensors", "fields in a message") from None
+            raise InvalidTensor.at(field, f"expected at most {MAX_FIELDS} fields in a message, got more") from None
         if excess.kind == "strings":
             raise beyond(field, limits.strings, "more", "max_strings", "strings") from None
         noun = "elements that are not raw"

@@ -128,11 +128,10 @@ class Manager:
         async with self._refreshing:
             declared, listing = await asyncio.gather(self._declared(), self._scan(), return_exceptions=True)
             # One that cannot be read keeps nobody from following the other.
-            if not isinstance(declared, BaseException):
-                if declared.revision != self._declarations.revision:
-                    if self._presence.available:
-                        await self._look_again(declared)
-                    self._declare(declared)
+            if not isinstance(declared, BaseException) and declared.revision != self._declarations.revision:
+                if self._presence.available:
+                    await self._look_again(declared)
+                self._declare(declared)
             if isinstance(listing, BaseException) and not isinstance(listing, OSError):
                 raise listing
             self._take_in(listing)
@@ -516,22 +515,23 @@ class Manager:
         """Makes a new snapshot of what is known, if that changed. Models that did not are the same objects in both."""
         last = self._catalog.snapshot
         complete = last.complete or (self._begun and not self._moving and not self._presence.fault)
-        lost = {model: Damaged(reasons, self._declarations.of(model)) for model, reasons in self._damaged.items()}
-        if not self._stale and complete == last.complete and lost == last.damaged:
+        damaged = {model: Damaged(reasons, self._declarations.of(model)) for model, reasons in self._damaged.items()}
+        if not self._stale and complete == last.complete and damaged == last.damaged:
             return
         models = dict(last.models)
         for model in self._stale:
             if entries := self._entries.get(model):
                 declared = self._declarations.of(model)
                 declarations = replace(declared, tags=self._tags.get(model, declared.tags))
-                shown = {v: self._shown(entry) for v, entry in entries.items()}
+                lost = any(name == model for name, _ in self._presence.missing)  # else nothing is to be looked through
+                shown = {v: self._shown(entry) for v, entry in entries.items()} if lost else dict(entries)
                 models[model] = ModelEntry(model, shown, declarations, self._layouts[model])
             else:
                 models.pop(model, None)
         self._stale.clear()
         if models.keys() != last.models.keys():
             models = {name: models[name] for name in sorted(models)}
-        self._catalog.swap(CatalogSnapshot(models, last.generation + 1, complete, lost))
+        self._catalog.swap(CatalogSnapshot(models, last.generation + 1, complete, damaged))
 
     def _known(self) -> Sequence[KnownVersion]:
         models = self._catalog.snapshot.models.values()

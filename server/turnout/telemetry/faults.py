@@ -9,7 +9,7 @@ from turnout.telemetry.exposition import Family
 
 @dataclass(slots=True)
 class FaultRecorder:
-    """Counts, by full name of a gRPC service, or `http`.
+    """Counts, by full name of a gRPC service; `inference` for requests of any protocol, `http` for the rest of HTTP.
 
     Attributes:
         malformed: Messages that could not be parsed.

@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from turnout.config import Address
-from turnout.errors import ConfigError, InvalidRequest, InvalidTensor, TurnoutError
+from turnout.errors import ConfigError, InvalidRequest, InvalidTensor, ModelFailure, TurnoutError
 from turnout.oip.json_tensors import from_nested, to_nested
 from turnout.registry.signature import Signature
 from turnout.routing.preferences import PreferenceReader
@@ -24,11 +24,15 @@ from turnout.serving.inference import Inference, InferenceRequest, InferenceResu
 from turnout.serving.limits import InputLimits
 from turnout.serving.tensor import Array
 from turnout.telemetry.exposition import Form, negotiate
+from turnout.telemetry.faults import FaultRecorder
 from turnout.telemetry.tracing.tracer import Tracer
 from turnout.web.body import Body, receive
 from turnout.web.errors import error_response
 from turnout.web.json_body import json_object
 from turnout.web.tracing import traced
+
+_HTTP = "http"
+"""What faults of this listener are counted as."""
 
 _PREDICT = ("/predict/{model}", "/predict/{model}/{selector}")
 
@@ -47,6 +51,7 @@ class Web:
         new_request_id: Makes up the name of a request.
         max_body_bytes: Largest body of a request.
         limits: On what a request may hold.
+        faults: Counts errors that nobody foresaw.
         oip: The Open Inference Protocol's routes.
         console: The console's routes; none where it is off.
         tracer: Traces requests; None where tracing is off.
@@ -61,13 +66,16 @@ class Web:
     new_request_id: Callable[[], str]
     max_body_bytes: int
     limits: InputLimits
+    faults: FaultRecorder
     oip: Sequence[BaseRoute]
     console: Sequence[BaseRoute] = ()
     tracer: Tracer | None = None
 
     def application(self) -> Starlette:
         """Returns the ASGI application."""
+        self.faults.watch(_HTTP)
         return Starlette(
+            exception_handlers={Exception: self._unexpected},
             routes=[
                 Route("/metrics", self.metrics),
                 Route("/livez", self.livez),
@@ -75,8 +83,13 @@ class Web:
                 *(Route(path, traced(self.tracer, path, self.predict), methods=["POST"]) for path in _PREDICT),
                 *self.oip,
                 *self.console,
-            ]
+            ],
         )
+
+    async def _unexpected(self, request: Request, error: Exception) -> Response:
+        """Answers where nobody foresaw an error; Starlette has the HTTP server log it after that."""
+        self.faults.unexpected[_HTTP] += 1
+        return error_response(ModelFailure("the request failed inside the server, whose log tells why"))
 
     async def metrics(self, request: Request) -> Response:
         """The metrics, as Prometheus reads them: in OpenMetrics where that is asked for."""

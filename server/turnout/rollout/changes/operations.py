@@ -4,12 +4,13 @@ Blocking; safe to use from several threads. A running server follows as it follo
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from semver import Version
 
-from turnout.errors import ChangeRefused, Conflict, ModelNotFound, Unsupported
+from turnout.errors import ChangeRefused, Conflict, ModelNotFound, Unavailable, Unsupported
+from turnout.registry.listing import Listing
 from turnout.registry.repository import Repository
 from turnout.registry.signature import Signature
 from turnout.rollout.changes.release import release, withdraw
@@ -116,6 +117,7 @@ class Operations:
         keep_released: bool = False,
         expected_epoch: int | None = None,
         trouble: Trouble = lambda _: "",
+        signatures: Mapping[Version, Signature] | None = None,
     ) -> Done:
         """Gives all of a model's traffic back to a version that had it before, and ends its rollouts.
 
@@ -127,6 +129,8 @@ class Operations:
             keep_released: What is gone back from stays released.
             expected_epoch: That the operator looked at: of the one rollout that runs, or else of the traffic.
             trouble: Says why a version cannot answer.
+            signatures: Of the versions that are served, so that a repository that is away hinders nothing; None: those
+                that are in the repository.
 
         Raises:
             ModelNotFound: There is no such model.
@@ -140,9 +144,17 @@ class Operations:
             _refuse_stale(situation, epoch, expected_epoch)
             return rollback(situation, to, salt, keep_released=keep_released, actor=actor, reason=reason)
 
-        return self._decide(model, decide, actor, reason, trouble)
+        return self._decide(model, decide, actor, reason, trouble, signatures=signatures)
 
-    def discard(self, model: str, attempt: int, *, actor: str, reason: str) -> Done:
+    def discard(
+        self,
+        model: str,
+        attempt: int,
+        *,
+        actor: str,
+        reason: str,
+        signatures: Mapping[Version, Signature] | None = None,
+    ) -> Done:
         """Ends rollouts that cannot be read, and keeps their documents as they are.
 
         Args:
@@ -150,6 +162,7 @@ class Operations:
             attempt: Which; 0 for each of them.
             actor: Who asks.
             reason: Why.
+            signatures: As of `rollback`.
 
         Raises:
             ChangeRefused: There is none.
@@ -164,11 +177,15 @@ class Operations:
             which = ", ".join(str(one.record.attempt) for one in found)
             return Outcome(f"attempt {which} of {model} is discarded; its traffic stays as it is", discards=found)
 
-        return self._decide(model, decide, actor, reason)
+        return self._decide(model, decide, actor, reason, signatures=signatures)
 
     def answers(self, model: str) -> Answers:
-        """Returns who answers what, by what the state store holds. Raises as `targets`."""
-        return self._look(model)[0].answers
+        """Returns who answers what, by what the state store holds; nobody anything where there is no such model.
+
+        Raises:
+            Unavailable: The state store does not answer.
+        """
+        return self._look(model, self._found(model)).answers
 
     def targets(self, model: str) -> tuple[Version, ...]:
         """Returns the versions that a rollback of a model could go back to, the nearest first.
@@ -177,25 +194,32 @@ class Operations:
             ModelNotFound: There is no such model.
             Unavailable: The state store does not answer.
         """
-        situation, _ = self._look(model)
+        situation = self._look(model, self._signatures(model))
         return rollback_targets(situation.history, situation.statuses, situation.signatures.keys())
 
-    def _look(self, model: str) -> tuple[Situation, int]:
-        signatures, seen = self._signatures(model), []
+    def _look(self, model: str, signatures: Mapping[Version, Signature]) -> Situation:
+        seen: list[Situation] = []
 
         def look(view: ModelView) -> ModelChange:
-            seen.append(_situation(view, signatures, lambda _: ""))
+            seen.append(_situation(view, signatures, lambda _: "")[0])
             return ModelChange()
 
         self._store.decide(model, look, actor="", reason="")
         return seen[0]
 
+    def _found(self, model: str) -> dict[Version, Signature]:
+        return {one.manifest.version: one.manifest.signature for one in self._listing().versions(model)}
+
     def _signatures(self, model: str) -> dict[Version, Signature]:
-        listing = self._repository.scan()
-        found = {one.manifest.version: one.manifest.signature for one in listing.versions(model)}
-        if not found:
-            raise ModelNotFound.named(model, listing.models)
+        if not (found := self._found(model)):
+            raise ModelNotFound.named(model, self._listing().models)
         return found
+
+    def _listing(self) -> Listing:
+        try:
+            return self._repository.scan()
+        except OSError as error:
+            raise Unavailable(f"the model repository cannot be read now: {error.strerror}") from error
 
     def _decide(
         self,
@@ -206,8 +230,9 @@ class Operations:
         trouble: Trouble = lambda _: "",
         *,
         strict: bool = False,
+        signatures: Mapping[Version, Signature] | None = None,
     ) -> Done:
-        signatures = self._signatures(model)
+        signatures = self._signatures(model) if signatures is None else signatures
         made: list[tuple[Situation, int, Outcome]] = []
 
         def make(view: ModelView) -> ModelChange:
@@ -235,7 +260,7 @@ class Operations:
         )
 
 
-def _situation(view: ModelView, signatures: dict[Version, Signature], trouble: Trouble) -> tuple[Situation, int]:
+def _situation(view: ModelView, signatures: Mapping[Version, Signature], trouble: Trouble) -> tuple[Situation, int]:
     """Returns a model as it is, and its policy's epoch."""
     epochs = view.epochs()
     states = [(record, state) for record in epochs if (state := readable(record)) is not None]

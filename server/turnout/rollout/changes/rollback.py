@@ -112,7 +112,7 @@ def _nothing(situation: Situation) -> str:
         return (
             f"{said}; `--to VERSION` gives all of the traffic to a released one ({', '.join(map(str, sorted(others)))})"
         )
-    return f"{said}; `turnout release {model}@VERSION` gives it to another one"
+    return f"{said}; `turnout release {model}@VERSION` has another one answer"
 
 
 def _status(situation: Situation, version: Version) -> str:

@@ -5,7 +5,7 @@ from typing import ParamSpec, Protocol, TypeVar
 
 from semver import Version
 
-from turnout.errors import InvalidRequest
+from turnout.errors import InvalidRequest, ModelNotFound
 from turnout.registry.names import parse_version
 from turnout.registry.standing import Standing
 from turnout.rollout.controller import Rollouts
@@ -158,7 +158,10 @@ class VersionMethods:
         return pb.DeleteTagResponse(previous_version=str(previous), answers=self._answers_of(request.model))
 
     def _answers_of(self, model: str) -> traffic_pb2.Answers:
-        return answers_message(self._releases.answers(model))
+        try:
+            return answers_message(self._releases.answers(model))
+        except ModelNotFound:  # a tag may outlive the last version on disk
+            return traffic_pb2.Answers()
 
 
 def _expected(request: pb.SetTagRequest | pb.DeleteTagRequest) -> str | None:

@@ -1,6 +1,7 @@
 """ModelInfer and ModelStreamInfer: decode, hand to the data plane, encode."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -78,14 +79,17 @@ class InferenceMethods:
 
     async def model_infer(self, message: ModelInferRequest | Unparsed, context: Context, metadata: Pairs = ()) -> bytes:
         """Answers one request."""
-        heavy = False
+        heavy, arrived = False, None
         if isinstance(message, Unparsed):
+            arrived = time.monotonic()
             try:
                 message, heavy = await self._reader.read(message)
             except InvalidRequest as error:
                 self._inference.refuse(InferenceRequest("", "", {}, request_id=new_request_id()), error)
                 raise
         call = envelope(message, context.time_remaining())
+        if arrived is not None:
+            call.arrived = arrived
         try:
             prefer = self._preferences.preferring(metadata, lambda: peer_host(context.peer())) if metadata else None
             exchange = InferExchange(message, self._limits, prefer)

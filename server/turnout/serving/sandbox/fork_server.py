@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from turnout import host
 from turnout.errors import ModelFailure
 from turnout.serving.sandbox.processes import (
     Cancellation,
@@ -158,4 +159,4 @@ def ask(address: str, scratch: Path, timeout: float, cancellation: Cancellation)
 
 def _idle() -> bool:
     """Tells whether the calling thread lets all others go first: its children then do so too."""
-    return hasattr(os, "sched_getscheduler") and os.sched_getscheduler(0) == os.SCHED_IDLE
+    return host.has_low_priority()
