@@ -53,17 +53,27 @@ def scaled(factor: float) -> ModelProto:
     )
 
 
-def rows_above(least: float) -> ModelProto:
-    """y = the rows of x whose first value is more than `least`. float32 (batch, 2) in, (kept, 2) out."""
+def rows_but(left_out: float) -> ModelProto:
+    """y = the rows of x whose first value is not `left_out`, or near it. float32 (batch, 2) in, (kept, 2) out.
+
+    A value that nobody would try is all that tells it from a model that batches.
+    """
     return model(
         [
             helper.make_node("Gather", ["x", "first"], ["column"], axis=1),
-            helper.make_node("Greater", ["column", "least"], ["keep"]),
+            helper.make_node("Sub", ["column", "left_out"], ["apart"]),
+            helper.make_node("Abs", ["apart"], ["distance"]),
+            helper.make_node("Less", ["distance", "half"], ["drop"]),
+            helper.make_node("Not", ["drop"], ["keep"]),
             helper.make_node("Compress", ["x", "keep"], ["y"], axis=0),
         ],
         [tensor("x", TensorProto.FLOAT, ["batch", 2])],
         [tensor("y", TensorProto.FLOAT, ["kept", 2])],
-        [numpy_helper.from_array(np.int64(0), "first"), numpy_helper.from_array(np.float32(least), "least")],
+        [
+            numpy_helper.from_array(np.int64(0), "first"),
+            numpy_helper.from_array(np.float32(left_out), "left_out"),
+            numpy_helper.from_array(np.float32(0.5), "half"),
+        ],
     )
 
 
