@@ -34,7 +34,7 @@ def wish(rollout: Rollout, policy: Policy | None = None) -> Policy:
         (S.RAMPING, Policy(V1, (Canary(V2, 5000),), (), 2500)),
         (S.PROMOTING, Policy(V2, (Canary(V1, 1000),), (), 1000)),
         (S.WATCHING, Policy(V2, (Canary(V1, 1000),), (), 1000)),
-        (S.ABORTING, None),
+        (S.ABORTING, None),  # it had put nothing in force, or somebody ended the policy
         (S.SUCCEEDED, None),
     ],
 )
