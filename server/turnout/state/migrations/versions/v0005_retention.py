@@ -46,35 +46,35 @@ _TRIGGERS = {
     "postgresql": (
         "DROP TRIGGER events_append_only ON events",
         """
-        CREATE TRIGGER events_append_only BEFORE UPDATE OR TRUNCATE ON events
-        FOR EACH STATEMENT EXECUTE FUNCTION refuse_to_change_events()
-        """,
-        """
         CREATE FUNCTION refuse_to_remove_events() RETURNS trigger LANGUAGE plpgsql AS
         $$ BEGIN
-          IF EXISTS (SELECT 1 FROM removed_events WHERE id = OLD.id) THEN RETURN OLD; END IF;
+          IF TG_OP = 'DELETE' AND EXISTS (SELECT 1 FROM removed_events WHERE id = OLD.id) THEN RETURN OLD; END IF;
           RAISE EXCEPTION 'events are append-only';
         END $$
         """,
         """
-        CREATE TRIGGER events_no_delete BEFORE DELETE ON events
+        CREATE TRIGGER events_append_only BEFORE UPDATE OR DELETE ON events
         FOR EACH ROW EXECUTE FUNCTION refuse_to_remove_events()
+        """,
+        """
+        CREATE TRIGGER events_no_truncate BEFORE TRUNCATE ON events
+        FOR EACH STATEMENT EXECUTE FUNCTION refuse_to_change_events()
         """,
         "DROP TRIGGER policies_append_only ON policies",
         """
-        CREATE TRIGGER policies_append_only BEFORE UPDATE OR TRUNCATE ON policies
-        FOR EACH STATEMENT EXECUTE FUNCTION refuse_to_change_policies()
-        """,
-        """
         CREATE FUNCTION refuse_to_remove_policies() RETURNS trigger LANGUAGE plpgsql AS
         $$ BEGIN
-          IF EXISTS (SELECT 1 FROM removed_events WHERE id = OLD.revision) THEN RETURN OLD; END IF;
+          IF TG_OP = 'DELETE' AND EXISTS (SELECT 1 FROM removed_events WHERE id = OLD.revision) THEN RETURN OLD; END IF;
           RAISE EXCEPTION 'policies are append-only';
         END $$
         """,
         """
-        CREATE TRIGGER policies_no_delete BEFORE DELETE ON policies
+        CREATE TRIGGER policies_append_only BEFORE UPDATE OR DELETE ON policies
         FOR EACH ROW EXECUTE FUNCTION refuse_to_remove_policies()
+        """,
+        """
+        CREATE TRIGGER policies_no_truncate BEFORE TRUNCATE ON policies
+        FOR EACH STATEMENT EXECUTE FUNCTION refuse_to_change_policies()
         """,
         """
         CREATE FUNCTION refuse_to_change_removed_events() RETURNS trigger LANGUAGE plpgsql AS
