@@ -103,7 +103,7 @@ class ForkServer:
                 "-m",
                 "turnout.serving.sandbox.warm",
                 os.path.join(self._home, _SOCKET),
-                str(self._idle_seconds or ""),
+                idle,
             ],
             stdin=subprocess.PIPE,  # its end is the owner's end
             stdout=subprocess.PIPE,
