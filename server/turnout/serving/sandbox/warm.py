@@ -1,8 +1,8 @@
 """The warm process of `turnout.serving.sandbox.fork_server`: it has imported what children need, and forks them.
 
 Run as `python -m turnout.serving.sandbox.warm SOCKET IDLE_SECONDS`, the latter "" for one that stays. It holds no
-session and, as long as nothing that it imports starts one, a single thread, so that forking it is safe; where it has more,
-children get an interpreter of their own. It ends when its standard input does.
+session and, as long as nothing that it imports starts one, a single thread, so that forking it is safe; where it has
+more, children get an interpreter of their own. It ends when its standard input does.
 """
 
 import contextlib
