@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +31,7 @@ def answer(scratch):
     (scratch / "pid").write_text(str(os.getpid()))
     exec((scratch / "job.json").read_text(), {"scratch": scratch})
 trial_child.answer = answer
-if len(sys.argv) > 2:
+if sys.argv.pop() == 'threads':
     import threading
     threading.Thread(target=threading.Event().wait, daemon=True).start()
 warm.main()
@@ -57,7 +58,7 @@ def gone(pid: int) -> bool:
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     home = tmp_path_factory.mktemp("warm")
     address = str(home / "s")
-    command = [sys.executable, "-c", WARM, address]
+    command = [sys.executable, "-c", WARM, address, ""]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=child_environment()) as process:
         assert process.stdout is not None
         assert process.stdin is not None
@@ -138,7 +139,7 @@ def test_a_child_dies_with_whoever_asked_and_with_the_warm_process(tmp_path: Pat
         "from turnout.registry.cancellation import Cancellation;"
         "ask(sys.argv[1], Path(sys.argv[2]), 60.0, Cancellation())"
     )
-    command = [sys.executable, "-c", WARM, address]
+    command = [sys.executable, "-c", WARM, address, ""]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=child_environment()) as warm:
         assert warm.stdout is not None
         assert warm.stdout.read(1)
@@ -185,3 +186,29 @@ def test_an_owner_s_processes_end_with_it(tmp_path: Path, make: Callable[[], Pro
     finally:
         processes.close()
     assert home is None or not home.exists()
+
+
+def test_a_warm_process_that_nobody_wants_ends_and_is_started_again(tmp_path: Path) -> None:
+    server = ForkServer(idle_seconds=1.0)
+    try:
+        (tmp_path / "job.json").write_text("{}")
+        first = server.address()
+        wait_until(lambda: not Path(first).exists())
+        assert server.run(tmp_path, 60.0, Cancellation()).code == 1
+        assert server.address() != first
+    finally:
+        server.close()
+
+
+def test_a_long_directory_for_scratch_files_is_no_hindrance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tmp_path / ("d" * 100) / ("e" * 100)
+    long.mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    server = ForkServer()
+    try:
+        (tmp_path / "job.json").write_text("{}")
+        assert server.run(tmp_path, 60.0, Cancellation()).code == 1
+        assert Path(server.address()).is_relative_to(long)
+    finally:
+        server.close()
+    assert list(long.iterdir()) == []

@@ -29,6 +29,7 @@ from turnout.serving.sandbox.processes import (
     SpawnedProcesses,
     child_environment,
     readable,
+    short_address,
 )
 
 SHARED = "_TURNOUT_FORK_SERVER"
@@ -39,19 +40,33 @@ of one's own."""
 _SOCKET = "socket"
 _START_SECONDS = 60.0
 _END_SECONDS = 5.0
+_IDLE_SECONDS = 60.0
 
 
 class ForkServer:
     """A warm process of one's own; it starts with the first child, and ends with its owner at the latest."""
 
-    def __init__(self) -> None:
+    def __init__(self, idle_seconds: float | None = None) -> None:
+        """Prepares; nothing is started.
+
+        Args:
+            idle_seconds: Ends the warm process, which holds some 80 MiB, when no child was wanted for so long; it is
+                started again when one is. None keeps it.
+        """
+        self._idle_seconds = idle_seconds
         self._lock = threading.Lock()
         self._home = ""
         self._warm: subprocess.Popen[bytes] | None = None
 
     def run(self, scratch: Path, timeout: float, cancellation: Cancellation) -> Ended:
         """As `Processes.run`."""
-        return ask(self.address(), scratch, timeout, cancellation)
+        address = self.address()
+        try:
+            return ask(address, scratch, timeout, cancellation)
+        except ModelFailure:
+            if not self._forget(address):  # it lives, and something else was wrong
+                raise
+            return ask(self.address(), scratch, timeout, cancellation)  # it ended, idle, while it was asked
 
     def address(self) -> str:
         """Returns where the warm process listens; starts it where it does not run.
@@ -70,10 +85,27 @@ class ForkServer:
         with self._lock:
             self._end()
 
+    def _forget(self, address: str) -> bool:
+        """Lets go of the warm process that listened at `address`; False where it still does."""
+        with self._lock:
+            if os.path.join(self._home, _SOCKET) != address:
+                return True
+            if self._warm is not None and self._warm.poll() is None and os.path.exists(address):
+                return False
+            self._end()
+            return True
+
     def _start(self) -> None:
+        idle = str(self._idle_seconds or "")
         self._home = tempfile.mkdtemp(prefix="turnout-warm-")  # nobody else may enter it
         warm = subprocess.Popen(  # noqa: S603 - nothing of a client's is in the command
-            [sys.executable, "-m", "turnout.serving.sandbox.warm", os.path.join(self._home, _SOCKET)],
+            [
+                sys.executable,
+                "-m",
+                "turnout.serving.sandbox.warm",
+                os.path.join(self._home, _SOCKET),
+                idle,
+            ],
             stdin=subprocess.PIPE,  # its end is the owner's end
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -121,7 +153,7 @@ def start_processes() -> Processes:
     if sys.platform != "linux":  # elsewhere system libraries start threads of their own, or nothing tells of them
         return SpawnedProcesses()
     shared = os.environ.get(SHARED)
-    return SharedForkServer(shared) if shared else ForkServer()
+    return SharedForkServer(shared) if shared else ForkServer(_IDLE_SECONDS)
 
 
 def ask(address: str, scratch: Path, timeout: float, cancellation: Cancellation) -> Ended:
@@ -138,7 +170,8 @@ def ask(address: str, scratch: Path, timeout: float, cancellation: Cancellation)
             connection.shutdown(socket.SHUT_RDWR)
 
         try:
-            connection.connect(address)
+            with short_address(address) as path:
+                connection.connect(path)
             with cancellation.stopping(stop):
                 connection.sendall(message)
                 told = b""

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -105,6 +106,17 @@ def child_environment() -> dict[str, str]:
         name: value for name, value in os.environ.items() if name in KEPT_ENVIRONMENT or name.startswith(KEPT_PREFIXES)
     }
     return kept | CHILD_ENVIRONMENT
+
+
+@contextlib.contextmanager
+def short_address(address: str) -> Iterator[str]:
+    """Gives a path of a socket that is short enough: a socket's may have 107 bytes, and a TMPDIR may have more."""
+    directory, name = os.path.split(address)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{name}"
+    finally:
+        os.close(descriptor)
 
 
 def readable(descriptor: int, deadline: float) -> bool:

@@ -1,8 +1,8 @@
 """The warm process of `turnout.serving.sandbox.fork_server`: it has imported what children need, and forks them.
 
-Run as `python -m turnout.serving.sandbox.warm SOCKET`. It holds no session and, as long as nothing that it imports
-starts one, a single thread, so that forking it is safe; where it has more, children get an interpreter of their own.
-It ends when its standard input does.
+Run as `python -m turnout.serving.sandbox.warm SOCKET IDLE_SECONDS`, the latter "" for one that stays. It holds no
+session and, as long as nothing that it imports starts one, a single thread, so that forking it is safe; where it has
+more, children get an interpreter of their own. It ends when its standard input does.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from pathlib import Path
 
 from turnout import host
 from turnout.serving import providers, trial_child
+from turnout.serving.sandbox.processes import short_address
 
 _MAX_MESSAGE = 1 << 16
 _PR_SET_PDEATHSIG = 1
@@ -46,17 +47,21 @@ class _Child:
 class _Warm:
     """Forks and looks after children, in one loop."""
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, idle_seconds: float | None) -> None:
         self._listener = listener
+        self._idle_seconds = idle_seconds
         self._selector = selectors.DefaultSelector()
         self._children: set[_Child] = set()
         self._selector.register(0, selectors.EVENT_READ, None)
         self._selector.register(listener, selectors.EVENT_READ, self._accept)
 
     def run(self) -> None:
-        """Serves until the owner is gone."""
+        """Serves until the owner is gone, or nobody wants anything for long enough."""
         while True:
-            for key, _ in self._selector.select():
+            events = self._selector.select(None if self._children else self._idle_seconds)
+            if not events and not self._children:
+                return
+            for key, _ in events:
                 if key.data is None:
                     return
                 key.data()
@@ -152,14 +157,15 @@ def main() -> None:
     host.write_no_core()  # a crash is what children are for
     providers.start_runtime()
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(sys.argv[1])
+        with short_address(sys.argv[1]) as path:
+            listener.bind(path)
         listener.listen(128)
         os.write(1, b"\n")  # whoever started this waits for it
         nothing = os.open(os.devnull, os.O_RDWR)
         os.dup2(nothing, 1)
         gc.collect()
         gc.freeze()  # children share these pages as long as no collection writes to them
-        warm = _Warm(listener)
+        warm = _Warm(listener, float(sys.argv[2]) if any(sys.argv[2:]) else None)
         try:
             warm.run()
         finally:
