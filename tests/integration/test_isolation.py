@@ -98,14 +98,14 @@ async def test_crashes_again_and_again_fail_no_other_request_of_any_version(publ
     async with clients(server, one, count=8) as seen, stub_of(server) as stub:
         told = [
             await refusal(stub.Predict(request("m", request_id=f"bad-{number}", **POISON), timeout=30))
-            for number in range(6)
+            for number in range(4)
         ]
-    assert [t.code for t in told] == [grpc.StatusCode.INTERNAL] * 6
+    assert [t.code for t in told] == [grpc.StatusCode.INTERNAL] * 4
     assert seen.codes == Counter()
     assert seen.answers["1.0.0"] > 30
     found = await scrape(server)
-    assert found["turnout_isolated_restarts_total", "model=m", "version=1.0.0"] >= 6
-    assert sum(v for k, v in found.items() if k[0] == "turnout_requests_total" and "code=INTERNAL" in k) == 6
+    assert found["turnout_isolated_restarts_total", "model=m", "version=1.0.0"] >= 4
+    assert sum(v for k, v in found.items() if k[0] == "turnout_requests_total" and "code=INTERNAL" in k) == 4
 
 
 async def test_what_shared_a_run_with_the_request_that_crashed_is_answered(publish_model, start_server) -> None:
@@ -193,8 +193,7 @@ async def test_a_candidate_that_crashes_is_taken_back_and_the_baseline_serves_on
     publish_model("m", "1.1.0", onnx_models.divides(), release=False)
     server = await start_server(rollout=TICK)
     crash = {"x": np.array([[-(2**31)]], np.int32), "d": np.array([-1], np.int32)}
-    good = {"x": np.array([[8]], np.int32), "d": np.array([2], np.int32)}
-    async with clients(server, lambda n: request("m", **(crash if n % 2 else good)), count=8) as seen:
+    async with clients(server, lambda _: request("m", **crash), pause=0.002) as seen:
         await start(server, "1.1.0", CAREFREE)
         told = await until(server, in_state(*FINAL))
     assert told[-1].state == "rolled_back", told[-1]
