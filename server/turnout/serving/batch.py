@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
-from turnout.serving.batchability import BatchPlan
+from turnout.serving.batchability import BatchPlan, sizes_of
 from turnout.serving.tensor import Array
 
 _SHARED_VALUE_BYTES = 256
@@ -34,7 +34,6 @@ def shape_of(plan: BatchPlan, inputs: Mapping[str, Array]) -> tuple[Line, int] |
         return None
     rows = -1
     common: list[Hashable] = []
-    sizes: list[tuple[str, tuple[int, ...]]] = []
     for name in sorted(inputs):
         array = inputs[name]
         axis = plan.input_axes.get(name)
@@ -42,15 +41,13 @@ def shape_of(plan: BatchPlan, inputs: Mapping[str, Array]) -> tuple[Line, int] |
             if array.nbytes > _SHARED_VALUE_BYTES or array.dtype == object:
                 return None
             common.append((name, array.shape, array.tobytes()))
-            sizes.append((name, array.shape))
             continue
         shape = array.shape
         if rows not in (-1, shape[axis]):
             return None
         rows = shape[axis]
         common.append((name, shape[:axis], shape[axis + 1 :]))
-        sizes.append((name, shape[:axis] + shape[axis + 1 :]))
-    if rows < 1 or (plan.sizes is not None and not plan.sizes.holds(tuple(sizes))):
+    if rows < 1 or (plan.sizes is not None and not plan.sizes.holds(sizes_of(inputs, plan.input_axes))):
         return None
     return tuple(common), rows
 

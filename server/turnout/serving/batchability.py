@@ -118,9 +118,9 @@ class _Attempt:
         sizes = None
         if proof.obstacle:
             for other in samples:
-                sized = self.prove_for(_sizes_of(other, self.input_axes))
+                sized = self.prove_for(sizes_of(other, self.input_axes))
                 if not sized.obstacle:
-                    sizes = ProvenSizes(_Prover(self, sized.output_axes), [_sizes_of(other, self.input_axes)])
+                    sizes = ProvenSizes(_Prover(self, sized.output_axes), [sizes_of(other, self.input_axes)])
                     proof, sample = sized, other
                     break
         proved = None if proof.obstacle else proof.output_axes
@@ -182,7 +182,7 @@ class _Prover:
         return not proof.obstacle and dict(proof.output_axes) == dict(self.output_axes)
 
 
-def _sizes_of(inputs: Mapping[str, Array], axes: Mapping[str, int]) -> Sizes:
+def sizes_of(inputs: Mapping[str, Array], axes: Mapping[str, int]) -> Sizes:
     """Returns the dimensions of inputs but for their batch axes."""
     found = []
     for name in sorted(inputs):
@@ -261,7 +261,7 @@ class _Samples:
         names = [spec.name for spec in signature.outputs]
         seen: set[Sizes] = set()
         for inputs in rows:
-            sizes = _sizes_of(inputs, axes)
+            sizes = sizes_of(inputs, axes)
             if sizes in seen:
                 continue
             try:
