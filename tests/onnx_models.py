@@ -190,13 +190,57 @@ def slow() -> ModelProto:
 
 
 def look_up() -> ModelProto:
-    """y = table[index]: raises where the index is out of range. int64 (batch,) in, float32 (batch, 4) out."""
+    """y = table[index]: fails inside the model beyond its 300 rows. int64 (batch,) in, float32 (batch, 4) out.
+
+    The table holds numbers as text, and its last row none: the cast of that row raises, which ONNX Runtime does not
+    call an invalid argument, as it does an index that `Gather` cannot find (see `gather`).
+    """
+    nodes, initializers = _rows_of_text("index")
+    return model(
+        nodes,
+        [tensor("index", TensorProto.INT64, ["batch"])],
+        [tensor("y", TensorProto.FLOAT, ["batch", 4])],
+        initializers,
+    )
+
+
+def _rows_of_text(index: str, rows: str = "y") -> tuple[list[NodeProto], list[TensorProto]]:
+    """Returns the nodes and initializers of `look_up`."""
+    first_cells = [*map(str, range(0, 1200, 4)), "no number"]
+    nodes = [
+        helper.make_node("Clip", [index, "first", "last"], ["place"]),
+        helper.make_node("Gather", ["text", "place"], ["cell"]),
+        helper.make_node("Cast", ["cell"], ["number"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["number", "across"], ["column"]),
+        helper.make_node("Add", ["column", "steps"], [rows]),
+    ]
+    initializers = [
+        numpy_helper.from_array(np.array(0, np.int64), "first"),
+        numpy_helper.from_array(np.array(300, np.int64), "last"),
+        numpy_helper.from_array(np.array(first_cells, object), "text"),
+        numpy_helper.from_array(np.array([1], np.int64), "across"),
+        numpy_helper.from_array(np.arange(4, dtype=np.float32), "steps"),
+    ]
+    return nodes, initializers
+
+
+def gather() -> ModelProto:
+    """y = table[index]: the caller's fault beyond its 300 rows. int64 (batch,) in, float32 (batch, 4) out."""
     table = numpy_helper.from_array(np.arange(1200, dtype=np.float32).reshape(300, 4), "table")
     return model(
         [helper.make_node("Gather", ["table", "index"], ["y"])],
         [tensor("index", TensorProto.INT64, ["batch"])],
         [tensor("y", TensorProto.FLOAT, ["batch", 4])],
         [table],
+    )
+
+
+def adds_two() -> ModelProto:
+    """y = a + b, both of the same free size: ONNX Runtime raises where the sizes differ. float32 (n,) each."""
+    return model(
+        [helper.make_node("Add", ["a", "b"], ["y"])],
+        [tensor("a", TensorProto.FLOAT, ["n"]), tensor("b", TensorProto.FLOAT, ["n"])],
+        [tensor("y", TensorProto.FLOAT, ["n"])],
     )
 
 
@@ -341,7 +385,7 @@ def adds_count() -> ModelProto:
 def slow_look_up(*, safe: bool) -> ModelProto:
     """y = x + n + table[index], after n rounds of a loop of no use.
 
-    Raises where the index is out of range, unless safe.
+    Fails inside the model where the index is out of range, unless safe.
 
     float32 (batch, 4) x, int64 scalar n, int64 (batch,) index.
     """
@@ -349,12 +393,13 @@ def slow_look_up(*, safe: bool) -> ModelProto:
     graph = proto.graph
     graph.node[-1].output[0] = "waited"
     graph.input.append(tensor("index", TensorProto.INT64, ["batch"]))
-    graph.initializer.append(numpy_helper.from_array(np.zeros((300, 4), np.float32), "table"))
-    graph.initializer.append(numpy_helper.from_array(np.array(299 if safe else 2**40, np.int64), "last"))
+    nodes, initializers = _rows_of_text("bounded", "row")
+    graph.initializer.extend(initializers)
+    graph.initializer.append(numpy_helper.from_array(np.array(299 if safe else 2**40, np.int64), "bound"))
     graph.node.extend(
         [
-            helper.make_node("Min", ["index", "last"], ["place"]),
-            helper.make_node("Gather", ["table", "place"], ["row"]),
+            helper.make_node("Min", ["index", "bound"], ["bounded"]),
+            *nodes,
             helper.make_node("Add", ["waited", "row"], ["y"]),
         ]
     )

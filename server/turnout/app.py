@@ -59,6 +59,7 @@ from turnout.serving.manager import Manager
 from turnout.serving.memory import device_memory, pci_addresses
 from turnout.serving.nvml import Nvml
 from turnout.serving.priority import step_back
+from turnout.serving.replay import Replays
 from turnout.serving.traced import TracedInference
 from turnout.startup import prepare_log, prepare_repository
 from turnout.state.store import StateStore
@@ -68,6 +69,7 @@ from turnout.telemetry.metrics import Metrics
 from turnout.telemetry.tracing.assembly import tracing
 from turnout.web.console.application import console_routes
 from turnout.web.console.recent import Recent
+from turnout.web.guard import Guard, is_loopback
 from turnout.web.oip.description import DescriptionEndpoints
 from turnout.web.oip.inference import InferenceEndpoint
 from turnout.web.oip.routes import oip_routes
@@ -139,7 +141,9 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             webhook.tell(model, rollout, entry)
 
         tick = settings.rollout.tick_s
-        observer = Observer(catalog, policies, shadows, tick)
+        replays = Replays()
+        stack.push_async_callback(replays.close)
+        observer = Observer(catalog, policies, shadows, replays, tick)
         roster = Roster(store, observer, manager.reconcile, log)
         enforcement = Enforcement(store, traffic, policies, observer, roster, manager.refresh, tick, tell, log)
         rollouts = Rollouts(
@@ -224,7 +228,8 @@ async def running(settings: Settings, log: FilteringBoundLogger) -> AsyncIterato
             Address(settings.http.host, http_socket.getsockname()[1]),
             listen(control, settings.control),
         )
-        http = http_server(web)
+        guarded = Guard(web.application(), settings.web.hosts, loopback=is_loopback(settings.http.host))
+        http = http_server(guarded)
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         side_tasks = SideTasks(failed)
         stack.push_async_callback(side_tasks.cancel)

@@ -9,7 +9,7 @@ import onnx_models
 from onnx_models import scaled
 from rollout_wire import FINAL, QUICK, TICK, clients, in_state, start, until
 from routing_wire import control_of, scrape
-from turnout_proto.v1 import traffic_pb2
+from turnout_proto.v1 import rollout_pb2, traffic_pb2
 from wire import request
 
 pytestmark = pytest.mark.slow
@@ -82,6 +82,38 @@ async def test_one_that_raises_on_some_inputs_is_rolled_back_on_errors(start_pai
     assert errors.baseline_bad == 0
     assert last.e_value >= last.threshold == pytest.approx(100)
     assert set(seen.codes) == {"INTERNAL"}
+
+
+async def test_one_that_refuses_inputs_that_the_baseline_answers_is_rolled_back_on_errors(start_pair) -> None:
+    """ONNX Runtime calls an index out of bounds the caller's fault; the smaller table is the candidate's."""
+    server = await start_pair(onnx_models.look_up_safely(), onnx_models.gather())
+
+    def one(number: int):
+        return request("m", index=np.array([1000 if number % 5 == 0 else number % 300]))
+
+    last, seen = await rolled_back(server, one, pause=0.002)
+    assert "errors" in last.verdict
+    assert set(seen.codes) == {"INVALID_ARGUMENT"}
+
+
+@pytest.mark.parametrize("model", [onnx_models.gather, onnx_models.look_up])
+async def test_requests_that_the_baseline_fails_too_never_count_against_a_candidate(start_pair, model) -> None:
+    server = await start_pair(model(), model())
+
+    def one(number: int):
+        return request("m", index=np.array([1000 if number % 2 == 0 else number % 300]))
+
+    async with clients(server, one, pause=0.002) as seen:
+        await start(server, "1.1.0", QUICK | {"metrics": ["errors"], "min_requests": 40})
+        told = await until(server, lambda rollout: rollout.state in FINAL or errors_of(rollout).canary_requests > 80)
+    errors = errors_of(told[-1])
+    assert errors.canary_requests > 40
+    assert errors.canary_bad == 0
+    assert sum(seen.codes.values()) > 40
+
+
+def errors_of(rollout):
+    return next((m for m in rollout.metrics if m.name == "errors"), rollout_pb2.RolloutMetric())
 
 
 async def test_one_made_slow_is_rolled_back_on_latency(start_pair) -> None:

@@ -223,4 +223,4 @@ async def test_a_candidate_that_refuses_what_the_baseline_takes_is_blamed_after_
     async with one_server(models) as server:
         await settled(lambda: server.services.rollouts.driven)
         (driven,) = server.services.rollouts.driven
-        await settled(lambda: driven.counters._canary.fits is not None)
+        await settled(lambda: driven.counters._canary.baseline is not None)

@@ -3,6 +3,7 @@
 import os
 import resource
 import sqlite3
+import stat
 import subprocess
 import sys
 from contextlib import closing
@@ -70,6 +71,19 @@ def test_an_sqlite_file_may_have_any_name_and_its_directory_is_made(tmp_path: Pa
     with StateStore.open(sqlite_url(file)) as store:
         store.release("magika", V1, **WHO)
     assert file.is_file()
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, 0o600), (0o644, 0o600), (0o664, 0o660), (0o660, 0o660)])
+def test_the_file_is_its_owners_and_what_it_logs_too(tmp_path: Path, before: int | None, after: int) -> None:
+    file = tmp_path / "new" / "state.db"
+    if before is not None:
+        file.parent.mkdir()
+        file.touch()
+        file.chmod(before)
+    with StateStore.open(sqlite_url(file)) as store:
+        store.release("magika", V1, **WHO)
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in file.parent.iterdir()}
+    assert modes == {"state.db": after, "state.db-wal": after, "state.db-shm": after}
 
 
 def test_sqlite_runs_with_a_write_ahead_log_synced_at_each_commit(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from semver import Version
 
-from onnx_models import look_up, matmul, scaled, slow
+from onnx_models import adds_two, gather, look_up, matmul, scaled, slow
 from turnout.config import Loading, ModelOverrides, QueueLimits, Runtime
 from turnout_proto.v1 import prediction_pb2 as pb
 from wire import X, refusal, request, stub_of
@@ -207,6 +207,33 @@ async def test_a_failure_inside_the_model_is_internal_with_a_request_id_and_no_p
     assert "r-7" in refused.message
     assert not re.search(r"/|Traceback|\.py|\.cc", refused.message)
     assert answer.outputs
+
+
+@pytest.mark.parametrize("quick", [True, False], ids=["inline", "queued"])
+async def test_sizes_that_do_not_go_together_are_invalid_and_the_inputs_are_named(
+    publish_model, start_server, models, quick
+) -> None:
+    publish_model("m", "1.0.0", adds_two())
+    async with stub_of(await start_server(runtime=Runtime() if quick else ONE_RUNNER)) as stub:
+        refused = await refusal(stub.Predict(request("m", a=np.ones(2, np.float32), b=np.ones(3, np.float32))))
+        answer = await stub.Predict(request("m", a=np.ones(2, np.float32), b=np.ones(1, np.float32)))
+    assert refused.code is Code.INVALID_ARGUMENT
+    assert refused.fields == ("inputs.b",)
+    assert "expected n = 2, as inputs.a has it, got 3" in refused.message
+    assert "broadcast" in refused.message
+    assert answer.outputs, "what the model can run on is answered, whatever the symbols say"
+
+
+@pytest.mark.parametrize("quick", [True, False], ids=["inline", "queued"])
+async def test_what_onnx_runtime_calls_invalid_is_the_callers_with_its_sentence(
+    publish_model, start_server, quick
+) -> None:
+    publish_model("m", "1.0.0", gather())
+    async with stub_of(await start_server(runtime=Runtime() if quick else ONE_RUNNER)) as stub:
+        refused = await refusal(stub.Predict(request("m", index=np.array([900]))))
+    assert refused.code is Code.INVALID_ARGUMENT
+    assert refused.fields == ("inputs",)
+    assert "Gather node: indices element out of data bounds, idx=900" in refused.message
 
 
 async def test_a_message_past_the_bound_is_refused(publish_model, start_server) -> None:

@@ -1,6 +1,7 @@
 """What a request comes to in the counts that a rollout decides by."""
 
 import asyncio
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,22 +11,22 @@ from turnout.errors import InvalidTensor, TurnoutError
 from turnout.rollout.counters import Counters
 from turnout.rollout.evidence import Count
 from turnout.rpc.errors import code_name
-from turnout.serving.arms import ArmMeter, Arms, Failing, Rules, attach, detach
+from turnout.serving.arms import ArmMeter, Arms, FailedRequest, Rules, attach, detach
 
 RULES = Rules((0.1, 0.2, 1.0), patience=0.05, warm_requests=0)
 LIMITS = {"p90": 0.1, "p99": 0.2, "stalled": 1.0}
-REQUEST = Failing({"x": np.ones(1)}, (), None)
+REQUEST = FailedRequest({"x": np.ones(1)}, (), None)
 
 
 class Two:
     """Two arms that are counted tick by tick, with a clock of their own."""
 
-    def __init__(self, rules: Rules = RULES, limits=LIMITS, fits=None) -> None:
+    def __init__(self, rules: Rules = RULES, limits=LIMITS, baseline=None) -> None:
         self.arms: Arms = {}
         self.now = 0.0
         self.rules, self.limits = rules, limits
         self.counters = Counters(rules)
-        self.counters.attach((self.arms, "canary"), (self.arms, "baseline"), fits)
+        self.counters.attach((self.arms, "canary"), (self.arms, "baseline"), baseline)
         self.roll()
         assert [c.tick.canary["errors"] for c in self.closed()] == [Count()]
 
@@ -44,7 +45,7 @@ class Two:
             meter.answered(cell, key, self.now, took, batch)
 
     def fail(self, counted, error: BaseException, took: float = 0.01, key: str = "", patience=None) -> None:
-        failing = Failing(REQUEST.inputs, (), patience)
+        failing = FailedRequest(REQUEST.inputs, (), patience)
         for meter, cell in counted:
             meter.failed(cell, key, self.now, took, code_name(error), error, failing)
 
@@ -127,12 +128,20 @@ def test_the_largest_batch_of_either_arm_is_told() -> None:
     assert two.closed()[0].tick.largest_batch == 8
 
 
-def fits(_inputs, _outputs) -> None:
-    """The baseline would have taken it."""
+class Asked:
+    """A baseline that takes a request or not, and is asked about failed ones; `settle` has it say what it does."""
 
+    def __init__(self, *, takes: bool = True, room: bool = False) -> None:
+        self.takes, self.room = takes, room
+        self.settle: list[Callable[[bool | None], None]] = []
 
-def refuses(_inputs, _outputs) -> None:
-    raise InvalidTensor("the baseline would have refused it too")
+    def accepts(self, _request) -> bool:
+        return self.takes
+
+    def ask(self, _request, settle) -> bool:
+        if self.room:
+            self.settle.append(settle)
+        return self.room
 
 
 @pytest.mark.parametrize(
@@ -147,6 +156,7 @@ def refuses(_inputs, _outputs) -> None:
         (RuntimeError("a mistake of ours"), 1),
         (errors.NotFound("no such model"), 0),
         (errors.InvalidRequest("nonsense"), 0),
+        (errors.InputsRefused("sizes"), 0),
         (errors.PermissionDenied("no"), 0),
         (errors.Unsupported("no"), 0),
         (errors.RequestCancelled("the caller left"), 0),
@@ -155,14 +165,14 @@ def refuses(_inputs, _outputs) -> None:
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
 )
 def test_who_is_to_blame_follows_from_the_code(error, blamed) -> None:
-    two = Two(fits=fits)
+    two = Two(baseline=Asked())
     two.fail(two.admit(), error)
     assert two.only()["errors"] == Count(1, blamed), code_name(error)
 
 
-@pytest.mark.parametrize(("check", "blamed"), [(fits, 1), (refuses, 0), (None, 0)])
+@pytest.mark.parametrize(("check", "blamed"), [(Asked(), 1), (Asked(takes=False), 0), (None, 0)])
 def test_a_request_that_only_the_candidate_refuses_is_its_fault(check, blamed) -> None:
-    two = Two(fits=check)
+    two = Two(baseline=check)
     two.fail(two.admit("canary"), InvalidTensor("what?"))
     two.fail(two.admit("baseline"), InvalidTensor("what?"))
     two.roll()
@@ -276,6 +286,55 @@ def test_every_error_of_ours_has_a_code_that_blame_is_decided_by() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, TurnoutError)]
     assert len(kinds) > 10
     for kind in kinds:
-        two = Two(fits=fits)
+        two = Two(baseline=Asked())
         two.fail(two.admit(), kind("why"))
         assert two.only()["errors"].requests == 1
+
+
+OF_A_RUN = [errors.ModelFailure("raised"), errors.InputsRefused("sizes"), errors.MemoryBudgetExceeded("limit")]
+
+
+@pytest.mark.parametrize(("answers", "blamed"), [(True, 1), (False, 0)])
+@pytest.mark.parametrize("error", OF_A_RUN, ids=lambda error: type(error).__name__)
+def test_a_failed_run_counts_if_and_only_if_the_baseline_answers_the_request(error, answers, blamed) -> None:
+    baseline = Asked(room=True)
+    two = Two(baseline=baseline)
+    two.fail(two.admit(), error)
+    two.roll()
+    assert not two.closed(), "the tick waits for what the baseline says"
+    baseline.settle.pop()(answers)
+    (one,) = two.closed()
+    assert one.tick.canary["errors"] == Count(1, blamed)
+
+
+@pytest.mark.parametrize(
+    ("error", "blamed"), list(zip(OF_A_RUN, [1, 0, 1], strict=True)), ids=lambda value: type(value).__name__
+)
+@pytest.mark.parametrize("room", [True, False])
+def test_where_the_baseline_cannot_be_asked_only_failures_count(error, blamed, room) -> None:
+    baseline = Asked(room=room)
+    two = Two(baseline=baseline)
+    two.fail(two.admit(), error)
+    for settle in baseline.settle:
+        settle(None)
+    assert two.only()["errors"] == Count(1, blamed)
+
+
+@pytest.mark.parametrize("error", [errors.ModelCrashed("died"), errors.ModelTimedOut("ended")])
+def test_what_ended_a_process_or_a_run_is_never_tried_on_the_baseline(error) -> None:
+    baseline = Asked(room=True)
+    two = Two(baseline=baseline)
+    two.fail(two.admit(), error)
+    assert not baseline.settle
+    assert two.only()["errors"] == Count(1, 1)
+
+
+def test_a_tick_does_not_wait_for_ever_for_what_the_baseline_says() -> None:
+    baseline = Asked(room=True)
+    two = Two(baseline=baseline)
+    two.fail(two.admit(), errors.ModelFailure("raised"))
+    two.roll()
+    two.now += 11
+    (one,) = two.closed()
+    baseline.settle.pop()(True)
+    assert one.tick.canary["errors"] == Count(1, 0)

@@ -1,11 +1,12 @@
 """`serve --print-config`: TOML that says where values came from and reads back as the same settings."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from turnout.config import load_settings
-from turnout.config.rendering import redacted, render_toml
+from turnout.config.rendering import as_data, redacted, render_toml
 
 FULL = """
 models = "m \\"quoted\\""
@@ -54,8 +55,33 @@ def test_each_value_that_is_no_default_says_where_it_came_from(tmp_path: Path) -
         ("postgresql://me@h:5432/db", "postgresql://me@h:5432/db"),
         ("postgresql+psycopg://me:p%40ss@h:5432/db", "postgresql+psycopg://me:***@h:5432/db"),
         ("postgresql://me:a@b:c@h/db", "postgresql://me:***@h/db"),
+        ("https://me:p@hooks.example/x?room=1", "https://***@hooks.example/x?room=1"),
+        ("https://a-token@hooks.example/", "https://***@hooks.example/"),
+        ("http://hooks.example/?api_key=x&room=1", "http://hooks.example/?api_key=***&room=1"),
         ("postgresql://h/db?user=me&password=x&sslmode=on", "postgresql://h/db?user=me&password=***&sslmode=on"),
     ],
 )
 def test_passwords_are_not_printed(url: str, shown: str) -> None:
     assert redacted(url) == shown
+
+
+SECRET = "hunter2-hunter2-hunter2"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"state = 'postgresql://me:{SECRET}@h/db'",
+        f"[rollout]\nwebhook_url = 'https://me:{SECRET}@hooks.example/rollouts'",
+        f"[rollout]\nwebhook_url = 'https://hooks.example/rollouts?token={SECRET}'",
+        f"[rollout]\nwebhook_secret = '{SECRET}'",
+        f"[console]\ntoken = '{SECRET}'",
+        f"[tracing.headers]\nauthorization = '{SECRET}'",
+    ],
+)
+def test_no_secret_of_any_setting_is_printed(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "one.toml"
+    file.write_text(text)
+    loaded = load_settings(file, environ={})
+    assert SECRET not in render_toml(loaded.settings, loaded.origins)
+    assert SECRET not in json.dumps(as_data(loaded.settings))

@@ -168,6 +168,26 @@ def test_a_password_in_a_refused_state_url_is_not_shown(tmp_path: Path) -> None:
     assert "expected a database URL" in message
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[console]\ntoken = 'hunter2'",
+        "[console]\ntoken = ['hunter2']",
+        "console = 'hunter2'",
+        "[rollout]\nwebhook_secret = ['hunter2']",
+        "rollout = 'hunter2'",
+        "[rollout]\nwebhook_url = 'ftp://me:hunter2@host/'",
+        "[tracing]\nheaders = 'hunter2'",
+        "[tracing.headers]\nauthorization = ['hunter2']",
+        "[tracing]\nendpoint = 'http://me:hunter2@host:4318'",
+    ],
+)
+def test_a_refused_value_never_shows_a_secret(tmp_path: Path, text: str) -> None:
+    message = refusal(write(tmp_path, text))
+    assert "expected" in message
+    assert "hunter2" not in message
+
+
 def test_variables_hold_lists_with_commas_or_as_json() -> None:
     environ = {
         "TURNOUT_RUNTIME__PROVIDERS": "cuda,cpu",

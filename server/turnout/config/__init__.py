@@ -20,6 +20,7 @@ from turnout.config.sections import (
     Signing,
     Tracing,
     Transfers,
+    Web,
 )
 from turnout.config.settings import ModelOverrides, ModelSettings, Settings
 from turnout.config.sources import Loaded, load_settings
@@ -52,5 +53,6 @@ __all__ = [
     "Signing",
     "Tracing",
     "Transfers",
+    "Web",
     "load_settings",
 ]

@@ -1,12 +1,12 @@
 """What is wrong with a configuration, in sentences that name the key, what was expected and what came."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
-from turnout.config.rendering import redacted
+from turnout.config.rendering import without_passwords
 from turnout.config.settings import MODEL_KEY, ModelOverrides, Settings
 
 _EXPECTED = {
@@ -23,12 +23,6 @@ _EXPECTED = {
     "tuple": "a list",
 }
 """By the first word of pydantic's error type."""
-
-_URLS = ("state", "tracing.endpoint")
-"""May hold a password."""
-
-_SECRETS = ("tracing.headers.",)
-"""Are never shown."""
 
 
 def complaints(error: ValidationError, origins: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -48,11 +42,29 @@ def complaints(error: ValidationError, origins: Mapping[str, str]) -> Iterator[t
         elif one["loc"][-1] == "[key]":
             yield key, f"{_place(key, _origin(key, origins))}: {path[-1]!r} names no model, expected {MODEL_KEY}"
         else:
-            got = redacted(one["input"]) if key in _URLS and isinstance(one["input"], str) else one["input"]
-            shown = "a table" if isinstance(got, Mapping) else "***" if key.startswith(_SECRETS) else repr(got)
-            if len(shown) > 80:
-                shown = shown[:77] + "..."
-            yield key, f"{_place(key, _origin(key, origins))}: expected {_expected(one)}, got {shown}"
+            got = _shown(path, one["input"])
+            yield key, f"{_place(key, _origin(key, origins))}: expected {_expected(one)}, got {got}"
+
+
+def _shown(path: Sequence[str], value: Any) -> str:
+    """Returns a refused value as text: cut, without passwords, and not at all where a secret belongs."""
+    if isinstance(value, Mapping):
+        return "a table"
+    if _holds_secret(Settings, path):
+        return "***"
+    text = repr(without_passwords(value))
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _holds_secret(kind: Any, path: Sequence[str]) -> bool:
+    """Tells whether a value at `path` below `kind`, or anything that belongs below it, is a secret."""
+    if isinstance(kind, type) and issubclass(kind, SecretStr):
+        return True
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        fields = kind.model_fields
+        below = [fields[path[0]].annotation] if path and path[0] in fields else [f.annotation for f in fields.values()]
+        return any(_holds_secret(annotation, path[1:]) for annotation in below)
+    return any(_holds_secret(argument, path[1:]) for argument in get_args(kind))
 
 
 def unknown_variable(name: str) -> str | None:

@@ -9,7 +9,9 @@ from urllib.parse import urlsplit, urlunsplit
 from turnout.config.settings import Settings
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-_SECRET_PARAMETER = re.compile(r"((?:^|&)[^=&]*(?:password|passwd|secret|token)[^=&]*=)[^&]*", re.IGNORECASE)
+_SECRET_PARAMETER = re.compile(
+    r"((?:^|&)[^=&]*(?:password|passwd|secret|token|signature|api_?key|access_?key)[^=&]*=)[^&]*", re.IGNORECASE
+)
 
 
 def render_toml(settings: Settings, origins: Mapping[str, str]) -> str:
@@ -25,20 +27,33 @@ def render_toml(settings: Settings, origins: Mapping[str, str]) -> str:
 def as_data(settings: Settings) -> dict[str, Any]:
     """Returns `settings` as plain values, of each model only what it overrides, passwords as `***`."""
     body = settings.model_dump(mode="json")
-    body["state"] = redacted(settings.state_url)
+    body["state"] = settings.state_url
     body["model"] = settings.model_dump(mode="json", include={"model"}, exclude_unset=True).get("model", {})
-    return body
+    plain: dict[str, Any] = without_passwords(body)
+    return plain
+
+
+def without_passwords(value: Any) -> Any:
+    """Returns a plain value with the passwords in all of its URLs, wherever they stand, as `***`."""
+    if isinstance(value, dict):
+        return {key: without_passwords(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_passwords(item) for item in value]
+    return redacted(value) if isinstance(value, str) and "://" in value else value
 
 
 def redacted(url: str) -> str:
-    """Returns `url` with the password in it, and any in its query, as `***`."""
+    """Returns `url` with the password in it, and any in its query, as `***`; over HTTP the user too, often a token."""
     try:
         parts = urlsplit(url)
     except ValueError:
         return "***"
     netloc = parts.netloc
-    if "@" in netloc and ":" in (user_part := netloc.rpartition("@")[0]):
-        netloc = f"{user_part.partition(':')[0]}:***@{netloc.rpartition('@')[2]}"
+    user, at, host = netloc.rpartition("@")
+    if at and parts.scheme in ("http", "https"):
+        netloc = f"***@{host}"
+    elif ":" in user:
+        netloc = f"{user.partition(':')[0]}:***@{host}"
     query = _SECRET_PARAMETER.sub(r"\1***", parts.query)
     # urlunsplit drops the empty authority of sqlite:///file, so the url stays as it was where there is nothing to hide.
     return (

@@ -16,6 +16,7 @@ from turnout.config.values import (
     Duration,
     HeaderName,
     HeaderValue,
+    HostNames,
     Networks,
     OtlpEndpoint,
     Providers,
@@ -273,6 +274,18 @@ class Rollout(Section):
     tick_s: Annotated[Duration, Field(ge=0.05, le=60)] = 5.0
     webhook_url: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
     webhook_secret: SecretStr = SecretStr("")
+
+
+class Web(Section):
+    """What browsers are told on the HTTP listener.
+
+    Attributes:
+        hosts: Names that the server is reached by. A request with another name in its Host header is refused: whoever
+            owns that name could have a browser take this server for their site. Addresses and localhost always pass.
+            If it is empty: on a loopback listener no name but localhost, elsewhere any.
+    """
+
+    hosts: HostNames = ()
 
 
 class Console(Section):

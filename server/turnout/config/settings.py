@@ -27,6 +27,7 @@ from turnout.config.sections import (
     Signing,
     Tracing,
     Transfers,
+    Web,
 )
 from turnout.config.values import (
     Address,
@@ -117,6 +118,7 @@ class Settings(BaseSettings):
     signing: Signing = Signing()
     shadow: ShadowLane = ShadowLane()
     rollout: Rollout = Rollout()
+    web: Web = Web()
     console: Console = Console()
     oip: Oip = Oip()
     log: Log = Log()

@@ -151,6 +151,12 @@ def _networks_text(networks: tuple[Network, ...]) -> list[str]:
     return [str(network) for network in networks]
 
 
+def _host_name(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?", name):
+        raise ValueError("expected a host's name in lower case and without a port, such as turnout.example.org")
+    return name
+
+
 def _no_bool(value: Any) -> Any:
     if isinstance(value, bool):  # pydantic would read true as 1
         raise ValueError("expected a number")
@@ -207,6 +213,7 @@ Providers = Annotated[
 Networks = Annotated[tuple[Network, ...], NoDecode, PlainValidator(_parse_networks), PlainSerializer(_networks_text)]
 Token = Annotated[SecretStr, AfterValidator(_long_enough)]
 OtlpEndpoint = Annotated[str, PlainValidator(_parse_endpoint)]
+HostNames = Annotated[tuple[Annotated[str, AfterValidator(_host_name)], ...], NoDecode, BeforeValidator(_listed)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 HeaderValue = Annotated[SecretStr, AfterValidator(_header_value)]
 DatabaseUrl = Annotated[str, PlainValidator(_parse_url)]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from turnout.rollout.evidence import ERRORS, Count, Tick
-from turnout.serving.arms import ArmMeter, Arms, Cell, Fits, Rules, attach, detach
+from turnout.serving.arms import ArmMeter, Arms, Baseline, Cell, Rules, attach, detach
 
 _UNTIMED_SECONDS = 10.0
 """How long a tick's last requests are waited for where no threshold says it: an error may take its time to come."""
@@ -45,15 +45,15 @@ class Counters:
         self._places: tuple[Place, Place] | None = None
         self._open: list[_Pair] = []
 
-    def attach(self, canary: Place, baseline: Place, fits: Fits | None = None) -> None:
+    def attach(self, canary: Place, baseline: Place, asked: Baseline | None = None) -> None:
         """Counts what comes by these two places from now on; where it was counted before, it is so no more.
 
         Args:
             canary: Where the canary's requests come by.
             baseline: Where the baseline's do.
-            fits: The baseline's check of a request: what only the canary refuses is the canary's fault.
+            asked: Whom to ask about a request that the canary failed: what the baseline fails too is not its fault.
         """
-        self._canary.fits = fits
+        self._canary.baseline = asked
         if self._places is not None and all(
             old[0] is new[0] and old[1] == new[1] for old, new in zip(self._places, (canary, baseline), strict=True)
         ):
@@ -96,9 +96,11 @@ class Counters:
 
 
 def _over(pair: _Pair, now: float) -> bool:
-    if pair.canary.admitted == pair.canary.settled and pair.baseline.admitted == pair.baseline.settled:
-        return True
-    return now - pair.ended > max((*pair.canary.thresholds, *pair.baseline.thresholds), default=_UNTIMED_SECONDS)
+    cells = pair.canary, pair.baseline
+    waited = now - pair.ended
+    if any(cell.admitted != cell.settled for cell in cells):
+        return waited > max((*pair.canary.thresholds, *pair.baseline.thresholds), default=_UNTIMED_SECONDS)
+    return not any(cell.asked for cell in cells) or waited > _UNTIMED_SECONDS
 
 
 def _counts(cell: Cell, names: tuple[str, ...]) -> dict[str, Count]:

@@ -25,6 +25,7 @@ from turnout.serving.catalog import Catalog, VersionEntry
 from turnout.serving.handle import VersionHandle
 from turnout.serving.inference import Role
 from turnout.serving.lifecycle import LifecycleState
+from turnout.serving.replay import Replays
 
 QUANTILES = {"p90": 0.90, "p95": 0.95, "p99": 0.99}
 """What the latency metrics' thresholds are of the baseline's own latency."""
@@ -75,10 +76,13 @@ class Driven:
 class Observer:
     """Looks at what is served and routed. Used on the event loop only."""
 
-    def __init__(self, catalog: Catalog, policies: Policies, shadows: Shadows, tick_seconds: float) -> None:
+    def __init__(
+        self, catalog: Catalog, policies: Policies, shadows: Shadows, replays: Replays, tick_seconds: float
+    ) -> None:
         self._catalog = catalog
         self._policies = policies
         self._shadows = shadows
+        self._replays = replays
         self._tick_seconds = tick_seconds
 
     def driven(self, rollout: Rollout, number: int) -> Driven:
@@ -152,7 +156,7 @@ class Observer:
             places: tuple[Place, Place] = (new.arms, plain), (old.arms, str(Role.CANARY))
         else:
             places = (new.arms, str(Role.CANARY)), (old.arms, plain)
-        driven.counters.attach(*places, old.check)
+        driven.counters.attach(*places, self._replays.on(old))
 
     def _shadowed(self, driven: Driven) -> Count:
         """Returns the copies that were compared since the last look, and those that disagreed or failed."""

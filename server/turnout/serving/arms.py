@@ -8,8 +8,16 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from turnout.errors import InvalidTensor, TurnoutError
+from turnout.errors import (
+    InputsRefused,
+    InvalidTensor,
+    MemoryBudgetExceeded,
+    ModelCrashed,
+    ModelFailure,
+    ModelTimedOut,
+)
 from turnout.serving.tensor import Array
 from turnout.telemetry.histogram import LATENCY_BOUNDS
 
@@ -21,10 +29,25 @@ SERVER_FAULTS = frozenset(
 _ERROR, _SLOW = "error", "slow"
 """Kinds of bad events. A slow one counts once, whatever it passes, or a key could give several to one metric."""
 
+_OF_A_RUN = (InputsRefused, ModelFailure, MemoryBudgetExceeded)
+"""What the model did with a request, where another version may do better."""
+
 _MAX_KEYS = 100_000
 
-Fits = Callable[[Mapping[str, Array], Sequence[str]], object]
-"""Raises InvalidTensor where the baseline would have refused such a request too."""
+Settle = Callable[[bool | None], None]
+"""Is told whether the baseline answers a request; None if that could not be found out."""
+
+
+class Baseline(Protocol):
+    """The version that a canary is held against; `turnout.serving.replay` has the one that ships."""
+
+    def accepts(self, request: "FailedRequest") -> bool:
+        """Tells whether a request fits the baseline's signature."""
+        ...
+
+    def ask(self, request: "FailedRequest", settle: Settle) -> bool:
+        """Has the baseline run a request later on, and tells `settle`; returns False if there is no room for it."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +60,7 @@ class Cell:
         settled: Those that ended.
         untimed: Those that latency leaves out: warm-up, and callers who did not wait as long as the baseline takes.
         errors: Those that the server is to blame for.
+        asked: Failures of which the baseline has not said yet whether it would have answered.
         passed: By number of thresholds that were passed.
         latency: Answers by bucket of `LATENCY_BOUNDS`, for people to look at; no decision uses it.
         largest_batch: Requests in the largest batch.
@@ -48,6 +72,7 @@ class Cell:
     settled: int = 0
     untimed: int = 0
     errors: int = 0
+    asked: int = 0
     passed: list[int] = field(default_factory=list)
     latency: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
     largest_batch: int = 1
@@ -91,13 +116,13 @@ class ArmMeter:
     Attributes:
         rules: What counts; takes effect with the next cell.
         cell: Of the present tick.
-        fits: The baseline's check of a request; None for the baseline itself.
+        baseline: What a canary is held against; None for the baseline itself.
     """
 
-    def __init__(self, rules: Rules, fits: Fits | None = None) -> None:
+    def __init__(self, rules: Rules, baseline: Baseline | None = None) -> None:
         self.rules = rules
         self.cell = Cell(rules.thresholds)
-        self.fits = fits
+        self.baseline = baseline
         self._warm: defaultdict[int, int] = defaultdict(int)
         self._by_key: dict[tuple[str, str], int] = {}
         self._window_ends = 0.0
@@ -134,7 +159,7 @@ class ArmMeter:
         self._passed(cell, key, now, took)
 
     def failed(
-        self, cell: Cell, key: str, now: float, took: float, code: str, error: BaseException, request: "Failing"
+        self, cell: Cell, key: str, now: float, took: float, code: str, error: BaseException, request: "FailedRequest"
     ) -> None:
         """Counts a request that ended otherwise.
 
@@ -152,8 +177,11 @@ class ArmMeter:
             return
         hasty = request.patience is not None and request.patience < self.rules.patience
         given_up = code in ("CANCELLED", "DEADLINE_EXCEEDED")
-        if self._blamed(code, error, request, hasty) and self._may(key, now, _ERROR):
-            cell.errors += 1
+        fault = code in SERVER_FAULTS or (code == "DEADLINE_EXCEEDED" and not hasty)
+        if isinstance(error, InvalidTensor):
+            fault = self.baseline is not None and self.baseline.accepts(request)
+        if not self._asked(cell, key, now, error, request, fault) and fault:
+            self._blame(cell, key, now)
         if hasty or (given_up and not bisect_left(cell.thresholds, took)):
             cell.untimed += 1  # it says nothing about how long the answer would have taken
         else:
@@ -163,18 +191,29 @@ class ArmMeter:
         passed = bisect_left(cell.thresholds, took)
         cell.passed[passed if passed and self._may(key, now, _SLOW) else 0] += 1
 
-    def _blamed(self, code: str, error: BaseException, request: "Failing", hasty: bool) -> bool:
-        if code == "DEADLINE_EXCEEDED":
-            return not hasty
-        if code in SERVER_FAULTS:
-            return True
-        if isinstance(error, InvalidTensor) and self.fits is not None:
-            try:
-                self.fits(request.inputs, request.outputs)
-            except TurnoutError:
-                return False
-            return True  # the baseline would have taken it
-        return False
+    def _asked(
+        self, cell: Cell, key: str, now: float, error: BaseException, request: "FailedRequest", otherwise: bool
+    ) -> bool:
+        """Leaves the blame for a failed run to the baseline, which runs the request too; False if that is not done.
+
+        What ended a process or a run is not tried on the baseline. `otherwise` is the blame if it cannot tell.
+        """
+        if self.baseline is None or not isinstance(error, _OF_A_RUN) or isinstance(error, ModelCrashed | ModelTimedOut):
+            return False
+
+        def settle(answers: bool | None) -> None:
+            cell.asked -= 1
+            if otherwise if answers is None else answers:
+                self._blame(cell, key, now)
+
+        if not self.baseline.ask(request, settle):
+            return False
+        cell.asked += 1
+        return True
+
+    def _blame(self, cell: Cell, key: str, now: float) -> None:
+        if not cell.closed and self._may(key, now, _ERROR):
+            cell.errors += 1
 
     def _may(self, key: str, now: float, kind: str) -> bool:
         """Tells whether a key may give one more bad event, which counts as given; without a key, always."""
@@ -206,7 +245,7 @@ def detach(arms: Arms, part: str, meter: ArmMeter) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Failing:
+class FailedRequest:
     """What blame is decided by.
 
     Attributes:

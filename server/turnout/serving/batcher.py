@@ -147,7 +147,7 @@ class Batcher:
             QueueFull: The queue holds as much as it may.
             DeadlineExceeded: The deadline passed first.
             NotLoaded: The version was closed.
-            ModelFailure, MemoryBudgetExceeded: The run failed.
+            InputsRefused, ModelFailure, MemoryBudgetExceeded: The run failed.
         """
         waiting = self._admit(inputs, outputs, deadline)
         timer = None if deadline is None else self._loop.call_later(deadline - time.monotonic(), self._expire, waiting)

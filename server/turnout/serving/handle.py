@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from turnout.config import ModelSettings
-from turnout.errors import NotLoaded
+from turnout.errors import InputsRefused, ModelCrashed, ModelFailure, ModelTimedOut, NotLoaded, TurnoutError
 from turnout.registry.manifest import Manifest
 from turnout.serving.arms import Arms
 from turnout.serving.batcher import Answer, Batcher, QueueBounds
@@ -103,7 +103,7 @@ class VersionHandle:
 
         Raises:
             InvalidTensor: The request does not fit the signature.
-            ModelFailure, MemoryBudgetExceeded: The run failed.
+            InputsRefused, ModelFailure, MemoryBudgetExceeded: The run failed.
         """
         if not self._inline_bytes or self._closing:
             return None
@@ -117,7 +117,12 @@ class VersionHandle:
             return None
         names = self._validator.check(inputs, outputs)
         start = time.monotonic()
-        values = self._run(inputs, names)
+        try:
+            values = self._run(inputs, names)
+        except (InputsRefused, ModelFailure) as error:
+            if refused := self._size_conflict(error, inputs):
+                raise refused from error
+            raise
         took = time.monotonic() - start
         if took > self._inline_limit:
             self._strike(took)
@@ -147,7 +152,7 @@ class VersionHandle:
         Raises:
             InvalidTensor: The request does not fit the signature.
             NotLoaded: The version is on its way out.
-            QueueFull, DeadlineExceeded, ModelFailure, MemoryBudgetExceeded: As `Batcher.submit`.
+            QueueFull, DeadlineExceeded, InputsRefused, ModelFailure, MemoryBudgetExceeded: As `Batcher.submit`.
         """
         if self._closing:
             raise NotLoaded(f"{self.manifest.model} {self.manifest.version} is being unloaded")
@@ -158,6 +163,10 @@ class VersionHandle:
             if batcher is None:
                 batcher = self._batchers[lane] = self._lane(lane)
             return names, await batcher.submit(inputs, names, deadline)
+        except (InputsRefused, ModelFailure) as error:
+            if refused := self._size_conflict(error, inputs):
+                raise refused from error
+            raise
         finally:
             self._inflight -= 1
             self._left()
@@ -200,6 +209,13 @@ class VersionHandle:
         del self._run, batcher
         self._batchers.clear()
         await asyncio.to_thread(give_back)
+
+    def _size_conflict(self, error: TurnoutError, inputs: Mapping[str, Array]) -> InputsRefused | None:
+        """Returns the caller's fault in a run that failed: inputs that contradict each other's sizes; or None."""
+        if isinstance(error, ModelCrashed | ModelTimedOut) or not (found := self._validator.size_conflicts(inputs)):
+            return None
+        told = "; ".join(f"{conflict.field}: {conflict.description}" for conflict in found)
+        return InputsRefused(f"{told} ({error.message})", violations=found)
 
     def _strike(self, took: float) -> None:
         """Notes an inline run that took `took` seconds, too long."""

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any, Protocol, Self, TypeVar
 
 from turnout.errors import DeadlineExceeded, Draining, ModelFailure, TurnoutError
-from turnout.serving.arms import ArmMeter, Cell, Failing
+from turnout.serving.arms import ArmMeter, Cell, FailedRequest
 from turnout.serving.batcher import Answer
 from turnout.serving.catalog import Catalog, VersionEntry
 from turnout.serving.conversion import ConversionThread
@@ -432,7 +432,7 @@ class Inference:
         route.recorder.failed(code, took)
         if request.counted:
             patience = None if request.deadline is None else request.deadline - request.arrived
-            failing = Failing(request.inputs, request.outputs, patience)
+            failing = FailedRequest(request.inputs, request.outputs, patience)
             for meter, cell in request.counted:
                 meter.failed(cell, request.routing_key, now, took, code, error, failing)
         if request.trace is not None:

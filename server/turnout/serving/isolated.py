@@ -22,10 +22,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
-from google.rpc.code_pb2 import DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED
+from google.rpc.code_pb2 import DEADLINE_EXCEEDED, INVALID_ARGUMENT, RESOURCE_EXHAUSTED
 
 from turnout.config import Runtime
-from turnout.errors import MemoryBudgetExceeded, ModelCrashed, ModelFailure, ModelTimedOut, TurnoutError
+from turnout.errors import InputsRefused, MemoryBudgetExceeded, ModelCrashed, ModelFailure, ModelTimedOut, TurnoutError
 from turnout.registry.signature import Signature
 from turnout.serving.tensor import Array
 from turnout_proto import tensors
@@ -245,5 +245,6 @@ def _read(frame: bytes) -> pb.PredictResponse:
     kinds: dict[int, type[TurnoutError]] = {
         RESOURCE_EXHAUSTED: MemoryBudgetExceeded,
         DEADLINE_EXCEEDED: ModelTimedOut,
+        INVALID_ARGUMENT: InputsRefused,
     }
     raise kinds.get(answer.error.code, ModelFailure)(answer.error.message)

@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
-from google.rpc.code_pb2 import INTERNAL, RESOURCE_EXHAUSTED
+from google.rpc.code_pb2 import INTERNAL, INVALID_ARGUMENT, RESOURCE_EXHAUSTED
 
 from turnout.config import Runtime
-from turnout.errors import MemoryBudgetExceeded, ModelFailure, TurnoutError
+from turnout.errors import InputsRefused, MemoryBudgetExceeded, ModelFailure, TurnoutError
 from turnout.registry.signature import Signature
 from turnout.serving import providers
 from turnout.serving.isolated import HEADER, MAX_FRAME
@@ -102,7 +102,8 @@ def _run(session: Session, frame: bytes) -> bytes:
 
 def _failure(error: TurnoutError) -> bytes:
     response = pb.PredictStreamResponse()
-    response.error.code = RESOURCE_EXHAUSTED if isinstance(error, MemoryBudgetExceeded) else INTERNAL
+    codes = {MemoryBudgetExceeded: RESOURCE_EXHAUSTED, InputsRefused: INVALID_ARGUMENT}
+    response.error.code = codes.get(type(error), INTERNAL)
     response.error.message = error.message
     return response.SerializeToString()
 

@@ -16,9 +16,9 @@ import onnxruntime as ort
 from onnx import TensorProto
 
 from turnout.config import Runtime
-from turnout.errors import MemoryBudgetExceeded, ModelFailure, ModelTimedOut
 from turnout.registry.signature import DataType, Signature
 from turnout.serving.providers import CPU, CUDA, TENSORRT
+from turnout.serving.runtime_errors import load_failure, run_failure
 from turnout.serving.tensor import Array
 
 Run = Callable[[Mapping[str, Array], Sequence[str]], list[Array]]
@@ -33,9 +33,6 @@ _LEVELS = {
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
-_NO_MEMORY = ("Failed to allocate memory", "is smaller than requested bytes", "out of memory")
-"""What ONNX Runtime says when an allocation failed, when an arena met its limit, and when a GPU is full."""
-
 _STRATEGIES = {"next_power_of_two": "kNextPowerOfTwo", "same_as_requested": "kSameAsRequested"}
 
 
@@ -91,7 +88,7 @@ class Session:
                 str(model), options, providers=_with_options(providers, device_id, runtime)
             )
         except Exception as error:
-            raise _translated(error, "ONNX Runtime cannot load it") from error
+            raise load_failure(error) from error
         self._session.disable_fallback()
         # The compiled session below ONNX Runtime's Python class: that class checks input names again and makes run
         # options anew for each run, which doubles the cost of a small model's run (4.5 us instead of 2.5).
@@ -116,6 +113,7 @@ class Session:
 
         Raises:
             ModelFailure: The model raised.
+            InputsRefused: The model cannot run on such inputs.
             ModelTimedOut: It was stopped.
             MemoryBudgetExceeded: The arena met its limit.
         """
@@ -125,7 +123,7 @@ class Session:
                 return self._run_values(inputs, outputs, options)
             values: list[Array] = self._run(outputs, inputs, options)
         except Exception as error:
-            raise _translated(error, "the model raised") from error
+            raise run_failure(error) from error
         return values
 
     def bind(self) -> Any:
@@ -137,7 +135,7 @@ class Session:
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:
-            raise _translated(error, "the model raised") from error
+            raise run_failure(error) from error
 
     def _run_values(self, inputs: Mapping[str, Array], outputs: Sequence[str], options: Any) -> list[Array]:
         """Runs through OrtValues: ONNX Runtime's NumPy interface does not know ml_dtypes' bfloat16."""
@@ -192,13 +190,3 @@ def _with_options(providers: Sequence[str], device_id: int, runtime: Runtime) ->
         cuda["gpu_mem_limit"] = str(int(runtime.arena_limit_bytes))
     by_name: dict[str, dict[str, str]] = {CPU: {}, CUDA: cuda, TENSORRT: gpu}
     return [(name, by_name[name]) for name in providers]
-
-
-def _translated(error: Exception, what: str) -> ModelFailure | MemoryBudgetExceeded:
-    """Translates what ONNX Runtime raised; its text may hold paths, so it goes to the log as the cause, not on."""
-    text = str(error)
-    if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
-        return MemoryBudgetExceeded(f"{what}: a memory limit was met", retry_after=1.0)
-    if "terminate flag" in text:
-        return ModelTimedOut("the run was stopped")
-    return ModelFailure(f"{what} ({type(error).__name__})")

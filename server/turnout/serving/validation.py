@@ -29,6 +29,7 @@ class Validator:
             )
             for spec in signature.inputs
         }
+        self._symbols = _shared_symbols(signature)
         self._required = frozenset(spec.name for spec in signature.inputs if not spec.has_default)
 
     def check(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Sequence[str]:
@@ -62,6 +63,21 @@ class Validator:
             raise _invalid(self._faults(inputs, outputs))
         return outputs
 
+    def size_conflicts(self, inputs: Mapping[str, Array]) -> Sequence[Violation]:
+        """Returns where two inputs that name one symbolic dimension differ in its size.
+
+        Looked at after a run failed, not before: models that broadcast run on such inputs, and exporters reuse symbols.
+        """
+        conflicts = []
+        for symbol, places in self._symbols.items():
+            given = [(name, inputs[name].shape[axis]) for name, axis in places if name in inputs]
+            for name, size in given[1:]:
+                first, expected = given[0]
+                if size != expected:
+                    description = f"expected {symbol} = {expected}, as inputs.{first} has it, got {size}"
+                    conflicts.append(Violation(f"inputs.{name}", description))
+        return conflicts
+
     def _faults(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Violation]:
         """Lists everything that is wrong; run only when something is."""
         faults = [
@@ -81,6 +97,16 @@ class Validator:
         if len(set(outputs)) != len(outputs):
             faults.append(Violation("outputs", "an output is wanted twice"))
         return faults
+
+
+def _shared_symbols(signature: Signature) -> dict[str, list[tuple[str, int]]]:
+    """Returns by symbol the dimensions (input, axis) that bear it, for symbols that more than one dimension bears."""
+    places: dict[str, list[tuple[str, int]]] = {}
+    for spec in signature.inputs:
+        for axis, size in enumerate(spec.shape):
+            if isinstance(size, str):
+                places.setdefault(size, []).append((spec.name, axis))
+    return {symbol: found for symbol, found in places.items() if len(found) > 1}
 
 
 def _invalid(faults: Sequence[Violation]) -> InvalidTensor:

@@ -1,6 +1,9 @@
 """A database, SQLite or PostgreSQL, as transactions that read or write: URLs, pools, locks, errors."""
 
+import contextlib
+import os
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -212,7 +215,8 @@ def _open_sqlite(url: URL, lock_wait: float) -> tuple[Engine, Engine]:
     """Returns what reads and what writes the file of `url`, which is there afterwards and in WAL mode."""
     assert url.database
     file = Path(url.database)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _keep_private(file)
     _enter_wal(file, lock_wait)
     engine = create_engine(
         url,
@@ -235,6 +239,23 @@ def _open_sqlite(url: URL, lock_wait: float) -> tuple[Engine, Engine]:
     # IMMEDIATE takes the write lock at once. A transaction that reads first and writes later fails where another one
     # wrote in between, and no waiting helps it.
     return engine.execution_options(**{_BEGIN: "BEGIN"}), engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
+
+
+def _keep_private(file: Path) -> None:
+    """Makes the file if need be, for its owner alone; SQLite gives its log and index the same permissions.
+
+    One that all may read, as earlier releases left it, is closed to them; what a group may do is its owner's choice.
+    What keeps this from being done keeps SQLite from opening the file too, and SQLite says so, or the file is another
+    user's.
+    """
+    with contextlib.suppress(OSError):
+        descriptor = os.open(file, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+            if mode & 0o007:
+                os.fchmod(descriptor, 0o600 if mode & 0o070 == 0o040 else mode & ~0o007)
+        finally:
+            os.close(descriptor)
 
 
 def _enter_wal(file: Path, lock_wait: float) -> None:

@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
 
 from turnout.config import Address
 from turnout.errors import ConfigError, InvalidRequest, InvalidTensor, ModelFailure, TurnoutError
@@ -195,10 +196,10 @@ class EmbeddedServer(uvicorn.Server):
         yield
 
 
-def http_server(web: Web) -> EmbeddedServer:
+def http_server(application: ASGIApp) -> EmbeddedServer:
     """Returns the HTTP server, to be served on a bound socket."""
     config = uvicorn.Config(
-        web.application(), log_config=None, access_log=False, lifespan="off", server_header=False, ws="none"
+        application, log_config=None, access_log=False, lifespan="off", server_header=False, ws="none"
     )
     return EmbeddedServer(config)
 

@@ -1,0 +1,227 @@
+"""Long checks that no test has the time for: every answer is the caller's own, and no change fails a request.
+
+    python benchmarks/soak.py answers MODEL.onnx ... [--answers 10000]
+    python benchmarks/soak.py lifecycle [--requests 200000]
+
+`answers` serves each model with the default configuration (`--queued`: nothing inline, batches wait for company),
+and eight clients send requests of one row; each answer is held against ONNX Runtime's own for it alone. `lifecycle`
+publishes, releases, loads, unloads, yanks and moves tags for as long as clients ask by every kind of selector.
+Exit status 1 if an answer was wrong or a request failed.
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import grpc
+import numpy as np
+import onnx
+import onnxruntime as ort
+from semver import Version
+
+from servers import Served, matmul, publish_all, turnout
+from turnout.registry.onnx_model import read_model
+from turnout.registry.publish import PublishRequest, publish
+from turnout.registry.repository import Repository
+from turnout.registry.signature import DataType, Signature, TensorSpec
+from turnout.serving.tensor import NUMPY_DTYPES, Array
+from turnout_client import AsyncClient
+from turnout_client.errors import TurnoutClientError
+from turnout_proto.v1 import control_pb2 as pb
+from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
+
+CLIENTS = 8
+WORDS = ["the", "a", "an", "Cat", "of", "", "mat", "THE", "dog"]
+SYMBOLIC_SIZE = 4
+QUEUED = {
+    "TURNOUT_RUNTIME__INLINE_THRESHOLD_US": "0",
+    "TURNOUT_RUNTIME__RUNNERS": "1",
+    "TURNOUT_BATCHING__MAX_DELAY_MS": "20",
+    "TURNOUT_BATCHING__ONLY_WHERE_IT_PAYS": "false",
+}
+
+
+def main() -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    scenes = parser.add_subparsers(dest="scene", required=True)
+    answers = scenes.add_parser("answers", help="every answer against ONNX Runtime's own")
+    answers.add_argument("models", nargs="+", type=Path)
+    answers.add_argument("--queued", action="store_true", help="nothing inline, and batches wait for company")
+    answers.add_argument("--answers", type=int, default=10_000, help="of each model")
+    lifecycle = scenes.add_parser("lifecycle", help="changes under load")
+    lifecycle.add_argument("--requests", type=int, default=200_000)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="turnout-soak-") as scratch:
+        if arguments.scene == "answers":
+            outcome = check_answers(Path(scratch), arguments.models, arguments.answers, queued=arguments.queued)
+        else:
+            outcome = check_lifecycle(Path(scratch), arguments.requests)
+    print(json.dumps(outcome, indent=1))
+    return 1 if outcome["wrong"] or outcome["failed"] else 0
+
+
+def check_answers(scratch: Path, files: list[Path], count: int, *, queued: bool) -> dict[str, object]:
+    """Serves `files`, each as a model of its own, and counts the answers that are not those of a run alone."""
+    repository = scratch / "models"
+    publish_all(repository, {(file.stem.lower(), "1.0.0"): file for file in files})
+    told: dict[str, object] = {}
+    wrong = failed = 0
+    with turnout(repository, os.environ | QUEUED if queued else None) as server:
+        for file in files:
+            seen = asyncio.run(_ask(server, file, count))
+            told[file.stem] = dict(seen)
+            wrong += seen["wrong"]
+            failed += seen["failed"]
+    return {"wrong": wrong, "failed": failed, "models": told}
+
+
+async def _ask(server: Served, file: Path, count: int) -> Counter[str]:
+    signature = read_model(file).signature
+    session = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    names = [spec.name for spec in signature.outputs]
+    seen: Counter[str] = Counter({"right": 0, "wrong": 0, "refused": 0, "failed": 0})
+    numbers = iter(range(count))
+
+    async def client(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        async with AsyncClient(server.grpc, timeout=60) as predictions:
+            for _ in numbers:
+                inputs = _one_row(signature, rng)
+                try:
+                    expected = session.run(names, inputs)
+                except Exception:  # noqa: BLE001 - ONNX Runtime refuses these inputs: so has the server to
+                    expected = None
+                try:
+                    answer = await predictions.predict(file.stem.lower(), inputs)
+                except TurnoutClientError as error:
+                    seen[
+                        "refused" if expected is None and error.code == grpc.StatusCode.INVALID_ARGUMENT else "failed"
+                    ] += 1
+                    continue
+                right = expected is not None and all(
+                    _same(answer[name], value) for name, value in zip(names, expected, strict=True)
+                )
+                seen["right" if right else "wrong"] += 1
+
+    await asyncio.gather(*(client(seed) for seed in range(CLIENTS)))
+    return seen
+
+
+def _same(got: Array, expected: Array) -> bool:
+    if got.shape != expected.shape:
+        return False
+    if got.dtype == object:
+        return bool(np.array_equal(got.astype(str), expected.astype(str)))
+    return bool(np.allclose(got, expected, rtol=1e-3, atol=1e-4, equal_nan=True))
+
+
+def _one_row(signature: Signature, rng: np.random.Generator) -> dict[str, Array]:
+    """Makes inputs of one row: a free dimension in front has size 1, any other one some small size of the request's."""
+    sizes: dict[str, int] = {}
+    return {spec.name: _values(spec, rng, sizes) for spec in signature.inputs if not spec.has_default}
+
+
+def _values(spec: TensorSpec, rng: np.random.Generator, sizes: dict[str, int]) -> Array:
+    shape = []
+    for axis, size in enumerate(spec.shape):
+        if isinstance(size, int):
+            shape.append(size)
+        elif axis == 0:
+            shape.append(1)
+        else:
+            shape.append(sizes.setdefault(str(size), int(rng.integers(1, SYMBOLIC_SIZE))))
+    if spec.dtype is DataType.STRING:
+        return rng.choice(WORDS, size=shape).astype(object)
+    dtype = NUMPY_DTYPES[spec.dtype]
+    if dtype.kind in "iu":
+        return rng.integers(1, 5, size=shape).astype(dtype)
+    return (rng.standard_normal(shape) * 60).astype(dtype)
+
+
+def check_lifecycle(scratch: Path, count: int) -> dict[str, object]:
+    """Changes what is served by every means while clients ask; counts requests that failed, and changes."""
+    repository = scratch / "models"
+    file = scratch / "1.0.0.onnx"
+    onnx.save(matmul(seed=0), file)
+    publish_all(repository, {("tiny", "1.0.0"): file})
+    with turnout(repository) as server:
+        return asyncio.run(_change_under_load(server, repository, scratch, count))
+
+
+async def _change_under_load(server: Served, models: Path, scratch: Path, count: int) -> dict[str, object]:
+    failed: Counter[str] = Counter()
+    answered: Counter[str] = Counter()
+    changes: Counter[str] = Counter()
+    numbers = iter(range(count))
+    x = np.ones((1, 64), np.float32)
+    began = time.monotonic()
+
+    async def client(selector: str) -> None:
+        # No retries: a request that fails for a moment has failed.
+        async with AsyncClient(server.grpc, transport="stream", retries=0, timeout=30) as predictions:
+            for _ in numbers:
+                try:
+                    answered[(await predictions.predict("tiny", {"x": x}, version=selector)).version] += 1
+                except TurnoutClientError as error:
+                    failed[f"{selector or 'plain'}: {type(error).__name__}: {error}"] += 1
+
+    async with grpc.aio.insecure_channel(server.control) as channel:
+        control = ControlServiceStub(channel)
+        await control.SetTag(pb.SetTagRequest(model="tiny", tag="stable", version="1.0.0", actor="soak"))
+        changer = asyncio.create_task(_change(control, models, scratch, changes))
+        selectors = ["", "", "^1", "1.0.0", "stable", "latest", ">=1.0 <2", ""]
+        clients = asyncio.gather(*(client(selector) for selector in selectors))
+        await asyncio.wait([changer, clients], return_when=asyncio.FIRST_COMPLETED)
+        if changer.done():
+            changer.result()  # it ends by an error alone
+        await clients
+        changer.cancel()
+    return {
+        "wrong": 0,
+        "failed": sum(failed.values()),
+        "failures": dict(failed.most_common(5)),
+        "answered": sum(answered.values()),
+        "versions_that_answered": len(answered),
+        "changes": dict(changes),
+        "seconds": round(time.monotonic() - began),
+    }
+
+
+async def _change(control: ControlServiceStub, models: Path, scratch: Path, changes: Counter[str]) -> None:
+    """Goes on until it is cancelled: each round publishes a version, and has what is served change in every way."""
+    repository = Repository(models)
+    ago: Callable[[int], str] = lambda number: f"1.{number}.0"  # noqa: E731 - short, and used at once
+    for number in itertools.count(1):
+        version = f"1.{number}.0"
+        file = scratch / f"{version}.onnx"
+        onnx.save(matmul(seed=number), file)
+        await asyncio.to_thread(publish, repository, PublishRequest("tiny", Version.parse(version), file))
+        named: Mapping[str, str] = {"model": "tiny", "version": version}
+        steps = {
+            "load": lambda n=named: control.LoadVersion(pb.LoadVersionRequest(**n)),
+            "release": lambda n=named: control.ReleaseVersion(pb.ReleaseVersionRequest(**n, actor="soak")),
+            "tag": lambda n=named: control.SetTag(pb.SetTagRequest(**n, tag="stable", actor="soak")),
+        }
+        if number > 3:
+            old = {"model": "tiny", "version": ago(number - 3)}
+            steps["unload"] = lambda n=old: control.UnloadVersion(pb.UnloadVersionRequest(**n))
+        if number > 4:
+            old = {"model": "tiny", "version": ago(number - 4)}
+            steps["yank"] = lambda n=old: control.YankVersion(pb.YankVersionRequest(**n, actor="soak", reason="old"))
+        for name, step in steps.items():
+            await step()
+            changes[name] += 1
+        changes["publish"] += 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

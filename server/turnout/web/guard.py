@@ -1,0 +1,94 @@
+"""What browsers may do here: no page of another site asks for anything, and no name of another site leads here.
+
+A page on the web can have its visitor's browser send requests to any address that the visitor reaches, the loopback
+too. Browsers say so in Origin and Sec-Fetch-Site, which programs do not send. And whoever owns a name can have it lead
+to an address of ours (DNS rebinding): the browser then takes this server for that site, but tells the name in Host.
+"""
+
+from collections.abc import Collection
+from ipaddress import ip_address
+
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+_LOOPBACK_NAMES = frozenset({"localhost", "localhost.localdomain"})
+
+_FORM_TYPES = frozenset({"text/plain", "multipart/form-data"})
+"""What a page may send elsewhere without asking first, and no client of ours sends. The third such type,
+`application/x-www-form-urlencoded`, is what `curl -d` says of its JSON."""
+
+
+class Guard:
+    """An ASGI application in front of another: refuses what a browser was made to send."""
+
+    def __init__(self, application: ASGIApp, hosts: Collection[str], *, loopback: bool) -> None:
+        """Prepares.
+
+        Args:
+            application: Gets what is not refused.
+            hosts: Names that the server is reached by, without a port; empty: see `loopback`.
+            loopback: The server listens on a loopback address, so without `hosts` it is reached by no name but
+                localhost. Elsewhere, without `hosts`, any name leads to it.
+        """
+        self._application = application
+        self._hosts = frozenset(host.lower().rstrip(".") for host in hosts)
+        self._any_name = not self._hosts and not loopback
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        if scope["type"] == "http" and (refusal := self._refusal(scope["method"], Headers(scope=scope))):
+            status, message = refusal
+            await PlainTextResponse(message + "\n", status)(scope, receive, send)
+        else:
+            await self._application(scope, receive, send)
+
+    def _refusal(self, method: str, headers: Headers) -> tuple[int, str] | None:
+        """Returns the status and the sentence that a request is refused with; None if it is not."""
+        given = headers.getlist("host")  # none: HTTP/1.0, which no browser speaks
+        if len(given) > 1:
+            return 400, "expected one Host header"
+        for host in given:
+            if not self._reached_by(host):
+                name = host_name(host)[:64]
+                return 421, f"this server does not go by the name {name!r}: if it should, put it in [web] hosts"
+        if method in ("GET", "HEAD", "OPTIONS"):
+            return None
+        if not same_site(headers):
+            return 403, "a page of another site may not send this: only programs and this server's own pages may"
+        if headers.get("content-type", "").partition(";")[0].strip().lower() in _FORM_TYPES:
+            return 415, "expected application/json"
+        return None
+
+    def _reached_by(self, host: str) -> bool:
+        name = host_name(host)
+        return self._any_name or name in self._hosts or name in _LOOPBACK_NAMES or _is_address(name)
+
+
+def is_loopback(host: str) -> bool:
+    """Tells whether a listener on `host` is reached from this machine only."""
+    return host in _LOOPBACK_NAMES or (_is_address(host) and ip_address(host).is_loopback)
+
+
+def same_site(headers: Headers) -> bool:
+    """Tells whether a request comes from a program, or from a page of this very origin."""
+    origin = headers.get("origin")
+    if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        return False
+    return origin is None or origin.partition("://")[2].lower() == headers.get("host", "").lower()
+
+
+def host_name(host: str) -> str:
+    """Returns the name or address in a Host header, in lower case, without its port and brackets."""
+    name = host.strip().lower()
+    if name.startswith("["):
+        return name[1:].partition("]")[0]
+    return (name.rpartition(":")[0] or name if name.count(":") == 1 else name).rstrip(".")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
