@@ -51,6 +51,15 @@ async def answered(server: Running, selector: str = "", model: str = "m") -> dic
     return {version: count * 100 // ASKED for version, count in seen.items()}
 
 
+async def until_answered(server: Running, expected: dict[str, int], selector: str = "", model: str = "m") -> None:
+    """Waits until a server that follows its state store answers so; it has a second, a busy machine more."""
+    seen: dict[str, int] = {}
+    for _ in range(200):
+        if (seen := await answered(server, selector, model)) == expected:
+            return
+    raise AssertionError(seen)
+
+
 def printed(text: str) -> dict[str, dict[str, int]]:
     """Reads the line that says who answers what: percents by version, by selector ("" for plain requests)."""
     line = next(line for line in text.splitlines() if line.startswith("plain requests: "))

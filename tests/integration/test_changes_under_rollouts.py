@@ -5,11 +5,14 @@ import asyncio
 import pytest
 from semver import Version
 
-from answer_wire import answered, check_printed, printed, run
+from answer_wire import answered, check_printed, printed, run, until_answered
 from onnx_models import scaled
 from rollout_wire import CAREFREE, FINAL, LONG, TICK, WATCHED, in_state, latest, settled, start, until
-from routing_wire import ask
+from routing_wire import ask, policy, put
 from turnout.config import Settings
+from turnout.errors import Conflict
+from turnout.routing.policy import Policy
+from turnout.routing.traffic import Change
 from turnout.state.store import StateStore
 
 pytestmark = pytest.mark.slow
@@ -82,6 +85,7 @@ async def test_a_release_may_end_the_rollout(server, models, state, local) -> No
         (e.kind, e.text) for e in last.events
     ]
     await settled(lambda: not server.services.rollouts.driven)
+    await until_answered(server, {"1.2.0": 100})
     await ticks(server)
     assert await answered(server) == {"1.2.0": 100}
     await check_printed(server, said)
@@ -123,6 +127,7 @@ async def test_a_release_that_an_older_turnout_recorded_ends_the_rollout_with_th
     last = (await until(server, in_state(*FINAL)))[-1]
     assert last.state == "superseded"
     assert "a release made 1.0.1 the baseline" in last.verdict
+    await until_answered(server, {"1.0.1": 100})
     await ticks(server)
     assert await answered(server) == {"1.0.1": 100}
 
@@ -235,3 +240,33 @@ async def test_an_abort_beside_another_canary_says_who_has_what(server, models) 
     last = (await until(server, in_state(*FINAL)))[-1]
     assert "plain requests: 1.0.0 (95 %), 1.2.0 (5 %, canary): enough" in last.events[-1].text
     assert await answered(server) == {"1.0.0": 95, "1.2.0": 5}
+
+
+# Races
+
+
+async def test_a_change_between_a_ticks_look_and_its_put_is_not_undone(server) -> None:
+    await begin(server, "soaking")
+    rollouts = server.services.rollouts
+    async with rollouts._lock:  # no tick meanwhile
+        (driven,) = rollouts.driven
+        await put(server, policy("1.0.0"), actor="bob", reason="mine")
+        await rollouts._enforcement.apply(driven)
+        assert server.services.policies.current["m"].actor == "bob"
+    await until(server, lambda r: bool(r.pauses))
+    assert await answered(server) == {"1.0.0": 100}
+
+
+async def test_a_rollout_that_was_ended_elsewhere_puts_nothing_in_force_any_more(server, models) -> None:
+    """Without a policy no epoch moves where a rollout is superseded: its own number tells."""
+    await begin(server, "validating")
+    rollouts = server.services.rollouts
+    async with rollouts._lock:
+        (driven,) = rollouts.driven
+        await done(server, models, "release", "m@1.2.0", "--supersede", local=True)
+        with pytest.raises(Conflict, match="was written by another server meanwhile"):
+            await rollouts._enforcement._traffic.put(
+                "m", Policy(Version(1)), Change("turnout rollout 1", ""), rollout=(1, driven.number)
+            )
+    await settled(lambda: not rollouts.driven)
+    await until_answered(server, {"1.2.0": 100})

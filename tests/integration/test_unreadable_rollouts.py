@@ -99,6 +99,7 @@ async def test_it_is_told_harms_nothing_and_can_be_ended(server, models, name) -
     assert (await scrape(server))["turnout_rollout_unreadable", "model=m"] == 1
     for command in (
         ("rollout", "abort", "m"),
+        ("rollout", "watch", "m"),
         ("rollout", "promote", "m"),
         ("rollout", "start", "m", "--to", "1.2.0"),
         ("rollout", "explain", "m"),

@@ -35,7 +35,7 @@ def follow(
         timeout: Seconds; None for as long as it takes.
 
     Raises:
-        ServerRefused: There is no such rollout, or no server answers from the start.
+        ServerRefused: There is no such rollout, it cannot be read, or no server answers from the start.
         TimedOut: The time is over.
     """
     end = None if timeout is None else time.monotonic() + timeout
@@ -46,6 +46,8 @@ def follow(
                 if gone:
                     tell(f"the server at {server.address} is back")
                 seen, gone, pause = True, False, _FIRST_PAUSE
+                if rollout.state == "unreadable":
+                    raise ServerRefused("Unimplemented", rollout.verdict)
                 yield rollout
                 if rollout.state in FINAL:
                     early += 1

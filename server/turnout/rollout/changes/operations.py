@@ -306,8 +306,8 @@ def _change(outcome: Outcome, records: dict[int, RolloutRecord], actor: str, rea
 def _discarded(one: UnreadableRollout, actor: str, reason: str) -> RolloutWrite:
     record = one.record
     text = f"ended unread{f': {reason}' if reason else ''}; its document is kept as it is ({one.fault})"
-    note = Note("discarded", text, actor)
-    return RolloutWrite(record.attempt, record.number, "failed", True, None, record.driver, 0.0, [note])
+    notes = [Note("discarded", text, actor), Note("failed", "nobody could judge by its record", "")]
+    return RolloutWrite(record.attempt, record.number, "failed", True, None, record.driver, 0.0, notes)
 
 
 def _refuse_stale(situation: Situation, epoch: int, expected: int | None) -> None:
