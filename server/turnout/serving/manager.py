@@ -305,6 +305,7 @@ class Manager:
             for version, entry in list(entries.items()):
                 if (model, version) in missing and entry.state in _NOT_IN_MEMORY:
                     del entries[version]
+                    self._asked.get(model, {}).pop(version, None)  # one that is published anew is asked for anew
             if not entries:
                 del self._entries[model]
                 self._tags.pop(model, None)
