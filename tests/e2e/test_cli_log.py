@@ -124,7 +124,7 @@ def test_a_valid_manifest_in_the_place_of_the_published_one_is_named(shell: Shel
 def test_a_yank_says_what_is_left_and_what_stands_in_its_way(shell: Shell) -> None:
     shell.run("tag", "m", "stable", "2.0.0")
     refused = shell.error("yank", "m@2.0.0", "--reason", "it leaks")
-    assert refused.startswith("2.0.0 of m is not yanked: it is what the tag stable names; move or delete the tag")
+    assert refused.startswith("2.0.0 of m is not yanked: the tag stable names it; move or delete the tag")
     shell.run("tag", "m", "stable", "1.0.0")
     said = shell.run("yank", "m@2.0.0", "--reason", "it leaks").stdout
     assert said == (

@@ -98,7 +98,7 @@ async def test_what_the_policy_a_rollout_or_a_tag_needs_is_not_yanked(two_versio
         assert refused.code is grpc.StatusCode.FAILED_PRECONDITION
         assert refused.message == (
             "2.0.0 of m is not yanked: it is a canary in the policy in force (epoch 1); take it out of the policy "
-            "first: `turnout traffic set m`; it is what the tag stable names; move or delete the tag first: `turnout "
+            "first: `turnout traffic set m`; the tag stable names it; move or delete the tag first: `turnout "
             "tag m stable OTHER` or `turnout tag m stable --delete`"
         )
         baseline = await refusal(control.YankVersion(pb.YankVersionRequest(**YANK | {"version": "1.0.0"})))
@@ -160,7 +160,7 @@ async def test_a_rollout_that_runs_holds_on_to_both_its_versions(two_versions, s
     services = server.services
     await put(server, policy("1.0.0"))
     await services.rollouts.start("m", TWO, Plan.from_json({"steps": [{"weight": 0.1, "soak_s": 600}]}), "ada", "")
-    for version, part in ((TWO, "rolls out"), (ONE, "would go back to")):
+    for version, part in ((TWO, "takes it to the baseline"), (ONE, "may have to go back to it")):
         with pytest.raises(ChangeRefused, match=rf"rollout 1 {part}; abort the rollout, or wait for its end"):
             await asyncio.to_thread(services.declarer.yank, "m", version, actor="ada", reason="now")
 

@@ -30,11 +30,11 @@ def test_whatever_holds_a_version_is_named() -> None:
     plan = _plan(
         Declarations(RELEASED),
         targets=[V[2], V[1]],
-        v1=VersionFacts(10, OLD, ["the baseline in the policy in force (epoch 3)", "what the tag stable names"]),
+        v1=VersionFacts(10, OLD, ["it is the baseline in the policy in force (epoch 3)", "the tag stable names it"]),
         v4=VersionFacts(10, OLD, pinned=True),
     )
     assert plan[1] == (
-        False, ("it is the baseline in the policy in force (epoch 3)", "it is what the tag stable names"),
+        False, ("it is the baseline in the policy in force (epoch 3)", "the tag stable names it"),
     )  # fmt: skip
     assert plan[2][0], "only the nearest version that a rollback goes back to stays for it"
     assert plan[3] == (False, ("a rollback goes back to it",))

@@ -28,13 +28,13 @@ def policy_holds(model: str, state: PolicyState, epoch: int) -> dict[Version, Ho
     for what, versions in parts:
         for part in versions:
             advice = f"take it out of the policy first: `{_without(model, policy, part.version)}`"
-            held[part.version] = Hold(f"{what} in the policy in force (epoch {epoch})", advice)
+            held[part.version] = Hold(f"it is {what} in the policy in force (epoch {epoch})", advice)
     thaw = f"`turnout traffic freeze {model} --off`, then " if state.frozen else ""
     advice = (
         f"take it out of the policy first: {thaw}`turnout traffic set {model} --baseline OTHER`, another released "
         f"version, or `turnout traffic clear {model}`"
     )
-    held[policy.baseline] = Hold(f"the baseline in the policy in force (epoch {epoch})", advice)
+    held[policy.baseline] = Hold(f"it is the baseline in the policy in force (epoch {epoch})", advice)
     return held
 
 
@@ -42,15 +42,15 @@ def rollout_holds(model: str, attempt: int, candidate: Version, previous: Versio
     """Returns what a rollout that has not ended holds: its candidate, and what it would go back to."""
     advice = f"abort the rollout, or wait for its end: `turnout rollout abort {model} --attempt {attempt}`"
     return {
-        previous: Hold(f"what rollout {attempt} would go back to", advice),
-        candidate: Hold(f"what rollout {attempt} rolls out", advice),
+        previous: Hold(f"rollout {attempt} may have to go back to it", advice),
+        candidate: Hold(f"rollout {attempt} takes it to the baseline", advice),
     }
 
 
 def tag_hold(model: str, tag: str) -> Hold:
     """Returns how a tag holds the version that it names."""
     return Hold(
-        f"what the tag {tag} names",
+        f"the tag {tag} names it",
         f"move or delete the tag first: `turnout tag {model} {tag} OTHER` or `turnout tag {model} {tag} --delete`",
     )
 

@@ -99,7 +99,7 @@ class Pruner:
 
         def refuse(uses: Uses) -> None:
             if held := holders(model, version, uses):
-                raise ChangeRefused(f"by now it is {held[0].what}; {held[0].advice}")
+                raise ChangeRefused(f"by now {held[0].sentence}")
             # What is committed by now: a yank or a rollback may have made another version matter since the plan.
             (again,) = [d for d in self.plan(model, keep, self._store.now()) if d.version == version]
             if not again.goes:

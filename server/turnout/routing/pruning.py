@@ -17,7 +17,7 @@ class VersionFacts:
     Attributes:
         size_bytes: Of its files.
         published: When, UTC; None where nobody knows.
-        holders: What holds on to it, in words: parts of the policy, rollouts, tags.
+        holders: What holds on to it, a clause each: parts of the policy, rollouts, tags.
         pinned: The `load` setting names it.
     """
 
@@ -84,7 +84,7 @@ def prune_plan(
         if version in declarations.pruned:
             found.append(Decision(version, True, ("pruned before, and its files are still here",), facts.size_bytes))
             continue
-        reasons = [f"it is {holder}" for holder in facts.holders]
+        reasons = list(facts.holders)
         reasons += ["plain requests and `latest` get it"] * (version == default)
         reasons += ["a rollback goes back to it"] * (version == nearest)
         reasons += ["the load setting names it"] * facts.pinned

@@ -8,7 +8,7 @@ class Hold:
     """One holder of a version.
 
     Attributes:
-        what: What the version is to its holder, to be read after "it is".
+        what: Who holds it and as what, a clause about "it".
         advice: What to do first: commands that work as things stand.
     """
 
@@ -18,4 +18,4 @@ class Hold:
     @property
     def sentence(self) -> str:
         """Both, as half a sentence."""
-        return f"it is {self.what}; {self.advice}"
+        return f"{self.what}; {self.advice}"

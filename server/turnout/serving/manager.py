@@ -383,6 +383,7 @@ class Manager:
         gone = [v for v, entry in entries.items() if entry.state in _NOT_IN_MEMORY and (model, v) in missing]
         for version in gone:
             del entries[version]
+            self._asked.get(model, {}).pop(version, None)  # one that is published anew is asked for anew
         if gone:
             self._presence = replace(self._presence, missing=missing - {(model, version) for version in gone})
             self._lay_out(model)
