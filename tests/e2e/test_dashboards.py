@@ -37,6 +37,7 @@ PROMETHEUS_S_OWN = {"up", "ALERTS", "scrape_duration_seconds"}
 EMPTY = {
     ("resources", "GPU memory"): "there is no GPU",
     ("resources", "GPU use"): "there is no GPU",
+    ("resources", "child processes that died"): "no version runs in a process of its own",
     ("shadow", "copies that were not run"): "every copy was run",
     ("overview", "alerts"): "what fires here depends on how far the shadow's disagreement has come",
 }
