@@ -7,6 +7,7 @@ import onnxruntime as ort
 from semver import Version
 
 from onnx_models import leaky, look_up, matmul, scaled, slow, string_identity
+from rowwise_models import drops_stop_words, keeps_by_mask, squeezes_single_frames
 from turnout.config import Batching, Runtime
 from wire import outputs_of, refusal, request, stub_of
 
@@ -52,6 +53,49 @@ async def test_a_model_whose_rows_leak_into_each_other_is_not_batched(publish_mo
         assert answer.timing.batch_rows == 0
     entry = server.services.catalog.snapshot.models["m"].versions[Version(1, 0, 0)]
     assert "differs" in entry.batching
+
+
+async def test_rows_kept_by_a_mask_are_answered_to_their_own_client(publish_model, start_server) -> None:
+    """With as many rows kept as clients, an answer cut by row counts is another client's."""
+    publish_model("m", "1.0.0", keeps_by_mask())
+    server = await start_server(batching=ALWAYS, runtime=ONE_RUNNER)
+    assert "Compress" in server.services.catalog.snapshot.models["m"].versions[Version(1, 0, 0)].batching
+
+    async def ask(client: int, stub) -> None:
+        random = np.random.default_rng(client)
+        for _ in range(10):
+            x = random.standard_normal((1, 64)).astype(np.float32)
+            x[0, 0] = -100 if random.random() < 0.5 else client
+            answer = await stub.Predict(request("m", x=x))
+            np.testing.assert_array_equal(outputs_of(answer)["kept"], x[x[:, 0] > -50])
+
+    async with stub_of(server) as stub:
+        await asyncio.gather(*(ask(client, stub) for client in range(8)))
+
+
+async def test_dropped_stop_words_take_no_other_clients_words(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", drops_stop_words())
+    server = await start_server(batching=Batching(only_where_it_pays=False, max_delay_ms=20), runtime=ONE_RUNNER)
+    words = ["the", "Frog", "a", "Points"] * 5
+    async with stub_of(server) as stub:
+        answers = await asyncio.gather(*(stub.Predict(request("m", x=np.array([w], dtype=object))) for w in words))
+    kept = {"the": "", "a": ""}
+    assert [outputs_of(answer)["y"].tolist() for answer in answers] == [[kept.get(w, w.lower())] for w in words]
+
+
+async def test_sizes_that_are_not_proved_yet_run_alone_and_share_runs_later(publish_model, start_server) -> None:
+    """Below, an If on the length drops a dimension, so that the graph is proved for one length at a time."""
+    publish_model("m", "1.0.0", squeezes_single_frames())
+    server = await start_server(batching=Batching(only_where_it_pays=False, max_delay_ms=20), runtime=ONE_RUNNER)
+    async with stub_of(server) as stub:
+        async with asyncio.timeout(30):
+            rows = 0
+            while rows < 2:
+                sent = [np.full((1, 5, 4), i, np.float32) for i in range(6)]
+                answers = await asyncio.gather(*(stub.Predict(request("m", x=x)) for x in sent))
+                for x, answer in zip(sent, answers, strict=True):
+                    np.testing.assert_array_equal(outputs_of(answer)["y"], x)
+                rows = max(answer.timing.batch_rows for answer in answers)
 
 
 async def test_one_bad_request_in_a_batch_fails_alone(publish_model, start_server) -> None:

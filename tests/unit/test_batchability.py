@@ -9,7 +9,9 @@ from onnx import TensorProto, helper
 from semver import Version
 
 from onnx_models import leaky, matmul, model, scaled, tensor
+from rowwise_models import FLOAT, X, drops_stop_words, graph, keeps_by_mask, node, squeezes_single_frames
 from turnout.config import Runtime
+from turnout.errors import ModelFailure
 from turnout.registry.manifest import MODEL_FILE, Batching, FileEntry, Manifest
 from turnout.registry.onnx_graph import read_graph
 from turnout.registry.onnx_model import read_model
@@ -100,6 +102,75 @@ def _wants_long_inputs() -> onnx.ModelProto:
 
 def test_longer_inputs_are_tried_where_short_ones_raise(proved) -> None:
     assert proved(_wants_long_inputs()).max_rows == 8
+
+
+def _own_operator_that_keeps_rows() -> onnx.ModelProto:
+    """y = x, by way of a graph that no rule speaks for: rows are written where they are."""
+    places = [
+        node("Shape", "x", "size", end=1),
+        node("Squeeze", "size", "count"),
+        node("Range", "zero count one", "places"),
+        node("Unsqueeze", "places last", "rows"),
+        node("ScatterND", "x rows x"),
+    ]
+    constants = {"zero": np.array(0), "one": np.array(1), "last": np.array([1])}
+    return graph(places, X, {"y": (FLOAT, 2)}, constants)
+
+
+def test_what_the_graph_does_not_prove_is_batched_only_where_it_is_declared_and_runs_agree(proved) -> None:
+    undeclared = proved(_own_operator_that_keeps_rows())
+    assert undeclared.max_rows == 0
+    assert not undeclared.mixes
+    assert "the graph does not prove" in undeclared.reason
+    assert "Range" in undeclared.reason
+    declared = proved(_own_operator_that_keeps_rows(), Batching(axes={"x": 0, "y": 0}))
+    assert (declared.max_rows, declared.input_axes, declared.output_axes) == (8, {"x": 0}, {"y": 0})
+    assert declared.reason.startswith("batched (declared, and runs agree; the graph does not prove it: Range")
+    assert (
+        proved(matmul(), Batching(axes={"x": 0, "y": 0})).reason
+        == "batched (declared and proved by graph and run: x axis 0)"
+    )
+
+
+@pytest.mark.parametrize("make", [keeps_by_mask, drops_stop_words, leaky])
+def test_no_declaration_has_rows_mixed_up(proved, make) -> None:
+    proto = make()
+    names = [value.name for value in [*proto.graph.input, *proto.graph.output]]
+    plan = proved(proto, Batching(axes=dict.fromkeys(names, 0)))
+    assert plan.max_rows == 0
+    assert proto.graph.node[-1].op_type in plan.reason or proto.graph.node[0].op_type in plan.reason
+
+
+def test_a_declared_output_axis_is_checked(proved) -> None:
+    assert "grows along axis 0, not 1" in proved(matmul(), Batching(axes={"x": 0, "y": 1})).reason
+
+
+def test_a_graph_that_is_proved_for_some_sizes_names_them(proved) -> None:
+    plan = proved(squeezes_single_frames())
+    assert plan.max_rows == 8
+    assert "for sizes of other dimensions that the graph is proved for" in plan.reason
+    assert plan.sizes is not None
+    assert plan.sample is not None
+    known = (("x", plan.sample["x"].shape[1:]),)
+    assert plan.sizes.holds(known)
+
+
+def test_a_model_that_ran_on_nothing_is_batched_only_where_it_is_declared_and_the_graph_proves_it(tmp_path) -> None:
+    def refuses(_inputs: object, _names: object) -> list[np.ndarray]:
+        raise ModelFailure("not this")
+
+    def plan(proto: onnx.ModelProto, batching: Batching | None) -> BatchPlan:
+        path = tmp_path / "m.onnx"
+        onnx.save(proto, path)
+        signature = read_model(path).signature
+        files = (FileEntry(MODEL_FILE, 1, "sha256:" + "0" * 64),)
+        manifest = Manifest("m", Version(1), files, signature, {"": 17}, 8, batching)
+        return prove(refuses, manifest, 8, (), read_graph(path))
+
+    declared = Batching(axes={"x": 0, "y": 0})
+    assert plan(matmul(), declared).max_rows == 8
+    assert "publish a golden case" in plan(matmul(), None).reason
+    assert plan(leaky(), declared).max_rows == 0
 
 
 def test_a_golden_case_is_tried_first(proved) -> None:

@@ -10,7 +10,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 import onnx_models
 from turnout.errors import InvalidModel
 from turnout.registry import onnx_functions, onnx_structure
-from turnout.registry.graph import ModelGraph, TensorType
+from turnout.registry.graph import ModelGraph, TensorType, Unread
 from turnout.registry.onnx_graph import read_graph
 
 
@@ -114,11 +114,39 @@ def test_functions_are_put_in_place(graph_of):
 
 def test_functions_that_would_never_end_stay_calls(graph_of):
     read = graph_of(_calls([_doubles("one", ("local", "two")), _doubles("two", ("local", "one"))], "one"))
-    assert [(node.domain, node.op_type) for node in read.graph.nodes] == [("local", "one")]
+    assert [(node.domain, node.op_type) for node in read.graph.nodes] == [("local function of local", "one")]
+
+
+def test_a_function_with_the_name_of_a_standard_operator_is_none(graph_of):
+    function = _doubles("Relu", ("", "Relu"))
+    function.domain = ""
+    proto = _calls([function], "Relu")
+    proto.graph.node[0].domain = ""
+    read = graph_of(proto)
+    assert [(node.domain, node.op_type) for node in read.graph.nodes] == [("local function of ", "Relu")]
+
+
+def test_what_a_caller_may_set_decides_no_shape(graph_of):
+    shape = numpy_helper.from_array(np.array([-1, 2]), "shape")
+    x, y = onnx_models.tensor("x", TensorProto.FLOAT, ["n", 4]), onnx_models.tensor("y", TensorProto.FLOAT, [None] * 2)
+    nodes = [helper.make_node("Reshape", ["x", "shape"], ["y"])]
+    fixed = onnx_models.model(nodes, [x], [y], [shape])
+    assert graph_of(fixed).graph.types["y"].shape[1] == 2
+    settable = onnx_models.model(nodes, [x, onnx_models.tensor("shape", TensorProto.INT64, [2])], [y], [shape])
+    read = graph_of(settable)
+    assert 2 not in (read.graph.types["y"].shape or ())
+    assert read.graph.initializers["shape"].values.tolist() == [-1, 2]
+
+
+def test_an_attribute_that_is_stated_twice_is_not_known(graph_of):
+    proto = onnx_models.softmax()
+    softmax = proto.graph.node[-1]
+    softmax.attribute.append(helper.make_attribute("axis", 0))
+    assert graph_of(proto).graph.nodes[-1].attributes["axis"] == Unread("stated twice")
 
 
 def test_functions_that_would_fill_the_memory_stay_calls(graph_of):
     chain = [_doubles(f"f{i}", ("local", f"f{i + 1}")) for i in range(40)] + [_doubles("f40")]
     assert onnx_functions.MOST_NODES < 2**40
     read = graph_of(_calls(chain, "f0"))
-    assert [(node.domain, node.op_type) for node in read.graph.nodes] == [("local", "f0")]
+    assert [(node.domain, node.op_type) for node in read.graph.nodes] == [("local function of local", "f0")]

@@ -1,8 +1,12 @@
 """Puts the local functions of an ONNX model in place of the nodes that call them."""
 
+import contextlib
 from collections.abc import Iterable, Mapping
 
 from onnx import FunctionProto, ModelProto, NodeProto, inliner
+
+LOCAL_DOMAIN = "local function of "
+"""Begins the domain of a call of a function that was not put in place."""
 
 MOST_NODES = 200_000
 """Nodes that a model may have with its functions put in place: functions that call each other twice, thirty deep, would
@@ -12,19 +16,25 @@ _Key = tuple[str, str, str]
 
 
 def inlined(model: ModelProto) -> ModelProto:
-    """Returns `model` with its functions put in place; `model` itself where it has none, or where that cannot be done:
-    one calls itself, or too many nodes would come of it. Those that are written for another version of an operator set
-    stay calls.
+    """Returns `model`, which may be changed, with its functions put in place of their calls.
+
+    Where that cannot be done a call stays, of a domain that begins with `LOCAL_DOMAIN`: whatever it is called, it is no
+    standard operator. So it is where a function calls itself, where too many nodes would come of it, and where one is
+    written for another version of an operator set.
     """
     if not model.functions:
         return model
     size = _size_inlined(model)
-    if size is None or size > MOST_NODES:
-        return model
-    try:
-        return inliner.inline_local_functions(model)
-    except Exception:  # noqa: BLE001 - it raises RuntimeError and errors of its own; calls that stay are unknown operators
-        return model
+    if size is not None and size <= MOST_NODES:
+        # It raises RuntimeError and errors of its own; what it could not do stays a call.
+        with contextlib.suppress(Exception):
+            model = inliner.inline_local_functions(model)
+    left = {(f.domain, f.name, f.overload) for f in model.functions}
+    for node in _nodes(model.graph.node):
+        if _called(node) in left:
+            node.domain = f"{LOCAL_DOMAIN}{node.domain}"
+    del model.functions[:]
+    return model
 
 
 def _size_inlined(model: ModelProto) -> int | None:

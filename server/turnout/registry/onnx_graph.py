@@ -33,6 +33,8 @@ KEPT_ELEMENTS = 1024
 LONGEST_VECTOR = 1 << 16
 """Elements of a vector up to which values are followed through a graph; shapes, which is what that is for, have few."""
 
+_FIRST_IR_WITH_DEFAULTS = 4
+
 _ELEMENTS = {"float": "float32", "double": "float64"}
 
 
@@ -81,6 +83,18 @@ def _forget_claims(graph: GraphProto) -> None:
 
 
 def _inferred(model: ModelProto) -> ModelProto:
+    # What a caller may set is not known, whatever it is when nobody does.
+    settable = {value.name for value in model.graph.input} if model.ir_version >= _FIRST_IR_WITH_DEFAULTS else set()
+    defaults = [tensor for tensor in model.graph.initializer if tensor.name in settable]
+    fixed = [tensor for tensor in model.graph.initializer if tensor.name not in settable]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(fixed)
+    inferred = _with_types(model)
+    inferred.graph.initializer.extend(defaults)
+    return inferred
+
+
+def _with_types(model: ModelProto) -> ModelProto:
     del model.functions[:]  # those that could not be put in place: inference would go through each call, without end
     try:
         plain = shape_inference.infer_shapes(model)
@@ -118,8 +132,11 @@ def _graph(graph: GraphProto) -> Graph:
 def _node(node: NodeProto) -> Node:
     attributes: dict[str, Attribute] = {}
     subgraphs: dict[str, tuple[Graph, ...]] = {}
+    names = [attribute.name for attribute in node.attribute]
     for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH:
+        if names.count(attribute.name) > 1:
+            attributes[attribute.name] = Unread("stated twice")
+        elif attribute.type == AttributeProto.GRAPH:
             subgraphs[attribute.name] = (_graph(attribute.g),)
         elif attribute.type == AttributeProto.GRAPHS:
             subgraphs[attribute.name] = tuple(map(_graph, attribute.graphs))

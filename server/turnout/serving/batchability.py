@@ -127,6 +127,7 @@ class _Attempt:
         try:
             tried = rows_to_try(sample, self.input_axes, self.golden)
             output_axes = check(self.run, self.manifest, self.input_axes, tried, proved=proved)
+            self._check_declared(output_axes)
         except Difference as found:
             why = f"{found} ({proof.obstacle})" if proof.obstacle else str(found)
             return BatchPlan(0, reason=f"unbatched: {why}", sample=sample, mixes=found.mixes)
@@ -140,6 +141,12 @@ class _Attempt:
         where = "" if sizes is None else "; for sizes of other dimensions that the graph is proved for"
         reason = f"batched ({how} by graph and run: {axes}{where})"
         return BatchPlan(rows, self.input_axes, output_axes, reason, sample, sizes=sizes)
+
+    def _check_declared(self, output_axes: Mapping[str, int]) -> None:
+        declared = (self.manifest.batching.axes if self.manifest.batching else None) or {}
+        for name, axis in output_axes.items():
+            if declared.get(name, axis) != axis:
+                raise Difference(f"output {name} grows along axis {axis}, not {declared[name]}", mixes=False)
 
     def _unrun(self, rows: int, proof: Proof, axes: str, trouble: str) -> BatchPlan:
         """Plans for a model that ran on none of the inputs tried: the graph and the publisher both have to say it."""

@@ -13,9 +13,6 @@ from numpy.typing import NDArray
 
 from turnout.serving.rowwise.sizes import ONE, ONE_ROW, Size, product
 
-_MOST_UNKNOWN = 64
-"""Tensors of so many elements are followed although no element is known: they may be a shape, in which some are."""
-
 _FOLLOWED = frozenset({"bool", "int32", "int64", "float32", "float64"})
 """NumPy's names of the element types whose numbers are followed: sizes and scales are of these."""
 
@@ -34,8 +31,8 @@ None where it is not known before a run; then it is the same for a row and for a
 Elements = NDArray[Any]
 """An object array of `Element`."""
 
-MOST_ELEMENTS = 1024
-"""Tensors with more elements than this are not followed element by element."""
+MOST_ELEMENTS = 64
+"""Tensors with more elements than this are not followed element by element: shapes, axes and pads have fewer."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,7 +146,7 @@ def unknown(shape: tuple[Size, ...] | None) -> Shared:
     """Describes a tensor of which no more than the shape is known."""
     sizes = [size.constant for size in shape] if shape is not None else [None]
     known = [size for size in sizes if size is not None]
-    if len(known) < len(sizes) or math.prod(known) > _MOST_UNKNOWN:
+    if len(known) < len(sizes) or math.prod(known) > MOST_ELEMENTS:
         return Shared(shape)
     return Shared(shape, np.full(known, None, dtype=object))
 

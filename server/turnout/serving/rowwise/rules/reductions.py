@@ -165,15 +165,6 @@ def _fourier(call: Call) -> Sequence[State]:
     return [rows.with_dimension(axis, call.fresh(axis)).with_dimension(last, call.fresh(last))]
 
 
-def _short_time_fourier(call: Call) -> Sequence[State]:
-    """STFT of (rows, length) or (rows, length, 1 or 2) to (rows, frames, bins, 2)."""
-    rows = call.rows(0)
-    call.shared(*range(1, len(call.inputs)))
-    if rows.axis or rows.rank not in (2, 3):
-        raise NotRowWise("the batch axis is not its first")
-    return [rows.with_shape((rows.shape[0], call.fresh(1), call.fresh(2), Size(2)), 0)]
-
-
 _REDUCTIONS = (
     "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare"
 )
@@ -194,7 +185,6 @@ _STANDARD: Mapping[str, Rule] = {
     "LpNormalization": _along_axis(-1),
     "MeanVarianceNormalization": _mean_variance,
     "RMSNormalization": _layer_normalization,
-    "STFT": _short_time_fourier,
     "SimplifiedLayerNormalization": _layer_normalization,
     "Softmax": _softmax,
     "TopK": _top_k,

@@ -1,0 +1,77 @@
+"""How requests are put together and outputs taken apart, and that nothing is cut whose size does not add up."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from turnout.serving.batch import BatchSizeMismatch, join, shape_of, split
+from turnout.serving.batchability import BatchPlan
+from turnout.serving.proven_sizes import ProvenSizes
+
+PLAN = BatchPlan(8, {"x": 0}, {"y": 0, "z": 1})
+
+
+def test_outputs_are_cut_by_rows_along_their_axes():
+    outputs = {"y": np.arange(3), "z": np.arange(6).reshape(2, 3), "c": np.array([7])}
+    first, second = split(PLAN, outputs, [1, 2], [["y", "c"], ["z"]])
+    assert [part.tolist() for part in first] == [[0], [7]]
+    assert [part.tolist() for part in second] == [[[1, 2], [4, 5]]]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("y", (2,)), ("y", (4,)), ("y", (0,)), ("y", ()), ("z", (3,)), ("z", (3, 2)), ("z", (2, 6))],
+)
+def test_a_run_whose_output_has_other_rows_than_its_requests_is_not_cut(name, shape):
+    outputs = {"y": np.zeros(3), "z": np.zeros((2, 3))} | {name: np.zeros(shape)}
+    with pytest.raises(BatchSizeMismatch, match=f"output {name} of a run of 3 rows"):
+        split(PLAN, outputs, [1, 2], [["y"], ["z"]])
+
+
+def test_a_request_by_itself_has_whatever_its_model_answers():
+    assert split(PLAN, {"y": np.zeros(5)}, [1], [["y"]])[0][0].shape == (5,)
+
+
+def test_outputs_that_nobody_asked_for_are_not_looked_for():
+    assert [len(parts) for parts in split(PLAN, {"y": np.zeros(2)}, [1, 1], [["y"], ["y"]])] == [1, 1]
+
+
+def _proof(answer: bool):
+    asked, done = [], threading.Event()
+
+    def prove(sizes):
+        asked.append(sizes)
+        done.set()
+        return answer
+
+    return prove, asked, done
+
+
+def _wait_until(condition) -> bool:
+    return any(condition() or threading.Event().wait(0.01) for _ in range(1000))
+
+
+def test_sizes_that_are_new_run_alone_until_they_are_proved():
+    prove, asked, done = _proof(True)
+    plan = BatchPlan(8, {"x": 0}, {"y": 0}, sizes=ProvenSizes(prove, [(("x", (4,)),)]))
+    assert shape_of(plan, {"x": np.zeros((1, 4))}) is not None
+    assert shape_of(plan, {"x": np.zeros((1, 5))}) is None
+    assert done.wait(10)
+    assert _wait_until(lambda: shape_of(plan, {"x": np.zeros((2, 5))}) is not None)
+    assert asked == [(("x", (5,)),)]
+
+
+def test_sizes_that_are_disproved_stay_alone_and_are_asked_for_once():
+    prove, asked, done = _proof(False)
+    sizes = ProvenSizes(prove, [])
+    assert not sizes.holds((("x", (5,)),))
+    assert done.wait(10)
+    assert _wait_until(lambda: (("x", (5,)),) in sizes._known)
+    assert not sizes.holds((("x", (5,)),))
+    assert len(asked) == 1
+
+
+def test_requests_of_equal_sizes_are_joined_in_their_order():
+    together = join(PLAN, [{"x": np.zeros((1, 2))}, {"x": np.ones((2, 2))}])
+    assert together["x"][:, 0].tolist() == [0, 1, 1]

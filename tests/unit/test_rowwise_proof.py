@@ -1,0 +1,127 @@
+"""The batch dimension is followed through the graph, and a node that may mix rows is named."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import ModelProto
+
+import onnx_models
+import rowwise_models
+from rowwise_models import KEEP, MIX
+from turnout.registry.onnx_graph import read_graph
+from turnout.registry.onnx_model import read_model
+from turnout.registry.signature import Signature
+from turnout.serving.rowwise.proof import Proof, prove_rows
+from zoo import WHEELS, fetch
+
+
+def prove(path: Path) -> Proof:
+    """Proves what the server would: every input is batched along its dimension n."""
+    signature = read_model(path).signature
+    axes = {spec.name: spec.shape.index("n") for spec in signature.inputs if "n" in spec.shape}
+    return prove_rows(read_graph(path), signature, axes)
+
+
+@pytest.fixture
+def proof_of(tmp_path: Path):
+    return lambda proto: prove(onnx_models.save(proto, tmp_path / "m.onnx"))
+
+
+@pytest.mark.parametrize("kind", MIX)
+def test_rows_that_may_mix_are_not_proved_and_the_node_is_named(proof_of, kind):
+    proto = MIX[kind]()
+    proof = proof_of(proto)
+    assert not proof.output_axes
+    operators = {node.op_type for node in read_nodes(proto)}
+    named = any(proof.obstacle.removeprefix("somebody.").startswith(operator) for operator in operators)
+    assert named or proof.obstacle.startswith("output y"), proof.obstacle
+
+
+def read_nodes(proto: ModelProto) -> list[onnx.NodeProto]:
+    nodes = list(proto.graph.node)
+    for node in nodes:
+        nodes += [inner for a in node.attribute if a.HasField("g") for inner in a.g.node]
+    return nodes
+
+
+def _runs(kind: str) -> ort.InferenceSession | None:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        return ort.InferenceSession(MIX[kind]().SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception:  # noqa: BLE001 - ONNX Runtime has errors of its own for an operator that it does not know
+        return None
+
+
+def test_the_models_of_the_table_are_models():
+    assert len(MIX) > 60
+    assert [kind for kind in MIX if _runs(kind) is None] == ["a custom operator"]
+
+
+@pytest.mark.parametrize("kind", KEEP)
+def test_usual_networks_are_proved(proof_of, kind):
+    proof = proof_of(KEEP[kind]())
+    assert proof.obstacle == ""
+    assert set(proof.output_axes.values()) == {0}
+
+
+@pytest.mark.parametrize("version", ["1.0.0", "3.2.0", "3.3.0"])
+def test_magika_is_proved(version):
+    path = fetch("magika", version)
+    assert prove_rows(read_graph(path), read_model(path).signature, {"bytes": 0}) == Proof({"target_label": 0})
+
+
+SILERO = [version for model, version in WHEELS if model == "silero"]
+
+
+@pytest.mark.parametrize("version", SILERO)
+@pytest.mark.parametrize("length", [256, 512, 576])
+def test_silero_is_proved_for_the_lengths_it_takes(version, length):
+    path = fetch("silero", version)
+    signature = read_model(path).signature
+    first = type(signature.inputs[0])("input", signature.inputs[0].dtype, (None, length))
+    sized = Signature((first, *signature.inputs[1:]), signature.outputs)
+    assert prove_rows(read_graph(path), sized, {"input": 0, "state": 1}) == Proof({"output": 0, "stateN": 1})
+
+
+@pytest.mark.parametrize("version", SILERO)
+def test_silero_is_not_proved_for_every_length(version):
+    """With more than one frame its decoder takes rows for time."""
+    path = fetch("silero", version)
+    proof = prove_rows(read_graph(path), read_model(path).signature, {"input": 0, "state": 1})
+    assert "decoder/rnn" in proof.obstacle
+
+
+def test_a_folded_batch_axis_is_followed_until_it_unfolds(proof_of):
+    node, graph = rowwise_models.node, rowwise_models.graph
+    takes = {"x": (rowwise_models.FLOAT, ["n", "t", 4])}
+    constants = {"fold": np.array([-1, 4]), "w": np.ones((4, 3)) * 0.5}
+    nodes = [node("Reshape", "x fold", "rows"), node("MatMul", "rows w", "y")]
+    folded = graph(nodes, takes, {"y": (rowwise_models.FLOAT, 2)}, constants)
+    assert "folded" in proof_of(folded).obstacle
+    nodes += [
+        node("Shape", "x", "size", end=2),
+        node("Concat", "size three", "back", axis=0),
+        node("Reshape", "y back", "z"),
+    ]
+    unfolded = graph(nodes, takes, {"z": (rowwise_models.FLOAT, 3)}, constants | {"three": np.array([3])})
+    assert proof_of(unfolded) == Proof({"z": 0})
+
+
+def test_an_output_without_rows_is_shared_only_where_it_is_constant(proof_of):
+    node, graph = rowwise_models.node, rowwise_models.graph
+    outputs = {"y": (rowwise_models.FLOAT, 2), "c": (rowwise_models.FLOAT, 1)}
+    constants = {"k": [1.0, 2.0]}
+    constant = graph([node("Neg", "x", "y"), node("Neg", "k", "c")], rowwise_models.X, outputs, constants)
+    assert proof_of(constant) == Proof({"y": 0})
+    summed = graph(
+        [node("Neg", "x", "y"), node("ReduceSum", "x axes", "c", keepdims=0)],
+        rowwise_models.X, outputs, {"axes": np.array([0])},
+    )  # fmt: skip
+    assert "ReduceSum" in proof_of(summed).obstacle
+    counted = graph([node("Neg", "x", "y"), node("Shape", "x", "c")], rowwise_models.X, outputs)
+    counted.graph.output[1].type.tensor_type.elem_type = rowwise_models.INT64
+    assert "how many rows" in proof_of(counted).obstacle
