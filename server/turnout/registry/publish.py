@@ -21,6 +21,7 @@ from typing import BinaryIO
 from semver import Version
 
 from turnout.errors import ConfigError, Exhausted, InvalidModel
+from turnout.registry.cancellation import checkpoint
 from turnout.registry.commit import Recorded, Yanked, check_number, commit, is_published, unrecorded
 from turnout.registry.comparison import Comparison, subject_of
 from turnout.registry.compat import Bump
@@ -169,6 +170,7 @@ def publish(
         attest(candidate)
         attestation = attest_gates(repository, candidate, report)
         try:
+            checkpoint()  # the last: from here on it exists
             created = commit(repository, candidate, yanked, recorded)
         except BaseException:
             attestation.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from semver import Version
 
 from turnout.errors import InvalidModel, InvalidRequest, Violation
+from turnout.registry.cancellation import checkpoint
 from turnout.registry.listing import Published
 from turnout.registry.manifest import Manifest
 
@@ -178,6 +179,7 @@ def run_gates(
     failed: str | None = None
     unwanted = {skip.gate: skip for skip in skips}
     for gate in gates:
+        checkpoint()
         if failed is not None:
             verdict = GateVerdict(Outcome.SKIPPED, f"not run, since {failed} failed")
         elif skip := unwanted.get(gate.name):

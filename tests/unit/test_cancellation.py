@@ -1,0 +1,73 @@
+"""Long work in threads ends at its next step once it is cancelled, with the cause it was cancelled for."""
+
+import io
+import threading
+from pathlib import Path
+
+import pytest
+from semver import Version
+
+import onnx_models
+from turnout.errors import TurnoutError, Unavailable
+from turnout.registry.cancellation import Cancellation, WorkCancelled, checkpoint, current
+from turnout.registry.digest import stream_digest
+from turnout.registry.publish import PublishRequest, publish
+from turnout.registry.repository import Repository
+from turnout.registry.staging import STAGING
+
+
+class Endless(io.RawIOBase):
+    """A stream without an end, as a large file is to whoever waits."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+
+    def read(self, size: int = -1) -> bytes:
+        self.begun.set()
+        return bytes(size)
+
+
+def test_hashing_ends_when_it_is_cancelled() -> None:
+    cancellation, source = Cancellation(), Endless()
+    raised: list[BaseException] = []
+
+    def work() -> None:
+        with cancellation.applies():
+            try:
+                stream_digest(source)  # type: ignore[arg-type]
+            except WorkCancelled as error:
+                raised.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert source.begun.wait(30)
+    cancellation.cancel(Unavailable("the server stops"))
+    cancellation.cancel(Unavailable("said again"))
+    thread.join(30)
+    assert not thread.is_alive()
+    assert [str(error) for error in raised] == ["the server stops"]
+
+
+def test_it_is_no_finding_that_a_gate_could_report() -> None:
+    assert not issubclass(WorkCancelled, TurnoutError)
+
+
+def test_work_under_nobody_s_cancellation_goes_on() -> None:
+    checkpoint()
+    with Cancellation().applies():
+        inner = current()
+    assert current() is not inner
+    checkpoint()
+
+
+def test_a_publish_that_is_cancelled_while_it_copies_leaves_nothing(tmp_path: Path) -> None:
+    cancellation, repository = Cancellation(), Repository(tmp_path / "models")
+    source = onnx_models.save(onnx_models.matmul(), tmp_path / "m.onnx")
+    with cancellation.applies(), pytest.raises(WorkCancelled):
+        publish(
+            repository,
+            PublishRequest("m", Version(1), source),
+            progress=lambda _: cancellation.cancel(Unavailable("its client left")),
+        )
+    assert [path for path in (repository.root / STAGING).iterdir() if path.is_dir()] == []
+    assert repository.published() == ()
