@@ -149,7 +149,7 @@ class Tick:
     def from_json(cls, body: Mapping[str, Any]) -> Self:
         """Reads what `to_json` wrote."""
         canary, baseline = (
-            {metric: Count(int(n), int(x)) for metric, (n, x) in body[arm].items()} for arm in ("canary", "baseline")
+            {metric: _count(counted) for metric, counted in body[arm].items()} for arm in ("canary", "baseline")
         )
         return cls(float(body["seconds"]), canary, baseline, int(body["largest_batch"]))
 
@@ -302,7 +302,7 @@ class Evidence:
         """Reads what `to_json` wrote, for the same metrics."""
         accumulators = {
             name: Accumulator(
-                tuple(map(float, a["worse"])), tuple(map(float, a["fit"])), Count(*a["canary"]), Count(*a["baseline"])
+                tuple(map(float, a["worse"])), tuple(map(float, a["fit"])), _count(a["canary"]), _count(a["baseline"])
             )
             for name, a in body["accumulators"].items()
         }
@@ -310,6 +310,14 @@ class Evidence:
             tuple(metrics), float(body["duration"]), accumulators,
             float(body["left"]), int(body["phi"]), float(body["peak"]),
         )  # fmt: skip
+
+
+def _count(counted: Sequence[Any]) -> Count:
+    """Reads requests, and bad ones among them. Raises ValueError if they are no counts."""
+    requests, bad = map(int, counted)
+    if not 0 <= bad <= requests < 1 << 63:
+        raise ValueError(f"expected requests and bad ones among them, got {requests} and {bad}")
+    return Count(requests, bad)
 
 
 def _taken(metric: Metric, known: Accumulator, tick: Tick, gamma: float, phi: int) -> Accumulator:
