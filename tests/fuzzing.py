@@ -282,7 +282,7 @@ def _http(random: Random) -> Request:
             + part
         )
     method = "GET" if random.random() < 0.1 else "POST"
-    lines = [f"{method} {path} HTTP/1.1".encode(), b"host: test", b"content-length: %d" % len(body)]
+    lines = [f"{method} {path} HTTP/1.1".encode(), b"host: 127.0.0.1", b"content-length: %d" % len(body)]
     lines += [f"{name}: {value}".encode("latin-1") for name, value in headers.items()]
     return Request(b"\r\n".join(lines).replace("é".encode("latin-1"), "é".encode()) + b"\r\n\r\n", body)
 
