@@ -18,7 +18,7 @@ INFER = "/inference.GRPCInferenceService/ModelInfer"
 STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
 
 ELEMENTS = 2 * MIB
-STRINGS = MIB
+STRINGS = MIB // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def _json() -> Iterator[Hostile]:
         size = data.count(b",") + 1
         head = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[%d],"data":' % size
         yield Hostile(f"JSON of {name}, /v2", "/v2/models/f/infer", head + data + b"}]}")
-    yield Hostile("JSON of 1 M strings, /predict", "/predict/s", b'{"inputs":{"x":' + texts.encode() + b"}}")
+    yield Hostile("JSON of 512 K strings, /predict", "/predict/s", b'{"inputs":{"x":' + texts.encode() + b"}}")
     yield Hostile("JSON of 256 K lists, /predict", "/predict/m", b'{"inputs":{"x":' + pairs + b"}}")
     yield Hostile(
         "JSON nested 1,000 deep, 8 MiB", "/predict/f", b"[" + (b"[" * 1000 + b"]" * 1000 + b",") * 120 + b"1]"
@@ -115,17 +115,17 @@ def _strings() -> Iterator[Hostile]:
     count = varint(STRINGS)
     tensor = delimited(1, b"x") + delimited(2, b"BYTES") + delimited(3, count) + delimited(5, b"\x42\x01a" * STRINGS)
     message = delimited(1, b"s") + delimited(5, tensor)
-    yield Hostile("1 M strings", INFER, message)
-    yield Hostile("1 M strings, stream", STREAM_INFER, message)
+    yield Hostile("512 K strings", INFER, message)
+    yield Hostile("512 K strings, stream", STREAM_INFER, message)
     raw = oip.ModelInferRequest(model_name="s")
     raw.inputs.add(name="x", datatype="BYTES", shape=[STRINGS])
     raw.raw_input_contents.append(struct.pack("<I", 1).join([b"", *[b"a"] * STRINGS]))
-    yield Hostile("1 M raw strings", INFER, raw.SerializeToString())
+    yield Hostile("512 K raw strings", INFER, raw.SerializeToString())
     v1 = delimited(1, b"x") + b"\x10" + varint(pb.DATA_TYPE_STRING) + delimited(3, count) + b"\x2a\x01a" * STRINGS
     request = delimited(1, b"s") + delimited(4, b"") + delimited(5, v1)
-    yield Hostile("1 M strings, v1", PREDICT, request)
+    yield Hostile("512 K strings, v1", PREDICT, request)
     item = delimited(1, delimited(1, b"s") + delimited(3, b"r") + delimited(5, v1))
-    yield Hostile("1 M strings, v1 stream", PREDICT_STREAM, item)
+    yield Hostile("512 K strings, v1 stream", PREDICT_STREAM, item)
 
 
 def _raw() -> Iterator[Hostile]:

@@ -73,7 +73,7 @@ class Limits(QueueLimits):
     max_rank: Annotated[Count, Field(le=32)] = 8
     max_name_bytes: Annotated[Count, Field(ge=64)] = 1024
     max_elements: Count = 2 * 1024 * 1024
-    max_strings: Count = 1024 * 1024
+    max_strings: Count = 512 * 1024
 
 
 class Batching(Section):
