@@ -127,7 +127,10 @@ def test_a_yank_says_what_is_left_and_what_stands_in_its_way(shell: Shell) -> No
     assert refused.startswith("2.0.0 of m is not yanked: it is what the tag stable names; move or delete the tag")
     shell.run("tag", "m", "stable", "1.0.0")
     said = shell.run("yank", "m@2.0.0", "--reason", "it leaks").stdout
-    assert said == "m 2.0.0 is yanked; it was released; 1.0.0 is the highest released version now\n"
+    assert said == (
+        "m 2.0.0 is yanked; it was released; 1.0.0 is the highest released version now\n"
+        "plain requests: 1.0.0; latest: 1.0.0; ^1: 1.0.0\n"
+    )
     assert shell.json("yank", "m@2.0.0", "--reason", "again")["changed"] is False
     assert "yanked: it leaks" in shell.run("show", "m@2.0.0").stdout
     assert shell.json("show", "m@2.0.0")["yanked"] == "it leaks"
@@ -137,7 +140,7 @@ def test_a_yank_says_what_is_left_and_what_stands_in_its_way(shell: Shell) -> No
 
     assert "it leaks); to bring it back, say --i-know-why" in shell.error("unyank", "m@2.0.0", "--reason", "fixed")
     back = shell.run("unyank", "m@2.0.0", "--reason", "it was the driver", "--i-know-why").stdout
-    assert back == "m 2.0.0 is a candidate again\n"
+    assert back == "m 2.0.0 is a candidate again\nplain requests: 1.0.0; latest: 1.0.0; ^1: 1.0.0\n"
 
 
 def test_a_tag_moves_only_from_where_it_is_expected_and_tells_its_history(shell: Shell) -> None:

@@ -59,7 +59,10 @@ def versions(shell: Shell) -> dict[str, tuple[str, bool, list[str]]]:
 def test_a_published_version_is_a_candidate_until_it_is_released(shell: Shell) -> None:
     shell.publish("m", "1.0.0")
     assert versions(shell) == {"1.0.0": ("candidate", False, [])}
-    assert shell.json("release", "m@v1.0.0") == {"model": "m", "version": "1.0.0", "changed": True}
+    said = shell.json("release", "m@v1.0.0")
+    whole = [{"version": "1.0.0", "share": 1.0, "role": "baseline", "rollout": None}]
+    assert (said["model"], said["version"], said["changed"]) == ("m", "1.0.0", True)
+    assert said["answers"] == {"plain": whole, "selectors": {"latest": whole, "^1": whole}, "notes": []}
     assert shell.json("release", "m@1.0.0")["changed"] is False
     assert versions(shell) == {"1.0.0": ("released", True, [])}
 
