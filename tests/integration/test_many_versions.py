@@ -52,7 +52,7 @@ def _calls(work: Callable[[], object]) -> int:
 def _change_and_route(server: Running) -> None:
     manager, router = server.services.manager, server.services.router
     entry = server.services.catalog.snapshot.models["m"].versions[Version(1, 0, 0)]
-    manager._put(entry)
+    manager._inventory.put(entry)
     manager.sample()
     router.route("other", "")
 
@@ -102,9 +102,9 @@ async def test_a_selector_is_held_against_the_versions_once_a_change_even_where_
     first, again = _calls(miss), _calls(miss)
     assert again < 250 < first / 2
     # Another model's change takes nothing of it away; its own does.
-    manager._put(server.services.catalog.snapshot.models["other"].versions[Version(1, 0, 0)])
+    manager._inventory.put(server.services.catalog.snapshot.models["other"].versions[Version(1, 0, 0)])
     assert _calls(miss) < first / 2
-    manager._put(server.services.catalog.snapshot.models["m"].versions[Version(1, 0, 0)])
+    manager._inventory.put(server.services.catalog.snapshot.models["m"].versions[Version(1, 0, 0)])
     assert _calls(miss) > first / 2
 
 
