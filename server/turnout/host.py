@@ -195,11 +195,19 @@ def lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
-def try_lock(descriptor: int) -> bool:
-    """Holds the lock of an open file until it is closed; False where somebody else does."""
+def try_lock(descriptor: int, *, shared: bool = False) -> bool:
+    """Holds the lock of an open file until it is closed; False where somebody else holds one that forbids it.
+
+    Args:
+        descriptor: Of the file.
+        shared: Others may hold the lock too, as long as they share it.
+
+    Raises:
+        OSError: The file system has no locks.
+    """
     if fcntl is not None:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
     return True

@@ -131,8 +131,9 @@ async def test_what_a_rollback_goes_back_to_stays_loaded_and_a_restart_loads_it(
         server = await start_server(model={"m": {"load": setting}})
         await _until(server, lambda server=server: set(_states(server).values()) == {S.READY})
         assert set(_states(server)) == {"1.0.0", "2.0.0", "3.0.0"}
-    applied = await server.services.rollouts.rollback("m", None, "ada", "worse")
-    assert applied.state.policy == Policy(Version(1))
+    done = await server.services.rollouts.rollback("m", None, "ada", "worse")
+    assert done.baseline == Version(1)
+    assert server.services.policies.current["m"].state.policy == Policy(Version(1))
 
 
 async def test_a_yanked_release_is_replaced_by_the_one_below_it(publish_model, start_server) -> None:

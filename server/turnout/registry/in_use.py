@@ -4,7 +4,6 @@ A server keeps a shared lock (flock) on the manifest of each version that it has
 the exclusive one, so no version is removed under a server, and a server that is killed holds on to nothing.
 """
 
-import fcntl
 import os
 import shutil
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from semver import Version
 
+from turnout import host
 from turnout.errors import NotLoaded, Unavailable
 from turnout.registry.files import sync_directory
 from turnout.registry.manifest import MANIFEST_FILE
@@ -33,13 +33,13 @@ def hold(directory: Path) -> int | None:
     except OSError:
         return None  # the load finds out, and says more
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise NotLoaded(f"{directory.parent.name} {directory.name} is being pruned") from None
+        locked_by_us = host.try_lock(descriptor, shared=True)
     except OSError:  # a file system without locks
         os.close(descriptor)
         return None
+    if not locked_by_us:
+        os.close(descriptor)
+        raise NotLoaded(f"{directory.parent.name} {directory.name} is being pruned")
     return descriptor
 
 
@@ -90,17 +90,15 @@ def _claim(directory: Path, model: str, version: Version, patience: float) -> in
     until = time.monotonic() + patience
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= until:
-                os.close(descriptor)
-                raise Unavailable(
-                    f"{model} {version} is in memory of a server after {patience:g} s; its files stay until a later "
-                    "`turnout prune`"
-                ) from None
-            time.sleep(_POLL)
+            if host.try_lock(descriptor):
+                return descriptor
         except OSError:
             os.close(descriptor)
             return None
-        else:
-            return descriptor
+        if time.monotonic() >= until:
+            os.close(descriptor)
+            raise Unavailable(
+                f"{model} {version} is in memory of a server after {patience:g} s; its files stay until a later "
+                "`turnout prune`"
+            )
+        time.sleep(_POLL)
