@@ -32,6 +32,7 @@ HERE = {
     "tag": "tag m stable 1.0.0",
     "yank": "yank m@1.0.0 --reason leaks",
     "unyank": "unyank m@1.0.0 --reason fine",
+    "prune": "prune m",
     "models": "models --json",
     "show": "show m@2.0.0 --json",
     "diff": "diff m@1.0.0 m@2.0.0",

@@ -65,7 +65,8 @@ def test_one_made_slow_is_rolled_back_on_latency(models: Path) -> None:
 
 def test_one_that_raises_is_rolled_back_on_errors_that_a_part_of_its_share_met(models: Path) -> None:
     outcome = played(models, "raises")
-    assert set(outcome.harm.errors) == {"INTERNAL"}
+    # An index out of bounds, which ONNX Runtime calls the caller's fault: the baseline answers those requests.
+    assert set(outcome.harm.errors) == {"INVALID_ARGUMENT"}
     # 10 % of the files, of at most a third of the traffic, and a margin for the run of the draw.
     assert sum(outcome.harm.errors.values()) < 0.1 * outcome.harm.requests
     assert outcome.harm.wrong == 0

@@ -32,8 +32,8 @@ TICK_SECONDS = 0.1
 
 # `turnout` with a fault: the controller stops for good where HOLD says, and says so by a file. "STATE:recorded" is
 # between the record of a state and the traffic that it wishes; "STATE:applied" after that traffic was put in force and
-# before that is recorded; "STATE:withdrawing" before a release is withdrawn. And it writes down what it took up from
-# the record, before anything is made of it.
+# before that is recorded; "STATE:withdrawing" before traffic and release are taken back. And it writes down what it
+# took up from the record, before anything is made of it.
 HOLDING = """
 import asyncio, json, os
 from pathlib import Path
@@ -43,7 +43,8 @@ from turnout.rollout.enforcement import Enforcement
 
 state, place = os.environ.get("HOLD", ":").split(":")
 marks = Path(os.environ["MARKS"])
-apply, look, declare = Enforcement.apply, Rollouts._look, Enforcement._declare
+apply, look = Enforcement.apply, Rollouts._look
+put, withdraw = Enforcement._put, Enforcement._withdraw
 
 async def hold():
     (marks / "held").touch()
@@ -58,10 +59,15 @@ async def held(self, driven):
     if here and place == "applied":
         await hold()
 
-async def declared(self, rollout, *, released):
+async def putting(self, driven, *more):
+    if state == str(driven.rollout.state) and place == "withdrawing":
+        await hold()
+    await put(self, driven, *more)
+
+async def withdrawing(self, rollout):
     if state == str(rollout.state) and place == "withdrawing":
         await hold()
-    await declare(self, rollout, released=released)
+    await withdraw(self, rollout)
 
 async def looked(self, driven):
     if not (marks / "taken.json").exists():
@@ -70,7 +76,8 @@ async def looked(self, driven):
         (marks / "writing").rename(marks / "taken.json")
     await look(self, driven)
 
-Enforcement.apply, Rollouts._look, Enforcement._declare = held, looked, declared
+Enforcement.apply, Rollouts._look = held, looked
+Enforcement._put, Enforcement._withdraw = putting, withdrawing
 main()
 """
 
@@ -285,7 +292,7 @@ async def test_a_pause_and_a_rollback_outlive_the_servers_that_are_killed_in_the
 
 
 async def test_a_rollback_after_promotion_withdraws_the_release_although_its_server_is_killed_before(house) -> None:
-    """Killed once the traffic is back, and before the release is withdrawn: between the two writes of one rollback."""
+    """Killed before the one write that gives the traffic back and withdraws the release."""
     async with load_on(house.address) as load:
         with house.serving("watching:applied") as server:
             await start(server, watch_s=300.0)
@@ -294,7 +301,7 @@ async def test_a_rollback_after_promotion_withdraws_the_release_although_its_ser
         with house.serving("aborting:withdrawing") as server:
             await house.kill_when_held(server, "aborting")
         assert house.standings() == {"1.0.0": "released", "1.1.0": "released"}
-        assert str(house.policy().policy.baseline) == "1.0.0"
+        assert str(house.policy().policy.baseline) == "1.1.0"
         with house.serving() as server:
             await house.check_taken()
             await settled(lambda: house.record.final, lambda: (house.rollout, server.log.read_text()))

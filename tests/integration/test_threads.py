@@ -14,7 +14,7 @@ import httpx
 import pytest
 from semver import Version
 
-from onnx_models import scaled
+from onnx_models import matmul, save, scaled
 from turnout.app import Running
 from turnout.errors import Unavailable
 from turnout.routing.policy import Policy
@@ -230,3 +230,27 @@ async def test_a_repository_that_hangs_keeps_no_release_or_rollback_elsewhere_fr
             await asyncio.sleep(0.01)
     assert len([t for t in threading.enumerate() if t.name.startswith("repository-")]) <= 8
     hang.release()
+
+
+@pytest.mark.slow
+def test_a_process_ends_with_its_code_although_threads_are_in_native_code(tmp_path) -> None:
+    """The interpreter's own end takes such threads down through frames of C++, which aborts the process."""
+    model = save(matmul(256), tmp_path / "model.onnx")
+    program = (
+        "import sys, threading, numpy, onnxruntime\n"
+        "from turnout.threads import end_process\n"
+        "run = onnxruntime.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider']).run\n"
+        "x, begun = numpy.ones((64, 256), numpy.float32), threading.Semaphore(0)\n"
+        "def work():\n"
+        "    while True:\n"
+        "        run(None, {'x': x})\n"
+        "        begun.release()\n"
+        "for _ in range(3):\n"
+        "    threading.Thread(target=work, daemon=True).start()\n"
+        "for _ in range(6):\n"
+        "    begun.acquire()\n"
+        "print('said')\n"
+        "end_process(3)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(model)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "said\n", "")

@@ -48,6 +48,8 @@ def serve(
         from turnout.app import run
         from turnout.cli.machine import cuda_driver
         from turnout.event_loop import loop_factory
+        from turnout.threads import end_process
 
         with asyncio.Runner(loop_factory=loop_factory(gpu=bool(cuda_driver().devices))) as runner:
-            raise typer.Exit(runner.run(run(settings)))
+            code = runner.run(run(settings))
+        end_process(code)

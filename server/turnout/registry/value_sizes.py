@@ -36,6 +36,25 @@ _SIZES: Mapping[str, tuple[int, ...] | None] = {
 where a body runs as often as values say. An operator that gives no more elements than it takes (`Reshape`, `Compress`,
 `NonZero`, `TopK`) is not among them, and neither is one whose output follows from shapes alone (`MatMul`, `Conv`)."""
 
+_SIZED_BY_SHAPES: Mapping[str, frozenset[str] | None] = {
+    "ai.onnx.ml": None,
+    "com.microsoft.nchwc": None,
+    "com.microsoft": frozenset(
+        {
+            "Attention", "BiasAdd", "BiasGelu", "BiasSoftmax", "BiasSplitGelu", "DequantizeLinear",
+            "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "EmbedLayerNormalization", "FastGelu", "FusedConv",
+            "FusedGemm", "FusedMatMul", "FusedMatMulActivation", "Gelu", "MatMulInteger16", "MatMulIntegerToFloat",
+            "MatMulNBits", "MultiHeadAttention", "NhwcConv", "NhwcFusedConv", "NhwcMaxPool", "QAttention",
+            "QEmbedLayerNormalization", "QGemm", "QLinearAdd", "QLinearAveragePool", "QLinearConcat", "QLinearConv",
+            "QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearMul", "QLinearReduceMean", "QLinearSigmoid",
+            "QLinearSoftmax", "QLinearWhere", "QuantizeLinear", "QuickGelu", "SimplifiedLayerNormalization",
+            "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "TransposeMatMul",
+        }
+    ),
+}  # fmt: skip
+"""Operators beside the standard ones whose output is as large as shapes and attributes say, by domain; None for all of
+one. They are what ONNX Runtime's own optimisers put in the place of others, and classical models."""
+
 _GIVE_SHAPES = frozenset({"Shape", "Size"})
 """What these give follows from the shape of what they take, whatever its values."""
 
@@ -62,11 +81,11 @@ class _Values:
         for node in nodes:
             follows = [name in self._open for name in node.inputs]
             inner = [graph for graphs in node.subgraphs.values() for graph in graphs]
-            if node.domain != STANDARD_DOMAIN:
+            if node.domain != STANDARD_DOMAIN and not _is_sized_by_shapes(node):
                 if any(follows):  # nobody knows what it does
                     return True
                 continue
-            if node.op_type in _SIZES and self._sized(node, follows):
+            if node.domain == STANDARD_DOMAIN and node.op_type in _SIZES and self._sized(node, follows):
                 return True
             for graph in inner:  # what a body takes is what its node takes, or what it made itself
                 if any(follows) or _uses(graph, self._open):
@@ -84,6 +103,11 @@ class _Values:
         if places is None:
             return any(follows) or any(_uses(g, self._open) for graphs in node.subgraphs.values() for g in graphs)
         return any(follows[place] for place in places if place < len(follows))
+
+
+def _is_sized_by_shapes(node: Node) -> bool:
+    known = _SIZED_BY_SHAPES.get(node.domain, frozenset())
+    return known is None or node.op_type in known
 
 
 def _uses(graph: Graph, names: set[str]) -> bool:
