@@ -131,8 +131,8 @@ def end_process(code: int) -> NoReturn:
     """Ends this process with an exit code, whatever its threads do.
 
     What is registered for the end is done, as usual. The interpreter's own end is left out: a thread that comes back
-    from native code after that is taken down through frames of C++, which aborts the process (ONNX Runtime: SIGABRT, ten
-    times of ten). A run that outlasted the drain, or a load that was under way, is such a thread.
+    from native code after that is taken down through frames of C++, which aborts the process (SIGABRT, ten times of
+    ten with ONNX Runtime). A run that outlasted the drain, or a load that was under way, is such a thread.
     """
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

@@ -147,7 +147,8 @@ def test_once_prints_one_picture_of_an_interval(models: Path) -> None:
     assert shown["unrouted_per_second"] > 0
     assert [role["role"] for role in rows["2.0.0"]["roles"]] == ["baseline"]
     assert rows["2.0.0"]["roles"][0]["weight"] == 1
-    assert rows["1.0.0"]["roles"][0]["role"] == "pinned"
+    # It was the baseline for as long as 2.0.0 was not loaded yet.
+    assert "pinned" in [role["role"] for role in rows["1.0.0"]["roles"]]
     assert 0 < rows["1.0.0"]["p50_ms"] <= rows["1.0.0"]["p99_ms"]
     assert rows["1.0.0"]["failures_per_second"] == 0
     assert re.search(r"scale +2\.0\.0 +ready +baseline 100% +[\d,.]+", text)
