@@ -192,6 +192,7 @@ def compare(
     return compared, wrong
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_what_is_proved_of_conformance_models_holds_when_they_run(tmp_path: Path):
     compared: Counter[str] = Counter()

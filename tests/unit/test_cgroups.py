@@ -112,6 +112,7 @@ def test_as_many_threads_compute_at_once_as_the_quota_has_whole_cores(
     assert host.whole_cores() == whole
 
 
+@pytest.mark.slow
 async def test_a_version_has_as_many_runners_as_there_are_cores_to_use(
     publish_model, start_server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

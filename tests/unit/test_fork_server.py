@@ -131,6 +131,7 @@ def test_cancelling_kills_the_child_and_says_why(warm: str, tmp_path: Path) -> N
         ask(warm, tmp_path, 60.0, cancellation)
 
 
+@pytest.mark.slow
 def test_a_child_dies_with_whoever_asked_and_with_the_warm_process(tmp_path: Path) -> None:
     address = str(tmp_path / "s")
     scratches = [tmp_path / "one", tmp_path / "two"]
@@ -160,6 +161,7 @@ def test_a_child_dies_with_whoever_asked_and_with_the_warm_process(tmp_path: Pat
         assert callers[1].wait(30) == 1
 
 
+@pytest.mark.slow
 def test_a_process_of_several_threads_is_not_forked(tmp_path: Path) -> None:
     address = str(tmp_path / "s")
     command = [sys.executable, "-c", WARM, address, "threads"]
@@ -188,6 +190,7 @@ def test_an_owner_s_processes_end_with_it(tmp_path: Path, make: Callable[[], Pro
     assert home is None or not home.exists()
 
 
+@pytest.mark.slow
 def test_a_warm_process_that_nobody_wants_ends_and_is_started_again(tmp_path: Path) -> None:
     server = ForkServer(idle_seconds=1.0)
     try:

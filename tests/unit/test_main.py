@@ -30,6 +30,7 @@ def started(*arguments: str) -> list[str]:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have a scheduling policy of their own on Linux")
 def test_what_can_wait_steps_back_before_anything_is_imported() -> None:
     publish = started("publish", "--help")
