@@ -75,3 +75,9 @@ def test_sizes_that_are_disproved_stay_alone_and_are_asked_for_once():
 def test_requests_of_equal_sizes_are_joined_in_their_order():
     together = join(PLAN, [{"x": np.zeros((1, 2))}, {"x": np.ones((2, 2))}])
     assert together["x"][:, 0].tolist() == [0, 1, 1]
+
+
+def test_a_request_runs_alone_whose_sizes_differ_where_the_proof_takes_them_for_equal():
+    plan = BatchPlan(8, {"x": 0, "y": 0}, {"z": 0}, equal=[[("x", 1), ("y", 1)]])
+    assert shape_of(plan, {"x": np.zeros((1, 6)), "y": np.zeros((1, 6))}) is not None
+    assert shape_of(plan, {"x": np.zeros((1, 6)), "y": np.zeros((1, 2))}) is None
