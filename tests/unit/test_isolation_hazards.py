@@ -238,6 +238,19 @@ def test_a_loop_of_as_many_rounds_as_the_request_says_is_one_and_a_counted_one_i
     assert not hazard(proto)
 
 
+@pytest.mark.parametrize(("most", "expected"), [(2**63 - 1, True), (10**9, True), (100, False)])
+@pytest.mark.parametrize("cast", [False, True])
+def test_a_loop_that_only_its_condition_ends_is_one(most, expected, cast) -> None:
+    """What PyTorch writes for a `while`: as many rounds as there can be, and a condition."""
+    proto = onnx_models.slow()
+    (loop,) = [n for n in proto.graph.node if n.op_type == "Loop"]
+    proto.graph.initializer.append(numpy_helper.from_array(np.int64(most), "most"))
+    loop.input[0] = "rounds" if cast else "most"
+    if cast:
+        proto.graph.node.insert(0, node("Cast", "most", output="rounds", to=TensorProto.INT64))
+    assert bool(hazard(proto)) is expected
+
+
 @pytest.mark.parametrize("op_type", ["LSTM", "GRU"])
 def test_a_recurrent_operator_is_one_where_rows_are_free(op_type) -> None:
     proto = onnx_models.recurrent(op_type)

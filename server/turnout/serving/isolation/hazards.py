@@ -32,7 +32,8 @@ _SAME_VALUES = frozenset(
 )
 """Operators whose output holds no values but those of their first input, whatever else they are given."""
 
-_WIDE_TYPES = frozenset({1, 7, 11})
+_INT64 = 7
+_WIDE_TYPES = frozenset({1, _INT64, 11})
 """Element types, by ONNX's number, that a size keeps its sign in: float32, int64, float64."""
 
 _NON_NEGATIVE = frozenset(
@@ -85,6 +86,9 @@ _LEAST_MAXIMUM = 127
 
 _GREAT = 2**31
 """A constant beyond it, times a size, may not fit into 64 bits: 3 * 6148914691236517205 is -1."""
+
+_COUNTED_ROUNDS = 10**6
+"""A loop of more rounds is not meant to run them all: it ends by its condition, which values may decide."""
 
 _VOLUME_RANK = 5
 
@@ -240,7 +244,8 @@ def _cast(known: _Known, to: Attribute | None) -> _Known:
     """Returns what is known of a tensor in another type: a great number may become a negative one."""
     if known.values is not None and known.origin is Origin.CONSTANT:
         values = known.values
-        kept = values.dtype.kind in "iufb" and np.all((values == np.rint(values)) & (abs(values) <= _LEAST_MAXIMUM))
+        most = np.iinfo(np.int64).max if to == _INT64 and values.dtype.kind in "iu" else _LEAST_MAXIMUM
+        kept = values.dtype.kind in "iufb" and np.all((values == np.rint(values)) & (abs(values) <= most))
         return known if kept else _Known(Origin.CONSTANT)
     if to in _WIDE_TYPES:
         return known
@@ -355,7 +360,10 @@ def _short_fourier(node: Node, scope: _Scope) -> str:
 
 def _loop(node: Node, scope: _Scope) -> str:
     trips = _input(node, 0)
-    if trips and scope.known(trips).origin is not Origin.VALUE:
+    known = scope.known(trips) if trips else _VALUE
+    if known.origin is Origin.SIZE:
+        return ""
+    if known.origin is Origin.CONSTANT and known.values is not None and np.all(known.values <= _COUNTED_ROUNDS):
         return ""
     return "runs for as long as a value of a request says"
 
