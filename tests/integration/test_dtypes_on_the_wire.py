@@ -48,6 +48,15 @@ async def test_strings_come_back_as_they_were(publish_model, start_server) -> No
     np.testing.assert_array_equal(got, sent)
 
 
+@pytest.mark.parametrize("element", TYPES, ids=lambda element: TensorProto.DataType.Name(element))
+async def test_a_scalar_of_any_type_stays_one(publish_model, start_server, element) -> None:
+    publish_model("m", "1.0.0", identity(element, []))
+    async with stub_of(await start_server()) as stub:
+        answer = await stub.Predict(request("m", x=np.array(1, TYPES[element])))
+    (got,) = outputs_of(answer).values()
+    assert (got.dtype, got.shape, got) == (np.dtype(TYPES[element]), (), 1)
+
+
 async def test_a_scalar_stays_one(publish_model, start_server) -> None:
     model = scalar()
     publish_model("m", "1.0.0", model)

@@ -129,6 +129,20 @@ async def test_a_full_batch_does_not_wait_behind_a_line_that_is_held(runners: in
     await asyncio.gather(*held)
 
 
+@pytest.mark.parametrize("runners", [1, 2])
+async def test_nobody_is_held_for_company_until_the_deadline_is_over(runners: int) -> None:
+    batcher = _batcher(lambda inputs, _: [inputs["x"]], BATCHED, runners=runners, max_delay=FOREVER)
+    held = _send(batcher, _x(width=1))
+    await _until(lambda: batcher._timekeeper is not None)
+    company = _send(batcher, _x(width=2))
+    for width in (3, 2):  # in a line of its own, then behind one that is in no hurry
+        await _send(batcher, _x(width=width), deadline=time.monotonic() + 2.0)
+    await company  # went along
+    assert not held.done()
+    await _close(batcher)
+    await held
+
+
 async def test_while_some_runners_hold_lines_and_others_run_every_held_line_is_taken_in_its_time() -> None:
     """The runner that kept the time takes the first line and is long about it: another has to keep it after."""
     gate = Gate()

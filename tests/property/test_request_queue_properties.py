@@ -11,7 +11,7 @@ MAX_ROWS = 4
 LINES = st.sampled_from([None, ("a",), ("b",), ("c",)])
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("add"), LINES, st.integers(1, 6)),
+        st.tuples(st.just("add"), LINES, st.integers(1, 6), st.sampled_from([None, 6.0, 100.0])),
         st.tuples(st.just("remove"), st.integers(0, 20)),
         st.tuples(st.just("take"), st.booleans()),
         st.tuples(st.just("wait"), st.floats(0.1, 12.0)),
@@ -26,7 +26,7 @@ def test_every_request_is_taken_once_or_removed(steps, max_delay: float, max_row
     now, inside, came = 100.0, [], []
     for step in steps:
         if step[0] == "add":
-            request = QueuedRequest({}, (), step[2], 8, step[1], None, now)
+            request = QueuedRequest({}, (), step[2], 8, step[1], None if step[3] is None else now + step[3], now)
             ready = queue.add(request, max_rows)
             inside.append(request)
             came.append(request)
@@ -37,6 +37,9 @@ def test_every_request_is_taken_once_or_removed(steps, max_delay: float, max_row
                 inside = [one for one in inside if one is not came[step[1]]]
         elif step[0] == "wait":
             now += step[1]
+            for request in [one for one in inside if one.deadline is not None and one.deadline <= now]:
+                queue.remove(request)  # as who waits for it does
+                inside.remove(request)
         else:
             batch = queue.take(now, max_rows, hold=step[1])
             waits = {one.line for one in inside}
@@ -78,4 +81,10 @@ def test_one_whose_deadline_passed_is_never_taken() -> None:
 def _is_ready(line, inside, max_delay: float, max_rows: int, now: float) -> bool:
     waits = [one for one in inside if one.line == line]
     full = sum(one.rows for one in waits) >= max_rows
-    return not max_delay or line is None or full or waits[0].admitted + max_delay <= now
+    return not max_delay or line is None or full or any(_held_until(one, max_delay) <= now for one in waits)
+
+
+def _held_until(request: QueuedRequest, max_delay: float) -> float:
+    if request.deadline is None:
+        return request.admitted + max_delay
+    return min(request.admitted + max_delay, request.admitted + (request.deadline - request.admitted) / 2)

@@ -1,5 +1,6 @@
 """How requests are put together and outputs taken apart, and that nothing is cut whose size does not add up."""
 
+import sys
 import threading
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from turnout.serving.batch import BatchSizeMismatch, join, shape_of, split
 from turnout.serving.batchability import BatchPlan
+from turnout.serving.plan_in_force import PlanInForce
 from turnout.serving.proven_sizes import ProvenSizes
 
 PLAN = BatchPlan(8, {"x": 0}, {"y": 0, "z": 1})
@@ -75,3 +77,32 @@ def test_sizes_that_are_disproved_stay_alone_and_are_asked_for_once():
 def test_requests_of_equal_sizes_are_joined_in_their_order():
     together = join(PLAN, [{"x": np.zeros((1, 2))}, {"x": np.ones((2, 2))}])
     assert together["x"][:, 0].tolist() == [0, 1, 1]
+
+
+def test_a_request_runs_alone_whose_sizes_differ_where_the_proof_takes_them_for_equal():
+    plan = BatchPlan(8, {"x": 0, "y": 0}, {"z": 0}, equal=[[("x", 1), ("y", 1)]])
+    assert shape_of(plan, {"x": np.zeros((1, 6)), "y": np.zeros((1, 6))}) is not None
+    assert shape_of(plan, {"x": np.zeros((1, 6)), "y": np.zeros((1, 2))}) is None
+
+
+def test_what_runs_share_is_kept_by_several_threads_at_once():
+    in_force, failed = PlanInForce(PLAN), []
+
+    def check(thread: int) -> None:
+        for index in range(4000):  # far more than are kept
+            try:
+                in_force.check((thread, index), {"c": np.zeros(1)})
+            except RuntimeError as error:
+                failed.append(error)
+
+    threads = [threading.Thread(target=check, args=(number,)) for number in range(4)]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert not failed

@@ -15,6 +15,7 @@ from turnout.errors import ModelFailure
 from turnout.registry.manifest import MODEL_FILE, Batching, FileEntry, Manifest
 from turnout.registry.onnx_graph import read_graph
 from turnout.registry.onnx_model import read_model
+from turnout.serving.batch import shape_of
 from turnout.serving.batchability import BatchPlan, prove
 from turnout.serving.providers import CPU
 from turnout.serving.session import Session
@@ -177,3 +178,35 @@ def test_a_golden_case_is_tried_first(proved) -> None:
     plan = proved(_wants_long_inputs(), golden=[{"x": np.ones((3, 50), np.float32)}])
     assert plan.sample is not None
     assert plan.sample["x"].shape == (1, 50)
+
+
+def test_requests_that_break_what_a_symbol_says_share_no_run(proved) -> None:
+    """Exporters reuse symbols, and nothing refuses two inputs that differ in one. The proof takes them for equal: the
+    slice is all rows only where x has as many columns as y.
+    """
+    proto = graph(
+        [
+            node("Shape", "y", "width", start=1, end=2), node("Concat", "minus width", "target", axis=0),
+            node("Reshape", "x target", "r"), node("Shape", "x", "n", start=0, end=1), node("Slice", "r zero n", "z"),
+        ],
+        {"x": (FLOAT, ["n", "c"]), "y": (FLOAT, ["n", "c"])}, {"z": (FLOAT, 2)}, {"minus": [-1], "zero": [0]},
+    )  # fmt: skip
+    plan = proved(proto)
+    x = np.arange(6, dtype=np.float32).reshape(1, 6)
+    assert plan.max_rows == 8
+    assert shape_of(plan, {"x": x, "y": x}) is not None
+    assert shape_of(plan, {"x": x, "y": x[:, :2]}) is None
+
+
+def test_a_symbol_says_nothing_of_an_input_that_need_not_be_sent(proved) -> None:
+    proto = graph(
+        [
+            node("Shape", "w", "width", start=1, end=2), node("Concat", "minus width", "target", axis=0),
+            node("Reshape", "x target", "r"), node("Shape", "x", "n", start=0, end=1), node("Slice", "r zero n", "z"),
+        ],
+        {"x": (FLOAT, ["n", "c"]), "w": (FLOAT, [1, "c"])}, {"z": (FLOAT, 2)},
+        {"minus": [-1], "zero": [0], "w": [[1.0, 2.0]]},
+    )  # fmt: skip
+    plan = proved(proto)
+    assert plan.max_rows == 0
+    assert "Reshape" in plan.reason

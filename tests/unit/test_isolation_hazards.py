@@ -97,6 +97,54 @@ def test_a_divisor_that_is_kept_above_0_is_none(op_type) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [("", "hundred", True), ("one", "minus", True), ("one", "b", True), ("one", "hundred", False), ("one", "", False)],
+)
+def test_a_clip_keeps_a_divisor_above_0_only_by_bounds_that_both_are(low, high, expected) -> None:
+    """ONNX Runtime takes the upper bound where it is below the lower one."""
+    constants = {"one": np.int64(1), "hundred": np.int64(100), "minus": np.int64(-1)}
+    proto = of_nodes(node("Clip", "b", low, high, output="d"), node("Div", "a", "d"), constants=constants)
+    assert bool(hazard(proto)) is expected
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        (("Sub", "s", "two"), True),
+        (("Identity", "minus"), True),
+        (("Identity", "s"), False),
+        (("Add", "s", "two"), False),
+    ],
+)
+def test_a_divisor_that_a_branch_decides_may_be_what_each_of_them_makes(other, expected) -> None:
+    branches = [
+        helper.make_graph([node(*made, output=name)], name, [], [tensor(name, TensorProto.INT64, [1])])
+        for name, made in (("t", other), ("e", ("Identity", "s")))
+    ]
+    proto = model(
+        [
+            node("Shape", "b", output="s"),
+            helper.make_node("If", ["flag"], ["d"], then_branch=branches[0], else_branch=branches[1]),
+            node("Div", "a", "d"),
+        ],
+        [tensor("flag", TensorProto.BOOL, []), *(tensor(name, TensorProto.INT64, ["n"]) for name in "ab")],
+        [helper.make_empty_tensor_value_info("y")],
+        [numpy_helper.from_array(np.array([value]), name) for name, value in (("two", 2), ("minus", -1))],
+    )
+    assert bool(hazard(proto)) is expected
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(6148914691236517205, True), (4, False)])
+@pytest.mark.parametrize("op_type", ["Mul", "Add"])
+def test_a_size_that_wraps_around_may_be_minus_1(op_type, factor, expected) -> None:
+    proto = of_nodes(
+        node("Shape", "b", output="s"), node(op_type, "s", "k", output="d"), node("Div", "a", "d"),
+        constants={"k": np.array([factor])},
+    )  # fmt: skip
+    assert bool(hazard(proto)) is expected
+
+
 def test_a_division_inside_a_branch_is_found() -> None:
     inner = helper.make_graph([node("Div", "a", "b", output="z")], "inner", [], [tensor("z", TensorProto.INT64, ["n"])])
     proto = model(
@@ -188,6 +236,19 @@ def test_a_loop_of_as_many_rounds_as_the_request_says_is_one_and_a_counted_one_i
     proto.graph.initializer.append(numpy_helper.from_array(np.int64(7), "seven"))
     loop.input[0] = "seven"
     assert not hazard(proto)
+
+
+@pytest.mark.parametrize(("most", "expected"), [(2**63 - 1, True), (10**9, True), (100, False)])
+@pytest.mark.parametrize("cast", [False, True])
+def test_a_loop_that_only_its_condition_ends_is_one(most, expected, cast) -> None:
+    """What PyTorch writes for a `while`: as many rounds as there can be, and a condition."""
+    proto = onnx_models.slow()
+    (loop,) = [n for n in proto.graph.node if n.op_type == "Loop"]
+    proto.graph.initializer.append(numpy_helper.from_array(np.int64(most), "most"))
+    loop.input[0] = "rounds" if cast else "most"
+    if cast:
+        proto.graph.node.insert(0, node("Cast", "most", output="rounds", to=TensorProto.INT64))
+    assert bool(hazard(proto)) is expected
 
 
 @pytest.mark.parametrize("op_type", ["LSTM", "GRU"])

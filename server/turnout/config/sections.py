@@ -82,7 +82,8 @@ class Batching(Section):
     Attributes:
         enabled: False: no version is batched, whatever its manifest says.
         max_rows: Most rows in a batch; a manifest may ask for fewer.
-        max_delay_ms: How long a free runner waits for a fuller batch. 0: it takes what is there.
+        max_delay_ms: How long a free runner waits for a fuller batch, and no longer than half of the time that a
+            request's deadline leaves. 0: it takes what is there.
         only_where_it_pays: Batch only as many rows as warm-up showed to cost less together than apart.
     """
 

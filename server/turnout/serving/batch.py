@@ -28,7 +28,7 @@ def shape_of(plan: BatchPlan, inputs: Mapping[str, Array]) -> tuple[Line, int] |
     Returns:
         None where the request runs alone: its version is unbatched, its batched inputs do not agree on the number of
         rows, it has no rows, an input outside the batch is too large to compare, or its sizes are not among those that
-        it is proved for.
+        it is proved for: dimensions of one symbol differ.
     """
     if plan.max_rows < 2:
         return None
@@ -47,6 +47,9 @@ def shape_of(plan: BatchPlan, inputs: Mapping[str, Array]) -> tuple[Line, int] |
             return None
         rows = shape[axis]
         common.append((name, shape[:axis], shape[axis + 1 :]))
+    for group in plan.equal:
+        if len({inputs[name].shape[axis] for name, axis in group}) > 1:
+            return None
     if rows < 1 or (plan.sizes is not None and not plan.sizes.holds(sizes_of(inputs, plan.input_axes))):
         return None
     return tuple(common), rows

@@ -19,6 +19,7 @@ from turnout.serving.sample import one_row
 from turnout.serving.session import Run
 from turnout.serving.synthetic import MOST_ELEMENTS, Recipe, made_up, recipes
 from turnout.serving.tensor import Array
+from turnout.serving.validation import shared_symbols
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class BatchPlan:
         sample: Inputs of one row that the model runs on, for warm-up; None where none were found.
         mixes: A batch ran, and its rows were answered otherwise than alone.
         sizes: Other dimensions for which that is so; None where it is so for all.
+        equal: Dimensions (input, axis) that have to be equal for that to be so, in groups: those that bear one symbol.
     """
 
     max_rows: int
@@ -42,6 +44,7 @@ class BatchPlan:
     sample: Mapping[str, Array] | None = None
     mixes: bool = False
     sizes: ProvenSizes | None = None
+    equal: Sequence[Sequence[tuple[str, int]]] = ()
 
 
 def sample_axes(manifest: Manifest) -> Mapping[str, int]:
@@ -140,7 +143,14 @@ class _Attempt:
         how = "declared and proved" if self.claimed else "proved"
         where = "" if sizes is None else "; for sizes of other dimensions that the graph is proved for"
         reason = f"batched ({how} by graph and run: {axes}{where})"
-        return BatchPlan(rows, self.input_axes, output_axes, reason, sample, sizes=sizes)
+        return BatchPlan(rows, self.input_axes, output_axes, reason, sample, sizes=sizes, equal=self._equal())
+
+    def _equal(self) -> list[list[tuple[str, int]]]:
+        """Returns the dimensions that the proof takes for equal; nothing else holds a request to it."""
+        required = [spec for spec in self.manifest.signature.inputs if not spec.has_default]
+        groups = shared_symbols(Signature(tuple(required), ())).values()
+        beside = [[(name, axis) for name, axis in group if self.input_axes.get(name) != axis] for group in groups]
+        return [group for group in beside if len(group) > 1]
 
     def _check_declared(self, output_axes: Mapping[str, int]) -> None:
         declared = (self.manifest.batching.axes if self.manifest.batching else None) or {}
@@ -152,7 +162,7 @@ class _Attempt:
         """Plans for a model that ran on none of the inputs tried: the graph and the publisher both have to say it."""
         if self.claimed and not proof.obstacle:
             reason = f"batched (declared, and proved by graph: {axes}; could not be run: publish a golden case)"
-            return BatchPlan(rows, self.input_axes, proof.output_axes, reason)
+            return BatchPlan(rows, self.input_axes, proof.output_axes, reason, equal=self._equal())
         why = f"no inputs were found that it runs on ({trouble}); publish a golden case"
         return BatchPlan(0, reason=f"unbatched: {why}" + (f"; {proof.obstacle}" if proof.obstacle else ""))
 

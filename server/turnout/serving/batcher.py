@@ -142,6 +142,7 @@ class Batcher:
         self._runners: set[_Runner] = set()
         self._idle: list[_Runner] = []  # the last to become so first: its caches are warmest
         self._timekeeper: _Runner | None = None
+        self._kept_until = 0.0  # when the timekeeper looks at the queue of its own accord
         self._closed = False
         self._started = 0
         self._mean_compute = 0.0
@@ -218,7 +219,7 @@ class Batcher:
             self._refuse_if_full(nbytes)
             ready = self._queue.add(pending, self._in_force.plan.max_rows)
             try:
-                self._call_runner(ready=ready)
+                self._call_runner(None if ready else self._queue.held_until(pending))
             except QueueFull:
                 self._queue.remove(pending)
                 raise
@@ -261,19 +262,18 @@ class Batcher:
 
     # What follows is called with the lock held, by the event loop or a runner.
 
-    def _call_runner(self, *, ready: bool) -> None:
+    def _call_runner(self, due: float | None = None) -> None:
         """Has a runner look at the queue, where one has reason to.
 
         Args:
-            ready: A line can be taken now. Else it is enough that somebody keeps the time: no line is due before those
-                that were held before it.
+            due: When a line can be taken; None for now. Until then it is enough that somebody keeps the time.
 
         Raises:
             QueueFull: No runner lives, and no thread can be started.
         """
-        if not ready and self._timekeeper is not None:
+        if due is not None and self._timekeeper is not None and due >= self._kept_until:
             return
-        if self._idle:
+        if self._idle and (due is None or self._timekeeper is None):
             self._idle.pop().called.release()
         elif self._timekeeper is not None:
             self._timekeeper.called.release()
@@ -316,7 +316,7 @@ class Batcher:
                 if batch := [pending for pending in taken if not pending.future.done()]:
                     runner.in_hand = batch
                     if self._queue.requests and self._bounds.max_delay:
-                        self._call_runner(ready=False)  # somebody has to keep the time of what is held
+                        self._call_runner(self._queue.due(max_rows))  # somebody has to keep the time of what is held
                     return batch
                 if not self._queue.requests and self._closed:
                     return ()
@@ -329,7 +329,7 @@ class Batcher:
         if due is None:
             self._idle.append(runner)
         else:
-            self._timekeeper = runner
+            self._timekeeper, self._kept_until = runner, due
         timeout = -1.0 if due is None else max(due - time.monotonic(), 0.0)
         self._lock.release()
         called = runner.called.acquire(timeout=timeout)
@@ -422,7 +422,7 @@ class Batcher:
             if not self._runners and trouble is not None:
                 left += self._queue.clear()  # the next runner would fare no better, and is started by the next request
             elif self._queue.requests:
-                self._call_runner(ready=True)
+                self._call_runner()
         if left:
             failure = trouble if isinstance(trouble, TurnoutError) else _unexpected(trouble)
             self._tell(self._deliver, _Outcome(left, 0, [failure] * len(left)))

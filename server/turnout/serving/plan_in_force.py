@@ -57,7 +57,7 @@ class PlanInForce:
                 if value.nbytes <= _MOST_BYTES:
                     self._shared[line, name] = value
                 while len(self._shared) > _MOST_VALUES:
-                    self._shared.pop(next(iter(self._shared)), None)
+                    self._shared.pop(next(iter(list(self._shared))), None)  # a copy: other threads add to it
             elif not _same(known, value):
                 raise BatchSizeMismatch(f"output {name}, given to all requests of a run, is not always the same")
 

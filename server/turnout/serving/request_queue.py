@@ -1,9 +1,11 @@
 """Requests that wait for a runner: in one line for each shape, the lines taking turns. Pure.
 
-A line is *ready* when a runner may take from it now: its requests share runs with nobody, it fills a batch, or its
-first request was held for company as long as it may be. A ready line never waits for one that is held.
+A line is *ready* when a runner may take from it now: its requests share runs with nobody, it fills a batch, or one of
+them was held for company as long as it may be: by its deadline at most half of the time that it had. A ready line never
+waits for one that is held.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,10 +43,18 @@ R = TypeVar("R", bound=QueuedRequest)
 
 @dataclass(slots=True)
 class _Waiting(Generic[R]):
-    """One line. A dict keeps the order and lets a request leave from the middle at once."""
+    """One line.
 
-    requests: dict[R, None] = field(default_factory=dict)
+    Attributes:
+        requests: Each with the time until which it may be held. A dict keeps the order and lets a request leave from
+            the middle at once.
+        rows: Of all of them.
+        due: The earliest of those times.
+    """
+
+    requests: dict[R, float] = field(default_factory=dict)
     rows: int = 0
+    due: float = math.inf
 
     @property
     def first(self) -> R:
@@ -63,7 +73,7 @@ class RequestQueue(Generic[R]):
         """Makes an empty queue.
 
         Args:
-            max_delay: Seconds that a line is held until it fills a batch.
+            max_delay: Most seconds that a line is held until it fills a batch.
         """
         self._max_delay = max_delay
         self._lines: OrderedDict[Line | R, _Waiting[R]] = OrderedDict()  # a request that runs alone is its own line
@@ -76,7 +86,8 @@ class RequestQueue(Generic[R]):
         line = self._lines.get(key)
         if line is None:
             line = self._lines[key] = _Waiting()
-        line.requests[request] = None
+        line.requests[request] = until = self.held_until(request)
+        line.due = min(line.due, until)
         line.rows += request.rows
         self.requests += 1
         self.nbytes += request.nbytes
@@ -88,8 +99,17 @@ class RequestQueue(Generic[R]):
         line = self._lines.get(key)
         if line is not None and request in line.requests:
             self._leave(line, request)
-            if not line.requests:
+            if line.requests:
+                line.due = self._earliest(line)
+            else:
                 del self._lines[key]
+
+    def held_until(self, request: R) -> float:
+        """Returns until when a request may be held for company."""
+        if not self._max_delay or request.line is None:
+            return request.admitted
+        left = math.inf if request.deadline is None else request.deadline - request.admitted
+        return request.admitted + min(self._max_delay, left / 2)
 
     def clear(self) -> list[R]:
         """Takes out everything."""
@@ -113,6 +133,7 @@ class RequestQueue(Generic[R]):
             line = self._lines[key]
             batch = self._pop(line, now, max_rows)
             if line.requests:
+                line.due = self._earliest(line)
                 self._lines.move_to_end(key)
             else:
                 del self._lines[key]
@@ -129,10 +150,10 @@ class RequestQueue(Generic[R]):
         return next(found, None)
 
     def _due(self, line: _Waiting[R], max_rows: int) -> float:
-        first = line.first
-        if not self._max_delay or first.line is None or line.rows >= max_rows:
-            return first.admitted
-        return first.admitted + self._max_delay
+        return line.first.admitted if line.rows >= max_rows else line.due
+
+    def _earliest(self, line: _Waiting[R]) -> float:
+        return min(line.requests.values()) if self._max_delay else line.first.admitted
 
     def _pop(self, line: _Waiting[R], now: float, max_rows: int) -> list[R]:
         batch: list[R] = []

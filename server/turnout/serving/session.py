@@ -170,7 +170,7 @@ class Session:
 def ort_value(array: Array) -> Any:
     """Returns an OrtValue over `array`'s own memory, whatever its dtype; it keeps the array alive."""
     if array.dtype == ml_dtypes.bfloat16:
-        bits = np.ascontiguousarray(array).view(np.uint16)
+        bits = np.asarray(array, order="C").view(np.uint16)  # ascontiguousarray gives a scalar a dimension
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, _BFLOAT16)
     return ort.OrtValue.ortvalue_from_numpy(array)
 

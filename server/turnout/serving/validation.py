@@ -36,7 +36,7 @@ class Validator:
             )
             for spec in signature.inputs
         }
-        self._symbols = _shared_symbols(signature)
+        self._symbols = shared_symbols(signature)
         self._required = frozenset(spec.name for spec in signature.inputs if not spec.has_default)
 
     def check(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Sequence[str]:
@@ -112,7 +112,7 @@ class Validator:
         return faults
 
 
-def _shared_symbols(signature: Signature) -> dict[str, list[tuple[str, int]]]:
+def shared_symbols(signature: Signature) -> dict[str, list[tuple[str, int]]]:
     """Returns by symbol the dimensions (input, axis) that bear it, for symbols that more than one dimension bears."""
     places: dict[str, list[tuple[str, int]]] = {}
     for spec in signature.inputs:

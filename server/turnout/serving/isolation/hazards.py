@@ -32,7 +32,8 @@ _SAME_VALUES = frozenset(
 )
 """Operators whose output holds no values but those of their first input, whatever else they are given."""
 
-_WIDE_TYPES = frozenset({1, 7, 11})
+_INT64 = 7
+_WIDE_TYPES = frozenset({1, _INT64, 11})
 """Element types, by ONNX's number, that a size keeps its sign in: float32, int64, float64."""
 
 _NON_NEGATIVE = frozenset(
@@ -82,6 +83,12 @@ _RECURRENT = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "AttnLSTM"}
 _ATTENTION_RANK = 4
 _LEAST_MAXIMUM = 127
 """What every integer type can hold."""
+
+_GREAT = 2**31
+"""A constant beyond it, times a size, may not fit into 64 bits: 3 * 6148914691236517205 is -1."""
+
+_COUNTED_ROUNDS = 10**6
+"""A loop of more rounds is not meant to run them all: it ends by its condition, which values may decide."""
 
 _VOLUME_RANK = 5
 
@@ -172,22 +179,22 @@ def _hazards(graph: Graph, scope: _Scope) -> Iterator[Hazard]:
     for node in graph.nodes:
         if danger := _danger(node, scope):
             yield Hazard(str(node), danger)
-        inner_origin = Origin.CONSTANT
+        made_inside: list[_Known] = []
         for graphs in node.subgraphs.values():
             for inner in graphs:
                 inside = _Scope(inner, overridable=False, outer=scope)
                 yield from _hazards(inner, inside)
-                inner_origin = max([inner_origin, *(inside.known(name).origin for name in inner.outputs)])
-        result = _made(node, scope, inner_origin)
+                made_inside += map(inside.known, inner.outputs)
+        result = _made(node, scope, made_inside)
         for name in node.outputs:
             scope.set(name, result)
 
 
-def _made(node: Node, scope: _Scope, inner: Origin) -> _Known:
-    """Returns what is known of the outputs of a node."""
+def _made(node: Node, scope: _Scope, inner: Sequence[_Known]) -> _Known:
+    """Returns what is known of the outputs of a node, in whose graphs `inner` is made."""
     standard = node.domain == STANDARD_DOMAIN
     given = [scope.known(name) for name in node.inputs if name]
-    origin = max([inner, *(known.origin for known in given)])
+    origin = max((known.origin for known in (*inner, *given)), default=Origin.CONSTANT)
     if not standard:
         return _VALUE
     if node.op_type in ("Shape", "Size"):
@@ -197,27 +204,48 @@ def _made(node: Node, scope: _Scope, inner: Origin) -> _Known:
     if node.op_type in _BOUNDED and origin is Origin.VALUE:
         return _SIZE
     if node.op_type == "If":
-        return _Known(inner)  # which branch is taken decides among values, not what they are
+        return _either(inner)  # which branch is taken decides among values, not what they are
     if node.op_type == "Where":
         origin = max((known.origin for known in given[1:]), default=Origin.VALUE)
     if node.op_type in _SAME_VALUES and given:
         return given[0]
     if node.op_type == "Cast" and given:
         return _cast(given[0], node.attributes.get("to"))
-    if node.op_type in ("Max", "Clip") and any(map(_all_positive, given[: 2 if node.op_type == "Clip" else None])):
+    if (node.op_type == "Max" and any(map(_all_positive, given))) or (
+        node.op_type == "Clip" and _clips_to_positive(node, scope)
+    ):
         return _Known(origin, positive=True)
     if origin is Origin.SIZE and node.op_type not in _NON_NEGATIVE:
         return _Known(Origin.SIZE, np.array([-1]))  # it may be negative
-    if origin is Origin.SIZE and any(_may_be(known, lambda values: values < 0) for known in given):
+    if origin is Origin.SIZE and any(_may_be(known, _wraps) for known in given):
         return _Known(Origin.SIZE, np.array([-1]))
     return _Known(origin)
+
+
+def _either(branches: Sequence[_Known]) -> _Known:
+    """Returns what is known of a tensor that is one of several."""
+    origin = max((known.origin for known in branches), default=Origin.CONSTANT)
+    negative = origin is Origin.SIZE and any(_may_be(known, lambda values: values < 0) for known in branches)
+    return _Known(origin, np.array([-1]) if negative else None)
+
+
+def _clips_to_positive(node: Node, scope: _Scope) -> bool:
+    """Tells whether both bounds are above 0: the upper one holds where it is below the lower one."""
+    low, high = _input(node, 1), _input(node, 2)
+    return bool(low) and _all_positive(scope.known(low)) and (not high or _all_positive(scope.known(high)))
+
+
+def _wraps(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tells which numbers may make a negative one of a size: negative ones, and those whose multiple wraps around."""
+    return np.asarray((values < 0) | (values > _GREAT))
 
 
 def _cast(known: _Known, to: Attribute | None) -> _Known:
     """Returns what is known of a tensor in another type: a great number may become a negative one."""
     if known.values is not None and known.origin is Origin.CONSTANT:
         values = known.values
-        kept = values.dtype.kind in "iufb" and np.all((values == np.rint(values)) & (abs(values) <= _LEAST_MAXIMUM))
+        most = np.iinfo(np.int64).max if to == _INT64 and values.dtype.kind in "iu" else _LEAST_MAXIMUM
+        kept = values.dtype.kind in "iufb" and np.all((values == np.rint(values)) & (abs(values) <= most))
         return known if kept else _Known(Origin.CONSTANT)
     if to in _WIDE_TYPES:
         return known
@@ -332,7 +360,10 @@ def _short_fourier(node: Node, scope: _Scope) -> str:
 
 def _loop(node: Node, scope: _Scope) -> str:
     trips = _input(node, 0)
-    if trips and scope.known(trips).origin is not Origin.VALUE:
+    known = scope.known(trips) if trips else _VALUE
+    if known.origin is Origin.SIZE:
+        return ""
+    if known.origin is Origin.CONSTANT and known.values is not None and np.all(known.values <= _COUNTED_ROUNDS):
         return ""
     return "runs for as long as a value of a request says"
 

@@ -64,6 +64,9 @@ class Proof:
 def prove_rows(model: ModelGraph, signature: Signature, input_axes: Mapping[str, int]) -> Proof:
     """Follows the batch dimension from the inputs to every output.
 
+    Dimensions of one symbol, batch axes apart, are taken for equal where their inputs have to be sent: the proof is for
+    requests that keep to that.
+
     Args:
         model: The graph.
         signature: Of the same model: what callers send.
@@ -109,7 +112,7 @@ def _size(spec: TensorSpec, axis: int) -> Size:
     match spec.shape[axis]:
         case int(size):
             return Size(size)
-        case str(name):
+        case str(name) if not spec.has_default:  # what stands in for one that is not sent has sizes of its own
             return symbol(repr(name))  # within quotes it is no other symbol's name
         case _:
             return symbol(f"{spec.name!r}[{axis}]")

@@ -261,6 +261,7 @@ def _resize(call: Call) -> Sequence[State]:
         # Kernels of fewer dimensions weigh neighbours along all axes; a weight of 0 still lets a NaN through.
         raise NotRowWise("it interpolates along the batch axis")
     if call.opset < 11:  # Upsample, and the first Resize
+        call.shared(1)
         scales = call.node.attributes.get("scales") if call.opset < 9 else None
         factors = list(scales) if isinstance(scales, tuple) else call.numbers(1)
         _check_factor(rows, [f if not isinstance(f, str) else None for f in factors], range(rows.rank))
