@@ -125,6 +125,7 @@ async def test_a_version_that_only_crashes_is_refused_while_it_backs_off(
 ) -> None:
     monkeypatch.setattr(backoff, "_AT_ONCE", 0)
     monkeypatch.setattr(backoff, "_FIRST_SECONDS", 2.0)
+    monkeypatch.setattr(backoff, "_MOST_ONCE_LOADED_SECONDS", 30.0)
     publish_model("m", "1.0.0", onnx_models.integer_division())
     server = await start_server(runtime={"processes": 1})
     async with stub_of(server) as stub:

@@ -15,21 +15,30 @@ def test_the_first_deaths_are_followed_by_a_start_at_once_and_the_next_by_longer
     backoff = Backoff()
     delays = []
     for _ in range(40):
-        backoff.died()
+        backoff.died(loaded=False)
         delays.append(backoff.delay)
     assert delays[:6] == [0.0, 0.0, 0.1, 0.2, 0.4, 0.8]
     assert delays == sorted(delays)
     assert max(delays) == 30.0
 
 
+def test_what_loads_is_back_within_half_a_second_however_often_requests_end_it() -> None:
+    backoff = Backoff()
+    for _ in range(40):
+        backoff.died(loaded=True)
+        assert backoff.delay <= 0.5
+    backoff.died(loaded=False)
+    assert backoff.delay == 30.0
+
+
 def test_an_answer_ends_the_wait() -> None:
     backoff = Backoff()
     for _ in range(8):
-        backoff.died()
+        backoff.died(loaded=False)
     assert backoff.delay > 1
     backoff.answered()
     assert backoff.delay == 0.0
-    backoff.died()
+    backoff.died(loaded=True)
     assert backoff.delay == 0.0
 
 

@@ -286,7 +286,7 @@ class ChildPool(EndableRun):
                             self._changed.notify_all()
                         return False
                     if not self._closed:
-                        self._died(f"could not be started: {error.message}")
+                        self._died(f"could not be started: {error.message}", loaded=False)
 
     def _warm(self, child: IsolatedSession) -> None:
         """Runs what is to be the first run of a child.
@@ -318,12 +318,12 @@ class ChildPool(EndableRun):
                 self._free.remove(child)
             closed = self._closed
         if not closed:
-            self._died(how)
+            self._died(how, loaded=True)
 
-    def _died(self, how: str) -> None:
+    def _died(self, how: str, *, loaded: bool) -> None:
         with self._changed:
             self.deaths += 1
-            self._backoff.died()
+            self._backoff.died(loaded=loaded)
             delay = self._backoff.delay if self._serving else 0.0
             self._next_start = time.monotonic() + delay
             if self._serving and not self._closed and self._keepers < min(2, self._processes):
