@@ -8,8 +8,8 @@ _AT_ONCE = 2
 _FIRST_SECONDS = 0.1
 _MOST_SECONDS = 30.0
 _MOST_ONCE_LOADED_SECONDS = 0.5
-"""A child that loaded and died of a request is back soon, whatever comes: a client that sends nothing else must not keep
-others from the version for half a minute. At most some half of a core goes into starting it."""
+"""A child that loaded and died of a request is back soon, whatever comes: a client that sends nothing else must not
+keep others from the version for half a minute. At most some half of a core goes into starting it."""
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ class Backoff:
 
     @property
     def delay(self) -> float:
-        """Seconds until the next start: 0, then 0.1, and twice as long each time, up to 30, or 0.5 once it loads."""
+        """Seconds until the next start: 0, then 0.1, then twice as long each time, up to 30, or 0.5 once it loads."""
         if self.deaths <= _AT_ONCE:
             return 0.0
         return min(_FIRST_SECONDS * 2.0 ** min(self.deaths - _AT_ONCE - 1, 20), self._most)
