@@ -9,7 +9,6 @@ Answers are serialised here as well, since gRPC does so where nothing catches wh
 
 import asyncio
 import inspect
-import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -163,8 +162,9 @@ class Guard:
                 await abort(context, error)
             await self._unexpected(service, context, error)
         except grpc.aio.AbortError as ending:
-            _clear_frames(ending)
-            raise
+            del error
+            ending.__context__ = None
+            raise ending.with_traceback(None) from None
 
     async def _unexpected(self, service: str, context: Context, error: Exception) -> None:
         if isinstance(error, grpc.aio.AbortError):
@@ -174,15 +174,6 @@ class Guard:
         self.faults.unexpected[service] += 1
         self.log.error("unexpected error", service=service, exc_info=error)
         await abort(context, ModelFailure(_UNEXPECTED))
-
-
-def _clear_frames(error: BaseException | None) -> None:
-    """Empties the frames that have ended, of an error and of all that it came from: they hold the request."""
-    if error is not None:
-        traceback.clear_frames(error.__traceback__)
-        _clear_frames(error.__cause__)
-        if error.__context__ is not error.__cause__:
-            _clear_frames(error.__context__)
 
 
 class GuardedServer:
