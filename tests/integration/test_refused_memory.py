@@ -9,7 +9,7 @@ from onnx_models import scaled
 from turnout.host import resident_bytes, return_freed_memory
 
 MIB = 1 << 20
-SIZE, COUNT = 24 * MIB, 10
+SIZE, COUNT = 24 * MIB, 6
 
 
 def field(number: int, size: int) -> bytes:
