@@ -1,4 +1,4 @@
-"""A command whose standard streams cannot be written ends clearly: no traceback, and no other file takes what it prints."""
+"""A command whose standard streams cannot be written ends clearly: no traceback, and no file takes what it prints."""
 
 import subprocess
 from pathlib import Path
@@ -26,7 +26,9 @@ def test_a_full_disk_is_told_in_a_sentence(publish_model, models, command) -> No
     more = ["--models", str(models)] if command[0] == "models" else []
     done = run([*command, *more], ">/dev/full")
     assert done.returncode == 1
-    expected = "error: standard output cannot be written: No space left on device; what the command changed stays changed"
+    expected = (
+        "error: standard output cannot be written: No space left on device; what the command changed stays changed"
+    )
     assert done.stderr.splitlines() == [expected]
 
 
@@ -43,7 +45,8 @@ def test_a_reader_that_left_is_no_error(models, publish_model) -> None:
     publish_model("m", "1.0.0", scaled(2))
     words = [*TURNOUT, "models", "--models", str(models)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
     process.stdout.close()
     assert process.stderr.read() == ""
     process.stderr.close()

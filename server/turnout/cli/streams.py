@@ -20,9 +20,9 @@ class _OutputLost(OSError):
 class _Output(io.FileIO):
     """Standard output, whose errors can be told from others."""
 
-    def write(self, data: Any, /) -> int | None:
+    def write(self, data: Any, /) -> int:
         try:
-            return super().write(data)
+            return super().write(data) or 0
         except BrokenPipeError:
             raise  # the reader has had enough, which typer ends quietly
         except OSError as error:
@@ -32,9 +32,9 @@ class _Output(io.FileIO):
 class _Error(io.FileIO):
     """Standard error, which takes everything."""
 
-    def write(self, data: Any, /) -> int | None:
+    def write(self, data: Any, /) -> int:
         try:
-            return super().write(data)
+            return super().write(data) or 0
         except OSError:
             return len(memoryview(data).cast("B"))
 
@@ -64,7 +64,9 @@ def _lost(error: OSError | None) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if error is not None and sys.stderr is not None:
         reason = os.strerror(error.errno or errno.EIO)
-        sys.stderr.write(f"error: standard output cannot be written: {reason}; what the command changed stays changed\n")
+        sys.stderr.write(
+            f"error: standard output cannot be written: {reason}; what the command changed stays changed\n"
+        )
         sys.stderr.flush()
     sys.exit(1)
 
