@@ -2,6 +2,7 @@
 
 import sys
 
+from turnout.cli.streams import writing_out
 from turnout.host import lower_priority
 
 _CAN_WAIT = {"publish"}
@@ -13,9 +14,10 @@ def main() -> None:
     """Runs the command line of this process."""
     if set(sys.argv[1:2]) & _CAN_WAIT:
         lower_priority()
-    from turnout.cli.main import application
+    with writing_out():
+        from turnout.cli.main import application
 
-    application()()
+        application()()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Address, Retention, Settings
 from turnout.errors import Unavailable
-from turnout.host import lower_priority
+from turnout.host import lower_priority, return_freed_memory
 from turnout.life import SideTasks, drain
 from turnout.oip.description import Description
 from turnout.publishing import Publisher
@@ -322,6 +322,7 @@ async def run(settings: Settings) -> int:
     Raises:
         ConfigError, Unavailable: As `running`.
     """
+    return_freed_memory()
     log = make_logger(settings.log.format, settings.log.level)
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()

@@ -29,6 +29,15 @@ except ModuleNotFoundError:
 
 _NICENESS = 19
 _PR_SET_PDEATHSIG = 1
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Of glibc's mallopt."""
+
+_MAPPED_BYTES = 4 << 20
+"""Blocks from this size on are mapped by themselves: their pages are new each time, 0.2 ms a MiB."""
+
+_KEPT_BYTES = 8 << 20
+"""Most free bytes at the end of a heap; each thread may have one."""
+
 _STATUS = Path("/proc/self/status")
 _STATM = Path("/proc/self/statm")
 _OOM_SCORE_ADJ = Path("/proc/self/oom_score_adj")
@@ -128,6 +137,18 @@ def unlimit_data() -> None:
     if resource is not None:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
+
+
+def return_freed_memory() -> None:
+    """Has what this process frees from now on go back to the operating system, glibc's allocator willing.
+
+    By itself glibc raises both of its thresholds with the largest block that was freed, to 32 and 64 MiB: messages of
+    20 to 50 MiB, one at a time, then left a server at 4 GiB, in as many heaps as it has threads.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # not glibc: there is nothing to ask
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def write_no_core() -> None:

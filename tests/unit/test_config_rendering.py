@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from turnout.config import load_settings
-from turnout.config.rendering import as_data, redacted, render_toml
+from turnout.config import Settings, load_settings
+from turnout.config.rendering import as_data, redacted, render_toml, without_passwords
 
 FULL = """
 models = "m \\"quoted\\""
@@ -85,3 +85,15 @@ def test_no_secret_of_any_setting_is_printed(tmp_path: Path, text: str) -> None:
     loaded = load_settings(file, environ={})
     assert SECRET not in render_toml(loaded.settings, loaded.origins)
     assert SECRET not in json.dumps(as_data(loaded.settings))
+
+
+def test_the_path_of_a_webhook_is_a_secret() -> None:
+    settings = Settings.model_validate({"rollout": {"webhook_url": "https://hooks.example.com/services/T0/B0/SECRET"}})
+    for text in (render_toml(settings, {}), str(as_data(settings))):
+        assert "SECRET" not in text
+        assert "https://hooks.example.com/***" in text
+
+
+@pytest.mark.parametrize("url", ["postgres//u:SECRET@x/db", "postgresql:/u:SECRET@x", "u:SECRET@x"])
+def test_a_url_that_is_mistyped_shows_no_password(url) -> None:
+    assert "SECRET" not in str(without_passwords(url))

@@ -13,6 +13,8 @@ _SECRET_PARAMETER = re.compile(
     r"((?:^|&)[^=&]*(?:password|passwd|secret|token|signature|api_?key|access_?key)[^=&]*=)[^&]*", re.IGNORECASE
 )
 
+_USER_PASSWORD = re.compile(r":[^:@\s]+@")
+
 
 def render_toml(settings: Settings, origins: Mapping[str, str]) -> str:
     """Returns `settings` as TOML, each value that is no default with its origin beside it, passwords as `***`.
@@ -36,10 +38,21 @@ def as_data(settings: Settings) -> dict[str, Any]:
 def without_passwords(value: Any) -> Any:
     """Returns a plain value with the passwords in all of its URLs, wherever they stand, as `***`."""
     if isinstance(value, dict):
-        return {key: without_passwords(item) for key, item in value.items()}
+        return {
+            key: _without_path(without_passwords(item)) if key == "webhook_url" else without_passwords(item)
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
         return [without_passwords(item) for item in value]
-    return redacted(value) if isinstance(value, str) and "://" in value else value
+    if not isinstance(value, str):
+        return value
+    return redacted(value) if "://" in value else _USER_PASSWORD.sub(":***@", value)  # a URL that is mistyped
+
+
+def _without_path(url: str) -> str:
+    """Returns the URL of a webhook with its path as `***`: with Slack, Teams and others that is the secret."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(path="/***")) if parts.path.strip("/") else url
 
 
 def redacted(url: str) -> str:

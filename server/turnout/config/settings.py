@@ -35,6 +35,7 @@ from turnout.config.values import (
     Address,
     AddressField,
     DatabaseUrl,
+    Directory,
     Durations,
     Load,
     LoadAll,
@@ -107,7 +108,7 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
     )
 
-    models: Path = Path("models")
+    models: Directory = Path("models")
     state: DatabaseUrl = ""
     grpc: AddressField = Address("0.0.0.0", 8001)  # noqa: S104 - see the docstring
     http: AddressField = Address("0.0.0.0", 8000)  # noqa: S104

@@ -5,11 +5,14 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Annotated, Any, Literal, Self
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainSerializer, PlainValidator, SecretStr
 from pydantic_settings import NoDecode
+
+ValueT = TypeVar("ValueT", str, Path)
 
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")
 
@@ -131,6 +134,17 @@ def _providers_text(providers: Literal["auto"] | tuple[Provider, ...]) -> str | 
     return providers if providers == "auto" else [str(provider) for provider in providers]
 
 
+def _text(value: ValueT) -> ValueT:
+    """Returns a path or URL that can be printed, and given to the operating system."""
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        raise ValueError("expected text in UTF-8") from None
+    if "\0" in str(value):
+        raise ValueError("expected text without NUL bytes")
+    return value
+
+
 def _parse_url(value: Any) -> str:
     if isinstance(value, str) and (not value or re.match(r"[a-z0-9]+(\+[a-z0-9]+)?:", value)):
         return value
@@ -216,6 +230,7 @@ OtlpEndpoint = Annotated[str, PlainValidator(_parse_endpoint)]
 HostNames = Annotated[tuple[Annotated[str, AfterValidator(_host_name)], ...], NoDecode, BeforeValidator(_listed)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 HeaderValue = Annotated[SecretStr, AfterValidator(_header_value)]
-DatabaseUrl = Annotated[str, PlainValidator(_parse_url)]
+DatabaseUrl = Annotated[str, PlainValidator(_parse_url), AfterValidator(_text)]
+Directory = Annotated[Path, AfterValidator(_text)]
 Durations = Annotated[tuple[Duration, ...], NoDecode, BeforeValidator(_listed)]
 DeviceIds = Annotated[tuple[CountOrNone, ...], NoDecode, BeforeValidator(_listed), Field(min_length=1)]

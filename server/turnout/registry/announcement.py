@@ -134,6 +134,8 @@ def announced_files(files: Sequence[tuple[str, int, str]]) -> tuple[FileEntry, .
     entries = []
     for index, (path, size, digest) in enumerate(files):
         try:
+            if len(path) > MAX_PATH_BYTES:  # before anything walks it: 60 MiB stalled the event loop for 0.3 s
+                raise ValueError
             entries.append(FileEntry(path, size, digest))
         except ValueError:
             # The manifest's own words would quote a path of any length.

@@ -5,10 +5,10 @@ hold keep each of those short. There is one thread: more would only take turns o
 to wait for each of them in turn.
 """
 
-import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
+
+from turnout.threads import Threads
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -18,12 +18,12 @@ class ConversionThread:
     """Runs conversions one after the other, in the order they came."""
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "conversion")
+        self._thread = Threads("conversion")
 
     async def run(self, convert: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Returns what `convert` returns. Whoever gives up before its turn came costs nothing."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: convert(*args, **kwargs))
+        return await self._thread.run(convert, *args, **kwargs)
 
     def close(self) -> None:
-        """Ends the thread; what has not begun is given up."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Ends the thread; what has not begun is given up, and what has begun holds no process's end up."""
+        self._thread.shutdown()

@@ -28,6 +28,7 @@ from turnout.telemetry.faults import FaultRecorder
 from turnout.telemetry.tracing.tracer import Tracer
 from turnout.web.body import Body, receive
 from turnout.web.errors import error_response
+from turnout.web.header_limit import BoundedHttpProtocol
 from turnout.web.json_body import json_object
 from turnout.web.tracing import traced
 
@@ -213,7 +214,13 @@ class EmbeddedServer(uvicorn.Server):
 def http_server(application: ASGIApp) -> EmbeddedServer:
     """Returns the HTTP server, to be served on a bound socket."""
     config = uvicorn.Config(
-        application, log_config=None, access_log=False, lifespan="off", server_header=False, ws="none"
+        application,
+        http=BoundedHttpProtocol,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        ws="none",
     )
     return EmbeddedServer(config)
 

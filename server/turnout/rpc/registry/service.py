@@ -228,6 +228,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
             raise error.cause from None
         finally:
             self._working.discard(cancellation)
+            del future  # it holds the error, whose traceback leads here
 
     async def _message(self, result: PublishResult) -> pb.PublishedVersion:
         declared = await self._in_thread(self._declared, result.manifest.model)

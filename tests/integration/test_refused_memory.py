@@ -1,0 +1,70 @@
+"""A message that was refused is freed at once, and not by the garbage collection that comes some time."""
+
+import gc
+from contextlib import suppress
+
+import grpc
+import pytest
+
+from onnx_models import scaled
+from turnout.host import resident_bytes, return_freed_memory
+
+MIB = 1 << 20
+_REFUSED = {
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.OK,  # streams refuse in an answer
+}
+SIZE, COUNT = 24 * MIB, 6
+
+
+def field(number: int, size: int) -> bytes:
+    """A text field of so many bytes."""
+    length, head = size, bytearray()
+    while length > 127:
+        head.append(length & 127 | 128)
+        length >>= 7
+    return bytes([number << 3 | 2, *head, length]) + b"a" * size
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "turnout.v1.CatalogService/GetModel",
+        "turnout.v1.ControlService/GetTraffic",
+        "turnout.v1.RegistryService/DescribeUpload",
+        "turnout.v1.RegistryService/FetchVersion",
+        "turnout.v1.PredictionService/Predict",
+        "turnout.v1.PredictionService/PredictStream",
+        "inference.GRPCInferenceService/ModelInfer",
+        "inference.GRPCInferenceService/ModelStreamInfer",
+        "inference.GRPCInferenceService/ModelMetadata",
+        "grpc.health.v1.Health/Check",
+    ],
+)
+async def test_a_refused_message_leaves_nothing_behind(publish_model, start_server, method) -> None:
+    publish_model("m", "1.0.0", scaled(2))
+    server = await start_server()
+    return_freed_memory()
+    message = field(1, SIZE)
+    async with grpc.aio.insecure_channel(str(server.control)) as channel:
+        call = channel.stream_stream(f"/{method}")
+
+        async def send() -> None:
+            calling = call(iter([message]), timeout=20)
+            with suppress(grpc.aio.AioRpcError):
+                async for _ in calling:
+                    pass
+            assert await calling.code() in _REFUSED
+
+        await send()
+        gc.collect()
+        gc.disable()
+        try:
+            before = resident_bytes()
+            for _ in range(COUNT):
+                await send()
+            grown = resident_bytes() - before
+        finally:
+            gc.enable()
+    assert grown < 3 * SIZE, f"{grown / MIB:.0f} MiB"
