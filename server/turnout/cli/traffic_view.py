@@ -45,7 +45,13 @@ def change_lines(state: pb.TrafficState) -> list[str]:
 
 
 def state_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
-    """Returns how a model's traffic stands, for people."""
+    """Returns how a model's traffic stands, and who answers what, for people."""
+    yield from _policy_lines(state)
+    if line := answers_line(read_answers(state.answers)):
+        yield line
+
+
+def _policy_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
     if not state.epoch:
         yield Text.assemble((state.model, "bold"), "  no policy: the highest released version answers")
         return

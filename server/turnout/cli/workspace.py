@@ -16,6 +16,7 @@ from turnout.registry.listing import Listing, Published
 from turnout.registry.names import check_model_name, parse_version
 from turnout.registry.repository import Repository
 from turnout.registry.standing import Declared
+from turnout.rollout.actors import check_person
 from turnout.routing.resolution import VersionIndex, resolve
 from turnout.routing.selector import Selector
 
@@ -164,8 +165,13 @@ def exact_reference(text: str) -> tuple[str, Version]:
 
 
 def actor_or_login(actor: str | None) -> str:
-    """Returns `actor`, or login and host of who runs this, where nobody was named."""
+    """Returns `actor`, or login and host of who runs this, where nobody was named.
+
+    Raises:
+        InvalidRequest: It is the name of a rollout.
+    """
     if actor is not None:
+        check_person(actor, "--actor")
         return actor
     try:
         login = getpass.getuser()

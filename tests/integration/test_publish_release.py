@@ -1,0 +1,112 @@
+"""A publish that releases, and a look at the traffic, tell who answers from then on, as every other command does."""
+
+import json
+
+import grpc
+import pytest
+from semver import Version
+
+from answer_wire import check_printed, run
+from onnx_models import scaled
+from rollout_wire import TICK, settled
+from routing_wire import policy, put
+from turnout.config import Settings
+from turnout.state.store import StateStore
+
+
+@pytest.fixture
+async def server(publish_model, start_server):
+    """A model `m` with 1.0.0 released."""
+    publish_model("m", "1.0.0", scaled(1))
+    return await start_server(rollout=TICK)
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Another model's file."""
+    path = tmp_path / "other.onnx"
+    path.write_bytes(scaled(2).SerializeToString())
+    return str(path)
+
+
+async def followed(server, models) -> None:
+    """Waits until the server has followed its state store."""
+    with StateStore.open(Settings(models=models).state_url) as store:
+        revision = store.revision()
+    await settled(lambda: server.services.manager._inventory.revision >= revision, limit=10)
+    await server.services.rollouts._enforcement._traffic.refresh()
+    await settled(
+        lambda: all(e.handle for e in server.services.catalog.snapshot.model("m").versions.values()), limit=10
+    )
+
+
+@pytest.mark.parametrize("local", [False, True], ids=["server", "store"])
+async def test_a_publish_that_releases_tells_who_answers(server, models, file, local) -> None:
+    await put(server, policy("1.0.0"))
+    said = await run(server, models, "publish", "m", "1.1.0", file, "--release", local=local)
+    assert said.code == 0, said.err
+    assert "m 1.1.0 is released, and answers plain requests in place of 1.0.0" in said.out
+    await followed(server, models)
+    assert (await check_printed(server, said.out))[""] == {"1.1.0": 100}
+
+
+@pytest.mark.parametrize("local", [False, True], ids=["server", "store"])
+async def test_a_publish_of_what_exists_releases_it_all_the_same(server, models, file, local) -> None:
+    await put(server, policy("1.0.0"))
+    assert (await run(server, models, "publish", "m", "1.1.0", file, local=local)).code == 0
+    ranges = await run(server, models, "release", "m@1.1.0", "--no-traffic", local=local)
+    assert "plain requests: 1.0.0; latest: 1.1.0" in ranges.out
+    said = await run(server, models, "publish", "m", "1.1.0", file, "--release", "--json", local=local)
+    assert said.code == 0, said.err
+    answers = json.loads(said.out)["answers"]
+    assert [part["version"] for part in answers["plain"]] == ["1.1.0"]
+    assert set(answers["selectors"]) == {"latest", "^1"}
+
+
+async def test_a_publish_without_a_release_tells_of_none(server, models, file) -> None:
+    said = await run(server, models, "publish", "m", "1.1.0", file, "--json")
+    assert "answers" not in json.loads(said.out)
+
+
+@pytest.mark.parametrize("canary", [False, True], ids=["no policy", "canary"])
+async def test_a_look_at_the_traffic_tells_who_answers(server, models, publish_model, canary) -> None:
+    if canary:
+        publish_model("m", "1.1.0", scaled(2), release=False)
+        await server.services.manager.load("m", Version.parse("1.1.0"))
+        await put(server, policy("1.0.0", v1_1_0=0.25))
+    said = await run(server, models, "traffic", "show", "m")
+    assert said.code == 0, said.err
+    assert (await check_printed(server, said.out))[""] == ({"1.0.0": 75, "1.1.0": 25} if canary else {"1.0.0": 100})
+
+
+_COMMANDS = {
+    "release": ["m@1.0.0"],
+    "withdraw": ["m@1.0.0", "--reason", "x"],
+    "rollback": ["m", "--reason", "x"],
+    "traffic": ["set", "m", "--baseline", "1.0.0"],
+    "rollout": ["abort", "m"],
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "local"),
+    [(name, False) for name in _COMMANDS]
+    + [("release", True), ("withdraw", True), ("yank", True), ("tag", True), ("prune", True)],
+)
+async def test_nobody_goes_by_the_name_of_a_rollout(server, models, command, local) -> None:
+    arguments = (
+        _COMMANDS.get(command)
+        or {
+            "yank": ["m@1.0.0", "--reason", "x"],
+            "tag": ["m", "stable", "1.0.0"],
+            "prune": ["m", "--yes"],
+        }[command]
+    )
+    said = await run(server, models, command, *arguments, "--actor", "turnout rollout 3", local=local)
+    assert (said.code, "names that begin with 'turnout rollout' are those of rollouts" in said.err) == (1, True), said
+
+
+async def test_a_client_of_the_protocol_does_not_go_by_the_name_of_a_rollout_either(server) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await put(server, policy("1.0.0"), actor="turnout rollout 3")
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
