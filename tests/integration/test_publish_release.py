@@ -110,3 +110,13 @@ async def test_a_client_of_the_protocol_does_not_go_by_the_name_of_a_rollout_eit
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await put(server, policy("1.0.0"), actor="turnout rollout 3")
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("command", [["models"], ["show", "m"]], ids=["models", "show"])
+async def test_the_default_that_is_shown_is_the_baseline(server, models, publish_model, command) -> None:
+    publish_model("m", "1.1.0", scaled(2), release=False)
+    assert (await run(server, models, "release", "m@1.1.0", "--no-traffic", local=True)).code == 0
+    await followed(server, models)
+    for local in (True, False):
+        said = json.loads((await run(server, models, *command, "--json", local=local)).out)
+        assert said.get("models", [said])[0]["default_version"] == "1.0.0", local

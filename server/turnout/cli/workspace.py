@@ -93,6 +93,16 @@ class Workspace:
         with self.store() as store:
             return store.declared()
 
+    def baselines(self) -> dict[str, Version]:
+        """Returns the baselines of the policies in force, by model."""
+        if not self.has_store():
+            return {}
+        from turnout.routing.traffic import readable
+
+        with self.store() as store:
+            states = {model: readable(record) for model, record in store.policies().items()}
+        return {model: state.policy.baseline for model, state in states.items() if state and state.policy}
+
 
 @dataclass(frozen=True, slots=True)
 class ModelVersions:
@@ -102,14 +112,16 @@ class ModelVersions:
         name: The model's name.
         published: By version, the highest precedence first.
         index: For selectors.
+        baseline: Of the policy in force; None where there is none, or nobody asked.
     """
 
     name: str
     published: Mapping[Version, Published]
     index: VersionIndex
+    baseline: Version | None = None
 
     @classmethod
-    def of(cls, name: str, listing: Listing, declared: Declared) -> Self:
+    def of(cls, name: str, listing: Listing, declared: Declared, baseline: Version | None = None) -> Self:
         """Gathers what is known of the model `name`.
 
         Raises:
@@ -126,7 +138,7 @@ class ModelVersions:
             tags=declarations.tags,
             digests={p.digest: version for version, p in published.items()},
         )
-        return cls(name, published, index)
+        return cls(name, published, index, baseline)
 
     def resolve(self, selector: Selector) -> Published:
         """Returns the version that `selector` names.
@@ -138,7 +150,9 @@ class ModelVersions:
 
     @property
     def default(self) -> Version | None:
-        """The version that the empty selector answers with, None where nothing is released."""
+        """The version that the empty selector answers with, canaries aside; None where nothing is released."""
+        if self.baseline is not None:
+            return next((v for v in self.published if v == self.baseline), None)
         return next((v for v in self.index.released if v.prerelease is None), None)
 
 
