@@ -6,7 +6,7 @@ import grpc
 import pytest
 from semver import Version
 
-from answer_wire import check_printed, run
+from answer_wire import answered, check_printed, run
 from onnx_models import scaled
 from rollout_wire import TICK, settled
 from routing_wire import policy, put
@@ -120,3 +120,16 @@ async def test_the_default_that_is_shown_is_the_baseline(server, models, publish
     for local in (True, False):
         said = json.loads((await run(server, models, *command, "--json", local=local)).out)
         assert said.get("models", [said])[0]["default_version"] == "1.0.0", local
+
+
+async def test_a_server_tells_which_answers_it_has_not_loaded(models, publish_model, start_server) -> None:
+    for version in ("1.0.0", "1.1.0", "2.0.0", "3.0.0"):
+        publish_model("m", version, scaled(1))
+    server = await start_server(model={"m": {"load": ["1.0.0", "3"]}})
+    await server.services.manager.refresh()
+    await settled(lambda: not server.services.manager._tasks, limit=10)
+    await server.services.manager.unload("m", Version(2))
+    said = await run(server, models, "traffic", "show", "m")
+    assert "1.1.0 is not loaded here, so that ^1 gets 1.0.0" in said.out
+    assert "2.0.0 is not loaded here, so that ^2 gets nobody" in said.out
+    assert set(await answered(server, "^1")) == {"1.0.0"}
