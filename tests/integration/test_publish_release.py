@@ -1,15 +1,19 @@
 """A publish that releases, and a look at the traffic, tell who answers from then on, as every other command does."""
 
+import asyncio
 import json
+import shutil
 
 import grpc
 import pytest
 from semver import Version
+from typer.testing import CliRunner
 
 from answer_wire import answered, check_printed, run
 from onnx_models import scaled
 from rollout_wire import TICK, settled
 from routing_wire import policy, put
+from turnout.cli.main import application
 from turnout.config import Settings
 from turnout.state.store import StateStore
 
@@ -133,3 +137,13 @@ async def test_a_server_tells_which_answers_it_has_not_loaded(models, publish_mo
     assert "1.1.0 is not loaded here, so that ^1 gets 1.0.0" in said.out
     assert "2.0.0 is not loaded here, so that ^2 gets nobody" in said.out
     assert set(await answered(server, "^1")) == {"1.0.0"}
+
+
+async def test_a_state_store_that_is_made_beside_versions_is_told_of(models, publish_model) -> None:
+    publish_model("m", "1.0.0", scaled(1), release=False)
+    shutil.rmtree(models / ".turnout", ignore_errors=True)
+    arguments = ["release", "m@1.0.0", "--models", str(models)]
+    first = await asyncio.to_thread(CliRunner().invoke, application(), arguments)
+    assert (first.exit_code, "there was no state store, and a new one was made" in first.stderr) == (0, True)
+    again = await asyncio.to_thread(CliRunner().invoke, application(), arguments)
+    assert (again.exit_code, again.stderr) == (0, "")

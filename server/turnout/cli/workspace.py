@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+import typer
 from semver import Version
 
 from turnout import host
@@ -24,6 +25,12 @@ if TYPE_CHECKING:  # SQLAlchemy takes 0.1 s to import, and commands that ask a s
     from turnout.state.store import StateStore
 
 _ACTOR_BYTES = 256
+
+_MADE = (
+    "warning: there was no state store, and a new one was made: it knows of no release, tag, yank or policy of the "
+    "versions that are here, and every one of them is a candidate. If there was a store, stop the servers, remove the "
+    "new one and put a backup in its place"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +63,20 @@ class Workspace:
         return location.url.drivername != "sqlite" or Path(location.url.database or "").exists()
 
     def store(self) -> "StateStore":
-        """Opens the state store, and makes it where there is none."""
+        """Opens the state store, and makes it where there is none; says so where there are versions already."""
         from turnout.state.store import StateStore
 
-        return StateStore.open(self.settings.state_url)
+        made = not self.has_store()
+        store = StateStore.open(self.settings.state_url)
+        if made and self._holds_versions():
+            typer.echo(_MADE, err=True)
+        return store
+
+    def _holds_versions(self) -> bool:
+        try:
+            return bool(self.repository.published())
+        except OSError:
+            return False
 
     def require_repository(self) -> None:
         """Checks that there is a repository.
