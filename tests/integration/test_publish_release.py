@@ -147,3 +147,14 @@ async def test_a_state_store_that_is_made_beside_versions_is_told_of(models, pub
     assert (first.exit_code, "there was no state store, and a new one was made" in first.stderr) == (0, True)
     again = await asyncio.to_thread(CliRunner().invoke, application(), arguments)
     assert (again.exit_code, again.stderr) == (0, "")
+
+
+async def test_requests_that_nothing_splits_are_not_shown_as_none(server, models) -> None:
+    await put(server, policy("1.0.0"))
+    await answered(server)
+    (row,) = [
+        line
+        for line in (await run(server, models, "traffic", "show", "m")).out.splitlines()
+        if line.startswith("1.0.0")
+    ]
+    assert row.split() == ["1.0.0", "baseline", "100%", "100%"]
