@@ -161,7 +161,7 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             return {**policies.held(model), **roster.held(model)}  # a rollout's part of a policy is its own to let go
 
         def fallbacks(model: str) -> Collection[Version]:
-            return [policies.fallbacks[model]] if model in policies.fallbacks else []
+            return policies.fallbacks.get(model, ())
 
         router = PolicyRouter(catalog, policies, serve_yanked=settings.routing.yanked_pins == "warn")
         access = AccessLog(log, settings.log.access_sample_rate)

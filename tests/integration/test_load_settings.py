@@ -74,11 +74,14 @@ async def test_publishing_a_candidate_unloads_nothing_where_the_latest_release_i
 
 
 async def test_a_release_unloads_the_one_before_only_once_it_is_ready(publish_model, start_server) -> None:
-    publish_model("m", "1.0.0", scaled(1))
+    for version in ("0.9.0", "1.0.0"):
+        publish_model("m", version, scaled(1))
     server = await start_server(model=LATEST_ONE, loading=Loading(concurrency=1, warmup_runs=300))
+    before = {"1.0.0": S.READY, "0.9.0": S.READY}
+    await _until(server, lambda: _states(server) == before)
     async with Watch(server, "", "latest", ">=1") as watch:
         publish_model("m", "2.0.0", matmul(4))
-        await _until(server, lambda: _states(server) == {"2.0.0": S.READY, "1.0.0": S.UNLOADED})
+        await _until(server, lambda: _states(server) == {"2.0.0": S.READY, "1.0.0": S.READY, "0.9.0": S.UNLOADED})
     assert watch.refused == []
     assert await _answering(server) == "2.0.0"
 
@@ -136,14 +139,36 @@ async def test_what_a_rollback_goes_back_to_stays_loaded_and_a_restart_loads_it(
     assert server.services.policies.current["m"].state.policy == Policy(Version(1))
 
 
-async def test_a_yanked_release_is_replaced_by_the_one_below_it(publish_model, start_server) -> None:
+async def test_a_rollback_is_a_swap_where_nobody_ever_set_a_policy_and_the_one_after_it_too(
+    publish_model, start_server
+) -> None:
+    for version in ("1.0.0", "1.1.0", "1.2.0"):
+        publish_model("m", version, scaled(1))
+    server = await start_server(model=LATEST_ONE)
+    await _until(server, lambda: _states(server)["1.1.0"] == S.READY)
+    assert _states(server) == {"1.2.0": S.READY, "1.1.0": S.READY, "1.0.0": S.NEW}
+    async with Watch(server, "", "latest") as watch:
+        for target in ("1.1.0", "1.0.0"):
+            await _until(server, lambda target=target: _states(server)[target] == S.READY)
+            done = await server.services.rollouts.rollback("m", None, "ada", "worse")
+            assert (str(done.baseline), await _answering(server)) == (target, target)
+    assert watch.refused == []
+
+
+@pytest.mark.parametrize("lower", [False, True], ids=["the one before", "a lower one that came later"])
+async def test_a_yank_fails_no_request_and_takes_effect_at_once(publish_model, start_server, lower) -> None:
     publish_model("m", "1.0.0", scaled(1))
     publish_model("m", "2.0.0", scaled(2))
-    server = await start_server(model=LATEST_ONE)
-    assert _states(server) == {"2.0.0": S.READY, "1.0.0": S.NEW}
-    await asyncio.to_thread(server.services.declarer.yank, "m", Version(2), actor="test", reason="it leaks")
-    await _until(server, lambda: _states(server) == {"2.0.0": S.UNLOADED, "1.0.0": S.READY})
-    assert await _answering(server) == "1.0.0"
+    if lower:
+        publish_model("m", "1.5.0", scaled(3))
+    below = "1.5.0" if lower else "1.0.0"
+    server = await start_server(model=LATEST_ONE, loading=Loading(warmup_runs=300))
+    await _until(server, lambda: _states(server)[below] == S.READY)
+    async with Watch(server, "", "latest") as watch:
+        await asyncio.to_thread(server.services.declarer.yank, "m", Version(2), actor="test", reason="it leaks")
+        await _until(server, lambda: _states(server)["2.0.0"] == S.UNLOADED)
+    assert watch.refused == []
+    assert await _answering(server) == below
 
 
 async def test_what_an_operator_unloads_stays_out_whatever_names_it(publish_model, start_server) -> None:

@@ -106,9 +106,7 @@ async def test_it_is_told_harms_nothing_and_can_be_ended(server, models, name) -
         ("release", "m@1.2.0"),
     ):
         assert WAY_OUT.removesuffix("`") in await refused(server, models, *command), command
-    assert WAY_OUT in await refused(server, models, "yank", "m@1.1.0", "--reason", "bad", local=True) or (
-        name not in ("no candidate", "a candidate that is none")
-    )
+    assert "--discard" in await refused(server, models, "yank", "m@1.1.0", "--reason", "bad", local=True)
     said = await run(server, models, "rollout", "abort", "m", "--discard", "--actor", "ann", "--reason", "a downgrade")
     assert said.code == 0, said.err
     await check_printed(server, said.out)

@@ -4,7 +4,7 @@ import pytest
 from semver import Version
 
 from turnout.registry.standing import Standing
-from turnout.routing.answers import answers_of, answers_text
+from turnout.routing.answers import answers_of, answers_text, standing_in
 from turnout.routing.policy import Canary, Policy
 
 S = Standing
@@ -50,3 +50,19 @@ def _statuses(*released: str) -> dict[Version, Standing]:
 )
 def test_the_line_that_commands_print(policy, released, expected) -> None:
     assert answers_text(answers_of(policy, _statuses(*released), {_v("1.3.0"): 3})) == expected
+
+
+def test_what_a_server_has_not_loaded_is_told_with_what_answers_instead() -> None:
+    statuses = _statuses("1.0.0", "1.1.0", "2.0.0", "3.0.0")
+    states = {_v("3.0.0"): "loading", _v("1.1.0"): "not loaded", _v("1.0.0"): "ready", _v("2.0.0"): "ready"}
+    ready = {v: s for v, s in statuses.items() if states[v] == "ready"}
+    assert standing_in(answers_of(None, statuses), answers_of(None, ready), states) == (
+        "3.0.0 is loading here, so that plain requests and latest get 2.0.0",
+        "3.0.0 is loading here, so that ^3 gets nobody",
+        "1.1.0 is not loaded here, so that ^1 gets 1.0.0",
+    )
+    policy = Policy(_v("2.0.0"), (Canary(_v("2.1.0"), 500),))
+    assert standing_in(answers_of(policy, statuses), answers_of(policy, ready), states)[0] == (
+        "3.0.0 is loading here, so that latest gets 2.0.0"
+    )
+    assert standing_in(answers_of(policy, ready), answers_of(policy, ready), states) == ()

@@ -23,7 +23,7 @@ def test_old_versions_below_the_latest_releases_go_and_say_what_they_are() -> No
     plan = _plan(Declarations(RELEASED))
     assert [major for major, (goes, _) in plan.items() if goes] == [4, 3, 2, 1]
     assert plan[1] == (True, ("released, published 2024-11-27",))
-    assert plan[6][1] == ("plain requests and `latest` get it", "it is among the 2 latest releases")
+    assert plan[6][1] == ("`latest` gets it", "it is among the 2 latest releases")
 
 
 def test_whatever_holds_a_version_is_named() -> None:

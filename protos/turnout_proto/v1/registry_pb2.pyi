@@ -1,3 +1,4 @@
+from turnout_proto.v1 import traffic_pb2 as _traffic_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -103,10 +104,14 @@ class PublishUploadRequest(_message.Message):
     def __init__(self, upload_id: _Optional[str] = ..., release: bool = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., skip_gates: _Optional[_Iterable[str]] = ..., dry_run: bool = ..., signature: _Optional[_Union[DigestSignature, _Mapping]] = ...) -> None: ...
 
 class PublishUploadResponse(_message.Message):
-    __slots__ = ("published",)
+    __slots__ = ("published", "sentence", "answers")
     PUBLISHED_FIELD_NUMBER: _ClassVar[int]
+    SENTENCE_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
     published: PublishedVersion
-    def __init__(self, published: _Optional[_Union[PublishedVersion, _Mapping]] = ...) -> None: ...
+    sentence: str
+    answers: _traffic_pb2.Answers
+    def __init__(self, published: _Optional[_Union[PublishedVersion, _Mapping]] = ..., sentence: _Optional[str] = ..., answers: _Optional[_Union[_traffic_pb2.Answers, _Mapping]] = ...) -> None: ...
 
 class PublishedVersion(_message.Message):
     __slots__ = ("manifest", "digest", "created", "gates", "standing", "parent", "dry_run")

@@ -31,7 +31,7 @@ def import_version(
     Every file of it is checked, and the gates run. Name the digest you expect: an export that somebody made anew is
     another version, and says so nowhere else.
     """
-    from turnout.cli.publish_view import result_body, result_shown
+    from turnout.cli.publish_view import Released, result_body, result_shown
     from turnout.cli.workspace import Workspace, actor_or_login
     from turnout.errors import DigestMismatch, InvalidRequest
     from turnout.publishing import Publisher
@@ -58,7 +58,9 @@ def import_version(
             publisher = Publisher(workspace.settings, workspace.repository, store, processes)
             with out.progress("importing", published.manifest.size) as advance:
                 result = publisher.take_in(source, published, Publication(who, reason), advance)
+            released = None
             if release:
-                Operations(workspace.repository, store).release_published(name, exact, actor=who, reason=reason)
+                done = Operations(workspace.repository, store).release_published(name, exact, actor=who, reason=reason)
+                released = Released(done.sentence, done.answers)
             standing = store.declared().of(name).standing(exact)
-        out.show(result_body(result, standing), *result_shown(result, standing))
+        out.show(result_body(result, standing, released), *result_shown(result, standing, released))

@@ -78,7 +78,7 @@ def publish(
     Publishing the same content again changes nothing. Running servers load it at once. Ends with 0 where the version
     exists now (or would, with --dry-run), 3 where a gate refused it, 4 where its number is taken, 1 for other errors.
     """
-    from turnout.cli.publish_view import Refusal, result_body, result_shown
+    from turnout.cli.publish_view import Refusal, Released, result_body, result_shown
     from turnout.cli.workspace import Workspace, actor_or_login
     from turnout.errors import AlreadyExists, InvalidRequest
     from turnout.publishing import Publisher
@@ -122,10 +122,12 @@ def publish(
                 publisher = Publisher(workspace.settings, workspace.repository, store, processes)
                 with out.progress("publishing", source_size(request)) as advance:
                     result = publisher.publish(request, how, advance)
+                released = None
                 if release:
-                    Operations(workspace.repository, store).release_published(
+                    done = Operations(workspace.repository, store).release_published(
                         name, result.manifest.version, actor=who, reason=reason
                     )
+                    released = Released(done.sentence, done.answers)
                 standing = store.declared().of(name).standing(result.manifest.version)
         except GateRefused as error:
             refusal = Refusal.of(error)
@@ -135,7 +137,7 @@ def publish(
         except AlreadyExists as error:
             out.error(error)
             raise typer.Exit(TAKEN) from None
-        out.show(result_body(result, standing), *result_shown(result, standing))
+        out.show(result_body(result, standing, released), *result_shown(result, standing, released))
 
 
 def _publish_to(out: Output, server: str, request: "PublishRequest", how: "Publication", *, release: bool) -> None:
@@ -148,7 +150,7 @@ def _publish_to(out: Output, server: str, request: "PublishRequest", how: "Publi
     try:
         with out.progress("uploading", size) as advance:
             wish = Wish(how, release, _GATES_SECONDS)
-            result, standing = publish_to(Server.named(server, None), request, wish, advance)
+            result, standing, released = publish_to(Server.named(server, None), request, wish, advance)
     except RefusedByGates as error:
         told = error.version
         refusal = Refusal(request.model, told.version, told.parent or None, told.digest, error.report)
@@ -158,4 +160,4 @@ def _publish_to(out: Output, server: str, request: "PublishRequest", how: "Publi
     except ServerRefused as error:
         out.error(error)
         raise typer.Exit(TAKEN if error.kind == "AlreadyExists" else 1) from None
-    out.show(result_body(result, standing), *result_shown(result, standing))
+    out.show(result_body(result, standing, released), *result_shown(result, standing, released))

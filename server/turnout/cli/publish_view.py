@@ -5,16 +5,31 @@ from typing import Any, Self
 
 from rich.console import RenderableType
 
+from turnout.cli.answers_view import answers_body, answers_line
 from turnout.cli.gates_view import gates_table
 from turnout.cli.output import facts, size_text
 from turnout.registry.gates import GateRefused, GateReport
 from turnout.registry.publish import PublishResult
 from turnout.registry.standing import Standing
+from turnout.routing.answers import Answers
 
 
-def result_body(result: PublishResult, standing: Standing) -> dict[str, Any]:
-    """Returns the JSON form of a publish that went through."""
-    return {
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The release that went with a publish.
+
+    Attributes:
+        sentence: What it did, for people.
+        answers: Who answers what from now on.
+    """
+
+    sentence: str
+    answers: Answers
+
+
+def result_body(result: PublishResult, standing: Standing, released: Released | None = None) -> dict[str, Any]:
+    """Returns the JSON form of a publish that went through, and of the release that went with it."""
+    body = {
         "ok": True,
         "model": result.manifest.model,
         "version": str(result.manifest.version),
@@ -26,6 +41,7 @@ def result_body(result: PublishResult, standing: Standing) -> dict[str, Any]:
         "size_bytes": result.manifest.size,
         "gates": _gates_body(result.report),
     }
+    return body if released is None else body | {"answers": answers_body(released.answers)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +88,8 @@ class Refusal:
         return [f"{self.model} {self.version} is not published", facts([("gates", gates_table(self.report))])]
 
 
-def result_shown(result: PublishResult, standing: Standing) -> list[RenderableType]:
-    """Returns what people are shown of a publish that went through."""
+def result_shown(result: PublishResult, standing: Standing, released: Released | None = None) -> list[RenderableType]:
+    """Returns what people are shown of a publish that went through, and of the release that went with it."""
     manifest = result.manifest
     done = "would be published" if result.dry_run else "published"
     if not result.created and not result.report.results:
@@ -92,7 +108,10 @@ def result_shown(result: PublishResult, standing: Standing) -> list[RenderableTy
         pairs.append(("gates", gates_table(result.report)))
     if standing == "candidate" and not result.dry_run:
         pairs.append(("next", f"turnout release {manifest.model}@{manifest.version}"))
-    return [f"{manifest.model} {manifest.version} {done}", facts(pairs)]
+    shown: list[RenderableType] = [f"{manifest.model} {manifest.version} {done}", facts(pairs)]
+    if released is not None:
+        shown += [line for line in (released.sentence, answers_line(released.answers)) if line]
+    return shown
 
 
 def _gates_body(report: GateReport) -> list[dict[str, Any]]:

@@ -70,7 +70,8 @@ def model_json(versions: "list[Description] | tuple[Description, ...]") -> dict[
 def survey_disk(workspace: Workspace) -> Survey:
     """Reads the repository and the state store."""
     listing, declared = workspace.scan(), workspace.declared()
-    known = [ModelVersions.of(name, listing, declared) for name in listing.models]
+    baselines = workspace.baselines()
+    known = [ModelVersions.of(name, listing, declared, baselines.get(name)) for name in listing.models]
     versions = tuple(
         Description.from_disk(published, declared.of(model.name), model.default)
         for model in known
@@ -87,7 +88,7 @@ def details_from_disk(workspace: Workspace, name: str, selector: str | None) -> 
         InvalidSelector: The selector does not parse.
     """
     declared = workspace.declared()
-    model = ModelVersions.of(name, workspace.scan(), declared)
+    model = ModelVersions.of(name, workspace.scan(), declared, workspace.baselines().get(name))
     trust = Trust.of(workspace.settings.for_model(name).signing)
     described = {
         version: Description.from_disk(

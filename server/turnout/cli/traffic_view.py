@@ -45,7 +45,13 @@ def change_lines(state: pb.TrafficState) -> list[str]:
 
 
 def state_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
-    """Returns how a model's traffic stands, for people."""
+    """Returns how a model's traffic stands, and who answers what, for people."""
+    yield from _policy_lines(state)
+    if line := answers_line(read_answers(state.answers)):
+        yield line
+
+
+def _policy_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
     if not state.epoch:
         yield Text.assemble((state.model, "bold"), "  no policy: the highest released version answers")
         return
@@ -55,6 +61,7 @@ def state_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
         yield "no policy: the highest released version answers"
         return
     decided = sum(share.decisions for share in state.shares)
+    split = sum(share.role != prediction_pb2.ROLE_SHADOW for share in state.shares) > 1  # only then is it counted
     rows = []
     for share in state.shares:
         shadow = share.role == prediction_pb2.ROLE_SHADOW
@@ -66,7 +73,7 @@ def state_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
                 share_text(share.desired),
                 share_text(round(share.applied, 4)),
                 seen,
-                "" if shadow else f"{share.decisions:,}",
+                f"{share.decisions:,}" if split and not shadow else "",
             )
         )
     columns = ("VERSION", "ROLE", "DESIRED", "APPLIED", "SEEN", "REQUESTS")

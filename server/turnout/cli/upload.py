@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 import grpc
 from grpc_status import rpc_status
 
+from turnout.cli.answers_view import read_answers
 from turnout.cli.connection import Server
 from turnout.cli.output import ServerRefused
+from turnout.cli.publish_view import Released
 from turnout.errors import DigestMismatch, InvalidModel, Violation
 from turnout.registry.announcement import written_version
 from turnout.registry.collect import Collected, collect
@@ -68,8 +70,8 @@ class RefusedByGates(ServerRefused):
 
 def publish_to(
     server: Server, request: PublishRequest, wish: Wish, advance: Callable[[int], None]
-) -> tuple[PublishResult, Standing]:
-    """Publishes a version on a server.
+) -> tuple[PublishResult, Standing, Released | None]:
+    """Publishes a version on a server, and tells of its release where one was wanted.
 
     Raises:
         InvalidRequest: The files cannot be those of a version.
@@ -99,7 +101,9 @@ def publish_to(
 
             with server.registry() as registry:
                 _send(registry, begun, collected, told)
-                return _read(_publish(registry, begun.upload_id, collected, wish))
+                told_of = _publish(registry, begun.upload_id, collected, wish)
+            released = Released(told_of.sentence, read_answers(told_of.answers)) if wish.release else None
+            return (*_read(told_of.published), released)
         except ServerRefused as error:
             failures += 1
             if error.kind not in _AGAIN or failures >= ATTEMPTS:
@@ -155,7 +159,9 @@ def _pieces(
             raise InvalidModel(f"{source.path} {explain(error)}") from error
 
 
-def _publish(registry: RegistryServiceStub, upload_id: str, collected: Collected, wish: Wish) -> pb.PublishedVersion:
+def _publish(
+    registry: RegistryServiceStub, upload_id: str, collected: Collected, wish: Wish
+) -> pb.PublishUploadResponse:
     how = wish.how
     request = pb.PublishUploadRequest(
         upload_id=upload_id,
@@ -174,7 +180,7 @@ def _publish(registry: RegistryServiceStub, upload_id: str, collected: Collected
         # Of what the server says, the number alone counts: everything else that is signed was read here.
         request.signature.CopyFrom(_signature(how.signer.sign(collected.digest(version))))
     try:
-        return registry.PublishUpload(request, timeout=wish.timeout).published
+        return registry.PublishUpload(request, timeout=wish.timeout)
     except grpc.RpcError as error:
         refused = _refusal(error)
         if refused is not None:
@@ -195,12 +201,14 @@ def _refusal(error: grpc.RpcError) -> RefusedByGates | None:
     return RefusedByGates(status.message, refused)
 
 
-def _existing(server: Server, published: pb.PublishedVersion, wish: Wish) -> tuple[PublishResult, Standing]:
+def _existing(
+    server: Server, published: pb.PublishedVersion, wish: Wish
+) -> tuple[PublishResult, Standing, Released | None]:
     """Does to a version that was there before what a publish does to one that was not."""
     result, standing = _read(published)
     how, manifest = wish.how, result.manifest
     if how.dry_run:
-        return replace(result, dry_run=True), standing
+        return replace(result, dry_run=True), standing, None
     if how.signer is not None:
         request = pb.SignVersionRequest(
             model=manifest.model,
@@ -211,10 +219,10 @@ def _existing(server: Server, published: pb.PublishedVersion, wish: Wish) -> tup
         )
         with server.registry() as registry:
             registry.SignVersion(request, timeout=wish.timeout)
-    if not wish.release or standing is Standing.RELEASED:
-        return result, standing
-    server.release(manifest.model, str(manifest.version), how.actor, how.reason)
-    return result, Standing.RELEASED
+    if not wish.release:
+        return result, standing, None
+    _, sentence, answers = server.release(manifest.model, str(manifest.version), how.actor, how.reason)
+    return result, Standing.RELEASED, Released(sentence, answers)
 
 
 def _read(published: pb.PublishedVersion) -> tuple[PublishResult, Standing]:

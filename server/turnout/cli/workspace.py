@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+import typer
 from semver import Version
 
 from turnout import host
@@ -16,6 +17,7 @@ from turnout.registry.listing import Listing, Published
 from turnout.registry.names import check_model_name, parse_version
 from turnout.registry.repository import Repository
 from turnout.registry.standing import Declared
+from turnout.rollout.actors import check_person
 from turnout.routing.resolution import VersionIndex, resolve
 from turnout.routing.selector import Selector
 
@@ -23,6 +25,12 @@ if TYPE_CHECKING:  # SQLAlchemy takes 0.1 s to import, and commands that ask a s
     from turnout.state.store import StateStore
 
 _ACTOR_BYTES = 256
+
+_MADE = (
+    "warning: there was no state store, and a new one was made: it knows of no release, tag, yank or policy of the "
+    "versions that are here, and every one of them is a candidate. If there was a store, stop the servers, remove the "
+    "new one and put a backup in its place"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +63,20 @@ class Workspace:
         return location.url.drivername != "sqlite" or Path(location.url.database or "").exists()
 
     def store(self) -> "StateStore":
-        """Opens the state store, and makes it where there is none."""
+        """Opens the state store, and makes it where there is none; says so where there are versions already."""
         from turnout.state.store import StateStore
 
-        return StateStore.open(self.settings.state_url)
+        made = not self.has_store()
+        store = StateStore.open(self.settings.state_url)
+        if made and self._holds_versions():
+            typer.echo(_MADE, err=True)
+        return store
+
+    def _holds_versions(self) -> bool:
+        try:
+            return bool(self.repository.published())
+        except OSError:
+            return False
 
     def require_repository(self) -> None:
         """Checks that there is a repository.
@@ -92,6 +110,16 @@ class Workspace:
         with self.store() as store:
             return store.declared()
 
+    def baselines(self) -> dict[str, Version]:
+        """Returns the baselines of the policies in force, by model."""
+        if not self.has_store():
+            return {}
+        from turnout.routing.traffic import readable
+
+        with self.store() as store:
+            states = {model: readable(record) for model, record in store.policies().items()}
+        return {model: state.policy.baseline for model, state in states.items() if state and state.policy}
+
 
 @dataclass(frozen=True, slots=True)
 class ModelVersions:
@@ -101,14 +129,16 @@ class ModelVersions:
         name: The model's name.
         published: By version, the highest precedence first.
         index: For selectors.
+        baseline: Of the policy in force; None where there is none, or nobody asked.
     """
 
     name: str
     published: Mapping[Version, Published]
     index: VersionIndex
+    baseline: Version | None = None
 
     @classmethod
-    def of(cls, name: str, listing: Listing, declared: Declared) -> Self:
+    def of(cls, name: str, listing: Listing, declared: Declared, baseline: Version | None = None) -> Self:
         """Gathers what is known of the model `name`.
 
         Raises:
@@ -125,7 +155,7 @@ class ModelVersions:
             tags=declarations.tags,
             digests={p.digest: version for version, p in published.items()},
         )
-        return cls(name, published, index)
+        return cls(name, published, index, baseline)
 
     def resolve(self, selector: Selector) -> Published:
         """Returns the version that `selector` names.
@@ -137,7 +167,9 @@ class ModelVersions:
 
     @property
     def default(self) -> Version | None:
-        """The version that the empty selector answers with, None where nothing is released."""
+        """The version that the empty selector answers with, canaries aside; None where nothing is released."""
+        if self.baseline is not None:
+            return next((v for v in self.published if v == self.baseline), None)
         return next((v for v in self.index.released if v.prerelease is None), None)
 
 
@@ -164,8 +196,13 @@ def exact_reference(text: str) -> tuple[str, Version]:
 
 
 def actor_or_login(actor: str | None) -> str:
-    """Returns `actor`, or login and host of who runs this, where nobody was named."""
+    """Returns `actor`, or login and host of who runs this, where nobody was named.
+
+    Raises:
+        InvalidRequest: It is the name of a rollout.
+    """
     if actor is not None:
+        check_person(actor, "--actor")
         return actor
     try:
         login = getpass.getuser()

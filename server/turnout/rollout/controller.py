@@ -28,7 +28,7 @@ from turnout.rollout.log import RolloutLog
 from turnout.rollout.plan import Plan
 from turnout.rollout.records import UnreadableRollout, recorded
 from turnout.rollout.roster import Roster
-from turnout.routing.answers import Answers
+from turnout.routing.answers import Answers, standing_in
 from turnout.routing.applied import Policies
 from turnout.routing.policy import Policy
 from turnout.serving.catalog import Catalog
@@ -340,13 +340,18 @@ class Rollouts:
         if (diverted := self._policies.diverted.get(model)) is not None:
             policy = Policy(diverted)
         statuses = {version: entry.standing for version, entry in known.versions.items()}
-        found = situation_answers(policy, statuses, [r for r in self._roster.known if r.model == model])
+        running = [r for r in self._roster.known if r.model == model]
+        found = situation_answers(policy, statuses, running)
+        ready = {v: s for v, s in statuses.items() if known.versions[v].state is LifecycleState.READY}
+        idle = (LifecycleState.NEW, LifecycleState.UNLOADED)
+        states = {v: "not loaded" if e.state in idle else str(e.state) for v, e in known.versions.items()}
+        found = replace(found, notes=standing_in(found, situation_answers(policy, ready, running), states))
         stand_in = applied.stand_in if applied is not None else None
         entry = self.observer.entry(model, policy.baseline) if policy is not None else None
         if stand_in is None or entry is None or entry.state is LifecycleState.READY:
             return found
         note = f"{stand_in} answers in place of {entry.version_text} until that is ready here ({entry.state})"
-        return replace(found, notes=(note,))
+        return replace(found, notes=(note, *found.notes))
 
     async def _operate(self, operation: Callable[[], Done]) -> Done:
         """Has something changed in the state store while no tick runs here, and follows it."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from semver import Version
 
 from turnout.registry.standing import Standing
+from turnout.rollout.actors import is_rollout, rollout_actor
 from turnout.rollout.attempt import Entry, Rollout, RolloutState
 from turnout.rollout.clock import Clock
 from turnout.rollout.counters import Counted, Counters, Place
@@ -36,8 +37,6 @@ _STALL_FACTOR = 10.0
 
 _LATE_TICKS = 3
 """A look that comes later than so many ticks counts as that many: a server that stood still made no progress."""
-
-_ACTOR = "turnout rollout"
 
 
 @dataclass(slots=True, eq=False)
@@ -229,11 +228,6 @@ def threshold(metric: str, latencies: NDArray[np.float64]) -> float:
     return float(np.quantile(latencies, QUANTILES[metric]))
 
 
-def actor_of(rollout: Rollout) -> str:
-    """Returns who changes the traffic for a rollout."""
-    return f"{_ACTOR} {rollout.attempt}"
-
-
 def routed_text(policy: Policy | None) -> str:
     """Returns a policy as text, for comparison."""
     return "" if policy is None else json.dumps(policy.to_json(), sort_keys=True)
@@ -263,12 +257,12 @@ def _overtaken(rollout: Rollout, applied: AppliedPolicy | None) -> Version | Non
     policy = applied.state.policy if applied is not None else None
     if applied is None or policy is None or policy.baseline in (rollout.previous, rollout.candidate):
         return None
-    return policy.baseline if by_rollout(applied) and applied.actor != actor_of(rollout) else None
+    return policy.baseline if by_rollout(applied) and applied.actor != rollout_actor(rollout.attempt) else None
 
 
 def by_rollout(applied: AppliedPolicy | None) -> bool:
     """Tells whether a rollout, and nobody else, put the policy in force."""
-    return applied is not None and applied.actor.startswith(_ACTOR)
+    return applied is not None and is_rollout(applied.actor)
 
 
 def stranger(rollout: Rollout, applied: AppliedPolicy | None) -> str:

@@ -10,9 +10,10 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import Conflict, TurnoutError, Unavailable
 from turnout.registry.standing import Standing
+from turnout.rollout.actors import rollout_actor
 from turnout.rollout.attempt import Entry, Rollout, RolloutState
 from turnout.rollout.changes.operations import Done
-from turnout.rollout.driven import Driven, Observer, actor_of, routed_text, stranger
+from turnout.rollout.driven import Driven, Observer, routed_text, stranger
 from turnout.rollout.roster import Roster
 from turnout.rollout.wishes import wished
 from turnout.routing.applied import AppliedPolicy, Policies
@@ -90,7 +91,7 @@ class Enforcement:
             self._roster.driver, self._lease_seconds, notes, list(driven.ticks),
             needs=() if driven.number else (rollout.candidate, rollout.previous),
         )  # fmt: skip
-        by = next((e.actor for e in driven.entries if e.actor), actor_of(rollout))
+        by = next((e.actor for e in driven.entries if e.actor), rollout_actor(rollout.attempt))
         why = driven.entries[0].text.encode()[:_REASON_BYTES].decode(errors="ignore") if driven.entries else ""
         try:
             record = await self._store.in_thread(self._store.put_rollout, rollout.model, wanted, actor=by, reason=why)
@@ -169,7 +170,7 @@ class Enforcement:
 
     async def _put(self, driven: Driven, wish: Policy, applied: AppliedPolicy | None) -> None:
         rollout = driven.rollout
-        change = Change(actor_of(rollout), _reason(rollout), applied.epoch if applied is not None else 0)
+        change = Change(rollout_actor(rollout.attempt), _reason(rollout), applied.epoch if applied is not None else 0)
         statuses = {}
         if rollout.released:
             aborting = rollout.state is RolloutState.ABORTING
@@ -183,7 +184,7 @@ class Enforcement:
     async def _withdraw(self, rollout: Rollout) -> None:
         model, candidate = rollout.model, rollout.candidate
         await self._store.in_thread(
-            self._store.withdraw, model, candidate, actor=actor_of(rollout), reason=_reason(rollout)
+            self._store.withdraw, model, candidate, actor=rollout_actor(rollout.attempt), reason=_reason(rollout)
         )
         await self._refresh()
 

@@ -4,7 +4,7 @@ The policy says who answers plain requests; release statuses say who may be met 
 that changes one of the two says, with these, what came of it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from semver import Version
@@ -91,6 +91,32 @@ def answers_of(
             parts = _whole(next((v for v in released if wanted.satisfied_by(v)), None))
         found.append(SelectorAnswer(text, parts))
     return Answers(tuple(found))
+
+
+def standing_in(declared: Answers, here: Answers, states: Mapping[Version, str]) -> tuple[str, ...]:
+    """Returns what a server answers otherwise than was declared, since it has not loaded a version: a sentence each.
+
+    Args:
+        declared: Who is to answer what.
+        here: The same, of the versions that are ready.
+        states: Where each version is in its life, in words.
+    """
+    able = {one.selector: one.parts for one in here.selectors}
+    found: dict[tuple[Version, str], list[str]] = {}
+    for one in declared.selectors:
+        instead = able.get(one.selector, ())
+        if one.parts and one.parts != instead:
+            name = "plain requests" if not one.selector else one.selector
+            found.setdefault((one.parts[0].version, parts_text(instead)), []).append(name)
+    return tuple(
+        f"{version} is {states.get(version, 'not there')} here, so that {_enumerated(names)} "
+        f"{'gets' if len(names) == 1 and names[0] != 'plain requests' else 'get'} {instead}"
+        for (version, instead), names in found.items()
+    )
+
+
+def _enumerated(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
 def answers_text(answers: Answers) -> str:

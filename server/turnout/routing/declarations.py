@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ParamSpec, TypeVar
 
 from semver import Version
@@ -232,7 +232,8 @@ def holders(model: str, version: Version, uses: Uses) -> list[Hold]:
             advice = f"`turnout rollout abort {model} --discard` ends it"
             holds.append(Hold(f"what rollout {rollout.attempt}, which cannot be read, may need", advice))
         elif version in (candidate, previous):
-            holds.append(rollout_holds(model, rollout.attempt, candidate, previous)[version])
+            hold = rollout_holds(model, rollout.attempt, candidate, previous)[version]
+            holds.append(replace(hold, advice=f"{hold.advice}, with --discard where it cannot be read"))
     if uses.policy is not None and uses.policy.document:
         epoch = uses.policy.epoch
         try:

@@ -85,7 +85,7 @@ def prune_plan(
             found.append(Decision(version, True, ("pruned before, and its files are still here",), facts.size_bytes))
             continue
         reasons = list(facts.holders)
-        reasons += ["plain requests and `latest` get it"] * (version == default)
+        reasons += ["`latest` gets it"] * (version == default)
         reasons += ["a rollback goes back to it"] * (version == nearest)
         reasons += ["the load setting names it"] * facts.pinned
         reasons += [f"it is among the {keep.released} latest releases"] * (version in newest)

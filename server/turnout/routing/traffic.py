@@ -29,6 +29,7 @@ from turnout.routing.slots import SALT_BYTES, Owners
 from turnout.serving.catalog import Catalog, ModelEntry
 from turnout.serving.inference import AnswerObserver
 from turnout.serving.lifecycle import LifecycleState
+from turnout.state.decision import StatusChange
 from turnout.state.policies import PolicyRecord
 from turnout.state.store import StateStore
 
@@ -86,6 +87,8 @@ class Traffic:
         self._changing = asyncio.Lock()
         self._unreadable: dict[str, int] = {}
         self._fallback_epochs: dict[str, int] = {}
+        self._statuses: dict[str, list[StatusChange]] = {}
+        self._status_revision = 0
 
     async def refresh(self) -> None:
         """Puts in force what the state store holds.
@@ -95,10 +98,7 @@ class Traffic:
         """
         async with self._changing:
             self._take_in(await self._store.in_thread(self._store.policies))
-            for model, applied in self._policies.current.items():
-                if self._fallback_epochs.get(model) != applied.epoch:
-                    await self._find_fallback(model)
-                    self._fallback_epochs[model] = applied.epoch
+            await self._find_fallbacks()
 
     async def put(
         self,
@@ -227,7 +227,7 @@ class Traffic:
         self._take_in({model: record})
         if before.policy is not None and (after.policy is None or after.policy.baseline != before.policy.baseline):
             # For what happens before the next look; that one knows which way back is left.
-            self._policies.fallbacks = {**self._policies.fallbacks, model: before.policy.baseline}
+            self._policies.fallbacks = {**self._policies.fallbacks, model: (before.policy.baseline,)}
         self._log.info(
             "traffic changed", model=model, epoch=record.epoch, action=action, actor=change.actor, reason=change.reason,
             policy=None if after.policy is None else after.policy.to_json(),
@@ -274,19 +274,36 @@ class Traffic:
         states = (readable(record) for record in records)
         return {state.policy.baseline for state in states if state is not None and state.policy is not None}
 
-    async def _find_fallback(self, model: str) -> None:
-        """Notes what a rollback of the model would go back to."""
-        records = await self._store.in_thread(self._store.policy_history, model, _HISTORY_FOR_FALLBACK)
-        entries: list[HistoryEntry] = []
-        for record in records:
-            if (state := readable(record)) is not None:
-                baseline = None if state.policy is None else state.policy.baseline
-                entries.append(HistoryEntry(record.revision, True, baseline))
-        history = answered(entries)
-        # Whether they are there and still released is for who loads them to say.
-        targets = rollback_targets(history, dict.fromkeys(history, Standing.RELEASED), history)
-        others = {name: version for name, version in self._policies.fallbacks.items() if name != model}
-        self._policies.fallbacks = others | ({model: targets[0]} if targets else {})
+    async def _find_fallbacks(self) -> None:
+        """Notes what models could have to go back to, where something changed that decides it."""
+        new = await self._store.in_thread(self._store.status_changes, self._status_revision)
+        for model, changes in new.items():
+            self._statuses.setdefault(model, []).extend(changes)
+            self._status_revision = max(self._status_revision, changes[-1].revision)
+        moved = {m: a.epoch for m, a in self._policies.current.items() if self._fallback_epochs.get(m) != a.epoch}
+        found = {model: await self._fallbacks(model) for model in {*new, *moved}}
+        self._policies.fallbacks = {**self._policies.fallbacks, **found}
+        self._fallback_epochs.update(moved)
+
+    async def _fallbacks(self, model: str) -> tuple[Version, ...]:
+        """Returns what a rollback of a model goes back to, and what answers once its highest release is yanked."""
+        changes = self._statuses.get(model, [])
+        entries = [HistoryEntry(c.revision, False, version=c.version, status=c.status) for c in changes]
+        statuses = {change.version: change.status for change in changes}
+        applied = self._policies.current.get(model)
+        if applied is not None:
+            records = await self._store.in_thread(self._store.policy_history, model, _HISTORY_FOR_FALLBACK)
+            for record in records:
+                if (state := readable(record)) is not None:
+                    baseline = None if state.policy is None else state.policy.baseline
+                    entries.append(HistoryEntry(record.revision, True, baseline))
+        # Whether they are there is for who loads them to say.
+        found = rollback_targets(answered(entries), statuses, statuses.keys())[:1]
+        if applied is None or applied.state.policy is None:
+            default = default_version(statuses)
+            below = default_version({v: status for v, status in statuses.items() if v != default})
+            found += (below,) if below is not None and below not in found else ()
+        return found
 
     def _take_in(self, records: Mapping[str, PolicyRecord]) -> None:
         """Puts in force what is new in `records`, in one swap."""

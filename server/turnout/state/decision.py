@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from semver import Version
-from sqlalchemy import Insert, delete, insert, select
+from sqlalchemy import Connection, Insert, delete, insert, select
 from sqlalchemy.sql import ColumnElement
 
 from turnout.registry.standing import Standing
@@ -45,6 +45,23 @@ class StatusChange:
     status: Standing
 
 
+def status_changes(connection: Connection, model: str | None, since: int = 0) -> dict[str, list[StatusChange]]:
+    """Returns the changes of release statuses by model, the oldest first.
+
+    Args:
+        connection: Of the store.
+        model: Of this one, whose last changes they are, if only none; None: of each that has some.
+        since: Those with a higher number.
+    """
+    kinds = [EventKind(kind) for kind in _STATUS_KINDS]
+    limit = _MOST if model is not None else None
+    found: dict[str, list[StatusChange]] = {} if model is None else {model: []}
+    for event in reversed(events.latest(connection, model, limit, kinds, since=since)):
+        change = StatusChange(event.id, Version.parse(event.payload["version"]), _STATUS_KINDS[event.kind])
+        found.setdefault(event.model, []).append(change)
+    return found
+
+
 class ModelView:
     """One model as the store has it, in a transaction; nobody else changes it until that ends."""
 
@@ -72,12 +89,7 @@ class ModelView:
 
     def status_changes(self) -> list[StatusChange]:
         """Returns the changes of release statuses, the oldest first."""
-        kinds = [EventKind(kind) for kind in _STATUS_KINDS]
-        found = events.latest(self._change.connection, self.model, _MOST, kinds)
-        return [
-            StatusChange(event.id, Version.parse(event.payload["version"]), _STATUS_KINDS[event.kind])
-            for event in reversed(found)
-        ]
+        return status_changes(self._change.connection, self.model)[self.model]
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,13 +104,20 @@ def append(connection: Connection, event: Event) -> Event:
 def latest(
     connection: Connection,
     model: str | None,
-    limit: int,
+    limit: int | None,
     kinds: Collection[EventKind] = (),
     subject: str | None = None,
     rollout: int | None = None,
+    *,
+    since: int = 0,
 ) -> list[Event]:
-    """Reads the last `limit` events, newest first: of a model, of some kinds, about a subject or an attempt, or all."""
+    """Reads the last `limit` events, newest first: of a model, of some kinds, about a subject or an attempt, or all.
+
+    With `since`, only those with a higher number.
+    """
     query = select(schema.events).order_by(schema.events.c.id.desc()).limit(limit)
+    if since:
+        query = query.where(schema.events.c.id > since)
     if model is not None:
         query = query.where(schema.events.c.model == model)
     if kinds:

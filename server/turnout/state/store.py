@@ -18,7 +18,7 @@ from turnout.state import audit, chain, decision, events, migrations, policies, 
 from turnout.state.audit import Audit
 from turnout.state.chain import Head
 from turnout.state.change import check_limit, check_model, check_text
-from turnout.state.decision import ModelChange, ModelView
+from turnout.state.decision import ModelChange, ModelView, StatusChange, status_changes
 from turnout.state.declaring import Declaring, Uses, uses, yank_reasons
 from turnout.state.engine import LOCK_WAIT, Database, Location
 from turnout.state.events import Event, EventKind
@@ -333,6 +333,15 @@ class StateStore(Declaring):
         check_limit(limit)
         with self._database.reading() as connection:
             return events.latest(connection, model, limit, rollout=rollout)
+
+    def status_changes(self, since: int) -> dict[str, list[StatusChange]]:
+        """Returns the changes of release statuses with a number above `since`, by model, the oldest first.
+
+        Raises:
+            Unavailable: The database cannot be used now.
+        """
+        with self._database.reading() as connection:
+            return status_changes(connection, None, since)
 
     def now(self) -> datetime:
         """Returns the time that changes are dated by."""

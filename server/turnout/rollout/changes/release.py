@@ -163,8 +163,8 @@ def _in_the_way(situation: Situation, version: Version) -> str:
         ways = [f"`turnout rollout abort {model} --discard` first"]
     if any(rollout.candidate == version for rollout in situation.rollouts):
         ways.append(f"`turnout rollout promote {model} --full`")
-    ways.append("release with --supersede, which ends the rollout")
-    ways.append("or with --no-traffic, for ranges and `latest` alone")
+    ways.append(f"`turnout release {model}@{version} --supersede`, which ends the rollout")
+    ways.append("or the same with --no-traffic, for ranges and `latest` alone")
     return f"{said}; {', '.join(ways)}"
 
 

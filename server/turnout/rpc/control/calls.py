@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import grpc
 
 from turnout.errors import InvalidRequest, TurnoutError
+from turnout.rollout.actors import check_person
 from turnout.rpc.errors import abort
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -36,9 +37,10 @@ def check_record(actor: str, reason: str, prefix: str = "") -> None:
     """Checks what goes on the record.
 
     Raises:
-        InvalidRequest: It is too long.
+        InvalidRequest: It is too long, or the actor goes by the name of a rollout.
     """
     if len(actor) > _MAX_ACTOR:
         raise InvalidRequest.at(f"{prefix}actor", f"expected at most {_MAX_ACTOR} characters")
+    check_person(actor, f"{prefix}actor")
     if len(reason) > _MAX_REASON:
         raise InvalidRequest.at(f"{prefix}reason", f"expected at most {_MAX_REASON} characters")

@@ -21,9 +21,10 @@ from turnout.registry.standing import Declarations
 from turnout.registry.trust import Trust
 from turnout.registry.upload import CHUNK
 from turnout.registry.uploads import Uploads
-from turnout.rollout.changes.operations import Operations
+from turnout.rollout.changes.operations import Done, Operations
 from turnout.routing.declarations import Declarer
 from turnout.rpc.control.calls import Context, check_record, refusing
+from turnout.rpc.control.messages import answers_message
 from turnout.rpc.errors import abort
 from turnout.rpc.registry.messages import (
     described_message,
@@ -118,11 +119,15 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         """Runs the gates and makes the version exist."""
         check_record(request.actor, request.reason)
         try:
-            result = await self._in_thread(self._publish, request)
+            result, released = await self._in_thread(self._publish, request)
         except GateRefused as error:
             await abort(context, error, details=[refused_message(error)])
         await self._refresh()
-        return pb.PublishUploadResponse(published=await self._message(result))
+        response = pb.PublishUploadResponse(published=await self._message(result))
+        if released is not None:
+            response.sentence = released.sentence
+            response.answers.CopyFrom(answers_message(released.answers))
+        return response
 
     @refusing
     async def AbandonUpload(self, request: pb.AbandonUploadRequest, _: Context) -> pb.AbandonUploadResponse:  # noqa: N802
@@ -158,14 +163,14 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         except TurnoutError as error:
             await abort(context, error)
 
-    def _publish(self, request: pb.PublishUploadRequest) -> PublishResult:
+    def _publish(self, request: pb.PublishUploadRequest) -> tuple[PublishResult, Done | None]:
         result = self._uploads.publish(request.upload_id, publication(request))
-        if request.release:
-            manifest = result.manifest
-            self._operations.release_published(
-                manifest.model, manifest.version, actor=request.actor, reason=request.reason
-            )
-        return result
+        if not request.release:
+            return result, None
+        manifest = result.manifest
+        return result, self._operations.release_published(
+            manifest.model, manifest.version, actor=request.actor, reason=request.reason
+        )
 
     def _sign(self, request: pb.SignVersionRequest) -> bool:
         version, signer = parse_version(request.version), Detached(signature(request.signature))

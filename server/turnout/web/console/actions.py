@@ -10,6 +10,7 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import InvalidRequest, PermissionDenied, TurnoutError
 from turnout.rollout import overrides
+from turnout.rollout.actors import check_person
 from turnout.rollout.attempt import Moved, Pause, Rollout
 from turnout.rollout.controller import Rollouts
 from turnout.web.console.pages import Pages, attempt_of
@@ -113,6 +114,7 @@ class Actions:
             raise PermissionDenied("sign in with the control token first")
         if not same_origin(request):
             raise PermissionDenied("a change has to come from the console's own page")
+        check_person(actor, "name")
         return actor
 
 
