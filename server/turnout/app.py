@@ -163,6 +163,9 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         def fallbacks(model: str) -> Collection[Version]:
             return policies.fallbacks.get(model, ())
 
+        def spares(model: str) -> Collection[Version]:
+            return policies.spares.get(model, ())
+
         router = PolicyRouter(catalog, policies, serve_yanked=settings.routing.yanked_pins == "warn")
         access = AccessLog(log, settings.log.access_sample_rate)
         tracer = await stack.enter_async_context(tracing(settings.tracing, metrics.server.spans, log))
@@ -178,7 +181,18 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         processes = start_processes()
         stack.callback(processes.close)
         manager = Manager(
-            repository, declared, settings, named, held, fallbacks, catalog, availability, metrics, log, processes
+            repository,
+            declared,
+            settings,
+            named,
+            held,
+            fallbacks,
+            spares,
+            catalog,
+            availability,
+            metrics,
+            log,
+            processes,
         )
         shadows = Shadows(settings, catalog, metrics, repository.directory, log)
         traffic = Traffic(store, catalog, policies, shadows.observe, log)

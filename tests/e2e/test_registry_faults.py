@@ -327,6 +327,7 @@ def test_a_full_disk_is_told_and_keeps_nothing_of_the_version(tmp_path: Path) ->
         small = onnx_models.save(onnx_models.scaled(1), tmp_path / "small.onnx")
         assert publish(repository, PublishRequest("m", V1, small)).created, "what fits is published"
         state = f"sqlite:///{tmp_path}/state.db"
+        StateStore.open(state).close()
         command = [sys.executable, "-m", "turnout", "publish", "m", "2.0.0", str(source)]
         command += ["--models", str(repository.root), "--state", state]
         said = subprocess.run(command, capture_output=True, text=True, timeout=60)

@@ -145,7 +145,7 @@ async def test_a_version_that_only_crashes_is_refused_while_it_backs_off(
     assert outputs_of(answer)["y"].tolist() == [4]
 
 
-async def test_a_run_that_hangs_is_ended_once_nobody_waits_for_it(publish_model, start_server) -> None:
+async def test_a_run_that_hangs_is_ended_once_nobody_waits_for_it(publish_model, start_server, capsys) -> None:
     publish_model("m", "1.0.0", onnx_models.slow())
     server = await start_server(runtime={"processes": 1, "kill_after_s": 0.2})
     x = np.ones((1, 4), np.float32)
@@ -160,6 +160,9 @@ async def test_a_run_that_hangs_is_ended_once_nobody_waits_for_it(publish_model,
         answer = await stub.Predict(request("m", x=x, n=np.array(0)), timeout=30)
     assert outputs_of(answer)["y"].tolist() == [[1.0] * 4]
     assert (await scrape(server))["turnout_isolated_restarts_total", "model=m", "version=1.0.0"] == 2
+    logged = capsys.readouterr().err
+    assert logged.count('"event": "child process ended"') == 2
+    assert '"level": "error"' not in logged
 
 
 async def test_a_run_that_meets_the_memory_limit_is_refused_and_the_next_answered(publish_model, start_server) -> None:

@@ -340,7 +340,7 @@ async def test_what_is_large_is_decoded_and_encoded_beside_the_event_loop(
         headers = {"content-encoding": "gzip"} if "gzip" in kind else {}
         async with httpx.AsyncClient(base_url=f"http://{server.http}") as client:
             assert (await client.post(target, content=body(), headers=headers)).status_code == 200
-    assert [name.partition("_")[0] for name in threads] == ["conversion"] * 2
+    assert [name.rpartition("-")[0] for name in threads] == ["conversion"] * 2
 
 
 async def test_a_request_whose_deadline_passed_is_not_decoded(server) -> None:

@@ -8,6 +8,7 @@ from semver import Version
 from onnx_models import matmul, scaled
 from routing_wire import policy, put
 from turnout.config import Loading
+from turnout.errors import ChangeRefused
 from turnout.routing.policy import Policy
 from turnout.routing.traffic import Change
 from turnout.serving.lifecycle import LifecycleState
@@ -25,6 +26,13 @@ def _states(server) -> dict[str, str]:
 async def _until(server, condition) -> None:
     async with asyncio.timeout(30):
         await server.services.catalog.wait_for(lambda _: condition())
+
+
+async def _publish(server, publish_model, *versions: str) -> None:
+    """Publishes and releases versions one after another, each once the one before it has loaded."""
+    for version in versions:
+        publish_model("m", version, scaled(1))
+        await _until(server, lambda version=version: _states(server).get(version) == S.READY)
 
 
 async def _answering(server, selector: str = "") -> str:
@@ -74,11 +82,9 @@ async def test_publishing_a_candidate_unloads_nothing_where_the_latest_release_i
 
 
 async def test_a_release_unloads_the_one_before_only_once_it_is_ready(publish_model, start_server) -> None:
-    for version in ("0.9.0", "1.0.0"):
-        publish_model("m", version, scaled(1))
+    publish_model("m", "0.9.0", scaled(1))
     server = await start_server(model=LATEST_ONE, loading=Loading(concurrency=1, warmup_runs=300))
-    before = {"1.0.0": S.READY, "0.9.0": S.READY}
-    await _until(server, lambda: _states(server) == before)
+    await _publish(server, publish_model, "1.0.0")
     async with Watch(server, "", "latest", ">=1") as watch:
         publish_model("m", "2.0.0", matmul(4))
         await _until(server, lambda: _states(server) == {"2.0.0": S.READY, "1.0.0": S.READY, "0.9.0": S.UNLOADED})
@@ -139,31 +145,37 @@ async def test_what_a_rollback_goes_back_to_stays_loaded_and_a_restart_loads_it(
     assert server.services.policies.current["m"].state.policy == Policy(Version(1))
 
 
-async def test_a_rollback_is_a_swap_where_nobody_ever_set_a_policy_and_the_one_after_it_too(
-    publish_model, start_server
-) -> None:
-    for version in ("1.0.0", "1.1.0", "1.2.0"):
-        publish_model("m", version, scaled(1))
+async def test_a_rollback_is_a_swap_where_nobody_ever_set_a_policy(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", scaled(1))
     server = await start_server(model=LATEST_ONE)
-    await _until(server, lambda: _states(server)["1.1.0"] == S.READY)
-    assert _states(server) == {"1.2.0": S.READY, "1.1.0": S.READY, "1.0.0": S.NEW}
+    await _publish(server, publish_model, "1.1.0", "1.2.0")
+    await _until(server, lambda: _states(server) == {"1.2.0": S.READY, "1.1.0": S.READY, "1.0.0": S.UNLOADED})
     async with Watch(server, "", "latest") as watch:
-        for target in ("1.1.0", "1.0.0"):
-            await _until(server, lambda target=target: _states(server)[target] == S.READY)
-            done = await server.services.rollouts.rollback("m", None, "ada", "worse")
-            assert (str(done.baseline), await _answering(server)) == (target, target)
+        done = await server.services.rollouts.rollback("m", None, "ada", "worse")
+        assert (str(done.baseline), await _answering(server)) == ("1.1.0", "1.1.0")
+        with pytest.raises(ChangeRefused, match=r"1\.0\.0 cannot answer: .*turnout load m@1\.0\.0"):
+            await server.services.rollouts.rollback("m", None, "ada", "worse")
+        await server.services.manager.load("m", Version(1))
+        done = await server.services.rollouts.rollback("m", None, "ada", "worse")
+        assert (str(done.baseline), await _answering(server)) == ("1.0.0", "1.0.0")
     assert watch.refused == []
 
 
-@pytest.mark.parametrize("lower", [False, True], ids=["the one before", "a lower one that came later"])
-async def test_a_yank_fails_no_request_and_takes_effect_at_once(publish_model, start_server, lower) -> None:
+async def test_a_server_that_starts_loads_no_more_than_it_is_told_to(publish_model, start_server) -> None:
     publish_model("m", "1.0.0", scaled(1))
     publish_model("m", "2.0.0", scaled(2))
-    if lower:
-        publish_model("m", "1.5.0", scaled(3))
-    below = "1.5.0" if lower else "1.0.0"
+    server = await start_server(model=LATEST_ONE)
+    await server.services.manager.refresh()
+    assert _states(server) == {"2.0.0": S.READY, "1.0.0": S.NEW}
+
+
+@pytest.mark.parametrize("between", [False, True], ids=["the only one below", "the highest of two below"])
+async def test_a_yank_fails_no_request_and_takes_effect_at_once(publish_model, start_server, between) -> None:
+    publish_model("m", "1.0.0", scaled(1))
     server = await start_server(model=LATEST_ONE, loading=Loading(warmup_runs=300))
-    await _until(server, lambda: _states(server)[below] == S.READY)
+    await _publish(server, publish_model, *(["1.5.0", "2.0.0"] if between else ["2.0.0"]))
+    below = "1.5.0" if between else "1.0.0"
+    assert _states(server)[below] == S.READY
     async with Watch(server, "", "latest") as watch:
         await asyncio.to_thread(server.services.declarer.yank, "m", Version(2), actor="test", reason="it leaks")
         await _until(server, lambda: _states(server)["2.0.0"] == S.UNLOADED)

@@ -107,6 +107,7 @@ async def test_without_traffic_plain_requests_stay_as_they_are(server, models, l
 async def test_a_prerelease_answers_only_ranges_that_name_it(server, models, publish_model) -> None:
     publish_model("m", "2.1.0-rc.1", scaled(9), release=False)
     await server.services.manager.refresh()
+    await server.services.manager.load("m", Version.parse("2.1.0-rc.1"))
     await put(server, policy("1.0.0"))
     said = await done(server, models, "release", "m@2.1.0-rc.1")
     assert "plain requests stay with 1.0.0" in said

@@ -37,6 +37,14 @@ def test_a_released_prerelease_is_no_latest_release_and_stays_beside_it() -> Non
     assert wanted(Wish(LoadLatest(1), {}), V[3:], _released(V[3]), named) == {V[3]}
 
 
+def test_what_answers_next_without_a_policy_stays_loaded_and_is_not_loaded_for_that() -> None:
+    wish, released = Wish(LoadLatest(1), {}, spares=[V[1]]), _released(*V[:3])
+    assert wanted(wish, V[:3], released, named) == {V[2]}
+    assert wanted(wish, V[:3], released, named, Loaded({V[1]: S.READY})) == {V[1], V[2]}
+    assert wanted(wish, V[:3], released, named, Loaded({V[1]: S.FAILED})) == {V[2]}
+    assert V[1] not in wanted(wish, V[:3], YANKED, named, Loaded({V[1]: S.READY}))
+
+
 def test_where_nothing_is_released_every_candidate_is_newer() -> None:
     assert wanted(Wish(LoadLatest(1), {}), V, NOTHING, named) == set(V)
 

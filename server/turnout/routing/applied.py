@@ -47,14 +47,16 @@ class Policies:
         current: By model; replaced whole, never changed.
         diverted: By model, the version that answers in place of the policy's baseline and canaries: a rollback that
             cannot be recorded yet.
-        fallbacks: By model, what may have to answer at once: what a rollback would go back to, and without a policy
-            what would answer if the highest release were yanked.
+        fallbacks: By model with a policy, what a rollback would go back to.
+        spares: By model without one, what a rollback would go back to, and what would answer if the highest release
+            were yanked.
         meters: By model, the slots of two lanes of the baseline that are compared while there is nothing else to.
     """
 
     current: Mapping[str, AppliedPolicy] = field(default_factory=dict)
     diverted: Mapping[str, Version] = field(default_factory=dict)
     fallbacks: Mapping[str, tuple[Version, ...]] = field(default_factory=dict)
+    spares: Mapping[str, tuple[Version, ...]] = field(default_factory=dict)
     meters: Mapping[str, Owners] = field(default_factory=dict)
 
     def meter(self, model: str, owners: Owners) -> None:

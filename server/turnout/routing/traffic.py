@@ -281,9 +281,15 @@ class Traffic:
             self._statuses.setdefault(model, []).extend(changes)
             self._status_revision = max(self._status_revision, changes[-1].revision)
         moved = {m: a.epoch for m, a in self._policies.current.items() if self._fallback_epochs.get(m) != a.epoch}
-        found = {model: await self._fallbacks(model) for model in {*new, *moved}}
-        self._policies.fallbacks = {**self._policies.fallbacks, **found}
+        for model in {*new, *moved}:
+            found, policed = await self._fallbacks(model), self._has_policy(model)
+            self._policies.fallbacks = {**self._policies.fallbacks, model: found if policed else ()}
+            self._policies.spares = {**self._policies.spares, model: () if policed else found}
         self._fallback_epochs.update(moved)
+
+    def _has_policy(self, model: str) -> bool:
+        applied = self._policies.current.get(model)
+        return applied is not None and applied.state.policy is not None
 
     async def _fallbacks(self, model: str) -> tuple[Version, ...]:
         """Returns what a rollback of a model goes back to, and what answers once its highest release is yanked."""
@@ -299,7 +305,7 @@ class Traffic:
                     entries.append(HistoryEntry(record.revision, True, baseline))
         # Whether they are there is for who loads them to say.
         found = rollback_targets(answered(entries), statuses, statuses.keys())[:1]
-        if applied is None or applied.state.policy is None:
+        if not self._has_policy(model):
             default = default_version(statuses)
             below = default_version({v: status for v, status in statuses.items() if v != default})
             found += (below,) if below is not None and below not in found else ()

@@ -35,12 +35,14 @@ class Wish:
         yanked: Yanked versions are kept where they would be if they were not, for pins to them; they take no other's
             place.
         fallbacks: What a rollback would go back to; kept loaded, so that a rollback is a swap and no load.
+        spares: What would answer if nobody set a policy and the highest release went; it stays loaded if it is.
     """
 
     load: Load
     asked: Mapping[Version, bool]
     yanked: bool = False
     fallbacks: Collection[Version] = ()
+    spares: Collection[Version] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ def wanted(
     if wish.yanked:
         chosen |= _configured(wish.load, there, declarations, resolve, now)
     chosen |= {v for v in wish.fallbacks if v in eligible}
+    chosen |= {v for v in wish.spares if v in eligible and now.ready(v)}
     for version, asked in wish.asked.items():
         if version in there:
             (chosen.add if asked else chosen.discard)(version)

@@ -67,6 +67,7 @@ class Manager:
         resolve: Resolve,
         held: Callable[[str], Mapping[Version, Hold]],
         fallbacks: Callable[[str], Collection[Version]],
+        spares: Callable[[str], Collection[Version]],
         catalog: Catalog,
         availability: Availability,
         metrics: Metrics,
@@ -82,6 +83,7 @@ class Manager:
             resolve: Finds what a selector in `load` names.
             held: Tells which of a model's versions have to stay loaded, as what, and what lets go of them.
             fallbacks: Tells what a rollback of the model would go back to.
+            spares: Tells what stays loaded if it is, for want of a policy that says what would answer next.
             catalog: Where the outcome goes.
             availability: Told whether the repository can be read.
             metrics: Counts by version.
@@ -94,6 +96,7 @@ class Manager:
         self._resolve = resolve
         self._held = held
         self._fallbacks = fallbacks
+        self._spares = spares
         self._catalog = catalog
         self._inventory = Inventory(catalog, availability, log)
         self._metrics = metrics
@@ -259,7 +262,7 @@ class Manager:
         there = list(self._inventory.versions(model))
         yanked = self._settings.routing.yanked_pins == "warn"
         load_setting = self._settings.for_model(model).load
-        wish = Wish(load_setting, self._asked.get(model, {}), yanked, self._fallbacks(model))
+        wish = Wish(load_setting, self._asked.get(model, {}), yanked, self._fallbacks(model), self._spares(model))
         declarations = self._inventory.declarations(model)
         chosen = wanted(wish, there, declarations, self._resolve, self._inventory.loaded(model))
         return chosen | (self._held(model).keys() & (set(there) - declarations.pruned))
@@ -396,12 +399,14 @@ class Manager:
 
         self._loop.call_soon_threadsafe(start)
 
-    def _child_died(self, version: str, how: str, delay: float) -> None:
-        """Tells that the child process of a version died; from any thread."""
+    def _child_died(self, version: str, how: str, delay: float, ended: bool) -> None:
+        """Tells that the child process of a version died, or was ended from here; from any thread."""
 
         def tell() -> None:
             name, _, exact = version.rpartition("@")
-            self._log.error("child process died", model=name, version=exact, how=how, next_start_seconds=delay)
+            log = self._log.warning if ended else self._log.error
+            event = "child process ended" if ended else "child process died"
+            log(event, model=name, version=exact, how=how, next_start_seconds=delay)
 
         with suppress(RuntimeError):  # the loop is closed: nobody listens
             self._loop.call_soon_threadsafe(tell)

@@ -38,14 +38,15 @@ class Supervision:
     Attributes:
         start_thread: Runs its argument in a new thread of ordinary priority: threads and processes inherit that of
             the thread that starts them, and it cannot be raised again.
-        died: Told the name of a version, how one of its children ended and the seconds until the next start; called
-            from any thread.
+        died: Told the name of a version, how one of its children ended, the seconds until the next start, and whether
+            the child was ended from here, since nobody waited for its run any more or it answered with what is no
+            answer; called from any thread.
         pools: Those with children; whatever is left of them is killed when the server ends.
         ended: The server ends; no pool is opened any more.
     """
 
     start_thread: Callable[[Callable[[], None]], None]
-    died: Callable[[str, str, float], None]
+    died: Callable[[str, str, float, bool], None]
     pools: set["ChildPool"] = field(default_factory=set)
     ended: bool = False
 
@@ -318,9 +319,9 @@ class ChildPool(EndableRun):
                 self._free.remove(child)
             closed = self._closed
         if not closed:
-            self._died(how, loaded=True)
+            self._died(how, loaded=True, ended=child.was_ended)
 
-    def _died(self, how: str, *, loaded: bool) -> None:
+    def _died(self, how: str, *, loaded: bool, ended: bool = False) -> None:
         with self._changed:
             self.deaths += 1
             self._backoff.died(loaded=loaded)
@@ -329,7 +330,7 @@ class ChildPool(EndableRun):
             if self._serving and not self._closed and self._keepers < min(2, self._processes):
                 self._start_another()  # what crashes once may again: one should be left then
             self._changed.notify_all()
-        self._supervision.died(self._name, how, delay)
+        self._supervision.died(self._name, how, delay, ended)
 
 
 class _Overdue:

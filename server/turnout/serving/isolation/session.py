@@ -191,6 +191,11 @@ class IsolatedSession:
         why = f": {self._why}" if self._why else ""
         return (signal.Signals(-code).name if code < 0 else f"exit code {code}") + why
 
+    @property
+    def was_ended(self) -> bool:
+        """Whether the child was killed from here, for what it did, and did not die by itself."""
+        return bool(self._why)
+
     def kill(self) -> None:
         """Kills the child, whatever it does. A run that is under way raises ModelCrashed."""
         self._kill()
