@@ -10,6 +10,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from semver import Version
 
 from onnx_models import scaled
+from turnout.rpc.health import HealthServicer
 from wire import refusal
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -51,6 +52,28 @@ async def test_watch_tells_each_change(publish_model, start_server) -> None:
         await server.services.manager.unload("m", Version(1))
         assert (await watch.read()).status == NOT_SERVING
         watch.cancel()
+
+
+async def test_a_change_between_a_look_and_the_wait_for_the_next_is_told(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", scaled(1))
+    services = (await start_server()).services
+    loop, is_ready = asyncio.get_running_loop(), [False]
+    servicer = HealthServicer(services.catalog, services.router, lambda: is_ready[0], frozenset())
+    watch = servicer.Watch(health_pb2.HealthCheckRequest(service=""), None)
+
+    def change() -> None:
+        is_ready[0] = True
+        services.catalog.swap(services.catalog.snapshot)
+
+    looked = asyncio.ensure_future(anext(watch))
+    loop.call_soon(change)  # runs right after that look
+    assert (await looked).status == NOT_SERVING
+    async with asyncio.timeout(0.5):
+        assert (await anext(watch)).status == SERVING
+    is_ready[0] = False  # as where the state store is gone: the catalog stays as it is
+    async with asyncio.timeout(20):
+        assert (await anext(watch)).status == NOT_SERVING
+    await watch.aclose()
 
 
 async def test_reflection_lists_what_each_listener_serves(publish_model, start_server) -> None:

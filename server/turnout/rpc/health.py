@@ -5,6 +5,7 @@ while what they name answers requests.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from turnout.serving.catalog import Catalog
 from turnout.serving.inference import Router
 
 _MODEL = "model:"
+_LOOK_SECONDS = 1.0
 _Status = health_pb2.HealthCheckResponse
 
 
@@ -49,17 +51,22 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # gr
         self, request: Any, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> AsyncIterator[Any]:
         """Sends the status of now and then each change of it; SERVICE_UNKNOWN for a name that nothing has yet."""
-        last = None
+        last = -1
         while True:
-            changed = asyncio.ensure_future(self._catalog.changed())
-            try:
-                status = self._watched(request.service)
-                if status != last:
-                    last = status
-                    yield _Status(status=status)
-                await changed
-            finally:
-                changed.cancel()
+            last = await self._next_status(request.service, last)
+            yield _Status(status=last)
+
+    async def _next_status(self, service: str, last: int) -> int:
+        """Returns the status of a service once it is another than `last`.
+
+        The catalog tells of most changes at once; readiness and policies change without it.
+        """
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._catalog.wait_for(lambda _: self._watched(service) != last)
+            if (status := self._watched(service)) != last:
+                return status
 
     def _watched(self, service: str) -> int:
         try:

@@ -139,11 +139,6 @@ class Catalog:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def changed(self) -> CatalogSnapshot:
-        """Waits for the next swap and returns the snapshot current then."""
-        await self._changed.wait()
-        return self.snapshot
-
     async def wait_for(self, condition: Callable[[CatalogSnapshot], bool]) -> CatalogSnapshot:
         """Waits until `condition` holds of the current snapshot, and returns that snapshot."""
         while not condition(self.snapshot):
