@@ -69,8 +69,8 @@ def main() -> int:
         publish_all(scratch / "models", {(name, "1.0.0"): scratch / f"{name}.onnx" for name in "fs"})
         with serving(scratch / "models") as server:
             faults = asyncio.run(attack(server, arguments.seed, arguments.messages))
-            if server.process.poll() is not None:
-                faults.append(f"the server ended with {server.process.returncode}")
+            if not server.process.is_alive():
+                faults.append(f"the server ended with {server.process.exitcode}")
             lines = server.log.read_text().splitlines()
     faults += [line for line in lines if "Traceback" in line or '"unexpected error"' in line]
     longest = max(map(len, lines))

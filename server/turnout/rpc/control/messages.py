@@ -54,8 +54,8 @@ def read_share(share: float, field: str) -> int:
     Raises:
         InvalidRequest: It is not a multiple of 0.0001 from 0 to 1.
     """
-    units = round(share * UNITS) if math.isfinite(share) else -1
-    if not 0 <= units <= UNITS or not math.isclose(units / UNITS, share, abs_tol=1e-9):
+    units = round(share * UNITS) if 0 <= share <= 1 else -1  # 1e306 of them would be infinite
+    if units < 0 or not math.isclose(units / UNITS, share, abs_tol=1e-9):
         raise InvalidRequest.at(field, f"expected a share of 0 to 1 in steps of {1 / UNITS}, got {share:g}")
     return units
 
