@@ -62,6 +62,7 @@ from turnout.serving.follow import follow
 from turnout.serving.hold import Hold
 from turnout.serving.inference import Inference
 from turnout.serving.limits import InputLimits
+from turnout.serving.load_policy import Fallbacks
 from turnout.serving.manager import Manager
 from turnout.serving.memory import device_memory, pci_addresses
 from turnout.serving.nvml import Nvml
@@ -160,11 +161,8 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         def held(model: str) -> Mapping[Version, Hold]:
             return {**policies.held(model), **roster.held(model)}  # a rollout's part of a policy is its own to let go
 
-        def fallbacks(model: str) -> Collection[Version]:
-            return policies.fallbacks.get(model, ())
-
-        def spares(model: str) -> Collection[Version]:
-            return policies.spares.get(model, ())
+        def fallbacks(model: str) -> Fallbacks:
+            return policies.fallbacks.get(model, Fallbacks())
 
         router = PolicyRouter(catalog, policies, serve_yanked=settings.routing.yanked_pins == "warn")
         access = AccessLog(log, settings.log.access_sample_rate)
@@ -187,7 +185,6 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             named,
             held,
             fallbacks,
-            spares,
             catalog,
             availability,
             metrics,

@@ -6,7 +6,7 @@ from turnout.config import LoadAll, LoadLatest, LoadSelectors
 from turnout.registry.standing import Declarations, Standing
 from turnout.routing.configured import named
 from turnout.serving.lifecycle import LifecycleState
-from turnout.serving.load_policy import Loaded, Moves, Wish, moves, tags_in_force, wanted
+from turnout.serving.load_policy import Fallbacks, Loaded, Moves, Wish, moves, tags_in_force, wanted
 
 V = [Version.parse(text) for text in ("1.0.0", "1.9.0", "1.10.0", "2.0.0-rc.1")]
 YANKED = Declarations({V[1]: Standing.YANKED})
@@ -38,7 +38,7 @@ def test_a_released_prerelease_is_no_latest_release_and_stays_beside_it() -> Non
 
 
 def test_what_answers_next_without_a_policy_stays_loaded_and_is_not_loaded_for_that() -> None:
-    wish, released = Wish(LoadLatest(1), {}, spares=[V[1]]), _released(*V[:3])
+    wish, released = Wish(LoadLatest(1), {}, fallbacks=Fallbacks(spare=[V[1]])), _released(*V[:3])
     assert wanted(wish, V[:3], released, named) == {V[2]}
     assert wanted(wish, V[:3], released, named, Loaded({V[1]: S.READY})) == {V[1], V[2]}
     assert wanted(wish, V[:3], released, named, Loaded({V[1]: S.FAILED})) == {V[2]}
@@ -51,10 +51,10 @@ def test_where_nothing_is_released_every_candidate_is_newer() -> None:
 
 def test_what_a_tag_names_and_what_a_rollback_goes_back_to_stays_beside_the_latest() -> None:
     tagged = Declarations(_released(*V[:3]).standings, {"stable": V[0]})
-    assert wanted(Wish(LoadLatest(1), {}, fallbacks=[V[1]]), V[:3], tagged, named) == {V[0], V[1], V[2]}
-    assert wanted(Wish(LoadSelectors(("^1",)), {}, fallbacks=[V[1]]), V[:3], tagged, named) == {V[1], V[2]}
-    assert wanted(Wish(LoadLatest(1), {}, fallbacks=[V[1]]), V[:3], YANKED, named) >= {V[2]}
-    assert V[1] not in wanted(Wish(LoadLatest(1), {}, fallbacks=[V[1]]), V[:3], YANKED, named)
+    assert wanted(Wish(LoadLatest(1), {}, fallbacks=Fallbacks([V[1]])), V[:3], tagged, named) == {V[0], V[1], V[2]}
+    assert wanted(Wish(LoadSelectors(("^1",)), {}, fallbacks=Fallbacks([V[1]])), V[:3], tagged, named) == {V[1], V[2]}
+    assert wanted(Wish(LoadLatest(1), {}, fallbacks=Fallbacks([V[1]])), V[:3], YANKED, named) >= {V[2]}
+    assert V[1] not in wanted(Wish(LoadLatest(1), {}, fallbacks=Fallbacks([V[1]])), V[:3], YANKED, named)
 
 
 def test_what_answered_stays_until_what_replaces_it_is_ready_and_where_that_fails() -> None:
@@ -100,7 +100,7 @@ def test_a_tag_that_moved_answers_with_what_it_named_until_the_new_version_is_re
 def test_a_pruned_version_is_never_wanted() -> None:
     pruned = Declarations({V[1]: Standing.YANKED}, pruned=frozenset({V[1]}))
     for load in (LoadAll(), LoadLatest(3), LoadSelectors(("1.9.0",))):
-        assert V[1] not in wanted(Wish(load, {V[1]: True}, yanked=True, fallbacks=[V[1]]), V, pruned, named)
+        assert V[1] not in wanted(Wish(load, {V[1]: True}, yanked=True, fallbacks=Fallbacks([V[1]])), V, pruned, named)
 
 
 def test_selectors_name_one_version_each_and_ranges_released_ones_only() -> None:

@@ -11,6 +11,7 @@ from turnout.routing.policy import PolicyState
 from turnout.routing.slots import Owners
 from turnout.serving.hold import Hold
 from turnout.serving.inference import AnswerObserver
+from turnout.serving.load_policy import Fallbacks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,16 +48,13 @@ class Policies:
         current: By model; replaced whole, never changed.
         diverted: By model, the version that answers in place of the policy's baseline and canaries: a rollback that
             cannot be recorded yet.
-        fallbacks: By model with a policy, what a rollback would go back to.
-        spares: By model without one, what a rollback would go back to, and what would answer if the highest release
-            were yanked.
+        fallbacks: By model, what may have to answer next.
         meters: By model, the slots of two lanes of the baseline that are compared while there is nothing else to.
     """
 
     current: Mapping[str, AppliedPolicy] = field(default_factory=dict)
     diverted: Mapping[str, Version] = field(default_factory=dict)
-    fallbacks: Mapping[str, tuple[Version, ...]] = field(default_factory=dict)
-    spares: Mapping[str, tuple[Version, ...]] = field(default_factory=dict)
+    fallbacks: Mapping[str, Fallbacks] = field(default_factory=dict)
     meters: Mapping[str, Owners] = field(default_factory=dict)
 
     def meter(self, model: str, owners: Owners) -> None:

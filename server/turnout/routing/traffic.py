@@ -29,6 +29,7 @@ from turnout.routing.slots import SALT_BYTES, Owners
 from turnout.serving.catalog import Catalog, ModelEntry
 from turnout.serving.inference import AnswerObserver
 from turnout.serving.lifecycle import LifecycleState
+from turnout.serving.load_policy import Fallbacks
 from turnout.state.decision import StatusChange
 from turnout.state.policies import PolicyRecord
 from turnout.state.store import StateStore
@@ -227,7 +228,8 @@ class Traffic:
         self._take_in({model: record})
         if before.policy is not None and (after.policy is None or after.policy.baseline != before.policy.baseline):
             # For what happens before the next look; that one knows which way back is left.
-            self._policies.fallbacks = {**self._policies.fallbacks, model: (before.policy.baseline,)}
+            way_back = Fallbacks(needed=(before.policy.baseline,))
+            self._policies.fallbacks = {**self._policies.fallbacks, model: way_back}
         self._log.info(
             "traffic changed", model=model, epoch=record.epoch, action=action, actor=change.actor, reason=change.reason,
             policy=None if after.policy is None else after.policy.to_json(),
@@ -281,17 +283,11 @@ class Traffic:
             self._statuses.setdefault(model, []).extend(changes)
             self._status_revision = max(self._status_revision, changes[-1].revision)
         moved = {m: a.epoch for m, a in self._policies.current.items() if self._fallback_epochs.get(m) != a.epoch}
-        for model in {*new, *moved}:
-            found, policed = await self._fallbacks(model), self._has_policy(model)
-            self._policies.fallbacks = {**self._policies.fallbacks, model: found if policed else ()}
-            self._policies.spares = {**self._policies.spares, model: () if policed else found}
+        found = {model: await self._fallbacks(model) for model in {*new, *moved}}
+        self._policies.fallbacks = {**self._policies.fallbacks, **found}
         self._fallback_epochs.update(moved)
 
-    def _has_policy(self, model: str) -> bool:
-        applied = self._policies.current.get(model)
-        return applied is not None and applied.state.policy is not None
-
-    async def _fallbacks(self, model: str) -> tuple[Version, ...]:
+    async def _fallbacks(self, model: str) -> Fallbacks:
         """Returns what a rollback of a model goes back to, and what answers once its highest release is yanked."""
         changes = self._statuses.get(model, [])
         entries = [HistoryEntry(c.revision, False, version=c.version, status=c.status) for c in changes]
@@ -305,11 +301,11 @@ class Traffic:
                     entries.append(HistoryEntry(record.revision, True, baseline))
         # Whether they are there is for who loads them to say.
         found = rollback_targets(answered(entries), statuses, statuses.keys())[:1]
-        if not self._has_policy(model):
-            default = default_version(statuses)
-            below = default_version({v: status for v, status in statuses.items() if v != default})
-            found += (below,) if below is not None and below not in found else ()
-        return found
+        if applied is not None and applied.state.policy is not None:
+            return Fallbacks(needed=found)
+        default = default_version(statuses)
+        below = default_version({v: status for v, status in statuses.items() if v != default})
+        return Fallbacks(spare=found if below is None else {*found, below})
 
     def _take_in(self, records: Mapping[str, PolicyRecord]) -> None:
         """Puts in force what is new in `records`, in one swap."""

@@ -25,6 +25,19 @@ _ON_ITS_WAY = (LifecycleState.NEW, LifecycleState.UNLOADED, LifecycleState.LOADI
 
 
 @dataclass(frozen=True, slots=True)
+class Fallbacks:
+    """The versions of one model that may have to answer next, so that it is a swap and no load.
+
+    Attributes:
+        needed: Are loaded for it: under a policy, what a rollback would go back to.
+        spare: Stay loaded if they are: without a policy, that, and what would answer if the highest release went.
+    """
+
+    needed: Collection[Version] = ()
+    spare: Collection[Version] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Wish:
     """What is wanted of one model.
 
@@ -34,15 +47,13 @@ class Wish:
             before `load`.
         yanked: Yanked versions are kept where they would be if they were not, for pins to them; they take no other's
             place.
-        fallbacks: What a rollback would go back to; kept loaded, so that a rollback is a swap and no load.
-        spares: What would answer if nobody set a policy and the highest release went; it stays loaded if it is.
+        fallbacks: What may have to answer next.
     """
 
     load: Load
     asked: Mapping[Version, bool]
     yanked: bool = False
-    fallbacks: Collection[Version] = ()
-    spares: Collection[Version] = ()
+    fallbacks: Fallbacks = Fallbacks()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +108,8 @@ def wanted(
     chosen = _configured(wish.load, eligible, declarations, resolve, now)
     if wish.yanked:
         chosen |= _configured(wish.load, there, declarations, resolve, now)
-    chosen |= {v for v in wish.fallbacks if v in eligible}
-    chosen |= {v for v in wish.spares if v in eligible and now.ready(v)}
+    chosen |= {v for v in wish.fallbacks.needed if v in eligible}
+    chosen |= {v for v in wish.fallbacks.spare if v in eligible and now.ready(v)}
     for version, asked in wish.asked.items():
         if version in there:
             (chosen.add if asked else chosen.discard)(version)

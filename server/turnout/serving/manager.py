@@ -40,7 +40,7 @@ from turnout.serving.hold import Hold
 from turnout.serving.inventory import Inventory
 from turnout.serving.isolation.pool import Supervision
 from turnout.serving.lifecycle import LifecycleState
-from turnout.serving.load_policy import Resolve, Wish, moves, wanted
+from turnout.serving.load_policy import Fallbacks, Resolve, Wish, moves, wanted
 from turnout.serving.loader import LoadedVersion, load
 from turnout.serving.memory import give_back
 from turnout.serving.outcomes import load_outcome
@@ -66,8 +66,7 @@ class Manager:
         settings: Settings,
         resolve: Resolve,
         held: Callable[[str], Mapping[Version, Hold]],
-        fallbacks: Callable[[str], Collection[Version]],
-        spares: Callable[[str], Collection[Version]],
+        fallbacks: Callable[[str], Fallbacks],
         catalog: Catalog,
         availability: Availability,
         metrics: Metrics,
@@ -82,8 +81,7 @@ class Manager:
             settings: Of the server.
             resolve: Finds what a selector in `load` names.
             held: Tells which of a model's versions have to stay loaded, as what, and what lets go of them.
-            fallbacks: Tells what a rollback of the model would go back to.
-            spares: Tells what stays loaded if it is, for want of a policy that says what would answer next.
+            fallbacks: Tells which versions of a model may have to answer next.
             catalog: Where the outcome goes.
             availability: Told whether the repository can be read.
             metrics: Counts by version.
@@ -96,7 +94,6 @@ class Manager:
         self._resolve = resolve
         self._held = held
         self._fallbacks = fallbacks
-        self._spares = spares
         self._catalog = catalog
         self._inventory = Inventory(catalog, availability, log)
         self._metrics = metrics
@@ -262,7 +259,7 @@ class Manager:
         there = list(self._inventory.versions(model))
         yanked = self._settings.routing.yanked_pins == "warn"
         load_setting = self._settings.for_model(model).load
-        wish = Wish(load_setting, self._asked.get(model, {}), yanked, self._fallbacks(model), self._spares(model))
+        wish = Wish(load_setting, self._asked.get(model, {}), yanked, self._fallbacks(model))
         declarations = self._inventory.declarations(model)
         chosen = wanted(wish, there, declarations, self._resolve, self._inventory.loaded(model))
         return chosen | (self._held(model).keys() & (set(there) - declarations.pruned))
