@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from turnout.wire_format import delimited, varint
 from turnout_proto.oip import inference_pb2 as oip
 from turnout_proto.v1 import prediction_pb2 as pb
 
@@ -38,20 +39,6 @@ class Hostile:
     body: bytes
     headers: tuple[tuple[str, str], ...] = ()
     within: bool = True
-
-
-def delimited(number: int, data: bytes) -> bytes:
-    """Returns a length-delimited field of a protobuf message."""
-    return varint(number << 3 | 2) + varint(len(data)) + data
-
-
-def varint(value: int) -> bytes:
-    """Returns a number as protobuf writes it."""
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*out, value])
 
 
 def issue() -> Iterator[Hostile]:

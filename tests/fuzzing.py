@@ -20,6 +20,7 @@ from grpc_channelz.v1 import channelz_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
+from turnout.wire_format import delimited, varint
 from turnout_proto import tensors
 from turnout_proto.oip import inference_pb2
 from turnout_proto.v1 import catalog_pb2, control_pb2, prediction_pb2, registry_pb2
@@ -122,14 +123,14 @@ def _inserted(data: bytes, piece: bytes, random: Random) -> bytes:
 def _wrapped(data: bytes, random: Random) -> bytes:
     number = random.randint(1, 8)
     for _ in range(random.choice((1, 2, 120))):
-        data = bytes([number << 3 | 2]) + _varint(len(data)) + data
+        data = delimited(number, data)
     return data
 
 
 def _overwritten(data: bytes, random: Random) -> bytes:
     at = random.randint(0, len(data))
     lie = random.choice(
-        (b"\xff" * 9 + b"\x01", b"\xff\xff\xff\xff\x0f", b"\x7f", b"\x80", b"\x00", _varint(random.getrandbits(40)))
+        (b"\xff" * 9 + b"\x01", b"\xff\xff\xff\xff\x0f", b"\x7f", b"\x80", b"\x00", varint(random.getrandbits(40)))
     )
     return data[:at] + lie + data[at + 1 :]
 
@@ -146,14 +147,6 @@ _MUTATIONS: Sequence[Callable[[bytes, Random], bytes]] = (
     lambda data, random: data + bytes([random.randint(1, 8) << 3 | 2, 0]) * random.choice((1, 300, 40_000)),
     lambda data, _: data,
 )
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*out, value])
 
 
 def methods_of_all_services() -> Iterator[tuple[str, MethodDescriptor, type[Message], bool]]:

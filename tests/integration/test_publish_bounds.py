@@ -29,6 +29,7 @@ from turnout.registry.repository import Repository
 from turnout.serving.memory import resident_bytes
 from turnout.serving.sandbox.processes import Ended, Processes
 from turnout.serving.trial import TrialLab
+from turnout.wire_format import delimited
 from turnout_proto.v1 import registry_pb2 as pb
 
 _MIB = 1 << 20
@@ -228,30 +229,17 @@ async def test_a_server_loads_a_model_whose_inputs_become_sizes_in_little_memory
     assert resident_bytes() - before < 96 * _MIB
 
 
-def field_of(number: int, data: bytes) -> bytes:
-    """A field of a protobuf message that holds bytes."""
-    return varint(number << 3 | 2) + varint(len(data)) + data
-
-
-def varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*out, value])
-
-
 HOLLOW = {
-    "nodes": field_of(1, b"") * 5_000_000,
-    "initialisers": field_of(5, b"") * 5_000_000,
-    "attributes": field_of(1, field_of(5, b"") * 4_000_000),
+    "nodes": delimited(1, b"") * 5_000_000,
+    "initialisers": delimited(5, b"") * 5_000_000,
+    "attributes": delimited(1, delimited(5, b"") * 4_000_000),
 }
 
 
 @pytest.mark.parametrize("kind", HOLLOW)
 async def test_an_onnx_file_that_is_hollow_costs_the_server_nothing(start_server: StartServer, kind: str) -> None:
     server = await start_server()
-    files = {"model.onnx": field_of(7, HOLLOW[kind])}
+    files = {"model.onnx": delimited(7, HOLLOW[kind])}
     before = resident_bytes()
     async with registry_of(server) as registry:
         upload_id = await upload(registry, files)

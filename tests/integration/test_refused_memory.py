@@ -8,6 +8,7 @@ import pytest
 
 from onnx_models import scaled
 from turnout.host import resident_bytes, return_freed_memory
+from turnout.wire_format import delimited
 
 MIB = 1 << 20
 _REFUSED = {
@@ -20,11 +21,7 @@ SIZE, COUNT = 24 * MIB, 6
 
 def field(number: int, size: int) -> bytes:
     """A text field of so many bytes."""
-    length, head = size, bytearray()
-    while length > 127:
-        head.append(length & 127 | 128)
-        length >>= 7
-    return bytes([number << 3 | 2, *head, length]) + b"a" * size
+    return delimited(number, b"a" * size)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from turnout.errors import InvalidModel
+from turnout.wire_format import Malformed, delimited, read_varint
 
 SMALL_TENSOR: Final = 64 * 1024
 """Bytes of a message from which on it is gone into; a smaller one is copied whole, whatever it holds."""
@@ -37,64 +38,42 @@ def without_weights(data: bytes | mmap.mmap) -> bytes:
     Raises:
         InvalidModel: They are not in protobuf's wire format.
     """
-    return _stripped(data, 0, len(data), "model", 0)
+    try:
+        return _stripped(data, 0, len(data), "model", 0)
+    except Malformed:
+        raise InvalidModel("the file is no ONNX model: it does not parse as protobuf") from None
 
 
 def _stripped(data: bytes | mmap.mmap, start: int, stop: int, message: str, depth: int) -> bytes:
     if depth > _MOST_DEPTH:
-        raise _invalid()
+        raise Malformed
     inner = _MESSAGES[message]
     kept = bytearray()
     copied = at = start  # what lies between the two is still to be copied
     while at < stop:
         field_start = at
-        key, at = _varint(data, at, stop)
+        key, at = read_varint(data, at, stop)
         match key & 7:
             case 0:  # a varint
-                _, at = _varint(data, at, stop)
+                _, at = read_varint(data, at, stop)
             case 1:
                 at += 8
             case 5:
                 at += 4
             case 2:  # bytes, text or a message
-                size, at = _varint(data, at, stop)
+                size, at = read_varint(data, at, stop)
                 body, at = at, at + size
                 if at > stop:
-                    raise _invalid()
+                    raise Malformed
                 if size > SMALL_TENSOR and (key >> 3) in inner:
                     within = _stripped(data, body, at, inner[key >> 3], depth + 1)
-                    kept += data[copied:field_start] + _encoded(key) + _encoded(len(within)) + within
+                    kept += data[copied:field_start] + delimited(key >> 3, within)
                     copied = at
                 elif message == "tensor" and size > SMALL_TENSOR and (key >> 3) in _TENSOR_DATA:
                     kept += data[copied:field_start]
                     copied = at
             case _:
-                raise _invalid()
+                raise Malformed
     if at > stop:
-        raise _invalid()
+        raise Malformed
     return bytes(kept + data[copied:stop])
-
-
-def _varint(data: bytes | mmap.mmap, at: int, stop: int) -> tuple[int, int]:
-    value = shift = 0
-    while at < stop and shift < 70:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-    raise _invalid()
-
-
-def _encoded(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _invalid() -> InvalidModel:
-    return InvalidModel("the file is no ONNX model: it does not parse as protobuf")

@@ -15,6 +15,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from turnout.errors import InvalidTensor
 from turnout.serving.limits import InputLimits, beyond
+from turnout.wire_format import MOST_VARINT_BYTES, Malformed, read_varint
 
 MAX_FIELDS = 65536
 """Most fields of one message, elements of tensors left out."""
@@ -31,7 +32,6 @@ _FIXED = {
     FieldDescriptor.TYPE_SFIXED64: 8,
 }
 _DELIMITED = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES, FieldDescriptor.TYPE_MESSAGE)
-_MOST_VARINT_BYTES = 10
 _WIRE_SIZES = {1: 8, 5: 4}
 
 
@@ -54,10 +54,6 @@ class _Field:
 
 
 _Plan: TypeAlias = "dict[int, _Field]"
-
-
-class _Broken(Exception):
-    """The bytes are no message; the parser will say so."""
 
 
 class _Excess(Exception):
@@ -99,7 +95,7 @@ def is_light(data: bytes, descriptor: Descriptor, pieces: int) -> bool:
 def _scan(data: bytes, descriptor: Descriptor, left: dict[str, int]) -> None:
     try:
         _walk(data, 0, len(data), _plan(descriptor), left, ())
-    except (_Broken, IndexError):
+    except (Malformed, IndexError):
         return  # all that the parser will come across before it gives up was counted
 
 
@@ -111,7 +107,7 @@ def _walk(
         tag = data[at]
         at += 1
         if tag > 127:
-            tag, at = _varint(data, at - 1)
+            tag, at = read_varint(data, at - 1, len(data))
         wire = tag & 7
         field = plan.get(tag >> 3)
         fields -= 1
@@ -121,9 +117,9 @@ def _walk(
             size = data[at]
             at += 1
             if size > 127:
-                size, at = _varint(data, at - 1)
+                size, at = read_varint(data, at - 1, len(data))
             if size > end - at:
-                raise _Broken
+                raise Malformed
             if field is not None:
                 if field.message is not None:
                     left["fields"] = fields
@@ -149,7 +145,7 @@ def _walk(
             if field is not None and field.kind == "elements":
                 fields = _take(fields + 1, left, "elements", 1, (*path, field.name))
         elif wire > 4:  # 3 and 4 are the ends of a group, whose fields are counted like others
-            raise _Broken
+            raise Malformed
     left["fields"] = fields
 
 
@@ -169,7 +165,7 @@ def _packed(data: bytes, at: int, size: int, width: int, most: int) -> int:
     """Returns how many elements a packed list holds, or a number above `most` where it holds more than that."""
     if width:
         return size // width
-    if size > most * _MOST_VARINT_BYTES:
+    if size > most * MOST_VARINT_BYTES:
         return most + 1
     # Each ends with a byte below 128.
     return int(np.count_nonzero(np.frombuffer(data, np.uint8, size, at) < 128)) if size else 0
@@ -189,20 +185,8 @@ def _more_strings(data: bytes, at: int, end: int, tag: int, most: int) -> tuple[
             at += 2 + size
             count += 1
         if at > end:
-            raise _Broken
+            raise Malformed
     return at, count
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """Returns a number and where it ends."""
-    value = 0
-    for shift in range(0, 7 * _MOST_VARINT_BYTES, 7):
-        byte = data[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-    raise _Broken
 
 
 @cache

@@ -15,6 +15,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationSc
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
+from turnout import wire_format
 from turnout.telemetry.tracing.context import RANDOM, SAMPLED
 from turnout.telemetry.tracing.spans import (
     MAX_MESSAGE,
@@ -28,6 +29,7 @@ from turnout.telemetry.tracing.spans import (
     steps,
 )
 from turnout.telemetry.tracing.trace import ShadowCopy, Trace
+from turnout.wire_format import LENGTH_DELIMITED
 
 NewIds = Callable[[int], bytes]
 """Makes up so many ids of spans, one after another."""
@@ -38,7 +40,9 @@ REMOTE_KNOWN, REMOTE = 0x100, 0x200
 _COMMON_SETS = 4096
 """Sets of attributes that are remembered. Selectors are in them, and come from clients: their number needs a bound."""
 
-_LENGTH_DELIMITED, _FIXED64, _FIXED32 = 2, 1, 5
+_FIXED64, _FIXED32 = 1, 5
+
+varint = lru_cache(_COMMON_SETS)(wire_format.varint)
 
 
 @lru_cache
@@ -46,29 +50,18 @@ def _tag(number: int, wire_type: int) -> bytes:
     return varint(number << 3 | wire_type)
 
 
-@lru_cache(_COMMON_SETS)
-def varint(value: int) -> bytes:
-    """Returns `value`, which is not negative, as protobuf writes numbers."""
-    parts = bytearray()
-    while value >= 0x80:
-        parts.append(value & 0x7F | 0x80)
-        value >>= 7
-    parts.append(value)
-    return bytes(parts)
-
-
 def _field(number: int, data: bytes) -> bytes:
     """Returns a length-delimited field."""
-    return _tag(number, _LENGTH_DELIMITED) + varint(len(data)) + data
+    return _tag(number, LENGTH_DELIMITED) + varint(len(data)) + data
 
 
-TRACE_ID = _tag(Span.TRACE_ID_FIELD_NUMBER, _LENGTH_DELIMITED) + b"\x10"
-SPAN_ID = _tag(Span.SPAN_ID_FIELD_NUMBER, _LENGTH_DELIMITED) + b"\x08"
-PARENT_ID = _tag(Span.PARENT_SPAN_ID_FIELD_NUMBER, _LENGTH_DELIMITED) + b"\x08"
+TRACE_ID = _tag(Span.TRACE_ID_FIELD_NUMBER, LENGTH_DELIMITED) + b"\x10"
+SPAN_ID = _tag(Span.SPAN_ID_FIELD_NUMBER, LENGTH_DELIMITED) + b"\x08"
+PARENT_ID = _tag(Span.PARENT_SPAN_ID_FIELD_NUMBER, LENGTH_DELIMITED) + b"\x08"
 BEGIN = _tag(Span.START_TIME_UNIX_NANO_FIELD_NUMBER, _FIXED64)
 END = _tag(Span.END_TIME_UNIX_NANO_FIELD_NUMBER, _FIXED64)
 FLAGS = _tag(Span.FLAGS_FIELD_NUMBER, _FIXED32)
-SPANS = _tag(ScopeSpans.SPANS_FIELD_NUMBER, _LENGTH_DELIMITED)
+SPANS = _tag(ScopeSpans.SPANS_FIELD_NUMBER, LENGTH_DELIMITED)
 _HEAD = Struct("<2s16s2s8ssQsQ2sI").pack
 
 

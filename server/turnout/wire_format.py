@@ -1,0 +1,48 @@
+"""Protobuf's wire format, as far as it is read and written here without protobuf. Pure.
+
+A message is a row of fields: a number and a wire type, then what that type says. Numbers are written seven bits a byte,
+the lowest first (https://protobuf.dev/programming-guides/encoding/).
+"""
+
+import mmap
+from typing import Final
+
+LENGTH_DELIMITED: Final = 2
+"""The wire type of bytes, text, messages and packed lists."""
+
+MOST_VARINT_BYTES: Final = 10
+
+
+class Malformed(ValueError):
+    """Bytes are not in protobuf's wire format."""
+
+
+def varint(value: int) -> bytes:
+    """Returns `value`, which is not negative, as protobuf writes numbers."""
+    parts = bytearray()
+    while value > 127:
+        parts.append(value & 127 | 128)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)
+
+
+def read_varint(data: bytes | mmap.mmap, at: int, stop: int) -> tuple[int, int]:
+    """Returns the number that begins at `at`, and where it ends.
+
+    Raises:
+        Malformed: It does not end before `stop`, or has more than ten bytes.
+    """
+    value = shift = 0
+    for place in range(at, min(stop, at + MOST_VARINT_BYTES)):
+        byte = data[place]
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, place + 1
+        shift += 7
+    raise Malformed
+
+
+def delimited(number: int, data: bytes) -> bytes:
+    """Returns a length-delimited field."""
+    return varint(number << 3 | LENGTH_DELIMITED) + varint(len(data)) + data
