@@ -1,43 +1,19 @@
 """A server whose log cannot be written starts, serves and stops as any other, and counts the lines it lost."""
 
 import http.client
-import os
 import re
 import signal
-import socket
 import subprocess
 import time
-from contextlib import contextmanager
 
 import pytest
 
 from onnx_models import scaled
+from ports import free_port
 from processes import TURNOUT
+from unwritable import unwritable
 
 pytestmark = pytest.mark.slow
-
-
-@contextmanager
-def standard_error(kind):
-    """What the server is given as standard error, and whether lines are lost at once."""
-    if kind == "full disk":
-        with open("/dev/full", "w") as stream:
-            yield stream
-        return
-    read, write = os.pipe()
-    if kind == "reader gone":
-        os.close(read)
-    try:
-        yield write
-    finally:
-        os.close(write)
-        if kind == "reader stopped":
-            os.close(read)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 def get(port: int, path: str, body: str | None = None) -> tuple[int, str]:
@@ -68,7 +44,7 @@ def test_a_log_that_cannot_be_written_fails_no_start_no_request_and_no_stop(publ
     port = free_port()
     command = [*TURNOUT, "serve", "--models", str(models), "--json", "--http", f"127.0.0.1:{port}"]
     command += ["--grpc", "127.0.0.1:0", "--control", "127.0.0.1:0"]
-    with standard_error(kind) as stream:
+    with unwritable(kind) as stream:
         process = subprocess.Popen(command, stderr=stream, stdout=stream)
         try:
             wait_until_ready(port, process)
