@@ -53,8 +53,6 @@ from turnout.threads import Threads
 _SCAN_SECONDS = 10.0
 """What a scan may take: 10,000 versions take one second, on a file system that has to be asked for each."""
 
-_FILES_GONE = "its files are gone from the repository; it is served from memory until it is unloaded"
-
 
 class Manager:
     """Owns the versions of one server. Used on the event loop only; loads run in threads of its own."""

@@ -123,12 +123,5 @@ def broadcast(one: Size, other: Size) -> Size:
     return derived("broadcast", *sorted(map(str, (one, other))))
 
 
-def length_of_slice(size: Size, start: int, stop: int, step: int) -> Size:
-    """Returns how many elements `[start:stop:step]` takes of a dimension, as Python counts."""
-    if size.constant is not None:
-        return Size(len(range(*slice(start, stop, step).indices(size.constant))))
-    return size if (start, step) == (0, 1) and stop >= 2**31 - 1 else derived("slice", size, start, stop, step)
-
-
 def _product(number: int, symbols: Iterable[Symbol]) -> Size:
     return Size(number, tuple(sorted(symbols, key=lambda s: (s.name, s.size))))
