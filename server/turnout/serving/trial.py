@@ -27,14 +27,14 @@ from turnout.errors import (
 )
 from turnout.registry.cancellation import current
 from turnout.registry.files import read_small
-from turnout.registry.lab import Answer, Examination, Race, Subject
+from turnout.registry.lab import Examination, Race, Subject
 from turnout.registry.manifest import MODEL_FILE
-from turnout.registry.npz import NpzError, read_npz
 from turnout.registry.onnx_model import ModelFacts
 from turnout.registry.weights import Weights, read_weights
 from turnout.serving.sandbox.attempts import last_attempt
 from turnout.serving.sandbox.processes import ANSWER_FILE, ANSWERS_FILE, JOB_FILE, Processes
 from turnout.serving.synthetic import Recipe
+from turnout.serving.trial_answers import read_answers
 
 OPTIMISED_LIMIT = 1 << 30
 """Bytes of a version up to which it is optimised for a comparison: that holds it in memory twice, and writes it out."""
@@ -49,8 +49,6 @@ MOST_LATE = 2
 """Runs of made-up inputs that may take too long: the next would as well."""
 
 _MAX_ANSWER = 64 << 20
-_MAX_READ = 2 << 30
-"""Memory for answers: text takes more of it than of the archive."""
 
 _ERRORS: Mapping[str, type[TurnoutError]] = {
     error.__name__: error
@@ -130,7 +128,7 @@ class TrialLab:
 
     def _examine(self, subject: Subject, golden: Sequence[Path]) -> Examination:
         with self._asked("examine", [subject], golden) as (body, scratch):
-            answers = tuple(_answers(body["answers"], scratch / ANSWERS_FILE))
+            answers = tuple(read_answers(body["answers"], scratch / ANSWERS_FILE))
             told = {key: value for key, value in body.items() if key != "answers"}
             return Examination(answers=answers, **told)
 
@@ -183,16 +181,6 @@ def _read(scratch: Path) -> dict[str, Any]:
     if "error" in body:
         raise _ERRORS.get(body["error"]["kind"], ModelFailure)(str(body["error"]["message"]))
     return body
-
-
-def _answers(told: Sequence[Mapping[str, Any]], file: Path) -> Iterator[Answer]:
-    try:
-        _, arrays = read_npz(file, _MAX_READ)
-    except NpzError as error:
-        raise ModelFailure(f"its answers cannot be read: the archive {error}") from error
-    for index, answer in enumerate(told):
-        outputs = {name: arrays[f"{index}/{name}"] for name in answer["outputs"]}
-        yield Answer(answer["example"], answer["golden"], outputs, answer["fault"])
 
 
 def _pair(values: Sequence[float]) -> tuple[float, float]:

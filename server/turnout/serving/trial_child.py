@@ -8,7 +8,6 @@ import contextlib
 import json
 import sys
 import time
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import astuple, dataclass, replace
@@ -24,12 +23,10 @@ from turnout import host
 from turnout.config import Runtime
 from turnout.errors import InvalidModel, MemoryBudgetExceeded, ModelCrashed, ModelFailure, TurnoutError
 from turnout.registry.agreement import differs, largest_difference, tolerance_of
-from turnout.registry.golden import GOLDEN_DIRECTORY, read_case
 from turnout.registry.graph import ModelGraph
 from turnout.registry.manifest import MODEL_FILE, Manifest
 from turnout.registry.onnx_graph import read_graph
 from turnout.registry.onnx_model import read_model
-from turnout.registry.signature import DataType, Signature
 from turnout.registry.value_sizes import values_become_sizes
 from turnout.serving import providers
 from turnout.serving.batchability import BatchPlan, prove, sample_axes
@@ -39,7 +36,9 @@ from turnout.serving.sandbox.attempts import Attempts, LeftOut
 from turnout.serving.sandbox.processes import ANSWER_FILE, ANSWERS_FILE, JOB_FILE
 from turnout.serving.session import Session
 from turnout.serving.synthetic import Recipe, made_up, recipes, synthetic_inputs
-from turnout.serving.tensor import NUMPY_DTYPES, Array
+from turnout.serving.tensor import Array
+from turnout.serving.trial_answers import Answers
+from turnout.serving.trial_examples import Example, check_fit, first_row, golden_examples
 from turnout.serving.warmup import warm_up
 
 SYNTHETIC_INPUTS = 8
@@ -56,9 +55,6 @@ _PROOF_CASES = 4
 _PROOF_RUNS = 4
 """A proof of how a version batches takes so many runs or more, each the longer for its rows."""
 
-MAX_ANSWERS_BYTES = 512 << 20
-"""Bytes of all answers together that are kept for comparison."""
-
 DESCRIBED_BYTES = 512 << 20
 """Memory that the nodes and texts of an ONNX file may take when it is read, beside a multiple of its size."""
 
@@ -68,23 +64,6 @@ _LOADING = 4
 _LIMIT_MET = "a memory limit was met"
 _WARM_RUNS = 3
 _LEAST_ROUNDS, _MOST_ROUNDS = 5, 400
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One input to run a version on.
-
-    Attributes:
-        name: Of the example, the same for every version that it is given to.
-        golden: It is a golden case.
-        inputs: By name.
-        fault: Why the version cannot be given it; "" where it can.
-    """
-
-    name: str
-    golden: bool
-    inputs: Mapping[str, Array]
-    fault: str = ""
 
 
 def main() -> None:
@@ -204,7 +183,7 @@ def examine(trial: Trial) -> dict[str, Any]:
     # One row: which batches pay depends on what else the machine does, and the peak of memory would with it.
     warmth = warm_up(session.run, replace(plan, max_rows=0), names, _WARM_RUNS, only_where_it_pays=True)
     tried = recipes(values_become_sizes=sizes)
-    examples = _golden(trial.golden, manifest.signature)
+    examples = golden_examples(trial.golden, manifest.signature)
     if found.inputs is not None:  # else made-up ones would be searched for in vain once more
         examples = chain(examples, _synthetic(trial, session, found.recipe, tried))
     answers = Answers(trial.scratch / ANSWERS_FILE)
@@ -238,7 +217,7 @@ def sample(trial: Trial) -> dict[str, Any]:
 
 def _sample(trial: Trial, session: Session, *, sizes: bool) -> Sample:
     ((_, manifest),) = trial.versions
-    sound = next((e.inputs for e in _golden(trial.golden, manifest.signature) if not e.fault), None)
+    sound = next((e.inputs for e in golden_examples(trial.golden, manifest.signature) if not e.fault), None)
     tried = recipes(values_become_sizes=sizes)
     found = find_sample(session.run, manifest.signature, sample_axes(manifest), sound, tried, trial.trying)
     if found.deadly:
@@ -249,7 +228,7 @@ def _sample(trial: Trial, session: Session, *, sizes: bool) -> Sample:
 def _proved(trial: Trial, session: Session, found: Sample, graph: ModelGraph, *, sizes: bool) -> BatchPlan:
     """Proves how a version batches. Other values than the sample's may do to it what nobody asked for."""
     ((_, manifest),) = trial.versions
-    sound = (example.inputs for example in _golden(trial.golden, manifest.signature) if not example.fault)
+    sound = (example.inputs for example in golden_examples(trial.golden, manifest.signature) if not example.fault)
     rows = [*islice(sound, _PROOF_CASES), *([] if found.recipe is None or found.inputs is None else [found.inputs])]
     # Where values become sizes, the sample is the one that was found to be small.
     tried = [] if sizes or found.inputs is None else recipes(values_become_sizes=False)
@@ -346,46 +325,6 @@ def _load(trial: Trial, index: int = 0, *, arena: bool = True, prepack: bool | N
     return session, seconds
 
 
-def _golden(paths: Sequence[Path], signature: Signature) -> Iterator[Example]:
-    """Reads golden cases, one after the other; one that another version brought under a name that is taken gets a
-    number.
-    """
-    names: set[str] = set()
-    for path in paths:
-        name, number = f"{GOLDEN_DIRECTORY}/{path.name}", 2
-        while name in names:
-            name, number = f"{GOLDEN_DIRECTORY}/{path.name} ({number})", number + 1
-        names.add(name)
-        try:
-            inputs = _fitting(read_case(path, sides=("inputs",)).inputs, signature)
-        except InvalidModel as error:
-            yield Example(name, True, {}, error.message)
-        else:
-            yield Example(name, True, inputs)
-
-
-def _fitting(inputs: Mapping[str, Array], signature: Signature) -> Mapping[str, Array]:
-    """Returns inputs of a case that the signature takes.
-
-    Raises:
-        InvalidModel: It does not take them.
-    """
-    for spec in signature.inputs:
-        array = inputs.get(spec.name)
-        if array is None:
-            if not spec.has_default:
-                raise InvalidModel(f"it lacks the input {spec.name}")
-        elif array.dtype != NUMPY_DTYPES[spec.dtype]:
-            raise InvalidModel(f"its input {spec.name} is {array.dtype}, the model takes {spec.dtype}")
-        elif array.ndim != len(spec.shape) or any(
-            isinstance(fixed, int) and fixed != size for fixed, size in zip(spec.shape, array.shape, strict=True)
-        ):
-            raise InvalidModel(f"its input {spec.name} has shape {list(array.shape)}, the model takes {spec}")
-    if unknown := sorted(inputs.keys() - {spec.name for spec in signature.inputs}):
-        raise InvalidModel(f"it has an input {unknown[0]} that the model has not")
-    return inputs
-
-
 def _synthetic(trial: Trial, session: Session, known: Recipe | None, tried: Sequence[Recipe]) -> Iterator[Example]:
     """Makes up inputs by the first recipe that the model runs on; their names tell that recipe.
 
@@ -418,24 +357,17 @@ def _common_example(trial: Trial, sessions: Sequence[Session], outputs: Sequence
         ModelFailure: There is none.
     """
     (_, first), (_, second) = trial.versions
-    case = next((e for e in _golden(trial.golden, first.signature) if not e.fault), None)
-    cases = [] if case is None else [_first_row(case, first.signature), case]
+    case = next((e for e in golden_examples(trial.golden, first.signature) if not e.fault), None)
+    cases = [] if case is None else [first_row(case, first.signature), case]
     sizes = _values_become_sizes(_graph(trial), first)
     for example in chain(cases, _synthetic(trial, sessions[0], None, recipes(values_become_sizes=sizes))):
         with contextlib.suppress(TurnoutError):
-            _fitting(example.inputs, second.signature)
+            check_fit(example.inputs, second.signature)
             for session, names in zip(sessions, outputs, strict=True):
                 with _guarded(trial, example):
                     session.run(example.inputs, names)
             return example
     raise ModelFailure("no input was found that both take")
-
-
-def _first_row(case: Example, signature: Signature) -> Example:
-    """Returns the first row of a case of many: single requests are what latency is about."""
-    free = {spec.name for spec in signature.inputs if spec.shape and not isinstance(spec.shape[0], int)}
-    inputs = {name: array[:1] if name in free else array for name, array in case.inputs.items()}
-    return Example(f"the first row of {case.name}", True, inputs)
 
 
 def _answer(trial: Trial, session: Session, example: Example, names: Sequence[str]) -> tuple[dict[str, Array], str]:
@@ -450,35 +382,6 @@ def _answer(trial: Trial, session: Session, example: Example, names: Sequence[st
 
 def _guarded(trial: Trial, example: Example) -> AbstractContextManager[None]:
     return contextlib.nullcontext() if example.golden else trial.attempts.attempt(example.name, trial.run_seconds)
-
-
-class Answers:
-    """Writes answers to an archive one by one, so that they need not be in memory together."""
-
-    def __init__(self, file: Path) -> None:
-        self._archive = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
-        self._left = MAX_ANSWERS_BYTES
-        self.told: list[dict[str, Any]] = []
-
-    def __enter__(self) -> "Answers":
-        """Begins."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Ends the archive."""
-        self._archive.close()
-
-    def add(self, example: Example, outputs: Mapping[str, Array], fault: str) -> None:
-        """Keeps an answer, or says that it is too large to be compared."""
-        plain = {name: _plain(array) for name, array in outputs.items()}
-        size = sum(array.nbytes for array in plain.values())
-        if size > self._left:
-            plain, fault = {}, f"its outputs, with those before, have more than {MAX_ANSWERS_BYTES >> 20} MiB"
-        self._left -= size if plain else 0
-        for name, array in plain.items():
-            with self._archive.open(f"{len(self.told)}/{name}.npy", "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
-        self.told.append({"example": example.name, "golden": example.golden, "outputs": list(plain), "fault": fault})
 
 
 def _repeated(
@@ -497,13 +400,6 @@ def _repeated(
 
 def _bits(array: Array) -> object:
     return array.tolist() if array.dtype == object else array.tobytes()
-
-
-def _plain(array: Array) -> Array:
-    """Returns `array` in a dtype that NumPy writes without pickling."""
-    if array.dtype == object:
-        return array.astype(np.str_)
-    return array.astype(np.float32) if array.dtype == NUMPY_DTYPES[DataType.BFLOAT16] else array
 
 
 if __name__ == "__main__":
