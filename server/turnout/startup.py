@@ -38,11 +38,13 @@ def store_is_new(repository: Repository, store: StateStore, log: FilteringBoundL
 
     Every version is a candidate then, which plain requests and ranges never reach, and nothing is known of yanked ones.
     """
+    if store.head().revision:
+        return False
     try:
         versions = len(repository.published())
     except OSError:
         return False
-    if not versions or store.head().revision:
+    if not versions:
         return False
     log.error(
         f"the state store is new, and the repository holds {versions} version{'s' * (versions != 1)}: every one is a "
