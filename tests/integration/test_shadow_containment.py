@@ -84,19 +84,23 @@ async def test_a_shadow_that_hangs_inside_one_node_closes_its_lane(start_pair, m
     server = await start_pair(onnx_models.adds_count(), onnx_models.one_long_node(), runtime=here, **lane)
     live = await predict(server, numbered(8, x=X, n=4000))
     assert live.errors == []
-    deadline = time.monotonic() + 30
+    sent, deadline = 8, time.monotonic() + 30
     while (told := await report(server, "1.1.0")).state == "open":
         assert time.monotonic() < deadline, told
+        if accounted(told) == sent:  # where others have the processor, the time can be over before the long node begins
+            live = await predict(server, numbered(1, sent, x=X, n=4000))
+            assert live.errors == []
+            sent += 1
         await asyncio.sleep(0.02)
     assert "a run hangs" in told.state
-    after = await predict(server, numbered(8, 8, x=X, n=1))
+    after = await predict(server, numbered(8, sent, x=X, n=1))
     assert after.errors == []
-    told = await settled(server, "1.1.0", 16)
-    hung = told.outcomes["timed_out"]  # copies that were one batch
-    assert 1 <= hung <= 8
+    told = await settled(server, "1.1.0", sent + 8)
+    hung = told.outcomes["timed_out"]  # copies that were one batch, or each the only one of a run
+    assert 1 <= hung <= sent
     assert dict(told.outcomes) == {"timed_out": hung}
-    assert dict(told.dropped) == {"closed": 16 - hung}
-    await only_the_baseline_answered(server, 16)
+    assert dict(told.dropped) == {"closed": sent + 8 - hung}
+    await only_the_baseline_answered(server, sent + 8)
     # Who names the shadow anew opens the lane again.
     await put(server, policy("1.0.0", {"1.1.0": 0.5}))
     assert (await report(server, "1.1.0")).state == "open"
