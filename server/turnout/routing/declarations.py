@@ -152,11 +152,11 @@ class Declarer:
                 with suppress(ValueError):  # a later release of Turnout wrote it
                     document = event.payload["document"]
                     policy = PolicyState.from_json(document).policy if document else None
-                    entries.append(HistoryEntry(event.id, True, None if policy is None else policy.baseline))
+                    entries.append(HistoryEntry.of_policy(event.id, policy))
             else:
                 status = _STATUS.get(event.kind, Standing.CANDIDATE)
                 version = Version.parse(event.payload["version"])
-                entries.append(HistoryEntry(event.id, False, version=version, status=status))
+                entries.append(HistoryEntry.of_status(event.id, version, status))
         present = [p.manifest.version for p in self._repository.scan().versions(model)]
         return WayBack(answered(entries), self._store.declared().of(model).standings, tuple(present))
 

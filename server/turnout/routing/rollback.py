@@ -11,6 +11,7 @@ from semver import Version
 
 from turnout.registry.standing import Standing
 from turnout.registry.versions import precedence
+from turnout.routing.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,16 @@ class HistoryEntry:
     baseline: Version | None = None
     version: Version | None = None
     status: Standing = Standing.CANDIDATE
+
+    @classmethod
+    def of_policy(cls, revision: int, policy: Policy | None) -> "HistoryEntry":
+        """Returns that of a policy that was set, or of None that was put in its place."""
+        return cls(revision, True, baseline=None if policy is None else policy.baseline)
+
+    @classmethod
+    def of_status(cls, revision: int, version: Version, status: Standing) -> "HistoryEntry":
+        """Returns that of a release status that changed."""
+        return cls(revision, False, version=version, status=status)
 
 
 def answered(changes: Iterable[HistoryEntry]) -> tuple[Version, ...]:

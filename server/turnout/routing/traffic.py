@@ -290,15 +290,15 @@ class Traffic:
     async def _fallbacks(self, model: str) -> Fallbacks:
         """Returns what a rollback of a model goes back to, and what answers once its highest release is yanked."""
         changes = self._statuses.get(model, [])
-        entries = [HistoryEntry(c.revision, False, version=c.version, status=c.status) for c in changes]
+        entries = [HistoryEntry.of_status(c.revision, c.version, c.status) for c in changes]
         statuses = {change.version: change.status for change in changes}
         applied = self._policies.current.get(model)
         if applied is not None:
             records = await self._store.in_thread(self._store.policy_history, model, _HISTORY_FOR_FALLBACK)
-            for record in records:
-                if (state := readable(record)) is not None:
-                    baseline = None if state.policy is None else state.policy.baseline
-                    entries.append(HistoryEntry(record.revision, True, baseline))
+            states = ((record.revision, readable(record)) for record in records)
+            entries += [
+                HistoryEntry.of_policy(revision, state.policy) for revision, state in states if state is not None
+            ]
         # Whether they are there is for who loads them to say.
         found = rollback_targets(answered(entries), statuses, statuses.keys())[:1]
         if applied is not None and applied.state.policy is not None:

@@ -19,11 +19,10 @@ from turnout.rollout.changes.situation import Ending, Outcome, Situation
 from turnout.rollout.records import UnreadableRollout, split_records
 from turnout.routing.answers import Answers
 from turnout.routing.policy import PolicyState
-from turnout.routing.rollback import HistoryEntry, answered, rollback_targets
+from turnout.routing.rollback import HistoryEntry, answered
 from turnout.routing.slots import SALT_BYTES
 from turnout.routing.traffic import readable
 from turnout.state.decision import ModelChange, ModelView
-from turnout.state.policies import PolicyRecord
 from turnout.state.rollouts import Note, RolloutRecord, RolloutWrite
 from turnout.state.store import StateStore
 
@@ -187,16 +186,6 @@ class Operations:
         """
         return self._look(model, self._found(model)).answers
 
-    def targets(self, model: str) -> tuple[Version, ...]:
-        """Returns the versions that a rollback of a model could go back to, the nearest first.
-
-        Raises:
-            ModelNotFound: There is no such model.
-            Unavailable: The state store does not answer.
-        """
-        situation = self._look(model, self._signatures(model))
-        return rollback_targets(situation.history, situation.statuses, situation.signatures.keys())
-
     def _look(self, model: str, signatures: Mapping[Version, Signature]) -> Situation:
         seen: list[Situation] = []
 
@@ -265,28 +254,20 @@ def _situation(view: ModelView, signatures: Mapping[Version, Signature], trouble
     epochs = view.epochs()
     states = [(record, state) for record in epochs if (state := readable(record)) is not None]
     rollouts, unreadable = split_records(view.running())
-    statuses = {v: status for v, status in view.statuses().items() if v in signatures}
     exact = {v: v for v in signatures}  # with the build metadata that they were published with
+    history = [HistoryEntry.of_policy(record.revision, state.policy) for record, state in states]
+    history += [HistoryEntry.of_status(c.revision, c.version, c.status) for c in view.status_changes()]
     situation = Situation(
         view.model,
         signatures,
-        {exact[v]: status for v, status in statuses.items()},
+        {exact[v]: status for v, status in view.statuses().items() if v in exact},
         states[0][1] if states else PolicyState(),
         tuple(sorted(rollouts, key=lambda r: r.attempt)),
         tuple(unreadable),
-        answered([*map(_policy_entry, states), *_status_entries(view)]),
+        answered(history),
         trouble,
     )
     return situation, epochs[0].epoch if epochs else 0
-
-
-def _policy_entry(epoch: tuple[PolicyRecord, PolicyState]) -> HistoryEntry:
-    record, state = epoch
-    return HistoryEntry(record.revision, True, baseline=None if state.policy is None else state.policy.baseline)
-
-
-def _status_entries(view: ModelView) -> list[HistoryEntry]:
-    return [HistoryEntry(c.revision, False, version=c.version, status=c.status) for c in view.status_changes()]
 
 
 def _change(outcome: Outcome, records: dict[int, RolloutRecord], actor: str, reason: str) -> ModelChange:
