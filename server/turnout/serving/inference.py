@@ -162,11 +162,7 @@ class InferenceResult:
 
 
 class Exchange(Protocol[T_co]):
-    """One request and its answer as a protocol has them.
-
-    Attributes:
-        costly: Encoding takes long however small the outputs are.
-    """
+    """One request and its answer as a protocol has them."""
 
     @property
     def costly(self) -> bool:

@@ -36,13 +36,9 @@ def envelope(message: ModelInferRequest, remaining: float | None) -> InferenceRe
 
 
 class InferExchange:
-    """One ModelInferRequest and its answer.
+    """One ModelInferRequest and its answer."""
 
-    Attributes:
-        costly: Whether outputs are to be classified, which sorts and spells them.
-    """
-
-    __slots__ = ("_classes", "_limits", "_message", "_prefer", "costly")
+    __slots__ = ("_classes", "_limits", "_message", "_prefer")
 
     def __init__(
         self, message: ModelInferRequest, limits: InputLimits, prefer: Callable[[InferenceRequest], None] | None = None
@@ -58,7 +54,11 @@ class InferExchange:
         self._limits = limits
         self._prefer = prefer
         self._classes: Mapping[str, int] = {}
-        self.costly = False
+
+    @property
+    def costly(self) -> bool:
+        """Whether outputs are to be classified, which sorts and spells them."""
+        return bool(self._classes)
 
     def decode(self, call: InferenceRequest) -> None:
         """Puts the rest of a request into `call`.
@@ -71,7 +71,6 @@ class InferExchange:
         inputs = decode_inputs(message, limits)
         outputs = wanted_outputs(message.outputs, limits)
         self._classes = exchange.fill(call, message.id, inputs, outputs, plain(message.parameters), limits)
-        self.costly = bool(self._classes)
         if self._prefer is not None:
             self._prefer(call)
 

@@ -29,11 +29,7 @@ _NOBODY_READS_IT = 499
 
 
 class RestExchange:
-    """One request and its answer.
-
-    Attributes:
-        costly: Whether outputs are to be classified, which sorts and spells them.
-    """
+    """One request and its answer."""
 
     def __init__(
         self,
@@ -60,7 +56,11 @@ class RestExchange:
         self._request_id = ""
         self._classes: Mapping[str, int] = {}
         self._wish = BinaryWish({}, False)
-        self.costly = False
+
+    @property
+    def costly(self) -> bool:
+        """Whether outputs are to be classified, which sorts and spells them."""
+        return bool(self._classes)
 
     def decode(self, call: InferenceRequest) -> None:
         """Puts the body into `call`, and how it is to be routed."""
@@ -70,7 +70,6 @@ class RestExchange:
         outputs, parameters = read_outputs(body), read_parameters(body)
         self._wish = read_wish(outputs, parameters)
         self._classes = fill(call, body.request_id, read_inputs(body), outputs, parameters, self._limits)
-        self.costly = bool(self._classes)
         self._prefer(call)
 
     def encode(self, call: InferenceRequest, result: InferenceResult) -> Response:
