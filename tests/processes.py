@@ -1,6 +1,7 @@
 """The `turnout` command, and its server: as a process, or in a thread of this one."""
 
 import asyncio
+import concurrent.futures
 import functools
 import multiprocessing
 import os
@@ -8,15 +9,14 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Coroutine, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import command_line
 import forked
@@ -25,8 +25,6 @@ from turnout.app import running
 from turnout.serving import providers
 from turnout.serving.sandbox.processes import CHILD_ENVIRONMENT
 from turnout.telemetry.logging import make_logger
-
-T = TypeVar("T")
 
 TURNOUT = [sys.executable, "-m", "turnout"]
 """The command as a process: where that it is one matters, such as for signals, a terminal, or a kill."""
@@ -130,19 +128,23 @@ def serving_in_thread(models: Path, **settings: Any) -> Iterator[Server]:
     """
     providers.start_runtime()
     providers.probe()  # once in a process, and takes standard output away for that time: from a command, too
-    loop, stack = asyncio.new_event_loop(), AsyncExitStack()
+    started: concurrent.futures.Future[tuple[Server, Callable[[], object]]] = concurrent.futures.Future()
 
-    def do(work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, loop).result(60)
+    async def serve() -> None:
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        async with running(make_settings(models, **settings), make_logger("json", "warning")) as server:
+            addresses = Server(str(server.grpc), str(server.http), str(server.control))
+            started.set_result((addresses, lambda: loop.call_soon_threadsafe(stop.set)))
+            await stop.wait()
 
-    thread = threading.Thread(target=loop.run_forever, name="server")
-    thread.start()
-    try:
-        context = running(make_settings(models, **settings), make_logger("json", "warning"))
-        server = do(stack.enter_async_context(context))
-        yield Server(str(server.grpc), str(server.http), str(server.control))
-    finally:
-        do(stack.aclose())
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+    with concurrent.futures.ThreadPoolExecutor(1, "server") as pool:
+        ended = pool.submit(asyncio.run, serve())  # as `turnout serve` does: what is left of its tasks ends with it
+        concurrent.futures.wait([started, ended], 60, concurrent.futures.FIRST_COMPLETED)
+        if ended.done():
+            ended.result()
+        addresses, stop = started.result(0)
+        try:
+            yield addresses
+        finally:
+            stop()
+            ended.result(60)

@@ -201,10 +201,12 @@ class Batcher:
 
     async def wait_closed(self) -> None:
         """Waits until every runner has ended; a run that hangs is waited for as long as it hangs, by no thread."""
-        with self._lock:
-            ends = [runner.ended for runner in self._runners]
-        if ends:
+        while ends := self._ends():  # a runner that finishes what waits may call one that had not started
             await asyncio.wait(ends)
+
+    def _ends(self) -> "Sequence[asyncio.Future[None]]":
+        with self._lock:
+            return [runner.ended for runner in self._runners]
 
     def _admit(self, inputs: Mapping[str, Array], outputs: Sequence[str], deadline: float | None) -> _Pending:
         now = time.monotonic()
