@@ -109,7 +109,7 @@ class _Handlers(grpc.GenericRpcHandler):
     def __init__(self, methods: Methods) -> None:
         self._handlers: Mapping[str, Handler] = {path: _handler(method) for path, method in methods.items()}
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "Handler | None":
         """Returns the handler of a call; None if there is no such method."""
         return self._handlers.get(handler_call_details.method)
 
