@@ -315,7 +315,9 @@ LARGE = {
         PAIRS[3], lambda: large_infer().SerializeToString(), (exchange, "decode_inputs"), (exchange, "answer")
     ),
     "/predict": ("/predict/s", large_json, (predict, "json_object"), (predict, "to_nested")),
-    "/predict, gzip": ("/predict/s", lambda: gzip.compress(large_json()), (predict, "json_object"), (predict, "to_nested")),
+    "/predict, gzip": (
+        "/predict/s", lambda: gzip.compress(large_json()), (predict, "json_object"), (predict, "to_nested")
+    ),
     "/v2": ("/v2/models/s/infer", large_rest, (rest_inference, "open_body"), (rest_inference, "inference_answer")),
 }  # fmt: skip
 

@@ -20,7 +20,7 @@ from turnout.serving.inference import Exchange
 _SHOWN_KEY = 128
 """Characters of a key that a refusal repeats."""
 
-Task: TypeAlias = "asyncio.Task[bytes]"
+Task: TypeAlias = asyncio.Task[bytes]
 
 Ordering: TypeAlias = Callable[[Task, Callable[[Task], None]], object]
 """Puts a task that was started among the answers to be written: at once, or once it is done."""
