@@ -365,5 +365,7 @@ async def test_a_large_request_whose_deadline_passed_is_not_decoded(server, monk
     with pytest.raises(StatusError) as raised:
         await services.inference.answer(PredictExchange(endpoint, large_v1().SerializeToString(), Expired()))
     assert raised.value.status.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
-    assert services.metrics.unrouted_requests["s", "DEADLINE_EXCEEDED"] == 1
     assert not decoded
+    async with httpx.AsyncClient(base_url=f"http://{server.http}") as client:
+        metrics = (await client.get("/metrics")).text
+    assert 'turnout_requests_total{model="s",version="",role="",code="DEADLINE_EXCEEDED"} 1' in metrics
