@@ -53,7 +53,7 @@ from turnout.routing.weights import record_epochs, record_weights
 from turnout.rpc.codec import new_request_id, trailing_metadata
 from turnout.rpc.errors import code_name
 from turnout.rpc.registry.service import RegistryServicer
-from turnout.rpc.server import Services, control_server, data_server, listen
+from turnout.rpc.server import Services, control_methods, data_methods, listen
 from turnout.serving import providers
 from turnout.serving.availability import Availability
 from turnout.serving.catalog import Catalog
@@ -291,13 +291,14 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             console,
             tracer,
         )
-        data, control = data_server(services, settings), control_server(services, settings)
+        data = listen(data_methods(services, settings), settings.grpc, settings)
+        control = listen(control_methods(services, settings), settings.control, settings, channelz=True)
         http_socket = bind(settings.http)
         stack.callback(http_socket.close)
         addresses = (
-            listen(data, settings.grpc),
+            data.address,
             Address(settings.http.host, http_socket.getsockname()[1]),
-            listen(control, settings.control),
+            control.address,
         )
         guarded = Guard(web.application(), settings.web.hosts, loopback=is_loopback(settings.http.host))
         http = http_server(guarded)

@@ -9,7 +9,6 @@ from turnout.rollout.told import rollout_message
 from turnout.routing.applied import Policies
 from turnout.routing.weights import record_weights
 from turnout.rpc.catalog import STANDINGS, STATES
-from turnout.rpc.control.calls import Context, refusing
 from turnout.serving.catalog import Catalog, VersionEntry
 from turnout.serving.inference import Router
 from turnout.serving.manager import Manager
@@ -43,8 +42,7 @@ class ActivityMethods:
         self._since = time.monotonic()
         self._process = uuid.uuid4().hex
 
-    @refusing
-    async def GetActivity(self, _: pb.GetActivityRequest, __: Context) -> pb.GetActivityResponse:  # noqa: N802 - gRPC's
+    async def GetActivity(self, _: pb.GetActivityRequest) -> pb.GetActivityResponse:  # noqa: N802 - gRPC's
         """Tells counters and gauges of every version. No scrape: what left is shown no shorter for it."""
         self._sampled.sample()
         record_weights(self._served, self._applied, self._router)

@@ -16,12 +16,9 @@ from turnout.serving.catalog import Catalog
 from turnout.serving.inference import Router
 from turnout.serving.manager import Manager
 from turnout.telemetry.metrics import Metrics
-from turnout_proto.v1 import control_pb2_grpc
 
 
-class ControlServicer(
-    VersionMethods, TrafficMethods, RolloutMethods, ActivityMethods, control_pb2_grpc.ControlServiceServicer
-):
+class ControlServicer(VersionMethods, TrafficMethods, RolloutMethods, ActivityMethods):
     """Changes what is served and where requests go."""
 
     def __init__(
