@@ -171,7 +171,7 @@ class GrpcApplication:
     ) -> "_Route | None":
         """Returns the route of a call that is none at first sight; None once it has been answered."""
         content_type = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-        if content_type in _TYPES and scope["type"] == "http" and scope["http_version"] == "2":
+        if content_type in _TYPES and scope["type"] == "http":
             if scope["method"] != "POST":
                 await send_http(send, 405, "expected POST", (b"allow", b"POST"))
             elif "http.response.trailers" not in scope["extensions"]:
@@ -187,8 +187,6 @@ class GrpcApplication:
             await send({"type": "websocket.close", "code": 1008})
         elif route is not None and scope["method"] != "POST":
             await send_http(send, 405, "expected POST", (b"allow", b"POST"))
-        elif content_type in _TYPES:
-            await send_http(send, 505, "expected HTTP/2")
         elif route is not None or content_type.startswith(_GRPC):
             await send_http(send, 415, "expected content-type: application/grpc", (b"accept-post", _GRPC))
         else:
