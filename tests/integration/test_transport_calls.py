@@ -83,7 +83,7 @@ async def test_a_status_arrives_with_its_details(channel: grpc.aio.Channel, meth
 
 
 async def test_an_unknown_method_is_unimplemented(channel: grpc.aio.Channel) -> None:
-    with pytest.raises(grpc.aio.AioRpcError, match="/test.Service/Other") as failure:
+    with pytest.raises(grpc.aio.AioRpcError, match=r"/test\.Service/Other") as failure:
         await unary(channel, "Other")(b"")
     assert failure.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
@@ -111,13 +111,13 @@ async def test_a_method_that_gives_up_by_itself_ends_its_call(channel: grpc.aio.
 
 async def test_a_message_beyond_the_limit_is_refused(channel: grpc.aio.Channel) -> None:
     for method in ("Echo", "Collect"):
-        with pytest.raises(grpc.aio.AioRpcError, match="limits.max_message_bytes") as failure:
+        with pytest.raises(grpc.aio.AioRpcError, match=r"limits\.max_message_bytes") as failure:
             await unary(channel, method)(bytes((4 << 20) + 1))
         assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 async def test_a_message_that_inflates_beyond_the_limit_is_refused(channel: grpc.aio.Channel) -> None:
-    with pytest.raises(grpc.aio.AioRpcError, match="limits.max_message_bytes") as failure:
+    with pytest.raises(grpc.aio.AioRpcError, match=r"limits\.max_message_bytes") as failure:
         await unary(channel, "Echo")(bytes((4 << 20) + 1), compression=grpc.Compression.Gzip)
     assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -211,7 +211,7 @@ async def test_a_call_too_many_is_refused_with_a_delay() -> None:
         async with asyncio.timeout(10):
             while server.admission.under_way < 2:
                 await asyncio.sleep(0.01)
-        with pytest.raises(grpc.aio.AioRpcError, match="limits.max_requests") as failure:
+        with pytest.raises(grpc.aio.AioRpcError, match=r"limits\.max_requests") as failure:
             await unary(channel, "Echo")(b"")
         assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "RetryInfo" in str(rpc_status.from_call(failure.value))

@@ -122,8 +122,8 @@ async def test_an_unknown_encoding_is_unimplemented(client: Http2Client) -> None
         (framed(b"x", 2), CALL, code_pb2.INTERNAL, "0 or 1"),
         (framed(b"xyz")[:-1], CALL, code_pb2.INTERNAL, "within a message"),
         (framed(b"xyz")[:3], CALL, code_pb2.INTERNAL, "within a message"),
-        (b"", CALL, code_pb2.UNIMPLEMENTED, "got none"),
-        (framed(b"x") * 2, CALL, code_pb2.UNIMPLEMENTED, "got more"),
+        (b"", CALL, code_pb2.INTERNAL, "got none"),
+        (framed(b"x") * 2, CALL, code_pb2.INTERNAL, "got more"),
         (framed(b"x"), with_header("grpc-timeout", "soon"), code_pb2.INTERNAL, "grpc-timeout"),
     ],
 )
@@ -131,6 +131,14 @@ async def test_what_is_no_call_says_why(client: Http2Client, body: bytes, header
     answer = await client.call(ECHO, body, headers)
     assert answer.grpc_status == code
     assert message in answer.grpc_message
+
+
+@pytest.mark.parametrize(
+    "path", ["/", ECHO + "/", ECHO + "?x=1", ECHO.replace("Echo", "E%63ho"), ECHO.lower(), "//" + ECHO]
+)
+async def test_a_path_that_is_no_method_is_unimplemented(client: Http2Client, path: str) -> None:
+    answer = await client.call(path, framed(b"x"))
+    assert (answer.status, answer.grpc_status) == (200, code_pb2.UNIMPLEMENTED)
 
 
 async def test_metadata_that_is_no_base64_is_refused(client: Http2Client) -> None:

@@ -1,5 +1,7 @@
 """Messages in their frames: whatever way they are cut, those that go in come out; what is too large is not kept."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +19,7 @@ def wire(frames: list[tuple[bool, bytes]]) -> bytes:
 def test_however_frames_are_cut_the_messages_come_out(frames: list[tuple[bool, bytes]], cuts: list[int]) -> None:
     data, splitter, messages = wire(frames), FrameSplitter(100), []
     edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         splitter.feed(data[start:end])
         while (message := splitter.next()) is not None:
             messages.append(message)

@@ -20,7 +20,9 @@ def test_a_timeout_is_a_number_of_its_unit(amount: int, unit: str) -> None:
     assert parse_timeout(f"{amount}{unit}".encode()) == pytest.approx(amount * seconds)
 
 
-@pytest.mark.parametrize("value", [b"", b"S", b"1", b"1s", b"-1S", b"1.5S", b"123456789S", b"\xb2S", b" 1S", b"1_0S"])
+@pytest.mark.parametrize(
+    "value", [b"", b"S", b"1", b"1s", b"-1S", b"1.5S", b"1234567890123456789S", b"\xb2S", b" 1S", b"1_0S"]
+)
 def test_what_is_no_timeout_is_refused(value: bytes) -> None:
     with pytest.raises(ValueError, match="grpc-timeout"):
         parse_timeout(value)

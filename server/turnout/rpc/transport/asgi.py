@@ -82,7 +82,7 @@ class GrpcApplication:
             fallback: Takes requests that are no gRPC; without one they are refused.
         """
         self._calls = calls
-        self._routes = {path: _route(path, method) for path, method in methods.items()}
+        self._routes = {path.encode(): _route(path, method) for path, method in methods.items()}
         self._limits = limits
         self._whole = limits.max_message_bytes + PREFIX_BYTES
         self._admission = admission
@@ -92,9 +92,10 @@ class GrpcApplication:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Carries one call, or hands on what is none."""
         headers = dict(scope["headers"])
-        route = self._routes.get(scope["path"])
+        route = self._routes.get(scope["raw_path"])  # no other spelling of a path is the path of a method
         if (
             route is None
+            or scope["query_string"]
             or headers.get(b"content-type") != _GRPC
             or scope.get("method") != "POST"
             or "http.response.trailers" not in scope["extensions"]
@@ -176,7 +177,7 @@ class GrpcApplication:
                 await send_http(send, 405, "expected POST", (b"allow", b"POST"))
             elif "http.response.trailers" not in scope["extensions"]:
                 await send_only_status(send, Status(code=INTERNAL, message="expected the header te: trailers"))
-            elif route is None:
+            elif route is None or scope["query_string"]:
                 message = f"no method is named {scope['path'][:256]!r}"
                 await send_only_status(send, Status(code=UNIMPLEMENTED, message=message))
             else:

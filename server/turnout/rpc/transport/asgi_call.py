@@ -122,9 +122,9 @@ class AsgiCall(RunningCall):
         self._fed(event)
         message = await self.read()
         if message is None:
-            raise refusal(UNIMPLEMENTED, "expected one message, got none")
+            raise refusal(INTERNAL, "expected one message, got none")
         if self._frames.partial:
-            raise refusal(UNIMPLEMENTED, "expected one message, got more")
+            raise refusal(INTERNAL, "expected one message, got more")
         return message
 
     async def read(self) -> bytes | None:
