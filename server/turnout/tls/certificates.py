@@ -5,7 +5,6 @@ import os
 import stat
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
@@ -13,7 +12,7 @@ from turnout.config import LISTENERS, ListenerName, ListenerTls, Tls
 from turnout.errors import ConfigError
 from turnout.telemetry.tls import TlsRecorder
 from turnout.threads import Threads
-from turnout.tls.identity import PemFile, ServerIdentity, check_identity, utc_text
+from turnout.tls.identity import IdentitySource, PemFile, ServerIdentity, check_identity, utc_text
 
 _MOST_BYTES = 1 << 20
 """Of one file: certificate chains take some KiB, bundles of authorities up to some hundred."""
@@ -60,6 +59,10 @@ class Certificates:
     def of(self, listener: ListenerName) -> ServerIdentity | None:
         """Returns what `listener` shows now; None for plain text. It may be called from any thread."""
         return self._in_force.get(listener)
+
+    def source(self, listener: ListenerName) -> IdentitySource | None:
+        """Returns what tells of the identity of `listener` whenever it is asked; None for plain text."""
+        return (lambda: self._in_force[listener]) if listener in self._in_force else None
 
     def on_change(self, listener: ListenerName, install: Install) -> None:
         """Has `install` called with each later identity of `listener`, before `of` tells of it."""
@@ -165,7 +168,7 @@ def _stamp(path: str) -> tuple[int, ...] | None:
 
 def _read(setting: str, path: str) -> bytes:
     try:
-        with Path(path).open("rb", opener=_open) as file:
+        with open(path, "rb", opener=_open) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise ConfigError(f"{setting}: {path} is no regular file")
             data = file.read(_MOST_BYTES + 1)

@@ -4,9 +4,10 @@ Transports refuse what they cannot use with "handshake failed" at the first conn
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
+from typing import TypeAlias
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -72,6 +73,10 @@ class ServerIdentity:
     warnings: tuple[str, ...] = ()
 
 
+IdentitySource: TypeAlias = Callable[[], ServerIdentity]
+"""Tells what a listener is to show from now on; asked at each handshake, from any thread."""
+
+
 def check_identity(
     cert: PemFile, key: PemFile, client_ca: PemFile | None, mode: ClientCertificates, now: float
 ) -> ServerIdentity:
@@ -87,6 +92,24 @@ def check_identity(
     Raises:
         ConfigError: They do not belong together, or one of them holds something else than it should.
     """
+    try:
+        return _checked(cert, key, client_ca, mode, now)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # parts of certificates are read when asked for
+        files = ", ".join(map(str, filter(None, (cert, client_ca))))
+        raise ConfigError(f"a certificate in {files} cannot be read: {error}") from None
+
+
+def utc_text(seconds: float) -> str:
+    """Returns seconds since 1970 as people read them, such as `2026-12-24 18:00 UTC`."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+_PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
+
+
+def _checked(
+    cert: PemFile, key: PemFile, client_ca: PemFile | None, mode: ClientCertificates, now: float
+) -> ServerIdentity:
     chain = _certificates(cert, "the server's certificate")
     private = _private_key(key)
     _check_pair(chain, cert, private, key)
@@ -105,14 +128,6 @@ def check_identity(
         expires=min(end for _, end in map(_times, chain)),
         warnings=tuple(warnings),
     )
-
-
-def utc_text(seconds: float) -> str:
-    """Returns seconds since 1970 as people read them, such as `2026-12-24 18:00 UTC`."""
-    return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%d %H:%M} UTC"
-
-
-_PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
 
 def _certificates(file: PemFile, what: str) -> list[x509.Certificate]:
