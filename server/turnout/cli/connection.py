@@ -51,7 +51,7 @@ def _given_tls() -> Tls | None:
 
 
 def tls_of_configuration(cert: str) -> Tls:
-    """Returns how to call the server of this machine's configuration: the certificate that it shows is trusted as it is.
+    """Returns how to call the server that is configured here: the certificate that it shows is trusted as it is.
 
     Args:
         cert: The file of that certificate.

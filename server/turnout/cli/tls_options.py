@@ -31,7 +31,6 @@ class ServerCommand(TyperCommand):
                 help=text,
                 envvar=f"TURNOUT_TLS_{name.upper()}",
                 show_envvar=True,
-                type=str,
             )
             self.params.insert(len(self.params), option)
 
