@@ -15,7 +15,17 @@ _SECONDS = 1.0
 """What each step may take: this runs after a call has failed."""
 
 _TARGET = re.compile(r"(?:(?:dns:(?:///?)?)|(?:ipv[46]:))?(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:,/\[\]]+)):(?P<port>\d+)")
-_NO_CONNECTION = ("failed to connect", "socket closed", "connection reset", "handshake", "http1.x", "end of tcp stream")
+_NO_CONNECTION = (
+    "failed to connect",
+    "connections to all backends failing",
+    "socket closed",
+    "connection reset",
+    "handshake",
+    "http1.x",
+    "end of tcp stream",
+)
+"""Parts of what gRPC says where a connection did not come about."""
+
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"
 """How a client of HTTP/2 begins, with settings that say nothing."""
 
