@@ -79,6 +79,7 @@ from turnout.telemetry.reading import Reading
 from turnout.telemetry.resources import Memory
 from turnout.telemetry.tracing.assembly import tracing
 from turnout.threads import Threads
+from turnout.tls.certificates import Certificates
 from turnout.web.console.application import console_routes
 from turnout.web.console.recent import Recent
 from turnout.web.guard import Guard, is_loopback
@@ -135,6 +136,10 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         stack.enter_context(LibraryLogs(log))
         starting = Threads("start")
         stack.callback(starting.shutdown)
+        metrics = Metrics()
+        certificates = Certificates(settings.tls, metrics.server.tls, log)
+        stack.callback(certificates.close)
+        await starting.run(certificates.load)
         await starting.run(providers.start_runtime)
         root = await starting.run(prepare_repository, settings, log)
         store = await starting.run(StateStore.open, settings.state_url, now=clock.now)
@@ -143,7 +148,7 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         if nvml is not None:
             stack.callback(nvml.close)
 
-        repository, catalog, metrics = Repository(root), Catalog(), Metrics()
+        repository, catalog = Repository(root), Catalog()
         new_store = await starting.run(store_is_new, repository, store, log)
         await starting.run(prepare_log, repository, store, settings, log)
         policies = Policies()
@@ -275,8 +280,14 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         )
         predict = Predict(inference, preferences, router, new_request_id, body_bytes, limits)
         web = Web(scrape, services.ready, availability, metrics.faults, [*predict.routes(), *oip], console)
-        data = listen(data_methods(services, settings), settings.grpc, settings)
-        control = listen(control_methods(services, settings), settings.control, settings, channelz=True)
+        data = listen(data_methods(services, settings), settings.grpc, settings, certificates.source("grpc"))
+        control = listen(
+            control_methods(services, settings),
+            settings.control,
+            settings,
+            certificates.source("control"),
+            channelz=True,
+        )
         http_socket = bind(settings.http)
         stack.callback(http_socket.close)
         addresses = (
@@ -297,6 +308,7 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         side_tasks.start("rollouts", rollouts.run(previews.tick, meters.tick))
         side_tasks.start("webhook", webhook.run())
         side_tasks.start("retention", _retain(store, settings.retention, log))
+        side_tasks.start("tls", certificates.watch())
         side_tasks.start("uploads", _expire(repository, uploads, settings.transfers.keep_s))
         if console:
             side_tasks.start("recent", recent.run())
