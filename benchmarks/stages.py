@@ -1,9 +1,9 @@
-"""What each stage of a request costs in the serving process, without a transport: the tiny model of `tiny`, one request.
+"""What each stage of a request costs in the serving process, without a transport: one request of the tiny model.
 
     python benchmarks/stages.py [--instructions]
 
-Microseconds are of CPU, in the quickest of many rounds, which other work on the machine disturbs least. `--instructions` counts
-instructions as well, by valgrind's callgrind, which no other work disturbs at all; that takes minutes.
+Microseconds are of CPU, in the quickest of many rounds, which other work on the machine disturbs least.
+`--instructions` counts instructions too, by valgrind's callgrind, which no other work disturbs; that takes minutes.
 """
 
 import argparse
