@@ -39,7 +39,7 @@ class InferExchange(UnaryExchange[ModelInferRequest]):
     def encode(self, request: InferenceRequest, result: InferenceResult) -> bytes:
         """Returns the answer, serialised; metadata says who gave it. Raises as `answer`, and Exhausted."""
         response = ModelInferResponse()
-        answer(response, self.message, result, self._classes, self.endpoint.limits)
+        answer(response, self.parse(), result, self._classes, self.endpoint.limits)
         self.call.trailing = trailing_metadata(result.route)
         return self.endpoint.sized(response.SerializeToString())
 
@@ -62,7 +62,7 @@ class InferItem(ItemExchange[ModelInferRequest]):
     def encode(self, request: InferenceRequest, result: InferenceResult) -> bytes:
         """Returns the answer, serialised. Raises as `answer`, and Exhausted."""
         response = ModelStreamInferResponse()
-        answer(response.infer_response, self.message, result, self._classes, self.endpoint.limits)
+        answer(response.infer_response, self.parse(), result, self._classes, self.endpoint.limits)
         response.infer_response.parameters[FINAL].bool_param = True
         return self.endpoint.sized(response.SerializeToString())
 
@@ -127,7 +127,7 @@ def _decode(
         InvalidRequest, InvalidTensor: A field is not what the protocol says it is, or beyond the limits.
         Unsupported: The request needs shared memory or a sequence.
     """
-    message, limits = item.message, item.endpoint.limits
+    message, limits = item.parse(), item.endpoint.limits
     return exchange.request_of(
         model=message.model_name,
         selector=message.model_version,
