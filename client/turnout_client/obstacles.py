@@ -7,6 +7,10 @@ of one that does not trust what it gets. So the connection is tried once more, b
 import re
 import socket
 import ssl
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
 
 from turnout_client.errors import TurnoutClientError, Unavailable
 from turnout_client.tls import Tls
@@ -133,11 +137,13 @@ def _of_alert(reason: str, tls: Tls) -> str:
 
 
 def _own_certificate(tls: Tls) -> str:
-    if tls.cert:
-        return (
-            f"it may not accept the client certificate in {tls.cert}, which may have expired or be of another authority"
-        )
-    return "it may require a client certificate (cert and key of Tls, --tls-cert and --tls-key)"
+    if not tls.cert:
+        return "it may require a client certificate (cert and key of Tls, --tls-cert and --tls-key)"
+    own = f"the client certificate in {tls.cert}"
+    ends = x509.load_pem_x509_certificate(Path(tls.cert).read_bytes()).not_valid_after_utc
+    if ends < datetime.now(UTC):
+        return f"{own} expired on {ends:%Y-%m-%d %H:%M} UTC"
+    return f"it may not trust the authority that signed {own}"
 
 
 def _plain_server(host: str, port: int, where: str) -> str:
