@@ -21,6 +21,7 @@ from turnout.config.sections import (
     Signing,
     Tracing,
     Transfers,
+    Transport,
     Trials,
     Web,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "Signing",
     "Tracing",
     "Transfers",
+    "Transport",
     "Trials",
     "Web",
     "load_settings",

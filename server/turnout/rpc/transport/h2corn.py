@@ -59,6 +59,7 @@ class ConnectionLimits:
         body_seconds: For more of a body to come.
         stall_seconds: For a client to take more of an answer.
         idle_seconds: For a connection without a request to have one.
+        age_seconds: Between two times that all clients are told to connect anew; 0 for never.
     """
 
     connections: int
@@ -69,6 +70,7 @@ class ConnectionLimits:
     body_seconds: float
     stall_seconds: float
     idle_seconds: float
+    age_seconds: float
 
 
 @dataclass(slots=True, eq=False)
@@ -92,6 +94,7 @@ class H2cornListener:
     def __init__(
         self,
         listening: socket.socket,
+        host: str,
         application: Callable[[RunningCalls], Application],
         limits: ConnectionLimits,
         grace: float,
@@ -103,6 +106,7 @@ class H2cornListener:
 
         Args:
             listening: A bound socket, which the listener closes.
+            host: That it was asked to listen on.
             application: Makes the application of a generation, which keeps its calls in what it is given.
             limits: Of connections.
             grace: Seconds that calls have to end once the listener, or a generation of it, stops.
@@ -110,8 +114,7 @@ class H2cornListener:
             log: Told when a generation ends by itself.
             tls: Certificate, key and the CAs of clients, in PEM; None for none.
         """
-        host, port = listening.getsockname()[:2]
-        self.address = Address(host, port)
+        self._address = Address(host, listening.getsockname()[1])
         self._socket = listening
         self._application = application
         self._limits = limits
@@ -120,11 +123,19 @@ class H2cornListener:
         self._log = log
         self._tls = tls
         self._current: _Generation | None = None
+        self._ageing: asyncio.Task[None] | None = None
         self._side_tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def address(self) -> Address:
+        """Where it listens, with the real port."""
+        return self._address
 
     async def start(self) -> None:
         """Begins to take connections."""
         self._current = await self._begin()
+        if self._limits.age_seconds:
+            self._ageing = asyncio.create_task(self._age(self._limits.age_seconds))
 
     async def renew(self, tls: TlsMaterial | None) -> None:
         """Has connections from now on taken with other certificates; those there are finish and go.
@@ -147,6 +158,8 @@ class H2cornListener:
 
         Until then connections that come are taken, and served as the application does then: it refuses.
         """
+        if self._ageing is not None:
+            self._ageing.cancel()
         last, self._current = self._current, None
         if last is None:
             self._socket.close()
@@ -174,11 +187,17 @@ class H2cornListener:
     async def _finish(self, generation: _Generation, grace: float) -> None:
         """Lets a generation finish what it has begun, in `grace` seconds."""
         generation.server.shutdown()
+        generation.calls.end_uncounted(_STOPPED)
         await asyncio.wait([generation.serving], timeout=grace)
         generation.calls.end_all(_STOPPED)
         with contextlib.suppress(RuntimeError):  # h2corn's own bound passed, and it cut what was left
             await generation.serving
         generation.calls.close()
+
+    async def _age(self, seconds: float) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            await self.renew(self._tls)
 
     def _ended(self, generation: _Generation) -> None:
         """Goes on with another generation where one ended by itself."""
