@@ -15,7 +15,7 @@ from semver import Version
 
 from order import scheduler, sort_key, workers
 from turnout.app import Running, running
-from turnout.config import Address, Settings
+from turnout.config import Address, Drain, Settings
 from turnout.registry.publish import PublishRequest, publish
 from turnout.registry.repository import Repository
 from turnout.rollout.clock import SYSTEM_CLOCK, Clock
@@ -130,7 +130,10 @@ def publish_model(models: Path, tmp_path: Path) -> Publish:
 
 def make_settings(models: Path, **settings: Any) -> Settings:
     """Settings of a server on free loopback ports."""
-    return Settings(**{"models": models, "grpc": LOOPBACK, "http": LOOPBACK, "control": LOOPBACK} | settings)
+    return Settings(
+        **{"models": models, "grpc": LOOPBACK, "http": LOOPBACK, "control": LOOPBACK, "drain": Drain(delay_s=0)}
+        | settings
+    )
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -37,6 +38,9 @@ _MAPPED_BYTES = 4 << 20
 
 _KEPT_BYTES = 8 << 20
 """Most free bytes at the end of a heap; each thread may have one."""
+
+_MOST_FILES = 65_536
+"""Open files that a server asks for: some programs that it starts close all that they might have."""
 
 _STATUS = Path("/proc/self/status")
 _STATM = Path("/proc/self/statm")
@@ -151,6 +155,19 @@ def return_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
+def open_file_limit() -> int:
+    """Returns how many files this process may have open, which it raises as far as it may."""
+    if resource is None:
+        return 1024
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, _MOST_FILES) if hard != resource.RLIM_INFINITY else _MOST_FILES
+    if soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # macOS names a hard limit that it does not grant
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return int(soft)
+
+
 def write_no_core() -> None:
     """Has a crash of this process write no core file."""
     if resource is not None:
@@ -247,3 +264,24 @@ def _status(name: str) -> int:
             if line.startswith(name):
                 return int(line.split()[1]) * 1024
     return 0
+
+
+def cut_connections(port: int) -> None:
+    """Ends all TCP connections of this process that were made to its port `port`, whatever holds them."""
+    for number in _open_files():
+        try:
+            connection = socket.socket(fileno=os.dup(number))
+        except OSError:  # it is none, or was closed just now
+            continue
+        with connection, contextlib.suppress(OSError):
+            internet = connection.family in (socket.AF_INET, socket.AF_INET6)
+            listens = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            if internet and not listens and connection.getsockname()[1] == port:
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+def _open_files() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/dev/fd")]
+    except OSError:
+        return []
