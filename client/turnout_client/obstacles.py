@@ -103,8 +103,8 @@ def _of_handshake(host: str, port: int, where: str, tls: Tls) -> str:
             told = _of_alert(error.reason or "", tls)
             if told:
                 return f"the server at {where} {told}"
-        except ConnectionError:
-            pass
+        except (ConnectionError, TimeoutError):
+            pass  # a server that speaks plain text need not answer what it does not understand
     return _plain_server(host, port, where)
 
 
@@ -149,7 +149,7 @@ def _own_certificate(tls: Tls) -> str:
 def _plain_server(host: str, port: int, where: str) -> str:
     with socket.create_connection((host, port), _SECONDS) as plain:
         plain.sendall(_PREFACE)
-        head = plain.recv(4)
+        head = plain.makefile("rb").read(4)
     if head[3:4] == bytes([_SETTINGS]) or head.startswith(b"HTTP"):
         return f"the server at {where} speaks plain text, and this client TLS: set up TLS there, or leave it out here"
     return ""
