@@ -112,6 +112,7 @@ class Running:
         control: Where the control listener listens.
         services: What the listeners serve.
         failed: Done when a part that must not end ended; its exception says why.
+        admission: Says which requests are taken.
         without_delay: Set to have the drain begin at once: nobody waits for it but whoever stops the server.
     """
 
@@ -120,6 +121,7 @@ class Running:
     control: Address
     services: Services
     failed: "asyncio.Future[None]"
+    admission: Admission
     without_delay: asyncio.Event
 
 
@@ -323,6 +325,7 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
                 listeners.control.address,
                 services,
                 failed,
+                admission,
                 without_delay,
             )
         finally:

@@ -119,7 +119,7 @@ async def test_a_draining_server_is_unavailable_with_a_time_to_try_again(publish
     publish_model("m", "1.0.0", scaled(1))
     server = await start_server()
     async with stub_of(server) as stub:
-        server.services.inference.drain()
+        server.admission.stop()
         refused = await refusal(stub.Predict(request("m", x=X)))
     assert refused.code is Code.UNAVAILABLE
     assert refused.retry_after
