@@ -82,6 +82,7 @@ from turnout.telemetry.reading import Reading
 from turnout.telemetry.resources import Memory
 from turnout.telemetry.tracing.assembly import tracing
 from turnout.threads import Threads
+from turnout.tls.certificates import Certificates
 from turnout.web.admission import AdmissionGate
 from turnout.web.console.application import console_routes
 from turnout.web.console.recent import Recent
@@ -142,6 +143,10 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         stack.enter_context(LibraryLogs(log))
         starting = Threads("start")
         stack.callback(starting.shutdown)
+        metrics = Metrics()
+        certificates = Certificates(settings.tls, metrics.server.tls, log)
+        stack.callback(certificates.close)
+        await starting.run(certificates.load)
         await starting.run(providers.start_runtime)
         root = await starting.run(prepare_repository, settings, log)
         store = await starting.run(StateStore.open, settings.state_url, now=clock.now)
@@ -150,7 +155,7 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         if nvml is not None:
             stack.callback(nvml.close)
 
-        repository, catalog, metrics = Repository(root), Catalog(), Metrics()
+        repository, catalog = Repository(root), Catalog()
         new_store = await starting.run(store_is_new, repository, store, log)
         await starting.run(prepare_log, repository, store, settings, log)
         policies = Policies()
@@ -302,7 +307,7 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         )
         guarded = Guard(web.application(), settings.web.hosts, loopback=is_loopback(settings.http.host))
         gate = AdmissionGate(guarded, admission)
-        listeners = open_listeners(services, settings, gate, admission, budget, stack)
+        listeners = open_listeners(services, settings, gate, certificates, admission, budget, stack)
         without_delay = asyncio.Event()
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         side_tasks = SideTasks(failed)
@@ -313,6 +318,7 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         side_tasks.start("rollouts", rollouts.run(previews.tick, meters.tick))
         side_tasks.start("webhook", webhook.run())
         side_tasks.start("retention", _retain(store, settings.retention, log))
+        side_tasks.start("tls", certificates.watch())
         side_tasks.start("uploads", _expire(repository, uploads, settings.transfers.keep_s))
         if console:
             side_tasks.start("recent", recent.run())

@@ -8,12 +8,12 @@ control  grpcio                  gRPC for operators; its library is what channel
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import Literal
 
 from starlette.types import ASGIApp
-from structlog.typing import FilteringBoundLogger
 
 from turnout.admission import Admission, ReceiveBudget
-from turnout.config import Address, Settings
+from turnout.config import Address, Limits, Settings
 from turnout.errors import ConfigError
 from turnout.host import open_file_limit
 from turnout.rpc.server import Services, control_methods, data_methods, listen
@@ -25,6 +25,7 @@ from turnout.rpc.transport.h2corn import ConnectionLimits, H2cornListener
 from turnout.rpc.transport.h2corn import listen as listen_socket
 from turnout.rpc.transport.port import Listener, Unary
 from turnout.threads import Threads
+from turnout.tls.certificates import Certificates
 
 _RESERVED_FILES = 512
 """Descriptors that connections leave to all else: models, the state store, child processes."""
@@ -59,6 +60,7 @@ def open_listeners(
     services: Services,
     settings: Settings,
     web: ASGIApp,
+    certificates: Certificates,
     admission: Admission,
     budget: ReceiveBudget,
     stack: AsyncExitStack,
@@ -69,6 +71,7 @@ def open_listeners(
         services: That they serve.
         settings: Of the server.
         web: The application behind HTTP.
+        certificates: What the listeners show their clients.
         admission: Counts requests, and refuses some.
         budget: Bounds what has come in part of messages.
         stack: Closes what is left of them at the end.
@@ -77,13 +80,41 @@ def open_listeners(
         ConfigError: An address cannot be had, or the settings contradict each other.
     """
     data = data_methods(services, settings)
-    control = listen(control_methods(services, settings), settings.control, settings, channelz=True)
+    control = listen(
+        control_methods(services, settings),
+        settings.control,
+        settings,
+        certificates.source("control"),
+        channelz=True,
+    )
+
+    def open_h2corn(
+        name: Literal["grpc", "http"],
+        application: Callable[[RunningCalls], Application],
+        unary_paths: Sequence[str] = (),
+    ) -> H2cornListener:
+        address: Address = getattr(settings, name)
+        listening = listen_socket(address)
+        stack.callback(listening.close)
+        listener = H2cornListener(
+            listening,
+            address.host,
+            application,
+            _connection_limits(settings.limits),
+            settings.drain.timeout_s,
+            unary_paths,
+            services.log,
+            certificates.of(name),
+        )
+        certificates.on_change(name, listener.renew)
+        return listener
+
     one_port = settings.grpc == settings.http and settings.grpc.port != 0
     if settings.transport.data == "grpcio":
         if one_port:
             raise ConfigError("grpc and http: expected two addresses, since transport.data is grpcio")
-        grpc = listen(admitted(data, admission), settings.grpc, settings)
-        return Listeners(grpc, _h2corn(settings.http, lambda _: web, (), settings, services.log, stack), control)
+        grpc = listen(admitted(data, admission), settings.grpc, settings, certificates.source("grpc"))
+        return Listeners(grpc, open_h2corn("http", lambda _: web), control)
 
     threads = Threads("compression")
     stack.callback(threads.shutdown)
@@ -94,23 +125,12 @@ def open_listeners(
         return GrpcApplication(data, running, calls, admission, services.log, web if one_port else None)
 
     unary = [path for path, method in data.items() if isinstance(method, Unary)]
-    grpc = _h2corn(settings.grpc, application, unary, settings, services.log, stack)
-    http = grpc if one_port else _h2corn(settings.http, lambda _: web, (), settings, services.log, stack)
-    return Listeners(grpc, http, control)
+    grpc = open_h2corn("grpc", application, unary)
+    return Listeners(grpc, grpc if one_port else open_h2corn("http", lambda _: web), control)
 
 
-def _h2corn(
-    address: Address,
-    application: Callable[[RunningCalls], Application],
-    unary_paths: Sequence[str],
-    settings: Settings,
-    log: FilteringBoundLogger,
-    stack: AsyncExitStack,
-) -> H2cornListener:
-    listening = listen_socket(address)
-    stack.callback(listening.close)
-    limits = settings.limits
-    connections = ConnectionLimits(
+def _connection_limits(limits: Limits) -> ConnectionLimits:
+    return ConnectionLimits(
         connections=max(1, min(limits.max_connections, (open_file_limit() - _RESERVED_FILES) // 2)),
         streams=limits.max_streams,
         header_bytes=int(limits.max_header_bytes),
@@ -121,4 +141,3 @@ def _h2corn(
         idle_seconds=limits.idle_timeout_s,
         age_seconds=limits.max_connection_age_s,
     )
-    return H2cornListener(listening, address.host, application, connections, settings.drain.timeout_s, unary_paths, log)

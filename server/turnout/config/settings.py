@@ -32,6 +32,7 @@ from turnout.config.sections import (
     Trials,
     Web,
 )
+from turnout.config.tls import Tls
 from turnout.config.values import (
     Address,
     AddressField,
@@ -114,6 +115,7 @@ class Settings(BaseSettings):
     grpc: AddressField = Address("0.0.0.0", 8001)  # noqa: S104 - see the docstring
     http: AddressField = Address("0.0.0.0", 8000)  # noqa: S104
     control: AddressField = Address("127.0.0.1", 8003)
+    tls: Tls = Tls()
     limits: Limits = Limits()
     batching: Batching = Batching()
     runtime: Runtime = Runtime()

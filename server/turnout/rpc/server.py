@@ -40,6 +40,7 @@ from turnout.serving.limits import InputLimits
 from turnout.serving.manager import Manager
 from turnout.telemetry.metrics import Metrics
 from turnout.telemetry.tracing.tracer import Tracer
+from turnout.tls.identity import IdentitySource
 from turnout_proto.v1 import catalog_pb2, control_pb2, prediction_pb2, registry_pb2
 
 _PREDICTION: ServiceDescriptor = prediction_pb2.DESCRIPTOR.services_by_name["PredictionService"]
@@ -152,19 +153,22 @@ def control_methods(services: Services, settings: Settings) -> Methods:
     }
 
 
-def listen(methods: Methods, address: Address, settings: Settings, *, channelz: bool = False) -> Listener:
+def listen(
+    methods: Methods, address: Address, settings: Settings, identity: IdentitySource | None, *, channelz: bool = False
+) -> Listener:
     """Returns a listener on an address, bound; it takes no connection before it is started.
 
     Args:
         methods: That it carries calls to.
         address: Where to listen; port 0 for any that is free.
         settings: Of the server.
+        identity: What it shows its clients; None for plain text.
         channelz: What the channelz service tells is noted.
 
     Raises:
-        ConfigError: The address cannot be had.
+        ConfigError: The address cannot be had, or the transport cannot do what TLS is to do.
     """
-    return GrpcioListener(methods, address, [*_options(settings), ("grpc.enable_channelz", int(channelz))])
+    return GrpcioListener(methods, address, [*_options(settings), ("grpc.enable_channelz", int(channelz))], identity)
 
 
 def _guard(services: Services, settings: Settings) -> Guard:

@@ -12,7 +12,9 @@ from grpc_status.rpc_status import to_status
 from turnout.config import Address
 from turnout.errors import ConfigError
 from turnout.routing.preferences import peer_host
+from turnout.rpc.transport.credentials import server_credentials
 from turnout.rpc.transport.port import Call, Metadata, Method, Methods, StatusError, Stream, Unary
+from turnout.tls.identity import IdentitySource
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
@@ -22,21 +24,27 @@ Options: TypeAlias = Sequence[tuple[str, int]]
 class GrpcioListener:
     """Carries calls by gRPC's C core."""
 
-    def __init__(self, methods: Methods, address: Address, options: Options) -> None:
+    def __init__(
+        self, methods: Methods, address: Address, options: Options, identity: IdentitySource | None = None
+    ) -> None:
         """Binds an address, on the running event loop.
 
         Args:
             methods: By path.
             address: Where to listen; port 0 for any that is free.
             options: Of the core.
+            identity: What it shows its clients; None for plain text.
 
         Raises:
-            ConfigError: The address cannot be had.
+            ConfigError: The address cannot be had, or the core cannot do what TLS is to do.
         """
         self._server = grpc.aio.server(options=options)
         self._server.add_generic_rpc_handlers((_Handlers(methods),))
         try:
-            port = self._server.add_insecure_port(str(address))
+            if identity is None:
+                port = self._server.add_insecure_port(str(address))
+            else:
+                port = self._server.add_secure_port(str(address), server_credentials(identity))
         except RuntimeError as error:
             raise ConfigError(f"{address} cannot be listened on; is another server there?") from error
         self._address = Address(address.host, port)

@@ -16,8 +16,9 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import h2corn
@@ -31,6 +32,7 @@ from turnout.errors import ConfigError
 from turnout.rpc.transport.asgi import Application
 from turnout.rpc.transport.calls import RunningCalls
 from turnout.rpc.transport.statuses import UNAVAILABLE
+from turnout.tls.identity import ServerIdentity
 
 _BACKLOG = 2048
 
@@ -42,6 +44,8 @@ _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 3}
 
 _RESTART_SECONDS = 0.2
 """Before a generation follows one that failed: what failed it may be scarce, such as descriptors of files."""
+
+_IN_MEMORY = Path("in memory")
 
 _STOPPED = Status(code=UNAVAILABLE, message="the server stopped before the call ended")
 
@@ -100,7 +104,7 @@ class H2cornListener:
         grace: float,
         unary_paths: Iterable[str],
         log: FilteringBoundLogger,
-        tls: TlsMaterial | None = None,
+        identity: ServerIdentity | None = None,
     ) -> None:
         """Prepares.
 
@@ -112,7 +116,7 @@ class H2cornListener:
             grace: Seconds that calls have to end once the listener, or a generation of it, stops.
             unary_paths: Of methods whose clients have one message to send, and no reason to pause in it.
             log: Told when a generation ends by itself.
-            tls: Certificate, key and the CAs of clients, in PEM; None for none.
+            identity: What clients are shown; None for plain text.
         """
         self._address = Address(host, listening.getsockname()[1])
         self._socket = listening
@@ -121,7 +125,7 @@ class H2cornListener:
         self._grace = grace
         self._unary_paths = tuple(unary_paths)
         self._log = log
-        self._tls = tls
+        self._identity = identity
         self._current: _Generation | None = None
         self._ageing: asyncio.Task[None] | None = None
         self._side_tasks: set[asyncio.Task[None]] = set()
@@ -137,18 +141,18 @@ class H2cornListener:
         if self._limits.age_seconds:
             self._ageing = asyncio.create_task(self._age(self._limits.age_seconds))
 
-    async def renew(self, tls: TlsMaterial | None) -> None:
-        """Has connections from now on taken with other certificates; those there are finish and go.
+    async def renew(self, identity: ServerIdentity | None) -> None:
+        """Has connections from now on shown another identity; those that are there finish their calls and go.
 
         Raises:
-            ValueError: They are no certificates; nothing changes then.
+            ConfigError: TLS cannot use it; nothing changes then.
         """
-        self._tls, before = tls, self._tls
+        self._identity, before = identity, self._identity
         try:
             following = await self._begin()
-        except BaseException:
-            self._tls = before
-            raise
+        except ValueError as error:
+            self._identity = before
+            raise ConfigError(f"{self.address}: {error}") from None
         retired, self._current = self._current, following
         if retired is not None:
             self._spawn(self._finish(retired, self._grace))
@@ -172,7 +176,7 @@ class H2cornListener:
     async def _begin(self) -> _Generation:
         calls = RunningCalls()
         server = h2corn.Server(self._application(calls), self._config())
-        prepared = prepare_tls(server.config, self._tls)
+        prepared = prepare_tls(server.config, _material(self._identity))
         serving = asyncio.create_task(
             server._serve_worker_fds([os.dup(self._socket.fileno())], prepared_tls=prepared),
             name=f"h2corn {self.address}",
@@ -197,7 +201,7 @@ class H2cornListener:
     async def _age(self, seconds: float) -> None:
         while True:
             await asyncio.sleep(seconds)
-            await self.renew(self._tls)
+            await self.renew(self._identity)
 
     def _ended(self, generation: _Generation) -> None:
         """Goes on with another generation where one ended by itself."""
@@ -250,7 +254,24 @@ class H2cornListener:
             timeout_keep_alive=limits.idle_seconds,
             timeout_graceful_shutdown=self._grace + _CUT_SECONDS,
             h2_timeout_response_stall=limits.stall_seconds,
+            **_tls_options(self._identity),
         )
+
+
+def _material(identity: ServerIdentity | None) -> TlsMaterial | None:
+    if identity is None:
+        return None
+    return TlsMaterial(identity.certificate, identity.key, identity.client_ca or None)
+
+
+def _tls_options(identity: ServerIdentity | None) -> Mapping[str, Any]:
+    """Returns what h2corn's configuration says of TLS: that there are files, which it is not to read."""
+    if identity is None:
+        return {}
+    options: dict[str, Any] = {"certfile": _IN_MEMORY, "keyfile": _IN_MEMORY}
+    if identity.client_certificates != "none":
+        options |= {"ca_certs": _IN_MEMORY, "cert_reqs": identity.client_certificates}
+    return options
 
 
 def listen(address: Address, *, shared: bool = False) -> socket.socket:
