@@ -23,7 +23,15 @@ from turnout_proto.v1 import catalog_pb2, prediction_pb2
 _ID = re.compile(re.escape(new_request_id().rstrip("0123456789")) + r"\d+")
 """An id that the server made, since the request had none."""
 
-_TRANSPORTS_OWN = {b":status", b"content-type", b"date", b"server", b"grpc-encoding", b"grpc-accept-encoding", b"accept-encoding"}
+_TRANSPORTS_OWN = {
+    b":status",
+    b"content-type",
+    b"date",
+    b"server",
+    b"grpc-encoding",
+    b"grpc-accept-encoding",
+    b"accept-encoding",
+}
 _STATUS = {b"grpc-status", b"grpc-message", b"grpc-status-details-bin"}
 
 _OF_RESET = {
