@@ -125,6 +125,10 @@ class Connection:
         self._writer.transport.abort()
         await asyncio.gather(self._reading, return_exceptions=True)
 
+    def stop_reading(self) -> None:
+        """Leaves whatever the server sends from now on where it is."""
+        self._reading.cancel()
+
     def send(self, data: bytes) -> None:
         """Sends bytes as they are."""
         self._writer.write(data)
@@ -288,19 +292,24 @@ class Connection:
 
 
 @asynccontextmanager
-async def connect(address: Any, *, window: int = 1 << 20, give_back: bool = True) -> AsyncIterator[Connection]:
+async def connect(
+    address: Any, *, window: int = 1 << 20, give_back: bool = True, deaf: bool = False
+) -> AsyncIterator[Connection]:
     """Opens a connection to `host:port`, and waits for the server's SETTINGS.
 
     Args:
         address: `host:port`.
         window: What each stream of the server may send before the client gives room back, in bytes.
         give_back: Whether the client gives back the room that data took.
+        deaf: Whether it reads nothing from then on.
     """
     host, _, port = str(address).rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     connection = Connection(reader, writer, window=window, give_back=give_back)
     try:
         await asyncio.wait_for(connection.greeted.wait(), BOUND)
+        if deaf:
+            connection.stop_reading()
         yield connection
     finally:
         await connection.close()
