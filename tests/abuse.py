@@ -123,6 +123,6 @@ def abort(writers: list[asyncio.StreamWriter]) -> None:
     """Closes connections at once, without a port that lingers."""
     for writer in writers:
         found = writer.get_extra_info("socket")
-        if found is not None:
+        if found is not None and found.fileno() >= 0:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         writer.transport.abort()

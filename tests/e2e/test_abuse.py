@@ -1,4 +1,4 @@
-"""Whatever a client does to the data listener, its memory stays bounded and other clients are served meanwhile."""
+"""Whatever a client does to a listener, memory stays bounded and other clients are served meanwhile."""
 
 import asyncio
 import resource
@@ -32,6 +32,9 @@ PREDICT = "/turnout.v1.PredictionService/Predict"
 FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 SMALL = 96.0
 """MiB that an abuse may cost: what 100 streams and their windows take, with room for an allocator's own."""
+
+BODIES = 640.0
+"""MiB that 24 requests of 60 MB each, which are 1,373 MiB, may cost together."""
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +207,7 @@ async def test_bodies_that_never_end(server) -> None:
         number = connection.open(grpc_headers(PREDICT))
         await connection.data(number, start)
 
-    async with harmless(server, 640):
+    async with harmless(server, BODIES):
         connections = [connect(server.grpc) for _ in range(24)]
         opened = [await context.__aenter__() for context in connections]
         try:
@@ -283,6 +286,72 @@ async def test_what_is_no_http2_is_closed(server, wrong) -> None:
             async with asyncio.timeout(BOUND):
                 await reader.read()
             writer.close()
+
+
+@pytest.mark.parametrize(
+    ("start", "piece"),
+    [
+        (b"GET /livez HTTP/1.1\r\nx: ", bytes([ord("v")]) * 65_536),
+        (b"GET /livez HTTP/1.1\r\n", b"x: v\r\n" * 10_000),
+        (b"GET /", b"v" * 65_536),
+        (b"", b"\r\n" * 32_768),
+        (b"POST /predict/m HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1;", b"x" * 65_536),
+    ],
+    ids=["one header", "headers", "a path", "lines of nothing", "a chunk's extension"],
+)
+async def test_http_heads_that_go_on_for_ever(server, start, piece) -> None:
+    host, _, port = server.http.rpartition(":")
+    async with harmless(server):
+        _, writer = await asyncio.open_connection(host, int(port))
+        writer.write(start)
+        sent = 0
+        try:
+            async with asyncio.timeout(BOUND):
+                while sent < 150_000_000:
+                    writer.write(piece)
+                    await writer.drain()
+                    await asyncio.sleep(0)
+                    sent += len(piece)
+        except ConnectionError:
+            pass
+        abort([writer])
+    assert sent < 150_000_000
+
+
+@pytest.mark.parametrize("path", ["/predict/m", "/v2/models/m/infer"])
+async def test_http_bodies_that_never_end(server, path) -> None:
+    """24 requests of 60 MB, each less its last byte."""
+    host, _, port = server.http.rpartition(":")
+
+    async def send(writer: asyncio.StreamWriter) -> None:
+        piece = b" " * (1 << 20)
+        for at in range(0, 60_000_000 - len(piece), len(piece)):
+            writer.write(piece if at + len(piece) < 60_000_000 else piece[:-1])
+            await writer.drain()
+
+    async with harmless(server, BODIES):
+        opened = [(await asyncio.open_connection(host, int(port)))[1] for _ in range(24)]
+        for writer in opened:
+            writer.write(b"POST %s HTTP/1.1\r\nhost: %s\r\n" % (path.encode(), server.http.encode()))
+            writer.write(b"content-type: application/json\r\ncontent-length: 60000000\r\n\r\n")
+        tasks = [asyncio.create_task(send(writer)) for writer in opened]
+        await asyncio.wait(tasks, timeout=15)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        abort(opened)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"", b"GET /liv", b"POST /predict/m HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{"],
+    ids=["nothing", "half a line", "half a body"],
+)
+async def test_http_connections_that_say_no_more(server, said) -> None:
+    async with harmless(server, 160), httpx.AsyncClient(base_url=f"http://{server.http}", timeout=PATIENCE) as client:
+        opened = await half_open(server.http, min(3000, FILES // 6), said)
+        assert (await client.get("/livez")).status_code == 200
+        abort(opened)
 
 
 def _varint(rest: int) -> bytes:
