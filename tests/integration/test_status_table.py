@@ -13,6 +13,8 @@ from turnout.config import Loading, ModelOverrides, QueueLimits, Runtime
 from turnout_proto.v1 import prediction_pb2 as pb
 from wire import X, refusal, request, stub_of
 
+pytestmark = pytest.mark.both_transports
+
 Code = grpc.StatusCode
 LONG = np.int64(60_000)
 """Rounds of the slow model: about half a second."""
