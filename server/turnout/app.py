@@ -60,9 +60,9 @@ from turnout.serving import providers
 from turnout.serving.availability import Availability
 from turnout.serving.catalog import Catalog
 from turnout.serving.conversion import ConversionThread
+from turnout.serving.data_plane import DataPlane
 from turnout.serving.follow import follow
 from turnout.serving.hold import Hold
-from turnout.serving.inference import Inference
 from turnout.serving.limits import InputLimits
 from turnout.serving.load_policy import Fallbacks
 from turnout.serving.manager import Manager
@@ -71,7 +71,6 @@ from turnout.serving.nvml import Nvml
 from turnout.serving.replay import Replays
 from turnout.serving.sandbox.fork_server import start_processes
 from turnout.serving.sandbox.processes import Processes
-from turnout.serving.traced import TracedInference
 from turnout.startup import NEW_STORE, prepare_log, prepare_repository, store_is_new
 from turnout.state.store import StateStore
 from turnout.telemetry.exposition import Form
@@ -90,6 +89,7 @@ from turnout.web.guard import Guard, is_loopback
 from turnout.web.oip.description import DescriptionEndpoints
 from turnout.web.oip.inference import InferenceEndpoint
 from turnout.web.oip.routes import oip_routes
+from turnout.web.predict import Predict
 from turnout.web.server import Web
 
 _SCRAPE_READ_SECONDS = 1.0
@@ -113,6 +113,7 @@ class Running:
         control: Where the control listener listens.
         services: What the listeners serve.
         failed: Done when a part that must not end ended; its exception says why.
+        admission: Says which requests are taken.
         without_delay: Set to have the drain begin at once: nobody waits for it but whoever stops the server.
     """
 
@@ -121,6 +122,7 @@ class Running:
     control: Address
     services: Services
     failed: "asyncio.Future[None]"
+    admission: Admission
     without_delay: asyncio.Event
 
 
@@ -179,8 +181,7 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         tracer = await stack.enter_async_context(tracing(settings.tracing, metrics.server.spans, log))
         conversions = ConversionThread()
         stack.callback(conversions.close)
-        plane = Inference if tracer is None else TracedInference
-        inference = plane(router, catalog, metrics, access, code_name, conversions)
+        inference = DataPlane(router, catalog, metrics, access, code_name, conversions, tracer)
         availability = Availability(metrics.server, log)
         if new_store:
             availability.note(
@@ -257,7 +258,6 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             conversions=conversions,
             log=log,
             availability=availability,
-            tracer=tracer,
         )
         readiness_off = asyncio.Event()
 
@@ -286,26 +286,12 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         oip = oip_routes(
             InferenceEndpoint(inference, preferences, new_request_id, trailing_metadata, body_bytes, limits),
             DescriptionEndpoints(Description(router, catalog, services.accepting)),
-            tracer,
         )
-        web = Web(
-            inference,
-            preferences,
-            router,
-            scrape,
-            services.ready,
-            availability,
-            new_request_id,
-            body_bytes,
-            limits,
-            metrics.faults,
-            oip,
-            console,
-            tracer,
-        )
+        predict = Predict(inference, preferences, router, new_request_id, body_bytes, limits)
+        web = Web(scrape, services.ready, availability, metrics.faults, [*predict.routes(), *oip], console)
         guarded = Guard(web.application(), settings.web.hosts, loopback=is_loopback(settings.http.host))
         gate = AdmissionGate(guarded, admission)
-        listeners = open_listeners(services, settings, gate, admission, budget, certificates, stack)
+        listeners = open_listeners(services, settings, gate, certificates, admission, budget, stack)
         without_delay = asyncio.Event()
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         side_tasks = SideTasks(failed)
@@ -329,6 +315,7 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
                 listeners.control.address,
                 services,
                 failed,
+                admission,
                 without_delay,
             )
         finally:

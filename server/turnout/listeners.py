@@ -8,12 +8,12 @@ control  grpcio                  gRPC for operators; its library is what channel
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import Literal
 
 from starlette.types import ASGIApp
-from structlog.typing import FilteringBoundLogger
 
 from turnout.admission import Admission, ReceiveBudget
-from turnout.config import Address, ListenerName, Settings
+from turnout.config import Address, Limits, Settings
 from turnout.errors import ConfigError
 from turnout.host import open_file_limit
 from turnout.rpc.server import Services, control_methods, data_methods, listen
@@ -26,7 +26,6 @@ from turnout.rpc.transport.h2corn import listen as listen_socket
 from turnout.rpc.transport.port import Listener, Unary
 from turnout.threads import Threads
 from turnout.tls.certificates import Certificates
-from turnout.tls.identity import ServerIdentity
 
 _RESERVED_FILES = 512
 """Descriptors that connections leave to all else: models, the state store, child processes."""
@@ -61,9 +60,9 @@ def open_listeners(
     services: Services,
     settings: Settings,
     web: ASGIApp,
+    certificates: Certificates,
     admission: Admission,
     budget: ReceiveBudget,
-    certificates: Certificates,
     stack: AsyncExitStack,
 ) -> Listeners:
     """Returns the listeners, bound; they take no connection before they are started.
@@ -72,15 +71,22 @@ def open_listeners(
         services: That they serve.
         settings: Of the server.
         web: The application behind HTTP.
+        certificates: What the listeners show their clients.
         admission: Counts requests, and refuses some.
         budget: Bounds what has come in part of messages.
-        certificates: What each of them shows its clients.
         stack: Closes what is left of them at the end.
 
     Raises:
         ConfigError: An address cannot be had, or the settings contradict each other.
     """
     data = data_methods(services, settings)
+    control = listen(
+        control_methods(services, settings),
+        settings.control,
+        settings,
+        certificates.source("control"),
+        channelz=True,
+    )
 
     def web_application(running: RunningCalls) -> Application:
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,19 +95,27 @@ def open_listeners(
 
         return application
 
-    def h2corn(
-        name: ListenerName,
-        address: Address,
+    def open_h2corn(
+        name: Literal["grpc", "http"],
         application: Callable[[RunningCalls], Application],
-        unary_paths: Sequence[str],
+        unary_paths: Sequence[str] = (),
     ) -> H2cornListener:
-        listener = _h2corn(address, application, unary_paths, settings, certificates.of(name), services.log, stack)
+        address: Address = getattr(settings, name)
+        listening = listen_socket(address)
+        stack.callback(listening.close)
+        listener = H2cornListener(
+            listening,
+            address.host,
+            application,
+            _connection_limits(settings.limits),
+            settings.drain.timeout_s,
+            unary_paths,
+            services.log,
+            certificates.of(name),
+        )
         certificates.on_change(name, listener.show)
         return listener
 
-    control = listen(
-        control_methods(services, settings), settings.control, settings, certificates.source("control"), channelz=True
-    )
     one_port = settings.grpc == settings.http and settings.grpc.port != 0
     if one_port and settings.tls.of("grpc") != settings.tls.of("http"):
         raise ConfigError("tls.grpc and tls.http: expected the same, since grpc and http are one address")
@@ -109,7 +123,7 @@ def open_listeners(
         if one_port:
             raise ConfigError("grpc and http: expected two addresses, since transport.data is grpcio")
         grpc = listen(admitted(data, admission), settings.grpc, settings, certificates.source("grpc"))
-        return Listeners(grpc, h2corn("http", settings.http, web_application, ()), control)
+        return Listeners(grpc, open_h2corn("http", web_application), control)
 
     threads = Threads("compression")
     stack.callback(threads.shutdown)
@@ -122,24 +136,12 @@ def open_listeners(
         )
 
     unary = [path for path, method in data.items() if isinstance(method, Unary)]
-    grpc = h2corn("grpc", settings.grpc, application, unary)
-    http = grpc if one_port else h2corn("http", settings.http, web_application, ())
-    return Listeners(grpc, http, control)
+    grpc = open_h2corn("grpc", application, unary)
+    return Listeners(grpc, grpc if one_port else open_h2corn("http", web_application), control)
 
 
-def _h2corn(
-    address: Address,
-    application: Callable[[RunningCalls], Application],
-    unary_paths: Sequence[str],
-    settings: Settings,
-    identity: ServerIdentity | None,
-    log: FilteringBoundLogger,
-    stack: AsyncExitStack,
-) -> H2cornListener:
-    listening = listen_socket(address)
-    stack.callback(listening.close)
-    limits = settings.limits
-    connections = ConnectionLimits(
+def _connection_limits(limits: Limits) -> ConnectionLimits:
+    return ConnectionLimits(
         connections=max(1, min(limits.max_connections, (open_file_limit() - _RESERVED_FILES) // 2)),
         streams=limits.max_streams,
         header_bytes=int(limits.max_header_bytes),
@@ -149,7 +151,4 @@ def _h2corn(
         stall_seconds=limits.stall_timeout_s,
         idle_seconds=limits.idle_timeout_s,
         age_seconds=limits.max_connection_age_s,
-    )
-    return H2cornListener(
-        listening, address.host, application, connections, settings.drain.timeout_s, unary_paths, log, identity
     )

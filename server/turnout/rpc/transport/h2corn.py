@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 3}
 
 _RESTART_SECONDS = 0.2
 """Before a generation follows one that failed: what failed it may be scarce, such as descriptors of files."""
+
+_IN_MEMORY = Path("in memory")
 
 _STOPPED = Status(code=UNAVAILABLE, message="the server stopped before the call ended")
 
@@ -131,6 +133,7 @@ class H2cornListener:
         self._identity = identity
         self._current: _Generation | None = None
         self._retired: set[_Generation] = set()
+        self._stopping = False
         self._ageing: asyncio.Task[None] | None = None
         self._side_tasks: set[asyncio.Task[None]] = set()
 
@@ -152,6 +155,8 @@ class H2cornListener:
             ConfigError: h2corn cannot use it; nothing changes then.
         """
         before, self._identity = self._identity, identity
+        if self._stopping:
+            return
         try:
             await self._replace(None)
         except ConfigError:
@@ -172,6 +177,7 @@ class H2cornListener:
 
         Until then connections that come are taken, and served as the application does then: it refuses.
         """
+        self._stopping = True
         if self._ageing is not None:
             self._ageing.cancel()
         last, self._current = self._current, None
@@ -186,19 +192,27 @@ class H2cornListener:
         await asyncio.wait(self._side_tasks, timeout=min(grace, self._grace))
         for generation in self._retired:
             generation.calls.end_all(_STOPPED)
+        await self._let_go()
+        self._retire(following, None)
+        following.calls.end_all(_STOPPED)
+        await self._let_go()
+        self._socket.close()
+
+    async def _let_go(self) -> None:
+        """Waits a moment for what was ended to be gone, and cuts the connections of what is not."""
         if self._side_tasks:
             await asyncio.wait(self._side_tasks, timeout=_CUT_SECONDS)
         if self._side_tasks:
             cut_connections(self._address.port)
             await asyncio.wait(self._side_tasks)
-        following.server.shutdown()
-        await self._end(following)
-        self._socket.close()
 
     async def _begin(self) -> _Generation:
         calls = RunningCalls()
         server = h2corn.Server(self._application(calls), self._config())
-        prepared = self._prepare_tls(server.config)
+        try:
+            prepared = prepare_tls(server.config, _material(self._identity))
+        except (ValueError, OSError) as error:
+            raise ConfigError(f"{self._address}: h2corn cannot use the TLS certificate: {error}") from None
         serving = asyncio.create_task(
             server._serve_worker_fds([os.dup(self._socket.fileno())], prepared_tls=prepared),
             name=f"h2corn {self.address}",
@@ -209,16 +223,6 @@ class H2cornListener:
         await started
         serving.add_done_callback(lambda _: self._ended(generation))
         return generation
-
-    def _prepare_tls(self, config: h2corn.Config) -> Any:
-        identity = self._identity
-        if identity is None:
-            return prepare_tls(config, None)
-        material = TlsMaterial(identity.certificate, identity.key, identity.client_ca or None)
-        try:
-            return prepare_tls(config, material)
-        except (ValueError, OSError, RuntimeError) as error:
-            raise ConfigError(f"h2corn cannot use the TLS certificate {identity.subject}: {error}") from None
 
     def _retire(self, generation: _Generation, grace: float | None) -> None:
         """Lets a generation finish what it has begun, in `grace` seconds; None leaves the end of it to `stop`."""
@@ -254,7 +258,7 @@ class H2cornListener:
 
     async def _restart(self) -> None:
         await asyncio.sleep(_RESTART_SECONDS)
-        if self._current is None and self._socket.fileno() != -1:
+        if self._current is None and not self._stopping:
             self._current = await self._begin()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -264,13 +268,7 @@ class H2cornListener:
 
     def _config(self) -> h2corn.Config:
         limits, identity = self._limits, self._identity
-        in_memory = None if identity is None else Path("in-memory.pem")  # nothing is read: h2corn asks for names
-        mode = "none" if identity is None else identity.client_certificates
         return h2corn.Config(
-            certfile=in_memory,
-            keyfile=in_memory,
-            ca_certs=None if mode == "none" else in_memory,
-            cert_reqs=mode,
             bind=(f"fd://{self._socket.fileno()}",),
             grpc=True,
             lifespan="off",
@@ -300,7 +298,24 @@ class H2cornListener:
             timeout_keep_alive=limits.idle_seconds,
             timeout_graceful_shutdown=self._grace + _CUT_SECONDS if identity is None else _RETIRED_SECONDS,
             h2_timeout_response_stall=limits.stall_seconds,
+            **_tls_options(identity),
         )
+
+
+def _material(identity: ServerIdentity | None) -> TlsMaterial | None:
+    if identity is None:
+        return None
+    return TlsMaterial(identity.certificate, identity.key, identity.client_ca or None)
+
+
+def _tls_options(identity: ServerIdentity | None) -> Mapping[str, Any]:
+    """Returns what h2corn's configuration says of TLS: that there are files, which it is not to read."""
+    if identity is None:
+        return {}
+    options: dict[str, Any] = {"certfile": _IN_MEMORY, "keyfile": _IN_MEMORY}
+    if identity.client_certificates != "none":
+        options |= {"ca_certs": _IN_MEMORY, "cert_reqs": identity.client_certificates}
+    return options
 
 
 def listen(address: Address, *, shared: bool = False) -> socket.socket:
