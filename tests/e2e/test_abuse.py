@@ -51,7 +51,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
                 PublishRequest(name, Version(1), onnx_models.save(proto, root / f"{name}.onnx")),
             )
             store.release(name, Version(1), actor="test", reason="")
-    with serving(models) as process:
+    with serving(models, TURNOUT_TRANSPORT__DATA="h2corn") as process:
         deadline = time.monotonic() + 60
         while httpx.get(f"http://{process.http}/readyz").status_code != 200:
             assert time.monotonic() < deadline, process.log.read_text()
