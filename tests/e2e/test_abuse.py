@@ -33,8 +33,9 @@ FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 SMALL = 96.0
 """MiB that an abuse may cost: what 100 streams and their windows take, with room for an allocator's own."""
 
-BODIES = 640.0
-"""MiB that 24 requests of 60 MB each, which are 1,373 MiB, may cost together."""
+BODIES = 512.0 + 24 * 8.0 + SMALL
+"""MiB that 24 requests of 60 MB each, which are 1,373 MiB, may cost together: `limits.max_unfinished_bytes`, and the
+window of each connection."""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
                 PublishRequest(name, Version(1), onnx_models.save(proto, root / f"{name}.onnx")),
             )
             store.release(name, Version(1), actor="test", reason="")
-    with serving(models, TURNOUT_TRANSPORT__DATA="h2corn") as process:
+    with serving(models, TURNOUT_TRANSPORT__DATA="h2corn", TURNOUT_LIMITS__HEADER_TIMEOUT_S="3") as process:
         deadline = time.monotonic() + 60
         while httpx.get(f"http://{process.http}/readyz").status_code != 200:
             assert time.monotonic() < deadline, process.log.read_text()
@@ -106,8 +107,8 @@ async def test_headers_that_go_on_for_ever(server, piece) -> None:
     total = 150 * MIB if piece else 20 * MIB
     async with harmless(server), connect(server.grpc) as connection:
         sent = await continuations(connection, total, piece)
-        assert connection.closed.is_set()
-    assert sent < total
+        await asyncio.wait_for(connection.closed.wait(), BOUND)  # by its size, or by `limits.header_timeout_s`
+    assert sent < total or not piece
 
 
 async def test_one_header_of_150_mb(server) -> None:
@@ -267,7 +268,7 @@ async def test_more_streams_than_the_server_allows_are_refused_and_may_be_tried_
 @pytest.mark.parametrize(
     "wrong",
     [
-        b"GET / HTTP/1.1\r\nhost: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
         PREFACE + b"\xff\xff\xff\x00\x00\x00\x00\x00\x01",
         PREFACE + SettingsFrame(0).serialize() + DataFrame(7, b"x").serialize(),
@@ -278,14 +279,17 @@ async def test_more_streams_than_the_server_allows_are_refused_and_may_be_tried_
     ids=["HTTP/1.1", "TLS", "a frame of 16 MiB", "data of no stream", "an even stream", "no HPACK", "PING first"],
 )
 async def test_what_is_no_http2_is_closed(server, wrong) -> None:
+    host, _, port = server.grpc.rpartition(":")
+
+    async def say() -> None:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(wrong)
+        async with asyncio.timeout(BOUND):
+            await reader.read()
+        writer.close()
+
     async with harmless(server):
-        host, _, port = server.grpc.rpartition(":")
-        for _ in range(20):
-            reader, writer = await asyncio.open_connection(host, int(port))
-            writer.write(wrong)
-            async with asyncio.timeout(BOUND):
-                await reader.read()
-            writer.close()
+        await asyncio.gather(*(say() for _ in range(20)))
 
 
 @pytest.mark.parametrize(
