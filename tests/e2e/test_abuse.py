@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import grpc
 import httpx
 import numpy as np
+import psutil
 import pytest
 from hyperframe.frame import DataFrame, HeadersFrame, PingFrame, RstStreamFrame, SettingsFrame, WindowUpdateFrame
 from onnx import TensorProto
@@ -60,11 +61,24 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield process
 
 
+@pytest.fixture(scope="module", autouse=True)
+def resident(server: ServerProcess) -> int:
+    """Bytes of the server's memory before anyone did anything to it; freed memory is not all given back."""
+    return psutil.Process(server.process.pid).memory_info().rss
+
+
 @asynccontextmanager
-async def harmless(server: ServerProcess, mebibytes: float = SMALL) -> AsyncIterator[Witness]:
-    """Fails where what happens meanwhile costs too much memory, or keeps an honest client from its answers."""
+async def harmless(server: ServerProcess, mebibytes: float = SMALL, resident: int = 0) -> AsyncIterator[Witness]:
+    """Fails where what happens meanwhile costs too much memory, or keeps an honest client from its answers.
+
+    Args:
+        server: That it is done to.
+        mebibytes: That the server's memory may grow by.
+        resident: Its memory before, in bytes; 0: as it is now.
+    """
     assert server.process.pid is not None
     async with witness(server.grpc, server.process.pid) as seen:
+        seen.before = resident or seen.before
         yield seen
         answered = seen.answered
         async with asyncio.timeout(PATIENCE):
@@ -199,7 +213,7 @@ async def test_answers_that_are_taken_byte_by_byte(server) -> None:
             await asyncio.sleep(0)
 
 
-async def test_bodies_that_never_end(server) -> None:
+async def test_bodies_that_never_end(server, resident) -> None:
     """24 requests of 60 MB, each less its last byte."""
     size = 60_000_000
     start = b"\0" + size.to_bytes(4, "big") + bytes(size - 1)
@@ -208,7 +222,7 @@ async def test_bodies_that_never_end(server) -> None:
         number = connection.open(grpc_headers(PREDICT))
         await connection.data(number, start)
 
-    async with harmless(server, BODIES):
+    async with harmless(server, BODIES, resident):
         connections = [connect(server.grpc) for _ in range(24)]
         opened = [await context.__aenter__() for context in connections]
         try:
@@ -323,7 +337,7 @@ async def test_http_heads_that_go_on_for_ever(server, start, piece) -> None:
 
 
 @pytest.mark.parametrize("path", ["/predict/m", "/v2/models/m/infer"])
-async def test_http_bodies_that_never_end(server, path) -> None:
+async def test_http_bodies_that_never_end(server, resident, path) -> None:
     """24 requests of 60 MB, each less its last byte."""
     host, _, port = server.http.rpartition(":")
 
@@ -333,7 +347,7 @@ async def test_http_bodies_that_never_end(server, path) -> None:
             writer.write(piece if at + len(piece) < 60_000_000 else piece[:-1])
             await writer.drain()
 
-    async with harmless(server, BODIES):
+    async with harmless(server, BODIES, resident):
         opened = [(await asyncio.open_connection(host, int(port)))[1] for _ in range(24)]
         for writer in opened:
             writer.write(b"POST %s HTTP/1.1\r\nhost: %s\r\n" % (path.encode(), server.http.encode()))
