@@ -306,7 +306,7 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             tracer,
         )
         guarded = Guard(web.application(), settings.web.hosts, loopback=is_loopback(settings.http.host))
-        gate = AdmissionGate(guarded, admission)
+        gate = AdmissionGate(guarded, admission, log)
         listeners = open_listeners(services, settings, gate, certificates, admission, budget, stack)
         without_delay = asyncio.Event()
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
