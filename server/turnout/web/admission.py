@@ -47,6 +47,7 @@ class AdmissionGate:
             except TurnoutError as error:
                 answer = error_answer if scope["path"].startswith("/v2/") else error_response
                 return await answer(error)(scope, receive, send_if_there)
+        admission.begun += counted
         admission.under_way += counted
         try:
             await self._application(scope, receive, send_if_there)
