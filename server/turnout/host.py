@@ -7,11 +7,14 @@ answers what is known: a lock that cannot be had locks nothing, a limit that can
 import contextlib
 import ctypes
 import os
+import re
+import select
 import signal
 import socket
 import sys
 import tempfile
 import threading
+from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 
@@ -46,6 +49,10 @@ _STATUS = Path("/proc/self/status")
 _STATM = Path("/proc/self/statm")
 _OOM_SCORE_ADJ = Path("/proc/self/oom_score_adj")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
+_FDINFO = Path("/proc/self/fdinfo")
+_WATCHED = re.compile(r"^tfd:\s*(\d+)", re.MULTILINE)
+"""A line about a descriptor that an epoll instance watches."""
+
 _MEMINFO = Path("/proc/meminfo")
 
 
@@ -285,3 +292,36 @@ def _open_files() -> list[int]:
         return [int(name) for name in os.listdir("/dev/fd")]
     except OSError:
         return []
+
+
+def same_file(number: int) -> frozenset[int]:
+    """Returns the descriptors of this process that are of the same file or socket as `number`, that one included."""
+    wanted, found = os.fstat(number), set()
+    for other in _open_files():
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(other), wanted):
+                found.add(other)
+    return frozenset(found)
+
+
+def unwatch(numbers: Collection[int]) -> bool:
+    """Has no event loop of this process look at these descriptors any more, whoever runs it.
+
+    What is open stays open: a listening socket is not asked for connections under this number, and under others it is.
+
+    Returns:
+        Whether any loop looked at one of them, and does not now. Only Linux can tell.
+    """
+    found = False
+    with contextlib.suppress(OSError):
+        for file in _FDINFO.iterdir():
+            with contextlib.suppress(OSError):
+                watched = {int(match[1]) for match in _WATCHED.finditer(file.read_text())} & set(numbers)
+                if not watched:
+                    continue
+                loop = select.epoll.fromfd(os.dup(int(file.name)))
+                with loop:
+                    for number in watched:
+                        loop.unregister(number)
+                found = True
+    return found
