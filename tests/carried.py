@@ -140,6 +140,7 @@ def methods(seen: Seen) -> Methods:
         SERVICE + "Watch": Streaming(watch),
         SERVICE + "FailLate": Streaming(fail_late),
         "/grpc.health.v1.Health/Check": Unary(echo),
+        "/grpc.health.v1.Health/Watch": Streaming(watch),
     }
 
 

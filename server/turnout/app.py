@@ -290,7 +290,7 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         predict = Predict(inference, preferences, router, new_request_id, body_bytes, limits)
         web = Web(scrape, services.ready, availability, metrics.faults, [*predict.routes(), *oip], console)
         guarded = Guard(web.application(), settings.web.hosts, loopback=is_loopback(settings.http.host))
-        gate = AdmissionGate(guarded, admission)
+        gate = AdmissionGate(guarded, admission, log)
         listeners = open_listeners(services, settings, gate, certificates, admission, budget, stack)
         without_delay = asyncio.Event()
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -53,7 +53,7 @@ class Web:
         )
 
     async def _unexpected(self, request: Request, error: Exception) -> Response:
-        """Answers where nobody foresaw an error; Starlette has the HTTP server log it after that."""
+        """Answers where nobody foresaw an error; Starlette raises it again after that, and `AdmissionGate` logs it."""
         self.faults.unexpected[_HTTP] += 1
         return error_response(ModelFailure("the request failed inside the server, whose log tells why"))
 
