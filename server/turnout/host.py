@@ -11,6 +11,7 @@ import re
 import select
 import signal
 import socket
+import stat
 import sys
 import tempfile
 import threading
@@ -276,22 +277,14 @@ def _status(name: str) -> int:
 def cut_connections(port: int) -> None:
     """Ends all TCP connections of this process that were made to its port `port`, whatever holds them."""
     for number in _open_files():
-        try:
-            connection = socket.socket(fileno=os.dup(number))
-        except OSError:  # it is none, or was closed just now
-            continue
-        with connection, contextlib.suppress(OSError):
-            internet = connection.family in (socket.AF_INET, socket.AF_INET6)
-            listens = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-            if internet and not listens and connection.getsockname()[1] == port:
-                connection.shutdown(socket.SHUT_RDWR)
-
-
-def _open_files() -> list[int]:
-    try:
-        return [int(name) for name in os.listdir("/dev/fd")]
-    except OSError:
-        return []
+        with contextlib.suppress(OSError):  # it was closed just now
+            if not stat.S_ISSOCK(os.fstat(number).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(number)) as connection:
+                internet = connection.family in (socket.AF_INET, socket.AF_INET6)
+                listens = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+                if internet and not listens and connection.getsockname()[1] == port:
+                    connection.shutdown(socket.SHUT_RDWR)
 
 
 def same_file(number: int) -> frozenset[int]:
@@ -319,9 +312,15 @@ def unwatch(numbers: Collection[int]) -> bool:
                 watched = {int(match[1]) for match in _WATCHED.finditer(file.read_text())} & set(numbers)
                 if not watched:
                     continue
-                loop = select.epoll.fromfd(os.dup(int(file.name)))
-                with loop:
+                with select.epoll.fromfd(os.dup(int(file.name))) as loop:
                     for number in watched:
                         loop.unregister(number)
                 found = True
     return found
+
+
+def _open_files() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/dev/fd")]
+    except OSError:
+        return []
