@@ -52,6 +52,9 @@ generation begins, and for other reasons to end them there is `stop`."""
 _QUIET_SECONDS = 86400.0
 """After which clients that are still connected to a retired generation are told to connect anew."""
 
+_MOST_QUIET = 32
+"""Of them; then the oldest is ended sooner. Each holds six descriptors."""
+
 _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 3}
 """Of connections: a client whose machine is gone says nothing, and would be waited for for ever."""
 
@@ -143,8 +146,8 @@ class H2cornListener:
         self._identity = identity
         self._current: _Generation | None = None
         self._retired: set[_Generation] = set()
-        self._quiet: set[_Generation] = set()
-        self._stopping = asyncio.Event()
+        self._quiet: dict[_Generation, asyncio.TimerHandle] = {}
+        self._stopping = False
         self._ageing: asyncio.Task[None] | None = None
         self._side_tasks: set[asyncio.Task[None]] = set()
 
@@ -166,7 +169,7 @@ class H2cornListener:
             ConfigError: h2corn cannot use it; nothing changes then.
         """
         before, self._identity = self._identity, identity
-        if self._stopping.is_set():
+        if self._stopping:
             return
         try:
             await self._replace(None)
@@ -184,25 +187,27 @@ class H2cornListener:
             retired.calls.end_uncounted(_STOPPED)
             self._retire(retired, grace)
         elif unwatch(retired.descriptors):
-            self._quiet.add(retired)
-            self._spawn(self._end_quiet(retired))
+            self._keep(retired)
         else:
             self._retire(retired, None)
 
-    async def _end_quiet(self, generation: _Generation) -> None:
-        """Ends a generation that takes no more connections, once most of its own will have ended by themselves."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), _QUIET_SECONDS)
-        if not self._stopping.is_set():
-            self._quiet.discard(generation)
-            self._retire(generation, None)
+    def _keep(self, generation: _Generation) -> None:
+        """Leaves a generation that takes no more connections those that it has: most will end by themselves."""
+        timer = asyncio.get_running_loop().call_later(_QUIET_SECONDS, self._retire_quiet, generation)
+        self._quiet[generation] = timer
+        if len(self._quiet) > _MOST_QUIET:
+            self._retire_quiet(next(iter(self._quiet)))
+
+    def _retire_quiet(self, generation: _Generation) -> None:
+        self._quiet.pop(generation).cancel()
+        self._retire(generation, None)
 
     async def stop(self, grace: float) -> None:
         """Tells clients to go elsewhere (GOAWAY), waits `grace` seconds for calls under way, then ends the rest.
 
         Until then connections that come are taken, and served as the application does then: it refuses.
         """
-        self._stopping.set()
+        self._stopping = True
         if self._ageing is not None:
             self._ageing.cancel()
         last, self._current = self._current, None
@@ -210,8 +215,9 @@ class H2cornListener:
             self._socket.close()
             return
         following = await self._begin()
-        for generation in (last, *self._quiet):
-            self._retire(generation, None)
+        self._retire(last, None)
+        for generation in list(self._quiet):
+            self._retire_quiet(generation)
         for generation in self._retired:
             generation.calls.end_uncounted(_STOPPED)
         # What a change of certificates left to itself is waited for no longer than the rest.
@@ -287,7 +293,7 @@ class H2cornListener:
 
     async def _restart(self) -> None:
         await asyncio.sleep(_RESTART_SECONDS)
-        if self._current is None and not self._stopping.is_set():
+        if self._current is None and not self._stopping:
             self._current = await self._begin()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
