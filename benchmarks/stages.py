@@ -29,6 +29,7 @@ from turnout.config import Address, Routing, Runtime, Settings
 from turnout.routing.preferences import PreferenceReader
 from turnout.rpc.exchange import Endpoint
 from turnout.rpc.guard import Guard
+from turnout.rpc.oip.codec import InputDecoder
 from turnout.rpc.oip.exchange import InferExchange
 from turnout.rpc.prediction import PredictExchange
 from turnout.rpc.server import Services
@@ -53,6 +54,11 @@ class _Quiet(Call):
     metadata = (("user-agent", "grpc-c++/1.51.1"), ("te", "trailers"), ("content-type", "application/grpc"))
     deadline = None
     host = "127.0.0.1"
+    certificate = ""
+
+    def mentions(self, keys: frozenset[bytes]) -> bool:
+        """Tells that it has none."""
+        return False
 
 
 def stages(services: Services) -> Mapping[str, Mapping[str, Stage]]:
@@ -65,10 +71,11 @@ def stages(services: Services) -> Mapping[str, Mapping[str, Stage]]:
     predict = PredictRequest(model="tiny", inputs=[tensors.encode("x", x)])
     predicting = Endpoint.of("bench", "Predict", PredictRequest, preferences, guard)
     inferring = Endpoint.of("bench", "ModelInfer", ModelInferRequest, preferences, guard)
+    inputs = InputDecoder(DEFAULT_LIMITS)
     v1, oip = predict.SerializeToString(), infer.SerializeToString()
     return {
         "turnout.v1": _stages(services, lambda: PredictExchange(predicting, v1, _Quiet())),
-        "Open Inference Protocol": _stages(services, lambda: InferExchange(inferring, oip, _Quiet())),
+        "Open Inference Protocol": _stages(services, lambda: InferExchange(inferring, inputs, oip, _Quiet())),
     }
 
 

@@ -17,10 +17,12 @@ from semver import Version
 from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
+from turnout.admission import Admission, ReceiveBudget
 from turnout.config import Address, Retention, Settings
 from turnout.errors import Unavailable
 from turnout.host import lower_priority, return_freed_memory
 from turnout.life import SideTasks, drain
+from turnout.listeners import open_listeners
 from turnout.oip.description import Description
 from turnout.publishing import Publisher
 from turnout.registry.announcement import Bounds
@@ -53,7 +55,7 @@ from turnout.routing.weights import record_epochs, record_weights
 from turnout.rpc.codec import new_request_id, trailing_metadata
 from turnout.rpc.errors import code_name
 from turnout.rpc.registry.service import RegistryServicer
-from turnout.rpc.server import Services, control_methods, data_methods, listen
+from turnout.rpc.server import Services
 from turnout.serving import providers
 from turnout.serving.availability import Availability
 from turnout.serving.catalog import Catalog
@@ -80,6 +82,7 @@ from turnout.telemetry.resources import Memory
 from turnout.telemetry.tracing.assembly import tracing
 from turnout.threads import Threads
 from turnout.tls.certificates import Certificates
+from turnout.web.admission import AdmissionGate
 from turnout.web.console.application import console_routes
 from turnout.web.console.recent import Recent
 from turnout.web.guard import Guard, is_loopback
@@ -87,7 +90,7 @@ from turnout.web.oip.description import DescriptionEndpoints
 from turnout.web.oip.inference import InferenceEndpoint
 from turnout.web.oip.routes import oip_routes
 from turnout.web.predict import Predict
-from turnout.web.server import Web, bind, http_server
+from turnout.web.server import Web
 
 _SCRAPE_READ_SECONDS = 1.0
 """What a driver may take to answer a scrape, which then shows what it said last."""
@@ -110,6 +113,8 @@ class Running:
         control: Where the control listener listens.
         services: What the listeners serve.
         failed: Done when a part that must not end ended; its exception says why.
+        admission: Says which requests are taken.
+        without_delay: Set to have the drain begin at once: nobody waits for it but whoever stops the server.
     """
 
     grpc: Address
@@ -117,6 +122,8 @@ class Running:
     control: Address
     services: Services
     failed: "asyncio.Future[None]"
+    admission: Admission
+    without_delay: asyncio.Event
 
 
 @asynccontextmanager
@@ -272,6 +279,8 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             metrics.server.gpus = await gpus.value(_SCRAPE_READ_SECONDS)
             return await metrics.scrape(form)
 
+        admission = Admission(settings.limits.max_requests)
+        budget = ReceiveBudget(int(settings.limits.max_unfinished_bytes))
         preferences = PreferenceReader(settings.routing)
         body_bytes, limits = int(settings.limits.http_max_body_bytes), InputLimits.of(settings.limits)
         oip = oip_routes(
@@ -280,31 +289,16 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         )
         predict = Predict(inference, preferences, router, new_request_id, body_bytes, limits)
         web = Web(scrape, services.ready, availability, metrics.faults, [*predict.routes(), *oip], console)
-        data = listen(data_methods(services, settings), settings.grpc, settings, certificates.source("grpc"))
-        control = listen(
-            control_methods(services, settings),
-            settings.control,
-            settings,
-            certificates.source("control"),
-            channelz=True,
-        )
-        http_socket = bind(settings.http)
-        stack.callback(http_socket.close)
-        addresses = (
-            data.address,
-            Address(settings.http.host, http_socket.getsockname()[1]),
-            control.address,
-        )
         guarded = Guard(web.application(), settings.web.hosts, loopback=is_loopback(settings.http.host))
-        http = http_server(guarded)
+        gate = AdmissionGate(guarded, admission, log)
+        listeners = open_listeners(services, settings, gate, certificates, admission, budget, stack)
+        without_delay = asyncio.Event()
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         side_tasks = SideTasks(failed)
         stack.push_async_callback(side_tasks.cancel)
 
         await refresh()
-        await data.start()
-        await control.start()
-        side_tasks.start("http", http.serve(sockets=[http_socket]))
+        await listeners.start()
         side_tasks.start("rollouts", rollouts.run(previews.tick, meters.tick))
         side_tasks.start("webhook", webhook.run())
         side_tasks.start("retention", _retain(store, settings.retention, log))
@@ -313,9 +307,17 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         if console:
             side_tasks.start("recent", recent.run())
         side_tasks.start("follow", follow(refresh, revision, availability, root, settings.repository, log))
-        stack.push_async_callback(drain, services, settings, data, control, http, side_tasks)
+        stack.push_async_callback(drain, services, settings, admission, listeners, side_tasks, without_delay)
         try:
-            yield Running(*addresses, services, failed)
+            yield Running(
+                listeners.grpc.address,
+                listeners.http.address,
+                listeners.control.address,
+                services,
+                failed,
+                admission,
+                without_delay,
+            )
         finally:
             readiness_off.set()
             catalog.swap(catalog.snapshot)  # wakes who watches the health
@@ -335,13 +337,17 @@ async def run(settings: Settings) -> int:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
 
-    def on_signal() -> None:
+    interrupted = False
+
+    def on_signal(number: signal.Signals) -> None:
+        nonlocal interrupted
         if stopping.is_set():
             os._exit(1)  # asked twice: no drain, no farewell
+        interrupted = number is signal.SIGINT
         stopping.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
+        loop.add_signal_handler(number, on_signal, number)
     async with running(settings, log) as server:
         log.info("listening", grpc=str(server.grpc), http=str(server.http), control=str(server.control))
         # What lives as long as the process is looked at by no collection from now on: each would stall the loop for it.
@@ -354,6 +360,8 @@ async def run(settings: Settings) -> int:
         failure = server.failed.exception() if server.failed.done() else None
         if failure is not None:
             log.error("a side task died; the server stops", reason=str(failure), exc_info=failure)
+        if interrupted or failure is not None:
+            server.without_delay.set()
         log.info("draining", seconds=settings.drain.timeout_s)
     log.info("stopped")
     return 0 if failure is None else 1

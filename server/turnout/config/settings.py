@@ -28,6 +28,7 @@ from turnout.config.sections import (
     Signing,
     Tracing,
     Transfers,
+    Transport,
     Trials,
     Web,
 )
@@ -118,6 +119,7 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     batching: Batching = Batching()
     runtime: Runtime = Runtime()
+    transport: Transport = Transport()
     drain: Drain = Drain()
     repository: Repository = Repository()
     retention: Retention = Retention()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Generic
 
 from turnout.errors import TurnoutError
-from turnout.routing.preferences import PreferenceReader, Preferences
+from turnout.routing.preferences import NO_PREFERENCES, PreferenceReader, Preferences
 from turnout.rpc.errors import code_name, to_status
 from turnout.rpc.guard import Guard
 from turnout.rpc.reading import SMALL_BYTES, MessageReader, MessageT
@@ -118,8 +118,10 @@ class UnaryExchange(GrpcExchange[MessageT]):
 
     def preferences(self) -> Preferences:
         """Returns what the call's metadata asks for. Raises as `PreferenceReader.read`."""
-        call = self.call
-        return self.endpoint.preferences.read(call.metadata, lambda: call.host)
+        call, reader = self.call, self.endpoint.preferences
+        if not call.mentions(reader.wire_keys):
+            return NO_PREFERENCES
+        return reader.read(call.metadata, lambda: call.host)
 
     def parent(self) -> SpanContext | None:
         """Returns the caller's span."""

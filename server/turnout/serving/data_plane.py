@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from turnout.errors import DeadlineExceeded, Draining, Malformed, ModelFailure, TurnoutError
+from turnout.errors import DeadlineExceeded, Malformed, ModelFailure, TurnoutError
 from turnout.serving.arms import ArmMeter, Cell, FailedRequest
 from turnout.serving.batcher import Answer
 from turnout.serving.catalog import Catalog
@@ -100,13 +100,11 @@ class DataPlane:
         self._code_of = code_of
         self._conversions = conversions
         self._tracer = tracer
-        self._draining = False
         metrics.faults.watch("inference")
         self.draining = asyncio.Event()
 
     def drain(self) -> None:
-        """Refuses new requests from now on; those under way are finished."""
-        self._draining = True
+        """Has what is long-lived on a connection end. No new request comes then: listeners refuse them."""
         self.draining.set()
 
     async def answer(self, exchange: Exchange[T]) -> T:
@@ -189,8 +187,6 @@ class DataPlane:
         route: Route | None = None
         counted: Counted = ()
         try:
-            if self._draining:
-                raise Draining("the server is stopping", retry_after=1.0)
             route = self._route(request, trace)
             handle = route.handle
             if handle.arms:

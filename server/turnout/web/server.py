@@ -1,24 +1,18 @@
 """The HTTP listener: metrics, probes, JSON predictions for people with curl, the Open Inference Protocol."""
 
-import contextlib
-import socket
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp
 
-from turnout.config import Address
-from turnout.errors import ConfigError, ModelFailure
+from turnout.errors import ModelFailure
 from turnout.serving.availability import Availability
 from turnout.telemetry.exposition import Form, negotiate
 from turnout.telemetry.faults import FaultRecorder
 from turnout.web.errors import error_response
-from turnout.web.header_limit import BoundedHttpProtocol
 
 _HTTP = "http"
 """What faults of this listener are counted as."""
@@ -59,7 +53,7 @@ class Web:
         )
 
     async def _unexpected(self, request: Request, error: Exception) -> Response:
-        """Answers where nobody foresaw an error; Starlette has the HTTP server log it after that."""
+        """Answers where nobody foresaw an error; Starlette raises it again after that, and `AdmissionGate` logs it."""
         self.faults.unexpected[_HTTP] += 1
         return error_response(ModelFailure("the request failed inside the server, whose log tells why"))
 
@@ -86,39 +80,3 @@ class Web:
             return JSONResponse(body, status)
         lines = ["ready" if ready else "not ready", *unavailable.values(), *self.availability.notes]
         return PlainTextResponse("".join(f"{line}\n" for line in lines), status)
-
-
-class EmbeddedServer(uvicorn.Server):
-    """uvicorn inside another program's event loop: signals are that program's business."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leaves the signals alone."""
-        yield
-
-
-def http_server(application: ASGIApp) -> EmbeddedServer:
-    """Returns the HTTP server, to be served on a bound socket."""
-    config = uvicorn.Config(
-        application,
-        http=BoundedHttpProtocol,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        server_header=False,
-        ws="none",
-    )
-    return EmbeddedServer(config)
-
-
-def bind(address: Address) -> socket.socket:
-    """Returns a socket bound to `address`.
-
-    Raises:
-        ConfigError: The address cannot be had.
-    """
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    try:
-        return socket.create_server((address.host, address.port), family=family, backlog=2048)
-    except OSError as error:
-        raise ConfigError(f"{address} cannot be listened on: {error.strerror}") from error

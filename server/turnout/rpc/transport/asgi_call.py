@@ -81,12 +81,37 @@ class CallLimits:
 class AsgiCall(RunningCall):
     """One call whose messages travel in ASGI's events."""
 
-    __slots__ = ("_encoding", "_frames", "_half_closed", "_held", "_limits", "_receive", "_send", "gzip", "started")
+    __slots__ = (
+        "_encoding",
+        "_extensions",
+        "_frames",
+        "_half_closed",
+        "_held",
+        "_limits",
+        "_receive",
+        "_send",
+        "gzip",
+        "started",
+    )
 
     def __init__(
-        self, limits: CallLimits, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, send: Send
+        self,
+        limits: CallLimits,
+        counted: bool,
+        scope: Scope,
+        headers: Mapping[bytes, bytes],
+        receive: Receive,
+        send: Send,
     ) -> None:
         """Begins a call.
+
+        Args:
+            limits: Of calls.
+            counted: Whether it is one of those that may be under way.
+            scope: ASGI's.
+            headers: Of the request, of each name one.
+            receive: ASGI's.
+            send: ASGI's.
 
         Raises:
             StatusError: Its headers are not those of a call.
@@ -98,7 +123,8 @@ class AsgiCall(RunningCall):
                 deadline = time.monotonic() + parse_timeout(timeout)
             except ValueError as error:
                 raise refusal(INTERNAL, str(error)) from None
-        super().__init__(scope["headers"], scope.get("client"), deadline)
+        super().__init__(scope["headers"], headers, scope.get("client"), deadline, counted)
+        self._extensions = scope["extensions"]
         self._limits = limits
         self._receive = receive
         self._send = send
@@ -106,11 +132,17 @@ class AsgiCall(RunningCall):
         self._half_closed = False
         self._held = 0
         self._encoding = headers.get(b"grpc-encoding", IDENTITY)
-        if self._encoding not in ENCODINGS:
+        if self._encoding is not IDENTITY and self._encoding not in ENCODINGS:
             named = self._encoding[:64].decode("latin-1")
             raise refusal(UNIMPLEMENTED, f"expected grpc-encoding {ENCODING_NAMES}, got {named!r}")
         self.gzip = limits.gzip and accepts_gzip(headers.get(b"grpc-accept-encoding", b""))
         self.started = False
+
+    @property
+    def certificate(self) -> str:
+        """The client's own certificate, in PEM; "" if it showed none."""
+        chain = self._extensions.get("tls", {}).get("client_cert_chain", ())
+        return str(chain[0]) if chain else ""
 
     async def only_message(self, event: Event) -> bytes:
         """Returns the message of a unary call, whose first event is `event`.

@@ -2,7 +2,10 @@
 
 import asyncio
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from math import inf
+from typing import Any
 
 from google.rpc.status_pb2 import Status
 
@@ -21,23 +24,35 @@ class RunningCall(Stream):
 
     Attributes:
         ending: The status by which this server ends it early; None while it does not.
+        counted: Whether it is one of those that may be under way, and whose end a server that stops waits for.
         answered: Whether its method has returned, and only the end of the answer is still to be sent.
     """
 
-    __slots__ = ("_client", "_deadline", "_headers", "_metadata", "_task", "answered", "ending")
+    __slots__ = ("_client", "_deadline", "_headers", "_metadata", "_names", "_task", "answered", "counted", "ending")
 
-    def __init__(self, headers: Headers, client: "tuple[str, int] | None", deadline: float | None) -> None:
+    def __init__(
+        self,
+        headers: Headers,
+        names: Mapping[bytes, bytes],
+        client: "tuple[str, int] | None",
+        deadline: float | None,
+        counted: bool = True,
+    ) -> None:
         """Begins a call in the task that is running.
 
         Args:
             headers: Of its request.
+            names: The same by name, one of each.
             client: Address and port of who calls; None if that is no TCP connection.
             deadline: By `time.monotonic`; None for none.
+            counted: Whether it is one of those that may be under way.
         """
         self.trailing = ()
         self.ending: Status | None = None
         self.answered = False
+        self.counted = counted
         self._headers = headers
+        self._names = names
         self._client = client
         self._deadline = deadline
         self._metadata: Metadata | None = None
@@ -53,6 +68,10 @@ class RunningCall(Stream):
             except ValueError as error:
                 raise refusal(INVALID_ARGUMENT, str(error)) from None
         return known
+
+    def mentions(self, keys: frozenset[bytes]) -> bool:
+        """Tells whether `metadata` has one of the keys."""
+        return not keys.isdisjoint(self._names)
 
     @property
     def deadline(self) -> float | None:
@@ -89,34 +108,44 @@ class RunningCalls:
 
     def __init__(self) -> None:
         self._calls: set[RunningCall] = set()
+        self._requests: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._armed = inf
-        self._idle = asyncio.Event()
 
     def add(self, call: RunningCall) -> None:
         """Begins to watch a call."""
         self._calls.add(call)
-        deadline = call.deadline
+        deadline = call._deadline
         if deadline is not None and deadline < self._armed:
             self._arm(deadline)
 
     def remove(self, call: RunningCall) -> None:
         """Forgets a call, which has ended."""
-        calls = self._calls
-        calls.discard(call)
-        if not calls:
-            self._idle.set()
+        self._calls.discard(call)
+
+    def end_uncounted(self, status: Status) -> None:
+        """Ends the calls with `status` that nobody waits for: health is watched until the watcher leaves."""
+        for call in self._calls:
+            if not call.counted:
+                call.end(status)
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Counts the task that runs in it as an HTTP request, which is no call and is ended with the calls."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._requests.add(task)
+        try:
+            yield
+        finally:
+            self._requests.discard(task)
 
     def end_all(self, status: Status) -> None:
-        """Ends all calls with `status`."""
+        """Ends all calls with `status`, and HTTP requests without an answer."""
         for call in self._calls:
             call.end(status)
-
-    async def wait_idle(self) -> None:
-        """Returns once no call is under way."""
-        while self._calls:
-            self._idle.clear()
-            await self._idle.wait()
+        for task in self._requests:
+            task.cancel()
 
     def close(self) -> None:
         """Stops the timer."""

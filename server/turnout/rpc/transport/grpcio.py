@@ -77,6 +77,10 @@ class GrpcioCall(Stream):
         """What the client said beside its messages."""
         return tuple(self._context.invocation_metadata() or ())
 
+    def mentions(self, keys: frozenset[bytes]) -> bool:
+        """Tells whether `metadata` has one of the keys."""
+        return any(key.encode() in keys for key, _ in self._context.invocation_metadata() or ())
+
     @property
     def deadline(self) -> float | None:
         """`time.monotonic()` after which the client waits no longer; None if it named no deadline."""
@@ -87,6 +91,14 @@ class GrpcioCall(Stream):
     def host(self) -> str:
         """The caller's IP address; "" if it has none."""
         return peer_host(self._context.peer())
+
+    @property
+    def certificate(self) -> str:
+        """The client's own certificate, in PEM; "" if it showed none, or the call has ended."""
+        if self._context.done():
+            return ""  # the core has let go of the call, and asking it then ends the process
+        found = self._context.auth_context().get("x509_pem_cert", ())
+        return next((pem.decode() for pem in found), "")
 
     async def read(self) -> bytes | None:
         """Returns the client's next message; None once it has sent its last."""

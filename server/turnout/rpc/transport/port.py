@@ -49,6 +49,10 @@ class Call(ABC):
     def metadata(self) -> Metadata:
         """What the client said beside its messages."""
 
+    @abstractmethod
+    def mentions(self, keys: frozenset[bytes]) -> bool:
+        """Tells whether `metadata` has one of the keys, which are ASCII; cheaper than to look for them there."""
+
     @property
     @abstractmethod
     def deadline(self) -> float | None:
@@ -58,6 +62,11 @@ class Call(ABC):
     @abstractmethod
     def host(self) -> str:
         """The caller's IP address; "" if it has none."""
+
+    @property
+    @abstractmethod
+    def certificate(self) -> str:
+        """The client's own certificate, in PEM, which an authority of `tls.client_ca` signed; "" if it showed none."""
 
 
 class Stream(Call):
@@ -100,6 +109,9 @@ Method: TypeAlias = Unary | Streaming
 
 Methods: TypeAlias = Mapping[str, Method]
 """By path: `/package.Service/Method`."""
+
+ALWAYS_TAKEN = "/grpc.health.v1.Health/"
+"""Calls of such a path are taken however many are under way: who looks after a server asks most when it is full."""
 
 
 class Listener(Protocol):
