@@ -25,7 +25,7 @@ from rich.table import Table
 
 from servers import matmul, publish_all
 from turnout.app import running
-from turnout.config import Address, Routing, Settings
+from turnout.config import Address, Routing, Runtime, Settings
 from turnout.routing.preferences import PreferenceReader
 from turnout.rpc.exchange import Endpoint
 from turnout.rpc.guard import Guard
@@ -34,6 +34,7 @@ from turnout.rpc.oip.exchange import InferExchange
 from turnout.rpc.prediction import PredictExchange
 from turnout.rpc.server import Services
 from turnout.rpc.transport.port import Call
+from turnout.serving.data_plane import Pending
 from turnout.serving.inference import InferenceResult
 from turnout.serving.limits import DEFAULT_LIMITS
 from turnout.telemetry.logging import make_logger
@@ -99,7 +100,7 @@ def _stages(
         arrive().parse()
 
     def whole() -> None:
-        plane.begin(arrive())
+        assert not isinstance(plane.begin(arrive()), Pending), "it ran inline"
 
     return {
         "parse": parse,
@@ -137,7 +138,10 @@ def _count_instructions(name: str, stage: Stage) -> None:
 
 async def _run(models: Path, *, counting: bool) -> Mapping[tuple[str, str], float]:
     anywhere = Address("127.0.0.1", 0)
-    settings = Settings(models=models, grpc=anywhere, http=anywhere, control=anywhere)
+    # On a busy machine a run may take so long that the version would be inline no more.
+    settings = Settings(
+        models=models, grpc=anywhere, http=anywhere, control=anywhere, runtime=Runtime(inline_threshold_us=100_000)
+    )
     measured: dict[tuple[str, str], float] = {}
     async with running(settings, make_logger("json", "error")) as server:
         await server.services.catalog.wait_for(lambda snapshot: snapshot.complete)

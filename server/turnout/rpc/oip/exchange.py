@@ -42,7 +42,7 @@ class InferExchange(UnaryExchange[ModelInferRequest]):
     def encode(self, request: InferenceRequest, result: InferenceResult) -> bytes:
         """Returns the answer, serialised; metadata says who gave it. Raises as `unary_answer`, and Exhausted."""
         self.call.trailing = trailing_metadata(result.route)
-        return self.endpoint.sized(unary_answer(self.message.id, result, self._classes, self.endpoint.limits))
+        return self.endpoint.sized(unary_answer(self.parse().id, result, self._classes, self.endpoint.limits))
 
 
 class InferItem(ItemExchange[ModelInferRequest]):
@@ -67,7 +67,7 @@ class InferItem(ItemExchange[ModelInferRequest]):
 
     def encode(self, request: InferenceRequest, result: InferenceResult) -> bytes:
         """Returns the answer, serialised. Raises as `unary_answer`, and Exhausted."""
-        return self.endpoint.sized(stream_answer(self.message.id, result, self._classes, self.endpoint.limits))
+        return self.endpoint.sized(stream_answer(self.parse().id, result, self._classes, self.endpoint.limits))
 
     def refusal(self, request: InferenceRequest, error: TurnoutError) -> bytes:
         """Returns an item that tells an error, and which request it is about."""
@@ -97,7 +97,7 @@ def _decode(
         InvalidRequest, InvalidTensor: A field is not what the protocol says it is, or beyond the limits.
         Unsupported: The request needs shared memory or a sequence.
     """
-    message, limits = item.message, item.endpoint.limits
+    message, limits = item.parse(), item.endpoint.limits
     return exchange.request_of(
         model=message.model_name,
         selector=message.model_version,
