@@ -83,6 +83,7 @@ from turnout.telemetry.tracing.assembly import tracing
 from turnout.threads import Threads
 from turnout.tls.certificates import Certificates
 from turnout.web.admission import AdmissionGate
+from turnout.web.body import BodyReceiver
 from turnout.web.console.application import console_routes
 from turnout.web.console.recent import Recent
 from turnout.web.guard import Guard, is_loopback
@@ -282,12 +283,13 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         admission = Admission(settings.limits.max_requests)
         budget = ReceiveBudget(int(settings.limits.max_unfinished_bytes))
         preferences = PreferenceReader(settings.routing)
-        body_bytes, limits = int(settings.limits.http_max_body_bytes), InputLimits.of(settings.limits)
+        bodies = BodyReceiver(int(settings.limits.http_max_body_bytes), budget)
+        limits = InputLimits.of(settings.limits)
         oip = oip_routes(
-            InferenceEndpoint(inference, preferences, new_request_id, trailing_metadata, body_bytes, limits),
+            InferenceEndpoint(inference, preferences, new_request_id, trailing_metadata, bodies, limits),
             DescriptionEndpoints(Description(router, catalog, services.accepting)),
         )
-        predict = Predict(inference, preferences, router, new_request_id, body_bytes, limits)
+        predict = Predict(inference, preferences, router, new_request_id, bodies, limits)
         web = Web(scrape, services.ready, availability, metrics.faults, [*predict.routes(), *oip], console)
         guarded = Guard(web.application(), settings.web.hosts, loopback=is_loopback(settings.http.host))
         gate = AdmissionGate(guarded, admission, log)
