@@ -18,7 +18,7 @@ from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
 from turnout.admission import Admission, ReceiveBudget
-from turnout.config import Address, Retention, Settings
+from turnout.config import Address, ModelTable, Retention, Settings
 from turnout.errors import Unavailable
 from turnout.host import lower_priority, return_freed_memory
 from turnout.life import SideTasks, drain
@@ -30,6 +30,7 @@ from turnout.registry.repository import Repository
 from turnout.registry.standing import Declared
 from turnout.registry.trust import Trust
 from turnout.registry.uploads import Uploads
+from turnout.reload import Reloader
 from turnout.rollout.attempt import Entry, Rollout
 from turnout.rollout.changes.operations import Operations
 from turnout.rollout.clock import SYSTEM_CLOCK, Clock
@@ -75,7 +76,7 @@ from turnout.startup import NEW_STORE, prepare_log, prepare_repository, store_is
 from turnout.state.store import StateStore
 from turnout.telemetry.exposition import Form
 from turnout.telemetry.gpu import Gpu
-from turnout.telemetry.logging import AccessLog, LibraryLogs, make_logger
+from turnout.telemetry.logging import AccessLog, LibraryLogs, Threshold, make_logger
 from turnout.telemetry.metrics import Metrics
 from turnout.telemetry.reading import Reading
 from turnout.telemetry.resources import Memory
@@ -83,6 +84,7 @@ from turnout.telemetry.tracing.assembly import tracing
 from turnout.threads import Threads
 from turnout.tls.certificates import Certificates
 from turnout.web.admission import AdmissionGate
+from turnout.web.body import BodyReceiver
 from turnout.web.console.application import console_routes
 from turnout.web.console.recent import Recent
 from turnout.web.guard import Guard, is_loopback
@@ -114,6 +116,7 @@ class Running:
         services: What the listeners serve.
         failed: Done when a part that must not end ended; its exception says why.
         admission: Says which requests are taken.
+        reloader: Puts changed settings into force.
         without_delay: Set to have the drain begin at once: nobody waits for it but whoever stops the server.
     """
 
@@ -123,22 +126,31 @@ class Running:
     services: Services
     failed: "asyncio.Future[None]"
     admission: Admission
+    reloader: Reloader
     without_delay: asyncio.Event
 
 
 @asynccontextmanager
-async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[Running]:
+async def running(
+    settings: Settings,
+    log: FilteringBoundLogger,
+    clock: Clock = SYSTEM_CLOCK,
+    threshold: Threshold | None = None,
+) -> AsyncIterator[Running]:
     """Runs a server for as long as the context is entered; leaving it drains and stops the server.
 
     Args:
         settings: Of the server.
         log: Where it is told what happens.
         clock: That rollouts and the events of the state store go by.
+        threshold: Of the log, where its level can change.
 
     Raises:
         ConfigError: An address cannot be had, or a setting cannot be met here.
         Unavailable: The state store does not answer.
     """
+    models = ModelTable(settings.model)
+    read, settings = settings, settings.model_copy(update={"model": models})
     async with AsyncExitStack() as stack:
         stack.enter_context(LibraryLogs(log))
         starting = Threads("start")
@@ -282,17 +294,20 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         admission = Admission(settings.limits.max_requests)
         budget = ReceiveBudget(int(settings.limits.max_unfinished_bytes))
         preferences = PreferenceReader(settings.routing)
-        body_bytes, limits = int(settings.limits.http_max_body_bytes), InputLimits.of(settings.limits)
+        bodies = BodyReceiver(int(settings.limits.http_max_body_bytes), budget)
+        limits = InputLimits.of(settings.limits)
         oip = oip_routes(
-            InferenceEndpoint(inference, preferences, new_request_id, trailing_metadata, body_bytes, limits),
+            InferenceEndpoint(inference, preferences, new_request_id, trailing_metadata, bodies, limits),
             DescriptionEndpoints(Description(router, catalog, services.accepting)),
         )
-        predict = Predict(inference, preferences, router, new_request_id, body_bytes, limits)
+        predict = Predict(inference, preferences, router, new_request_id, bodies, limits)
         web = Web(scrape, services.ready, availability, metrics.faults, [*predict.routes(), *oip], console)
         guarded = Guard(web.application(), settings.web.hosts, loopback=is_loopback(settings.http.host))
         gate = AdmissionGate(guarded, admission, log)
         listeners = open_listeners(services, settings, gate, certificates, admission, budget, stack)
         without_delay = asyncio.Event()
+        threshold = threshold or Threshold(settings.log.level)
+        reloader = Reloader(read, models, threshold, certificates.reload, refresh, log)
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         side_tasks = SideTasks(failed)
         stack.push_async_callback(side_tasks.cancel)
@@ -316,6 +331,7 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
                 services,
                 failed,
                 admission,
+                reloader,
                 without_delay,
             )
         finally:
@@ -323,8 +339,12 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             catalog.swap(catalog.snapshot)  # wakes who watches the health
 
 
-async def run(settings: Settings) -> int:
-    """Runs a server until SIGTERM or SIGINT; a second signal ends the process at once.
+async def run(settings: Settings, read: Callable[[], Settings] | None = None) -> int:
+    """Runs a server until SIGTERM or SIGINT; a second signal ends the process at once. SIGHUP reloads the settings.
+
+    Args:
+        settings: Of the server.
+        read: Reads them anew; it raises ConfigError if they are wrong. None: SIGHUP reads certificates only.
 
     Returns:
         The exit code: 0 after a drain, 1 where a part that must not end did.
@@ -333,7 +353,8 @@ async def run(settings: Settings) -> int:
         ConfigError, Unavailable: As `running`.
     """
     return_freed_memory()
-    log = make_logger(settings.log.format, settings.log.level)
+    threshold = Threshold(settings.log.level)
+    log = make_logger(settings.log.format, threshold)
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
 
@@ -348,7 +369,15 @@ async def run(settings: Settings) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
-    async with running(settings, log) as server:
+    async with running(settings, log, threshold=threshold) as server:
+        reloads = set[asyncio.Task[None]]()
+
+        def on_hangup() -> None:
+            task = loop.create_task(server.reloader.reload(read or (lambda: settings)))
+            reloads.add(task)
+            task.add_done_callback(reloads.discard)
+
+        loop.add_signal_handler(signal.SIGHUP, on_hangup)
         log.info("listening", grpc=str(server.grpc), http=str(server.http), control=str(server.control))
         # What lives as long as the process is looked at by no collection from now on: each would stall the loop for it.
         gc.collect()
