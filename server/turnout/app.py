@@ -87,6 +87,9 @@ from turnout.web.oip.description import DescriptionEndpoints
 from turnout.web.oip.inference import InferenceEndpoint
 from turnout.web.oip.routes import oip_routes
 from turnout.web.server import Web, bind, http_server
+from turnout.workers.member import Member
+from turnout.workers.peers import Peers
+from turnout.workers.snapshot import encode
 
 _SCRAPE_READ_SECONDS = 1.0
 """What a driver may take to answer a scrape, which then shows what it said last."""
@@ -119,13 +122,16 @@ class Running:
 
 
 @asynccontextmanager
-async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[Running]:
+async def running(
+    settings: Settings, log: FilteringBoundLogger, clock: Clock = SYSTEM_CLOCK, member: Member | None = None
+) -> AsyncIterator[Running]:
     """Runs a server for as long as the context is entered; leaving it drains and stops the server.
 
     Args:
         settings: Of the server.
         log: Where it is told what happens.
         clock: That rollouts and the events of the state store go by.
+        member: What this server is as one of several workers; None where it is alone.
 
     Raises:
         ConfigError: An address cannot be had, or a setting cannot be met here.
@@ -229,6 +235,7 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         if settings.console.enabled:
             token = settings.console.token.get_secret_value()
             console = console_routes(catalog, policies, shadows, rollouts, explainer, recent, token, log)
+        peers = None if member is None else Peers(member, manager, catalog, refresh, log)
         services = Services(
             inference=inference,
             catalog=catalog,
@@ -248,6 +255,7 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             log=log,
             availability=availability,
             tracer=tracer,
+            peers=peers,
         )
         readiness_off = asyncio.Event()
 
@@ -258,7 +266,7 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         )
         gpus = Reading[Sequence[Gpu]](lambda: scraping.run(_gpus, nvml, manager.devices), ())
 
-        async def scrape(form: Form) -> bytes:
+        async def sample() -> None:
             manager.sample()
             if tracer is not None:
                 tracer.flush()  # what it traced gives examples of what is counted
@@ -267,7 +275,14 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             record_rollouts(rollouts, meters, metrics.rollouts)
             metrics.server.memory = await memory.value(_SCRAPE_READ_SECONDS)
             metrics.server.gpus = await gpus.value(_SCRAPE_READ_SECONDS)
+
+        async def scrape(form: Form) -> bytes:
+            await sample()
             return await metrics.scrape(form)
+
+        async def snapshot(_: bytes = b"") -> bytes:
+            await sample()
+            return await encode(metrics.snapshot())
 
         preferences = PreferenceReader(settings.routing)
         body_bytes, limits = int(settings.limits.http_max_body_bytes), InputLimits.of(settings.limits)
@@ -280,7 +295,7 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             inference,
             preferences,
             router,
-            scrape,
+            scrape if member is None else member.scrape,
             services.ready,
             availability,
             new_request_id,
@@ -291,13 +306,19 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             console,
             tracer,
         )
+        if peers is not None and member is not None:
+            member.answers("snapshot", snapshot)
+            stack.push_async_callback(_leave, member, snapshot)
+            if member.start.waits:
+                await refresh()
+                await peers.wait_to_listen()
         data, control = data_server(services, settings), control_server(services, settings)
-        http_socket = bind(settings.http)
+        http_socket = bind(settings.http, reuse_port=member is not None)
         stack.callback(http_socket.close)
         addresses = (
             listen(data, settings.grpc),
             Address(settings.http.host, http_socket.getsockname()[1]),
-            listen(control, settings.control),
+            listen(control, settings.control) if member is None or member.start.control else settings.control,
         )
         guarded = Guard(web.application(), settings.web.hosts, loopback=is_loopback(settings.http.host))
         http = http_server(guarded)
@@ -308,6 +329,9 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         await refresh()
         await data.start()
         await control.start()
+        if peers is not None and member is not None:
+            await member.listening()
+            side_tasks.start("readiness", peers.tell_ready())
         side_tasks.start("http", http.serve(sockets=[http_socket]))
         side_tasks.start("rollouts", rollouts.run(previews.tick, meters.tick))
         side_tasks.start("webhook", webhook.run())
@@ -324,8 +348,16 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             catalog.swap(catalog.snapshot)  # wakes who watches the health
 
 
-async def run(settings: Settings) -> int:
+async def _leave(member: Member, snapshot: Callable[[], Awaitable[bytes]]) -> None:
+    await member.leave(await snapshot())
+
+
+async def run(settings: Settings, member: Member | None = None) -> int:
     """Runs a server until SIGTERM or SIGINT; a second signal ends the process at once.
+
+    Args:
+        settings: Of the server.
+        member: What it is as one of several workers; it drains when its parent is gone, too.
 
     Returns:
         The exit code: 0 after a drain, 1 where a part that must not end did.
@@ -335,18 +367,29 @@ async def run(settings: Settings) -> int:
     """
     return_freed_memory()
     log = make_logger(settings.log.format, settings.log.level)
+    if member is not None:
+        log = log.bind(worker=member.start.index)
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
 
     def on_signal() -> None:
         if stopping.is_set():
             os._exit(1)  # asked twice: no drain, no farewell
+        stop()
+
+    def stop() -> None:
         stopping.set()
+        if member is not None:
+            member.listen_now.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    async with running(settings, log) as server:
-        log.info("listening", grpc=str(server.grpc), http=str(server.http), control=str(server.control))
+    if member is not None:
+        member.on_parents_end(stop)
+        loop.add_signal_handler(signal.SIGHUP, log.info, "nothing is reloaded on SIGHUP")
+    async with running(settings, log, member=member) as server:
+        if member is None:
+            log.info("listening", grpc=str(server.grpc), http=str(server.http), control=str(server.control))
         # What lives as long as the process is looked at by no collection from now on: each would stall the loop for it.
         gc.collect()
         gc.freeze()

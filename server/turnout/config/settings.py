@@ -34,6 +34,7 @@ from turnout.config.sections import (
 from turnout.config.values import (
     Address,
     AddressField,
+    Count,
     DatabaseUrl,
     Directory,
     Durations,
@@ -71,7 +72,11 @@ class ModelOverrides(Section):
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """What holds for one model: its own settings over everybody's."""
+    """What holds for one model: its own settings over everybody's.
+
+    Attributes:
+        workers: Processes that share the cores.
+    """
 
     load: Load
     slo_ms: tuple[float, ...]
@@ -82,6 +87,7 @@ class ModelSettings:
     shadow: ShadowLane
     signing: Signing
     trials: Trials
+    workers: int
 
 
 S = TypeVar("S", bound=Section)
@@ -97,6 +103,9 @@ class Settings(BaseSettings):
             on it changes what is served.
         http: The same over HTTP, with metrics, probes and the console.
         control: The operators' listener; loopback, since whoever reaches it decides what is served.
+        workers: Processes that serve, on the same ports. Each loads every version. `runtime.runners` and `processes`,
+            `limits.max_queue_requests` and `_bytes`, `shadow.max_inflight` and `max_queue_*`, `loading.concurrency` and
+            `runtime.arena_limit_bytes` are divided between them, 1 each at least. Linux only.
         model: By model name.
     """
 
@@ -113,6 +122,7 @@ class Settings(BaseSettings):
     grpc: AddressField = Address("0.0.0.0", 8001)  # noqa: S104 - see the docstring
     http: AddressField = Address("0.0.0.0", 8000)  # noqa: S104
     control: AddressField = Address("127.0.0.1", 8003)
+    workers: Annotated[Count, Field(le=256)] = 1
     limits: Limits = Limits()
     batching: Batching = Batching()
     runtime: Runtime = Runtime()
@@ -163,6 +173,7 @@ class Settings(BaseSettings):
             shadow=_over(self.shadow, own.shadow),
             signing=_over(self.signing, own.signing),
             trials=_over(self.trials, own.trials),
+            workers=self.workers,
         )
 
 

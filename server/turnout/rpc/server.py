@@ -36,6 +36,7 @@ from turnout.serving.limits import InputLimits
 from turnout.serving.manager import Manager
 from turnout.telemetry.metrics import Metrics
 from turnout.telemetry.tracing.tracer import Tracer
+from turnout.workers.peers import Peers
 from turnout_proto.oip import inference_pb2 as oip_pb2
 from turnout_proto.v1 import (
     catalog_pb2,
@@ -77,6 +78,7 @@ class Services:
         log: Tells of messages that are refused, and of errors that nobody foresaw.
         availability: What the server depends on and cannot reach now.
         tracer: Traces requests; None where tracing is off.
+        peers: The other workers; None where this server is alone.
     """
 
     inference: Inference
@@ -97,15 +99,23 @@ class Services:
     log: FilteringBoundLogger
     availability: Availability
     tracer: Tracer | None = None
+    peers: Peers | None = None
+
+    @property
+    def loads(self) -> Manager | Peers:
+        """What loads and unloads versions, in every worker."""
+        return self.peers or self.manager
 
     def ready(self) -> bool:
         """Tells whether traffic should be sent here: all that should be loaded is, and the server does not drain."""
-        return self.catalog.snapshot.complete and self.accepting()
+        others = self.peers is None or self.peers.others_ready()
+        return self.catalog.snapshot.complete and self.accepting() and others
 
 
 def data_server(services: Services, settings: Settings) -> grpc.aio.Server:
     """Returns the listener for clients: prediction, catalog, OIP, health, reflection. Nothing on it changes a thing."""
-    server = grpc.aio.server(options=_options(settings))
+    # Of several workers each listens on the port, which their parent keeps for them.
+    server = grpc.aio.server(options=_options(settings, reuse_port=services.peers is not None))
     guard = _guard(services, settings)
     guarded = GuardedServer(server, guard)
     allowed = settings.oip.allow_repository_control
@@ -120,7 +130,8 @@ def data_server(services: Services, settings: Settings) -> grpc.aio.Server:
 
 def control_server(services: Services, settings: Settings) -> grpc.aio.Server:
     """Returns the listener for operators: all of the data listener, and control, registry and channelz besides."""
-    server = grpc.aio.server(options=[*_options(settings), ("grpc.enable_channelz", 1)])
+    options = _options(settings, reuse_port=services.peers is not None)
+    server = grpc.aio.server(options=[*options, ("grpc.enable_channelz", 1)])
     guard = _guard(services, settings)
     guarded = GuardedServer(server, guard)
     _add_data_services(server, guarded, guard, services, settings, allow_repository_control=True)
@@ -138,6 +149,7 @@ def control_server(services: Services, settings: Settings) -> grpc.aio.Server:
             router=services.router,
             metrics=services.metrics,
             accepting=services.accepting,
+            peers=services.peers,
         ),
         guarded,  # type: ignore[arg-type] # as far as generated code uses it, it is a server
     )
@@ -191,7 +203,7 @@ def _add_data_services(
         preferences=preferences,
         router=services.router,
         catalog=services.catalog,
-        control=services.manager,
+        control=services.loads,
         accepting=services.accepting,
         allow_repository_control=allow_repository_control,
         max_stream_items=max_items,
@@ -211,12 +223,12 @@ def _add_reflection(guarded: GuardedServer, names: Sequence[str]) -> None:
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, guarded)
 
 
-def _options(settings: Settings) -> list[tuple[str, int]]:
+def _options(settings: Settings, *, reuse_port: bool) -> list[tuple[str, int]]:
     size = int(settings.limits.max_message_bytes)
     return [
         ("grpc.max_receive_message_length", size),
         ("grpc.max_send_message_length", size),
-        ("grpc.so_reuseport", 0),  # two servers on one port by mistake would share its traffic unnoticed
+        ("grpc.so_reuseport", int(reuse_port)),  # two servers on one port by mistake would share its traffic unnoticed
         # Clients keep idle connections alive with pings; the default answers that with GOAWAY "too_many_pings".
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),

@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from turnout.config import Address
-from turnout.errors import ConfigError, InvalidRequest, InvalidTensor, ModelFailure, TurnoutError
+from turnout.errors import ConfigError, InvalidRequest, InvalidTensor, ModelFailure, TurnoutError, Unavailable
 from turnout.oip.json_tensors import from_nested, to_nested
 from turnout.registry.signature import Signature
 from turnout.routing.preferences import PreferenceReader
@@ -95,7 +95,11 @@ class Web:
     async def metrics(self, request: Request) -> Response:
         """The metrics, as Prometheus reads them: in OpenMetrics where that is asked for."""
         form = negotiate(", ".join(request.headers.getlist("accept")))
-        return Response(await self.scrape(form), media_type=form.value, headers={"Vary": "Accept"})
+        try:
+            text = await self.scrape(form)
+        except Unavailable as error:  # the parent of several workers does not answer
+            return error_response(error)
+        return Response(text, media_type=form.value, headers={"Vary": "Accept"})
 
     async def livez(self, _: Request) -> Response:
         """200 while the process runs its event loop at all."""
@@ -225,14 +229,18 @@ def http_server(application: ASGIApp) -> EmbeddedServer:
     return EmbeddedServer(config)
 
 
-def bind(address: Address) -> socket.socket:
+def bind(address: Address, *, reuse_port: bool = False) -> socket.socket:
     """Returns a socket bound to `address`.
+
+    Args:
+        address: Where.
+        reuse_port: Other workers listen there too.
 
     Raises:
         ConfigError: The address cannot be had.
     """
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
-        return socket.create_server((address.host, address.port), family=family, backlog=2048)
+        return socket.create_server((address.host, address.port), family=family, backlog=2048, reuse_port=reuse_port)
     except OSError as error:
         raise ConfigError(f"{address} cannot be listened on: {error.strerror}") from error

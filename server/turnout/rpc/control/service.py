@@ -16,6 +16,7 @@ from turnout.serving.catalog import Catalog
 from turnout.serving.inference import Router
 from turnout.serving.manager import Manager
 from turnout.telemetry.metrics import Metrics
+from turnout.workers.peers import Peers
 from turnout_proto.v1 import control_pb2_grpc
 
 
@@ -38,8 +39,10 @@ class ControlServicer(
         router: Router,
         metrics: Metrics,
         accepting: Callable[[], bool],
+        peers: Peers | None,
     ) -> None:
-        VersionMethods.__init__(self, manager, catalog, declarer, rollouts)
-        TrafficMethods.__init__(self, traffic, policies, catalog, explainer, shadows, rollouts.answers)
+        self.settled = None if peers is None else peers.follow
+        VersionMethods.__init__(self, peers or manager, manager.refresh, catalog, declarer, rollouts)
+        TrafficMethods.__init__(self, traffic, policies, catalog, explainer, shadows, rollouts.answers, peers)
         RolloutMethods.__init__(self, rollouts, previews)
-        ActivityMethods.__init__(self, manager, catalog, policies, router, rollouts, metrics, accepting)
+        ActivityMethods.__init__(self, manager, catalog, policies, router, rollouts, metrics, accepting, peers)

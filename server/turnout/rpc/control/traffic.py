@@ -20,6 +20,7 @@ from turnout.rpc.control.messages import (
     state_message,
 )
 from turnout.serving.catalog import Catalog
+from turnout.workers.peers import Peers
 from turnout_proto.v1 import traffic_pb2 as pb
 
 _MAX_KEY = 1024
@@ -38,6 +39,7 @@ class TrafficMethods:
         explainer: Explainer,
         shadows: Shadows,
         answers: Callable[[str], Answers],
+        peers: Peers | None,
     ) -> None:
         self._traffic = traffic
         self._policies = policies
@@ -45,6 +47,7 @@ class TrafficMethods:
         self._explainer = explainer
         self._shadows = shadows
         self._answers_now = answers
+        self._peers = peers
 
     @refusing
     async def GetTraffic(self, request: pb.GetTrafficRequest, _: Context) -> pb.GetTrafficResponse:  # noqa: N802 - gRPC's
