@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-_FIRST_SECONDS = 0.5
 _MOST_SECONDS = 30.0
 
 STEADY_SECONDS = 10.0
@@ -18,11 +17,13 @@ class Restarts:
 
     Attributes:
         count: Times that it was started again.
+        first_seconds: Pause after the second early death in a row.
         early: Deaths in a row, each less than `STEADY_SECONDS` after it was ready, or before that.
     """
 
     count: int = 0
     early: int = 0
+    first_seconds: float = 0.5
 
     def died(self, served_seconds: float) -> float:
         """Counts a death; returns the seconds until the next start.
@@ -35,7 +36,7 @@ class Restarts:
         """
         self.early = 0 if served_seconds >= STEADY_SECONDS else self.early + 1
         self.count += 1
-        return 0.0 if self.early <= 1 else float(min(_FIRST_SECONDS * 2 ** (self.early - 2), _MOST_SECONDS))
+        return 0.0 if self.early <= 1 else float(min(self.first_seconds * 2 ** (self.early - 2), _MOST_SECONDS))
 
     @property
     def hopeless(self) -> bool:

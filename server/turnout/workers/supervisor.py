@@ -9,8 +9,8 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import Process
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.process_collector import ProcessCollector
@@ -34,6 +34,8 @@ _TELL_SECONDS = 5.0
 _LAST_SECONDS = 15.0
 """What a worker may take to end beyond the time of its drain, before it is killed."""
 
+PROGRAM = (sys.executable, "-m", "turnout.worker")
+
 _PARENT = "parent"
 """What `worker` is of the parent's own series."""
 
@@ -52,7 +54,7 @@ class Worker:
     """
 
     index: int
-    restarts: Restarts = field(default_factory=Restarts)
+    restarts: Restarts
     process: Process | None = None
     link: Link | None = None
     listening: bool = False
@@ -67,16 +69,25 @@ class Worker:
 class Supervisor:
     """The parent of one server's workers."""
 
-    def __init__(self, settings: Settings, log: FilteringBoundLogger) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        log: FilteringBoundLogger,
+        program: Sequence[str] = PROGRAM,
+        restarts: Callable[[], Restarts] = Restarts,
+    ) -> None:
         """Prepares; nothing is started.
 
         Args:
             settings: Of the server; its ports are those that are kept for it.
             log: Where starts and ends are told.
+            program: What a worker runs, given the number of its end of a socket pair.
+            restarts: Makes what counts the deaths of one worker.
         """
         self._settings = settings
         self._log = log
-        self._workers = [Worker(index) for index in range(settings.workers)]
+        self._program = program
+        self._workers = [Worker(index, restarts()) for index in range(settings.workers)]
         self._totals = Totals()
         self._counting = asyncio.Lock()  # an older snapshot that is taken after a newer one would look like a reset
         self._asked: dict[tuple[str, str], bool] = {}
@@ -109,6 +120,7 @@ class Supervisor:
             for failure in failures:
                 if failure is not None:
                     raise failure
+        self._log.info("stopped")
         return self._code
 
     @contextlib.contextmanager
@@ -181,7 +193,7 @@ class Supervisor:
         with theirs:
             # A group of its own: Ctrl-C is for the parent, which tells the workers.
             worker.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "turnout.worker", str(theirs.fileno()),
+                *self._program, str(theirs.fileno()),
                 pass_fds=[theirs.fileno()], process_group=0, stdin=asyncio.subprocess.DEVNULL,
             )  # fmt: skip
         try:
