@@ -61,7 +61,7 @@ def serve(
             if gpu:
                 check_gpus(settings)
             code = asyncio.run(supervise(settings, make_logger(settings.log.format, settings.log.level)))
-            raise typer.Exit(code)
+            end_process(code)
         from turnout.app import run
 
         with asyncio.Runner(loop_factory=loop_factory(gpu=gpu)) as runner:
