@@ -46,7 +46,8 @@ def _rolled_out(server: Server, scene: Scene) -> tuple[int, Harm]:
         console.print(f"real files come in, at most {RATE:.0f} a second, half of them with a user's key", style="dim")
         bound, first = _before(load)
         plan = str(PLAN_FILE.relative_to(Path.cwd())) if PLAN_FILE.is_relative_to(Path.cwd()) else str(PLAN_FILE)
-        arguments = ("--to", scene.candidate, "--plan", plan, "--actor", "demo", "--reason", scene.title)
+        metrics = ("--metrics", ",".join(scene.plan["metrics"]))
+        arguments = ("--to", scene.candidate, *metrics, "--plan", plan, "--actor", "demo", "--reason", scene.title)
         steer(server, "rollout", "start", "magika", *arguments)
         code = watch(server, "magika")
         seen = load.got[first:]

@@ -38,6 +38,9 @@ PLAN_FILE = Path(__file__).with_name("plan.toml")
 PLAN: Mapping[str, Any] = tomllib.loads(PLAN_FILE.read_text())
 """Compressed in time; the file says how."""
 
+LATENCY = ("errors", "p90", "stalled")
+"""Metrics of rollouts whose candidate is slow: too few requests pass p95 and p99 within a minute."""
+
 SHADOWED: Mapping[str, Any] = PLAN | {
     "shadow": {"rate": 1.0, "duration_s": 30.0, "agreement": 0.99, "min_samples": 200}
 }
@@ -88,7 +91,7 @@ SCENES: Mapping[str, Scene] = {
     "good": Scene(
         "a good candidate", "3.2.0", ORIGINAL, PLAN, "succeeded", f"{ORIGINAL} is the baseline", rate=1.5 * RATE
     ),
-    "slow": _bad("slow", "one made slow", "slower than the baseline's p90"),
+    "slow": _bad("slow", "one made slow", "slower than the baseline's p90", PLAN | {"metrics": LATENCY}),
     "raises": _bad("raises", "one that raises", "errors: "),
     "perturbed": _bad("perturbed", "one with other answers", "copies disagreed", SHADOWED),
     # Many clients that wait long: those that give up would be errors, and what is to be seen is that no answer comes.
@@ -96,6 +99,7 @@ SCENES: Mapping[str, Scene] = {
         "hangs",
         "one that hangs",
         "slower than",
+        PLAN | {"metrics": LATENCY},
         rate=RATE / 2,
         in_flight=200,
         patience=120.0,

@@ -53,7 +53,9 @@ from turnout.routing.weights import record_epochs, record_weights
 from turnout.rpc.codec import new_request_id, trailing_metadata
 from turnout.rpc.errors import code_name
 from turnout.rpc.registry.service import RegistryServicer
-from turnout.rpc.server import Services, control_server, data_server, listen
+from turnout.rpc.server import Services, control_methods, data_methods, listen
+from turnout.rpc.transport.elsewhere import ElsewhereListener
+from turnout.rpc.transport.port import Listener
 from turnout.serving import providers
 from turnout.serving.availability import Availability
 from turnout.serving.catalog import Catalog
@@ -80,6 +82,7 @@ from turnout.telemetry.reading import Reading
 from turnout.telemetry.resources import Memory
 from turnout.telemetry.tracing.assembly import tracing
 from turnout.threads import Threads
+from turnout.tls.certificates import Certificates
 from turnout.web.console.application import console_routes
 from turnout.web.console.recent import Recent
 from turnout.web.guard import Guard, is_loopback
@@ -141,6 +144,10 @@ async def running(
         stack.enter_context(LibraryLogs(log))
         starting = Threads("start")
         stack.callback(starting.shutdown)
+        metrics = Metrics()
+        certificates = Certificates(settings.tls, metrics.server.tls, log)
+        stack.callback(certificates.close)
+        await starting.run(certificates.load)
         await starting.run(providers.start_runtime)
         root = await starting.run(prepare_repository, settings, log)
         store = await starting.run(StateStore.open, settings.state_url, now=clock.now)
@@ -149,7 +156,7 @@ async def running(
         if nvml is not None:
             stack.callback(nvml.close)
 
-        repository, catalog, metrics = Repository(root), Catalog(), Metrics()
+        repository, catalog = Repository(root), Catalog()
         new_store = await starting.run(store_is_new, repository, store, log)
         await starting.run(prepare_log, repository, store, settings, log)
         policies = Policies()
@@ -235,6 +242,7 @@ async def running(
         if settings.console.enabled:
             token = settings.console.token.get_secret_value()
             console = console_routes(catalog, policies, shadows, rollouts, explainer, recent, token, log)
+        shared = member is not None
         peers = None if member is None else Peers(member, manager, catalog, refresh, log)
         services = Services(
             inference=inference,
@@ -312,13 +320,18 @@ async def running(
             if member.start.waits:
                 await refresh()
                 await peers.wait_to_listen()
-        data, control = data_server(services, settings), control_server(services, settings)
-        http_socket = bind(settings.http, reuse_port=member is not None)
+        data = listen(data_methods(services, settings), settings.grpc, settings, certificates.source("grpc"), shared)
+        operators = control_methods(services, settings)
+        control: Listener = ElsewhereListener(settings.control)
+        if member is None or member.start.control:  # of several workers, one has it
+            identity = certificates.source("control")
+            control = listen(operators, settings.control, settings, identity, shared, channelz=True)
+        http_socket = bind(settings.http, reuse_port=shared)
         stack.callback(http_socket.close)
         addresses = (
-            listen(data, settings.grpc),
+            data.address,
             Address(settings.http.host, http_socket.getsockname()[1]),
-            listen(control, settings.control) if member is None or member.start.control else settings.control,
+            control.address,
         )
         guarded = Guard(web.application(), settings.web.hosts, loopback=is_loopback(settings.http.host))
         http = http_server(guarded)
@@ -336,6 +349,7 @@ async def running(
         side_tasks.start("rollouts", rollouts.run(previews.tick, meters.tick))
         side_tasks.start("webhook", webhook.run())
         side_tasks.start("retention", _retain(store, settings.retention, log))
+        side_tasks.start("tls", certificates.watch())
         side_tasks.start("uploads", _expire(repository, uploads, settings.transfers.keep_s))
         if console:
             side_tasks.start("recent", recent.run())

@@ -4,11 +4,10 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-import grpc
-
 from turnout.config import Settings
 from turnout.errors import Draining
 from turnout.rpc.server import Services
+from turnout.rpc.transport.port import Listener
 from turnout.web.server import EmbeddedServer
 
 _SHADOWS_CLOSE_SECONDS = 1.0
@@ -52,8 +51,8 @@ class SideTasks:
 async def drain(
     services: Services,
     settings: Settings,
-    data: grpc.aio.Server,
-    control: grpc.aio.Server,
+    data: Listener,
+    control: Listener,
     http: EmbeddedServer,
     side_tasks: SideTasks,
 ) -> None:

@@ -41,5 +41,5 @@ async def test_no_message_gets_an_answer_that_nobody_foresaw(publish_model, star
     assert {service for service, count in malformed if float(count)} >= {
         "turnout.v1.PredictionService", "inference.GRPCInferenceService", "turnout.v1.CatalogService",
         "turnout.v1.ControlService", "turnout.v1.RegistryService", "grpc.health.v1.Health",
-        "grpc.reflection.v1alpha.ServerReflection", "grpc.channelz.v1.Channelz",
+        "grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection", "grpc.channelz.v1.Channelz",
     }  # fmt: skip

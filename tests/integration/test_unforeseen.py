@@ -7,7 +7,7 @@ import grpc
 import httpx
 import pytest
 from google.protobuf.descriptor import MethodDescriptor
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 
 from fuzzing import methods_of_all_services
 from onnx_models import scaled
@@ -17,6 +17,7 @@ from turnout.rpc.control.traffic import TrafficMethods
 from turnout.rpc.health import HealthServicer
 from turnout.rpc.oip import exchange
 from turnout.rpc.oip.service import REFUSED
+from turnout.rpc.reflection import ReflectionServicer
 from turnout.rpc.registry.service import RegistryServicer
 from turnout.web import server as web
 from turnout.web.oip import inference as rest
@@ -118,7 +119,7 @@ BREAKS = {
     "registry in": (RegistryServicer, "_next", "/turnout.v1.RegistryService/UploadFiles", (True, False), b""),
     "registry out": (RegistryServicer, "_fetch", "/turnout.v1.RegistryService/FetchVersion", (False, True),
                      registry_pb2.FetchVersionRequest(model="m", version="1.0.0").SerializeToString()),
-    "reflection": (reflection.aio.ReflectionServicer, "_list_services",
+    "reflection": (ReflectionServicer, "_answer",
                    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", (True, True),
                    reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()),
 }  # fmt: skip

@@ -26,14 +26,19 @@ from turnout.config.sections import (
 )
 from turnout.config.settings import ModelOverrides, ModelSettings, Settings
 from turnout.config.sources import Loaded, load_settings
+from turnout.config.tls import LISTENERS, ClientCertificates, ListenerName, ListenerTls, Tls
 from turnout.config.values import Address, Load, LoadAll, LoadLatest, LoadSelectors, Provider
 
 __all__ = [
+    "LISTENERS",
     "Address",
     "Batching",
+    "ClientCertificates",
     "Console",
     "Drain",
     "Limits",
+    "ListenerName",
+    "ListenerTls",
     "Load",
     "LoadAll",
     "LoadLatest",
@@ -54,6 +59,7 @@ __all__ = [
     "Settings",
     "ShadowLane",
     "Signing",
+    "Tls",
     "Tracing",
     "Transfers",
     "Trials",

@@ -31,6 +31,7 @@ from turnout.config.sections import (
     Trials,
     Web,
 )
+from turnout.config.tls import Tls
 from turnout.config.values import (
     Address,
     AddressField,
@@ -123,6 +124,7 @@ class Settings(BaseSettings):
     http: AddressField = Address("0.0.0.0", 8000)  # noqa: S104
     control: AddressField = Address("127.0.0.1", 8003)
     workers: Annotated[Count, Field(le=256)] = 1
+    tls: Tls = Tls()
     limits: Limits = Limits()
     batching: Batching = Batching()
     runtime: Runtime = Runtime()

@@ -20,7 +20,12 @@ DEFAULT_FILE = Path("turnout.toml")
 PREFIX = "TURNOUT_"
 
 FILE_VARIABLE = "TURNOUT_CONFIG"
-"""Names the file; the one variable that is no setting."""
+"""Names the file; no setting itself."""
+
+CLIENT_VARIABLES = ("TURNOUT_TLS_CA", "TURNOUT_TLS_CERT", "TURNOUT_TLS_KEY", "TURNOUT_TLS_SERVER_NAME")
+"""What commands trust and present where they call a server; no settings of a server."""
+
+_NO_SETTINGS = frozenset((FILE_VARIABLE, *CLIENT_VARIABLES))
 
 # Kubernetes gives every pod variables about each service beside it, and one is likely to be called turnout.
 _SERVICE_LINK = re.compile(r"TURNOUT_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
@@ -117,7 +122,7 @@ class _Environment(EnvSettingsSource):
             ConfigError: A variable names no setting, or one that names a table does not hold a JSON object.
         """
         for name, value in self._environ.items():
-            if not name.startswith(PREFIX) or name == FILE_VARIABLE or not value or _is_service_link(name, value):
+            if not name.startswith(PREFIX) or name in _NO_SETTINGS or not value or _is_service_link(name, value):
                 continue
             if complaint := unknown_variable(name):
                 raise ConfigError(complaint)

@@ -1,7 +1,6 @@
 """`turnout.v1` messages to the data plane's values and back."""
 
 import itertools
-import time
 import uuid
 from collections.abc import Callable
 
@@ -38,14 +37,14 @@ def new_request_id() -> str:
     return _process + str(next(_numbers))
 
 
-def envelope(message: pb.PredictRequest, remaining: float | None) -> InferenceRequest:
+def envelope(message: pb.PredictRequest, deadline: float | None, arrived: float) -> InferenceRequest:
     """Returns everything of a request but its tensors, so that a request that is refused can be counted and logged.
 
     Args:
         message: As it came.
-        remaining: Seconds that the caller will wait; None for no bound.
+        deadline: `time.monotonic()` after which the caller waits no longer; None for no bound.
+        arrived: `time.monotonic()` when it came.
     """
-    now = time.monotonic()
     return InferenceRequest(
         message.model,
         message.version,
@@ -53,8 +52,8 @@ def envelope(message: pb.PredictRequest, remaining: float | None) -> InferenceRe
         message.outputs,
         message.request_id or new_request_id(),
         message.routing_key,
-        None if remaining is None else now + remaining,
-        now,
+        deadline,
+        arrived,
     )
 
 

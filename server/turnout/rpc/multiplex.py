@@ -10,18 +10,16 @@ answers stops itself and nobody else.
 import asyncio
 import time
 from collections import deque
-from typing import Any, TypeAlias
-
-import grpc
+from typing import TypeAlias
 
 from turnout.errors import Draining, InvalidRequest, TurnoutError
 from turnout.routing.preferences import Preferences
 from turnout.rpc import codec
-from turnout.rpc.errors import abort, code_name, to_status
+from turnout.rpc.errors import code_name, to_status
 from turnout.rpc.guard import Guard
-from turnout.rpc.reading import Unparsed
 from turnout.rpc.send_clock import SendClock
 from turnout.rpc.tracing import cancelled_with, end
+from turnout.rpc.transport.port import Stream
 from turnout.serving.inference import Inference, InferenceRequest, InferenceResult
 from turnout.telemetry.tracing.context import SpanContext, parse
 from turnout.telemetry.tracing.trace import Operation, Trace, current
@@ -34,8 +32,6 @@ _SERVICE = "turnout.v1.PredictionService"
 
 _SHOWN_ID = 128
 """Characters of a request's id that a refusal repeats: an id may be no longer."""
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 Ended: TypeAlias = "TurnoutError | bool"
 """How a request ended: with an error, or True for an answer; False for one that is under way."""
@@ -54,13 +50,13 @@ class Multiplexer:
     """Serves one stream from its opening to its end."""
 
     def __init__(
-        self, inference: Inference, preferences: Preferences, context: Context, max_items: int, guard: Guard
+        self, inference: Inference, preferences: Preferences, stream: Stream, max_items: int, guard: Guard
     ) -> None:
         self._guard = guard
         self._reader = guard.reader(pb.PredictStreamRequest)
         self._inference = inference
         self._preferences = preferences
-        self._context = context
+        self._stream = stream
         self._max_items = max_items
         self._clock = SendClock()
         self._tasks: dict[str, asyncio.Task[Ended]] = {}
@@ -90,18 +86,24 @@ class Multiplexer:
             self._wake_writer.set()
             await writer
             if not reader.done():
-                await abort(self._context, Draining("the server is stopping", retry_after=1.0))
+                raise Draining("the server is stopping", retry_after=1.0)
         finally:
             for task in [*self._tasks.values(), reader, writer, draining]:
                 task.cancel()
             await asyncio.gather(reader, writer, draining, return_exceptions=True)
 
     async def _read(self) -> None:
-        while isinstance(item := await self._context.read(), pb.PredictStreamRequest | Unparsed):  # else grpc.aio.EOF
-            if isinstance(item, Unparsed):
-                await self._take_unparsed(item)
+        while (data := await self._stream.read()) is not None:
+            try:
+                item, heavy = self._reader.parse_small(data), False
+                if item is None:
+                    item, heavy = await self._reader.read(data)
+            except InvalidRequest as error:
+                self._guard.note(_SERVICE, error)
+                self._refuse(InferenceRequest("", "", {}), error)
             else:
-                self._take(item)
+                self._take(item, heavy=heavy)
+            del data
             while len(self._tasks) + len(self._answers) >= self._max_items:
                 self._room.clear()
                 await self._room.wait()
@@ -113,19 +115,10 @@ class Multiplexer:
                 self._wake_writer.clear()
                 await self._wake_writer.wait()
                 continue
-            await self._context.write(self._answers.popleft())
+            await self._stream.write(self._answers.popleft())
             self._room.set()
 
-    async def _take_unparsed(self, unparsed: Unparsed) -> None:
-        try:
-            item, heavy = await self._reader.read(unparsed)
-        except InvalidRequest as error:
-            self._guard.note(_SERVICE, error)
-            self._refuse(InferenceRequest("", "", {}), error)
-        else:
-            self._take(item, heavy=heavy)
-
-    def _take(self, item: pb.PredictStreamRequest, *, heavy: bool = False) -> None:
+    def _take(self, item: pb.PredictStreamRequest, *, heavy: bool) -> None:
         kind = item.WhichOneof("item")
         if kind == "request":
             self._begin(item, heavy=heavy)
@@ -138,13 +131,13 @@ class Multiplexer:
     def _begin(self, item: pb.PredictStreamRequest, *, heavy: bool) -> Ended:
         """Answers at once where that is possible; else starts a task that will."""
         message, timeout_ms = item.request, item.timeout_ms
-        remaining = self._context.time_remaining()
+        now, deadline = time.monotonic(), self._stream.deadline
         # Its time runs since it was sent, and not since there was room for it here.
-        waited = self._clock.waited(item.sent_ms / 1e3, time.monotonic()) if item.HasField("sent_ms") else 0.0
+        waited = self._clock.waited(item.sent_ms / 1e3, now) if item.HasField("sent_ms") else 0.0
         if timeout_ms:
-            left = timeout_ms / 1e3 - waited
-            remaining = left if remaining is None else min(left, remaining)
-        call = codec.envelope(message, remaining)
+            ends = now + timeout_ms / 1e3 - waited
+            deadline = ends if deadline is None else min(ends, deadline)
+        call = codec.envelope(message, deadline, now)
         if not message.request_id:
             missing = InvalidRequest.at("request.request_id", "expected an id; answers are told apart by it")
             return self._refuse(call, missing, message.request_id)
@@ -202,13 +195,13 @@ class TracedMultiplexer(Multiplexer):
         self,
         inference: Inference,
         preferences: Preferences,
-        context: Context,
+        stream: Stream,
         max_items: int,
         guard: Guard,
         tracer: Tracer,
         parent: SpanContext | None,
     ) -> None:
-        super().__init__(inference, preferences, context, max_items, guard)
+        super().__init__(inference, preferences, stream, max_items, guard)
         self._tracer = tracer
         self._parent = parent
 

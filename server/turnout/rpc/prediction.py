@@ -1,25 +1,19 @@
 """`turnout.v1.PredictionService`: decode, hand to the data plane, encode."""
 
 import time
-from typing import Any
-
-import grpc
 
 from turnout.errors import InvalidRequest, TurnoutError
-from turnout.routing.preferences import Pairs, PreferenceReader, peer_host
+from turnout.routing.preferences import PreferenceReader
 from turnout.rpc import codec
-from turnout.rpc.errors import abort
+from turnout.rpc.errors import to_status
 from turnout.rpc.guard import Guard
-from turnout.rpc.metadata import Attentive, Methods
 from turnout.rpc.multiplex import Multiplexer, TracedMultiplexer
-from turnout.rpc.reading import Unparsed
 from turnout.rpc.tracing import traced
+from turnout.rpc.transport.port import Call, Methods, StatusError, Stream
 from turnout.serving.inference import Inference, InferenceRequest
 from turnout.telemetry.tracing.context import read
 from turnout.telemetry.tracing.tracer import Tracer
 from turnout_proto.v1 import prediction_pb2 as pb
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 _SERVICE = "turnout.v1.PredictionService"
 
@@ -53,48 +47,43 @@ class PredictionMethods:
         self._tracer = tracer
 
     def methods(self) -> Methods:
-        """Returns the service's methods, for registration."""
-        predict = traced(self._tracer, _SERVICE, "Predict", self.predict)
+        """Returns the service's methods, by path."""
         guard = self._guard
         guard.faults.watch(_SERVICE)
-        return Methods(
-            _SERVICE,
-            {
-                "Predict": Attentive.of(predict, lambda b: guard.unary(_SERVICE, b, pb.PredictRequest)),
-                "PredictStream": guard.streaming(_SERVICE, self.predict_stream, pb.PredictStreamRequest),
-            },
-            self._preferences,
-        )
+        predict = traced(self._tracer, _SERVICE, "Predict", self.predict)
+        return {
+            f"/{_SERVICE}/Predict": guard.unary(_SERVICE, predict),
+            f"/{_SERVICE}/PredictStream": guard.streaming(_SERVICE, self.predict_stream),
+        }
 
-    async def predict(self, request: pb.PredictRequest | Unparsed, context: Context, metadata: Pairs = ()) -> bytes:
+    async def predict(self, data: bytes, call: Call) -> bytes:
         """Runs one request."""
-        heavy, arrived = False, None
-        if isinstance(request, Unparsed):
-            arrived = time.monotonic()
-            try:
-                request, heavy = await self._reader.read(request)
-            except InvalidRequest as error:
-                self._inference.refuse(InferenceRequest("", "", {}, request_id=codec.new_request_id()), error)
-                raise
-        call = codec.envelope(request, context.time_remaining())
-        if arrived is not None:
-            call.arrived = arrived
+        arrived = time.monotonic()
         try:
-            prefer = self._preferences.preferring(metadata, lambda: peer_host(context.peer())) if metadata else None
-            exchange = codec.PredictExchange(request, self._limits, prefer)
-            answer = self._guard.sized(await self._inference.answer(call, exchange, heavy=heavy))
-            if call.route is not None:
-                context.set_trailing_metadata(codec.trailing_metadata(call.route))
-            return answer
+            message, heavy = self._reader.parse_small(data), False
+            if message is None:
+                message, heavy = await self._reader.read(data)
+        except InvalidRequest as error:
+            self._guard.note(_SERVICE, error)
+            self._inference.refuse(InferenceRequest("", "", {}, request_id=codec.new_request_id()), error)
+            raise
+        del data
+        request = codec.envelope(message, call.deadline, arrived)
+        try:
+            prefer = self._preferences.preferring(call.metadata, lambda: call.host)
+            exchange = codec.PredictExchange(message, self._limits, prefer)
+            answer = self._guard.sized(await self._inference.answer(request, exchange, heavy=heavy))
         except TurnoutError as error:
-            await abort(context, error, call.request_id)
+            raise StatusError(to_status(error, request.request_id)) from None
+        if request.route is not None:
+            call.trailing = codec.trailing_metadata(request.route)
+        return answer
 
-    async def predict_stream(self, _: object, context: Context) -> None:
+    async def predict_stream(self, stream: Stream) -> None:
         """Runs many requests; answers in the order they are ready."""
-        preferences = self._preferences.read(context.invocation_metadata() or (), lambda: peer_host(context.peer()))
-        stream = self._inference, preferences, context, self._max_stream_items, self._guard
+        preferences = self._preferences.read(stream.metadata, lambda: stream.host)
+        parts = self._inference, preferences, stream, self._max_stream_items, self._guard
         if self._tracer is None:
-            await Multiplexer(*stream).run()
+            await Multiplexer(*parts).run()
         else:
-            parent = read(context.invocation_metadata() or ())
-            await TracedMultiplexer(*stream, self._tracer, parent).run()
+            await TracedMultiplexer(*parts, self._tracer, read(stream.metadata)).run()

@@ -1,11 +1,5 @@
-"""How messages come in: small ones are parsed where gRPC hands them over, large ones in a thread, after their bounds
-were checked.
+"""How messages come in: small ones are parsed on the event loop, large ones in a thread, after a check of bounds."""
 
-gRPC deserialises on the event loop, and answers bytes that are no message with UNKNOWN and a traceback in the log. So
-the deserialiser here never raises, and leaves what may take long, or is no message, to the handler.
-"""
-
-from collections.abc import Callable
 from typing import Generic, TypeVar, cast
 
 from google.protobuf.descriptor import Descriptor
@@ -29,53 +23,42 @@ _STRINGS_MARK = b"BYTES"
 """Stands in each OIP message whose raw contents are strings, which are many pieces in one."""
 
 
-class Unparsed:
-    """Stands in for a message that is large, or whose bytes are no message."""
-
-    __slots__ = ("data",)
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-
 class Malformed(InvalidRequest):
     """Bytes that are no message of the type expected."""
 
 
-def deserialiser(message: type[MessageT]) -> Callable[[bytes], MessageT | Unparsed]:
-    """Returns a deserialiser that leaves what may take long, and what cannot be parsed, to a MessageReader."""
-    parse = message.FromString
-
-    def deserialise(data: bytes) -> MessageT | Unparsed:
-        if len(data) > SMALL_BYTES:
-            return Unparsed(data)
-        try:
-            return parse(data)
-        except DecodeError:
-            return Unparsed(data)
-
-    return deserialise
-
-
 class MessageReader(Generic[MessageT]):
-    """Parses what the deserialiser of one type of message left."""
+    """Parses messages of one type."""
 
     def __init__(self, message: type[MessageT], limits: InputLimits, thread: ConversionThread) -> None:
         self._message = message
+        self._parse = message.FromString
         self._descriptor = cast(Descriptor, message.DESCRIPTOR)
         self._limits = limits
         self._thread = thread
 
-    async def read(self, unparsed: Unparsed) -> tuple[MessageT, bool]:
+    def parse_small(self, data: bytes) -> MessageT | None:
+        """Returns the message if it is small; None if `read` is the way.
+
+        Raises:
+            Malformed: The bytes are no such message.
+        """
+        if len(data) > SMALL_BYTES:
+            return None
+        try:
+            return self._parse(data)
+        except DecodeError:
+            raise self._malformed() from None
+
+    async def read(self, data: bytes) -> tuple[MessageT, bool]:
         """Returns the message, and whether what it holds is to be decoded in a thread too.
 
         Raises:
             Malformed: The bytes are no such message.
             InvalidTensor: It is made of more than it may be.
         """
-        data = unparsed.data
-        if len(data) <= SMALL_BYTES:
-            return self._parsed(data), False
+        if (message := self.parse_small(data)) is not None:
+            return message, False
         if len(data) <= _LIGHT_BYTES and is_light(data, self._descriptor, _LIGHT_PIECES):
             return self._parsed(data), _STRINGS_MARK in data
         return await self._thread.run(self._checked, data), True
@@ -86,7 +69,10 @@ class MessageReader(Generic[MessageT]):
 
     def _parsed(self, data: bytes) -> MessageT:
         try:
-            return self._message.FromString(data)
+            return self._parse(data)
         except DecodeError:
-            name = self._message.DESCRIPTOR.full_name
-            raise Malformed(f"the message is no {name}: its bytes cannot be parsed") from None
+            raise self._malformed() from None
+
+    def _malformed(self) -> Malformed:
+        name = self._message.DESCRIPTOR.full_name
+        return Malformed(f"the message is no {name}: its bytes cannot be parsed")

@@ -5,15 +5,14 @@ may live for days: the parent is the span that the item names (PredictStream), e
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeAlias
 
 import grpc
 
-from turnout.routing.preferences import Pairs
 from turnout.rpc.errors import code_name
-from turnout.rpc.metadata import Behaviour
+from turnout.rpc.transport.port import Call, StatusError
 from turnout.telemetry.tracing.context import read
 from turnout.telemetry.tracing.trace import Operation, Trace, current
 from turnout.telemetry.tracing.tracer import Tracer
@@ -25,7 +24,7 @@ FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL",
 
 NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
-Context = grpc.aio.ServicerContext[Any, Any]
+Behaviour: TypeAlias = Callable[[bytes, Call], Awaitable[bytes]]
 
 
 def traced(tracer: Tracer | None, service: str, method: str, behaviour: Behaviour) -> Behaviour:
@@ -41,15 +40,15 @@ def traced(tracer: Tracer | None, service: str, method: str, behaviour: Behaviou
         return behaviour
     operation = Operation.rpc(service, method)
 
-    async def call(request: Any, context: Context, metadata: Pairs = ()) -> Any:
-        trace = tracer.begin(operation, read(metadata))
+    async def call(message: bytes, call: Call) -> bytes:
+        trace = tracer.begin(operation, read(call.metadata))
         if trace is None:
-            return await behaviour(request, context, metadata)
+            return await behaviour(message, call)
         current.set(trace)  # the task is this call's own
         try:
-            response = await behaviour(request, context, metadata)
+            response = await behaviour(message, call)
         except BaseException as error:
-            _end_failed(trace, context, error)
+            _end_failed(trace, error)
             raise
         end(trace)
         return response
@@ -72,20 +71,13 @@ def end(trace: Trace, code: str = OK, message: str = "") -> None:
     trace.end(code, fault=code in FAULTS, message=message)
 
 
-def _name(code: object) -> str:
-    """Returns the name of a code as gRPC keeps it: a number, or one of its own."""
-    if isinstance(code, grpc.StatusCode):
-        return code.name
-    return NAMES.get(code, "UNKNOWN") if isinstance(code, int) else "UNKNOWN"
-
-
-def _end_failed(trace: Trace, context: Context, error: BaseException) -> None:
-    """Ends the trace of a call whose handler raised; a call that gRPC ended first ends with what was to be told."""
-    if isinstance(error, grpc.aio.AbortError):
-        end(trace, _name(context.code()), str(context.details() or ""))
+def _end_failed(trace: Trace, error: BaseException) -> None:
+    """Ends the trace of a call whose behaviour raised."""
+    if isinstance(error, StatusError):
+        end(trace, NAMES.get(error.status.code, "UNKNOWN"), error.status.message)
     elif trace.code:
         end(trace, trace.code)
-    elif isinstance(error, Exception):  # gRPC answers so
-        end(trace, "UNKNOWN", type(error).__name__)
+    elif isinstance(error, Exception):
+        end(trace, code_name(error), type(error).__name__)
     else:
         end(trace, code_name(error))

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from turnout.telemetry.exposition import Family
 from turnout.telemetry.gpu import Gpu, gpu_families
+from turnout.telemetry.tls import TlsRecorder, tls_families
 
 
 class LoadOutcome(StrEnum):
@@ -52,6 +53,7 @@ class ServerRecorder:
         repository_available: The model repository could be read when it was looked at last.
         state_store_available: The state store could be read, and written to, when it was looked at last.
         missing_versions: Versions in memory whose files are gone from the repository, by model.
+        tls: What is counted of the listeners' certificates.
     """
 
     loads: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
@@ -62,6 +64,7 @@ class ServerRecorder:
     repository_available: bool = True
     state_store_available: bool = True
     missing_versions: Mapping[str, int] = field(default_factory=dict)
+    tls: TlsRecorder = field(default_factory=TlsRecorder)
 
 
 def server_families(recorder: ServerRecorder, models: Collection[str]) -> Iterator[Family]:
@@ -105,4 +108,5 @@ def server_families(recorder: ServerRecorder, models: Collection[str]) -> Iterat
         "turnout_missing_versions", "gauge", "Versions served from memory whose files are gone from the repository.",
         [({"model": model}, float(count)) for model, count in recorder.missing_versions.items()],
     )  # fmt: skip
+    yield from tls_families(recorder.tls)
     yield from gpu_families(recorder.gpus)

@@ -9,7 +9,6 @@ from turnout.rollout.told import rollout_message
 from turnout.routing.applied import Policies
 from turnout.routing.weights import record_weights
 from turnout.rpc.catalog import STANDINGS, STATES
-from turnout.rpc.control.calls import Context, refusing
 from turnout.rpc.control.pooled import pooled_activity
 from turnout.serving.catalog import Catalog, VersionEntry
 from turnout.serving.inference import Router
@@ -49,8 +48,7 @@ class ActivityMethods:
         if peers is not None:
             peers.answers("activity", self._told)
 
-    @refusing
-    async def GetActivity(self, _: pb.GetActivityRequest, __: Context) -> pb.GetActivityResponse:  # noqa: N802 - gRPC's
+    async def GetActivity(self, _: pb.GetActivityRequest) -> pb.GetActivityResponse:  # noqa: N802 - gRPC's
         """Tells counters and gauges of every version. No scrape: what left is shown no shorter for it."""
         own = self._activity()
         if self._peers is None:

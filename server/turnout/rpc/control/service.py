@@ -17,12 +17,9 @@ from turnout.serving.inference import Router
 from turnout.serving.manager import Manager
 from turnout.telemetry.metrics import Metrics
 from turnout.workers.peers import Peers
-from turnout_proto.v1 import control_pb2_grpc
 
 
-class ControlServicer(
-    VersionMethods, TrafficMethods, RolloutMethods, ActivityMethods, control_pb2_grpc.ControlServiceServicer
-):
+class ControlServicer(VersionMethods, TrafficMethods, RolloutMethods, ActivityMethods):
     """Changes what is served and where requests go."""
 
     def __init__(
@@ -41,7 +38,6 @@ class ControlServicer(
         accepting: Callable[[], bool],
         peers: Peers | None,
     ) -> None:
-        self.settled = None if peers is None else peers.follow
         VersionMethods.__init__(self, peers or manager, manager.refresh, catalog, declarer, rollouts)
         TrafficMethods.__init__(self, traffic, policies, catalog, explainer, shadows, rollouts.answers, peers)
         RolloutMethods.__init__(self, rollouts, previews)

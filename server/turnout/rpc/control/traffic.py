@@ -10,7 +10,7 @@ from turnout.routing.explain import Explainer
 from turnout.routing.policy import Canary
 from turnout.routing.shadow.service import Shadows
 from turnout.routing.traffic import Change, Traffic
-from turnout.rpc.control.calls import Context, check_record, refusing
+from turnout.rpc.control.calls import check_record
 from turnout.rpc.control.messages import (
     epoch_message,
     explanation_message,
@@ -49,49 +49,42 @@ class TrafficMethods:
         self._answers_now = answers
         self._peers = peers
 
-    @refusing
-    async def GetTraffic(self, request: pb.GetTrafficRequest, _: Context) -> pb.GetTrafficResponse:  # noqa: N802 - gRPC's
+    async def GetTraffic(self, request: pb.GetTrafficRequest) -> pb.GetTrafficResponse:  # noqa: N802 - gRPC's
         """Tells how traffic is routed."""
         names = [request.model] if request.model else list(self._models.snapshot.models)
         return pb.GetTrafficResponse(models=[self._state(name) for name in names])
 
-    @refusing
-    async def SetTraffic(self, request: pb.SetTrafficRequest, _: Context) -> pb.SetTrafficResponse:  # noqa: N802
+    async def SetTraffic(self, request: pb.SetTrafficRequest) -> pb.SetTrafficResponse:  # noqa: N802
         """Puts a policy in place of the one in force."""
         await self._traffic.put(request.model, read_policy(request.policy), _change(request.change))
         return pb.SetTrafficResponse(state=self._state(request.model))
 
-    @refusing
-    async def RampTraffic(self, request: pb.RampTrafficRequest, _: Context) -> pb.RampTrafficResponse:  # noqa: N802
+    async def RampTraffic(self, request: pb.RampTrafficRequest) -> pb.RampTrafficResponse:  # noqa: N802
         """Gives one canary another weight."""
         weight = read_share(request.canary.weight, "canary.weight")
         canary = Canary(parse_version(request.canary.version), weight)
         await self._traffic.ramp(request.model, canary, _change(request.change))
         return pb.RampTrafficResponse(state=self._state(request.model))
 
-    @refusing
-    async def ClearTraffic(self, request: pb.ClearTrafficRequest, _: Context) -> pb.ClearTrafficResponse:  # noqa: N802
+    async def ClearTraffic(self, request: pb.ClearTrafficRequest) -> pb.ClearTrafficResponse:  # noqa: N802
         """Ends the policy."""
         await self._traffic.clear(request.model, _change(request.change))
         return pb.ClearTrafficResponse(state=self._state(request.model))
 
-    @refusing
-    async def FreezeTraffic(self, request: pb.FreezeTrafficRequest, _: Context) -> pb.FreezeTrafficResponse:  # noqa: N802
+    async def FreezeTraffic(self, request: pb.FreezeTrafficRequest) -> pb.FreezeTrafficResponse:  # noqa: N802
         """Has changes refused, or taken again."""
         await self._traffic.freeze(request.model, request.frozen, _change(request.change))
         return pb.FreezeTrafficResponse(state=self._state(request.model))
 
-    @refusing
-    async def RevertTraffic(self, request: pb.RevertTrafficRequest, _: Context) -> pb.RevertTrafficResponse:  # noqa: N802
+    async def RevertTraffic(self, request: pb.RevertTrafficRequest) -> pb.RevertTrafficResponse:  # noqa: N802
         """Puts an earlier epoch's policy in force again."""
         if not 1 <= request.epoch < 2**63:
             raise InvalidRequest.at("epoch", "expected the number of an epoch, 1 or more")
         await self._traffic.revert(request.model, request.epoch, _change(request.change))
         return pb.RevertTrafficResponse(state=self._state(request.model))
 
-    @refusing
     async def ListTrafficHistory(  # noqa: N802
-        self, request: pb.ListTrafficHistoryRequest, _: Context
+        self, request: pb.ListTrafficHistoryRequest
     ) -> pb.ListTrafficHistoryResponse:
         """Tells the policies that were."""
         if request.limit > _MAX_HISTORY:
@@ -99,8 +92,7 @@ class TrafficMethods:
         epochs = await self._traffic.history(request.model, request.limit or 100)
         return pb.ListTrafficHistoryResponse(epochs=[epoch_message(record, state) for record, state in epochs])
 
-    @refusing
-    async def ExplainRoute(self, request: pb.ExplainRouteRequest, _: Context) -> pb.ExplainRouteResponse:  # noqa: N802
+    async def ExplainRoute(self, request: pb.ExplainRouteRequest) -> pb.ExplainRouteResponse:  # noqa: N802
         """Tells, step by step, how a request would be routed."""
         if len(request.routing_key) > _MAX_KEY:
             raise InvalidRequest.at("routing_key", f"expected at most {_MAX_KEY} characters")
@@ -109,8 +101,7 @@ class TrafficMethods:
         )
         return explanation_message(explanation)
 
-    @refusing
-    async def GetShadowReport(self, request: pb.GetShadowReportRequest, _: Context) -> pb.GetShadowReportResponse:  # noqa: N802
+    async def GetShadowReport(self, request: pb.GetShadowReportRequest) -> pb.GetShadowReportResponse:  # noqa: N802
         """Tells what the shadows of a model differ in."""
         if request.worst > _MAX_WORST:
             raise InvalidRequest.at("worst", f"expected at most {_MAX_WORST}")

@@ -1,6 +1,5 @@
 """ModelInfer messages to the data plane's values and back."""
 
-import time
 from collections.abc import Callable, Mapping
 
 from turnout.oip import exchange
@@ -15,14 +14,14 @@ FINAL = "triton_final_response"
 """Every request has one answer, so every answer is its request's last."""
 
 
-def envelope(message: ModelInferRequest, remaining: float | None) -> InferenceRequest:
+def envelope(message: ModelInferRequest, deadline: float | None, arrived: float) -> InferenceRequest:
     """Returns what cannot be wrong in a request, so that one that is refused can be counted and logged.
 
     Args:
         message: As it came.
-        remaining: Seconds that the call may still take; None for no bound.
+        deadline: `time.monotonic()` after which the caller waits no longer; None for no bound.
+        arrived: `time.monotonic()` when it came.
     """
-    now = time.monotonic()
     return InferenceRequest(
         message.model_name,
         message.model_version,
@@ -30,8 +29,8 @@ def envelope(message: ModelInferRequest, remaining: float | None) -> InferenceRe
         (),
         message.id[: exchange.LOGGED_ID] or new_request_id(),
         "",
-        None if remaining is None else now + remaining,
-        now,
+        deadline,
+        arrived,
     )
 
 

@@ -2,27 +2,22 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
-
-import grpc
+from typing import TypeAlias
 
 from turnout.errors import Draining, InvalidRequest, TurnoutError
-from turnout.routing.preferences import Pairs, PreferenceReader, Preferences, peer_host
+from turnout.routing.preferences import PreferenceReader, Preferences
 from turnout.rpc.codec import new_request_id, trailing_metadata
-from turnout.rpc.errors import abort, code_name, to_status
+from turnout.rpc.errors import code_name, to_status
 from turnout.rpc.guard import Guard
 from turnout.rpc.oip.exchange import FINAL, InferExchange, StreamInferExchange, envelope
-from turnout.rpc.reading import Unparsed
 from turnout.rpc.tracing import cancelled_with, end
+from turnout.rpc.transport.port import Call, StatusError, Stream
 from turnout.serving.inference import Inference, InferenceRequest, InferenceResult
 from turnout.telemetry.tracing.context import SpanContext, read
 from turnout.telemetry.tracing.trace import Operation, Trace, current
 from turnout.telemetry.tracing.tracer import Tracer
 from turnout_proto.oip.inference_pb2 import ModelInferRequest, ModelStreamInferResponse
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 SERVICE_NAME = "inference.GRPCInferenceService"
 """What clients call. The messages go by our own package's name: a process can hold them beside a client's own."""
@@ -77,38 +72,37 @@ class InferenceMethods:
         self._reader = guard.reader(ModelInferRequest)
         self._tracer = tracer
 
-    async def model_infer(self, message: ModelInferRequest | Unparsed, context: Context, metadata: Pairs = ()) -> bytes:
+    async def model_infer(self, data: bytes, call: Call) -> bytes:
         """Answers one request."""
-        heavy, arrived = False, None
-        if isinstance(message, Unparsed):
-            arrived = time.monotonic()
-            try:
-                message, heavy = await self._reader.read(message)
-            except InvalidRequest as error:
-                self._inference.refuse(InferenceRequest("", "", {}, request_id=new_request_id()), error)
-                raise
-        call = envelope(message, context.time_remaining())
-        if arrived is not None:
-            call.arrived = arrived
+        arrived = time.monotonic()
         try:
-            prefer = self._preferences.preferring(metadata, lambda: peer_host(context.peer())) if metadata else None
+            message, heavy = self._reader.parse_small(data), False
+            if message is None:
+                message, heavy = await self._reader.read(data)
+        except InvalidRequest as error:
+            self._guard.note(SERVICE_NAME, error)
+            self._inference.refuse(InferenceRequest("", "", {}, request_id=new_request_id()), error)
+            raise
+        del data
+        request = envelope(message, call.deadline, arrived)
+        try:
+            prefer = self._preferences.preferring(call.metadata, lambda: call.host)
             exchange = InferExchange(message, self._limits, prefer)
-            answer = self._guard.sized(await self._inference.answer(call, exchange, heavy=heavy))
-            if call.route is not None:
-                context.set_trailing_metadata(trailing_metadata(call.route))
-            return answer
+            answer = self._guard.sized(await self._inference.answer(request, exchange, heavy=heavy))
         except TurnoutError as error:
-            await abort(context, error, call.request_id)
+            raise StatusError(to_status(error, request.request_id)) from None
+        if request.route is not None:
+            call.trailing = trailing_metadata(request.route)
+        return answer
 
-    async def model_stream_infer(self, messages: AsyncIterator[ModelInferRequest | Unparsed], context: Context) -> None:
+    async def model_stream_infer(self, stream: Stream) -> None:
         """Answers the requests of one stream, in their order."""
-        preferences = self._preferences.read(context.invocation_metadata() or (), lambda: peer_host(context.peer()))
-        stream = self._inference, preferences, context, self._max_stream_items, self._guard
+        preferences = self._preferences.read(stream.metadata, lambda: stream.host)
+        parts = self._inference, preferences, stream, self._max_stream_items, self._guard
         if self._tracer is None:
-            await OrderedStream(*stream).run(messages)
+            await OrderedStream(*parts).run()
         else:
-            parent = read(context.invocation_metadata() or ())
-            await TracedOrderedStream(*stream, self._tracer, parent).run(messages)
+            await TracedOrderedStream(*parts, self._tracer, read(stream.metadata)).run()
 
 
 class OrderedStream:
@@ -120,25 +114,25 @@ class OrderedStream:
     """
 
     def __init__(
-        self, inference: Inference, preferences: Preferences, context: Context, max_items: int, guard: Guard
+        self, inference: Inference, preferences: Preferences, stream: Stream, max_items: int, guard: Guard
     ) -> None:
         self._guard = guard
         self._reader = guard.reader(ModelInferRequest)
         self._inference = inference
         self._preferences = preferences
-        self._context = context
+        self._stream = stream
         self._room = asyncio.Semaphore(max_items)
         self._oldest: asyncio.Queue[asyncio.Task[Outcome] | Outcome | None]
         self._oldest = asyncio.Queue()
 
-    async def run(self, messages: AsyncIterator[ModelInferRequest | Unparsed]) -> None:
+    async def run(self) -> None:
         """Reads until the client half-closes or the server drains, then finishes what is under way.
 
         A broken stream cancels all that is under way. A drained one ends with UNAVAILABLE, which sends its client to
         open another, elsewhere.
         """
         async with asyncio.TaskGroup() as group:
-            reader = group.create_task(self._read(messages, group))
+            reader = group.create_task(self._read(group))
             writer = group.create_task(self._write())
             draining = group.create_task(self._inference.draining.wait())
             await asyncio.wait([reader, writer, draining], return_when=asyncio.FIRST_COMPLETED)
@@ -148,38 +142,37 @@ class OrderedStream:
             self._oldest.put_nowait(None)
             await writer
         if drained:
-            await abort(self._context, Draining("the server is stopping", retry_after=1.0))
+            raise Draining("the server is stopping", retry_after=1.0)
 
-    async def _read(self, messages: AsyncIterator[ModelInferRequest | Unparsed], group: asyncio.TaskGroup) -> None:
-        async for message in messages:
+    async def _read(self, group: asyncio.TaskGroup) -> None:
+        while (data := await self._stream.read()) is not None:
             await self._room.acquire()
-            self._oldest.put_nowait(await self._take(message, group))
+            self._oldest.put_nowait(await self._take(data, group))
+            del data
 
     async def _write(self) -> None:
         while (item := await self._oldest.get()) is not None:
             outcome = await item if isinstance(item, asyncio.Task) else item
-            await self._context.write(outcome.answer if isinstance(outcome, Refused) else outcome)
+            await self._stream.write(outcome.answer if isinstance(outcome, Refused) else outcome)
             self._room.release()
 
-    async def _take(
-        self, message: ModelInferRequest | Unparsed, group: asyncio.TaskGroup
-    ) -> asyncio.Task[Outcome] | Outcome:
-        heavy = False
-        if isinstance(message, Unparsed):
-            try:
-                message, heavy = await self._reader.read(message)
-            except InvalidRequest as error:
-                self._guard.note(SERVICE_NAME, error)
-                call = InferenceRequest("", "", {}, request_id=new_request_id())
-                self._inference.refuse(call, error)
-                return _refused(ModelInferRequest(), call, error)
+    async def _take(self, data: bytes, group: asyncio.TaskGroup) -> asyncio.Task[Outcome] | Outcome:
+        try:
+            message, heavy = self._reader.parse_small(data), False
+            if message is None:
+                message, heavy = await self._reader.read(data)
+        except InvalidRequest as error:
+            self._guard.note(SERVICE_NAME, error)
+            call = InferenceRequest("", "", {}, request_id=new_request_id())
+            self._inference.refuse(call, error)
+            return _refused(ModelInferRequest(), call, error)
         return self._begin(message, group, heavy=heavy)
 
     def _begin(
         self, message: ModelInferRequest, group: asyncio.TaskGroup, *, heavy: bool
     ) -> asyncio.Task[Outcome] | Outcome:
         """Answers at once where that is possible, else starts a task that will."""
-        call = envelope(message, self._context.time_remaining())
+        call = envelope(message, self._stream.deadline, time.monotonic())
         exchange = StreamInferExchange(message, self._guard.limits, self._preferences.apply)
         result = None
         if not heavy:
@@ -214,13 +207,13 @@ class TracedOrderedStream(OrderedStream):
         self,
         inference: Inference,
         preferences: Preferences,
-        context: Context,
+        stream: Stream,
         max_items: int,
         guard: Guard,
         tracer: Tracer,
         parent: SpanContext | None,
     ) -> None:
-        super().__init__(inference, preferences, context, max_items, guard)
+        super().__init__(inference, preferences, stream, max_items, guard)
         self._tracer = tracer
         self._parent = parent
 

@@ -1,21 +1,18 @@
-"""The protocol's service as a gRPC handler, under the name that its clients call."""
+"""The protocol's service, under the name that its clients call."""
 
-from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn
+from collections.abc import Callable
 
-import grpc
-from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.descriptor import ServiceDescriptor
 
 from turnout.errors import Unsupported
 from turnout.oip.description import Description
 from turnout.routing.preferences import PreferenceReader
-from turnout.rpc.errors import abort
-from turnout.rpc.guard import Guard
-from turnout.rpc.metadata import Attentive, Handler, Methods
+from turnout.rpc.guard import Guard, refusal
 from turnout.rpc.oip.description import DescriptionMethods
 from turnout.rpc.oip.inference import SERVICE_NAME, InferenceMethods
 from turnout.rpc.oip.repository import RepositoryMethods, VersionControl
 from turnout.rpc.tracing import traced
+from turnout.rpc.transport.port import Methods
 from turnout.serving.catalog import Catalog
 from turnout.serving.inference import Inference, Router
 from turnout.telemetry.tracing.tracer import Tracer
@@ -38,10 +35,10 @@ REFUSED = {
 }
 """Triton's methods that are not spoken, and why: they would answer UNIMPLEMENTED anyway, but without a reason."""
 
-Method = Callable[[Any], Awaitable[Any]]
+DESCRIPTOR: ServiceDescriptor = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
 
-def oip_handler(
+def oip_methods(
     *,
     inference: Inference,
     preferences: PreferenceReader,
@@ -53,8 +50,8 @@ def oip_handler(
     max_stream_items: int,
     guard: Guard,
     tracer: Tracer | None = None,
-) -> grpc.GenericRpcHandler:
-    """Returns the handler of the whole service.
+) -> Methods:
+    """Returns the methods of the whole service, by path.
 
     Args:
         inference: The data plane.
@@ -68,52 +65,14 @@ def oip_handler(
         guard: Wraps the methods.
         tracer: Traces requests; None where tracing is off.
     """
-    infers = InferenceMethods(inference, preferences, max_stream_items, guard, tracer)
     describes = DescriptionMethods(Description(router, catalog, accepting))
     repository = RepositoryMethods(router, catalog, control, allow_control=allow_repository_control)
-    behaviours: dict[str, Callable[..., Any]] = {
-        "ServerLive": _plain(describes.server_live),
-        "ServerReady": _plain(describes.server_ready),
-        "ModelReady": _plain(describes.model_ready),
-        "ServerMetadata": _plain(describes.server_metadata),
-        "ModelMetadata": _plain(describes.model_metadata),
-        "ModelConfig": _plain(describes.model_config),
-        "RepositoryIndex": _plain(repository.repository_index),
-        "RepositoryModelLoad": _plain(repository.repository_model_load),
-        "RepositoryModelUnload": _plain(repository.repository_model_unload),
-    }
-    guard.faults.watch(SERVICE_NAME)
-    plain: dict[str, Handler] = {
-        name: grpc.unary_unary_rpc_method_handler(_refusal(reason)) for name, reason in REFUSED.items()
-    }
-    for method in inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods:
-        if method.name in behaviours:
-            request, response = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
-            plain[method.name] = grpc.unary_unary_rpc_method_handler(
-                behaviours[method.name], request.FromString, response.SerializeToString
-            )
-    handlers: dict[str, Handler | Attentive] = dict(guard.handlers(SERVICE_NAME, plain))
+    refused = {f"/{SERVICE_NAME}/{name}": refusal(Unsupported(reason)) for name, reason in REFUSED.items()}
+    infers = InferenceMethods(inference, preferences, max_stream_items, guard, tracer)
     model_infer = traced(tracer, SERVICE_NAME, "ModelInfer", infers.model_infer)
-    handlers["ModelInfer"] = Attentive.of(
-        model_infer, lambda behaviour: guard.unary(SERVICE_NAME, behaviour, inference_pb2.ModelInferRequest)
-    )
-    handlers["ModelStreamInfer"] = guard.streaming(
-        SERVICE_NAME, infers.model_stream_infer, inference_pb2.ModelInferRequest
-    )
-    return Methods(SERVICE_NAME, handlers, preferences)
-
-
-def _plain(method: Method) -> Callable[..., Awaitable[Any]]:
-    """Returns the behaviour of a method that needs nothing but its message."""
-
-    async def behaviour(request: Any, _: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        return await method(request)
-
-    return behaviour
-
-
-def _refusal(reason: str) -> Callable[..., Awaitable[NoReturn]]:
-    async def behaviour(_: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:
-        await abort(context, Unsupported(reason))
-
-    return behaviour
+    return {
+        **refused,
+        **guard.methods(DESCRIPTOR, describes, repository, name=SERVICE_NAME, apart=("ModelInfer", "ModelStreamInfer")),
+        f"/{SERVICE_NAME}/ModelInfer": guard.unary(SERVICE_NAME, model_infer),
+        f"/{SERVICE_NAME}/ModelStreamInfer": guard.streaming(SERVICE_NAME, infers.model_stream_infer),
+    }

@@ -1,0 +1,259 @@
+"""Listeners on h2corn: HTTP/2 in Rust, each request a task of this process's own event loop.
+
+One listening socket, one generation of the server at a time:
+
+    start -> serving -> renew: the next generation takes over the socket, this one finishes what it has begun
+                     -> stop:  the next generation does nothing but refuse, until this one has finished
+
+h2corn takes no more connections once it is told to stop, and those that come then would wait in the socket's queue for
+a server that never asks for them; so there is always a generation that does.
+
+`Server._serve_worker_fds` is what h2corn's own worker processes call. The public `serve` is the same with a banner on
+stderr, between the lines of JSON that are this server's log (docs/decisions/0046-h2corn.md).
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import h2corn
+from google.rpc.status_pb2 import Status
+from h2corn._lib import prepare_tls
+from h2corn._server import TlsMaterial
+from structlog.typing import FilteringBoundLogger
+
+from turnout.config import Address
+from turnout.errors import ConfigError
+from turnout.rpc.transport.asgi import Application
+from turnout.rpc.transport.calls import RunningCalls
+from turnout.rpc.transport.statuses import UNAVAILABLE
+
+_BACKLOG = 2048
+
+_CUT_SECONDS = 1.0
+"""How long the answers of calls that were ended may take to leave, before h2corn cuts their connections."""
+
+_KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 3}
+"""Of connections: a client whose machine is gone says nothing, and would be waited for for ever."""
+
+_RESTART_SECONDS = 0.2
+"""Before a generation follows one that failed: what failed it may be scarce, such as descriptors of files."""
+
+_STOPPED = Status(code=UNAVAILABLE, message="the server stopped before the call ended")
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """Bounds of connections.
+
+    Attributes:
+        connections: Most at once; more wait to be taken.
+        streams: Most calls at once on a connection.
+        header_bytes: Of a request's headers.
+        headers: Most of them.
+        header_seconds: For a connection to say what it speaks, and for headers that have begun to end.
+        body_seconds: For more of a body to come.
+        stall_seconds: For a client to take more of an answer.
+        idle_seconds: For a connection without a request to have one.
+    """
+
+    connections: int
+    streams: int
+    header_bytes: int
+    headers: int
+    header_seconds: float
+    body_seconds: float
+    stall_seconds: float
+    idle_seconds: float
+
+
+@dataclass(slots=True, eq=False)
+class _Generation:
+    """One run of the server.
+
+    Attributes:
+        server: That runs.
+        calls: Those it has under way.
+        serving: Ends when it has finished.
+    """
+
+    server: h2corn.Server
+    calls: RunningCalls
+    serving: asyncio.Task[None]
+
+
+class H2cornListener:
+    """Carries calls and HTTP requests to an ASGI application."""
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        application: Callable[[RunningCalls], Application],
+        limits: ConnectionLimits,
+        grace: float,
+        unary_paths: Iterable[str],
+        log: FilteringBoundLogger,
+        tls: TlsMaterial | None = None,
+    ) -> None:
+        """Prepares.
+
+        Args:
+            listening: A bound socket, which the listener closes.
+            application: Makes the application of a generation, which keeps its calls in what it is given.
+            limits: Of connections.
+            grace: Seconds that calls have to end once the listener, or a generation of it, stops.
+            unary_paths: Of methods whose clients have one message to send, and no reason to pause in it.
+            log: Told when a generation ends by itself.
+            tls: Certificate, key and the CAs of clients, in PEM; None for none.
+        """
+        host, port = listening.getsockname()[:2]
+        self.address = Address(host, port)
+        self._socket = listening
+        self._application = application
+        self._limits = limits
+        self._grace = grace
+        self._unary_paths = tuple(unary_paths)
+        self._log = log
+        self._tls = tls
+        self._current: _Generation | None = None
+        self._side_tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Begins to take connections."""
+        self._current = await self._begin()
+
+    async def renew(self, tls: TlsMaterial | None) -> None:
+        """Has connections from now on taken with other certificates; those there are finish and go.
+
+        Raises:
+            ValueError: They are no certificates; nothing changes then.
+        """
+        self._tls, before = tls, self._tls
+        try:
+            following = await self._begin()
+        except BaseException:
+            self._tls = before
+            raise
+        retired, self._current = self._current, following
+        if retired is not None:
+            self._spawn(self._finish(retired, self._grace))
+
+    async def stop(self, grace: float) -> None:
+        """Tells clients to go elsewhere (GOAWAY), waits `grace` seconds for calls under way, then ends the rest.
+
+        Until then connections that come are taken, and served as the application does then: it refuses.
+        """
+        last, self._current = self._current, None
+        if last is None:
+            self._socket.close()
+            return
+        following = await self._begin()
+        await asyncio.gather(self._finish(last, min(grace, self._grace)), *self._side_tasks)
+        await self._finish(following, 0.0)
+        self._socket.close()
+
+    async def _begin(self) -> _Generation:
+        calls = RunningCalls()
+        server = h2corn.Server(self._application(calls), self._config())
+        prepared = prepare_tls(server.config, self._tls)
+        serving = asyncio.create_task(
+            server._serve_worker_fds([os.dup(self._socket.fileno())], prepared_tls=prepared),
+            name=f"h2corn {self.address}",
+        )
+        generation = _Generation(server, calls, serving)
+        started = asyncio.ensure_future(server.wait_started())
+        await asyncio.wait([started, serving], return_when=asyncio.FIRST_COMPLETED)
+        await started
+        serving.add_done_callback(lambda _: self._ended(generation))
+        return generation
+
+    async def _finish(self, generation: _Generation, grace: float) -> None:
+        """Lets a generation finish what it has begun, in `grace` seconds."""
+        generation.server.shutdown()
+        await asyncio.wait([generation.serving], timeout=grace)
+        generation.calls.end_all(_STOPPED)
+        with contextlib.suppress(RuntimeError):  # h2corn's own bound passed, and it cut what was left
+            await generation.serving
+        generation.calls.close()
+
+    def _ended(self, generation: _Generation) -> None:
+        """Goes on with another generation where one ended by itself."""
+        if generation is not self._current:
+            return
+        self._current = None
+        error = generation.serving.exception()
+        self._log.error("the listener failed and begins anew", address=str(self.address), exc_info=error)
+        self._spawn(self._restart())
+
+    async def _restart(self) -> None:
+        await asyncio.sleep(_RESTART_SECONDS)
+        if self._current is None and self._socket.fileno() != -1:
+            self._current = await self._begin()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._side_tasks.add(task)
+        task.add_done_callback(self._side_tasks.discard)
+
+    def _config(self) -> h2corn.Config:
+        limits = self._limits
+        return h2corn.Config(
+            bind=(f"fd://{self._socket.fileno()}",),
+            grpc=True,
+            lifespan="off",
+            access_log=False,
+            log_format="json",
+            max_concurrent_streams=limits.streams,
+            limit_request_head_size=limits.header_bytes,
+            limit_request_line=limits.header_bytes,
+            limit_request_field_size=limits.header_bytes,
+            limit_request_fields=limits.headers,
+            h2_max_header_list_size=limits.header_bytes,
+            h2_max_header_block_size=limits.header_bytes,
+            max_request_body_size=0,  # the application bounds bodies, and says so in words
+            timeout_request_body_idle=limits.body_seconds,
+            request_policies=tuple(
+                h2corn.RequestPolicy(
+                    path=path,
+                    max_request_body_size=0,
+                    timeout_request_body_idle=limits.body_seconds,
+                    h2_timeout_response_stall=limits.stall_seconds,
+                )
+                for path in self._unary_paths
+            ),
+            limit_connections=limits.connections,
+            timeout_handshake=limits.header_seconds,
+            timeout_request_header=limits.header_seconds,
+            timeout_keep_alive=limits.idle_seconds,
+            timeout_graceful_shutdown=self._grace + _CUT_SECONDS,
+            h2_timeout_response_stall=limits.stall_seconds,
+        )
+
+
+def listen(address: Address, *, shared: bool = False) -> socket.socket:
+    """Returns a socket that listens on `address`.
+
+    Args:
+        address: With port 0, a free one is taken.
+        shared: Other processes may listen on the same port, and take their share of its connections.
+
+    Raises:
+        ConfigError: The address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        listening = socket.create_server(
+            (address.host, address.port), family=family, backlog=_BACKLOG, reuse_port=shared
+        )
+    except OSError as error:
+        raise ConfigError(f"{address} cannot be listened on: {error.strerror}") from error
+    listening.setblocking(False)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        if hasattr(socket, name):
+            listening.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return listening
