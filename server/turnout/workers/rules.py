@@ -61,6 +61,8 @@ GAUGES: Mapping[str, Rule] = {
     "turnout_repository_available": Rule.LEAST,
     "turnout_state_store_available": Rule.LEAST,
     "turnout_missing_versions": Rule.MOST,
+    "turnout_tls_certificate_expiry_timestamp_seconds": Rule.LEAST,
+    "turnout_tls_reload_failing": Rule.MOST,
     "turnout_gpu_utilization_ratio": Rule.MOST,
     "turnout_gpu_memory_used_bytes": Rule.MOST,
     "turnout_gpu_memory_total_bytes": Rule.MOST,

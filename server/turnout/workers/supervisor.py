@@ -97,6 +97,11 @@ class Supervisor:
         self._told = False
         self._code = 0
 
+    @property
+    def serves(self) -> bool:
+        """True while every worker takes connections and is ready."""
+        return all(worker.listening and worker.ready_since is not None for worker in self._workers)
+
     async def run(self) -> int:
         """Runs the workers until a signal, or until they cannot live.
 
@@ -157,6 +162,7 @@ class Supervisor:
 
     async def _kill(self, keeping: "Sequence[asyncio.Task[None]]") -> None:
         self._signal_all(signal.SIGKILL)
+        await asyncio.wait(keeping, timeout=_TELL_SECONDS)
         for task in keeping:
             task.cancel()
         await asyncio.gather(*keeping, return_exceptions=True)
