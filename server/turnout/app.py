@@ -236,14 +236,14 @@ async def running(
             lambda model: settings.for_model(model).false_alarm_meter, catalog, policies, observer, log, clock
         )
         previews = Previews(catalog, rollouts, clock)
-        recent = Recent(catalog)
+        shared = member is not None
+        peers = None if member is None else Peers(member, manager, catalog, refresh, log)
+        recent = Recent(catalog, peers)
         explainer = Explainer(router, catalog, policies)
         console: Sequence[Route] = ()
         if settings.console.enabled:
             token = settings.console.token.get_secret_value()
             console = console_routes(catalog, policies, shadows, rollouts, explainer, recent, token, log)
-        shared = member is not None
-        peers = None if member is None else Peers(member, manager, catalog, refresh, log)
         services = Services(
             inference=inference,
             catalog=catalog,
