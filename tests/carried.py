@@ -32,6 +32,7 @@ LIMITS = ConnectionLimits(
     body_seconds=60.0,
     stall_seconds=60.0,
     idle_seconds=60.0,
+    age_seconds=0.0,
 )
 
 
@@ -172,7 +173,7 @@ async def carried(
         return GrpcApplication(paths, calls, call_limits, admission, log, fallback)
 
     unary = [path for path, method in paths.items() if isinstance(method, Unary)]
-    listener = H2cornListener(listen(Address("127.0.0.1", 0)), application, limits, grace, unary, log)
+    listener = H2cornListener(listen(Address("127.0.0.1", 0)), "127.0.0.1", application, limits, grace, unary, log)
     await listener.start()
     try:
         yield Carried(listener.address, listener, admission, budget, seen)

@@ -90,7 +90,9 @@ def serving(
     log.touch()
     command = ["serve", "--models", str(models), "--json"]
     command += ["--grpc", grpc, "--http", "127.0.0.1:0", "--control", control, *options]
-    process = _forking().Process(target=forked.run, args=(program, command, os.environ | environment, str(log)))
+    process = _forking().Process(
+        target=forked.run, args=(program, command, os.environ | {"TURNOUT_DRAIN__DELAY_S": "0"} | environment, str(log))
+    )
     process.start()
     try:
         pattern = re.compile(r'"grpc": "([^"]+)", "http": "([^"]+)", "control": "([^"]+)"')

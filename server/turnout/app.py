@@ -17,10 +17,12 @@ from semver import Version
 from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
+from turnout.admission import Admission, ReceiveBudget
 from turnout.config import Address, Retention, Settings
 from turnout.errors import Unavailable
 from turnout.host import lower_priority, return_freed_memory
 from turnout.life import SideTasks, drain
+from turnout.listeners import open_listeners
 from turnout.oip.description import Description
 from turnout.publishing import Publisher
 from turnout.registry.announcement import Bounds
@@ -53,9 +55,7 @@ from turnout.routing.weights import record_epochs, record_weights
 from turnout.rpc.codec import new_request_id, trailing_metadata
 from turnout.rpc.errors import code_name
 from turnout.rpc.registry.service import RegistryServicer
-from turnout.rpc.server import Services, control_methods, data_methods, listen
-from turnout.rpc.transport.elsewhere import ElsewhereListener
-from turnout.rpc.transport.port import Listener
+from turnout.rpc.server import Services
 from turnout.serving import providers
 from turnout.serving.availability import Availability
 from turnout.serving.catalog import Catalog
@@ -83,13 +83,14 @@ from turnout.telemetry.resources import Memory
 from turnout.telemetry.tracing.assembly import tracing
 from turnout.threads import Threads
 from turnout.tls.certificates import Certificates
+from turnout.web.admission import AdmissionGate
 from turnout.web.console.application import console_routes
 from turnout.web.console.recent import Recent
 from turnout.web.guard import Guard, is_loopback
 from turnout.web.oip.description import DescriptionEndpoints
 from turnout.web.oip.inference import InferenceEndpoint
 from turnout.web.oip.routes import oip_routes
-from turnout.web.server import Web, bind, http_server
+from turnout.web.server import Web
 from turnout.workers.member import Member
 from turnout.workers.peers import Peers
 from turnout.workers.snapshot import encode
@@ -115,6 +116,8 @@ class Running:
         control: Where the control listener listens.
         services: What the listeners serve.
         failed: Done when a part that must not end ended; its exception says why.
+        admission: Says which requests are taken.
+        without_delay: Set to have the drain begin at once: nobody waits for it but whoever stops the server.
     """
 
     grpc: Address
@@ -122,6 +125,8 @@ class Running:
     control: Address
     services: Services
     failed: "asyncio.Future[None]"
+    admission: Admission
+    without_delay: asyncio.Event
 
 
 @asynccontextmanager
@@ -236,7 +241,6 @@ async def running(
             lambda model: settings.for_model(model).false_alarm_meter, catalog, policies, observer, log, clock
         )
         previews = Previews(catalog, rollouts, clock)
-        shared = member is not None
         peers = None if member is None else Peers(member, manager, catalog, refresh, log)
         recent = Recent(catalog, peers)
         explainer = Explainer(router, catalog, policies)
@@ -292,6 +296,8 @@ async def running(
             await sample()
             return await encode(metrics.snapshot())
 
+        admission = Admission(settings.limits.max_requests)
+        budget = ReceiveBudget(int(settings.limits.max_unfinished_bytes))
         preferences = PreferenceReader(settings.routing)
         body_bytes, limits = int(settings.limits.http_max_body_bytes), InputLimits.of(settings.limits)
         oip = oip_routes(
@@ -320,32 +326,19 @@ async def running(
             if member.start.waits:
                 await refresh()
                 await peers.wait_to_listen()
-        data = listen(data_methods(services, settings), settings.grpc, settings, certificates.source("grpc"), shared)
-        operators = control_methods(services, settings)
-        control: Listener = ElsewhereListener(settings.control)
-        if member is None or member.start.control:  # of several workers, one has it
-            identity = certificates.source("control")
-            control = listen(operators, settings.control, settings, identity, shared, channelz=True)
-        http_socket = bind(settings.http, reuse_port=shared)
-        stack.callback(http_socket.close)
-        addresses = (
-            data.address,
-            Address(settings.http.host, http_socket.getsockname()[1]),
-            control.address,
-        )
         guarded = Guard(web.application(), settings.web.hosts, loopback=is_loopback(settings.http.host))
-        http = http_server(guarded)
+        gate = AdmissionGate(guarded, admission)
+        listeners = open_listeners(services, settings, gate, certificates, admission, budget, stack)
+        without_delay = asyncio.Event()
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         side_tasks = SideTasks(failed)
         stack.push_async_callback(side_tasks.cancel)
 
         await refresh()
-        await data.start()
-        await control.start()
+        await listeners.start()
         if peers is not None and member is not None:
             await member.listening()
             side_tasks.start("readiness", peers.tell_ready())
-        side_tasks.start("http", http.serve(sockets=[http_socket]))
         side_tasks.start("rollouts", rollouts.run(previews.tick, meters.tick))
         side_tasks.start("webhook", webhook.run())
         side_tasks.start("retention", _retain(store, settings.retention, log))
@@ -354,9 +347,17 @@ async def running(
         if console:
             side_tasks.start("recent", recent.run())
         side_tasks.start("follow", follow(refresh, revision, availability, root, settings.repository, log))
-        stack.push_async_callback(drain, services, settings, data, control, http, side_tasks)
+        stack.push_async_callback(drain, services, settings, admission, listeners, side_tasks, without_delay)
         try:
-            yield Running(*addresses, services, failed)
+            yield Running(
+                listeners.grpc.address,
+                listeners.http.address,
+                listeners.control.address,
+                services,
+                failed,
+                admission,
+                without_delay,
+            )
         finally:
             readiness_off.set()
             catalog.swap(catalog.snapshot)  # wakes who watches the health
@@ -386,9 +387,13 @@ async def run(settings: Settings, member: Member | None = None) -> int:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
 
-    def on_signal() -> None:
+    interrupted = False
+
+    def on_signal(number: signal.Signals) -> None:
+        nonlocal interrupted
         if stopping.is_set():
             os._exit(1)  # asked twice: no drain, no farewell
+        interrupted = number is signal.SIGINT
         stop()
 
     def stop() -> None:
@@ -397,7 +402,7 @@ async def run(settings: Settings, member: Member | None = None) -> int:
             member.listen_now.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
+        loop.add_signal_handler(number, on_signal, number)
     if member is not None:
         member.on_parents_end(stop)
         loop.add_signal_handler(signal.SIGHUP, log.info, "nothing is reloaded on SIGHUP")
@@ -414,6 +419,8 @@ async def run(settings: Settings, member: Member | None = None) -> int:
         failure = server.failed.exception() if server.failed.done() else None
         if failure is not None:
             log.error("a side task died; the server stops", reason=str(failure), exc_info=failure)
+        if interrupted or failure is not None:
+            server.without_delay.set()
         log.info("draining", seconds=settings.drain.timeout_s)
     log.info("stopped")
     return 0 if failure is None else 1

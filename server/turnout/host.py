@@ -38,6 +38,9 @@ _MAPPED_BYTES = 4 << 20
 _KEPT_BYTES = 8 << 20
 """Most free bytes at the end of a heap; each thread may have one."""
 
+_MOST_FILES = 65_536
+"""Open files that a server asks for: some programs that it starts close all that they might have."""
+
 _STATUS = Path("/proc/self/status")
 _STATM = Path("/proc/self/statm")
 _OOM_SCORE_ADJ = Path("/proc/self/oom_score_adj")
@@ -149,6 +152,19 @@ def return_freed_memory() -> None:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def open_file_limit() -> int:
+    """Returns how many files this process may have open, which it raises as far as it may."""
+    if resource is None:
+        return 1024
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, _MOST_FILES) if hard != resource.RLIM_INFINITY else _MOST_FILES
+    if soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # macOS names a hard limit that it does not grant
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return int(soft)
 
 
 def write_no_core() -> None:

@@ -18,6 +18,8 @@ from turnout_client import (
     VersionState,
 )
 
+pytestmark = pytest.mark.both_transports
+
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
 
 

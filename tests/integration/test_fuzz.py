@@ -5,10 +5,13 @@ import re
 from itertools import islice
 
 import httpx
+import pytest
 
 from fuzzing import Sender, messages
 from onnx_models import scaled, string_identity
 from wire import X, outputs_of, request, stub_of
+
+pytestmark = pytest.mark.both_transports
 
 MESSAGES = 2500
 SEED = 15

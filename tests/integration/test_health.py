@@ -19,6 +19,8 @@ from onnx_models import scaled
 from turnout.rpc.health import HealthServicer
 from wire import X, refusal
 
+pytestmark = pytest.mark.both_transports
+
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SYMBOLS = (

@@ -26,6 +26,8 @@ from turnout_proto.oip import inference_pb2 as oip
 from turnout_proto.v1 import prediction_pb2 as pb
 from wire import X, outputs_of
 
+pytestmark = pytest.mark.both_transports
+
 LIMITS = {"max_tensors": 4, "max_rank": 3, "max_name_bytes": 64, "max_elements": 1000, "max_strings": 500}
 LONG = "n" * 65
 RAW = (X.tobytes(),)

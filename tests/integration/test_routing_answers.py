@@ -15,6 +15,8 @@ from turnout_proto.oip.inference_pb2 import ModelInferRequest, ModelReadyRequest
 from turnout_proto.v1 import traffic_pb2 as pb
 from wire import X, refusal, request, stub_of
 
+pytestmark = pytest.mark.both_transports
+
 
 @pytest.fixture(autouse=True)
 def digests(publish_model) -> dict[str, str]:

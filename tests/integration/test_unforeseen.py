@@ -26,6 +26,8 @@ from turnout_proto.oip import inference_pb2 as oip
 from turnout_proto.v1 import catalog_pb2, prediction_pb2, registry_pb2, traffic_pb2
 from wire import X, request
 
+pytestmark = pytest.mark.both_transports
+
 SECRET = "KeyError: /secret/of/the/server"
 
 

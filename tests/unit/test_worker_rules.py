@@ -130,6 +130,16 @@ def test_runners_and_queues_are_divided_for_all_models_and_for_each_of_them() ->
     assert first.limits.max_message_bytes == settings.limits.max_message_bytes
 
 
+def test_every_worker_can_take_the_largest_message() -> None:
+    settings = Settings(workers=16)
+    largest = settings.limits.max_message_bytes
+    for index in range(16):
+        share = share_of(settings, index)
+        assert share.for_model("m").limits.max_queue_bytes >= largest
+        assert share.limits.max_unfinished_bytes >= largest
+        assert share.limits.max_requests == settings.limits.max_requests // 16
+
+
 def test_one_worker_has_everything() -> None:
     settings = Settings(runtime=Runtime(runners=3), model={"m": ModelOverrides(runtime=Runtime(runners=5))})
     assert share_of(settings, 0) == settings

@@ -21,6 +21,7 @@ from turnout.config.sections import (
     Signing,
     Tracing,
     Transfers,
+    Transport,
     Trials,
     Web,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "Tls",
     "Tracing",
     "Transfers",
+    "Transport",
     "Trials",
     "Web",
     "load_settings",

@@ -28,6 +28,7 @@ from turnout.config.sections import (
     Signing,
     Tracing,
     Transfers,
+    Transport,
     Trials,
     Web,
 )
@@ -104,9 +105,10 @@ class Settings(BaseSettings):
             on it changes what is served.
         http: The same over HTTP, with metrics, probes and the console.
         control: The operators' listener; loopback, since whoever reaches it decides what is served.
-        workers: Processes that serve, on the same ports. Each loads every version. `runtime.runners` and `processes`,
-            `limits.max_queue_requests` and `_bytes`, `shadow.max_inflight` and `max_queue_*`, `loading.concurrency` and
-            `runtime.arena_limit_bytes` are divided between them, 1 each at least. Linux only.
+        workers: Processes that serve, on the same ports. Each loads every version. Divided between them, 1 each at
+            least, are `runtime.runners`, `runtime.processes` and `runtime.arena_limit_bytes`, `loading.concurrency`,
+            `shadow.max_inflight`, and of `limits` and `shadow` what bounds queues, connections and requests under way.
+            Linux only.
         model: By model name.
     """
 
@@ -128,6 +130,7 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     batching: Batching = Batching()
     runtime: Runtime = Runtime()
+    transport: Transport = Transport()
     drain: Drain = Drain()
     repository: Repository = Repository()
     retention: Retention = Retention()

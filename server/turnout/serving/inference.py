@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, Self, TypeVar
 
-from turnout.errors import DeadlineExceeded, Draining, ModelFailure, TurnoutError
+from turnout.errors import DeadlineExceeded, ModelFailure, TurnoutError
 from turnout.serving.arms import ArmMeter, Cell, FailedRequest
 from turnout.serving.batcher import Answer
 from turnout.serving.catalog import Catalog, VersionEntry
@@ -237,13 +237,11 @@ class Inference:
         self._metrics = metrics
         self._access = access
         self._code_of = code_of
-        self._draining = False
         metrics.faults.watch("inference")
         self.draining = asyncio.Event()
 
     def drain(self) -> None:
-        """Refuses new requests from now on; those under way are finished."""
-        self._draining = True
+        """Has what is long-lived on a connection end. No new request comes then: listeners refuse them."""
         self.draining.set()
 
     async def answer(self, call: InferenceRequest, exchange: Exchange[T], *, heavy: bool = False) -> T:
@@ -385,10 +383,6 @@ class Inference:
         return ModelFailure(_UNEXPECTED)
 
     def _route(self, request: InferenceRequest) -> Route:
-        if self._draining:
-            refusal = Draining("the server is stopping", retry_after=1.0)
-            self.refuse(request, refusal)
-            raise refusal
         try:
             route = self._router.route(
                 request.model, request.selector, request.routing_key, baseline_only=request.baseline_only

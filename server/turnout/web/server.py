@@ -1,21 +1,16 @@
 """The HTTP listener: metrics, probes, JSON predictions for people with curl, the Open Inference Protocol."""
 
-import contextlib
-import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import orjson
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp
 
-from turnout.config import Address
-from turnout.errors import ConfigError, InvalidRequest, InvalidTensor, ModelFailure, TurnoutError, Unavailable
+from turnout.errors import InvalidRequest, InvalidTensor, ModelFailure, TurnoutError, Unavailable
 from turnout.oip.json_tensors import from_nested, to_nested
 from turnout.registry.signature import Signature
 from turnout.routing.preferences import PreferenceReader
@@ -28,7 +23,6 @@ from turnout.telemetry.faults import FaultRecorder
 from turnout.telemetry.tracing.tracer import Tracer
 from turnout.web.body import Body, receive
 from turnout.web.errors import error_response
-from turnout.web.header_limit import BoundedHttpProtocol
 from turnout.web.json_body import json_object
 from turnout.web.tracing import traced
 
@@ -204,43 +198,3 @@ class JsonExchange:
             "outputs": {name: to_nested(array) for name, array in result.outputs},
         }
         return Response(orjson.dumps(document), media_type="application/json")
-
-
-class EmbeddedServer(uvicorn.Server):
-    """uvicorn inside another program's event loop: signals are that program's business."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leaves the signals alone."""
-        yield
-
-
-def http_server(application: ASGIApp) -> EmbeddedServer:
-    """Returns the HTTP server, to be served on a bound socket."""
-    config = uvicorn.Config(
-        application,
-        http=BoundedHttpProtocol,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        server_header=False,
-        ws="none",
-    )
-    return EmbeddedServer(config)
-
-
-def bind(address: Address, *, reuse_port: bool = False) -> socket.socket:
-    """Returns a socket bound to `address`.
-
-    Args:
-        address: Where.
-        reuse_port: Other workers listen there too.
-
-    Raises:
-        ConfigError: The address cannot be had.
-    """
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    try:
-        return socket.create_server((address.host, address.port), family=family, backlog=2048, reuse_port=reuse_port)
-    except OSError as error:
-        raise ConfigError(f"{address} cannot be listened on: {error.strerror}") from error

@@ -1,6 +1,7 @@
 """What each worker may take of what is set for the server. Pure."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import ByteSize
@@ -12,13 +13,16 @@ from turnout.config.values import Provider
 from turnout.errors import ConfigError
 
 SHARED_OUT: Mapping[str, tuple[str, ...]] = {
-    "limits": ("max_queue_requests", "max_queue_bytes"),
+    "limits": ("max_queue_requests", "max_queue_bytes", "max_requests", "max_connections", "max_unfinished_bytes"),
     "runtime": ("runners", "processes", "arena_limit_bytes"),
     "shadow": ("max_inflight", "max_queue_requests", "max_queue_bytes"),
     "loading": ("concurrency",),
 }
 """By section, what the workers get equal parts of. 0 stays 0, which means "no bound", or "as many as fit": then each
 worker reckons with its part of the cores."""
+
+_HOLD_MESSAGES = frozenset({"max_queue_bytes", "max_unfinished_bytes"})
+"""What has to hold the largest message, in each worker too; otherwise no worker could take it."""
 
 S = TypeVar("S", bound=Section)
 
@@ -30,11 +34,11 @@ def share_of(settings: Settings, index: int) -> Settings:
         settings: Of the server.
         index: Of the worker, from 0.
     """
-    count = settings.workers
+    division = _Division(index, settings.workers, int(settings.limits.max_message_bytes))
     update: dict[str, Any] = {
-        name: _divided(getattr(settings, name), keys, index, count) for name, keys in SHARED_OUT.items()
+        name: division.of_section(getattr(settings, name), keys) for name, keys in SHARED_OUT.items()
     }
-    update["model"] = {model: _of_model(own, index, count) for model, own in settings.model.items()}
+    update["model"] = {model: division.of_model(own) for model, own in settings.model.items()}
     return settings.model_copy(update=update)
 
 
@@ -43,23 +47,29 @@ def part(whole: int, index: int, count: int) -> int:
     return max(whole // count + (index < whole % count), 1) if whole else 0
 
 
-def _of_model(own: ModelOverrides, index: int, count: int) -> ModelOverrides:
-    """Divides what is set for one model; what is not set there stays unset, since the sections of all hold then."""
-    update: dict[str, Any] = {}
-    for name, keys in SHARED_OUT.items():
-        if name in own.model_fields_set:
-            section = getattr(own, name)
-            update[name] = _divided(section, [key for key in keys if key in section.model_fields_set], index, count)
-    return own.model_copy(update=update)
+@dataclass(frozen=True, slots=True)
+class _Division:
+    index: int
+    count: int
+    message_bytes: int
 
+    def of_model(self, own: ModelOverrides) -> ModelOverrides:
+        """Divides what is set for one model; what is not set there stays unset, since the sections of all hold then."""
+        update: dict[str, Any] = {}
+        for name, keys in SHARED_OUT.items():
+            if name in own.model_fields_set:
+                section = getattr(own, name)
+                update[name] = self.of_section(section, [key for key in keys if key in section.model_fields_set])
+        return own.model_copy(update=update)
 
-def _divided(section: S, keys: Iterable[str], index: int, count: int) -> S:
-    return section.model_copy(update={key: _like(getattr(section, key), index, count) for key in keys})
+    def of_section(self, section: S, keys: Iterable[str]) -> S:
+        """Divides what a section has under these keys."""
+        return section.model_copy(update={key: self._share(key, getattr(section, key)) for key in keys})
 
-
-def _like(whole: int, index: int, count: int) -> int:
-    share = part(whole, index, count)
-    return ByteSize(share) if isinstance(whole, ByteSize) else share
+    def _share(self, key: str, whole: int) -> int:
+        least = min(whole, self.message_bytes) if key in _HOLD_MESSAGES else 0
+        share = max(part(whole, self.index, self.count), least)
+        return ByteSize(share) if isinstance(whole, ByteSize) else share
 
 
 def check_gpus(settings: Settings) -> None:

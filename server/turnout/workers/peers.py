@@ -53,6 +53,11 @@ class Peers:
         member.answers("load", self._load_here)
         member.answers("refresh", self._refresh_here)
 
+    @property
+    def has_control(self) -> bool:
+        """True in the one worker that has the operators' listener."""
+        return self._member.start.control
+
     def others_ready(self) -> bool:
         """Tells whether every other worker that takes connections is ready."""
         return self._member.others_ready

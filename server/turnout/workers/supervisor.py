@@ -132,7 +132,7 @@ class Supervisor:
     def _signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_end_signal)
+            loop.add_signal_handler(number, self._on_end_signal, number)
         loop.add_signal_handler(signal.SIGHUP, self._signal_all, signal.SIGHUP)
         try:
             yield
@@ -140,19 +140,19 @@ class Supervisor:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.remove_signal_handler(number)
 
-    def _on_end_signal(self) -> None:
+    def _on_end_signal(self, number: signal.Signals) -> None:
         if self._stopping.is_set():  # asked twice: no drain, no farewell
             self._signal_all(signal.SIGKILL)
             os._exit(1)
         self._log.info("draining", seconds=self._settings.drain.timeout_s)
-        self._stop(0)
+        self._stop(0, number)
 
-    def _stop(self, code: int) -> None:
+    def _stop(self, code: int, number: signal.Signals = signal.SIGTERM) -> None:
         """Has every worker drain; once."""
         if not self._stopping.is_set():
             self._code = code
             self._stopping.set()
-            self._signal_all(signal.SIGTERM)
+            self._signal_all(number)
 
     def _signal_all(self, number: signal.Signals) -> None:
         for worker in self._workers:
@@ -172,7 +172,7 @@ class Supervisor:
         while not self._stopping.is_set():
             served, code = await self._run_once(worker)
             if self._stopping.is_set():
-                if code not in (0, -signal.SIGTERM):  # that signal may come before it can be handled
+                if code not in (0, -signal.SIGTERM, -signal.SIGINT):  # they may come before they can be handled
                     self._code = self._code or 1
                 return
             if not self._told:

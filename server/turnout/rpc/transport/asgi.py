@@ -31,7 +31,7 @@ from turnout.rpc.transport.asgi_call import (
 from turnout.rpc.transport.calls import RunningCalls
 from turnout.rpc.transport.compression import ENCODING_NAMES
 from turnout.rpc.transport.framing import PREFIX, PREFIX_BYTES
-from turnout.rpc.transport.port import Call, Method, Methods, StatusError, Stream, Unary
+from turnout.rpc.transport.port import ALWAYS_TAKEN, Call, Method, Methods, StatusError, Stream, Unary
 from turnout.rpc.transport.statuses import CANCELLED, INTERNAL, OK_TRAILERS, UNIMPLEMENTED, trailers_for
 
 Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -39,9 +39,6 @@ Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 _GRPC = b"application/grpc"
 _TYPES = (_GRPC, b"application/grpc+proto")
 _ACCEPTED = (b"grpc-accept-encoding", ENCODING_NAMES.encode())
-
-_HEALTH = "/grpc.health.v1.Health/"
-"""Paths whose calls are always taken: who looks after a server asks most when it is full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +104,7 @@ class GrpcApplication:
         try:
             if route.counted:
                 admission.check()
-            call = AsgiCall(self._limits, scope, headers, receive, send)
+            call = AsgiCall(self._limits, route.counted, scope, headers, receive, send)
         except TurnoutError as error:
             return await send_only_status(send, to_status(error))
         except StatusError as error:
@@ -196,7 +193,7 @@ class GrpcApplication:
 
 
 def _route(path: str, method: Method) -> _Route:
-    counted = not path.startswith(_HEALTH)
+    counted = not path.startswith(ALWAYS_TAKEN)
     if isinstance(method, Unary):
         return _Route(method.answer, None, counted)
     return _Route(None, method.serve, counted)

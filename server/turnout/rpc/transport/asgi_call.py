@@ -84,9 +84,23 @@ class AsgiCall(RunningCall):
     __slots__ = ("_encoding", "_frames", "_half_closed", "_held", "_limits", "_receive", "_send", "gzip", "started")
 
     def __init__(
-        self, limits: CallLimits, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, send: Send
+        self,
+        limits: CallLimits,
+        counted: bool,
+        scope: Scope,
+        headers: Mapping[bytes, bytes],
+        receive: Receive,
+        send: Send,
     ) -> None:
         """Begins a call.
+
+        Args:
+            limits: Of calls.
+            counted: Whether it is one of those that may be under way.
+            scope: ASGI's.
+            headers: Of the request, of each name one.
+            receive: ASGI's.
+            send: ASGI's.
 
         Raises:
             StatusError: Its headers are not those of a call.
@@ -98,7 +112,7 @@ class AsgiCall(RunningCall):
                 deadline = time.monotonic() + parse_timeout(timeout)
             except ValueError as error:
                 raise refusal(INTERNAL, str(error)) from None
-        super().__init__(scope["headers"], scope.get("client"), deadline)
+        super().__init__(scope["headers"], scope.get("client"), deadline, counted)
         self._limits = limits
         self._receive = receive
         self._send = send

@@ -21,22 +21,27 @@ class RunningCall(Stream):
 
     Attributes:
         ending: The status by which this server ends it early; None while it does not.
+        counted: Whether it is one of those that may be under way, and whose end a server that stops waits for.
         answered: Whether its method has returned, and only the end of the answer is still to be sent.
     """
 
-    __slots__ = ("_client", "_deadline", "_headers", "_metadata", "_task", "answered", "ending")
+    __slots__ = ("_client", "_deadline", "_headers", "_metadata", "_task", "answered", "counted", "ending")
 
-    def __init__(self, headers: Headers, client: "tuple[str, int] | None", deadline: float | None) -> None:
+    def __init__(
+        self, headers: Headers, client: "tuple[str, int] | None", deadline: float | None, counted: bool = True
+    ) -> None:
         """Begins a call in the task that is running.
 
         Args:
             headers: Of its request.
             client: Address and port of who calls; None if that is no TCP connection.
             deadline: By `time.monotonic`; None for none.
+            counted: Whether it is one of those that may be under way.
         """
         self.trailing = ()
         self.ending: Status | None = None
         self.answered = False
+        self.counted = counted
         self._headers = headers
         self._client = client
         self._deadline = deadline
@@ -91,7 +96,6 @@ class RunningCalls:
         self._calls: set[RunningCall] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._armed = inf
-        self._idle = asyncio.Event()
 
     def add(self, call: RunningCall) -> None:
         """Begins to watch a call."""
@@ -102,21 +106,18 @@ class RunningCalls:
 
     def remove(self, call: RunningCall) -> None:
         """Forgets a call, which has ended."""
-        calls = self._calls
-        calls.discard(call)
-        if not calls:
-            self._idle.set()
+        self._calls.discard(call)
+
+    def end_uncounted(self, status: Status) -> None:
+        """Ends the calls with `status` that nobody waits for: health is watched until the watcher leaves."""
+        for call in self._calls:
+            if not call.counted:
+                call.end(status)
 
     def end_all(self, status: Status) -> None:
         """Ends all calls with `status`."""
         for call in self._calls:
             call.end(status)
-
-    async def wait_idle(self) -> None:
-        """Returns once no call is under way."""
-        while self._calls:
-            self._idle.clear()
-            await self._idle.wait()
 
     def close(self) -> None:
         """Stops the timer."""

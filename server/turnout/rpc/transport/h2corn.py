@@ -16,8 +16,9 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import h2corn
@@ -31,6 +32,7 @@ from turnout.errors import ConfigError
 from turnout.rpc.transport.asgi import Application
 from turnout.rpc.transport.calls import RunningCalls
 from turnout.rpc.transport.statuses import UNAVAILABLE
+from turnout.tls.identity import ServerIdentity
 
 _BACKLOG = 2048
 
@@ -42,6 +44,8 @@ _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 3}
 
 _RESTART_SECONDS = 0.2
 """Before a generation follows one that failed: what failed it may be scarce, such as descriptors of files."""
+
+_IN_MEMORY = Path("in memory")
 
 _STOPPED = Status(code=UNAVAILABLE, message="the server stopped before the call ended")
 
@@ -59,6 +63,7 @@ class ConnectionLimits:
         body_seconds: For more of a body to come.
         stall_seconds: For a client to take more of an answer.
         idle_seconds: For a connection without a request to have one.
+        age_seconds: Between two times that all clients are told to connect anew; 0 for never.
     """
 
     connections: int
@@ -69,6 +74,7 @@ class ConnectionLimits:
     body_seconds: float
     stall_seconds: float
     idle_seconds: float
+    age_seconds: float
 
 
 @dataclass(slots=True, eq=False)
@@ -92,52 +98,61 @@ class H2cornListener:
     def __init__(
         self,
         listening: socket.socket,
+        host: str,
         application: Callable[[RunningCalls], Application],
         limits: ConnectionLimits,
         grace: float,
         unary_paths: Iterable[str],
         log: FilteringBoundLogger,
-        tls: TlsMaterial | None = None,
+        identity: ServerIdentity | None = None,
     ) -> None:
         """Prepares.
 
         Args:
             listening: A bound socket, which the listener closes.
+            host: That it was asked to listen on.
             application: Makes the application of a generation, which keeps its calls in what it is given.
             limits: Of connections.
             grace: Seconds that calls have to end once the listener, or a generation of it, stops.
             unary_paths: Of methods whose clients have one message to send, and no reason to pause in it.
             log: Told when a generation ends by itself.
-            tls: Certificate, key and the CAs of clients, in PEM; None for none.
+            identity: What clients are shown; None for plain text.
         """
-        host, port = listening.getsockname()[:2]
-        self.address = Address(host, port)
+        self._address = Address(host, listening.getsockname()[1])
         self._socket = listening
         self._application = application
         self._limits = limits
         self._grace = grace
         self._unary_paths = tuple(unary_paths)
         self._log = log
-        self._tls = tls
+        self._identity = identity
         self._current: _Generation | None = None
+        self._ageing: asyncio.Task[None] | None = None
         self._side_tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def address(self) -> Address:
+        """Where it listens, with the real port."""
+        return self._address
 
     async def start(self) -> None:
         """Begins to take connections."""
         self._current = await self._begin()
+        if self._limits.age_seconds:
+            self._ageing = asyncio.create_task(self._age(self._limits.age_seconds))
 
-    async def renew(self, tls: TlsMaterial | None) -> None:
-        """Has connections from now on taken with other certificates; those there are finish and go.
+    async def renew(self, identity: ServerIdentity | None) -> None:
+        """Has connections from now on shown another identity; those that are there finish their calls and go.
 
         Raises:
-            ValueError: They are no certificates; nothing changes then.
+            ConfigError: TLS cannot use it; nothing changes then.
         """
-        self._tls, before = tls, self._tls
+        self._identity, before = identity, self._identity
         try:
             following = await self._begin()
-        except BaseException:
-            self._tls = before
-            raise
+        except ValueError as error:
+            self._identity = before
+            raise ConfigError(f"{self.address}: {error}") from None
         retired, self._current = self._current, following
         if retired is not None:
             self._spawn(self._finish(retired, self._grace))
@@ -147,6 +162,8 @@ class H2cornListener:
 
         Until then connections that come are taken, and served as the application does then: it refuses.
         """
+        if self._ageing is not None:
+            self._ageing.cancel()
         last, self._current = self._current, None
         if last is None:
             self._socket.close()
@@ -159,7 +176,7 @@ class H2cornListener:
     async def _begin(self) -> _Generation:
         calls = RunningCalls()
         server = h2corn.Server(self._application(calls), self._config())
-        prepared = prepare_tls(server.config, self._tls)
+        prepared = prepare_tls(server.config, _material(self._identity))
         serving = asyncio.create_task(
             server._serve_worker_fds([os.dup(self._socket.fileno())], prepared_tls=prepared),
             name=f"h2corn {self.address}",
@@ -174,11 +191,17 @@ class H2cornListener:
     async def _finish(self, generation: _Generation, grace: float) -> None:
         """Lets a generation finish what it has begun, in `grace` seconds."""
         generation.server.shutdown()
+        generation.calls.end_uncounted(_STOPPED)
         await asyncio.wait([generation.serving], timeout=grace)
         generation.calls.end_all(_STOPPED)
         with contextlib.suppress(RuntimeError):  # h2corn's own bound passed, and it cut what was left
             await generation.serving
         generation.calls.close()
+
+    async def _age(self, seconds: float) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            await self.renew(self._identity)
 
     def _ended(self, generation: _Generation) -> None:
         """Goes on with another generation where one ended by itself."""
@@ -231,7 +254,24 @@ class H2cornListener:
             timeout_keep_alive=limits.idle_seconds,
             timeout_graceful_shutdown=self._grace + _CUT_SECONDS,
             h2_timeout_response_stall=limits.stall_seconds,
+            **_tls_options(self._identity),
         )
+
+
+def _material(identity: ServerIdentity | None) -> TlsMaterial | None:
+    if identity is None:
+        return None
+    return TlsMaterial(identity.certificate, identity.key, identity.client_ca or None)
+
+
+def _tls_options(identity: ServerIdentity | None) -> Mapping[str, Any]:
+    """Returns what h2corn's configuration says of TLS: that there are files, which it is not to read."""
+    if identity is None:
+        return {}
+    options: dict[str, Any] = {"certfile": _IN_MEMORY, "keyfile": _IN_MEMORY}
+    if identity.client_certificates != "none":
+        options |= {"ca_certs": _IN_MEMORY, "cert_reqs": identity.client_certificates}
+    return options
 
 
 def listen(address: Address, *, shared: bool = False) -> socket.socket:

@@ -101,6 +101,9 @@ Method: TypeAlias = Unary | Streaming
 Methods: TypeAlias = Mapping[str, Method]
 """By path: `/package.Service/Method`."""
 
+ALWAYS_TAKEN = "/grpc.health.v1.Health/"
+"""Calls of such a path are taken however many are under way: who looks after a server asks most when it is full."""
+
 
 class Listener(Protocol):
     """Carries calls to methods, from `start` until `stop`."""

@@ -1,0 +1,363 @@
+"""Whatever a client does to a listener, memory stays bounded and other clients are served meanwhile."""
+
+import asyncio
+import resource
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+from hyperframe.frame import DataFrame, HeadersFrame, PingFrame, RstStreamFrame, SettingsFrame, WindowUpdateFrame
+from onnx import TensorProto
+from semver import Version
+
+import onnx_models
+from abuse import MIB, PATIENCE, Witness, abort, continuations, flood, half_open, witness
+from h2_wire import BOUND, PREFACE, Connection, connect, grpc_headers, message
+from processes import ServerProcess, serving
+from turnout.config import Settings
+from turnout.registry.publish import PublishRequest, publish
+from turnout.registry.repository import Repository
+from turnout.state.store import StateStore
+from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
+from wire import X, request
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+PREDICT = "/turnout.v1.PredictionService/Predict"
+FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+SMALL = 96.0
+"""MiB that an abuse may cost: what 100 streams and their windows take, with room for an allocator's own."""
+
+BODIES = 640.0
+"""MiB that 24 requests of 60 MB each, which are 1,373 MiB, may cost together."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    root = tmp_path_factory.mktemp("abuse")
+    models = root / "models"
+    with StateStore.open(Settings(models=models).state_url) as store:
+        for name, proto in (
+            ("m", onnx_models.scaled(2)),
+            ("wide", onnx_models.identity(TensorProto.FLOAT, ["batch", 4])),
+        ):
+            publish(
+                Repository(models),
+                PublishRequest(name, Version(1), onnx_models.save(proto, root / f"{name}.onnx")),
+            )
+            store.release(name, Version(1), actor="test", reason="")
+    with serving(models) as process:
+        deadline = time.monotonic() + 60
+        while httpx.get(f"http://{process.http}/readyz").status_code != 200:
+            assert time.monotonic() < deadline, process.log.read_text()
+            time.sleep(0.02)
+        yield process
+
+
+@asynccontextmanager
+async def harmless(server: ServerProcess, mebibytes: float = SMALL) -> AsyncIterator[Witness]:
+    """Fails where what happens meanwhile costs too much memory, or keeps an honest client from its answers."""
+    assert server.process.pid is not None
+    async with witness(server.grpc, server.process.pid) as seen:
+        yield seen
+        answered = seen.answered
+        async with asyncio.timeout(PATIENCE):
+            while seen.answered == answered:
+                await asyncio.sleep(0.01)
+    assert seen.failed == []
+    assert seen.slowest < PATIENCE
+    assert seen.grown < mebibytes, f"grew by {seen.grown:.0f} MiB"
+    assert '"level": "error"' not in server.log.read_text()
+
+
+async def test_streams_that_are_reset_as_soon_as_they_are_opened(server) -> None:
+    async with harmless(server), connect(server.grpc) as connection:
+        for _ in range(200):
+            for _ in range(100):
+                number = connection.open(grpc_headers(PREDICT))
+                connection.frame(RstStreamFrame(number, 8))
+            await connection.drain()
+            await asyncio.sleep(0)
+            if connection.closed.is_set():
+                break
+
+
+async def test_calls_that_are_reset_once_their_request_is_there(server) -> None:
+    body = message(request("m", x=X).SerializeToString())
+    async with harmless(server), connect(server.grpc) as connection:
+        for _ in range(100):
+            for _ in range(50):
+                number = connection.open(grpc_headers(PREDICT))
+                connection.frame(DataFrame(number, body, flags=["END_STREAM"]))
+                connection.frame(RstStreamFrame(number, 8))
+            await connection.drain()
+            await asyncio.sleep(0)
+            if connection.closed.is_set():
+                break
+
+
+@pytest.mark.parametrize("piece", [bytes(16_000), b"\x00\x01a\x01b" * 3000, b""], ids=["zeros", "fields", "nothing"])
+async def test_headers_that_go_on_for_ever(server, piece) -> None:
+    total = 150 * MIB if piece else 20 * MIB
+    async with harmless(server), connect(server.grpc) as connection:
+        sent = await continuations(connection, total, piece)
+        assert connection.closed.is_set()
+    assert sent < total
+
+
+async def test_one_header_of_150_mb(server) -> None:
+    # A literal field with a new name: "a", and a value that says it has 150 MB.
+    start = b"\x00\x01a" + b"\x7f" + _varint(150_000_000 - 127)
+    async with harmless(server), connect(server.grpc) as connection:
+        frame = HeadersFrame(1, start.ljust(16_000, b"v"))
+        connection.frame(frame)
+        sent = await continuations(connection, 150_000_000, b"v" * 16_000)
+    assert sent < 150_000_000
+
+
+async def test_headers_that_grow_when_they_are_unpacked(server) -> None:
+    """A field of 4,000 bytes is put in the table once, and named 15,000 times in each block."""
+    entry = b"\x40\x01a\x7f" + _varint(4000 - 127) + b"v" * 4000
+    async with harmless(server), connect(server.grpc) as connection:
+        for _ in range(50):
+            block = connection.encode(grpc_headers(PREDICT)) + entry + b"\xbe" * 10_000
+            frame = HeadersFrame(connection.open(grpc_headers(PREDICT)) + 2, block, flags=["END_HEADERS", "END_STREAM"])
+            connection.frame(frame)
+            await connection.drain()
+            if connection.closed.is_set():
+                break
+        await connection.ping()
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        SettingsFrame(0, settings={SettingsFrame.MAX_CONCURRENT_STREAMS: 1}),
+        SettingsFrame(0, settings={SettingsFrame.HEADER_TABLE_SIZE: 1 << 31}),
+        PingFrame(0, b"12345678"),
+        WindowUpdateFrame(0, window_increment=1),
+    ],
+    ids=["SETTINGS", "SETTINGS of a large table", "PING", "WINDOW_UPDATE"],
+)
+async def test_frames_that_the_server_has_to_answer_while_nobody_reads(server, frame) -> None:
+    async with harmless(server), connect(server.grpc, deaf=True) as connection:
+        try:
+            async with asyncio.timeout(5):  # a server that waits for the reader takes no more: that is well, too
+                await flood(connection, frame.serialize() * 1000, 400)
+        except TimeoutError:
+            pass
+
+
+async def test_empty_data_without_an_end(server) -> None:
+    async with harmless(server), connect(server.grpc) as connection:
+        number = connection.open(grpc_headers(PREDICT))
+        await flood(connection, DataFrame(number, b"").serialize() * 1000, 300)
+
+
+async def test_a_window_beyond_its_bound_ends_what_it_belongs_to(server) -> None:
+    async with harmless(server), connect(server.grpc) as connection:
+        number = connection.open(grpc_headers(PREDICT))
+        for _ in range(3):
+            connection.frame(WindowUpdateFrame(number, window_increment=(1 << 31) - 1))
+        assert (await connection.finished(number)).reset in (3, None)  # FLOW_CONTROL_ERROR, or by GOAWAY
+    async with harmless(server), connect(server.grpc) as connection:
+        for _ in range(3):
+            connection.frame(WindowUpdateFrame(0, window_increment=(1 << 31) - 1))
+        await asyncio.wait_for(connection.closed.wait(), BOUND)
+        assert connection.goaway == 3
+
+
+async def test_answers_that_nobody_takes(server) -> None:
+    """Answers of 1 MB each, to a client whose window is closed."""
+    body = message(request("wide", x=np.zeros((65_536, 4), np.float32)).SerializeToString())
+    async with harmless(server, 100 * 4 + SMALL), connect(server.grpc, window=0) as connection:
+        for _ in range(100):
+            number = connection.open(grpc_headers(PREDICT))
+            await connection.data(number, body, end=True)
+        await connection.ping()
+    async with harmless(server):
+        pass
+
+
+async def test_answers_that_are_taken_byte_by_byte(server) -> None:
+    body = message(request("wide", x=np.zeros((4096, 4), np.float32)).SerializeToString())
+    async with harmless(server), connect(server.grpc, window=1, give_back=False) as connection:
+        numbers = [connection.open(grpc_headers(PREDICT)) for _ in range(20)]
+        for number in numbers:
+            await connection.data(number, body, end=True)
+        for _ in range(500):
+            for number in numbers:
+                connection.frame(WindowUpdateFrame(number, window_increment=1))
+                connection.frame(WindowUpdateFrame(0, window_increment=1))
+            await connection.drain()
+            await asyncio.sleep(0)
+
+
+async def test_bodies_that_never_end(server) -> None:
+    """24 requests of 60 MB, each less its last byte."""
+    size = 60_000_000
+    start = b"\0" + size.to_bytes(4, "big") + bytes(size - 1)
+
+    async def send(connection: Connection) -> None:
+        number = connection.open(grpc_headers(PREDICT))
+        await connection.data(number, start)
+
+    async with harmless(server, BODIES):
+        connections = [connect(server.grpc) for _ in range(24)]
+        opened = [await context.__aenter__() for context in connections]
+        try:
+            tasks = [asyncio.create_task(send(connection)) for connection in opened]
+            await asyncio.wait(tasks, timeout=15)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            for context in connections:
+                await context.__aexit__(None, None, None)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"", PREFACE[:10], PREFACE, PREFACE + SettingsFrame(0).serialize()],
+    ids=["nothing", "half", "hello", "idle"],
+)
+async def test_connections_that_say_no_more(server, said) -> None:
+    count = min(3000, FILES // 6)
+    async with harmless(server, 160):
+        opened = await half_open(server.grpc, count, said)
+        async with connect(server.grpc) as connection:
+            await connection.ping()
+        abort(opened)
+
+
+async def test_ten_thousand_calls_at_once_on_one_connection(server) -> None:
+    async with harmless(server, 256), grpc.aio.insecure_channel(server.grpc) as channel:
+        stub = PredictionServiceStub(channel)
+
+        async def one() -> str:
+            try:
+                await stub.Predict(request("m", x=X), timeout=100)
+            except grpc.aio.AioRpcError as error:
+                return error.code().name
+            return "OK"
+
+        codes = Counter(await asyncio.gather(*(one() for _ in range(10_000))))
+    assert set(codes) <= {"OK", "RESOURCE_EXHAUSTED"}
+    assert codes["OK"]
+
+
+async def test_more_streams_than_the_server_allows_are_refused_and_may_be_tried_again(server) -> None:
+    async with harmless(server), connect(server.grpc) as connection:
+        allowed = connection.settings[SettingsFrame.MAX_CONCURRENT_STREAMS]
+        assert allowed == 100
+        numbers = [connection.open(grpc_headers(PREDICT)) for _ in range(allowed + 50)]
+        refused = [(await connection.finished(number)).reset for number in numbers[allowed:]]
+        assert set(refused) == {7}  # REFUSED_STREAM: nothing of it was done
+        body = message(request("m", x=X).SerializeToString())
+        for number in numbers[:allowed]:
+            await connection.data(number, body, end=True)
+        assert {(await connection.finished(number)).status for number in numbers[:allowed]} == {0}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        b"GET / HTTP/1.1\r\nhost: a\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
+        PREFACE + b"\xff\xff\xff\x00\x00\x00\x00\x00\x01",
+        PREFACE + SettingsFrame(0).serialize() + DataFrame(7, b"x").serialize(),
+        PREFACE + SettingsFrame(0).serialize() + HeadersFrame(2, b"\x82", flags=["END_HEADERS"]).serialize(),
+        PREFACE + SettingsFrame(0).serialize() + HeadersFrame(1, b"\xff" * 50, flags=["END_HEADERS"]).serialize(),
+        PREFACE + PingFrame(0, b"12345678").serialize(),
+    ],
+    ids=["HTTP/1.1", "TLS", "a frame of 16 MiB", "data of no stream", "an even stream", "no HPACK", "PING first"],
+)
+async def test_what_is_no_http2_is_closed(server, wrong) -> None:
+    async with harmless(server):
+        host, _, port = server.grpc.rpartition(":")
+        for _ in range(20):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(wrong)
+            async with asyncio.timeout(BOUND):
+                await reader.read()
+            writer.close()
+
+
+@pytest.mark.parametrize(
+    ("start", "piece"),
+    [
+        (b"GET /livez HTTP/1.1\r\nx: ", bytes([ord("v")]) * 65_536),
+        (b"GET /livez HTTP/1.1\r\n", b"x: v\r\n" * 10_000),
+        (b"GET /", b"v" * 65_536),
+        (b"", b"\r\n" * 32_768),
+        (b"POST /predict/m HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1;", b"x" * 65_536),
+    ],
+    ids=["one header", "headers", "a path", "lines of nothing", "a chunk's extension"],
+)
+async def test_http_heads_that_go_on_for_ever(server, start, piece) -> None:
+    host, _, port = server.http.rpartition(":")
+    async with harmless(server):
+        _, writer = await asyncio.open_connection(host, int(port))
+        writer.write(start)
+        sent = 0
+        try:
+            async with asyncio.timeout(BOUND):
+                while sent < 150_000_000:
+                    writer.write(piece)
+                    await writer.drain()
+                    await asyncio.sleep(0)
+                    sent += len(piece)
+        except ConnectionError:
+            pass
+        abort([writer])
+    assert sent < 150_000_000
+
+
+@pytest.mark.parametrize("path", ["/predict/m", "/v2/models/m/infer"])
+async def test_http_bodies_that_never_end(server, path) -> None:
+    """24 requests of 60 MB, each less its last byte."""
+    host, _, port = server.http.rpartition(":")
+
+    async def send(writer: asyncio.StreamWriter) -> None:
+        piece = b" " * (1 << 20)
+        for at in range(0, 60_000_000 - len(piece), len(piece)):
+            writer.write(piece if at + len(piece) < 60_000_000 else piece[:-1])
+            await writer.drain()
+
+    async with harmless(server, BODIES):
+        opened = [(await asyncio.open_connection(host, int(port)))[1] for _ in range(24)]
+        for writer in opened:
+            writer.write(b"POST %s HTTP/1.1\r\nhost: %s\r\n" % (path.encode(), server.http.encode()))
+            writer.write(b"content-type: application/json\r\ncontent-length: 60000000\r\n\r\n")
+        tasks = [asyncio.create_task(send(writer)) for writer in opened]
+        await asyncio.wait(tasks, timeout=15)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        abort(opened)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"", b"GET /liv", b"POST /predict/m HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{"],
+    ids=["nothing", "half a line", "half a body"],
+)
+async def test_http_connections_that_say_no_more(server, said) -> None:
+    async with harmless(server, 160), httpx.AsyncClient(base_url=f"http://{server.http}", timeout=PATIENCE) as client:
+        opened = await half_open(server.http, min(3000, FILES // 6), said)
+        assert (await client.get("/livez")).status_code == 200
+        abort(opened)
+
+
+def _varint(rest: int) -> bytes:
+    """Returns the bytes that follow a full prefix in HPACK's form of an integer."""
+    out = bytearray()
+    while rest >= 128:
+        out.append(rest % 128 | 128)
+        rest //= 128
+    return bytes([*out, rest])
