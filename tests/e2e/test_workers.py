@@ -24,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 from onnx_models import scaled, slow
 from processes import Server, ServerProcess, serving, turnout, turnout_process
 from turnout_client import Client, Unavailable
-from turnout_proto.v1 import activity_pb2, control_pb2_grpc
+from turnout_proto.v1 import activity_pb2, control_pb2_grpc, traffic_pb2
 
 pytestmark = pytest.mark.slow
 
@@ -194,6 +194,10 @@ def test_what_an_operator_says_holds_in_every_worker_and_outlives_one(two_worker
     assert answers("2.0.0") == {"2.0.0"}
     turnout("traffic", "set", "m", "--baseline", "1.0.0", "--canary", "2.0.0=100%", "--server", two_workers.control)
     assert answers("") == {"2.0.0"}  # in every worker when the call returns
+    with grpc.insecure_channel(two_workers.control) as channel:
+        stub = control_pb2_grpc.ControlServiceStub(channel)
+        (traffic,) = stub.GetTraffic(traffic_pb2.GetTrafficRequest(), timeout=10).models
+    assert {share.version: share.decisions for share in traffic.shares} == {"1.0.0": 0, "2.0.0": 12}
     turnout("traffic", "clear", "m", "--server", two_workers.control)
     assert answers("") == {"1.0.0"}
     turnout("unload", "m@2.0.0", "--server", two_workers.control)
@@ -232,7 +236,7 @@ def test_a_signal_drains_every_worker_and_no_request_fails(publish_model, models
         def call() -> None:
             try:
                 with Client(server.grpc, retries=0, timeout=60) as client:
-                    answers.append(client.predict("m", {"x": X, "n": np.int64(30_000)}).version)
+                    answers.append(client.predict("m", {"x": X, "n": np.int64(10_000)}).version)
             except Exception as error:  # noqa: BLE001 - told below
                 failures.append(error)
 
