@@ -247,7 +247,8 @@ async def running(
         console: Sequence[Route] = ()
         if settings.console.enabled:
             token = settings.console.token.get_secret_value()
-            console = console_routes(catalog, policies, shadows, rollouts, explainer, recent, token, log)
+            part = "" if peers is None else peers.part
+            console = console_routes(catalog, policies, shadows, rollouts, explainer, recent, token, log, part)
         services = Services(
             inference=inference,
             catalog=catalog,

@@ -58,6 +58,11 @@ class Peers:
         """True in the one worker that has the operators' listener."""
         return self._member.start.control
 
+    @property
+    def part(self) -> str:
+        """Which worker this is, in words."""
+        return f"worker {self._member.start.index} of {self._member.start.settings.workers}"
+
     def others_ready(self) -> bool:
         """Tells whether every other worker that takes connections is ready."""
         return self._member.others_ready

@@ -2,7 +2,7 @@
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from turnout.telemetry.ratios import Agreement
@@ -104,6 +104,7 @@ def _shadow(several: Sequence[traffic_pb2.ShadowReport], worst: int) -> traffic_
     for report in several:
         for output in report.outputs:
             outputs.setdefault(output.name, []).append(output)
+    by_severity: Iterator[traffic_pb2.Disagreement] = heapq.merge(*(r.worst for r in several), key=_mildness)
     return traffic_pb2.ShadowReport(
         version=first.version,
         baseline=first.baseline,
@@ -114,7 +115,7 @@ def _shadow(several: Sequence[traffic_pb2.ShadowReport], worst: int) -> traffic_
         noise_runs=runs,
         noise_disagreements=noise,
         outputs=[_output(outputs[name]) for name in sorted(outputs)],
-        worst=islice(heapq.merge(*(r.worst for r in several), key=_mildness), worst),
+        worst=islice(by_severity, worst),
     )
 
 
