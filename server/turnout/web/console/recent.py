@@ -76,16 +76,20 @@ class Recent:
         self._names: dict[_Key, tuple[VersionRecorder, str]] = {}
 
     async def run(self) -> None:
-        """Samples for as long as the server runs; a worker that was started later first has the others' hour."""
-        if self._peers is not None:
-            for told in (await self._peers.ask(_HOUR)).values():
-                for model, version, points in json.loads(told):
-                    known = self._points.setdefault((model, version), deque(maxlen=_SAMPLES))
-                    if len(points) > len(known):
-                        self._points[model, version] = deque((Point(*point) for point in points), maxlen=_SAMPLES)
+        """Samples for as long as the server runs."""
+        await self.catch_up()
         while True:
             await self.sample()
             await asyncio.sleep(SAMPLE_SECONDS)
+
+    async def catch_up(self) -> None:
+        """Takes the hour of the other workers, where this one was started later."""
+        told = {} if self._peers is None else await self._peers.ask(_HOUR)
+        for hour in told.values():
+            for model, version, points in json.loads(hour):
+                known = self._points.get((model, version), ())
+                if len(points) > len(known):
+                    self._points[model, version] = deque((Point(*point) for point in points), maxlen=_SAMPLES)
 
     async def sample(self) -> None:
         """Takes one sample of every version that is loaded; forgets those that have been gone for an hour."""
