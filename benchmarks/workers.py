@@ -51,8 +51,7 @@ def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -
             for in_flight in (1, 4):
                 pairs = take_turns(lambda n=in_flight: rps(0, n), lambda n=in_flight: rps(1, n), windows)  # type: ignore[misc]
                 rows.append(compare_pairs(f"{model}, {_CONNECTIONS} connections of {in_flight} in flight", pairs, None))
-        for count in _SPREADS:
-            rows.append(_spread(servers[1], count))
+        rows += [_spread(servers[1], count) for count in _SPREADS]
     return rows
 
 
