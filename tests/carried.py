@@ -20,6 +20,7 @@ from turnout.rpc.transport.h2corn import ConnectionLimits, H2cornListener, liste
 from turnout.rpc.transport.port import Call, Methods, StatusError, Stream, Streaming, Unary
 from turnout.telemetry.logging import make_logger
 from turnout.threads import Threads
+from turnout.tls.identity import ServerIdentity
 
 SERVICE = "/test.Service/"
 
@@ -68,6 +69,13 @@ def methods(seen: Seen) -> Methods:
     async def tell(message: bytes, call: Call) -> bytes:
         call.trailing = tuple(call.metadata)
         return repr((call.metadata, call.host, call.deadline)).encode()
+
+    async def show_certificate(message: bytes, call: Call) -> bytes:
+        seen.calls["Certificate"] = call
+        return call.certificate.encode()
+
+    async def show_certificates(stream: Stream) -> None:
+        await stream.write(stream.certificate.encode())
 
     async def sleep(message: bytes, call: Call) -> bytes:
         seen.began.set()
@@ -120,6 +128,8 @@ def methods(seen: Seen) -> Methods:
     return {
         SERVICE + "Echo": Unary(echo),
         SERVICE + "Tell": Unary(tell),
+        SERVICE + "Certificate": Unary(show_certificate),
+        SERVICE + "Certificates": Streaming(show_certificates),
         SERVICE + "Sleep": Unary(sleep),
         SERVICE + "Fail": Unary(fail),
         SERVICE + "BreakDown": Unary(break_down),
@@ -130,6 +140,7 @@ def methods(seen: Seen) -> Methods:
         SERVICE + "Watch": Streaming(watch),
         SERVICE + "FailLate": Streaming(fail_late),
         "/grpc.health.v1.Health/Check": Unary(echo),
+        "/grpc.health.v1.Health/Watch": Streaming(watch),
     }
 
 
@@ -161,6 +172,7 @@ async def carried(
     limits: ConnectionLimits = LIMITS,
     fallback: Callable[..., Any] | None = None,
     log: Any = None,
+    identity: ServerIdentity | None = None,
 ) -> AsyncIterator[Carried]:
     """Serves the methods for as long as it is entered."""
     seen, admission, budget = Seen(), Admission(max_requests), ReceiveBudget(max_unfinished_bytes)
@@ -173,7 +185,8 @@ async def carried(
         return GrpcApplication(paths, calls, call_limits, admission, log, fallback)
 
     unary = [path for path, method in paths.items() if isinstance(method, Unary)]
-    listener = H2cornListener(listen(Address("127.0.0.1", 0)), "127.0.0.1", application, limits, grace, unary, log)
+    listening = listen(Address("127.0.0.1", 0))
+    listener = H2cornListener(listening, "127.0.0.1", application, limits, grace, unary, log, identity)
     await listener.start()
     try:
         yield Carried(listener.address, listener, admission, budget, seen)

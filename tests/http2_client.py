@@ -57,6 +57,10 @@ class Http2Client:
             client_side=True, header_encoding="utf-8", validate_outbound_headers=False, normalize_outbound_headers=False
         )
         self.connection = h2.connection.H2Connection(config)
+        machine = self.connection.state_machine  # what has begun goes on after a GOAWAY, which `h2` does not know
+        still_open = h2.connection.ConnectionState.CLIENT_OPEN
+        after_goaway = {(still_open, h2.connection.ConnectionInputs.RECV_GOAWAY): (None, still_open)}
+        machine._transitions = {**machine._transitions, **after_goaway}
         self.answers: dict[int, Answer] = {}
         self.goaway: h2.events.ConnectionTerminated | None = None
         self.closed = False

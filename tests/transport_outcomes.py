@@ -26,6 +26,7 @@ _ID = re.compile(re.escape(new_request_id().rstrip("0123456789")) + r"\d+")
 _TRANSPORTS_OWN = {
     b":status",
     b"content-type",
+    b"content-length",
     b"date",
     b"server",
     b"grpc-encoding",
@@ -33,6 +34,9 @@ _TRANSPORTS_OWN = {
     b"accept-encoding",
 }
 _STATUS = {b"grpc-status", b"grpc-message", b"grpc-status-details-bin"}
+
+_NO_METHOD = re.compile(r"Method not found!|no method is named '.*'")
+"""Each transport's own words."""
 
 _OF_RESET = {
     3: grpc.StatusCode.INTERNAL,
@@ -118,15 +122,17 @@ async def send(connection: Connection, call: RawCall) -> Answer:
 def read(path: str, answer: Answer) -> Outcome:
     """Tells what a client learns of an answer, by gRPC's rules for what is no gRPC answer too."""
     trailers = answer.trailers
+    message = _NO_METHOD.sub("no method", _without_id(_unquoted(trailers.get(b"grpc-message", b""))))
     if answer.status is not None:
         code = _CODES.get(answer.status, grpc.StatusCode.UNKNOWN)
     elif answer.reset is not None or not answer.blocks:
         code = _OF_RESET.get(answer.reset or 0, grpc.StatusCode.INTERNAL)
+        message = f"the stream was reset: {answer.reset}"
     else:
         code = _OF_HTTP.get(int(dict(answer.blocks[0])[b":status"]), grpc.StatusCode.UNKNOWN)
     return Outcome(
         code,
-        _without_id(_unquoted(trailers.get(b"grpc-message", b""))),
+        message,
         _details(trailers.get(b"grpc-status-details-bin", b"")),
         _metadata(answer.blocks[0]) if len(answer.blocks) > 1 else (),
         _metadata(answer.blocks[-1]) if answer.blocks else (),
@@ -157,7 +163,7 @@ def _details(value: bytes) -> str:
         if detail.Unpack(info):
             info.request_id = _without_id(info.request_id)
             detail.Pack(info)
-    return str(status)
+    return str(status) if status.details else ""  # code and message are told twice then
 
 
 def _answers(path: str, answer: Answer) -> tuple[str, ...]:

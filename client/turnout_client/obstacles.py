@@ -7,6 +7,10 @@ of one that does not trust what it gets. So the connection is tried once more, b
 import re
 import socket
 import ssl
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
 
 from turnout_client.errors import TurnoutClientError, Unavailable
 from turnout_client.tls import Tls
@@ -99,8 +103,8 @@ def _of_handshake(host: str, port: int, where: str, tls: Tls) -> str:
             told = _of_alert(error.reason or "", tls)
             if told:
                 return f"the server at {where} {told}"
-        except ConnectionError:
-            pass
+        except (ConnectionError, TimeoutError):
+            pass  # a server that speaks plain text need not answer what it does not understand
     return _plain_server(host, port, where)
 
 
@@ -133,17 +137,19 @@ def _of_alert(reason: str, tls: Tls) -> str:
 
 
 def _own_certificate(tls: Tls) -> str:
-    if tls.cert:
-        return (
-            f"it may not accept the client certificate in {tls.cert}, which may have expired or be of another authority"
-        )
-    return "it may require a client certificate (cert and key of Tls, --tls-cert and --tls-key)"
+    if not tls.cert:
+        return "it may require a client certificate (cert and key of Tls, --tls-cert and --tls-key)"
+    own = f"the client certificate in {tls.cert}"
+    ends = x509.load_pem_x509_certificate(Path(tls.cert).read_bytes()).not_valid_after_utc
+    if ends < datetime.now(UTC):
+        return f"{own} expired on {ends:%Y-%m-%d %H:%M} UTC"
+    return f"it may not trust the authority that signed {own}"
 
 
 def _plain_server(host: str, port: int, where: str) -> str:
     with socket.create_connection((host, port), _SECONDS) as plain:
         plain.sendall(_PREFACE)
-        head = plain.recv(4)
+        head = plain.makefile("rb").read(4)
     if head[3:4] == bytes([_SETTINGS]) or head.startswith(b"HTTP"):
         return f"the server at {where} speaks plain text, and this client TLS: set up TLS there, or leave it out here"
     return ""

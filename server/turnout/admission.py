@@ -13,11 +13,12 @@ class Admission:
     """Counts the requests under way.
 
     Attributes:
-        under_way: As many requests as have begun and not ended.
+        begun: Requests that were taken, all in all.
+        under_way: Those of them that have not ended.
         refusal: Why no request is taken now; None while they are.
     """
 
-    __slots__ = ("_limit", "refusal", "under_way")
+    __slots__ = ("_limit", "begun", "refusal", "under_way")
 
     def __init__(self, limit: int) -> None:
         """Prepares.
@@ -26,6 +27,7 @@ class Admission:
             limit: Most requests at once.
         """
         self._limit = limit
+        self.begun = 0
         self.under_way = 0
         self.refusal: TurnoutError | None = None
 

@@ -60,9 +60,9 @@ from turnout.serving import providers
 from turnout.serving.availability import Availability
 from turnout.serving.catalog import Catalog
 from turnout.serving.conversion import ConversionThread
+from turnout.serving.data_plane import DataPlane
 from turnout.serving.follow import follow
 from turnout.serving.hold import Hold
-from turnout.serving.inference import Inference
 from turnout.serving.limits import InputLimits
 from turnout.serving.load_policy import Fallbacks
 from turnout.serving.manager import Manager
@@ -71,7 +71,6 @@ from turnout.serving.nvml import Nvml
 from turnout.serving.replay import Replays
 from turnout.serving.sandbox.fork_server import start_processes
 from turnout.serving.sandbox.processes import Processes
-from turnout.serving.traced import TracedInference
 from turnout.startup import NEW_STORE, prepare_log, prepare_repository, store_is_new
 from turnout.state.store import StateStore
 from turnout.telemetry.exposition import Form
@@ -90,6 +89,7 @@ from turnout.web.guard import Guard, is_loopback
 from turnout.web.oip.description import DescriptionEndpoints
 from turnout.web.oip.inference import InferenceEndpoint
 from turnout.web.oip.routes import oip_routes
+from turnout.web.predict import Predict
 from turnout.web.server import Web
 from turnout.workers.member import Member
 from turnout.workers.peers import Peers
@@ -187,8 +187,7 @@ async def running(
         tracer = await stack.enter_async_context(tracing(settings.tracing, metrics.server.spans, log))
         conversions = ConversionThread()
         stack.callback(conversions.close)
-        plane = Inference if tracer is None else TracedInference
-        inference = plane(router, catalog, metrics, access, code_name, conversions)
+        inference = DataPlane(router, catalog, metrics, access, code_name, conversions, tracer)
         availability = Availability(metrics.server, log)
         if new_store:
             availability.note(
@@ -267,7 +266,6 @@ async def running(
             conversions=conversions,
             log=log,
             availability=availability,
-            tracer=tracer,
             peers=peers,
         )
         readiness_off = asyncio.Event()
@@ -304,23 +302,10 @@ async def running(
         oip = oip_routes(
             InferenceEndpoint(inference, preferences, new_request_id, trailing_metadata, body_bytes, limits),
             DescriptionEndpoints(Description(router, catalog, services.accepting)),
-            tracer,
         )
-        web = Web(
-            inference,
-            preferences,
-            router,
-            scrape if member is None else member.scrape,
-            services.ready,
-            availability,
-            new_request_id,
-            body_bytes,
-            limits,
-            metrics.faults,
-            oip,
-            console,
-            tracer,
-        )
+        predict = Predict(inference, preferences, router, new_request_id, body_bytes, limits)
+        told = scrape if member is None else member.scrape
+        web = Web(told, services.ready, availability, metrics.faults, [*predict.routes(), *oip], console)
         if peers is not None and member is not None:
             member.answers("snapshot", snapshot)
             stack.push_async_callback(_leave, member, snapshot)
@@ -328,7 +313,7 @@ async def running(
                 await refresh()
                 await peers.wait_to_listen()
         guarded = Guard(web.application(), settings.web.hosts, loopback=is_loopback(settings.http.host))
-        gate = AdmissionGate(guarded, admission)
+        gate = AdmissionGate(guarded, admission, log)
         listeners = open_listeners(services, settings, gate, certificates, admission, budget, stack)
         without_delay = asyncio.Event()
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()

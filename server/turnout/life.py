@@ -11,6 +11,11 @@ from turnout.errors import Draining
 from turnout.listeners import Listeners
 from turnout.rpc.server import Services
 
+_QUIET_SECONDS = 0.03
+_SETTLE_SECONDS = 0.5
+"""However short the delay, requests are taken until none came for the first of these, and at most for the second.
+Those on their way when the server was told to stop were begun before that."""
+
 _SHADOWS_CLOSE_SECONDS = 1.0
 """What copies that run may hold the server's end up by."""
 
@@ -65,6 +70,7 @@ async def drain(
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(settings.drain.delay_s):
             await without_delay.wait()
+    await _settle(admission)
     admission.stop()
     services.inference.drain()
     bound = settings.drain.timeout_s
@@ -75,3 +81,11 @@ async def drain(
     await asyncio.gather(*(c.stop(bound) for c in listeners.clients), listeners.control.stop(min(bound, 1.0)), shadows)
     side_tasks.expect_end()
     await services.manager.close(bound)
+
+
+async def _settle(admission: Admission) -> None:
+    begun = -1
+    for _ in range(round(_SETTLE_SECONDS / _QUIET_SECONDS)):
+        if begun == (begun := admission.begun):
+            return
+        await asyncio.sleep(_QUIET_SECONDS)

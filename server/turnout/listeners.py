@@ -19,7 +19,7 @@ from turnout.host import open_file_limit
 from turnout.rpc.server import Services, control_methods, data_methods, listen
 from turnout.rpc.transport.admitted import admitted
 from turnout.rpc.transport.asgi import Application, GrpcApplication
-from turnout.rpc.transport.asgi_call import CallLimits
+from turnout.rpc.transport.asgi_call import CallLimits, Receive, Scope, Send
 from turnout.rpc.transport.calls import RunningCalls
 from turnout.rpc.transport.elsewhere import ElsewhereListener
 from turnout.rpc.transport.h2corn import ConnectionLimits, H2cornListener
@@ -88,6 +88,13 @@ def open_listeners(
         identity = certificates.source("control")
         control = listen(operators, settings.control, settings, identity, shared, channelz=True)
 
+    def web_application(running: RunningCalls) -> Application:
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            with running.request():
+                await web(scope, receive, send)
+
+        return application
+
     def open_h2corn(
         name: Literal["grpc", "http"],
         application: Callable[[RunningCalls], Application],
@@ -106,15 +113,17 @@ def open_listeners(
             services.log,
             certificates.of(name),
         )
-        certificates.on_change(name, listener.renew)
+        certificates.on_change(name, listener.show)
         return listener
 
     one_port = settings.grpc == settings.http and settings.grpc.port != 0
+    if one_port and settings.tls.of("grpc") != settings.tls.of("http"):
+        raise ConfigError("tls.grpc and tls.http: expected the same, since grpc and http are one address")
     if settings.transport.data == "grpcio":
         if one_port:
             raise ConfigError("grpc and http: expected two addresses, since transport.data is grpcio")
         grpc = listen(admitted(data, admission), settings.grpc, settings, certificates.source("grpc"), shared)
-        return Listeners(grpc, open_h2corn("http", lambda _: web), control)
+        return Listeners(grpc, open_h2corn("http", web_application), control)
 
     threads = Threads("compression")
     stack.callback(threads.shutdown)
@@ -122,11 +131,13 @@ def open_listeners(
     calls = CallLimits(int(limits.max_message_bytes), timeout, settings.transport.gzip, budget, threads)
 
     def application(running: RunningCalls) -> Application:
-        return GrpcApplication(data, running, calls, admission, services.log, web if one_port else None)
+        return GrpcApplication(
+            data, running, calls, admission, services.log, web_application(running) if one_port else None
+        )
 
     unary = [path for path, method in data.items() if isinstance(method, Unary)]
     grpc = open_h2corn("grpc", application, unary)
-    return Listeners(grpc, grpc if one_port else open_h2corn("http", lambda _: web), control)
+    return Listeners(grpc, grpc if one_port else open_h2corn("http", web_application), control)
 
 
 def _connection_limits(limits: Limits) -> ConnectionLimits:

@@ -19,7 +19,7 @@ from turnout.rpc.oip import exchange
 from turnout.rpc.oip.service import REFUSED
 from turnout.rpc.reflection import ReflectionServicer
 from turnout.rpc.registry.service import RegistryServicer
-from turnout.web import server as web
+from turnout.web import predict
 from turnout.web.oip import inference as rest
 from turnout_proto import tensors
 from turnout_proto.oip import inference_pb2 as oip
@@ -181,8 +181,8 @@ async def test_an_item_of_the_open_inference_protocol_fails_alone(server, monkey
 @pytest.mark.parametrize(
     ("owner", "name", "path", "body"),
     [
-        (web, "to_nested", "/predict/m", {"inputs": {"x": X.tolist()}}),
-        (web, "from_nested", "/predict/m", {"inputs": {"x": X.tolist()}}),
+        (predict, "to_nested", "/predict/m", {"inputs": {"x": X.tolist()}}),
+        (predict, "from_nested", "/predict/m", {"inputs": {"x": X.tolist()}}),
         (rest, "read_inputs", "/v2/models/m/infer", {"inputs": []}),
         (rest, "inference_answer", "/v2/models/m/infer",
          {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}),

@@ -71,7 +71,7 @@ class Client:
         self._timeout = timeout
         self._policy = RetryPolicy(retries) if isinstance(retries, int) else retries
         security = Security.of(tls, credentials)
-        options = channel_options((*security.options, *options))
+        options = channel_options((*security.options, *options), target)
         self._connection = Connection(checked_target(target), security, options, metadata)
         self._transport = (StreamTransport if transport == "stream" else UnaryTransport)(self._connection)
 

@@ -3,7 +3,7 @@
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -50,7 +50,7 @@ def _given_tls() -> Tls | None:
         raise ConfigError(f"a client's certificate takes --tls-cert and --tls-key: {missing} is missing") from None
 
 
-def tls_of_configuration(cert: str) -> Tls:
+def _trust_in(cert: str) -> Tls:
     """Returns how to call the server that is configured here: the certificate that it shows is trusted as it is.
 
     Args:
@@ -100,8 +100,11 @@ class Server:
         if control.port == 0:
             raise ConfigError("the configuration leaves the control listener's port open: name it with --server")
         configured = settings.tls.of("control")
-        if given is None and configured is not None:
-            given = tls_of_configuration(configured.cert)
+        if configured is not None and not (given is not None and given.ca):
+            own = _trust_in(configured.cert)
+            given = (
+                own if given is None else replace(given, ca=own.ca, server_name=given.server_name or own.server_name)
+            )
         return cls(Address(_WILDCARDS.get(control.host, control.host), control.port), given)
 
     @contextmanager

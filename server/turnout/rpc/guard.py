@@ -14,9 +14,9 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc.status_pb2 import Status
 from structlog.typing import FilteringBoundLogger
 
-from turnout.errors import Exhausted, InvalidRequest, ModelFailure, TurnoutError
+from turnout.errors import Exhausted, InvalidRequest, Malformed, ModelFailure, TurnoutError
 from turnout.rpc.errors import to_status
-from turnout.rpc.reading import Malformed, MessageReader, MessageT
+from turnout.rpc.reading import MessageReader, MessageT
 from turnout.rpc.transport.port import Call, Method, Methods, StatusError, Stream, Streaming, Unary
 from turnout.serving.conversion import ConversionThread
 from turnout.serving.limits import InputLimits
@@ -102,11 +102,6 @@ class Guard:
         self.log.error("unexpected error", service=service, exc_info=error)
         return to_status(ModelFailure(_UNEXPECTED))
 
-    def note(self, service: str, error: TurnoutError) -> None:
-        """Counts a message that could not be parsed; other errors are those of calls, which are counted as such."""
-        if isinstance(error, Malformed):
-            self.faults.malformed[service] += 1
-
     def sized(self, answer: bytes) -> bytes:
         """Returns a serialised answer.
 
@@ -126,9 +121,10 @@ class Guard:
 
         async def parsed(data: bytes) -> Message:
             try:
-                return (await reader.read(data))[0]
+                return await reader.read(data)
             except InvalidRequest as error:
-                self.note(service, error)
+                if isinstance(error, Malformed):
+                    self.faults.malformed[service] += 1
                 self.log.warning("refused a message", service=service, method=method.name, error=error.message)
                 raise
 

@@ -1,89 +1,125 @@
-"""`turnout.v1.PredictionService`: decode, hand to the data plane, encode."""
+"""`turnout.v1.PredictionService`: requests and answers of `Predict` and `PredictStream`, decoded and encoded."""
 
-import time
+from functools import partial
 
 from turnout.errors import InvalidRequest, TurnoutError
 from turnout.routing.preferences import PreferenceReader
 from turnout.rpc import codec
 from turnout.rpc.errors import to_status
+from turnout.rpc.exchange import Endpoint, ItemExchange, Opened, UnaryExchange
 from turnout.rpc.guard import Guard
-from turnout.rpc.multiplex import Multiplexer, TracedMultiplexer
-from turnout.rpc.tracing import traced
-from turnout.rpc.transport.port import Call, Methods, StatusError, Stream
-from turnout.serving.inference import Inference, InferenceRequest
-from turnout.telemetry.tracing.context import read
-from turnout.telemetry.tracing.tracer import Tracer
+from turnout.rpc.multiplex import Multiplexer, as_ready
+from turnout.rpc.send_clock import SendClock
+from turnout.rpc.transport.port import Call, Methods, Stream
+from turnout.serving.data_plane import DataPlane
+from turnout.serving.inference import InferenceRequest, InferenceResult
+from turnout.telemetry.tracing.context import SpanContext, parse
 from turnout_proto.v1 import prediction_pb2 as pb
 
 _SERVICE = "turnout.v1.PredictionService"
 
 
-class PredictionMethods:
-    """Answers predictions."""
+class PredictExchange(UnaryExchange[pb.PredictRequest]):
+    """One call of Predict."""
 
-    def __init__(
-        self,
-        inference: Inference,
-        preferences: PreferenceReader,
-        max_stream_items: int,
-        guard: Guard,
-        tracer: Tracer | None = None,
-    ) -> None:
-        """Prepares.
+    __slots__ = ()
 
-        Args:
-            inference: The data plane.
-            preferences: Reads what a call's metadata asks for.
-            max_stream_items: Most requests under way on one stream.
-            guard: Wraps the methods.
-            tracer: Traces requests; None where tracing is off.
-        """
-        self._inference = inference
-        self._preferences = preferences
-        self._max_stream_items = max_stream_items
-        self._guard = guard
-        self._limits = guard.limits
-        self._reader = guard.reader(pb.PredictRequest)
-        self._tracer = tracer
+    def envelope(self) -> InferenceRequest:
+        """Returns what is known of a request that could not be decoded."""
+        return codec.envelope(self.parsed, self.arrived)
 
-    def methods(self) -> Methods:
-        """Returns the service's methods, by path."""
-        guard = self._guard
-        guard.faults.watch(_SERVICE)
-        predict = traced(self._tracer, _SERVICE, "Predict", self.predict)
-        return {
-            f"/{_SERVICE}/Predict": guard.unary(_SERVICE, predict),
-            f"/{_SERVICE}/PredictStream": guard.streaming(_SERVICE, self.predict_stream),
-        }
+    def decode(self) -> InferenceRequest:
+        """Returns the request. Raises as `codec.decode` and `PreferenceReader.read`."""
+        return codec.decode(self.message, self.arrived, self.call.deadline, self.preferences(), self.endpoint.limits)
 
-    async def predict(self, data: bytes, call: Call) -> bytes:
-        """Runs one request."""
-        arrived = time.monotonic()
-        try:
-            message, heavy = self._reader.parse_small(data), False
-            if message is None:
-                message, heavy = await self._reader.read(data)
-        except InvalidRequest as error:
-            self._guard.note(_SERVICE, error)
-            self._inference.refuse(InferenceRequest("", "", {}, request_id=codec.new_request_id()), error)
-            raise
-        del data
-        request = codec.envelope(message, call.deadline, arrived)
-        try:
-            prefer = self._preferences.preferring(call.metadata, lambda: call.host)
-            exchange = codec.PredictExchange(message, self._limits, prefer)
-            answer = self._guard.sized(await self._inference.answer(request, exchange, heavy=heavy))
-        except TurnoutError as error:
-            raise StatusError(to_status(error, request.request_id)) from None
-        if request.route is not None:
-            call.trailing = codec.trailing_metadata(request.route)
-        return answer
+    def encode(self, request: InferenceRequest, result: InferenceResult) -> bytes:
+        """Returns the answer, serialised; metadata says who gave it. Raises Exhausted if it is too large."""
+        self.call.trailing = codec.trailing_metadata(result.route)
+        return self.endpoint.sized(codec.response(request, result).SerializeToString())
 
-    async def predict_stream(self, stream: Stream) -> None:
-        """Runs many requests; answers in the order they are ready."""
-        preferences = self._preferences.read(stream.metadata, lambda: stream.host)
-        parts = self._inference, preferences, stream, self._max_stream_items, self._guard
-        if self._tracer is None:
-            await Multiplexer(*parts).run()
-        else:
-            await TracedMultiplexer(*parts, self._tracer, read(stream.metadata)).run()
+
+class PredictItem(ItemExchange[pb.PredictStreamRequest]):
+    """One item of a PredictStream."""
+
+    __slots__ = ("_clock", "_deadline")
+
+    def __init__(self, opened: Opened[pb.PredictStreamRequest], clock: SendClock, data: bytes) -> None:
+        """Prepares; `clock` is the stream's."""
+        super().__init__(opened, data)
+        self._clock = clock
+        self._deadline = opened.stream.deadline
+
+    @property
+    def deadline(self) -> float | None:
+        """`time.monotonic()` after which the caller waits no longer."""
+        return self._deadline
+
+    def parse(self) -> None:
+        """Parses the item. Its time runs since it was sent, and not since there was room for it here."""
+        if self.parsed is not None:
+            return
+        super().parse()
+        item = self.message
+        self.key = item.request.request_id
+        if item.WhichOneof("item") == "cancel":
+            self.cancels = item.cancel
+        waited = self._clock.waited(item.sent_ms / 1e3, self.arrived) if item.HasField("sent_ms") else 0.0
+        if item.timeout_ms:
+            ends = self.arrived + item.timeout_ms / 1e3 - waited
+            self._deadline = ends if self._deadline is None else min(ends, self._deadline)
+
+    def parent(self) -> SpanContext | None:
+        """Returns the span that the item names, or else that of the stream."""
+        item = self.parsed
+        return parse(item.traceparent, item.tracestate) if item and item.traceparent else self.opened.parent
+
+    def envelope(self) -> InferenceRequest:
+        """Returns what is known of a request that could not be decoded."""
+        return codec.envelope(None if self.parsed is None else self.parsed.request, self.arrived)
+
+    def decode(self) -> InferenceRequest:
+        """Returns the request. Raises as `codec.decode`."""
+        if self.message.WhichOneof("item") != "request":
+            raise InvalidRequest.at("item", "expected a request or a cancel")
+        if not self.key:
+            raise InvalidRequest.at("request.request_id", "expected an id; answers are told apart by it")
+        opened = self.opened
+        return codec.decode(
+            self.message.request, self.arrived, self._deadline, opened.preferences, self.endpoint.limits
+        )
+
+    def encode(self, request: InferenceRequest, result: InferenceResult) -> bytes:
+        """Returns the answer, serialised. Raises Exhausted if it is too large."""
+        answer = pb.PredictStreamResponse(request_id=request.request_id, response=codec.response(request, result))
+        return self.endpoint.sized(answer.SerializeToString())
+
+    def refusal(self, request: InferenceRequest, error: TurnoutError) -> bytes:
+        """Returns an item that tells an error."""
+        shown = self.key[: codec.MAX_REQUEST_ID]
+        return pb.PredictStreamResponse(request_id=shown, error=to_status(error, shown)).SerializeToString()
+
+
+def prediction_methods(plane: DataPlane, preferences: PreferenceReader, max_items: int, guard: Guard) -> Methods:
+    """Returns the service's methods, by path.
+
+    Args:
+        plane: Answers requests.
+        preferences: Reads what a call's metadata asks for.
+        max_items: Most requests that are unanswered on one stream.
+        guard: Wraps the methods.
+    """
+    guard.faults.watch(_SERVICE)
+    predicting = Endpoint.of(_SERVICE, "Predict", pb.PredictRequest, preferences, guard)
+    streaming = Endpoint.of(_SERVICE, "PredictStream", pb.PredictStreamRequest, preferences, guard)
+
+    async def predict(data: bytes, call: Call) -> bytes:
+        return await plane.answer(PredictExchange(predicting, data, call))
+
+    async def predict_stream(stream: Stream) -> None:
+        item = partial(PredictItem, Opened.of(streaming, stream), SendClock())
+        await Multiplexer(plane, stream, item, as_ready, max_items).run()
+
+    return {
+        f"/{_SERVICE}/Predict": guard.unary(_SERVICE, predict),
+        f"/{_SERVICE}/PredictStream": guard.streaming(_SERVICE, predict_stream),
+    }

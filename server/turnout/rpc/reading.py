@@ -5,7 +5,7 @@ from typing import Generic, TypeVar, cast
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
-from turnout.errors import InvalidRequest
+from turnout.errors import Malformed
 from turnout.rpc.wire_scan import check_message, is_light
 from turnout.serving.conversion import ConversionThread
 from turnout.serving.limits import InputLimits
@@ -23,10 +23,6 @@ _STRINGS_MARK = b"BYTES"
 """Stands in each OIP message whose raw contents are strings, which are many pieces in one."""
 
 
-class Malformed(InvalidRequest):
-    """Bytes that are no message of the type expected."""
-
-
 class MessageReader(Generic[MessageT]):
     """Parses messages of one type."""
 
@@ -37,42 +33,27 @@ class MessageReader(Generic[MessageT]):
         self._limits = limits
         self._thread = thread
 
-    def parse_small(self, data: bytes) -> MessageT | None:
-        """Returns the message if it is small; None if `read` is the way.
+    def heavy(self, data: bytes) -> bool:
+        """Tells whether a message is to be parsed, and what it holds to be decoded, in a thread."""
+        if len(data) <= SMALL_BYTES:
+            return False
+        return len(data) > _LIGHT_BYTES or _STRINGS_MARK in data or not is_light(data, self._descriptor, _LIGHT_PIECES)
 
-        Raises:
-            Malformed: The bytes are no such message.
-        """
-        if len(data) > SMALL_BYTES:
-            return None
-        try:
-            return self._parse(data)
-        except DecodeError:
-            raise self._malformed() from None
-
-    async def read(self, data: bytes) -> tuple[MessageT, bool]:
-        """Returns the message, and whether what it holds is to be decoded in a thread too.
+    def parse(self, data: bytes) -> MessageT:
+        """Returns a message; bounds of a large one are checked first.
 
         Raises:
             Malformed: The bytes are no such message.
             InvalidTensor: It is made of more than it may be.
         """
-        if (message := self.parse_small(data)) is not None:
-            return message, False
-        if len(data) <= _LIGHT_BYTES and is_light(data, self._descriptor, _LIGHT_PIECES):
-            return self._parsed(data), _STRINGS_MARK in data
-        return await self._thread.run(self._checked, data), True
-
-    def _checked(self, data: bytes) -> MessageT:
-        check_message(data, self._descriptor, self._limits)
-        return self._parsed(data)
-
-    def _parsed(self, data: bytes) -> MessageT:
+        if len(data) > SMALL_BYTES:
+            check_message(data, self._descriptor, self._limits)
         try:
             return self._parse(data)
         except DecodeError:
-            raise self._malformed() from None
+            name = self._message.DESCRIPTOR.full_name
+            raise Malformed(f"the message is no {name}: its bytes cannot be parsed") from None
 
-    def _malformed(self) -> Malformed:
-        name = self._message.DESCRIPTOR.full_name
-        return Malformed(f"the message is no {name}: its bytes cannot be parsed")
+    async def read(self, data: bytes) -> MessageT:
+        """Returns a message, which is parsed in a thread if that takes long. Raises as `parse`."""
+        return await self._thread.run(self.parse, data) if self.heavy(data) else self.parse(data)

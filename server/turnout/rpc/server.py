@@ -23,10 +23,10 @@ from turnout.rpc.control.following import followed
 from turnout.rpc.control.service import ControlServicer
 from turnout.rpc.guard import Guard
 from turnout.rpc.health import HealthServicer
-from turnout.rpc.oip.inference import SERVICE_NAME as OIP_SERVICE
 from turnout.rpc.oip.service import DESCRIPTOR as OIP_DESCRIPTOR
+from turnout.rpc.oip.service import SERVICE_NAME as OIP_SERVICE
 from turnout.rpc.oip.service import oip_methods
-from turnout.rpc.prediction import PredictionMethods
+from turnout.rpc.prediction import prediction_methods
 from turnout.rpc.reflection import ALPHA as REFLECTION_ALPHA
 from turnout.rpc.reflection import V1 as REFLECTION_V1
 from turnout.rpc.reflection import ReflectionServicer
@@ -36,11 +36,11 @@ from turnout.rpc.transport.port import Listener, Method, Methods
 from turnout.serving.availability import Availability
 from turnout.serving.catalog import Catalog
 from turnout.serving.conversion import ConversionThread
-from turnout.serving.inference import Inference, Router
+from turnout.serving.data_plane import DataPlane
+from turnout.serving.inference import Router
 from turnout.serving.limits import InputLimits
 from turnout.serving.manager import Manager
 from turnout.telemetry.metrics import Metrics
-from turnout.telemetry.tracing.tracer import Tracer
 from turnout.tls.identity import IdentitySource
 from turnout.workers.peers import Peers
 from turnout_proto.v1 import catalog_pb2, control_pb2, prediction_pb2, registry_pb2
@@ -82,11 +82,10 @@ class Services:
         conversions: Parses what is large.
         log: Tells of messages that are refused, and of errors that nobody foresaw.
         availability: What the server depends on and cannot reach now.
-        tracer: Traces requests; None where tracing is off.
         peers: The other workers; None where this server is alone.
     """
 
-    inference: Inference
+    inference: DataPlane
     catalog: Catalog
     router: Router
     manager: Manager
@@ -103,7 +102,6 @@ class Services:
     conversions: ConversionThread
     log: FilteringBoundLogger
     availability: Availability
-    tracer: Tracer | None = None
     peers: Peers | None = None
 
     @property
@@ -207,12 +205,11 @@ def _data_methods(
 ) -> Mapping[str, Method]:
     preferences = PreferenceReader(settings.routing)
     max_items = settings.limits.max_stream_items
-    prediction = PredictionMethods(services.inference, preferences, max_items, guard, services.tracer)
     return {
-        **prediction.methods(),
+        **prediction_methods(services.inference, preferences, max_items, guard),
         **guard.methods(_CATALOG, CatalogServicer(services.catalog, services.router)),
         **oip_methods(
-            inference=services.inference,
+            plane=services.inference,
             preferences=preferences,
             router=services.router,
             catalog=services.catalog,
@@ -221,7 +218,6 @@ def _data_methods(
             allow_repository_control=allow_repository_control,
             max_stream_items=max_items,
             guard=guard,
-            tracer=services.tracer,
         ),
     }
 

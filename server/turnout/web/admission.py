@@ -1,6 +1,9 @@
-"""Lets HTTP requests in as long as the server takes any."""
+"""What stands in front of all HTTP requests: lets them in, and keeps what went wrong from the server below."""
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+import contextlib
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.typing import FilteringBoundLogger
 
 from turnout.admission import Admission
 from turnout.errors import TurnoutError
@@ -12,30 +15,43 @@ _ALWAYS = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/he
 
 
 class AdmissionGate:
-    """An ASGI application in front of another: counts requests, and refuses those that are too many or too late."""
+    """An ASGI application in front of another: counts requests, and refuses those that are too many or too late.
 
-    def __init__(self, application: ASGIApp, admission: Admission) -> None:
+    Errors end here, and go to this server's log; Starlette answers them and raises them once more. A client that left
+    is none: what is sent to it is dropped.
+    """
+
+    def __init__(self, application: ASGIApp, admission: Admission, log: FilteringBoundLogger) -> None:
         """Prepares.
 
         Args:
             application: Gets what is not refused.
             admission: Counts.
+            log: Told of errors.
         """
         self._application = application
         self._admission = admission
+        self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
-        if scope["path"] in _ALWAYS:
-            return await self._application(scope, receive, send)
-        admission = self._admission
+
+        async def send_if_there(message: Message) -> None:
+            with contextlib.suppress(OSError):  # the client has left
+                await send(message)
+
+        admission, counted = self._admission, scope["path"] not in _ALWAYS
+        if counted:
+            try:
+                admission.check()
+            except TurnoutError as error:
+                answer = error_answer if scope["path"].startswith("/v2/") else error_response
+                return await answer(error)(scope, receive, send_if_there)
+        admission.begun += counted
+        admission.under_way += counted
         try:
-            admission.check()
-        except TurnoutError as error:
-            answer = error_answer if scope["path"].startswith("/v2/") else error_response
-            return await answer(error)(scope, receive, send)
-        admission.under_way += 1
-        try:
-            await self._application(scope, receive, send)
+            await self._application(scope, receive, send_if_there)
+        except Exception as error:  # noqa: BLE001 - the server below would write it to stderr past the log
+            self._log.error("unexpected error", service="http", path=scope["path"][:256], exc_info=error)
         finally:
-            admission.under_way -= 1
+            admission.under_way -= counted

@@ -1,9 +1,13 @@
-"""ModelInfer messages to the data plane's values and back."""
+"""Requests and answers of ModelInfer and ModelStreamInfer, decoded and encoded."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
+from turnout.errors import TurnoutError
 from turnout.oip import exchange
-from turnout.rpc.codec import new_request_id
+from turnout.routing.preferences import Preferences
+from turnout.rpc.codec import new_request_id, trailing_metadata
+from turnout.rpc.errors import to_status
+from turnout.rpc.exchange import GrpcExchange, ItemExchange, UnaryExchange
 from turnout.rpc.oip.codec import decode_inputs, encode_outputs
 from turnout.rpc.oip.parameters import plain, wanted_outputs
 from turnout.serving.inference import InferenceRequest, InferenceResult
@@ -13,83 +17,64 @@ from turnout_proto.oip.inference_pb2 import ModelInferRequest, ModelInferRespons
 FINAL = "triton_final_response"
 """Every request has one answer, so every answer is its request's last."""
 
-
-def envelope(message: ModelInferRequest, deadline: float | None, arrived: float) -> InferenceRequest:
-    """Returns what cannot be wrong in a request, so that one that is refused can be counted and logged.
-
-    Args:
-        message: As it came.
-        deadline: `time.monotonic()` after which the caller waits no longer; None for no bound.
-        arrived: `time.monotonic()` when it came.
-    """
-    return InferenceRequest(
-        message.model_name,
-        message.model_version,
-        {},
-        (),
-        message.id[: exchange.LOGGED_ID] or new_request_id(),
-        "",
-        deadline,
-        arrived,
-    )
+_SHOWN_BYTES = 1024
+"""Characters of a refused request's own names that its answer repeats."""
 
 
-class InferExchange:
-    """One ModelInferRequest and its answer."""
+class InferExchange(UnaryExchange[ModelInferRequest]):
+    """One call of ModelInfer."""
 
-    __slots__ = ("_classes", "_limits", "_message", "_prefer")
+    __slots__ = ("_classes",)
 
-    def __init__(
-        self, message: ModelInferRequest, limits: InputLimits, prefer: Callable[[InferenceRequest], None] | None = None
-    ) -> None:
-        """Prepares.
+    def envelope(self) -> InferenceRequest:
+        """Returns what is known of a request that could not be decoded."""
+        return _envelope(self)
 
-        Args:
-            message: The request.
-            limits: On what it may hold.
-            prefer: Has a call routed as its metadata asks; None where that says nothing.
-        """
-        self._message = message
-        self._limits = limits
-        self._prefer = prefer
-        self._classes: Mapping[str, int] = {}
+    def decode(self) -> InferenceRequest:
+        """Returns the request. Raises as `_decode` and `PreferenceReader.read`."""
+        request, self._classes = _decode(self, self.call.deadline, self.preferences())
+        self.costly = bool(self._classes)
+        return request
 
-    @property
-    def costly(self) -> bool:
-        """Whether outputs are to be classified, which sorts and spells them."""
-        return bool(self._classes)
-
-    def decode(self, call: InferenceRequest) -> None:
-        """Puts the rest of a request into `call`.
-
-        Raises:
-            InvalidRequest, InvalidTensor: A field is not what the protocol says it is, or beyond the limits.
-            Unsupported: The request needs shared memory or a sequence.
-        """
-        message, limits = self._message, self._limits
-        inputs = decode_inputs(message, limits)
-        outputs = wanted_outputs(message.outputs, limits)
-        self._classes = exchange.fill(call, message.id, inputs, outputs, plain(message.parameters), limits)
-        if self._prefer is not None:
-            self._prefer(call)
-
-    def encode(self, call: InferenceRequest, result: InferenceResult) -> bytes:
-        """Returns the answer, serialised."""
+    def encode(self, request: InferenceRequest, result: InferenceResult) -> bytes:
+        """Returns the answer, serialised; metadata says who gave it. Raises as `answer`, and Exhausted."""
         response = ModelInferResponse()
-        answer(response, self._message, result, self._classes, self._limits)
-        return response.SerializeToString()
+        answer(response, self.message, result, self._classes, self.endpoint.limits)
+        self.call.trailing = trailing_metadata(result.route)
+        return self.endpoint.sized(response.SerializeToString())
 
 
-class StreamInferExchange(InferExchange):
-    """One ModelInferRequest of a stream and its answer."""
+class InferItem(ItemExchange[ModelInferRequest]):
+    """One request of a ModelStreamInfer."""
 
-    __slots__ = ()
+    __slots__ = ("_classes",)
 
-    def encode(self, call: InferenceRequest, result: InferenceResult) -> bytes:
-        """Returns the answer, serialised."""
+    def envelope(self) -> InferenceRequest:
+        """Returns what is known of a request that could not be decoded."""
+        return _envelope(self)
+
+    def decode(self) -> InferenceRequest:
+        """Returns the request. Raises as `_decode`."""
+        request, self._classes = _decode(self, self.deadline, self.opened.preferences)
+        self.costly = bool(self._classes)
+        return request
+
+    def encode(self, request: InferenceRequest, result: InferenceResult) -> bytes:
+        """Returns the answer, serialised. Raises as `answer`, and Exhausted."""
         response = ModelStreamInferResponse()
-        answer(response.infer_response, self._message, result, self._classes, self._limits)
+        answer(response.infer_response, self.message, result, self._classes, self.endpoint.limits)
         response.infer_response.parameters[FINAL].bool_param = True
+        return self.endpoint.sized(response.SerializeToString())
+
+    def refusal(self, request: InferenceRequest, error: TurnoutError) -> bytes:
+        """Returns an item that tells an error, and which request it is about."""
+        response = ModelStreamInferResponse(error_message=to_status(error, request.request_id).message)
+        infer_response = response.infer_response
+        if (message := self.parsed) is not None:
+            infer_response.id = message.id[:_SHOWN_BYTES]
+            infer_response.model_name = message.model_name[:_SHOWN_BYTES]
+            infer_response.model_version = message.model_version[:_SHOWN_BYTES]
+        infer_response.parameters[FINAL].bool_param = True
         return response.SerializeToString()
 
 
@@ -111,6 +96,7 @@ def answer(
 
     Raises:
         InvalidRequest: An output that is to be classified holds no numbers, or asks for too many.
+        Unsupported: The protocol does not know the type of an output.
     """
     route = result.route
     response.model_name = message.model_name
@@ -123,3 +109,35 @@ def answer(
         else:
             parameters[key].string_param = value
     encode_outputs(response, exchange.answered(result, classes, limits))
+
+
+def _envelope(item: GrpcExchange[ModelInferRequest]) -> InferenceRequest:
+    if (message := item.parsed) is None:
+        return InferenceRequest("", "", {}, request_id=new_request_id(), arrived=item.arrived)
+    request_id = message.id[: exchange.LOGGED_ID] or new_request_id()
+    return InferenceRequest(message.model_name, message.model_version, {}, request_id=request_id, arrived=item.arrived)
+
+
+def _decode(
+    item: GrpcExchange[ModelInferRequest], deadline: float | None, preferences: Preferences
+) -> tuple[InferenceRequest, Mapping[str, int]]:
+    """Returns a request, and which of its outputs are to be classified, as `exchange.request_of`.
+
+    Raises:
+        InvalidRequest, InvalidTensor: A field is not what the protocol says it is, or beyond the limits.
+        Unsupported: The request needs shared memory or a sequence.
+    """
+    message, limits = item.message, item.endpoint.limits
+    return exchange.request_of(
+        model=message.model_name,
+        selector=message.model_version,
+        request_id=message.id,
+        logged_id=message.id[: exchange.LOGGED_ID] or new_request_id(),
+        inputs=decode_inputs(message, limits),
+        outputs=wanted_outputs(message.outputs, limits),
+        parameters=plain(message.parameters),
+        arrived=item.arrived,
+        deadline=deadline,
+        preferences=preferences,
+        limits=limits,
+    )

@@ -1,22 +1,30 @@
 """The protocol's service, under the name that its clients call."""
 
 from collections.abc import Callable
+from functools import partial
 
 from google.protobuf.descriptor import ServiceDescriptor
 
 from turnout.errors import Unsupported
 from turnout.oip.description import Description
 from turnout.routing.preferences import PreferenceReader
+from turnout.rpc.exchange import Endpoint, Opened
 from turnout.rpc.guard import Guard, refusal
+from turnout.rpc.multiplex import Multiplexer, in_order
 from turnout.rpc.oip.description import DescriptionMethods
-from turnout.rpc.oip.inference import SERVICE_NAME, InferenceMethods
+from turnout.rpc.oip.exchange import InferExchange, InferItem
 from turnout.rpc.oip.repository import RepositoryMethods, VersionControl
-from turnout.rpc.tracing import traced
-from turnout.rpc.transport.port import Methods
+from turnout.rpc.transport.port import Call, Methods, Stream
 from turnout.serving.catalog import Catalog
-from turnout.serving.inference import Inference, Router
-from turnout.telemetry.tracing.tracer import Tracer
+from turnout.serving.data_plane import DataPlane
+from turnout.serving.inference import Router
 from turnout_proto.oip import inference_pb2
+from turnout_proto.oip.inference_pb2 import ModelInferRequest
+
+SERVICE_NAME = "inference.GRPCInferenceService"
+"""What clients call. The messages go by our own package's name: a process can hold them beside a client's own."""
+
+_INFER, _STREAM_INFER = "ModelInfer", "ModelStreamInfer"
 
 _NO_SHARED_MEMORY = "shared memory is not supported: tensors travel in the request"
 _NO_STATISTICS = "this server has no statistics in this protocol's form: see its metrics"
@@ -40,7 +48,7 @@ DESCRIPTOR: ServiceDescriptor = inference_pb2.DESCRIPTOR.services_by_name["GRPCI
 
 def oip_methods(
     *,
-    inference: Inference,
+    plane: DataPlane,
     preferences: PreferenceReader,
     router: Router,
     catalog: Catalog,
@@ -49,30 +57,43 @@ def oip_methods(
     allow_repository_control: bool,
     max_stream_items: int,
     guard: Guard,
-    tracer: Tracer | None = None,
 ) -> Methods:
     """Returns the methods of the whole service, by path.
 
     Args:
-        inference: The data plane.
+        plane: Answers requests.
         preferences: Reads what a call's metadata asks for.
         router: Tells which version a selector names.
         catalog: Tells what is served.
         control: Loads and unloads versions.
         accepting: Tells whether the server takes new requests; False while it drains.
         allow_repository_control: Whether clients may load and unload versions.
-        max_stream_items: Most requests under way on one ModelStreamInfer.
+        max_stream_items: Most requests that are unanswered on one ModelStreamInfer.
         guard: Wraps the methods.
-        tracer: Traces requests; None where tracing is off.
     """
     describes = DescriptionMethods(Description(router, catalog, accepting))
     repository = RepositoryMethods(router, catalog, control, allow_control=allow_repository_control)
-    refused = {f"/{SERVICE_NAME}/{name}": refusal(Unsupported(reason)) for name, reason in REFUSED.items()}
-    infers = InferenceMethods(inference, preferences, max_stream_items, guard, tracer)
-    model_infer = traced(tracer, SERVICE_NAME, "ModelInfer", infers.model_infer)
+    infers = _inference_methods(plane, preferences, max_stream_items, guard)
     return {
-        **refused,
-        **guard.methods(DESCRIPTOR, describes, repository, name=SERVICE_NAME, apart=("ModelInfer", "ModelStreamInfer")),
-        f"/{SERVICE_NAME}/ModelInfer": guard.unary(SERVICE_NAME, model_infer),
-        f"/{SERVICE_NAME}/ModelStreamInfer": guard.streaming(SERVICE_NAME, infers.model_stream_infer),
+        **{f"/{SERVICE_NAME}/{name}": refusal(Unsupported(reason)) for name, reason in REFUSED.items()},
+        **guard.methods(DESCRIPTOR, describes, repository, name=SERVICE_NAME, apart=(_INFER, _STREAM_INFER)),
+        **infers,
+    }
+
+
+def _inference_methods(plane: DataPlane, preferences: PreferenceReader, max_stream_items: int, guard: Guard) -> Methods:
+    inferring = Endpoint.of(SERVICE_NAME, _INFER, ModelInferRequest, preferences, guard)
+    streaming = Endpoint.of(SERVICE_NAME, _STREAM_INFER, ModelInferRequest, preferences, guard)
+
+    async def model_infer(data: bytes, call: Call) -> bytes:
+        return await plane.answer(InferExchange(inferring, data, call))
+
+    async def model_stream_infer(stream: Stream) -> None:
+        # Triton keeps the order for models with one answer a request, and its clients rely on it if they set no ids.
+        item = partial(InferItem, Opened.of(streaming, stream))
+        await Multiplexer(plane, stream, item, in_order, max_stream_items).run()
+
+    return {
+        f"/{SERVICE_NAME}/{_INFER}": guard.unary(SERVICE_NAME, model_infer),
+        f"/{SERVICE_NAME}/{_STREAM_INFER}": guard.streaming(SERVICE_NAME, model_stream_infer),
     }

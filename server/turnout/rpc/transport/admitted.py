@@ -26,6 +26,7 @@ def _admitted(method: Method, admission: Admission) -> Method:
 
         async def answer(message: bytes, call: Call) -> bytes:
             check()
+            admission.begun += 1
             admission.under_way += 1
             try:
                 return await behaviour(message, call)
@@ -38,6 +39,7 @@ def _admitted(method: Method, admission: Admission) -> Method:
 
     async def serve(stream: Stream) -> None:
         check()
+        admission.begun += 1
         admission.under_way += 1
         try:
             await serving(stream)

@@ -109,6 +109,7 @@ class GrpcApplication:
             return await send_only_status(send, to_status(error))
         except StatusError as error:
             return await send_only_status(send, error.status, _ACCEPTED)
+        admission.begun += route.counted
         admission.under_way += route.counted
         self._calls.add(call)
         try:

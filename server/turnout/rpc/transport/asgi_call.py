@@ -81,7 +81,18 @@ class CallLimits:
 class AsgiCall(RunningCall):
     """One call whose messages travel in ASGI's events."""
 
-    __slots__ = ("_encoding", "_frames", "_half_closed", "_held", "_limits", "_receive", "_send", "gzip", "started")
+    __slots__ = (
+        "_encoding",
+        "_extensions",
+        "_frames",
+        "_half_closed",
+        "_held",
+        "_limits",
+        "_receive",
+        "_send",
+        "gzip",
+        "started",
+    )
 
     def __init__(
         self,
@@ -113,6 +124,7 @@ class AsgiCall(RunningCall):
             except ValueError as error:
                 raise refusal(INTERNAL, str(error)) from None
         super().__init__(scope["headers"], scope.get("client"), deadline, counted)
+        self._extensions = scope["extensions"]
         self._limits = limits
         self._receive = receive
         self._send = send
@@ -125,6 +137,12 @@ class AsgiCall(RunningCall):
             raise refusal(UNIMPLEMENTED, f"expected grpc-encoding {ENCODING_NAMES}, got {named!r}")
         self.gzip = limits.gzip and accepts_gzip(headers.get(b"grpc-accept-encoding", b""))
         self.started = False
+
+    @property
+    def certificate(self) -> str:
+        """The client's own certificate, in PEM; "" if it showed none."""
+        chain = self._extensions.get("tls", {}).get("client_cert_chain", ())
+        return str(chain[0]) if chain else ""
 
     async def only_message(self, event: Event) -> bytes:
         """Returns the message of a unary call, whose first event is `event`.

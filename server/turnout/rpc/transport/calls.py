@@ -2,7 +2,10 @@
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import inf
+from typing import Any
 
 from google.rpc.status_pb2 import Status
 
@@ -94,6 +97,7 @@ class RunningCalls:
 
     def __init__(self) -> None:
         self._calls: set[RunningCall] = set()
+        self._requests: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._armed = inf
 
@@ -114,10 +118,23 @@ class RunningCalls:
             if not call.counted:
                 call.end(status)
 
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Counts the task that runs in it as an HTTP request, which is no call and is ended with the calls."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._requests.add(task)
+        try:
+            yield
+        finally:
+            self._requests.discard(task)
+
     def end_all(self, status: Status) -> None:
-        """Ends all calls with `status`."""
+        """Ends all calls with `status`, and HTTP requests without an answer."""
         for call in self._calls:
             call.end(status)
+        for task in self._requests:
+            task.cancel()
 
     def close(self) -> None:
         """Stops the timer."""

@@ -88,6 +88,14 @@ class GrpcioCall(Stream):
         """The caller's IP address; "" if it has none."""
         return peer_host(self._context.peer())
 
+    @property
+    def certificate(self) -> str:
+        """The client's own certificate, in PEM; "" if it showed none, or the call has ended."""
+        if self._context.done():
+            return ""  # the core has let go of the call, and asking it then ends the process
+        found = self._context.auth_context().get("x509_pem_cert", ())
+        return next((pem.decode() for pem in found), "")
+
     async def read(self) -> bytes | None:
         """Returns the client's next message; None once it has sent its last."""
         try:

@@ -2,7 +2,7 @@
 
 One listening socket, one generation of the server at a time:
 
-    start -> serving -> renew: the next generation takes over the socket, this one finishes what it has begun
+    start -> serving -> show:  the next generation takes over the socket, this one finishes what it has begun
                      -> stop:  the next generation does nothing but refuse, until this one has finished
 
 h2corn takes no more connections once it is told to stop, and those that come then would wait in the socket's queue for
@@ -29,6 +29,7 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Address
 from turnout.errors import ConfigError
+from turnout.host import cut_connections
 from turnout.rpc.transport.asgi import Application
 from turnout.rpc.transport.calls import RunningCalls
 from turnout.rpc.transport.statuses import UNAVAILABLE
@@ -38,6 +39,10 @@ _BACKLOG = 2048
 
 _CUT_SECONDS = 1.0
 """How long the answers of calls that were ended may take to leave, before h2corn cuts their connections."""
+
+_RETIRED_SECONDS = 30 * 86400.0
+"""How long calls of a generation that a change of certificates retired may go on: h2corn wants to know when the
+generation begins, and for other reasons to end them there is `stop`."""
 
 _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 3}
 """Of connections: a client whose machine is gone says nothing, and would be waited for for ever."""
@@ -116,7 +121,7 @@ class H2cornListener:
             grace: Seconds that calls have to end once the listener, or a generation of it, stops.
             unary_paths: Of methods whose clients have one message to send, and no reason to pause in it.
             log: Told when a generation ends by itself.
-            identity: What clients are shown; None for plain text.
+            identity: What it shows its clients, and asks of them; None for plain text.
         """
         self._address = Address(host, listening.getsockname()[1])
         self._socket = listening
@@ -127,6 +132,8 @@ class H2cornListener:
         self._log = log
         self._identity = identity
         self._current: _Generation | None = None
+        self._retired: set[_Generation] = set()
+        self._stopping = False
         self._ageing: asyncio.Task[None] | None = None
         self._side_tasks: set[asyncio.Task[None]] = set()
 
@@ -141,27 +148,36 @@ class H2cornListener:
         if self._limits.age_seconds:
             self._ageing = asyncio.create_task(self._age(self._limits.age_seconds))
 
-    async def renew(self, identity: ServerIdentity | None) -> None:
-        """Has connections from now on shown another identity; those that are there finish their calls and go.
+    async def show(self, identity: ServerIdentity) -> None:
+        """Has connections from now on shown another identity; calls that have begun go on for as long as they take.
 
         Raises:
-            ConfigError: TLS cannot use it; nothing changes then.
+            ConfigError: h2corn cannot use it; nothing changes then.
         """
-        self._identity, before = identity, self._identity
+        before, self._identity = self._identity, identity
+        if self._stopping:
+            return
         try:
-            following = await self._begin()
-        except ValueError as error:
+            await self._replace(None)
+        except ConfigError:
             self._identity = before
-            raise ConfigError(f"{self.address}: {error}") from None
+            raise
+
+    async def _replace(self, grace: float | None) -> None:
+        """Lets the next generation take connections; the present one has `grace` seconds for what it has begun."""
+        following = await self._begin()
         retired, self._current = self._current, following
         if retired is not None:
-            self._spawn(self._finish(retired, self._grace))
+            if grace is not None:
+                retired.calls.end_uncounted(_STOPPED)
+            self._retire(retired, grace)
 
     async def stop(self, grace: float) -> None:
         """Tells clients to go elsewhere (GOAWAY), waits `grace` seconds for calls under way, then ends the rest.
 
         Until then connections that come are taken, and served as the application does then: it refuses.
         """
+        self._stopping = True
         if self._ageing is not None:
             self._ageing.cancel()
         last, self._current = self._current, None
@@ -169,14 +185,34 @@ class H2cornListener:
             self._socket.close()
             return
         following = await self._begin()
-        await asyncio.gather(self._finish(last, min(grace, self._grace)), *self._side_tasks)
-        await self._finish(following, 0.0)
+        self._retire(last, None)
+        for generation in self._retired:
+            generation.calls.end_uncounted(_STOPPED)
+        # What a change of certificates left to itself is waited for no longer than the rest.
+        await asyncio.wait(self._side_tasks, timeout=min(grace, self._grace))
+        for generation in self._retired:
+            generation.calls.end_all(_STOPPED)
+        await self._let_go()
+        self._retire(following, None)
+        following.calls.end_all(_STOPPED)
+        await self._let_go()
         self._socket.close()
+
+    async def _let_go(self) -> None:
+        """Waits a moment for what was ended to be gone, and cuts the connections of what is not."""
+        if self._side_tasks:
+            await asyncio.wait(self._side_tasks, timeout=_CUT_SECONDS)
+        if self._side_tasks:
+            cut_connections(self._address.port)
+            await asyncio.wait(self._side_tasks)
 
     async def _begin(self) -> _Generation:
         calls = RunningCalls()
         server = h2corn.Server(self._application(calls), self._config())
-        prepared = prepare_tls(server.config, _material(self._identity))
+        try:
+            prepared = prepare_tls(server.config, _material(self._identity))
+        except (ValueError, OSError) as error:
+            raise ConfigError(f"{self._address}: h2corn cannot use the TLS certificate: {error}") from None
         serving = asyncio.create_task(
             server._serve_worker_fds([os.dup(self._socket.fileno())], prepared_tls=prepared),
             name=f"h2corn {self.address}",
@@ -188,12 +224,20 @@ class H2cornListener:
         serving.add_done_callback(lambda _: self._ended(generation))
         return generation
 
-    async def _finish(self, generation: _Generation, grace: float) -> None:
-        """Lets a generation finish what it has begun, in `grace` seconds."""
+    def _retire(self, generation: _Generation, grace: float | None) -> None:
+        """Lets a generation finish what it has begun, in `grace` seconds; None leaves the end of it to `stop`."""
+        self._retired.add(generation)
         generation.server.shutdown()
-        generation.calls.end_uncounted(_STOPPED)
-        await asyncio.wait([generation.serving], timeout=grace)
-        generation.calls.end_all(_STOPPED)
+        self._spawn(self._finish(generation, grace))
+
+    async def _finish(self, generation: _Generation, grace: float | None) -> None:
+        if grace is not None:
+            await asyncio.wait([generation.serving], timeout=grace)
+            generation.calls.end_all(_STOPPED)
+        await self._end(generation)
+        self._retired.discard(generation)
+
+    async def _end(self, generation: _Generation) -> None:
         with contextlib.suppress(RuntimeError):  # h2corn's own bound passed, and it cut what was left
             await generation.serving
         generation.calls.close()
@@ -201,7 +245,7 @@ class H2cornListener:
     async def _age(self, seconds: float) -> None:
         while True:
             await asyncio.sleep(seconds)
-            await self.renew(self._identity)
+            await self._replace(self._grace)
 
     def _ended(self, generation: _Generation) -> None:
         """Goes on with another generation where one ended by itself."""
@@ -214,7 +258,7 @@ class H2cornListener:
 
     async def _restart(self) -> None:
         await asyncio.sleep(_RESTART_SECONDS)
-        if self._current is None and self._socket.fileno() != -1:
+        if self._current is None and not self._stopping:
             self._current = await self._begin()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -223,7 +267,7 @@ class H2cornListener:
         task.add_done_callback(self._side_tasks.discard)
 
     def _config(self) -> h2corn.Config:
-        limits = self._limits
+        limits, identity = self._limits, self._identity
         return h2corn.Config(
             bind=(f"fd://{self._socket.fileno()}",),
             grpc=True,
@@ -252,9 +296,9 @@ class H2cornListener:
             timeout_handshake=limits.header_seconds,
             timeout_request_header=limits.header_seconds,
             timeout_keep_alive=limits.idle_seconds,
-            timeout_graceful_shutdown=self._grace + _CUT_SECONDS,
+            timeout_graceful_shutdown=self._grace + _CUT_SECONDS if identity is None else _RETIRED_SECONDS,
             h2_timeout_response_stall=limits.stall_seconds,
-            **_tls_options(self._identity),
+            **_tls_options(identity),
         )
 
 

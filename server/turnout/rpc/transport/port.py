@@ -59,6 +59,11 @@ class Call(ABC):
     def host(self) -> str:
         """The caller's IP address; "" if it has none."""
 
+    @property
+    @abstractmethod
+    def certificate(self) -> str:
+        """The client's own certificate, in PEM, which an authority of `tls.client_ca` signed; "" if it showed none."""
+
 
 class Stream(Call):
     """A call with any number of messages each way."""

@@ -7,11 +7,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from turnout.errors import NotFound, Unsupported
-from turnout.telemetry.tracing.tracer import Tracer
 from turnout.web.oip.answers import error_answer
 from turnout.web.oip.description import DescriptionEndpoints
 from turnout.web.oip.inference import InferenceEndpoint
-from turnout.web.tracing import traced
 
 _NO_SHARED_MEMORY = "shared memory is not supported: tensors travel in the request"
 _NO_CONTROL = "this listener loads and unloads nothing: ask the control listener"
@@ -30,15 +28,12 @@ _MODEL = "/v2/models/{model}"
 _VERSION = "/v2/models/{model}/versions/{selector}"
 
 
-def oip_routes(
-    inference: InferenceEndpoint, description: DescriptionEndpoints, tracer: Tracer | None = None
-) -> Sequence[Route]:
+def oip_routes(inference: InferenceEndpoint, description: DescriptionEndpoints) -> Sequence[Route]:
     """Returns the protocol's routes.
 
     Args:
         inference: Runs requests.
         description: Answers the rest.
-        tracer: Traces requests that are run; None where tracing is off.
     """
     of_versions = [
         Route(f"{base}{path}", endpoint)
@@ -55,7 +50,7 @@ def oip_routes(
         Route("/v2/health/live", description.live),
         Route("/v2/health/ready", description.ready),
         *of_versions,
-        *(Route(path, traced(tracer, path, inference.infer), methods=["POST"]) for path in infers),
+        *(Route(path, inference.handler(path), methods=["POST"]) for path in infers),
         Route("/v2/{rest:path}", _refused, methods=["GET", "POST"]),
     ]
 
