@@ -2,20 +2,23 @@
 
 import asyncio
 import functools
-import json
 import os
 import signal
 import sys
+from collections.abc import MutableMapping
 from pathlib import Path
+from typing import Any
 
-import pytest
+import structlog
+from structlog.testing import LogCapture
 
 from conftest import make_settings
 from turnout.config import Drain, Settings
 from turnout.telemetry.exposition import Form
-from turnout.telemetry.logging import make_logger
 from turnout.workers.restarts import MOST_EARLY_DEATHS, Restarts
 from turnout.workers.supervisor import Supervisor
+
+Told = list[MutableMapping[str, Any]]
 
 JOINS = """
 import asyncio, os, signal, sys
@@ -43,20 +46,14 @@ asyncio.run(main())
 """
 
 
-def supervisor(models: Path, body: str, restarts=Restarts, **settings) -> Supervisor:
+def supervisor(models: Path, body: str, restarts=Restarts, **settings) -> tuple[Supervisor, Told]:
+    """Returns a parent of two such workers, and what it logs."""
     program = (sys.executable, "-c", JOINS + body + RUNS)
     chosen: Settings = make_settings(models, workers=2, **settings)
-    return Supervisor(chosen, make_logger("json", "info"), program, restarts)
-
-
-async def events(capfd: pytest.CaptureFixture[str], last: str = "stopped") -> list[dict[str, object]]:
-    """What was logged, up to the event `last`, which a thread writes."""
-    text = ""
-    async with asyncio.timeout(10):
-        while f'"event": "{last}"' not in text:
-            text += capfd.readouterr().err
-            await asyncio.sleep(0.01)
-    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    capture = LogCapture()
+    log = structlog.wrap_logger(None, processors=[capture], wrapper_class=structlog.make_filtering_bound_logger(20))
+    parent = Supervisor(chosen, log, program, restarts)
+    return parent, capture.entries
 
 
 def at_once() -> Restarts:
@@ -68,10 +65,9 @@ async def bounded(run) -> int:
         return await run
 
 
-async def test_a_parent_whose_workers_all_die_at_once_gives_up_in_words(models, capfd) -> None:
-    code = await bounded(supervisor(models, SERVES + "    os._exit(3)\n", at_once).run())
-    assert code == 1
-    told = await events(capfd)
+async def test_a_parent_whose_workers_all_die_at_once_gives_up_in_words(models) -> None:
+    parent, told = supervisor(models, SERVES + "    os._exit(3)\n", at_once)
+    assert await bounded(parent.run()) == 1
     assert [one["event"] for one in told][-2:] == [
         f"every worker died at once {MOST_EARLY_DEATHS} times in a row: the server gives up",
         "stopped",
@@ -81,9 +77,9 @@ async def test_a_parent_whose_workers_all_die_at_once_gives_up_in_words(models, 
     assert all(one["seconds"] <= 0.01 * 2**MOST_EARLY_DEATHS for one in deaths)
 
 
-async def test_a_worker_that_cannot_live_does_not_take_the_others_along(models, capfd) -> None:
+async def test_a_worker_that_cannot_live_does_not_take_the_others_along(models) -> None:
     dies = SERVES + "    if index == 1: os._exit(3)\n" + WAITS
-    parent = supervisor(models, dies, at_once)
+    parent, _ = supervisor(models, dies, at_once)
     running = asyncio.create_task(parent.run())
 
     async def restarted() -> float:
@@ -99,29 +95,29 @@ async def test_a_worker_that_cannot_live_does_not_take_the_others_along(models, 
     assert await bounded(running) == 0
 
 
-async def test_a_worker_that_ends_before_the_server_was_up_ends_the_server_with_its_code(models, capfd) -> None:
-    code = await bounded(supervisor(models, "    if index == 1: os._exit(7)\n" + SERVES + WAITS).run())
-    assert code == 7
-    assert "worker 1 could not start, and the server stops" in [one["event"] for one in await events(capfd)]
+async def test_a_worker_that_ends_before_the_server_was_up_ends_the_server_with_its_code(models) -> None:
+    parent, told = supervisor(models, "    if index == 1: os._exit(7)\n" + SERVES + WAITS)
+    assert await bounded(parent.run()) == 7
+    assert "worker 1 could not start, and the server stops" in [one["event"] for one in told]
 
 
-async def test_a_worker_that_does_not_drain_in_time_is_killed(models, capfd, monkeypatch) -> None:
+async def test_a_worker_that_does_not_drain_in_time_is_killed(models, monkeypatch) -> None:
     monkeypatch.setattr("turnout.workers.supervisor._LAST_SECONDS", 0.2)
     stubborn = "    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: None)\n" + SERVES + WAITS
-    parent = supervisor(models, stubborn, drain=Drain(delay_s=0.0, timeout_s=0.1))
+    parent, told = supervisor(models, stubborn, drain=Drain(delay_s=0.0, timeout_s=0.1))
     running = asyncio.create_task(parent.run())
     async with asyncio.timeout(60):
         while not parent.serves:
             await asyncio.sleep(0.01)
     os.kill(os.getpid(), signal.SIGTERM)
     assert await bounded(running) == 1
-    assert "a worker did not end in time, and is killed" in [one["event"] for one in await events(capfd)]
+    assert "a worker did not end in time, and is killed" in [one["event"] for one in told]
 
 
-async def test_sighup_is_passed_on_and_ends_nobody(models, tmp_path, capfd) -> None:
+async def test_sighup_is_passed_on_and_ends_nobody(models, tmp_path) -> None:
     notes = "    path = " + repr(str(tmp_path)) + " + f'/{index}'\n"
     notes += "    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: open(path, 'x').close())\n"
-    parent = supervisor(models, notes + SERVES + WAITS)
+    parent, _ = supervisor(models, notes + SERVES + WAITS)
     running = asyncio.create_task(parent.run())
     async with asyncio.timeout(60):
         while not parent.serves:
@@ -134,8 +130,8 @@ async def test_sighup_is_passed_on_and_ends_nobody(models, tmp_path, capfd) -> N
     assert await bounded(running) == 0
 
 
-async def test_a_worker_that_is_killed_keeps_its_counts_in_the_sum(models, capfd) -> None:
-    parent = supervisor(models, SERVES + WAITS, functools.partial(Restarts, first_seconds=0.01))
+async def test_a_worker_that_is_killed_keeps_its_counts_in_the_sum(models) -> None:
+    parent, _ = supervisor(models, SERVES + WAITS, functools.partial(Restarts, first_seconds=0.01))
     running = asyncio.create_task(parent.run())
 
     async def total() -> float:

@@ -11,7 +11,8 @@ from typing import Literal
 from turnout.telemetry.exposition import Family, Labels, Value
 from turnout.telemetry.histogram import Exemplar, Histogram
 from turnout.telemetry.ratios import Agreement, Ratio
-from turnout.workers.rules import STATES, WORKER, Rule, rule_of
+from turnout.telemetry.workers import WORKER
+from turnout.workers.rules import STATES, Rule, rule_of
 
 _SCRAPES_KEPT = 2
 """Scrapes for which the series of a version that left every worker are still shown, as one worker alone shows them."""

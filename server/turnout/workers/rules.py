@@ -3,9 +3,6 @@
 from collections.abc import Mapping
 from enum import Enum, auto
 
-WORKER = "worker"
-"""Label of a series that is one worker's."""
-
 
 class Rule(Enum):
     """How values of one series become one value."""

@@ -20,13 +20,13 @@ from turnout.config import Settings
 from turnout.errors import TurnoutError, Unavailable
 from turnout.telemetry.exposition import Family, Form, render
 from turnout.telemetry.process import own_families
+from turnout.telemetry.workers import worker_families
 from turnout.workers.division import share_of
 from turnout.workers.link import Link
 from turnout.workers.member import SNAPSHOT_SECONDS, Start, pack_answers, read_gather
 from turnout.workers.merging import Totals
 from turnout.workers.ports import KeptPort
 from turnout.workers.restarts import MOST_EARLY_DEATHS, Restarts
-from turnout.workers.rules import WORKER
 from turnout.workers.snapshot import decode
 
 _TELL_SECONDS = 5.0
@@ -295,21 +295,9 @@ class Supervisor:
 
         return all(await asyncio.gather(*map(snapshot, self._workers)))
 
-    def _families(self) -> list[Family]:
-        def of_each(name: str, kind: str, text: str, value: "dict[int, float]") -> Family:
-            series = [({WORKER: str(index)}, number) for index, number in value.items()]
-            return Family(name, "counter" if kind == "counter" else "gauge", text, series)
-
-        return [
-            of_each(
-                "turnout_worker_up", "gauge", "1 while the worker takes connections and is ready, 0 while it does not.",
-                {w.index: float(w.listening and w.ready_since is not None) for w in self._workers},
-            ),
-            of_each(
-                "turnout_worker_restarts_total", "counter", "Times that a worker ended and was started again.",
-                {w.index: float(w.restarts.count) for w in self._workers},
-            ),
-        ]  # fmt: skip
+    def _families(self) -> Iterator[Family]:
+        up = {worker.index: worker.listening and worker.ready_since is not None for worker in self._workers}
+        return worker_families(up, {worker.index: worker.restarts.count for worker in self._workers})
 
     async def _gather(self, asking: Worker, body: bytes) -> bytes:
         bound, topic, request = read_gather(body)
