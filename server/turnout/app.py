@@ -93,6 +93,9 @@ from turnout.web.oip.inference import InferenceEndpoint
 from turnout.web.oip.routes import oip_routes
 from turnout.web.predict import Predict
 from turnout.web.server import Web
+from turnout.workers.member import Member
+from turnout.workers.peers import Peers
+from turnout.workers.snapshot import encode
 
 _SCRAPE_READ_SECONDS = 1.0
 """What a driver may take to answer a scrape, which then shows what it said last."""
@@ -136,6 +139,7 @@ async def running(
     log: FilteringBoundLogger,
     clock: Clock = SYSTEM_CLOCK,
     threshold: Threshold | None = None,
+    member: Member | None = None,
 ) -> AsyncIterator[Running]:
     """Runs a server for as long as the context is entered; leaving it drains and stops the server.
 
@@ -144,6 +148,7 @@ async def running(
         log: Where it is told what happens.
         clock: That rollouts and the events of the state store go by.
         threshold: Of the log, where its level can change.
+        member: What this server is as one of several workers; None where it is alone.
 
     Raises:
         ConfigError: An address cannot be had, or a setting cannot be met here.
@@ -246,12 +251,14 @@ async def running(
             lambda model: settings.for_model(model).false_alarm_meter, catalog, policies, observer, log, clock
         )
         previews = Previews(catalog, rollouts, clock)
-        recent = Recent(catalog)
+        peers = None if member is None else Peers(member, manager, catalog, refresh, log)
+        recent = Recent(catalog, peers)
         explainer = Explainer(router, catalog, policies)
         console: Sequence[Route] = ()
         if settings.console.enabled:
             token = settings.console.token.get_secret_value()
-            console = console_routes(catalog, policies, shadows, rollouts, explainer, recent, token, log)
+            part = "" if peers is None else peers.part
+            console = console_routes(catalog, policies, shadows, rollouts, explainer, recent, token, log, part)
         services = Services(
             inference=inference,
             catalog=catalog,
@@ -270,6 +277,7 @@ async def running(
             conversions=conversions,
             log=log,
             availability=availability,
+            peers=peers,
         )
         readiness_off = asyncio.Event()
 
@@ -280,7 +288,7 @@ async def running(
         )
         gpus = Reading[Sequence[Gpu]](lambda: scraping.run(_gpus, nvml, manager.devices), ())
 
-        async def scrape(form: Form) -> bytes:
+        async def sample() -> None:
             manager.sample()
             if tracer is not None:
                 tracer.flush()  # what it traced gives examples of what is counted
@@ -289,7 +297,14 @@ async def running(
             record_rollouts(rollouts, meters, metrics.rollouts)
             metrics.server.memory = await memory.value(_SCRAPE_READ_SECONDS)
             metrics.server.gpus = await gpus.value(_SCRAPE_READ_SECONDS)
+
+        async def scrape(form: Form) -> bytes:
+            await sample()
             return await metrics.scrape(form)
+
+        async def snapshot(_: bytes = b"") -> bytes:
+            await sample()
+            return await encode(metrics.snapshot())
 
         admission = Admission(settings.limits.max_requests)
         budget = ReceiveBudget(int(settings.limits.max_unfinished_bytes))
@@ -301,7 +316,14 @@ async def running(
             DescriptionEndpoints(Description(router, catalog, services.accepting)),
         )
         predict = Predict(inference, preferences, router, new_request_id, bodies, limits)
-        web = Web(scrape, services.ready, availability, metrics.faults, [*predict.routes(), *oip], console)
+        told = scrape if member is None else member.scrape
+        web = Web(told, services.ready, availability, metrics.faults, [*predict.routes(), *oip], console)
+        if peers is not None and member is not None:
+            member.answers("snapshot", snapshot)
+            stack.push_async_callback(_leave, member, snapshot)
+            if member.start.waits:
+                await refresh()
+                await peers.wait_to_listen()
         guarded = Guard(web.application(), settings.web.hosts, loopback=is_loopback(settings.http.host))
         gate = AdmissionGate(guarded, admission, log)
         listeners = open_listeners(services, settings, gate, certificates, admission, budget, stack)
@@ -314,6 +336,9 @@ async def running(
 
         await refresh()
         await listeners.start()
+        if peers is not None and member is not None:
+            await member.listening()
+            side_tasks.start("readiness", peers.tell_ready())
         side_tasks.start("rollouts", rollouts.run(previews.tick, meters.tick))
         side_tasks.start("webhook", webhook.run())
         side_tasks.start("retention", _retain(store, settings.retention, log))
@@ -339,12 +364,21 @@ async def running(
             catalog.swap(catalog.snapshot)  # wakes who watches the health
 
 
-async def run(settings: Settings, read: Callable[[], Settings] | None = None) -> int:
+async def _leave(member: Member, snapshot: Callable[[], Awaitable[bytes]]) -> None:
+    await member.leave(await snapshot())
+
+
+async def run(settings: Settings, read: Callable[[], Settings] | None = None, member: Member | None = None) -> int:
     """Runs a server until SIGTERM or SIGINT; a second signal ends the process at once. SIGHUP reloads the settings.
 
     Args:
         settings: Of the server.
         read: Reads them anew; it raises ConfigError if they are wrong. None: SIGHUP reads certificates only.
+        member: What it is as one of several workers; it drains when its parent is gone, too.
+
+    Args:
+        settings: Of the server.
+        member: What it is as one of several workers; it drains when its parent is gone, too.
 
     Returns:
         The exit code: 0 after a drain, 1 where a part that must not end did.
@@ -355,6 +389,8 @@ async def run(settings: Settings, read: Callable[[], Settings] | None = None) ->
     return_freed_memory()
     threshold = Threshold(settings.log.level)
     log = make_logger(settings.log.format, threshold)
+    if member is not None:
+        log = log.bind(worker=member.start.index)
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
 
@@ -365,11 +401,18 @@ async def run(settings: Settings, read: Callable[[], Settings] | None = None) ->
         if stopping.is_set():
             os._exit(1)  # asked twice: no drain, no farewell
         interrupted = number is signal.SIGINT
+        stop()
+
+    def stop() -> None:
         stopping.set()
+        if member is not None:
+            member.listen_now.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
-    async with running(settings, log, threshold=threshold) as server:
+    if member is not None:
+        member.on_parents_end(stop)
+    async with running(settings, log, threshold=threshold, member=member) as server:
         reloads = set[asyncio.Task[None]]()
 
         def on_hangup() -> None:
@@ -378,7 +421,8 @@ async def run(settings: Settings, read: Callable[[], Settings] | None = None) ->
             task.add_done_callback(reloads.discard)
 
         loop.add_signal_handler(signal.SIGHUP, on_hangup)
-        log.info("listening", grpc=str(server.grpc), http=str(server.http), control=str(server.control))
+        if member is None:
+            log.info("listening", grpc=str(server.grpc), http=str(server.http), control=str(server.control))
         # What lives as long as the process is looked at by no collection from now on: each would stall the loop for it.
         gc.collect()
         gc.freeze()

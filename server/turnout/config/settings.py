@@ -36,6 +36,7 @@ from turnout.config.tls import Tls
 from turnout.config.values import (
     Address,
     AddressField,
+    Count,
     DatabaseUrl,
     Directory,
     Durations,
@@ -93,7 +94,11 @@ class ModelTable(Mapping[str, ModelOverrides]):
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """What holds for one model: its own settings over everybody's."""
+    """What holds for one model: its own settings over everybody's.
+
+    Attributes:
+        workers: Processes that share the cores.
+    """
 
     load: Load
     slo_ms: tuple[float, ...]
@@ -104,6 +109,7 @@ class ModelSettings:
     shadow: ShadowLane
     signing: Signing
     trials: Trials
+    workers: int
 
 
 S = TypeVar("S", bound=Section)
@@ -119,6 +125,10 @@ class Settings(BaseSettings):
             on it changes what is served.
         http: The same over HTTP, with metrics, probes and the console.
         control: The operators' listener; loopback, since whoever reaches it decides what is served.
+        workers: Processes that serve, on the same ports. Each loads every version. Divided between them, 1 each at
+            least, are `runtime.runners`, `runtime.processes` and `runtime.arena_limit_bytes`, `loading.concurrency`,
+            `shadow.max_inflight`, and of `limits` and `shadow` what bounds queues, connections and requests under way.
+            Linux only.
         model: By model name.
     """
 
@@ -135,6 +145,7 @@ class Settings(BaseSettings):
     grpc: AddressField = Address("0.0.0.0", 8001)  # noqa: S104 - see the docstring
     http: AddressField = Address("0.0.0.0", 8000)  # noqa: S104
     control: AddressField = Address("127.0.0.1", 8003)
+    workers: Annotated[Count, Field(le=256)] = 1
     tls: Tls = Tls()
     limits: Limits = Limits()
     batching: Batching = Batching()
@@ -187,6 +198,7 @@ class Settings(BaseSettings):
             shadow=_over(self.shadow, own.shadow),
             signing=_over(self.signing, own.signing),
             trials=_over(self.trials, own.trials),
+            workers=self.workers,
         )
 
 
