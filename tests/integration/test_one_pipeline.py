@@ -152,10 +152,8 @@ async def test_what_fails_is_told_counted_logged_and_traced_once(
 
 def code_of(span: Span) -> str:
     """Returns the code that a span ended with, whatever the protocol."""
-    code: str = (
-        span.attributes.get("rpc.response.status_code") or STATUSES[span.attributes["http.response.status_code"]]
-    )
-    return code
+    by_http = span.attributes.get("http.response.status_code")
+    return str(span.attributes["rpc.response.status_code"]) if by_http is None else STATUSES[by_http]
 
 
 async def counted(server: Running) -> dict[str, float]:

@@ -36,15 +36,22 @@ def serve(
     ] = False,
 ) -> None:
     """Serve every version in the repository, until SIGTERM."""
-    from turnout.config import load_settings
+    from turnout.config import Settings, load_settings
     from turnout.config.rendering import as_data, render_toml
 
     with reporting(as_json=as_json) as out:
         flags = {"grpc": grpc, "http": http, "control": control, "workers": workers, "models": models, "state": state}
         loaded = load_settings(config, flags)
-        settings = loaded.settings
-        if as_json:
-            settings = settings.model_copy(update={"log": settings.log.model_copy(update={"format": "json"})})
+
+        def read() -> Settings:
+            return in_form(load_settings(config, flags).settings)
+
+        def in_form(settings: Settings) -> Settings:
+            if not as_json:
+                return settings
+            return settings.model_copy(update={"log": settings.log.model_copy(update={"format": "json"})})
+
+        settings = in_form(loaded.settings)
         if print_config:
             out.show(as_data(settings), render_toml(settings, loaded.origins).rstrip("\n"))
             return
@@ -65,5 +72,5 @@ def serve(
         from turnout.app import run
 
         with asyncio.Runner(loop_factory=loop_factory(gpu=gpu)) as runner:
-            code = runner.run(run(settings))
+            code = runner.run(run(settings, read))
         end_process(code)

@@ -1,6 +1,6 @@
 """All that can be set: for a server, and for one model otherwise than for the rest."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -70,6 +70,26 @@ class ModelOverrides(Section):
     shadow: ShadowLane = ShadowLane()
     signing: Signing = Signing()
     trials: Trials = Trials()
+
+
+class ModelTable(Mapping[str, ModelOverrides]):
+    """`[model.<name>]` of a server that runs: the one part of its settings that changes then."""
+
+    def __init__(self, models: Mapping[str, ModelOverrides]) -> None:
+        self._models = dict(models)
+
+    def replace(self, models: Mapping[str, ModelOverrides]) -> None:
+        """Puts others into force."""
+        self._models = dict(models)
+
+    def __getitem__(self, name: str) -> ModelOverrides:
+        return self._models[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._models)
+
+    def __len__(self) -> int:
+        return len(self._models)
 
 
 @dataclass(frozen=True, slots=True)
