@@ -376,10 +376,6 @@ async def run(settings: Settings, read: Callable[[], Settings] | None = None, me
         read: Reads them anew; it raises ConfigError if they are wrong. None: SIGHUP reads certificates only.
         member: What it is as one of several workers; it drains when its parent is gone, too.
 
-    Args:
-        settings: Of the server.
-        member: What it is as one of several workers; it drains when its parent is gone, too.
-
     Returns:
         The exit code: 0 after a drain, 1 where a part that must not end did.
 
@@ -416,7 +412,7 @@ async def run(settings: Settings, read: Callable[[], Settings] | None = None, me
         reloads = set[asyncio.Task[None]]()
 
         def on_hangup() -> None:
-            task = loop.create_task(server.reloader.reload(read or (lambda: settings)))
+            task = loop.create_task(server.reloader.reload(read))
             reloads.add(task)
             task.add_done_callback(reloads.discard)
 
