@@ -12,6 +12,7 @@ from turnout.telemetry.metrics import KnownVersion, Metrics
 from turnout.telemetry.resources import Memory
 from turnout.telemetry.rollout import MeterSample, RolloutSample
 from turnout.telemetry.shadow import DIFFERENCE_BOUNDS
+from turnout.telemetry.tls import TlsRecorder
 from turnout.telemetry.workers import worker_families
 
 _INTRODUCTION = """\
@@ -30,6 +31,7 @@ _AREAS = {
     "turnout_missing_": "The server",
     "turnout_repository_": "The server",
     "turnout_state_": "The server",
+    "turnout_tls_": "The server",
     "turnout_worker_": "The server",
 }
 """Headings by the beginnings of names; all else is about requests."""
@@ -92,4 +94,5 @@ def _one_of_everything() -> Metrics:
     metrics.server.spans = {"exported": 1}
     metrics.faults.watch("grpc.health.v1.Health")
     metrics.server.missing_versions = {"m": 0}
+    metrics.server.tls = TlsRecorder({"grpc": 0.0}, {"grpc": 0}, {"grpc": False})
     return metrics
