@@ -308,6 +308,7 @@ async def running(
 
         admission = Admission(settings.limits.max_requests)
         budget = ReceiveBudget(int(settings.limits.max_unfinished_bytes))
+        metrics.server.admission, metrics.server.budget = admission, budget
         preferences = PreferenceReader(settings.routing)
         bodies = BodyReceiver(int(settings.limits.http_max_body_bytes), budget)
         limits = InputLimits.of(settings.limits)
