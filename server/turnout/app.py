@@ -376,10 +376,6 @@ async def run(settings: Settings, read: Callable[[], Settings] | None = None, me
         read: Reads them anew; it raises ConfigError if they are wrong. None: SIGHUP reads certificates only.
         member: What it is as one of several workers; it drains when its parent is gone, too.
 
-    Args:
-        settings: Of the server.
-        member: What it is as one of several workers; it drains when its parent is gone, too.
-
     Returns:
         The exit code: 0 after a drain, 1 where a part that must not end did.
 
@@ -421,6 +417,8 @@ async def run(settings: Settings, read: Callable[[], Settings] | None = None, me
             task.add_done_callback(reloads.discard)
 
         loop.add_signal_handler(signal.SIGHUP, on_hangup)
+        if member is not None and member.hung_up.is_set():  # while it started
+            on_hangup()
         if member is None:
             log.info("listening", grpc=str(server.grpc), http=str(server.http), control=str(server.control))
         # What lives as long as the process is looked at by no collection from now on: each would stall the loop for it.

@@ -38,7 +38,10 @@ def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProc
     """A server of two workers that serves m 1.0.0, and has m 2.0.0; what it counted stays from test to test."""
     directory = tmp_path_factory.mktemp("two-workers")
     models = directory / "models"
-    with serving(models, options=TWO, TURNOUT_LOG__ACCESS_SAMPLE_RATE="1") as server:
+    settings = directory / "turnout.toml"
+    settings.touch()
+    options = (*TWO, "--config", str(settings))
+    with serving(models, options=options, TURNOUT_LOG__ACCESS_SAMPLE_RATE="1") as server:
         for number in (1, 2):
             onnx.save(scaled(number), directory / f"{number}.onnx")
             turnout("publish", "m", f"{number}.0.0", directory / f"{number}.onnx", "--models", models)
@@ -231,6 +234,30 @@ def test_the_console_says_which_counts_are_one_worker_s(two_workers) -> None:
     pages = [httpx.get(f"http://{two_workers.http}/console/models/m").text for _ in range(16)]
     turnout("traffic", "clear", "m", "--server", two_workers.control)
     assert {page.partition("those of ")[2][:13] for page in pages} == {"worker 0 of 2", "worker 1 of 2"}
+
+
+def test_sighup_reloads_in_every_worker_and_holds_for_those_started_later(two_workers) -> None:
+    settings = Path(two_workers.log.parent / "turnout.toml")
+    settings.write_text('[model.m]\nslo_ms = [250.0]\nload = ["1.0.0"]\n')
+    reloaded = two_workers.log.read_text().count('"settings reloaded"')
+    two_workers.send(signal.SIGHUP)
+    until(lambda: two_workers.log.read_text().count('"settings reloaded"') == reloaded + 2)
+    told = [json.loads(line) for line in two_workers.log.read_text().splitlines() if '"settings reloaded"' in line]
+    assert [one["needs_restart"] for one in told] == [[], []]  # not even of ports, which were to be any
+    states = ["unloaded", "new"]
+    until(lambda: any(state_of(two_workers, "2.0.0") == state for state in states))
+    wanted = restarts(two_workers) + 1
+    next(iter(workers_of(two_workers).values())).kill()
+    until(functools.partial(came_back, two_workers, wanted))
+    assert state_of(two_workers, "2.0.0") in states
+    settings.write_text("")
+    two_workers.send(signal.SIGHUP)
+    until(lambda: all_loaded(two_workers))
+
+
+def state_of(server: Server, version: str) -> str:
+    series = samples(server)["turnout_version_info"]
+    return next(labels["state"] for labels, _ in series if labels["version"] == version)
 
 
 def test_a_signal_drains_every_worker_and_no_request_fails(publish_model, models) -> None:
