@@ -118,6 +118,8 @@ def open_listeners(
 
     one_port = settings.grpc == settings.http and settings.grpc.port != 0
     if one_port and settings.tls.of("grpc") != settings.tls.of("http"):
+        raise ConfigError("tls.grpc and tls.http: expected the same, since grpc and http have one address")
+    if one_port and settings.tls.of("grpc") != settings.tls.of("http"):
         raise ConfigError("tls.grpc and tls.http: expected the same, since grpc and http are one address")
     if settings.transport.data == "grpcio":
         if one_port:

@@ -152,15 +152,16 @@ class Guard:
             while (data := await stream.read()) is not None:
                 yield await parsed(data)
 
+        async def only(stream: Stream) -> Message:
+            if (data := await stream.read()) is None:
+                raise InvalidRequest("expected a message, and none came")
+            return await parsed(data)
+
         async def serve(stream: Stream) -> None:
             async def write(answer: Message) -> None:
                 await stream.write(ready(answer))
 
-            request: Message | AsyncIterator[Message] = requests(stream)
-            if not method.client_streaming:
-                if (data := await stream.read()) is None:
-                    raise InvalidRequest("expected a message, and none came")
-                request = await parsed(data)
+            request = requests(stream) if method.client_streaming else await only(stream)
             if method.server_streaming:
                 await behaviour(request, write)
             else:
