@@ -213,12 +213,17 @@ class Supervisor:
         """Runs a process to its end; returns the seconds that it was ready for, and its exit code."""
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
-        with theirs:
-            # A group of its own: Ctrl-C is for the parent, which tells the workers.
-            worker.process = await asyncio.create_subprocess_exec(
-                *self._program, str(theirs.fileno()),
-                pass_fds=[theirs.fileno()], process_group=0, stdin=asyncio.subprocess.DEVNULL,
-            )  # fmt: skip
+        try:
+            with theirs:
+                # A group of its own: Ctrl-C is for the parent, which tells the workers.
+                worker.process = await asyncio.create_subprocess_exec(
+                    *self._program, str(theirs.fileno()),
+                    pass_fds=[theirs.fileno()], process_group=0, stdin=asyncio.subprocess.DEVNULL,
+                )  # fmt: skip
+        except OSError as error:  # no processes or memory to be had now
+            ours.close()
+            self._log.error("a worker could not be started", worker=worker.index, reason=error.strerror)
+            return 0.0, 1
         try:
             worker.link = await Link.over(ours, lambda topic, body: self._answer(worker, topic, body))
             if self._stopping.is_set():  # meanwhile
@@ -276,13 +281,15 @@ class Supervisor:
 
     async def _tell_readiness(self) -> None:
         """Tells every worker whether the others are ready, and whether it must stop waiting for its own versions."""
+        telling = []
         for worker in self._workers:
             others = [other for other in self._workers if other is not worker and other.listening]
             # At the start everybody is waited for; later one that is not there takes no connections.
             ready = all(other.ready_since is not None for other in others) and (self._told or self._all_listen())
-            await self._tell(worker, "others", b"1" if ready else b"0")
+            telling.append(self._tell(worker, "others", b"1" if ready else b"0"))
             if not others:
-                await self._tell(worker, "listen")
+                telling.append(self._tell(worker, "listen"))
+        await asyncio.gather(*telling)
 
     def _all_listen(self) -> bool:
         return all(worker.listening for worker in self._workers)
