@@ -418,6 +418,8 @@ async def run(settings: Settings, read: Callable[[], Settings] | None = None, me
             task.add_done_callback(reloads.discard)
 
         loop.add_signal_handler(signal.SIGHUP, on_hangup)
+        if member is not None and member.hung_up.is_set():  # while it started
+            on_hangup()
         if member is None:
             log.info("listening", grpc=str(server.grpc), http=str(server.http), control=str(server.control))
         # What lives as long as the process is looked at by no collection from now on: each would stall the loop for it.
