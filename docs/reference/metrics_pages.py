@@ -90,4 +90,6 @@ def _one_of_everything() -> Metrics:
     metrics.server.spans = {"exported": 1}
     metrics.faults.watch("grpc.health.v1.Health")
     metrics.server.missing_versions = {"m": 0}
+    tls = metrics.server.tls
+    tls.expires, tls.reloads, tls.failing = {"grpc": 1.0}, {"grpc": 1}, {"grpc": False}
     return metrics
