@@ -284,7 +284,7 @@ class H2cornListener:
 
     def _ended(self, generation: _Generation) -> None:
         """Goes on with another generation where one ended by itself."""
-        if generation is not self._current:
+        if generation is not self._current or generation.serving.cancelled():
             return
         self._current = None
         error = generation.serving.exception()
@@ -292,9 +292,12 @@ class H2cornListener:
         self._spawn(self._restart())
 
     async def _restart(self) -> None:
-        await asyncio.sleep(_RESTART_SECONDS)
-        if self._current is None and not self._stopping:
-            self._current = await self._begin()
+        while self._current is None and not self._stopping:
+            await asyncio.sleep(_RESTART_SECONDS)
+            try:
+                self._current = await self._begin()
+            except (OSError, RuntimeError, ConfigError) as error:
+                self._log.error("the listener cannot begin anew yet", address=str(self.address), exc_info=error)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
