@@ -118,7 +118,7 @@ class Certificates:
         self._in_force[listener] = identity
         self._recorder.expires[listener] = identity.expires
         self._recorder.reloads.setdefault(listener, 0)
-        self._recorder.failing[listener] = False
+        self._recorder.failing.setdefault(listener, False)
         for warning in identity.warnings:
             self._log.warning("tls certificate", listener=listener, reason=warning)
 
