@@ -14,9 +14,12 @@ from turnout.rpc.transport.port import Call, Methods, Stream
 from turnout.serving.data_plane import DataPlane
 from turnout.serving.inference import InferenceRequest, InferenceResult
 from turnout.telemetry.tracing.context import SpanContext, parse
+from turnout.wire_format import length_delimited
 from turnout_proto.v1 import prediction_pb2 as pb
 
 _SERVICE = "turnout.v1.PredictionService"
+
+_RESPONSE = pb.PredictStreamResponse.DESCRIPTOR.fields_by_name["response"].number
 
 
 class PredictExchange(UnaryExchange[pb.PredictRequest]):
@@ -89,8 +92,10 @@ class PredictItem(ItemExchange[pb.PredictStreamRequest]):
 
     def encode(self, request: InferenceRequest, result: InferenceResult) -> bytes:
         """Returns the answer, serialised. Raises Exhausted if it is too large."""
-        answer = pb.PredictStreamResponse(request_id=request.request_id, response=codec.response(request, result))
-        return self.endpoint.sized(answer.SerializeToString())
+        # The answer is serialised by itself: put into another message, it would be copied first.
+        answer = codec.response(request, result).SerializeToString()
+        item = pb.PredictStreamResponse(request_id=request.request_id).SerializeToString()
+        return self.endpoint.sized(b"".join((item, length_delimited(_RESPONSE, len(answer)), answer)))
 
     def refusal(self, request: InferenceRequest, error: TurnoutError) -> bytes:
         """Returns an item that tells an error."""
