@@ -26,7 +26,7 @@ from turnout.config.sections import (
     Web,
 )
 from turnout.config.settings import ModelOverrides, ModelSettings, ModelTable, Settings
-from turnout.config.sources import Loaded, load_settings
+from turnout.config.sources import Loaded, load_settings, misread_variables
 from turnout.config.tls import LISTENERS, ClientCertificates, ListenerName, ListenerTls, Tls
 from turnout.config.values import Address, Load, LoadAll, LoadLatest, LoadSelectors, Provider
 
@@ -68,4 +68,5 @@ __all__ = [
     "Trials",
     "Web",
     "load_settings",
+    "misread_variables",
 ]
