@@ -18,7 +18,7 @@ from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
 from turnout.admission import Admission, ReceiveBudget
-from turnout.config import Address, ModelTable, Retention, Settings
+from turnout.config import Address, ModelTable, Retention, Settings, misread_variables
 from turnout.errors import Unavailable
 from turnout.host import lower_priority, return_freed_memory
 from turnout.life import SideTasks, drain
@@ -388,6 +388,8 @@ async def run(settings: Settings, read: Callable[[], Settings] | None = None, me
     log = make_logger(settings.log.format, threshold)
     if member is not None:
         log = log.bind(worker=member.start.index)
+    for sentence in misread_variables(settings):
+        log.warning("tls", reason=sentence)
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
 

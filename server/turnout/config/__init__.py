@@ -26,7 +26,7 @@ from turnout.config.sections import (
     Web,
 )
 from turnout.config.settings import ModelOverrides, ModelSettings, ModelTable, Settings, in_force
-from turnout.config.sources import Loaded, SettingsSource, load_settings
+from turnout.config.sources import Loaded, SettingsSource, load_settings, misread_variables
 from turnout.config.tls import LISTENERS, ClientCertificates, ListenerName, ListenerTls, Tls
 from turnout.config.values import Address, Load, LoadAll, LoadLatest, LoadSelectors, Provider
 
@@ -70,4 +70,5 @@ __all__ = [
     "Web",
     "in_force",
     "load_settings",
+    "misread_variables",
 ]

@@ -14,6 +14,7 @@ from pydantic_settings.sources.utils import parse_env_vars
 
 from turnout.config.complaints import complaints, unknown_variable
 from turnout.config.settings import Settings
+from turnout.config.tls import LISTENERS
 from turnout.errors import ConfigError, Violation
 
 DEFAULT_FILE = Path("turnout.toml")
@@ -190,3 +191,18 @@ def _merge(into: dict[str, Any], table: Mapping[str, Any]) -> None:
             _merge(held, value)
         else:
             into[key] = value
+
+
+def misread_variables(settings: Settings, environ: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Yields a sentence for each variable of clients that seems to be meant for the server, which speaks plain text.
+
+    Args:
+        settings: Of the server.
+        environ: The environment; None for that of the process.
+    """
+    environ = os.environ if environ is None else environ
+    if any(settings.tls.of(listener) for listener in LISTENERS):
+        return
+    for name, setting in (("TURNOUT_TLS_CERT", "TURNOUT_TLS__CERT"), ("TURNOUT_TLS_KEY", "TURNOUT_TLS__KEY")):
+        if environ.get(name):
+            yield f"{name} is what clients show; a server reads {setting}, which is not set: it speaks plain text"
