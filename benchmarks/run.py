@@ -19,6 +19,7 @@ import shadow
 import tiny
 import tracing
 import versions
+import workers
 from load import Generator
 from tables import show
 
@@ -29,6 +30,7 @@ TABLES = {
     "routing": routing,
     "shadow": shadow,
     "isolation": isolation,
+    "workers": workers,
     "tracing": tracing,
     "scrape": scrape,
     "memory": memory,

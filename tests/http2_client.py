@@ -88,7 +88,7 @@ class Http2Client:
     ) -> int:
         """Begins a request, and returns its stream's number."""
         stream = self.connection.get_next_available_stream_id()
-        pseudo = [(":method", method), (":scheme", "http"), (":path", path), (":authority", "test")]
+        pseudo = [(":method", method), (":scheme", "http"), (":path", path), (":authority", "localhost")]
         self.connection.send_headers(stream, [*pseudo, *headers], end_stream=end)
         self.answers[stream] = Answer()
         await self.flush()

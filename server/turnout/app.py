@@ -18,7 +18,7 @@ from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
 from turnout.admission import Admission, ReceiveBudget
-from turnout.config import Address, Retention, Settings
+from turnout.config import Address, ModelTable, Retention, Settings
 from turnout.errors import Unavailable
 from turnout.host import lower_priority, return_freed_memory
 from turnout.life import SideTasks, drain
@@ -30,6 +30,7 @@ from turnout.registry.repository import Repository
 from turnout.registry.standing import Declared
 from turnout.registry.trust import Trust
 from turnout.registry.uploads import Uploads
+from turnout.reload import Reloader
 from turnout.rollout.attempt import Entry, Rollout
 from turnout.rollout.changes.operations import Operations
 from turnout.rollout.clock import SYSTEM_CLOCK, Clock
@@ -75,7 +76,7 @@ from turnout.startup import NEW_STORE, prepare_log, prepare_repository, store_is
 from turnout.state.store import StateStore
 from turnout.telemetry.exposition import Form
 from turnout.telemetry.gpu import Gpu
-from turnout.telemetry.logging import AccessLog, LibraryLogs, make_logger
+from turnout.telemetry.logging import AccessLog, LibraryLogs, Threshold, make_logger
 from turnout.telemetry.metrics import Metrics
 from turnout.telemetry.reading import Reading
 from turnout.telemetry.resources import Memory
@@ -83,6 +84,7 @@ from turnout.telemetry.tracing.assembly import tracing
 from turnout.threads import Threads
 from turnout.tls.certificates import Certificates
 from turnout.web.admission import AdmissionGate
+from turnout.web.body import BodyReceiver
 from turnout.web.console.application import console_routes
 from turnout.web.console.recent import Recent
 from turnout.web.guard import Guard, is_loopback
@@ -91,6 +93,9 @@ from turnout.web.oip.inference import InferenceEndpoint
 from turnout.web.oip.routes import oip_routes
 from turnout.web.predict import Predict
 from turnout.web.server import Web
+from turnout.workers.member import Member
+from turnout.workers.peers import Peers
+from turnout.workers.snapshot import encode
 
 _SCRAPE_READ_SECONDS = 1.0
 """What a driver may take to answer a scrape, which then shows what it said last."""
@@ -114,6 +119,7 @@ class Running:
         services: What the listeners serve.
         failed: Done when a part that must not end ended; its exception says why.
         admission: Says which requests are taken.
+        reloader: Puts changed settings into force.
         without_delay: Set to have the drain begin at once: nobody waits for it but whoever stops the server.
     """
 
@@ -123,22 +129,33 @@ class Running:
     services: Services
     failed: "asyncio.Future[None]"
     admission: Admission
+    reloader: Reloader
     without_delay: asyncio.Event
 
 
 @asynccontextmanager
-async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[Running]:
+async def running(
+    settings: Settings,
+    log: FilteringBoundLogger,
+    clock: Clock = SYSTEM_CLOCK,
+    threshold: Threshold | None = None,
+    member: Member | None = None,
+) -> AsyncIterator[Running]:
     """Runs a server for as long as the context is entered; leaving it drains and stops the server.
 
     Args:
         settings: Of the server.
         log: Where it is told what happens.
         clock: That rollouts and the events of the state store go by.
+        threshold: Of the log, where its level can change.
+        member: What this server is as one of several workers; None where it is alone.
 
     Raises:
         ConfigError: An address cannot be had, or a setting cannot be met here.
         Unavailable: The state store does not answer.
     """
+    models = ModelTable(settings.model)
+    read, settings = settings, settings.model_copy(update={"model": models})
     async with AsyncExitStack() as stack:
         stack.enter_context(LibraryLogs(log))
         starting = Threads("start")
@@ -234,12 +251,14 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             lambda model: settings.for_model(model).false_alarm_meter, catalog, policies, observer, log, clock
         )
         previews = Previews(catalog, rollouts, clock)
-        recent = Recent(catalog)
+        peers = None if member is None else Peers(member, manager, catalog, refresh, log)
+        recent = Recent(catalog, peers)
         explainer = Explainer(router, catalog, policies)
         console: Sequence[Route] = ()
         if settings.console.enabled:
             token = settings.console.token.get_secret_value()
-            console = console_routes(catalog, policies, shadows, rollouts, explainer, recent, token, log)
+            part = "" if peers is None else peers.part
+            console = console_routes(catalog, policies, shadows, rollouts, explainer, recent, token, log, part)
         services = Services(
             inference=inference,
             catalog=catalog,
@@ -258,6 +277,7 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             conversions=conversions,
             log=log,
             availability=availability,
+            peers=peers,
         )
         readiness_off = asyncio.Event()
 
@@ -268,7 +288,7 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         )
         gpus = Reading[Sequence[Gpu]](lambda: scraping.run(_gpus, nvml, manager.devices), ())
 
-        async def scrape(form: Form) -> bytes:
+        async def sample() -> None:
             manager.sample()
             if tracer is not None:
                 tracer.flush()  # what it traced gives examples of what is counted
@@ -277,28 +297,48 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             record_rollouts(rollouts, meters, metrics.rollouts)
             metrics.server.memory = await memory.value(_SCRAPE_READ_SECONDS)
             metrics.server.gpus = await gpus.value(_SCRAPE_READ_SECONDS)
+
+        async def scrape(form: Form) -> bytes:
+            await sample()
             return await metrics.scrape(form)
+
+        async def snapshot(_: bytes = b"") -> bytes:
+            await sample()
+            return await encode(metrics.snapshot())
 
         admission = Admission(settings.limits.max_requests)
         budget = ReceiveBudget(int(settings.limits.max_unfinished_bytes))
         preferences = PreferenceReader(settings.routing)
-        body_bytes, limits = int(settings.limits.http_max_body_bytes), InputLimits.of(settings.limits)
+        bodies = BodyReceiver(int(settings.limits.http_max_body_bytes), budget)
+        limits = InputLimits.of(settings.limits)
         oip = oip_routes(
-            InferenceEndpoint(inference, preferences, new_request_id, trailing_metadata, body_bytes, limits),
+            InferenceEndpoint(inference, preferences, new_request_id, trailing_metadata, bodies, limits),
             DescriptionEndpoints(Description(router, catalog, services.accepting)),
         )
-        predict = Predict(inference, preferences, router, new_request_id, body_bytes, limits)
-        web = Web(scrape, services.ready, availability, metrics.faults, [*predict.routes(), *oip], console)
+        predict = Predict(inference, preferences, router, new_request_id, bodies, limits)
+        told = scrape if member is None else member.scrape
+        web = Web(told, services.ready, availability, metrics.faults, [*predict.routes(), *oip], console)
+        if peers is not None and member is not None:
+            member.answers("snapshot", snapshot)
+            stack.push_async_callback(_leave, member, snapshot)
+            if member.start.waits:
+                await refresh()
+                await peers.wait_to_listen()
         guarded = Guard(web.application(), settings.web.hosts, loopback=is_loopback(settings.http.host))
         gate = AdmissionGate(guarded, admission, log)
         listeners = open_listeners(services, settings, gate, certificates, admission, budget, stack)
         without_delay = asyncio.Event()
+        threshold = threshold or Threshold(settings.log.level)
+        reloader = Reloader(read, models, threshold, certificates.reload, refresh, log)
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         side_tasks = SideTasks(failed)
         stack.push_async_callback(side_tasks.cancel)
 
         await refresh()
         await listeners.start()
+        if peers is not None and member is not None:
+            await member.listening()
+            side_tasks.start("readiness", peers.tell_ready())
         side_tasks.start("rollouts", rollouts.run(previews.tick, meters.tick))
         side_tasks.start("webhook", webhook.run())
         side_tasks.start("retention", _retain(store, settings.retention, log))
@@ -316,6 +356,7 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
                 services,
                 failed,
                 admission,
+                reloader,
                 without_delay,
             )
         finally:
@@ -323,8 +364,17 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             catalog.swap(catalog.snapshot)  # wakes who watches the health
 
 
-async def run(settings: Settings) -> int:
-    """Runs a server until SIGTERM or SIGINT; a second signal ends the process at once.
+async def _leave(member: Member, snapshot: Callable[[], Awaitable[bytes]]) -> None:
+    await member.leave(await snapshot())
+
+
+async def run(settings: Settings, read: Callable[[], Settings] | None = None, member: Member | None = None) -> int:
+    """Runs a server until SIGTERM or SIGINT; a second signal ends the process at once. SIGHUP reloads the settings.
+
+    Args:
+        settings: Of the server.
+        read: Reads them anew; it raises ConfigError if they are wrong. None: SIGHUP reads certificates only.
+        member: What it is as one of several workers; it drains when its parent is gone, too.
 
     Returns:
         The exit code: 0 after a drain, 1 where a part that must not end did.
@@ -333,7 +383,10 @@ async def run(settings: Settings) -> int:
         ConfigError, Unavailable: As `running`.
     """
     return_freed_memory()
-    log = make_logger(settings.log.format, settings.log.level)
+    threshold = Threshold(settings.log.level)
+    log = make_logger(settings.log.format, threshold)
+    if member is not None:
+        log = log.bind(worker=member.start.index)
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
 
@@ -344,12 +397,28 @@ async def run(settings: Settings) -> int:
         if stopping.is_set():
             os._exit(1)  # asked twice: no drain, no farewell
         interrupted = number is signal.SIGINT
+        stop()
+
+    def stop() -> None:
         stopping.set()
+        if member is not None:
+            member.listen_now.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
-    async with running(settings, log) as server:
-        log.info("listening", grpc=str(server.grpc), http=str(server.http), control=str(server.control))
+    if member is not None:
+        member.on_parents_end(stop)
+    async with running(settings, log, threshold=threshold, member=member) as server:
+        reloads = set[asyncio.Task[None]]()
+
+        def on_hangup() -> None:
+            task = loop.create_task(server.reloader.reload(read or (lambda: settings)))
+            reloads.add(task)
+            task.add_done_callback(reloads.discard)
+
+        loop.add_signal_handler(signal.SIGHUP, on_hangup)
+        if member is None:
+            log.info("listening", grpc=str(server.grpc), http=str(server.http), control=str(server.control))
         # What lives as long as the process is looked at by no collection from now on: each would stall the loop for it.
         gc.collect()
         gc.freeze()

@@ -7,11 +7,15 @@ answers what is known: a lock that cannot be had locks nothing, a limit that can
 import contextlib
 import ctypes
 import os
+import re
+import select
 import signal
 import socket
+import stat
 import sys
 import tempfile
 import threading
+from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 
@@ -46,6 +50,10 @@ _STATUS = Path("/proc/self/status")
 _STATM = Path("/proc/self/statm")
 _OOM_SCORE_ADJ = Path("/proc/self/oom_score_adj")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
+_FDINFO = Path("/proc/self/fdinfo")
+_WATCHED = re.compile(r"^tfd:\s*(\d+)", re.MULTILINE)
+"""A line about a descriptor that an epoll instance watches."""
+
 _MEMINFO = Path("/proc/meminfo")
 
 
@@ -269,15 +277,46 @@ def _status(name: str) -> int:
 def cut_connections(port: int) -> None:
     """Ends all TCP connections of this process that were made to its port `port`, whatever holds them."""
     for number in _open_files():
-        try:
-            connection = socket.socket(fileno=os.dup(number))
-        except OSError:  # it is none, or was closed just now
-            continue
-        with connection, contextlib.suppress(OSError):
-            internet = connection.family in (socket.AF_INET, socket.AF_INET6)
-            listens = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-            if internet and not listens and connection.getsockname()[1] == port:
-                connection.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):  # it was closed just now
+            if not stat.S_ISSOCK(os.fstat(number).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(number)) as connection:
+                internet = connection.family in (socket.AF_INET, socket.AF_INET6)
+                listens = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+                if internet and not listens and connection.getsockname()[1] == port:
+                    connection.shutdown(socket.SHUT_RDWR)
+
+
+def same_file(number: int) -> frozenset[int]:
+    """Returns the descriptors of this process that are of the same file or socket as `number`, that one included."""
+    wanted, found = os.fstat(number), set()
+    for other in _open_files():
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(other), wanted):
+                found.add(other)
+    return frozenset(found)
+
+
+def unwatch(numbers: Collection[int]) -> bool:
+    """Has no event loop of this process look at these descriptors any more, whoever runs it.
+
+    What is open stays open: a listening socket is not asked for connections under this number, and under others it is.
+
+    Returns:
+        Whether any loop looked at one of them, and does not now. Only Linux can tell.
+    """
+    found = False
+    with contextlib.suppress(OSError):
+        for file in _FDINFO.iterdir():
+            with contextlib.suppress(OSError):
+                watched = {int(match[1]) for match in _WATCHED.finditer(file.read_text())} & set(numbers)
+                if not watched:
+                    continue
+                with select.epoll.fromfd(os.dup(int(file.name))) as loop:
+                    for number in watched:
+                        loop.unregister(number)
+                found = True
+    return found
 
 
 def _open_files() -> list[int]:

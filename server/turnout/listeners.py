@@ -21,6 +21,7 @@ from turnout.rpc.transport.admitted import admitted
 from turnout.rpc.transport.asgi import Application, GrpcApplication
 from turnout.rpc.transport.asgi_call import CallLimits, Receive, Scope, Send
 from turnout.rpc.transport.calls import RunningCalls
+from turnout.rpc.transport.elsewhere import ElsewhereListener
 from turnout.rpc.transport.h2corn import ConnectionLimits, H2cornListener
 from turnout.rpc.transport.h2corn import listen as listen_socket
 from turnout.rpc.transport.port import Listener, Unary
@@ -80,13 +81,12 @@ def open_listeners(
         ConfigError: An address cannot be had, or the settings contradict each other.
     """
     data = data_methods(services, settings)
-    control = listen(
-        control_methods(services, settings),
-        settings.control,
-        settings,
-        certificates.source("control"),
-        channelz=True,
-    )
+    shared = services.peers is not None  # the addresses are kept by the parent of the workers, who all listen there
+    operators = control_methods(services, settings)
+    control: Listener = ElsewhereListener(settings.control)
+    if services.peers is None or services.peers.has_control:
+        identity = certificates.source("control")
+        control = listen(operators, settings.control, settings, identity, shared, channelz=True)
 
     def web_application(running: RunningCalls) -> Application:
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,7 +101,7 @@ def open_listeners(
         unary_paths: Sequence[str] = (),
     ) -> H2cornListener:
         address: Address = getattr(settings, name)
-        listening = listen_socket(address)
+        listening = listen_socket(address, shared=shared)
         stack.callback(listening.close)
         listener = H2cornListener(
             listening,
@@ -118,11 +118,13 @@ def open_listeners(
 
     one_port = settings.grpc == settings.http and settings.grpc.port != 0
     if one_port and settings.tls.of("grpc") != settings.tls.of("http"):
+        raise ConfigError("tls.grpc and tls.http: expected the same, since grpc and http have one address")
+    if one_port and settings.tls.of("grpc") != settings.tls.of("http"):
         raise ConfigError("tls.grpc and tls.http: expected the same, since grpc and http are one address")
     if settings.transport.data == "grpcio":
         if one_port:
             raise ConfigError("grpc and http: expected two addresses, since transport.data is grpcio")
-        grpc = listen(admitted(data, admission), settings.grpc, settings, certificates.source("grpc"))
+        grpc = listen(admitted(data, admission), settings.grpc, settings, certificates.source("grpc"), shared)
         return Listeners(grpc, open_h2corn("http", web_application), control)
 
     threads = Threads("compression")

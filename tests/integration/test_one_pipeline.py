@@ -15,6 +15,7 @@ from turnout.config import Tracing
 from turnout.routing.router import PolicyRouter
 from turnout.rpc import codec
 from turnout.rpc.oip import exchange
+from turnout.rpc.oip.codec import InputDecoder
 from turnout.serving.handle import VersionHandle
 from turnout.web import predict
 from turnout.web.oip import inference as rest
@@ -94,8 +95,8 @@ async def send_rest(server: Running, model: str, name: str) -> str:
 ADAPTERS: dict[str, tuple[Send, tuple[object, str], tuple[object, str]]] = {
     "Predict": (send_predict, (codec, "_inputs"), (codec, "response")),
     "PredictStream": (send_predict_stream, (codec, "_inputs"), (codec, "response")),
-    "ModelInfer": (send_infer, (exchange, "decode_inputs"), (exchange, "answer")),
-    "ModelStreamInfer": (send_infer_stream, (exchange, "decode_inputs"), (exchange, "answer")),
+    "ModelInfer": (send_infer, (InputDecoder, "decode"), (exchange, "unary_answer")),
+    "ModelStreamInfer": (send_infer_stream, (InputDecoder, "decode"), (exchange, "stream_answer")),
     "/predict": (send_json, (predict, "json_object"), (predict, "to_nested")),
     "/v2/infer": (send_rest, (rest, "read_inputs"), (rest, "inference_answer")),
 }
@@ -152,10 +153,8 @@ async def test_what_fails_is_told_counted_logged_and_traced_once(
 
 def code_of(span: Span) -> str:
     """Returns the code that a span ended with, whatever the protocol."""
-    code: str = (
-        span.attributes.get("rpc.response.status_code") or STATUSES[span.attributes["http.response.status_code"]]
-    )
-    return code
+    by_http = span.attributes.get("http.response.status_code")
+    return str(span.attributes["rpc.response.status_code"]) if by_http is None else STATUSES[by_http]
 
 
 async def counted(server: Running) -> dict[str, float]:

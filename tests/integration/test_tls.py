@@ -4,18 +4,21 @@ import asyncio
 import json
 import re
 import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 from cryptography import x509
 
 from certificates import Authority, Certified, put
 from conftest import Publish, StartServer
 from onnx_models import scaled
+from ports import free_port
 from turnout.app import Running
 from turnout.config import Address
 from turnout.errors import ConfigError
@@ -312,3 +315,68 @@ async def test_one_listener_may_speak_plain_text_beside_others(files: Files, sta
     with Client(str(server.control)) as client:
         await asyncio.get_running_loop().run_in_executor(None, client.models)
     assert set(server.services.metrics.server.tls.expires) == {"grpc", "http"}
+
+
+def https(files: Files, client: Certified | None = None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=files.trust())
+    if client is not None:
+        context.load_cert_chain(*client.write(files.directory, "browser"))
+    return context
+
+
+@pytest.mark.usefixtures("one_model")
+async def test_http_is_https_and_keeps_its_connections_through_changes(files: Files, start_server: StartServer) -> None:
+    server = await start_server(tls=files.asking(certified=AUTHORITY.issue("before")))
+    base = f"https://localhost:{server.http.port}"
+    own = AUTHORITY.issue("a browser")
+    async with httpx.AsyncClient(verify=https(files, own), base_url=base) as client:
+        answer = await client.post("/predict/m", json={"inputs": {"x": X.tolist()}})
+        assert answer.status_code == 200
+        first = answer.extensions["network_stream"].get_extra_info("client_addr")
+        files.server(AUTHORITY.issue("after"))
+        await until_shown(server.http, "CN=after", files.client(own))
+        again = await client.get("/metrics")
+        assert again.extensions["network_stream"].get_extra_info("client_addr") == first
+        assert 'turnout_tls_reloads_total{listener="http"} 1\n' in again.text
+        assert 'turnout_tls_certificate_expiry_timestamp_seconds{listener="http"}' in again.text
+    async with httpx.AsyncClient(verify=https(files), base_url=base) as client:
+        with pytest.raises((httpx.TransportError, ssl.SSLError)):
+            await client.get("/livez")
+    async with httpx.AsyncClient(base_url=f"http://localhost:{server.http.port}") as client:
+        with pytest.raises(httpx.TransportError):
+            await client.get("/livez")
+
+
+async def test_scrapes_may_come_without_a_certificate_where_calls_may_not(
+    files: Files, start_server: StartServer
+) -> None:
+    tls = {**files.asking(), "http": {"client_certificates": "none"}}
+    server = await start_server(tls=tls)
+    async with httpx.AsyncClient(verify=https(files), base_url=f"https://localhost:{server.http.port}") as client:
+        assert (await client.get("/livez")).status_code == 200
+    assert "answered" not in await messages_of(server, "grpc", files.client())
+
+
+@pytest.mark.usefixtures("one_model")
+async def test_one_port_for_both_has_one_certificate(files: Files, start_server: StartServer) -> None:
+    address = Address("127.0.0.1", free_port())
+    tls = files.server()
+    with pytest.raises(ConfigError, match=r"tls\.grpc and tls\.http: expected the same"):
+        await start_server(grpc=address, http=address, tls={**tls, "http": {"enabled": False}})
+    server = await start_server(grpc=address, http=address, tls=tls)
+    async with httpx.AsyncClient(verify=https(files), base_url=f"https://localhost:{address.port}") as client:
+        assert (await client.get("/readyz")).status_code == 200
+    assert set(await messages_of(server, "grpc", files.client())) == {"answered"}
+
+
+@pytest.mark.usefixtures("one_model")
+async def test_the_other_transport_speaks_tls_too(files: Files, start_server: StartServer) -> None:
+    server = await start_server(tls=files.asking(), transport={"data": "grpcio"})
+    assert set(await messages_of(server, "grpc", files.client(AUTHORITY.issue()))) == {"answered"}
+    assert "answered" not in await messages_of(server, "grpc", files.client())
+    files.server(AUTHORITY.issue("after"))
+    await until_shown(server.grpc, "CN=after", files.client(AUTHORITY.issue()))
+    with pytest.raises(ConfigError, match="grpcio transport cannot ask for optional client certificates"):
+        await start_server(
+            tls={**files.asking("optional"), "control": {"enabled": False}}, transport={"data": "grpcio"}
+        )

@@ -1,6 +1,7 @@
 """TLS of the two transports by themselves: what methods see of a client, and what a change and an end do to calls."""
 
 import asyncio
+import os
 import socket
 import ssl
 import time
@@ -225,3 +226,14 @@ async def test_a_connection_that_stands_still_is_cut_at_the_end() -> None:
         async with asyncio.timeout(4.0):
             await server.listener.stop(0.1)
         held.close()
+
+
+async def test_generations_of_before_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("turnout.rpc.transport.h2corn._MOST_QUIET", 2)
+    async with carried(identity=identity()) as server:
+        held = len(os.listdir("/dev/fd"))
+        for _ in range(20):
+            await server.listener.show(identity())
+        async with asyncio.timeout(BOUND):
+            while len(os.listdir("/dev/fd")) > held + 2 * 8:
+                await asyncio.sleep(0.01)

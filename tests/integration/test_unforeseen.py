@@ -15,6 +15,7 @@ from turnout.routing.router import PolicyRouter
 from turnout.rpc import codec
 from turnout.rpc.control.traffic import TrafficMethods
 from turnout.rpc.health import HealthServicer
+from turnout.rpc.oip import codec as oip_codec
 from turnout.rpc.oip import exchange
 from turnout.rpc.oip.service import REFUSED
 from turnout.rpc.reflection import ReflectionServicer
@@ -108,8 +109,8 @@ BREAKS = {
     "v1 decoding": (tensors, "decode", "/turnout.v1.PredictionService/Predict", (False, False), V1),
     "v1 encoding": (codec, "response", "/turnout.v1.PredictionService/Predict", (False, False), V1),
     "v1 routing": (PolicyRouter, "route", "/turnout.v1.PredictionService/Predict", (False, False), V1),
-    "oip decoding": (exchange, "decode_inputs", "/inference.GRPCInferenceService/ModelInfer", (False, False), infer()),
-    "oip encoding": (exchange, "answer", "/inference.GRPCInferenceService/ModelInfer", (False, False), infer()),
+    "oip decoding": (oip_codec, "decode_inputs", "/inference.GRPCInferenceService/ModelInfer", (False, False), infer()),
+    "oip encoding": (exchange, "unary_answer", "/inference.GRPCInferenceService/ModelInfer", (False, False), infer()),
     "oip ready": (PolicyRouter, "route", "/inference.GRPCInferenceService/ModelReady", (False, False), b""),
     "catalog": (PolicyRouter, "describe", "/turnout.v1.CatalogService/GetVersion", (False, False),
                 catalog_pb2.GetVersionRequest(model="m").SerializeToString()),
@@ -161,15 +162,15 @@ async def test_an_item_whose_answer_cannot_be_encoded_fails_alone(server, monkey
 
 
 async def test_an_item_of_the_open_inference_protocol_fails_alone(server, monkeypatch) -> None:
-    answer_as_before, failed = exchange.answer, []
+    answer_as_before, failed = exchange.stream_answer, []
 
     def fails_once(*args):
         if not failed:
             failed.append(True)
             boom()
-        answer_as_before(*args)
+        return answer_as_before(*args)
 
-    monkeypatch.setattr(exchange, "answer", fails_once)
+    monkeypatch.setattr(exchange, "stream_answer", fails_once)
     async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
         path = "/inference.GRPCInferenceService/ModelStreamInfer"
         stream = channel.stream_stream(path)(iter([infer(), infer()]), timeout=20)

@@ -25,7 +25,7 @@ from turnout.config.sections import (
     Trials,
     Web,
 )
-from turnout.config.settings import ModelOverrides, ModelSettings, Settings
+from turnout.config.settings import ModelOverrides, ModelSettings, ModelTable, Settings
 from turnout.config.sources import Loaded, load_settings
 from turnout.config.tls import LISTENERS, ClientCertificates, ListenerName, ListenerTls, Tls
 from turnout.config.values import Address, Load, LoadAll, LoadLatest, LoadSelectors, Provider
@@ -49,6 +49,7 @@ __all__ = [
     "Log",
     "ModelOverrides",
     "ModelSettings",
+    "ModelTable",
     "Oip",
     "Provider",
     "QueueLimits",

@@ -141,10 +141,12 @@ class Runtime(Section):
         device_ids: Devices of a GPU provider; a version gets one session on each.
         intra_op_threads: Threads that one run may use on the CPU; 0 leaves it to ONNX Runtime.
         runners: Runs of a version that go on at the same time, per device; 0: on the CPU as many as the process may use
-            whole cores (of a control group's quota of 1.5: one), and as many
-            as pay on a GPU.
+            whole cores (of a control group's quota of 1.5: one), of which each worker has its part, and as many as pay
+            on a GPU.
         optimization_level: Of the graph, by ONNX Runtime.
         cpu_arena: Keep freed CPU memory for the next run instead of giving it back each time.
+        gpu_in_each_worker: With several workers, load versions on a GPU once in each of them. A server with several
+            workers does not start on a machine with a GPU that versions may use, unless this is set.
         arena_limit_bytes: Most memory that a version may take on each GPU, weights and tensors of its runs together; 0
             for no bound.
         arena_extend_strategy: Whether an arena grows by doubling or by what is asked of it.
@@ -168,6 +170,7 @@ class Runtime(Section):
     runners: CountOrNone = 0
     optimization_level: Literal["all", "extended", "basic", "disabled"] = "all"
     cpu_arena: bool = True
+    gpu_in_each_worker: bool = False
     arena_limit_bytes: SizeOrNone = ByteSize(0)
     arena_extend_strategy: Literal["next_power_of_two", "same_as_requested"] = "same_as_requested"
     tf32: bool = False

@@ -48,12 +48,14 @@ class PreferenceReader:
 
     Attributes:
         keys: Of metadata, in lower case, that ask for something.
+        wire_keys: The same, as they travel.
     """
 
     def __init__(self, settings: Routing) -> None:
         self._key = settings.key_header
         self._networks = settings.version_override_from
         self.keys = frozenset((self._key, ROLE, VERSION))
+        self.wire_keys = frozenset(key.encode() for key in self.keys)
 
     def read(self, metadata: Pairs, caller: Callable[[], str]) -> Preferences:
         """Reads a call's metadata.

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Generic
 
 from turnout.errors import TurnoutError
-from turnout.routing.preferences import PreferenceReader, Preferences
+from turnout.routing.preferences import NO_PREFERENCES, PreferenceReader, Preferences
 from turnout.rpc.errors import code_name, to_status
 from turnout.rpc.guard import Guard
-from turnout.rpc.reading import MessageReader, MessageT
+from turnout.rpc.reading import SMALL_BYTES, MessageReader, MessageT
 from turnout.rpc.transport.port import Call, StatusError, Stream
 from turnout.serving.inference import InferenceRequest
 from turnout.serving.limits import InputLimits
@@ -63,9 +63,10 @@ class GrpcExchange(Generic[MessageT]):
         arrived: `time.monotonic()` when it came.
         heavy: Whether it is to be parsed and decoded in a thread.
         costly: Whether its answer takes long to encode however small the outputs are.
+        parsed: The message; None as long as it is not parsed.
     """
 
-    __slots__ = ("_data", "_message", "arrived", "costly", "endpoint", "heavy")
+    __slots__ = ("_data", "arrived", "costly", "endpoint", "heavy", "parsed")
 
     details = ()
 
@@ -73,10 +74,10 @@ class GrpcExchange(Generic[MessageT]):
         """Prepares; nothing is parsed yet."""
         self.endpoint = endpoint
         self.arrived = time.monotonic()
-        self.heavy = endpoint.reader.heavy(data)
+        self.heavy = len(data) > SMALL_BYTES and endpoint.reader.heavy(data)
         self.costly = False
+        self.parsed: MessageT | None = None
         self._data = data
-        self._message: MessageT | None = None
 
     @property
     def service(self) -> str:
@@ -88,24 +89,12 @@ class GrpcExchange(Generic[MessageT]):
         """What was called, as traces name it."""
         return self.endpoint.operation
 
-    def parse(self) -> None:
-        """Parses the message, if that was not done yet. Raises as `MessageReader.parse`."""
-        if self._message is None:
+    def parse(self) -> MessageT:
+        """Returns the message, which is parsed if that was not done yet. Raises as `MessageReader.parse`."""
+        if (message := self.parsed) is None:
             data, self._data = self._data, b""  # large ones are not kept twice
-            self._message = self.endpoint.reader.parse(data)
-
-    @property
-    def message(self) -> MessageT:
-        """The message. Raises as `MessageReader.parse`."""
-        if self._message is None:
-            self.parse()
-        assert self._message is not None
-        return self._message
-
-    @property
-    def parsed(self) -> MessageT | None:
-        """The message, if there is one."""
-        return self._message
+            message = self.parsed = self.endpoint.reader.parse(data)
+        return message
 
     def outcome(self, error: BaseException | None) -> tuple[str, bool]:
         """Returns the status code's name, and whether it is the server's fault."""
@@ -129,8 +118,10 @@ class UnaryExchange(GrpcExchange[MessageT]):
 
     def preferences(self) -> Preferences:
         """Returns what the call's metadata asks for. Raises as `PreferenceReader.read`."""
-        call = self.call
-        return self.endpoint.preferences.read(call.metadata, lambda: call.host)
+        call, reader = self.call, self.endpoint.preferences
+        if not call.mentions(reader.wire_keys):
+            return NO_PREFERENCES
+        return reader.read(call.metadata, lambda: call.host)
 
     def parent(self) -> SpanContext | None:
         """Returns the caller's span."""

@@ -30,7 +30,7 @@ class PredictExchange(UnaryExchange[pb.PredictRequest]):
 
     def decode(self) -> InferenceRequest:
         """Returns the request. Raises as `codec.decode` and `PreferenceReader.read`."""
-        return codec.decode(self.message, self.arrived, self.call.deadline, self.preferences(), self.endpoint.limits)
+        return codec.decode(self.parse(), self.arrived, self.call.deadline, self.preferences(), self.endpoint.limits)
 
     def encode(self, request: InferenceRequest, result: InferenceResult) -> bytes:
         """Returns the answer, serialised; metadata says who gave it. Raises Exhausted if it is too large."""
@@ -54,12 +54,11 @@ class PredictItem(ItemExchange[pb.PredictStreamRequest]):
         """`time.monotonic()` after which the caller waits no longer."""
         return self._deadline
 
-    def parse(self) -> None:
-        """Parses the item. Its time runs since it was sent, and not since there was room for it here."""
+    def parse(self) -> pb.PredictStreamRequest:
+        """Returns the item, parsed. Its time runs since it was sent, and not since there was room for it here."""
         if self.parsed is not None:
-            return
-        super().parse()
-        item = self.message
+            return self.parsed
+        item = super().parse()
         self.key = item.request.request_id
         if item.WhichOneof("item") == "cancel":
             self.cancels = item.cancel
@@ -67,6 +66,7 @@ class PredictItem(ItemExchange[pb.PredictStreamRequest]):
         if item.timeout_ms:
             ends = self.arrived + item.timeout_ms / 1e3 - waited
             self._deadline = ends if self._deadline is None else min(ends, self._deadline)
+        return item
 
     def parent(self) -> SpanContext | None:
         """Returns the span that the item names, or else that of the stream."""
@@ -79,14 +79,13 @@ class PredictItem(ItemExchange[pb.PredictStreamRequest]):
 
     def decode(self) -> InferenceRequest:
         """Returns the request. Raises as `codec.decode`."""
-        if self.message.WhichOneof("item") != "request":
+        item = self.parse()
+        if item.WhichOneof("item") != "request":
             raise InvalidRequest.at("item", "expected a request or a cancel")
         if not self.key:
             raise InvalidRequest.at("request.request_id", "expected an id; answers are told apart by it")
         opened = self.opened
-        return codec.decode(
-            self.message.request, self.arrived, self._deadline, opened.preferences, self.endpoint.limits
-        )
+        return codec.decode(item.request, self.arrived, self._deadline, opened.preferences, self.endpoint.limits)
 
     def encode(self, request: InferenceRequest, result: InferenceResult) -> bytes:
         """Returns the answer, serialised. Raises Exhausted if it is too large."""

@@ -19,6 +19,7 @@ from turnout.routing.shadow.service import Shadows
 from turnout.routing.traffic import Traffic
 from turnout.rpc.catalog import CatalogServicer
 from turnout.rpc.channelz import ChannelzServicer
+from turnout.rpc.control.following import followed
 from turnout.rpc.control.service import ControlServicer
 from turnout.rpc.guard import Guard
 from turnout.rpc.health import HealthServicer
@@ -41,6 +42,7 @@ from turnout.serving.limits import InputLimits
 from turnout.serving.manager import Manager
 from turnout.telemetry.metrics import Metrics
 from turnout.tls.identity import IdentitySource
+from turnout.workers.peers import Peers
 from turnout_proto.v1 import catalog_pb2, control_pb2, prediction_pb2, registry_pb2
 
 _PREDICTION: ServiceDescriptor = prediction_pb2.DESCRIPTOR.services_by_name["PredictionService"]
@@ -80,6 +82,7 @@ class Services:
         conversions: Parses what is large.
         log: Tells of messages that are refused, and of errors that nobody foresaw.
         availability: What the server depends on and cannot reach now.
+        peers: The other workers; None where this server is alone.
     """
 
     inference: DataPlane
@@ -99,10 +102,17 @@ class Services:
     conversions: ConversionThread
     log: FilteringBoundLogger
     availability: Availability
+    peers: Peers | None = None
+
+    @property
+    def loads(self) -> Manager | Peers:
+        """What loads and unloads versions, in every worker."""
+        return self.peers or self.manager
 
     def ready(self) -> bool:
         """Tells whether traffic should be sent here: all that should be loaded is, and the server does not drain."""
-        return self.catalog.snapshot.complete and self.accepting()
+        others = self.peers is None or self.peers.others_ready()
+        return self.catalog.snapshot.complete and self.accepting() and others
 
 
 def data_methods(services: Services, settings: Settings) -> Methods:
@@ -132,6 +142,7 @@ def control_methods(services: Services, settings: Settings) -> Methods:
         router=services.router,
         metrics=services.metrics,
         accepting=services.accepting,
+        peers=services.peers,
     )
     described = {
         PREDICTION: _PREDICTION,
@@ -144,15 +155,21 @@ def control_methods(services: Services, settings: Settings) -> Methods:
     }
     return {
         **_data_methods(guard, services, settings, allow_repository_control=True),
-        **guard.methods(_CONTROL, control),
-        **guard.methods(_REGISTRY, services.registry),
+        **followed(guard.methods(_CONTROL, control), services.peers),
+        **followed(guard.methods(_REGISTRY, services.registry), services.peers),
         **guard.methods(_CHANNELZ, ChannelzServicer()),
         **_server_methods(guard, services, described),
     }
 
 
 def listen(
-    methods: Methods, address: Address, settings: Settings, identity: IdentitySource | None, *, channelz: bool = False
+    methods: Methods,
+    address: Address,
+    settings: Settings,
+    identity: IdentitySource | None,
+    shared: bool,
+    *,
+    channelz: bool = False,
 ) -> Listener:
     """Returns a listener on an address, bound; it takes no connection before it is started.
 
@@ -161,12 +178,15 @@ def listen(
         address: Where to listen; port 0 for any that is free.
         settings: Of the server.
         identity: What it shows its clients; None for plain text.
+        shared: Other workers listen there too; their parent keeps the address for them.
         channelz: What the channelz service tells is noted.
 
     Raises:
         ConfigError: The address cannot be had, or the transport cannot do what TLS is to do.
     """
-    return GrpcioListener(methods, address, [*_options(settings), ("grpc.enable_channelz", int(channelz))], identity)
+    return GrpcioListener(
+        methods, address, [*_options(settings, shared), ("grpc.enable_channelz", int(channelz))], identity
+    )
 
 
 def _guard(services: Services, settings: Settings) -> Guard:
@@ -193,7 +213,7 @@ def _data_methods(
             preferences=preferences,
             router=services.router,
             catalog=services.catalog,
-            control=services.manager,
+            control=services.loads,
             accepting=services.accepting,
             allow_repository_control=allow_repository_control,
             max_stream_items=max_items,
@@ -215,12 +235,12 @@ def _server_methods(
     }
 
 
-def _options(settings: Settings) -> list[tuple[str, int]]:
+def _options(settings: Settings, shared: bool) -> list[tuple[str, int]]:
     size = int(settings.limits.max_message_bytes)
     return [
         ("grpc.max_receive_message_length", size),
         ("grpc.max_send_message_length", size),
-        ("grpc.so_reuseport", 0),  # two servers on one port by mistake would share its traffic unnoticed
+        ("grpc.so_reuseport", int(shared)),  # two servers on one port by mistake would share its traffic unnoticed
         # Clients keep idle connections alive with pings; the default answers that with GOAWAY "too_many_pings".
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),

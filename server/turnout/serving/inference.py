@@ -9,7 +9,7 @@ knows nothing of sessions, queues or routes.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from turnout.errors import TurnoutError
 from turnout.serving.batcher import Answer
@@ -93,9 +93,8 @@ class Route:
         return self.lane or self.role
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class InferenceRequest:
-    """A decoded request. It costs 1 us to make, of which 0.8 are for being frozen.
+class InferenceRequest(NamedTuple):
+    """A decoded request. A tuple, since a frozen dataclass takes three times as long to make.
 
     Attributes:
         model: The model's name, as the client wrote it.
@@ -185,7 +184,7 @@ class Exchange(Protocol[T_co]):
         """Returns the span that the request is part of."""
         ...
 
-    def parse(self) -> None:
+    def parse(self) -> object:
         """Reads what came as far as its envelope, if that was not done yet.
 
         Raises:

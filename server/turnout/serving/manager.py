@@ -180,6 +180,10 @@ class Manager:
         for version in due.unload:
             self._start(model, version, self._unload(model, version), LifecycleState.DRAINING)
 
+    def recall(self, model: str, version: Version, *, load: bool) -> None:
+        """Takes up what an operator asked another worker for, before the first `refresh`."""
+        self._asked.setdefault(model, {})[version] = load
+
     async def load(self, model: str, version: Version) -> VersionEntry:
         """Loads a version, if it is not loaded, and waits until it is Ready.
 

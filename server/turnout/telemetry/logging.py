@@ -37,12 +37,29 @@ _MAX_FRAMES = 12
 Event = MutableMapping[str, Any]
 
 
-def make_logger(form: Literal["auto", "json", "console"], level: str) -> FilteringBoundLogger:
+class Threshold:
+    """The least severe events that are written, of a log where that can change."""
+
+    def __init__(self, level: str) -> None:
+        self.set(level)
+
+    def set(self, level: str) -> None:
+        """Has events below `level` dropped from now on."""
+        self._least = _LEVELS[level]
+
+    def __call__(self, _: Any, method: str, event: Event) -> Event:
+        """Lets an event pass, as structlog asks of a processor."""
+        if _LEVELS.get(method, logging.ERROR) < self._least:
+            raise structlog.DropEvent
+        return event
+
+
+def make_logger(form: Literal["auto", "json", "console"], level: str | Threshold) -> FilteringBoundLogger:
     """Returns the server's logger, which writes to standard error.
 
     Args:
         form: `auto` is `console` on a terminal and `json` elsewhere.
-        level: The least severe events that are written.
+        level: The least severe events that are written; a level that never changes costs less.
     """
     terminal = sys.stderr is not None and _is_terminal(sys.stderr)
     console = form == "console" or (form == "auto" and terminal)
@@ -55,10 +72,14 @@ def make_logger(form: Literal["auto", "json", "console"], level: str) -> Filteri
         bounded,
         structlog.dev.ConsoleRenderer(colors=terminal) if console else structlog.processors.JSONRenderer(default=str),
     ]
+    if isinstance(level, Threshold):
+        processors.insert(0, level)
     logger: FilteringBoundLogger = structlog.wrap_logger(
         _Lines(LineWriter(sys.stderr)),
         processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.DEBUG if isinstance(level, Threshold) else _LEVELS[level]
+        ),
         cache_logger_on_first_use=True,
     )
     return logger

@@ -52,9 +52,9 @@ class Certificates:
         """
         self._seen = self._look()
         for listener in LISTENERS:
-            tls = self._tls.of(listener)
-            if tls is not None:
-                self._put_in_force(listener, self._read(listener, tls))
+            identity = read_identity(self._tls, listener)
+            if identity is not None:
+                self._put_in_force(listener, identity)
 
     def of(self, listener: ListenerName) -> ServerIdentity | None:
         """Returns what `listener` shows now; None for plain text. It may be called from any thread."""
@@ -83,16 +83,9 @@ class Certificates:
     async def reload(self) -> None:
         """Reads the files of all listeners, and puts what changed into force."""
         for listener, before in list(self._in_force.items()):
-            tls = self._tls.of(listener)
-            if tls is None:
-                continue
             try:
-                identity = await self._threads.run(self._read, listener, tls)
-                if (identity.certificate, identity.key, identity.client_ca) != (
-                    before.certificate,
-                    before.key,
-                    before.client_ca,
-                ):
+                identity = await self._threads.run(read_identity, self._tls, listener)
+                if identity is not None and identity.files != before.files:
                     if listener in self._installs:
                         await self._installs[listener](identity)
                     self._put_in_force(listener, identity)
@@ -144,14 +137,24 @@ class Certificates:
         """Returns what shows that a file changed; a link counts as what it leads to now."""
         return {path: _stamp(path) for tls in map(self._tls.of, LISTENERS) if tls is not None for path in _paths(tls)}
 
-    def _read(self, listener: ListenerName, tls: ListenerTls) -> ServerIdentity:
-        def pem(name: str) -> PemFile:
-            setting = self._tls.setting(listener, name)
-            return PemFile(setting, getattr(tls, name), _read(setting, getattr(tls, name)))
 
-        mode = tls.client_certificates
-        client_ca = pem("client_ca") if mode != "none" else None
-        return check_identity(pem("cert"), pem("key"), client_ca, mode, time.time())
+def read_identity(tls: Tls, listener: ListenerName) -> ServerIdentity | None:
+    """Returns what the files of `listener` hold; None for plain text.
+
+    Raises:
+        ConfigError: One of them cannot be used.
+    """
+    own = tls.of(listener)
+    if own is None:
+        return None
+
+    def pem(name: str, path: str) -> PemFile:
+        setting = tls.setting(listener, name)
+        return PemFile(setting, path, _read(setting, path))
+
+    mode = own.client_certificates
+    client_ca = pem("client_ca", own.client_ca) if mode != "none" else None
+    return check_identity(pem("cert", own.cert), pem("key", own.key), client_ca, mode, time.time())
 
 
 def _paths(tls: ListenerTls) -> list[str]:

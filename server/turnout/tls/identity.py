@@ -72,6 +72,11 @@ class ServerIdentity:
     expires: float
     warnings: tuple[str, ...] = ()
 
+    @property
+    def files(self) -> tuple[bytes, bytes, bytes]:
+        """All that came from files: what is alike in that is the same."""
+        return self.certificate, self.key, self.client_ca
+
 
 IdentitySource: TypeAlias = Callable[[], ServerIdentity]
 """Tells what a listener is to show from now on; asked at each handshake, from any thread."""

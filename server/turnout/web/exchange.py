@@ -9,7 +9,7 @@ from turnout.routing.preferences import NO_PREFERENCES, PreferenceReader, Prefer
 from turnout.serving.limits import InputLimits
 from turnout.telemetry.tracing.context import SpanContext, read
 from turnout.telemetry.tracing.trace import Operation
-from turnout.web.body import Body, receive
+from turnout.web.body import Body, BodyReceiver
 from turnout.web.errors import status_of
 
 _OK = (200, False)
@@ -62,21 +62,21 @@ class HttpExchange:
         """Returns the caller's span."""
         return read(self._request.headers.items())
 
-    async def receive(self, preferences: PreferenceReader, max_body_bytes: int) -> None:
+    async def receive(self, preferences: PreferenceReader, bodies: BodyReceiver) -> None:
         """Reads the headers and receives the body.
 
         Args:
             preferences: Reads what the headers ask for.
-            max_body_bytes: Largest body.
+            bodies: Receives the body.
 
         Raises:
-            InvalidRequest, PermissionDenied: As `PreferenceReader.read` and `receive`.
+            InvalidRequest, PermissionDenied: As `PreferenceReader.read` and `BodyReceiver.receive`.
             ClientDisconnect: The body never came whole.
         """
         client = self._request.client
         host = client.host if client is not None else ""
         self.preferences = preferences.read(self._request.headers.items(), lambda: host)
-        self.body = await receive(self._request, max_body_bytes)
+        self.body = await bodies.receive(self._request)
 
     def outcome(self, error: BaseException | None) -> tuple[int, bool]:
         """Returns the status, and whether it is the server's fault."""

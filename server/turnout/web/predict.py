@@ -21,6 +21,7 @@ from turnout.serving.inference import InferenceRequest, InferenceResult, Router
 from turnout.serving.limits import InputLimits
 from turnout.serving.tensor import Array
 from turnout.telemetry.tracing.trace import Operation
+from turnout.web.body import BodyReceiver
 from turnout.web.errors import error_response
 from turnout.web.exchange import HttpExchange
 from turnout.web.json_body import json_object
@@ -113,7 +114,7 @@ class Predict:
         preferences: Reads what their headers ask for.
         router: Finds the signature that their JSON is read by.
         new_request_id: Makes up the name of a request that has none.
-        max_body_bytes: Largest body.
+        bodies: Receives their bodies.
         limits: On what a request may hold.
     """
 
@@ -121,7 +122,7 @@ class Predict:
     preferences: PreferenceReader
     router: Router
     new_request_id: Callable[[], str]
-    max_body_bytes: int
+    bodies: BodyReceiver
     limits: InputLimits
 
     def routes(self) -> list[Route]:
@@ -135,7 +136,7 @@ class Predict:
         request_id = request.headers.get("x-request-id", "")[:128] or self.new_request_id()
         exchange = JsonExchange(request, operation, request_id, self.limits)
         try:
-            await exchange.receive(self.preferences, self.max_body_bytes)
+            await exchange.receive(self.preferences, self.bodies)
             selector = exchange.preferences.selector_of(exchange.selector)
             exchange.signature = self.router.describe(exchange.model, selector).manifest.signature
         except ClientDisconnect:

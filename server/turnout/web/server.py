@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from turnout.errors import ModelFailure
+from turnout.errors import ModelFailure, Unavailable
 from turnout.serving.availability import Availability
 from turnout.telemetry.exposition import Form, negotiate
 from turnout.telemetry.faults import FaultRecorder
@@ -60,7 +60,11 @@ class Web:
     async def metrics(self, request: Request) -> Response:
         """The metrics, as Prometheus reads them: in OpenMetrics where that is asked for."""
         form = negotiate(", ".join(request.headers.getlist("accept")))
-        return Response(await self.scrape(form), media_type=form.value, headers={"Vary": "Accept"})
+        try:
+            text = await self.scrape(form)
+        except Unavailable as error:  # the parent of several workers does not answer
+            return error_response(error)
+        return Response(text, media_type=form.value, headers={"Vary": "Accept"})
 
     async def livez(self, _: Request) -> Response:
         """200 while the process runs its event loop at all."""

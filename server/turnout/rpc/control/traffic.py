@@ -19,7 +19,9 @@ from turnout.rpc.control.messages import (
     shadow_message,
     state_message,
 )
+from turnout.rpc.control.pooled import pooled_shadows, pooled_traffic
 from turnout.serving.catalog import Catalog
+from turnout.workers.peers import Peers
 from turnout_proto.v1 import traffic_pb2 as pb
 
 _MAX_KEY = 1024
@@ -38,6 +40,7 @@ class TrafficMethods:
         explainer: Explainer,
         shadows: Shadows,
         answers: Callable[[str], Answers],
+        peers: Peers | None,
     ) -> None:
         self._traffic = traffic
         self._policies = policies
@@ -45,11 +48,21 @@ class TrafficMethods:
         self._explainer = explainer
         self._shadows = shadows
         self._answers_now = answers
+        self._peers = peers
+        if peers is not None:
+            peers.answers("traffic", self._told_traffic)
+            peers.answers("shadows", self._told_shadows)
 
     async def GetTraffic(self, request: pb.GetTrafficRequest) -> pb.GetTrafficResponse:  # noqa: N802 - gRPC's
         """Tells how traffic is routed."""
         names = [request.model] if request.model else list(self._models.snapshot.models)
-        return pb.GetTrafficResponse(models=[self._state(name) for name in names])
+        states = [self._state(name) for name in names]
+        if self._peers is not None:
+            told = await self._peers.ask("traffic", request.SerializeToString())
+            others = [state for one in told.values() for state in pb.GetTrafficResponse.FromString(one).models]
+            for state in states:
+                pooled_traffic(state, others)
+        return pb.GetTrafficResponse(models=states)
 
     async def SetTraffic(self, request: pb.SetTrafficRequest) -> pb.SetTrafficResponse:  # noqa: N802
         """Puts a policy in place of the one in force."""
@@ -103,8 +116,24 @@ class TrafficMethods:
         if request.worst > _MAX_WORST:
             raise InvalidRequest.at("worst", f"expected at most {_MAX_WORST}")
         self._models.snapshot.model(request.model)
-        lanes = self._shadows.of(request.model)
-        return pb.GetShadowReportResponse(shadows=[shadow_message(lane, request.worst) for lane in lanes])
+        reports = self._reports(request)
+        if self._peers is not None:
+            told = await self._peers.ask("shadows", request.SerializeToString())
+            others = [report for one in told.values() for report in pb.GetShadowReportResponse.FromString(one).shadows]
+            reports = pooled_shadows(reports, others, request.worst)
+        return pb.GetShadowReportResponse(shadows=reports)
+
+    async def _told_traffic(self, body: bytes) -> bytes:
+        request = pb.GetTrafficRequest.FromString(body)
+        names = [request.model] if request.model else list(self._models.snapshot.models)
+        return pb.GetTrafficResponse(models=[self._state(name) for name in names]).SerializeToString()
+
+    async def _told_shadows(self, body: bytes) -> bytes:
+        reports = self._reports(pb.GetShadowReportRequest.FromString(body))
+        return pb.GetShadowReportResponse(shadows=reports).SerializeToString()
+
+    def _reports(self, request: pb.GetShadowReportRequest) -> list[pb.ShadowReport]:
+        return [shadow_message(lane, request.worst) for lane in self._shadows.of(request.model)]
 
     def _state(self, model: str) -> pb.TrafficState:
         known, applied = self._models.snapshot.model(model), self._policies.current.get(model)

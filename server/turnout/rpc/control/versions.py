@@ -1,6 +1,6 @@
 """Loading, unloading, releasing and tagging versions of a running server."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import ParamSpec, Protocol, TypeVar
 
@@ -16,6 +16,7 @@ from turnout.rpc.control.calls import check_record
 from turnout.rpc.control.messages import answers_message
 from turnout.serving.catalog import Catalog, ModelEntry
 from turnout.serving.manager import Manager
+from turnout.workers.peers import Peers
 from turnout_proto.v1 import control_pb2 as pb
 from turnout_proto.v1 import traffic_pb2
 
@@ -56,21 +57,29 @@ class Declarer(Protocol):
 class VersionMethods:
     """Changes which versions are served, and by which names."""
 
-    def __init__(self, manager: Manager, catalog: Catalog, declarer: Declarer, rollouts: Rollouts) -> None:
-        self._manager = manager
+    def __init__(
+        self,
+        loads: Manager | Peers,
+        refresh: Callable[[], Awaitable[None]],
+        catalog: Catalog,
+        declarer: Declarer,
+        rollouts: Rollouts,
+    ) -> None:
+        self._loads = loads
+        self._refresh = refresh
         self._catalog = catalog
         self._declarer = declarer
         self._releases = rollouts
 
     async def LoadVersion(self, request: pb.LoadVersionRequest) -> pb.LoadVersionResponse:  # noqa: N802
         """Loads a version and waits until it is Ready."""
-        entry = await self._manager.load(request.model, parse_version(request.version))
+        entry = await self._loads.load(request.model, parse_version(request.version))
         message = version_message(entry, self._catalog.snapshot.model(request.model))
         return pb.LoadVersionResponse(version=message)
 
     async def UnloadVersion(self, request: pb.UnloadVersionRequest) -> pb.UnloadVersionResponse:  # noqa: N802
         """Takes a version out of service and waits until its memory is freed."""
-        entry = await self._manager.unload(request.model, parse_version(request.version))
+        entry = await self._loads.unload(request.model, parse_version(request.version))
         model = self._catalog.snapshot.models.get(request.model)  # gone with a version whose files were gone
         message = version_message(entry, model or ModelEntry(request.model, {}))
         return pb.UnloadVersionResponse(version=message)
@@ -107,7 +116,7 @@ class VersionMethods:
             actor=request.actor,
             reason=request.reason,
         )
-        await self._manager.refresh()
+        await self._refresh()
         warning = ""
         with suppress(OSError, Unavailable):  # it is yanked, whatever can be said of it
             back = await self._declarer.in_thread(self._declarer.way_back, request.model)
@@ -130,7 +139,7 @@ class VersionMethods:
             actor=request.actor,
             reason=request.reason,
         )
-        await self._manager.refresh()
+        await self._refresh()
         return pb.UnyankVersionResponse(changed=changed, answers=self._answers_of(request.model))
 
     async def SetTag(self, request: pb.SetTagRequest) -> pb.SetTagResponse:  # noqa: N802
@@ -145,7 +154,7 @@ class VersionMethods:
             reason=request.reason,
             expect=_expected(request),
         )
-        await self._manager.refresh()
+        await self._refresh()
         before = "" if previous is None else str(previous)
         return pb.SetTagResponse(previous_version=before, answers=self._answers_of(request.model))
 
@@ -160,7 +169,7 @@ class VersionMethods:
             reason=request.reason,
             expect=_expected(request),
         )
-        await self._manager.refresh()
+        await self._refresh()
         return pb.DeleteTagResponse(previous_version=str(previous), answers=self._answers_of(request.model))
 
     def _answers_of(self, model: str) -> traffic_pb2.Answers:

@@ -11,6 +11,7 @@ from turnout.routing.preferences import PreferenceReader
 from turnout.rpc.exchange import Endpoint, Opened
 from turnout.rpc.guard import Guard, refusal
 from turnout.rpc.multiplex import Multiplexer, in_order
+from turnout.rpc.oip.codec import InputDecoder
 from turnout.rpc.oip.description import DescriptionMethods
 from turnout.rpc.oip.exchange import InferExchange, InferItem
 from turnout.rpc.oip.repository import RepositoryMethods, VersionControl
@@ -84,13 +85,14 @@ def oip_methods(
 def _inference_methods(plane: DataPlane, preferences: PreferenceReader, max_stream_items: int, guard: Guard) -> Methods:
     inferring = Endpoint.of(SERVICE_NAME, _INFER, ModelInferRequest, preferences, guard)
     streaming = Endpoint.of(SERVICE_NAME, _STREAM_INFER, ModelInferRequest, preferences, guard)
+    inputs = InputDecoder(guard.limits)
 
     async def model_infer(data: bytes, call: Call) -> bytes:
-        return await plane.answer(InferExchange(inferring, data, call))
+        return await plane.answer(InferExchange(inferring, inputs, data, call))
 
     async def model_stream_infer(stream: Stream) -> None:
         # Triton keeps the order for models with one answer a request, and its clients rely on it if they set no ids.
-        item = partial(InferItem, Opened.of(streaming, stream))
+        item = partial(InferItem, Opened.of(streaming, stream), inputs)
         await Multiplexer(plane, stream, item, in_order, max_stream_items).run()
 
     return {

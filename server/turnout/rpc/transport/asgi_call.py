@@ -123,7 +123,7 @@ class AsgiCall(RunningCall):
                 deadline = time.monotonic() + parse_timeout(timeout)
             except ValueError as error:
                 raise refusal(INTERNAL, str(error)) from None
-        super().__init__(scope["headers"], scope.get("client"), deadline, counted)
+        super().__init__(scope["headers"], headers, scope.get("client"), deadline, counted)
         self._extensions = scope["extensions"]
         self._limits = limits
         self._receive = receive
@@ -132,7 +132,7 @@ class AsgiCall(RunningCall):
         self._half_closed = False
         self._held = 0
         self._encoding = headers.get(b"grpc-encoding", IDENTITY)
-        if self._encoding not in ENCODINGS:
+        if self._encoding is not IDENTITY and self._encoding not in ENCODINGS:
             named = self._encoding[:64].decode("latin-1")
             raise refusal(UNIMPLEMENTED, f"expected grpc-encoding {ENCODING_NAMES}, got {named!r}")
         self.gzip = limits.gzip and accepts_gzip(headers.get(b"grpc-accept-encoding", b""))

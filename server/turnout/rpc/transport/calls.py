@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import inf
 from typing import Any
@@ -28,15 +28,21 @@ class RunningCall(Stream):
         answered: Whether its method has returned, and only the end of the answer is still to be sent.
     """
 
-    __slots__ = ("_client", "_deadline", "_headers", "_metadata", "_task", "answered", "counted", "ending")
+    __slots__ = ("_client", "_deadline", "_headers", "_metadata", "_names", "_task", "answered", "counted", "ending")
 
     def __init__(
-        self, headers: Headers, client: "tuple[str, int] | None", deadline: float | None, counted: bool = True
+        self,
+        headers: Headers,
+        names: Mapping[bytes, bytes],
+        client: "tuple[str, int] | None",
+        deadline: float | None,
+        counted: bool = True,
     ) -> None:
         """Begins a call in the task that is running.
 
         Args:
             headers: Of its request.
+            names: The same by name, one of each.
             client: Address and port of who calls; None if that is no TCP connection.
             deadline: By `time.monotonic`; None for none.
             counted: Whether it is one of those that may be under way.
@@ -46,6 +52,7 @@ class RunningCall(Stream):
         self.answered = False
         self.counted = counted
         self._headers = headers
+        self._names = names
         self._client = client
         self._deadline = deadline
         self._metadata: Metadata | None = None
@@ -61,6 +68,10 @@ class RunningCall(Stream):
             except ValueError as error:
                 raise refusal(INVALID_ARGUMENT, str(error)) from None
         return known
+
+    def mentions(self, keys: frozenset[bytes]) -> bool:
+        """Tells whether `metadata` has one of the keys."""
+        return not keys.isdisjoint(self._names)
 
     @property
     def deadline(self) -> float | None:
@@ -104,7 +115,7 @@ class RunningCalls:
     def add(self, call: RunningCall) -> None:
         """Begins to watch a call."""
         self._calls.add(call)
-        deadline = call.deadline
+        deadline = call._deadline
         if deadline is not None and deadline < self._armed:
             self._arm(deadline)
 

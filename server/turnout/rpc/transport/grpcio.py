@@ -77,6 +77,10 @@ class GrpcioCall(Stream):
         """What the client said beside its messages."""
         return tuple(self._context.invocation_metadata() or ())
 
+    def mentions(self, keys: frozenset[bytes]) -> bool:
+        """Tells whether `metadata` has one of the keys."""
+        return any(key.encode() in keys for key, _ in self._context.invocation_metadata() or ())
+
     @property
     def deadline(self) -> float | None:
         """`time.monotonic()` after which the client waits no longer; None if it named no deadline."""

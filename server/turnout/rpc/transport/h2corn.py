@@ -2,11 +2,16 @@
 
 One listening socket, one generation of the server at a time:
 
-    start -> serving -> show:  the next generation takes over the socket, this one finishes what it has begun
+    start -> serving -> show:  the next generation takes over the socket, this one keeps the connections that it has
+                     -> age:   the next generation takes over the socket, this one finishes what it has begun
                      -> stop:  the next generation does nothing but refuse, until this one has finished
 
 h2corn takes no more connections once it is told to stop, and those that come then would wait in the socket's queue for
 a server that never asks for them; so there is always a generation that does.
+
+Nor can it be told to take no more and keep what it has: its GOAWAY is followed by the end of the connection as soon as
+no call is open, and what a client sent meanwhile fails ("Broken pipe"; 1 of some 10,000 calls). So a generation that
+certificates retire is not told: its event loop (tokio's epoll) is made to look at the listening socket no more.
 
 `Server._serve_worker_fds` is what h2corn's own worker processes call. The public `serve` is the same with a banner on
 stderr, between the lines of JSON that are this server's log (docs/decisions/0046-h2corn.md).
@@ -29,7 +34,7 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Address
 from turnout.errors import ConfigError
-from turnout.host import cut_connections
+from turnout.host import cut_connections, same_file, unwatch
 from turnout.rpc.transport.asgi import Application
 from turnout.rpc.transport.calls import RunningCalls
 from turnout.rpc.transport.statuses import UNAVAILABLE
@@ -43,6 +48,12 @@ _CUT_SECONDS = 1.0
 _RETIRED_SECONDS = 30 * 86400.0
 """How long calls of a generation that a change of certificates retired may go on: h2corn wants to know when the
 generation begins, and for other reasons to end them there is `stop`."""
+
+_QUIET_SECONDS = 86400.0
+"""After which clients that are still connected to a retired generation are told to connect anew."""
+
+_MOST_QUIET = 32
+"""Of them; then the oldest is ended sooner. Each holds six descriptors."""
 
 _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 3}
 """Of connections: a client whose machine is gone says nothing, and would be waited for for ever."""
@@ -90,11 +101,13 @@ class _Generation:
         server: That runs.
         calls: Those it has under way.
         serving: Ends when it has finished.
+        descriptors: Its own ones of the listening socket, where they may be asked for.
     """
 
     server: h2corn.Server
     calls: RunningCalls
     serving: asyncio.Task[None]
+    descriptors: frozenset[int] = frozenset()
 
 
 class H2cornListener:
@@ -133,6 +146,7 @@ class H2cornListener:
         self._identity = identity
         self._current: _Generation | None = None
         self._retired: set[_Generation] = set()
+        self._quiet: dict[_Generation, asyncio.TimerHandle] = {}
         self._stopping = False
         self._ageing: asyncio.Task[None] | None = None
         self._side_tasks: set[asyncio.Task[None]] = set()
@@ -167,10 +181,26 @@ class H2cornListener:
         """Lets the next generation take connections; the present one has `grace` seconds for what it has begun."""
         following = await self._begin()
         retired, self._current = self._current, following
-        if retired is not None:
-            if grace is not None:
-                retired.calls.end_uncounted(_STOPPED)
+        if retired is None:
+            return
+        if grace is not None:
+            retired.calls.end_uncounted(_STOPPED)
             self._retire(retired, grace)
+        elif unwatch(retired.descriptors):
+            self._keep(retired)
+        else:
+            self._retire(retired, None)
+
+    def _keep(self, generation: _Generation) -> None:
+        """Leaves a generation that takes no more connections those that it has: most will end by themselves."""
+        timer = asyncio.get_running_loop().call_later(_QUIET_SECONDS, self._retire_quiet, generation)
+        self._quiet[generation] = timer
+        if len(self._quiet) > _MOST_QUIET:
+            self._retire_quiet(next(iter(self._quiet)))
+
+    def _retire_quiet(self, generation: _Generation) -> None:
+        self._quiet.pop(generation).cancel()
+        self._retire(generation, None)
 
     async def stop(self, grace: float) -> None:
         """Tells clients to go elsewhere (GOAWAY), waits `grace` seconds for calls under way, then ends the rest.
@@ -186,6 +216,8 @@ class H2cornListener:
             return
         following = await self._begin()
         self._retire(last, None)
+        for generation in list(self._quiet):
+            self._retire_quiet(generation)
         for generation in self._retired:
             generation.calls.end_uncounted(_STOPPED)
         # What a change of certificates left to itself is waited for no longer than the rest.
@@ -208,6 +240,7 @@ class H2cornListener:
 
     async def _begin(self) -> _Generation:
         calls = RunningCalls()
+        others = same_file(self._socket.fileno()) if self._identity is not None else frozenset()
         server = h2corn.Server(self._application(calls), self._config())
         try:
             prepared = prepare_tls(server.config, _material(self._identity))
@@ -221,6 +254,8 @@ class H2cornListener:
         started = asyncio.ensure_future(server.wait_started())
         await asyncio.wait([started, serving], return_when=asyncio.FIRST_COMPLETED)
         await started
+        if self._identity is not None:
+            generation.descriptors = same_file(self._socket.fileno()) - others
         serving.add_done_callback(lambda _: self._ended(generation))
         return generation
 
@@ -249,7 +284,7 @@ class H2cornListener:
 
     def _ended(self, generation: _Generation) -> None:
         """Goes on with another generation where one ended by itself."""
-        if generation is not self._current:
+        if generation is not self._current or generation.serving.cancelled():
             return
         self._current = None
         error = generation.serving.exception()
@@ -257,9 +292,12 @@ class H2cornListener:
         self._spawn(self._restart())
 
     async def _restart(self) -> None:
-        await asyncio.sleep(_RESTART_SECONDS)
-        if self._current is None and not self._stopping:
-            self._current = await self._begin()
+        while self._current is None and not self._stopping:
+            await asyncio.sleep(_RESTART_SECONDS)
+            try:
+                self._current = await self._begin()
+            except (OSError, RuntimeError, ConfigError) as error:
+                self._log.error("the listener cannot begin anew yet", address=str(self.address), exc_info=error)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -49,6 +49,10 @@ class Call(ABC):
     def metadata(self) -> Metadata:
         """What the client said beside its messages."""
 
+    @abstractmethod
+    def mentions(self, keys: frozenset[bytes]) -> bool:
+        """Tells whether `metadata` has one of the keys, which are ASCII; cheaper than to look for them there."""
+
     @property
     @abstractmethod
     def deadline(self) -> float | None:

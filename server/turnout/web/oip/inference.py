@@ -14,6 +14,7 @@ from turnout.serving.data_plane import DataPlane
 from turnout.serving.inference import InferenceRequest, InferenceResult, Route
 from turnout.serving.limits import InputLimits
 from turnout.telemetry.tracing.trace import Operation
+from turnout.web.body import BodyReceiver
 from turnout.web.exchange import HttpExchange
 from turnout.web.oip.answers import error_answer, inference_answer
 from turnout.web.oip.requests import (
@@ -105,7 +106,7 @@ class InferenceEndpoint:
         preferences: Reads what their headers ask for.
         new_request_id: Makes up the name of a request that has none.
         route_headers: Returns the headers that say which version answers, and why.
-        max_body_bytes: Largest body.
+        bodies: Receives their bodies.
         limits: On what requests may hold.
     """
 
@@ -113,7 +114,7 @@ class InferenceEndpoint:
     preferences: PreferenceReader
     new_request_id: Callable[[], str]
     route_headers: RouteHeaders
-    max_body_bytes: int
+    bodies: BodyReceiver
     limits: InputLimits
 
     def handler(self, path: str) -> Callable[[Request], Awaitable[Response]]:
@@ -124,7 +125,7 @@ class InferenceEndpoint:
         request_id = request.headers.get("x-request-id", "")[:LOGGED_ID] or self.new_request_id()
         exchange = RestExchange(request, operation, request_id, self.limits, self.route_headers)
         try:
-            await exchange.receive(self.preferences, self.max_body_bytes)
+            await exchange.receive(self.preferences, self.bodies)
         except ClientDisconnect:
             return Response(status_code=_NOBODY_READS_IT)
         except TurnoutError as error:
