@@ -1,4 +1,4 @@
-"""Tensors of 10 MB there and back: Turnout, which runs a model on them, and a bare grpc.aio handler that only echoes."""
+"""Tensors of 10 MB there and back: Turnout, which runs a model on them, and a bare grpc.aio handler that echoes."""
 
 import os
 from contextlib import ExitStack
@@ -14,6 +14,8 @@ from tables import Row, compare
 
 TITLE = "tensors of 10 MB there and back, against grpc.aio's echo of the message"
 TENSOR = "x:FP32:1,2500000"
+LEAST_SECONDS = 3.0
+"""Of a window: fewer see a handful of messages."""
 
 
 def measure(scratch: Path, _: Generator, windows: int, seconds: float) -> list[Row]:
@@ -37,7 +39,7 @@ def measure(scratch: Path, _: Generator, windows: int, seconds: float) -> list[R
             for in_flight in (1, 4):
 
                 def rps(address: str, in_flight: int = in_flight) -> float:
-                    return load.run(address, "m", TENSOR, in_flight, seconds).rps
+                    return load.run(address, "m", TENSOR, in_flight, max(seconds, LEAST_SECONDS)).rps
 
                 rows.append(
                     compare(

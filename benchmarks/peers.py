@@ -1,7 +1,7 @@
 """A real Triton, and the load generator that speaks the Open Inference Protocol to it and to Turnout alike.
 
-Both stand beside the repository, in `../shared/tools`: `peers/README.md` there says how Triton comes from PyPI. `$LAB` is
-where it was set up, with its environment in `v`. Where any of it is missing, what needs it is left out, and says why.
+Both stand beside the repository, in `../shared/tools`; `peers/README.md` there says how Triton comes from PyPI. `$LAB`
+is where it was set up, with its environment in `v`. Where any of it is missing, what needs it is left out, with words.
 """
 
 import json

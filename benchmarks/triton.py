@@ -1,4 +1,4 @@
-"""A 64x64 MatMul by Turnout and by NVIDIA Triton, over the same protocol, from the same generator, on the same cores."""
+"""A 64x64 MatMul by Turnout and by NVIDIA Triton: one protocol, one generator, the same cores."""
 
 import os
 from collections.abc import Callable
@@ -21,7 +21,7 @@ TENSOR = "x:FP32:1,64"
 
 
 def measure(scratch: Path, _: Generator, windows: int, seconds: float) -> list[Row]:
-    """Requests a second and p99 at 1, 16 and 64 in flight; then 64 in flight on 1 and on 8 connections, by transport."""
+    """Requests a second, p50 and p99 at 1, 16 and 64 in flight; then by transport, on 1 and on 8 connections."""
     model = scratch / "tiny.onnx"
     onnx.save(matmul(), model)
     publish_all(scratch / "models", {("m", "1.0.0"): model})
