@@ -308,6 +308,7 @@ async def running(
 
         admission = Admission(settings.limits.max_requests)
         budget = ReceiveBudget(int(settings.limits.max_unfinished_bytes))
+        metrics.server.admission, metrics.server.budget = admission, budget
         preferences = PreferenceReader(settings.routing)
         bodies = BodyReceiver(int(settings.limits.http_max_body_bytes), budget)
         limits = InputLimits.of(settings.limits)
@@ -414,11 +415,13 @@ async def run(settings: Settings, read: Callable[[], Settings] | None = None, me
         reloads = set[asyncio.Task[None]]()
 
         def on_hangup() -> None:
-            task = loop.create_task(server.reloader.reload(read or (lambda: settings)))
+            task = loop.create_task(server.reloader.reload(read))
             reloads.add(task)
             task.add_done_callback(reloads.discard)
 
         loop.add_signal_handler(signal.SIGHUP, on_hangup)
+        if member is not None and member.hung_up.is_set():  # while it started
+            on_hangup()
         if member is None:
             log.info("listening", grpc=str(server.grpc), http=str(server.http), control=str(server.control))
         # What lives as long as the process is looked at by no collection from now on: each would stall the loop for it.

@@ -4,7 +4,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,33 @@ class Loaded:
     settings: Settings
     file: Path | None
     origins: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsSource:
+    """Where a server's settings come from, to be read again while it runs.
+
+    Attributes:
+        config: As of `load_settings`.
+        flags: As of `load_settings`.
+        as_json: The log is in JSON, whatever they say.
+    """
+
+    config: Path | None
+    flags: Mapping[str, Any]
+    as_json: bool
+
+    def load(self) -> Loaded:
+        """Returns the settings and their origins; raises as `load_settings`."""
+        loaded = load_settings(self.config, self.flags)
+        if not self.as_json:
+            return loaded
+        log = loaded.settings.log.model_copy(update={"format": "json"})
+        return replace(loaded, settings=loaded.settings.model_copy(update={"log": log}))
+
+    def read(self) -> Settings:
+        """Returns the settings; raises as `load_settings`."""
+        return self.load().settings
 
 
 def load_settings(
