@@ -33,6 +33,9 @@ _AREAS = {
     "turnout_state_": "The server",
     "turnout_tls_": "The server",
     "turnout_worker_": "The server",
+    "turnout_requests_refused_": "The server",
+    "turnout_requests_under_": "The server",
+    "turnout_unfinished_": "The server",
 }
 """Headings by the beginnings of names; all else is about requests."""
 

@@ -16,9 +16,10 @@ class Admission:
         begun: Requests that were taken, all in all.
         under_way: Those of them that have not ended.
         refusal: Why no request is taken now; None while they are.
+        refused_full, refused_draining: Requests that were not taken, by why.
     """
 
-    __slots__ = ("_limit", "begun", "refusal", "under_way")
+    __slots__ = ("_limit", "begun", "refusal", "refused_draining", "refused_full", "under_way")
 
     def __init__(self, limit: int) -> None:
         """Prepares.
@@ -29,6 +30,8 @@ class Admission:
         self._limit = limit
         self.begun = 0
         self.under_way = 0
+        self.refused_full = 0
+        self.refused_draining = 0
         self.refusal: TurnoutError | None = None
 
     def check(self) -> None:
@@ -39,8 +42,10 @@ class Admission:
             Exhausted: As many are under way as may be.
         """
         if self.refusal is not None:
+            self.refused_draining += 1
             raise self.refusal
         if self.under_way >= self._limit:
+            self.refused_full += 1
             raise Exhausted(
                 f"{self._limit} requests are under way on this server, which is as many as may be "
                 "(limits.max_requests)",
@@ -57,9 +62,10 @@ class ReceiveBudget:
 
     Attributes:
         held: Bytes of them.
+        refused: Of them, those that would have been too much.
     """
 
-    __slots__ = ("_limit", "held")
+    __slots__ = ("_limit", "held", "refused")
 
     def __init__(self, limit: int) -> None:
         """Prepares.
@@ -69,6 +75,7 @@ class ReceiveBudget:
         """
         self._limit = limit
         self.held = 0
+        self.refused = 0
 
     def take(self, size: int) -> None:
         """Counts what came of a body that is not whole.
@@ -77,6 +84,7 @@ class ReceiveBudget:
             Exhausted: That would be more than the limit; nothing is counted then.
         """
         if self.held + size > self._limit:
+            self.refused += 1
             raise Exhausted(
                 f"unfinished requests hold {self.held} bytes, and may hold at most {self._limit} "
                 "(limits.max_unfinished_bytes)",

@@ -5,7 +5,7 @@ http     h2corn                  REST, metrics, probes, console; the data listen
 control  grpcio                  gRPC for operators; its library is what channelz tells of
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Literal
@@ -30,6 +30,9 @@ from turnout.tls.certificates import Certificates
 
 _RESERVED_FILES = 512
 """Descriptors that connections leave to all else: models, the state store, child processes."""
+
+_FILES_SHARE: Mapping[str, float] = {"grpc": 0.7, "http": 0.3}
+"""Of the rest: together they never take the last, for which h2corn would end every connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,8 @@ def open_listeners(
         identity = certificates.source("control")
         control = listen(operators, settings.control, settings, identity, shared, channelz=True)
 
+    one_port = settings.grpc == settings.http and settings.grpc.port != 0
+
     def web_application(running: RunningCalls) -> Application:
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
             with running.request():
@@ -107,7 +112,7 @@ def open_listeners(
             listening,
             address.host,
             application,
-            _connection_limits(settings.limits),
+            _connection_limits(settings.limits, 1.0 if one_port else _FILES_SHARE[name]),
             settings.drain.timeout_s,
             unary_paths,
             services.log,
@@ -116,9 +121,6 @@ def open_listeners(
         certificates.on_change(name, listener.show)
         return listener
 
-    one_port = settings.grpc == settings.http and settings.grpc.port != 0
-    if one_port and settings.tls.of("grpc") != settings.tls.of("http"):
-        raise ConfigError("tls.grpc and tls.http: expected the same, since grpc and http have one address")
     if one_port and settings.tls.of("grpc") != settings.tls.of("http"):
         raise ConfigError("tls.grpc and tls.http: expected the same, since grpc and http are one address")
     if settings.transport.data == "grpcio":
@@ -142,9 +144,10 @@ def open_listeners(
     return Listeners(grpc, grpc if one_port else open_h2corn("http", web_application), control)
 
 
-def _connection_limits(limits: Limits) -> ConnectionLimits:
+def _connection_limits(limits: Limits, share: float) -> ConnectionLimits:
+    files = int((open_file_limit() - _RESERVED_FILES) * share)
     return ConnectionLimits(
-        connections=max(1, min(limits.max_connections, (open_file_limit() - _RESERVED_FILES) // 2)),
+        connections=max(1, min(limits.max_connections, files)),
         streams=limits.max_streams,
         header_bytes=int(limits.max_header_bytes),
         headers=limits.max_headers,

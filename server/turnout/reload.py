@@ -7,7 +7,7 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
-from turnout.config import ModelTable, Settings
+from turnout.config import ModelTable, Settings, in_force
 from turnout.errors import ConfigError, TurnoutError
 from turnout.telemetry.logging import Threshold
 
@@ -75,23 +75,29 @@ class Reloader:
         self._log = log
         self._one = asyncio.Lock()
 
-    async def reload(self, read: Callable[[], Settings]) -> None:
-        """Reads the settings by `read`, which raises ConfigError if they are wrong, and the files of certificates."""
+    async def reload(self, read: Callable[[], Settings] | None) -> None:
+        """Reads the settings, if they can be read anew, and the files of certificates.
+
+        Args:
+            read: Returns the settings; it raises ConfigError if they are wrong.
+        """
         async with self._one:
-            try:
-                after = read()
-            except ConfigError as error:
-                self._log.error("the settings cannot be reloaded; those before stay in force", reason=error.message)
+            if read is None:
+                self._log.warning("settings are not reloaded by one of several workers: restart the server")
             else:
-                await self._apply(after)
+                try:
+                    after = read()
+                except ConfigError as error:
+                    self._log.error("the settings cannot be reloaded; those before stay in force", reason=error.message)
+                else:
+                    await self._apply(after)
             await self._certificates()
 
     async def _apply(self, after: Settings) -> None:
         found = changes(self._settings, after)
         self._threshold.set(after.log.level)
         self._models.replace(after.model)
-        log = self._settings.log.model_copy(update={"level": after.log.level})
-        self._settings = self._settings.model_copy(update={"model": dict(after.model), "log": log})
+        self._settings = in_force(self._settings, after)
         self._log.info(
             "settings reloaded", at_once=found.at_once, next_load=found.next_load, needs_restart=found.restart
         )

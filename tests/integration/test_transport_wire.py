@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -169,6 +170,14 @@ async def test_the_server_ends_a_stream_whose_deadline_passed(client: Http2Clien
     stream = await client.begin(SERVICE + "Watch", with_header("grpc-timeout", "50m"))
     answer = await client.answer(stream)
     assert (answer.body, answer.grpc_status) == (framed(b"begun"), code_pb2.DEADLINE_EXCEEDED)
+
+
+async def test_a_method_is_to_end_a_little_before_its_client_gives_up(client: Http2Client) -> None:
+    for seconds, early in ((1.0, 0.01), (0.1, 0.005)):
+        sent = time.monotonic()
+        answer = await client.call(SERVICE + "Tell", framed(b""), with_header("grpc-timeout", f"{seconds * 1000:.0f}m"))
+        deadline = eval(answer.body[5:])[2]
+        assert sent + seconds - early <= deadline <= time.monotonic() + seconds - early
 
 
 async def test_deadlines_pass_in_their_order(client: Http2Client) -> None:

@@ -91,7 +91,7 @@ class Limits(QueueLimits):
     max_strings: Count = 512 * 1024
     max_requests: Count = 10_000
     max_unfinished_bytes: Size = ByteSize(512 * _MIB)
-    max_connections: Count = 10_000
+    max_connections: Count = 20_000
     max_streams: Annotated[Count, Field(le=100_000)] = 100
     max_header_bytes: Annotated[Size, Field(ge=4096, le=16 * _MIB)] = ByteSize(64 * 1024)
     max_headers: Annotated[Count, Field(ge=16)] = 100

@@ -35,6 +35,8 @@ GAUGES: Mapping[str, Rule] = {
     "turnout_version_failed": Rule.MOST,
     "turnout_inflight_requests": Rule.SUM,
     "turnout_queue_depth": Rule.SUM,
+    "turnout_requests_under_way": Rule.SUM,
+    "turnout_unfinished_bytes": Rule.SUM,
     "turnout_queue_fill_ratio": Rule.MOST,
     "turnout_version_load_duration_seconds": Rule.MOST,
     "turnout_version_memory_bytes": Rule.SUM,

@@ -28,7 +28,18 @@ class RunningCall(Stream):
         answered: Whether its method has returned, and only the end of the answer is still to be sent.
     """
 
-    __slots__ = ("_client", "_deadline", "_headers", "_metadata", "_names", "_task", "answered", "counted", "ending")
+    __slots__ = (
+        "_client",
+        "_deadline",
+        "_expires",
+        "_headers",
+        "_metadata",
+        "_names",
+        "_task",
+        "answered",
+        "counted",
+        "ending",
+    )
 
     def __init__(
         self,
@@ -36,6 +47,7 @@ class RunningCall(Stream):
         names: Mapping[bytes, bytes],
         client: "tuple[str, int] | None",
         deadline: float | None,
+        early: float,
         counted: bool = True,
     ) -> None:
         """Begins a call in the task that is running.
@@ -45,6 +57,7 @@ class RunningCall(Stream):
             names: The same by name, one of each.
             client: Address and port of who calls; None if that is no TCP connection.
             deadline: By `time.monotonic`; None for none.
+            early: Seconds before that by which its method is to have ended.
             counted: Whether it is one of those that may be under way.
         """
         self.trailing = ()
@@ -54,7 +67,8 @@ class RunningCall(Stream):
         self._headers = headers
         self._names = names
         self._client = client
-        self._deadline = deadline
+        self._expires = deadline
+        self._deadline = deadline if deadline is None else deadline - early
         self._metadata: Metadata | None = None
         self._task = asyncio.current_task()
 
@@ -75,7 +89,7 @@ class RunningCall(Stream):
 
     @property
     def deadline(self) -> float | None:
-        """`time.monotonic()` after which the client waits no longer; None if it named no deadline."""
+        """`time.monotonic()` by which a method is to have ended; None if the client named no deadline."""
         return self._deadline
 
     @property
@@ -115,7 +129,7 @@ class RunningCalls:
     def add(self, call: RunningCall) -> None:
         """Begins to watch a call."""
         self._calls.add(call)
-        deadline = call._deadline
+        deadline = call._expires
         if deadline is not None and deadline < self._armed:
             self._arm(deadline)
 
@@ -164,7 +178,7 @@ class RunningCalls:
         self._timer, self._armed = None, inf
         now, earliest = time.monotonic(), inf
         for call in self._calls:
-            deadline = call.deadline
+            deadline = call._expires
             if deadline is None or call.ending is not None:
                 continue
             if deadline <= now:
