@@ -18,7 +18,7 @@ from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
 from turnout.admission import Admission, ReceiveBudget
-from turnout.config import Address, ModelTable, Retention, Settings
+from turnout.config import Address, ModelTable, Retention, Settings, misread_variables
 from turnout.errors import Unavailable
 from turnout.host import lower_priority, return_freed_memory
 from turnout.life import SideTasks, drain
@@ -388,6 +388,8 @@ async def run(settings: Settings, read: Callable[[], Settings] | None = None, me
     log = make_logger(settings.log.format, threshold)
     if member is not None:
         log = log.bind(worker=member.start.index)
+    for sentence in misread_variables(settings):
+        log.warning("tls", reason=sentence)
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
 
@@ -418,6 +420,8 @@ async def run(settings: Settings, read: Callable[[], Settings] | None = None, me
             task.add_done_callback(reloads.discard)
 
         loop.add_signal_handler(signal.SIGHUP, on_hangup)
+        if member is not None and member.hung_up.is_set():  # while it started
+            on_hangup()
         if member is None:
             log.info("listening", grpc=str(server.grpc), http=str(server.http), control=str(server.control))
         # What lives as long as the process is looked at by no collection from now on: each would stall the loop for it.

@@ -7,7 +7,7 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
-from turnout.config import ModelTable, Settings
+from turnout.config import ModelTable, Settings, in_force
 from turnout.errors import ConfigError, TurnoutError
 from turnout.telemetry.logging import Threshold
 
@@ -97,8 +97,7 @@ class Reloader:
         found = changes(self._settings, after)
         self._threshold.set(after.log.level)
         self._models.replace(after.model)
-        log = self._settings.log.model_copy(update={"level": after.log.level})
-        self._settings = self._settings.model_copy(update={"model": dict(after.model), "log": log})
+        self._settings = in_force(self._settings, after)
         self._log.info(
             "settings reloaded", at_once=found.at_once, next_load=found.next_load, needs_restart=found.restart
         )

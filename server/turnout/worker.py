@@ -26,7 +26,7 @@ async def _work(descriptor: int) -> int:
     member = await Member.join(descriptor)
     try:
         with reporting(as_json=member.start.settings.log.format == "json"):
-            return await run(member.start.settings, member=member)
+            return await run(member.start.settings, member.start.read, member)
     except typer.Exit as ended:
         return int(ended.exit_code)
 

@@ -38,7 +38,10 @@ def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProc
     """A server of two workers that serves m 1.0.0, and has m 2.0.0; what it counted stays from test to test."""
     directory = tmp_path_factory.mktemp("two-workers")
     models = directory / "models"
-    with serving(models, options=TWO, TURNOUT_LOG__ACCESS_SAMPLE_RATE="1") as server:
+    settings = directory / "turnout.toml"
+    settings.touch()
+    options = (*TWO, "--config", str(settings))
+    with serving(models, options=options, TURNOUT_LOG__ACCESS_SAMPLE_RATE="1") as server:
         for number in (1, 2):
             onnx.save(scaled(number), directory / f"{number}.onnx")
             turnout("publish", "m", f"{number}.0.0", directory / f"{number}.onnx", "--models", models)
@@ -233,35 +236,68 @@ def test_the_console_says_which_counts_are_one_worker_s(two_workers) -> None:
     assert {page.partition("those of ")[2][:13] for page in pages} == {"worker 0 of 2", "worker 1 of 2"}
 
 
-def test_a_signal_drains_every_worker_and_no_request_fails(publish_model, models) -> None:
+def test_sighup_reloads_in_every_worker_and_holds_for_those_started_later(two_workers) -> None:
+    settings = Path(two_workers.log.parent / "turnout.toml")
+    settings.write_text('[model.m]\nslo_ms = [250.0]\nload = ["1.0.0"]\n')
+    reloaded = two_workers.log.read_text().count('"settings reloaded"')
+    two_workers.send(signal.SIGHUP)
+    until(lambda: two_workers.log.read_text().count('"settings reloaded"') == reloaded + 2)
+    told = [json.loads(line) for line in two_workers.log.read_text().splitlines() if '"settings reloaded"' in line]
+    assert [one["needs_restart"] for one in told] == [[], []]  # not even of ports, which were to be any
+    states = ["unloaded", "new"]
+    until(lambda: any(state_of(two_workers, "2.0.0") == state for state in states))
+    wanted = restarts(two_workers) + 1
+    next(iter(workers_of(two_workers).values())).kill()
+    until(functools.partial(came_back, two_workers, wanted))
+    assert state_of(two_workers, "2.0.0") in states
+    settings.write_text("")
+    two_workers.send(signal.SIGHUP)
+    until(lambda: all_loaded(two_workers))
+
+
+def state_of(server: Server, version: str) -> str:
+    series = samples(server)["turnout_version_info"]
+    return next(labels["state"] for labels, _ in series if labels["version"] == version)
+
+
+def test_a_signal_drains_every_worker_and_no_request_that_had_begun_fails(publish_model, models) -> None:
     publish_model("m", "1.0.0", slow())
     answers: list[str] = []
-    failures: list[BaseException] = []
+    failures: list[tuple[float, BaseException]] = []
+
+    def call(server: Server, count: int, *, again: bool) -> None:
+        with Client(server.grpc, retries=0, timeout=60) as client:
+            while True:
+                begun = time.monotonic()
+                try:
+                    answers.append(client.predict("m", {"x": X, "n": np.int64(count)}).version)
+                except Exception as error:  # noqa: BLE001 - told below
+                    failures.append((begun, error))
+                    return
+                if not again:
+                    return
+
     with serving(models, options=TWO) as server:
         until(lambda: ready(server))
-
-        def call() -> None:
-            try:
-                with Client(server.grpc, retries=0, timeout=60) as client:
-                    answers.append(client.predict("m", {"x": X, "n": np.int64(10_000)}).version)
-            except Exception as error:  # noqa: BLE001 - told below
-                failures.append(error)
-
-        calls = [threading.Thread(target=call) for _ in range(8)]
-        for one in calls:
+        long = [threading.Thread(target=call, args=(server, 10_000), kwargs={"again": False}) for _ in range(4)]
+        short = [threading.Thread(target=call, args=(server, 1), kwargs={"again": True}) for _ in range(4)]
+        for one in (*long, *short):
             one.start()
-        until(lambda: total(server, "turnout_inflight_requests") + total(server) == 8)
+        until(lambda: total(server, "turnout_inflight_requests") >= 4 and len(answers) > 100)
+        signalled = time.monotonic()
         server.send(signal.SIGTERM)
-        for one in calls:
+        for one in (*long, *short):
             one.join(60)
         assert server.wait() == 0
-    assert (len(answers), failures) == (8, [])
+    # Those that call again and again are told to go elsewhere in the end, and nobody else was told anything.
+    assert [type(error) for _, error in failures] == [Unavailable] * 4
+    assert all(begun > signalled for begun, _ in failures)
     assert server.log.read_text().count('"stopped"') == 3  # two workers and their parent
 
 
 def test_a_second_signal_ends_every_process_at_once(publish_model, models) -> None:
     publish_model("m", "1.0.0", slow())
-    with serving(models, options=TWO) as server:
+    with serving(models, options=TWO, TURNOUT_TRANSPORT__DATA="grpcio") as server:
         until(lambda: ready(server))
         workers = workers_of(server)
 

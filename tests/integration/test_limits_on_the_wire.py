@@ -20,6 +20,7 @@ from turnout.rpc import reading
 from turnout.rpc.exchange import Endpoint
 from turnout.rpc.guard import Guard
 from turnout.rpc.oip import exchange
+from turnout.rpc.oip.codec import InputDecoder
 from turnout.rpc.prediction import PredictExchange
 from turnout.rpc.transport.port import Call, StatusError
 from turnout.serving.limits import DEFAULT_LIMITS
@@ -312,9 +313,9 @@ LARGE = {
         PAIRS[1], lambda: pb.PredictStreamRequest(request=large_v1()).SerializeToString(),
         (reading, "check_message"), (rpc_codec, "response"),
     ),
-    "oip": (PAIRS[2], lambda: large_infer().SerializeToString(), (exchange, "decode_inputs"), (exchange, "answer")),
+    "oip": (PAIRS[2], lambda: large_infer().SerializeToString(), (InputDecoder, "decode"), (exchange, "unary_answer")),
     "oip stream": (
-        PAIRS[3], lambda: large_infer().SerializeToString(), (exchange, "decode_inputs"), (exchange, "answer")
+        PAIRS[3], lambda: large_infer().SerializeToString(), (InputDecoder, "decode"), (exchange, "stream_answer")
     ),
     "/predict": ("/predict/s", large_json, (predict, "json_object"), (predict, "to_nested")),
     "/predict, gzip": (
@@ -356,7 +357,10 @@ class Expired(Call):
 
     metadata = ()
     deadline = 0.0
-    host = ""
+    host = certificate = ""
+
+    def mentions(self, keys):
+        return False
 
 
 async def test_a_large_request_whose_deadline_passed_is_not_decoded(server, monkeypatch) -> None:

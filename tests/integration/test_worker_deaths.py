@@ -13,7 +13,7 @@ import structlog
 from structlog.testing import LogCapture
 
 from conftest import make_settings
-from turnout.config import Drain, Settings
+from turnout.config import Drain, Settings, SettingsSource
 from turnout.telemetry.exposition import Form
 from turnout.workers.restarts import MOST_EARLY_DEATHS, Restarts
 from turnout.workers.supervisor import Supervisor
@@ -52,7 +52,7 @@ def supervisor(models: Path, body: str, restarts=Restarts, **settings) -> tuple[
     chosen: Settings = make_settings(models, workers=2, **settings)
     capture = LogCapture()
     log = structlog.wrap_logger(None, processors=[capture], wrapper_class=structlog.make_filtering_bound_logger(20))
-    parent = Supervisor(chosen, log, program, restarts)
+    parent = Supervisor(chosen, chosen, SettingsSource(None, {}, False), log, program, restarts)
     return parent, capture.entries
 
 

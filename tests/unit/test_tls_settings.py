@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from turnout.config import LISTENERS, Loaded, load_settings
+from turnout.config import LISTENERS, Loaded, load_settings, misread_variables
 from turnout.config.rendering import render_toml
 from turnout.errors import ConfigError
 
@@ -84,3 +84,11 @@ def test_what_is_printed_gives_the_same_settings_again(tmp_path: Path) -> None:
 def test_variables_of_clients_are_no_settings(tmp_path: Path) -> None:
     variables = {"TURNOUT_TLS_CA": "a", "TURNOUT_TLS_CERT": "b", "TURNOUT_TLS_KEY": "c", "TURNOUT_TLS_SERVER_NAME": "d"}
     assert loaded(tmp_path, "", **variables).settings.tls.of("grpc") is None
+
+
+def test_variables_of_clients_that_a_server_was_given_are_told_of(tmp_path: Path) -> None:
+    given = {"TURNOUT_TLS_CERT": "c", "TURNOUT_TLS_KEY": "k", "TURNOUT_TLS_CA": "ca"}
+    told = list(misread_variables(loaded(tmp_path, "").settings, given))
+    assert [sentence.split()[0] for sentence in told] == ["TURNOUT_TLS_CERT", "TURNOUT_TLS_KEY"]
+    assert "a server reads TURNOUT_TLS__CERT" in told[0]
+    assert list(misread_variables(loaded(tmp_path, BOTH).settings, given)) == []

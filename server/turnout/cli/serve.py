@@ -36,22 +36,14 @@ def serve(
     ] = False,
 ) -> None:
     """Serve every version in the repository, until SIGTERM."""
-    from turnout.config import Settings, load_settings
+    from turnout.config import SettingsSource
     from turnout.config.rendering import as_data, render_toml
 
     with reporting(as_json=as_json) as out:
         flags = {"grpc": grpc, "http": http, "control": control, "workers": workers, "models": models, "state": state}
-        loaded = load_settings(config, flags)
-
-        def read() -> Settings:
-            return in_form(load_settings(config, flags).settings)
-
-        def in_form(settings: Settings) -> Settings:
-            if not as_json:
-                return settings
-            return settings.model_copy(update={"log": settings.log.model_copy(update={"format": "json"})})
-
-        settings = in_form(loaded.settings)
+        source = SettingsSource(config, flags, as_json)
+        loaded = source.load()
+        settings = loaded.settings
         if print_config:
             out.show(as_data(settings), render_toml(settings, loaded.origins).rstrip("\n"))
             return
@@ -67,10 +59,10 @@ def serve(
 
             if gpu:
                 check_gpus(settings)
-            code = asyncio.run(supervise(settings, make_logger(settings.log.format, settings.log.level)))
+            code = asyncio.run(supervise(settings, source, make_logger(settings.log.format, settings.log.level)))
             end_process(code)
         from turnout.app import run
 
         with asyncio.Runner(loop_factory=loop_factory(gpu=gpu)) as runner:
-            code = runner.run(run(settings, read))
+            code = runner.run(run(settings, source.read))
         end_process(code)

@@ -25,8 +25,8 @@ from turnout.config.sections import (
     Trials,
     Web,
 )
-from turnout.config.settings import ModelOverrides, ModelSettings, ModelTable, Settings
-from turnout.config.sources import Loaded, load_settings
+from turnout.config.settings import ModelOverrides, ModelSettings, ModelTable, Settings, in_force
+from turnout.config.sources import Loaded, SettingsSource, load_settings, misread_variables
 from turnout.config.tls import LISTENERS, ClientCertificates, ListenerName, ListenerTls, Tls
 from turnout.config.values import Address, Load, LoadAll, LoadLatest, LoadSelectors, Provider
 
@@ -59,6 +59,7 @@ __all__ = [
     "Routing",
     "Runtime",
     "Settings",
+    "SettingsSource",
     "ShadowLane",
     "Signing",
     "Tls",
@@ -67,5 +68,7 @@ __all__ = [
     "Transport",
     "Trials",
     "Web",
+    "in_force",
     "load_settings",
+    "misread_variables",
 ]

@@ -202,6 +202,12 @@ class Settings(BaseSettings):
         )
 
 
+def in_force(before: Settings, after: Settings) -> Settings:
+    """Returns what of `after` can be put into force in a server that was started with `before`."""
+    log = before.log.model_copy(update={"level": after.log.level})
+    return before.model_copy(update={"model": dict(after.model), "log": log})
+
+
 def _over(base: S, own: S) -> S:
     return base.model_copy(update=_some(own, own.model_fields_set))
 

@@ -43,6 +43,7 @@ class Certificates:
         self._seen: Mapping[str, tuple[int, ...] | None] = {}
         self._doubts: dict[ListenerName, str] = {}
         self._threads = Threads("tls")
+        self._reloading = asyncio.Lock()
 
     def load(self) -> None:
         """Reads the files of all listeners, at the start.
@@ -78,10 +79,18 @@ class Certificates:
             # What could not be used is tried again each time: of two files that belong together one comes first.
             if seen != self._seen or self._doubts:
                 self._seen = seen
-                await self.reload()
+                await self.reload(patient=True)
 
-    async def reload(self) -> None:
-        """Reads the files of all listeners, and puts what changed into force."""
+    async def reload(self, *, patient: bool = False) -> None:
+        """Reads the files of all listeners, and puts what changed into force.
+
+        Args:
+            patient: Files that cannot be used may be about to be replaced: say so only if the next time agrees.
+        """
+        async with self._reloading:
+            await self._reload(patient)
+
+    async def _reload(self, patient: bool) -> None:
         for listener, before in list(self._in_force.items()):
             try:
                 identity = await self._threads.run(read_identity, self._tls, listener)
@@ -97,7 +106,7 @@ class Certificates:
                         expires=utc_text(identity.expires),
                     )
             except ConfigError as error:
-                self._doubt(listener, error.message)
+                self._doubt(listener, error.message, patient)
             else:
                 self._trust(listener)
 
@@ -109,18 +118,15 @@ class Certificates:
         self._in_force[listener] = identity
         self._recorder.expires[listener] = identity.expires
         self._recorder.reloads.setdefault(listener, 0)
-        self._recorder.failing[listener] = False
+        self._recorder.failing.setdefault(listener, False)
         for warning in identity.warnings:
             self._log.warning("tls certificate", listener=listener, reason=warning)
 
-    def _doubt(self, listener: ListenerName, reason: str) -> None:
-        """Says that the files cannot be used, once for each reason; not at first sight, but if the next look agrees."""
+    def _doubt(self, listener: ListenerName, reason: str, patient: bool) -> None:
+        """Says that the files cannot be used, once for each reason."""
+        seen, self._doubts[listener] = self._doubts.get(listener), reason
         told = self._recorder.failing[listener]
-        if self._doubts.get(listener) != reason:
-            self._doubts[listener] = reason
-            if not told:
-                return
-        elif told:
+        if (told and seen == reason) or (not told and seen != reason and patient):
             return
         self._recorder.failing[listener] = True
         self._log.error(

@@ -1,15 +1,18 @@
 """A worker's side: what it tells its parent, and asks of it and of the other workers."""
 
 import pickle
+import signal
 import socket
 import struct
-from asyncio import Event
+from asyncio import Event, get_running_loop
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from turnout.config import Settings
 from turnout.errors import TurnoutError, Unavailable
 from turnout.telemetry.exposition import Form
+from turnout.workers.division import share_of
 from turnout.workers.link import Link
 
 SCRAPE_SECONDS = 8.0
@@ -23,6 +26,17 @@ _TELL_SECONDS = 10.0
 
 _PART = struct.Struct(">I?I")
 
+_PORTS = ("grpc", "http", "control")
+
+
+class Source(Protocol):
+    """Where settings come from; it can be pickled."""
+
+    def read(self) -> Settings:
+        """Returns the server's settings; raises ConfigError where they are wrong."""
+        ...
+
+
 Asked = Sequence[tuple[str, str, bool]]
 """Model, version, and whether it is to be loaded or kept out: what operators asked for."""
 
@@ -33,6 +47,8 @@ class Start:
 
     Attributes:
         settings: Its own, with the ports of the server, and its part of what is divided.
+        given: Those of the server, as they were read when it started.
+        source: Reads them anew.
         index: Its number, from 0.
         control: It has the control listener.
         waits: It takes no connection before its versions are loaded, since other workers do.
@@ -40,10 +56,24 @@ class Start:
     """
 
     settings: Settings
+    given: Settings
+    source: Source
     index: int
     control: bool
     waits: bool
     asked: Asked
+
+    def read(self) -> Settings:
+        """Returns this worker's settings, read anew, with the ports and the share that it has.
+
+        Raises:
+            ConfigError: They are wrong.
+        """
+        fresh = self.source.read()
+        unchanged = [name for name in _PORTS if getattr(fresh, name) == getattr(self.given, name)]
+        same = {name: getattr(self.settings, name) for name in unchanged}
+        share = share_of(fresh.model_copy(update=same | {"workers": self.given.workers}), self.index)
+        return share.model_copy(update={"workers": fresh.workers})
 
 
 class Member:
@@ -54,12 +84,14 @@ class Member:
         others_ready: Every other worker that takes connections is ready.
         listen_now: Set when it must not wait any longer before it takes connections.
         on_change: Called when `others_ready` changed.
+        hung_up: Set when SIGHUP came before anybody handled it.
     """
 
     def __init__(self) -> None:
         self.start: Start
         self.others_ready = False
         self.listen_now = Event()
+        self.hung_up = Event()
         self.on_change: Callable[[], None] = lambda: None
         self._link: Link
         self._answers: dict[str, Callable[[bytes], Awaitable[bytes]]] = {}
@@ -75,6 +107,7 @@ class Member:
             Unavailable: The parent does not answer.
         """
         member = cls()
+        get_running_loop().add_signal_handler(signal.SIGHUP, member.hung_up.set)
         member._link = await Link.over(socket.socket(fileno=descriptor), member._answer)
         told = await member._link.ask("hello", bound=_HELLO_SECONDS)
         member.start = pickle.loads(told)  # noqa: S301 - from the parent, over a socket that nobody else has

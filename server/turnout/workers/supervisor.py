@@ -16,14 +16,14 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.process_collector import ProcessCollector
 from structlog.typing import FilteringBoundLogger
 
-from turnout.config import Settings
-from turnout.errors import TurnoutError, Unavailable
+from turnout.config import Settings, in_force
+from turnout.errors import ConfigError, TurnoutError, Unavailable
 from turnout.telemetry.exposition import Family, Form, render
 from turnout.telemetry.process import own_families
 from turnout.telemetry.workers import worker_families
 from turnout.workers.division import share_of
 from turnout.workers.link import Link
-from turnout.workers.member import SNAPSHOT_SECONDS, Start, pack_answers, read_gather
+from turnout.workers.member import SNAPSHOT_SECONDS, Source, Start, pack_answers, read_gather
 from turnout.workers.merging import Totals
 from turnout.workers.ports import KeptPort
 from turnout.workers.restarts import MOST_EARLY_DEATHS, Restarts
@@ -49,6 +49,7 @@ class Worker:
         restarts: How often it ended.
         process: That runs, or ran last.
         link: To it; None while none runs.
+        joined: It asked what to do.
         listening: It takes connections.
         ready_since: When it became ready, by the event loop's clock; None where it is not.
     """
@@ -57,6 +58,7 @@ class Worker:
     restarts: Restarts
     process: Process | None = None
     link: Link | None = None
+    joined: bool = False
     listening: bool = False
     ready_since: float | None = None
 
@@ -72,6 +74,8 @@ class Supervisor:
     def __init__(
         self,
         settings: Settings,
+        given: Settings,
+        source: Source,
         log: FilteringBoundLogger,
         program: Sequence[str] = PROGRAM,
         restarts: Callable[[], Restarts] = Restarts,
@@ -80,11 +84,15 @@ class Supervisor:
 
         Args:
             settings: Of the server; its ports are those that are kept for it.
+            given: The same, with the ports as they were asked for.
+            source: Reads them anew, on SIGHUP.
             log: Where starts and ends are told.
             program: What a worker runs, given the number of its end of a socket pair.
             restarts: Makes what counts the deaths of one worker.
         """
         self._settings = settings
+        self._given = given
+        self._source = source
         self._log = log
         self._program = program
         self._workers = [Worker(index, restarts()) for index in range(settings.workers)]
@@ -133,7 +141,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_end_signal, number)
-        loop.add_signal_handler(signal.SIGHUP, self._signal_all, signal.SIGHUP)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         try:
             yield
         finally:
@@ -147,6 +155,14 @@ class Supervisor:
         self._log.info("draining", seconds=self._settings.drain.timeout_s)
         self._stop(0, number)
 
+    def _on_hangup(self) -> None:
+        """Has every worker reload; those that are started later have what is in force now."""
+        try:
+            self._settings = in_force(self._settings, self._source.read())
+        except ConfigError as error:
+            self._log.error("the settings cannot be reloaded; those before stay in force", reason=error.message)
+        self._signal_all(signal.SIGHUP, joined=True)
+
     def _stop(self, code: int, number: signal.Signals = signal.SIGTERM) -> None:
         """Has every worker drain; once."""
         if not self._stopping.is_set():
@@ -154,9 +170,10 @@ class Supervisor:
             self._stopping.set()
             self._signal_all(number)
 
-    def _signal_all(self, number: signal.Signals) -> None:
+    def _signal_all(self, number: signal.Signals, *, joined: bool = False) -> None:
+        """Signals every worker that runs; with `joined`, only those that asked what to do, and so can handle it."""
         for worker in self._workers:
-            if worker.process is not None and worker.runs:
+            if worker.process is not None and worker.runs and (worker.joined or not joined):
                 with contextlib.suppress(ProcessLookupError):
                     worker.process.send_signal(number)
 
@@ -196,12 +213,17 @@ class Supervisor:
         """Runs a process to its end; returns the seconds that it was ready for, and its exit code."""
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
-        with theirs:
-            # A group of its own: Ctrl-C is for the parent, which tells the workers.
-            worker.process = await asyncio.create_subprocess_exec(
-                *self._program, str(theirs.fileno()),
-                pass_fds=[theirs.fileno()], process_group=0, stdin=asyncio.subprocess.DEVNULL,
-            )  # fmt: skip
+        try:
+            with theirs:
+                # A group of its own: Ctrl-C is for the parent, which tells the workers.
+                worker.process = await asyncio.create_subprocess_exec(
+                    *self._program, str(theirs.fileno()),
+                    pass_fds=[theirs.fileno()], process_group=0, stdin=asyncio.subprocess.DEVNULL,
+                )  # fmt: skip
+        except OSError as error:  # no processes or memory to be had now
+            ours.close()
+            self._log.error("a worker could not be started", worker=worker.index, reason=error.strerror)
+            return 0.0, 1
         try:
             worker.link = await Link.over(ours, lambda topic, body: self._answer(worker, topic, body))
             if self._stopping.is_set():  # meanwhile
@@ -213,7 +235,7 @@ class Supervisor:
             if worker.link is not None:
                 worker.link.close()
             served = 0.0 if worker.ready_since is None else loop.time() - worker.ready_since
-            worker.link, worker.listening, worker.ready_since = None, False, None
+            worker.link, worker.joined, worker.listening, worker.ready_since = None, False, False, None
         async with self._counting:
             self._totals.died(str(worker.index))
         await self._tell_readiness()
@@ -222,6 +244,7 @@ class Supervisor:
     async def _answer(self, worker: Worker, topic: str, body: bytes) -> bytes:
         match topic:
             case "hello":
+                worker.joined = True
                 return pickle.dumps(self._start(worker))
             case "listening":
                 worker.listening = True
@@ -245,7 +268,8 @@ class Supervisor:
         asked = [(model, version, load) for (model, version), load in self._asked.items()]
         others = any(other.listening for other in self._workers if other is not worker)
         waits = others and worker.restarts.count > 0
-        return Start(share_of(self._settings, worker.index), worker.index, worker.index == 0, waits, asked)
+        own = share_of(self._settings, worker.index)
+        return Start(own, self._given, self._source, worker.index, worker.index == 0, waits, asked)
 
     def _tell_addresses(self) -> None:
         if not self._told and all(worker.listening for worker in self._workers):
@@ -257,13 +281,15 @@ class Supervisor:
 
     async def _tell_readiness(self) -> None:
         """Tells every worker whether the others are ready, and whether it must stop waiting for its own versions."""
+        telling = []
         for worker in self._workers:
             others = [other for other in self._workers if other is not worker and other.listening]
             # At the start everybody is waited for; later one that is not there takes no connections.
             ready = all(other.ready_since is not None for other in others) and (self._told or self._all_listen())
-            await self._tell(worker, "others", b"1" if ready else b"0")
+            telling.append(self._tell(worker, "others", b"1" if ready else b"0"))
             if not others:
-                await self._tell(worker, "listen")
+                telling.append(self._tell(worker, "listen"))
+        await asyncio.gather(*telling)
 
     def _all_listen(self) -> bool:
         return all(worker.listening for worker in self._workers)
@@ -317,8 +343,13 @@ class Supervisor:
         return pack_answers({worker.index: told for worker, told in zip(others, answers, strict=True)})
 
 
-async def supervise(settings: Settings, log: FilteringBoundLogger) -> int:
+async def supervise(settings: Settings, source: Source, log: FilteringBoundLogger) -> int:
     """Runs a server of several workers until a signal, or until they cannot live; returns the exit code.
+
+    Args:
+        settings: Of the server.
+        source: Reads them anew, on SIGHUP.
+        log: Of the parent.
 
     Raises:
         ConfigError: A port cannot be had.
@@ -330,7 +361,7 @@ async def supervise(settings: Settings, log: FilteringBoundLogger) -> int:
             one = next((port for port in kept.values() if address.port and port.address == address), None)
             kept[name] = one or stack.enter_context(KeptPort(address))
         ports = {name: port.address for name, port in kept.items()}
-        return await Supervisor(settings.model_copy(update=ports), log).run()
+        return await Supervisor(settings.model_copy(update=ports), settings, source, log).run()
 
 
 def _ended(code: int) -> str:
