@@ -55,6 +55,13 @@ _QUIET_SECONDS = 86400.0
 _MOST_QUIET = 32
 """Of them; then the oldest is ended sooner. Each holds six descriptors."""
 
+_WINDOW_BYTES = 4 << 20
+"""That a client may send before it is read: what each connection may hold, and enough for 1 Gbit/s over 30 ms."""
+
+_BACKLOG_STALLS = 10
+"""Times as long as a client may take nothing, it may have something left to take: h2corn heeds no progress there, and a
+slow client that fetches large answers one after the other always has."""
+
 _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 3}
 """Of connections: a client whose machine is gone says nothing, and would be waited for for ever."""
 
@@ -322,6 +329,8 @@ class H2cornListener:
             limit_request_fields=limits.headers,
             h2_max_header_list_size=limits.header_bytes,
             h2_max_header_block_size=limits.header_bytes,
+            h2_initial_stream_window_size=_WINDOW_BYTES,
+            h2_initial_connection_window_size=_WINDOW_BYTES,
             max_request_body_size=0,  # the application bounds bodies, and says so in words
             timeout_request_body_idle=limits.body_seconds,
             request_policies=tuple(
@@ -339,6 +348,7 @@ class H2cornListener:
             timeout_keep_alive=limits.idle_seconds,
             timeout_graceful_shutdown=self._grace + _CUT_SECONDS if identity is None else _RETIRED_SECONDS,
             h2_timeout_response_stall=limits.stall_seconds,
+            h2_timeout_write=limits.stall_seconds * _BACKLOG_STALLS,
             **_tls_options(identity),
         )
 
