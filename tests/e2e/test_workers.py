@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -324,11 +323,6 @@ def test_a_port_that_somebody_has_is_refused_in_words(models, two_workers) -> No
         )  # fmt: skip
         assert done.returncode == 1
         assert f"{two_workers.grpc} cannot be listened on" in done.stderr
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        done = turnout_process("serve", "--models", models, "--http", address, "--workers", "2", check=False)
-    assert done.returncode == 1
-    assert f"{address} cannot be listened on" in done.stderr
 
 
 def test_workers_that_cannot_start_end_the_server_with_their_words(models: Path, tmp_path: Path) -> None:

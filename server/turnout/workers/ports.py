@@ -35,10 +35,10 @@ class KeptPort:
                 alone.bind((address.host, address.port))
                 alone.listen(1)  # only now does SO_REUSEADDR refuse a port that somebody listens on
                 port = alone.getsockname()[1]
-            self._socket = socket.socket(family, socket.SOCK_STREAM)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            self._socket.bind((address.host, port))
+            try:
+                self._socket = _bound(family, address.host, port, socket.SO_REUSEPORT)
+            except OSError:  # connections of an earlier server linger there, which had the port for itself
+                self._socket = _bound(family, address.host, port, socket.SO_REUSEPORT, socket.SO_REUSEADDR)
         except OSError as error:
             raise ConfigError(f"{address} cannot be listened on: {error.strerror}") from error
         self.address = Address(address.host, port)
@@ -52,3 +52,16 @@ class KeptPort:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+
+def _bound(family: int, host: str, port: int, *options: int) -> socket.socket:
+    """Returns a socket that is bound. With SO_REUSEADDR, others with it could bind the port while no worker listens."""
+    kept = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        for option in options:
+            kept.setsockopt(socket.SOL_SOCKET, option, 1)
+        kept.bind((host, port))
+    except BaseException:
+        kept.close()
+        raise
+    return kept

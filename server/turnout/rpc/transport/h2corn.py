@@ -43,7 +43,7 @@ from turnout.tls.identity import ServerIdentity
 _BACKLOG = 2048
 
 _CUT_SECONDS = 1.0
-"""How long the answers of calls that were ended may take to leave, before h2corn cuts their connections."""
+"""How long the answers of calls that were ended may take to leave, before their connections are cut."""
 
 _RETIRED_SECONDS = 30 * 86400.0
 """How long calls of a generation that a change of certificates retired may go on: h2corn wants to know when the
@@ -180,13 +180,16 @@ class H2cornListener:
             return
         try:
             await self._replace(None)
-        except ConfigError:
+        except (ConfigError, OSError, RuntimeError) as error:
             self._identity = before
-            raise
+            raise ConfigError(f"{self._address}: connections cannot be shown another certificate: {error}") from error
 
     async def _replace(self, grace: float | None) -> None:
         """Lets the next generation take connections; the present one has `grace` seconds for what it has begun."""
         following = await self._begin()
+        if self._stopping:  # meanwhile
+            self._retire(following, None)
+            return
         retired, self._current = self._current, following
         if retired is None:
             return
@@ -252,7 +255,7 @@ class H2cornListener:
         try:
             prepared = prepare_tls(server.config, _material(self._identity))
         except (ValueError, OSError) as error:
-            raise ConfigError(f"{self._address}: h2corn cannot use the TLS certificate: {error}") from None
+            raise ConfigError(f"h2corn cannot use the TLS certificate: {error}") from None
         serving = asyncio.create_task(
             server._serve_worker_fds([os.dup(self._socket.fileno())], prepared_tls=prepared),
             name=f"h2corn {self.address}",
