@@ -126,14 +126,17 @@ def _microseconds(stage: Stage) -> float:
 
 def _count_instructions(name: str, stage: Stage) -> None:
     """Runs a stage many times, and has callgrind, which this process runs under, write down what that took."""
-    control = ["callgrind_control", str(os.getpid())]
     stage()
     for calls, label in ((0, "nothing"), (_CALLS_UNDER_VALGRIND, name)):
-        subprocess.run([*control[:1], "--zero", *control[1:]], check=True, stdout=subprocess.DEVNULL)
+        _control("--zero")
         for _ in range(calls):
             stage()
-        dump = [*control[:1], f"--dump={label}", *control[1:]]
-        subprocess.run(dump, check=True, stdout=subprocess.DEVNULL)
+        _control(f"--dump={label}")
+
+
+def _control(command: str) -> None:
+    program = ["callgrind_control", command, str(os.getpid())]
+    subprocess.run(program, check=True, stdout=subprocess.DEVNULL)
 
 
 async def _run(models: Path, *, counting: bool) -> Mapping[tuple[str, str], float]:
@@ -157,30 +160,22 @@ async def _run(models: Path, *, counting: bool) -> Mapping[tuple[str, str], floa
 def _instructions(models: Path, scratch: Path) -> Mapping[tuple[str, str], float]:
     """Returns instructions a call, by protocol and stage."""
     out = scratch / "callgrind.out"
-    command = [
-        "valgrind",
-        "--tool=callgrind",
-        f"--callgrind-out-file={out}",
-        sys.executable,
-        __file__,
-        "--count",
-        models,
-    ]
+    tool = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"]
+    command = [*tool, sys.executable, __file__, "--count", str(models)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     counted: dict[tuple[str, str], float] = {}
     nothing = 0
-    dumps = sorted(scratch.glob("callgrind.out.*"), key=lambda path: int(path.suffix[1:]))
-    for dump in dumps:
+    for dump in sorted(scratch.glob("callgrind.out.*"), key=lambda path: int(path.suffix[1:])):
         head = dump.read_text(errors="replace")
-        label = re.search(r"^desc: Trigger: .*?(nothing|[^/\s]+[^/\n]*/[^\n]+?)\s*$", head, re.MULTILINE)
-        total = re.search(r"^(?:totals|summary): (\d+)", head, re.MULTILINE)
+        label = re.search(r"^desc: Trigger: dump (.+)$", head, re.MULTILINE)
+        total = re.search(r"^summary: (\d+)", head, re.MULTILINE)
         if label is None or total is None:
-            continue
+            continue  # what came before and after
         if label[1] == "nothing":
             nothing = int(total[1])
-            continue
-        protocol, _, name = label[1].partition("/")
-        counted[protocol, name] = (int(total[1]) - nothing) / _CALLS_UNDER_VALGRIND
+        else:
+            protocol, _, name = label[1].partition("/")
+            counted[protocol, name] = (int(total[1]) - nothing) / _CALLS_UNDER_VALGRIND
     return counted
 
 

@@ -87,11 +87,11 @@ from turnout.web.admission import AdmissionGate
 from turnout.web.body import BodyReceiver
 from turnout.web.console.application import console_routes
 from turnout.web.console.recent import Recent
+from turnout.web.exchange import HttpInference
 from turnout.web.guard import Guard, is_loopback
 from turnout.web.oip.description import DescriptionEndpoints
-from turnout.web.oip.inference import InferenceEndpoint
 from turnout.web.oip.routes import oip_routes
-from turnout.web.predict import Predict
+from turnout.web.predict import predict_routes
 from turnout.web.server import Web
 from turnout.workers.member import Member
 from turnout.workers.peers import Peers
@@ -312,13 +312,17 @@ async def running(
         preferences = PreferenceReader(settings.routing)
         bodies = BodyReceiver(int(settings.limits.http_max_body_bytes), budget)
         limits = InputLimits.of(settings.limits)
+        runs = HttpInference(inference, preferences, bodies, new_request_id)
         oip = oip_routes(
-            InferenceEndpoint(inference, preferences, new_request_id, trailing_metadata, bodies, limits),
+            runs,
             DescriptionEndpoints(Description(router, catalog, services.accepting)),
+            trailing_metadata,
+            limits,
         )
-        predict = Predict(inference, preferences, router, new_request_id, bodies, limits)
         told = scrape if member is None else member.scrape
-        web = Web(told, services.ready, availability, metrics.faults, [*predict.routes(), *oip], console)
+        web = Web(
+            told, services.ready, availability, metrics.faults, [*predict_routes(runs, router, limits), *oip], console
+        )
         if peers is not None and member is not None:
             member.answers("snapshot", snapshot)
             stack.push_async_callback(_leave, member, snapshot)

@@ -125,10 +125,9 @@ async def test_what_fails_is_told_counted_logged_and_traced_once(
         tracing = Tracing(endpoint=collector.endpoint, sample_ratio=1.0, interval_s=0.05)
         server = await start_server(tracing=tracing)
         capfd.readouterr()
-        logged: list[str] = []
+        logged, before = list[str](), await counted(server)
         for number, (model, name, code, broken) in enumerate(cases, start=1):
             case = model, name, broken
-            before = await counted(server)
             with monkeypatch.context() as patch:
                 if broken is not None:
                     patch.setattr(*broken, boom)
@@ -136,7 +135,9 @@ async def test_what_fails_is_told_counted_logged_and_traced_once(
             assert got == ("told" if adapter == "ModelStreamInfer" and code != "OK" else code), case
             # An answer that cannot be encoded was one before: it was counted, and its latency was.
             as_counted = "OK" if broken == encode else code
-            grown = {c: count - before.get(c, 0.0) for c, count in (await counted(server)).items()}
+            after = await counted(server)
+            grown = {c: count - before.get(c, 0.0) for c, count in after.items()}
+            before = after
             assert {c: more for c, more in grown.items() if more} == {as_counted: 1.0}, case
             *_, span = await collector.requests(number)
             assert span.is_error == (code == "INTERNAL"), case

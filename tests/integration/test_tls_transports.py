@@ -1,6 +1,7 @@
 """TLS of the two transports by themselves: what methods see of a client, and what a change and an end do to calls."""
 
 import asyncio
+import errno
 import os
 import socket
 import ssl
@@ -237,3 +238,38 @@ async def test_generations_of_before_are_few(monkeypatch: pytest.MonkeyPatch) ->
         async with asyncio.timeout(BOUND):
             while len(os.listdir("/dev/fd")) > held + 2 * 8:
                 await asyncio.sleep(0.01)
+
+
+async def test_a_change_that_the_system_has_no_room_for_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = identity(name="before")
+    async with carried(identity=before) as server:
+
+        async def no_room() -> None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        with monkeypatch.context() as scarce:
+            scarce.setattr(server.listener, "_begin", no_room)
+            with pytest.raises(ConfigError, match=r"cannot be shown another certificate: .*Too many open files"):
+                await server.listener.show(identity(name="after"))
+        shown = await asyncio.get_running_loop().run_in_executor(None, subject_shown, server.target)
+        assert shown == before.certificate
+
+
+@pytest.mark.parametrize("first", ["show", "stop"])
+async def test_a_change_that_meets_the_end_leaves_nobody_listening(first: str) -> None:
+    async with carried(identity=identity()) as server:
+        show, stop = server.listener.show(identity()), server.listener.stop(0.1)
+        async with asyncio.timeout(BOUND):
+            await asyncio.gather(*((show, stop) if first == "show" else (stop, show)))
+            while await listens(server.address):  # what is let go last is closed a moment later
+                pass
+
+
+async def listens(address: Address) -> bool:
+    """Tells whether somebody takes connections."""
+    try:
+        _, writer = await asyncio.open_connection(address.host, address.port)
+    except ConnectionRefusedError:
+        return False
+    writer.close()
+    return True

@@ -67,7 +67,7 @@ def _trust_in(cert: str) -> Tls:
     except (ValueError, x509.ExtensionNotFound):
         return Tls(ca=cert)
     hosts = [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
-    return Tls(ca=cert, server_name=hosts[0] if hosts else "")
+    return Tls(ca=cert, server_name=next((host.replace("*", "any") for host in hosts), ""))
 
 
 @dataclass(frozen=True, slots=True)

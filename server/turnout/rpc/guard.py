@@ -112,7 +112,10 @@ class Guard:
         thread of low priority on a busy machine kept 75 MiB of a refused message of 24 MiB.
         """
         status = self._status(service, error)
-        error.__traceback__ = None
+        kept: BaseException | None = error
+        while kept is not None:
+            kept.__traceback__ = None
+            kept = kept.__context__
         return status
 
     def _status(self, service: str, error: Exception) -> Status:

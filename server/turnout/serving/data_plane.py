@@ -315,11 +315,11 @@ class DataPlane:
             self._metrics.unrouted(request.model if known else "", code)
         else:
             route.recorder.failed(code, took)
-            if counted:
-                patience = None if request.deadline is None else request.deadline - request.arrived
-                failed = FailedRequest(request.inputs, request.outputs, patience)
-                for meter, cell in counted:
-                    meter.failed(cell, request.routing_key, now, took, code, error, failed)
+        if counted:  # also of a request that had a route, and found no other when its version left
+            patience = None if request.deadline is None else request.deadline - request.arrived
+            failed = FailedRequest(request.inputs, request.outputs, patience)
+            for meter, cell in counted:
+                meter.failed(cell, request.routing_key, now, took, code, error, failed)
         if trace is not None:
             trace.note_failure(route, error, code, took)
         self._access.failed(request, route, code, took, error, trace)

@@ -1,11 +1,18 @@
 """What every inference request over HTTP has in common, whatever its protocol."""
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from turnout.errors import TurnoutError
 from turnout.routing.preferences import NO_PREFERENCES, PreferenceReader, Preferences
+from turnout.serving.data_plane import DataPlane
+from turnout.serving.inference import Exchange
 from turnout.serving.limits import InputLimits
 from turnout.telemetry.tracing.context import SpanContext, read
 from turnout.telemetry.tracing.trace import Operation
@@ -15,6 +22,10 @@ from turnout.web.errors import status_of
 _OK = (200, False)
 
 _MAX_PATH = 256
+
+_MAX_REQUEST_ID = 128
+
+_NOBODY_READS_IT = 499
 
 
 class HttpExchange:
@@ -84,3 +95,52 @@ class HttpExchange:
             return _OK
         status = int(status_of(error)) if isinstance(error, TurnoutError) else 500
         return status, status >= 500
+
+
+class Received(Exchange[Response], Protocol):
+    """A request over HTTP, as a protocol has it; `HttpExchange` is what they have in common."""
+
+    async def receive(self, preferences: PreferenceReader, bodies: BodyReceiver) -> None:
+        """Receives it. Raises as `HttpExchange.receive`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HttpInference:
+    """Runs requests.
+
+    Attributes:
+        plane: Answers them.
+        preferences: Reads what their headers ask for.
+        bodies: Receives their bodies.
+        new_request_id: Makes up the name of a request that has none.
+    """
+
+    plane: DataPlane
+    preferences: PreferenceReader
+    bodies: BodyReceiver
+    new_request_id: Callable[[], str]
+
+    def route(self, path: str, exchange: Callable[[Request, Operation, str], Received]) -> Route:
+        """Returns a route.
+
+        Args:
+            path: With `{model}`, and `{selector}` if it has one.
+            exchange: Makes the exchange of a request, given what was called and the request's id.
+        """
+        operation = Operation.http("POST", path)
+
+        async def infer(request: Request) -> Response:
+            request_id = request.headers.get("x-request-id", "")[:_MAX_REQUEST_ID] or self.new_request_id()
+            return await self._answer(exchange(request, operation, request_id))
+
+        return Route(path, infer, methods=["POST"])
+
+    async def _answer(self, exchange: Received) -> Response:
+        try:
+            await exchange.receive(self.preferences, self.bodies)
+        except ClientDisconnect:
+            return Response(status_code=_NOBODY_READS_IT)
+        except TurnoutError as error:
+            return self.plane.refuse(exchange, error)
+        return await self.plane.answer(exchange)

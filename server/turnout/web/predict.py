@@ -1,14 +1,10 @@
-"""`/predict`: JSON for people with curl.
+"""`/predict`: JSON for people with curl, `{"inputs": {NAME: nested lists}, "outputs": [NAME, ...]}`."""
 
-{"inputs": {NAME: nested lists}, "outputs": [NAME, ...]}
-"""
-
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 
 import orjson
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -16,27 +12,32 @@ from turnout.errors import InvalidRequest, InvalidTensor, TurnoutError
 from turnout.oip.json_tensors import from_nested, to_nested
 from turnout.registry.signature import Signature
 from turnout.routing.preferences import PreferenceReader
-from turnout.serving.data_plane import DataPlane
 from turnout.serving.inference import InferenceRequest, InferenceResult, Router
 from turnout.serving.limits import InputLimits
 from turnout.serving.tensor import Array
 from turnout.telemetry.tracing.trace import Operation
 from turnout.web.body import BodyReceiver
 from turnout.web.errors import error_response
-from turnout.web.exchange import HttpExchange
+from turnout.web.exchange import HttpExchange, HttpInference
 from turnout.web.json_body import json_object
-
-_PATHS = ("/predict/{model}", "/predict/{model}/{selector}")
 
 
 class JsonExchange(HttpExchange):
-    """One request and its answer.
+    """One request and its answer."""
 
-    Attributes:
-        signature: That its numbers are read by; set before it is decoded.
-    """
+    def __init__(
+        self, router: Router, limits: InputLimits, request: Request, operation: Operation, request_id: str
+    ) -> None:
+        """Prepares; nothing is read yet. `router` finds the signature that the numbers are read by."""
+        super().__init__(request, operation, request_id, limits)
+        self._router = router
+        self._signature: Signature | None = None
 
-    signature: Signature
+    async def receive(self, preferences: PreferenceReader, bodies: BodyReceiver) -> None:
+        """Reads the headers, receives the body, and finds the signature. Raises as `Router.describe` too."""
+        await super().receive(preferences, bodies)
+        selector = self.preferences.selector_of(self.selector)
+        self._signature = self._router.describe(self.model, selector).manifest.signature
 
     def parse(self) -> None:
         """Does nothing: what a body says of the request is in its path and headers."""
@@ -53,6 +54,7 @@ class JsonExchange(HttpExchange):
             InvalidRequest, InvalidTensor: The body is too large, or no JSON of the expected form.
         """
         limits, preferences = self.limits, self.preferences
+        assert self._signature is not None, "it was received"
         body = json_object(self.body.plain(), limits, '{"inputs": {...}}')
         outputs = body.get("outputs", [])
         if not isinstance(outputs, list) or not all(isinstance(name, str) for name in outputs):
@@ -63,7 +65,7 @@ class JsonExchange(HttpExchange):
         return InferenceRequest(
             self.model,
             preferences.selector_of(self.selector),
-            self._inputs(body.get("inputs")),
+            _inputs(body.get("inputs"), self._signature, limits),
             outputs,
             self.request_id,
             preferences.routing_key,
@@ -91,56 +93,28 @@ class JsonExchange(HttpExchange):
         """Returns an error."""
         return error_response(error, request.request_id)
 
-    def _inputs(self, inputs: object) -> dict[str, Array]:
-        if not isinstance(inputs, dict):
-            raise InvalidRequest.at("inputs", "expected an object of nested lists by input name")
-        self.limits.check_tensors("inputs", len(inputs))
-        arrays: dict[str, Array] = {}
-        for name, value in inputs.items():
-            spec = self.signature.input(name)
-            if spec is None:
-                known = ", ".join(s.name for s in self.signature.inputs)
-                raise InvalidTensor.at(f"inputs.{name[:64]}", f"unknown; expected {known}")
-            arrays[name] = from_nested(spec, value, self.limits)
-        return arrays
 
+def predict_routes(http: HttpInference, router: Router, limits: InputLimits) -> Sequence[Route]:
+    """Returns the routes.
 
-@dataclass(frozen=True, slots=True)
-class Predict:
-    """Runs requests.
-
-    Attributes:
-        plane: Answers them.
-        preferences: Reads what their headers ask for.
+    Args:
+        http: Runs requests.
         router: Finds the signature that their JSON is read by.
-        new_request_id: Makes up the name of a request that has none.
-        bodies: Receives their bodies.
         limits: On what a request may hold.
     """
+    exchange = partial(JsonExchange, router, limits)
+    return [http.route(path, exchange) for path in ("/predict/{model}", "/predict/{model}/{selector}")]
 
-    plane: DataPlane
-    preferences: PreferenceReader
-    router: Router
-    new_request_id: Callable[[], str]
-    bodies: BodyReceiver
-    limits: InputLimits
 
-    def routes(self) -> list[Route]:
-        """Returns the routes."""
-        return [Route(path, self._handler(Operation.http("POST", path)), methods=["POST"]) for path in _PATHS]
-
-    def _handler(self, operation: Operation) -> Callable[[Request], Awaitable[Response]]:
-        return partial(self._predict, operation)
-
-    async def _predict(self, operation: Operation, request: Request) -> Response:
-        request_id = request.headers.get("x-request-id", "")[:128] or self.new_request_id()
-        exchange = JsonExchange(request, operation, request_id, self.limits)
-        try:
-            await exchange.receive(self.preferences, self.bodies)
-            selector = exchange.preferences.selector_of(exchange.selector)
-            exchange.signature = self.router.describe(exchange.model, selector).manifest.signature
-        except ClientDisconnect:
-            return Response(status_code=499)  # nobody reads it
-        except TurnoutError as error:
-            return self.plane.refuse(exchange, error)
-        return await self.plane.answer(exchange)
+def _inputs(inputs: object, signature: Signature, limits: InputLimits) -> dict[str, Array]:
+    if not isinstance(inputs, dict):
+        raise InvalidRequest.at("inputs", "expected an object of nested lists by input name")
+    limits.check_tensors("inputs", len(inputs))
+    arrays: dict[str, Array] = {}
+    for name, value in inputs.items():
+        spec = signature.input(name)
+        if spec is None:
+            known = ", ".join(s.name for s in signature.inputs)
+            raise InvalidTensor.at(f"inputs.{name[:64]}", f"unknown; expected {known}")
+        arrays[name] = from_nested(spec, value, limits)
+    return arrays

@@ -43,7 +43,7 @@ from turnout.tls.identity import ServerIdentity
 _BACKLOG = 2048
 
 _CUT_SECONDS = 1.0
-"""How long the answers of calls that were ended may take to leave, before h2corn cuts their connections."""
+"""How long the answers of calls that were ended may take to leave, before their connections are cut."""
 
 _RETIRED_SECONDS = 30 * 86400.0
 """How long calls of a generation that a change of certificates retired may go on: h2corn wants to know when the
@@ -54,6 +54,13 @@ _QUIET_SECONDS = 86400.0
 
 _MOST_QUIET = 32
 """Of them; then the oldest is ended sooner. Each holds six descriptors."""
+
+_WINDOW_BYTES = 4 << 20
+"""That a client may send before it is read: what each connection may hold, and enough for 1 Gbit/s over 30 ms."""
+
+_BACKLOG_STALLS = 10
+"""Times as long as a client may take nothing, it may have something left to take: h2corn heeds no progress there, and a
+slow client that fetches large answers one after the other always has."""
 
 _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 3}
 """Of connections: a client whose machine is gone says nothing, and would be waited for for ever."""
@@ -173,13 +180,16 @@ class H2cornListener:
             return
         try:
             await self._replace(None)
-        except ConfigError:
+        except (ConfigError, OSError, RuntimeError) as error:
             self._identity = before
-            raise
+            raise ConfigError(f"{self._address}: connections cannot be shown another certificate: {error}") from error
 
     async def _replace(self, grace: float | None) -> None:
         """Lets the next generation take connections; the present one has `grace` seconds for what it has begun."""
         following = await self._begin()
+        if self._stopping:  # meanwhile
+            self._retire(following, None)
+            return
         retired, self._current = self._current, following
         if retired is None:
             return
@@ -245,7 +255,7 @@ class H2cornListener:
         try:
             prepared = prepare_tls(server.config, _material(self._identity))
         except (ValueError, OSError) as error:
-            raise ConfigError(f"{self._address}: h2corn cannot use the TLS certificate: {error}") from None
+            raise ConfigError(f"h2corn cannot use the TLS certificate: {error}") from None
         serving = asyncio.create_task(
             server._serve_worker_fds([os.dup(self._socket.fileno())], prepared_tls=prepared),
             name=f"h2corn {self.address}",
@@ -319,6 +329,8 @@ class H2cornListener:
             limit_request_fields=limits.headers,
             h2_max_header_list_size=limits.header_bytes,
             h2_max_header_block_size=limits.header_bytes,
+            h2_initial_stream_window_size=_WINDOW_BYTES,
+            h2_initial_connection_window_size=_WINDOW_BYTES,
             max_request_body_size=0,  # the application bounds bodies, and says so in words
             timeout_request_body_idle=limits.body_seconds,
             request_policies=tuple(
@@ -336,6 +348,7 @@ class H2cornListener:
             timeout_keep_alive=limits.idle_seconds,
             timeout_graceful_shutdown=self._grace + _CUT_SECONDS if identity is None else _RETIRED_SECONDS,
             h2_timeout_response_stall=limits.stall_seconds,
+            h2_timeout_write=limits.stall_seconds * _BACKLOG_STALLS,
             **_tls_options(identity),
         )
 

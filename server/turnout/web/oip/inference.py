@@ -1,20 +1,15 @@
 """Inference requests over HTTP: read, handed to the data plane, answered."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from turnout.errors import TurnoutError
 from turnout.oip.exchange import LOGGED_ID, answered, request_of
-from turnout.routing.preferences import PreferenceReader
-from turnout.serving.data_plane import DataPlane
 from turnout.serving.inference import InferenceRequest, InferenceResult, Route
 from turnout.serving.limits import InputLimits
 from turnout.telemetry.tracing.trace import Operation
-from turnout.web.body import BodyReceiver
 from turnout.web.exchange import HttpExchange
 from turnout.web.oip.answers import error_answer, inference_answer
 from turnout.web.oip.requests import (
@@ -30,19 +25,12 @@ from turnout.web.oip.requests import (
 
 RouteHeaders = Callable[[Route], Iterable[tuple[str, str]]]
 
-_NOBODY_READS_IT = 499
-
 
 class RestExchange(HttpExchange):
     """One request and its answer."""
 
     def __init__(
-        self,
-        request: Request,
-        operation: Operation,
-        request_id: str,
-        limits: InputLimits,
-        route_headers: RouteHeaders,
+        self, route_headers: RouteHeaders, limits: InputLimits, request: Request, operation: Operation, request_id: str
     ) -> None:
         """Prepares; nothing is read yet. `route_headers` returns the headers that say who answers, and why."""
         super().__init__(request, operation, request_id, limits)
@@ -95,39 +83,3 @@ class RestExchange(HttpExchange):
     def refusal(self, request: InferenceRequest, error: TurnoutError) -> Response:
         """Returns an error."""
         return error_answer(error, request.request_id)
-
-
-@dataclass(frozen=True, slots=True)
-class InferenceEndpoint:
-    """Runs requests.
-
-    Attributes:
-        plane: Answers them.
-        preferences: Reads what their headers ask for.
-        new_request_id: Makes up the name of a request that has none.
-        route_headers: Returns the headers that say which version answers, and why.
-        bodies: Receives their bodies.
-        limits: On what requests may hold.
-    """
-
-    plane: DataPlane
-    preferences: PreferenceReader
-    new_request_id: Callable[[], str]
-    route_headers: RouteHeaders
-    bodies: BodyReceiver
-    limits: InputLimits
-
-    def handler(self, path: str) -> Callable[[Request], Awaitable[Response]]:
-        """Returns the handler of a route."""
-        return partial(self._infer, Operation.http("POST", path))
-
-    async def _infer(self, operation: Operation, request: Request) -> Response:
-        request_id = request.headers.get("x-request-id", "")[:LOGGED_ID] or self.new_request_id()
-        exchange = RestExchange(request, operation, request_id, self.limits, self.route_headers)
-        try:
-            await exchange.receive(self.preferences, self.bodies)
-        except ClientDisconnect:
-            return Response(status_code=_NOBODY_READS_IT)
-        except TurnoutError as error:
-            return self.plane.refuse(exchange, error)
-        return await self.plane.answer(exchange)
