@@ -373,12 +373,12 @@ async def _leave(member: Member, snapshot: Callable[[], Awaitable[bytes]]) -> No
     await member.leave(await snapshot())
 
 
-async def run(settings: Settings, read: Callable[[], Settings] | None = None, member: Member | None = None) -> int:
+async def run(settings: Settings, read: Callable[[], Settings], member: Member | None = None) -> int:
     """Runs a server until SIGTERM or SIGINT; a second signal ends the process at once. SIGHUP reloads the settings.
 
     Args:
         settings: Of the server.
-        read: Reads them anew; it raises ConfigError if they are wrong. None: SIGHUP reads certificates only.
+        read: Reads them anew; it raises ConfigError if they are wrong.
         member: What it is as one of several workers; it drains when its parent is gone, too.
 
     Returns:
