@@ -11,7 +11,7 @@ import grpc
 import psutil
 from hyperframe.frame import ContinuationFrame, HeadersFrame
 
-from h2_wire import Connection
+from http2_client import Http2Client
 from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
 from wire import X, request
 
@@ -82,27 +82,27 @@ async def witness(address: str, pid: int) -> AsyncIterator[Witness]:
             task.result()
 
 
-async def continuations(connection: Connection, total: int, piece: bytes) -> int:
+async def continuations(client: Http2Client, total: int, piece: bytes) -> int:
     """Sends one header block that goes on for up to `total` bytes; returns how many went before the server closed."""
     head = HeadersFrame(1, piece)
-    connection.frame(head)
+    client.frame(head)
     frame = ContinuationFrame(1, piece).serialize()
     sent, burst = len(piece), frame * max(1, (256 << 10) // len(frame))
-    while sent < total and not connection.closed.is_set():
-        connection.send(burst)
-        await connection.drain()
+    while sent < total and not client.closed:
+        client.write(burst)
+        await client.flush()
         await asyncio.sleep(0)
         sent += len(burst)
     return sent
 
 
-async def flood(connection: Connection, burst: bytes, times: int) -> int:
+async def flood(client: Http2Client, burst: bytes, times: int) -> int:
     """Sends `burst` up to so many times, as fast as it is taken; returns how often before the server closed."""
     for sent in range(times):
-        if connection.closed.is_set():
+        if client.closed:
             return sent
-        connection.send(burst)
-        await connection.drain()
+        client.write(burst)
+        await client.flush()
         await asyncio.sleep(0)
     return times
 

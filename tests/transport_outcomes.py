@@ -15,7 +15,8 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc.error_details_pb2 import RequestInfo
 from google.rpc.status_pb2 import Status
 
-from h2_wire import Answer, Connection, connect, grpc_headers
+from http2_client import CALL, Answer, Http2Client
+from turnout.config import Address
 from turnout.rpc.codec import new_request_id
 from turnout_proto.oip import inference_pb2
 from turnout_proto.v1 import catalog_pb2, prediction_pb2
@@ -104,38 +105,36 @@ class Outcome:
     answers: tuple[str, ...]
 
 
-async def outcome(address: object, call: RawCall) -> Outcome:
+async def outcome(address: Address, call: RawCall) -> Outcome:
     """Sends a call on a connection of its own, and tells what came of it."""
-    async with connect(address) as connection:
-        return read(call.path, await send(connection, call))
+    async with Http2Client(address.host, address.port) as client:
+        return read(call.path, await send(client, call))
 
 
-async def send(connection: Connection, call: RawCall) -> Answer:
+async def send(client: Http2Client, call: RawCall) -> Answer:
     """Sends a call, and waits for its end."""
     own = {key for key, _ in call.metadata}
-    headers = [pair for pair in grpc_headers(call.path) if pair[0] not in own]
-    number = connection.open([*headers, *call.metadata])
-    await connection.data(number, call.body, end=True, sizes=call.sizes)
-    return await connection.finished(number)
+    headers = [pair for pair in CALL if pair[0].encode() not in own]
+    return await client.call(call.path, call.body, [*headers, *call.metadata], sizes=call.sizes)
 
 
 def read(path: str, answer: Answer) -> Outcome:
     """Tells what a client learns of an answer, by gRPC's rules for what is no gRPC answer too."""
-    trailers = answer.trailers
+    trailers = dict(answer.fields[-1]) if answer.fields else {}
     message = _NO_METHOD.sub("no method", _without_id(_unquoted(trailers.get(b"grpc-message", b""))))
-    if answer.status is not None:
-        code = _CODES.get(answer.status, grpc.StatusCode.UNKNOWN)
-    elif answer.reset is not None or not answer.blocks:
+    if b"grpc-status" in trailers:
+        code = _CODES.get(int(trailers[b"grpc-status"]), grpc.StatusCode.UNKNOWN)
+    elif answer.reset is not None or not answer.fields:
         code = _OF_RESET.get(answer.reset or 0, grpc.StatusCode.INTERNAL)
         message = f"the stream was reset: {answer.reset}"
     else:
-        code = _OF_HTTP.get(int(dict(answer.blocks[0])[b":status"]), grpc.StatusCode.UNKNOWN)
+        code = _OF_HTTP.get(int(dict(answer.fields[0])[b":status"]), grpc.StatusCode.UNKNOWN)
     return Outcome(
         code,
         message,
         _details(trailers.get(b"grpc-status-details-bin", b"")),
-        _metadata(answer.blocks[0]) if len(answer.blocks) > 1 else (),
-        _metadata(answer.blocks[-1]) if answer.blocks else (),
+        _metadata(answer.fields[0]) if len(answer.fields) > 1 else (),
+        _metadata(answer.fields[-1]) if answer.fields else (),
         _answers(path, answer),
     )
 
@@ -167,7 +166,7 @@ def _details(value: bytes) -> str:
 
 
 def _answers(path: str, answer: Answer) -> tuple[str, ...]:
-    encoding = dict(answer.blocks[0]).get(b"grpc-encoding", b"identity") if answer.blocks else b""
+    encoding = dict(answer.fields[0]).get(b"grpc-encoding", b"identity") if answer.fields else b""
     found, data = [], bytes(answer.body)
     while data:
         compressed, size = struct.unpack(">BI", data[:5])

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 import httpx
@@ -18,7 +19,7 @@ from semver import Version
 
 import onnx_models
 from abuse import MIB, PATIENCE, Witness, abort, continuations, flood, half_open, witness
-from h2_wire import BOUND, PREFACE, Connection, connect, grpc_headers, message
+from http2_client import BOUND, CALL, PREFACE, Http2Client, message
 from processes import ServerProcess, serving
 from turnout.config import Settings
 from turnout.registry.publish import PublishRequest, publish
@@ -36,7 +37,7 @@ SMALL = 96.0
 
 BODIES = 512.0 + 24 * 8.0 + SMALL
 """MiB that 24 requests of 60 MB each, which are 1,373 MiB, may cost together: `limits.max_unfinished_bytes`, and the
-window of each connection."""
+window of each client."""
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,12 @@ def resident(server: ServerProcess) -> int:
     return psutil.Process(server.process.pid).memory_info().rss
 
 
+def dial(server: ServerProcess, **how: Any) -> Http2Client:
+    """Returns a client of the data listener."""
+    host, _, port = server.grpc.rpartition(":")
+    return Http2Client(host, int(port), **how)
+
+
 @asynccontextmanager
 async def harmless(server: ServerProcess, mebibytes: float = SMALL, resident: int = 0) -> AsyncIterator[Witness]:
     """Fails where what happens meanwhile costs too much memory, or keeps an honest client from its answers.
@@ -91,62 +98,61 @@ async def harmless(server: ServerProcess, mebibytes: float = SMALL, resident: in
 
 
 async def test_streams_that_are_reset_as_soon_as_they_are_opened(server) -> None:
-    async with harmless(server), connect(server.grpc) as connection:
+    async with harmless(server), dial(server) as client:
         for _ in range(200):
             for _ in range(100):
-                number = connection.open(grpc_headers(PREDICT))
-                connection.frame(RstStreamFrame(number, 8))
-            await connection.drain()
+                number = client.open(PREDICT)
+                client.frame(RstStreamFrame(number, 8))
+            await client.flush()
             await asyncio.sleep(0)
-            if connection.closed.is_set():
+            if client.closed:
                 break
 
 
 async def test_calls_that_are_reset_once_their_request_is_there(server) -> None:
     body = message(request("m", x=X).SerializeToString())
-    async with harmless(server), connect(server.grpc) as connection:
+    async with harmless(server), dial(server) as client:
         for _ in range(100):
             for _ in range(50):
-                number = connection.open(grpc_headers(PREDICT))
-                connection.frame(DataFrame(number, body, flags=["END_STREAM"]))
-                connection.frame(RstStreamFrame(number, 8))
-            await connection.drain()
+                number = client.open(PREDICT)
+                client.frame(DataFrame(number, body, flags=["END_STREAM"]))
+                client.frame(RstStreamFrame(number, 8))
+            await client.flush()
             await asyncio.sleep(0)
-            if connection.closed.is_set():
+            if client.closed:
                 break
 
 
 @pytest.mark.parametrize("piece", [bytes(16_000), b"\x00\x01a\x01b" * 3000, b""], ids=["zeros", "fields", "nothing"])
 async def test_headers_that_go_on_for_ever(server, piece) -> None:
     total = 150 * MIB if piece else 20 * MIB
-    async with harmless(server), connect(server.grpc) as connection:
-        sent = await continuations(connection, total, piece)
-        await asyncio.wait_for(connection.closed.wait(), BOUND)  # by its size, or by `limits.header_timeout_s`
+    async with harmless(server), dial(server) as client:
+        sent = await continuations(client, total, piece)
+        await client.end()  # by its size, or by `limits.header_timeout_s`
     assert sent < total or not piece
 
 
 async def test_one_header_of_150_mb(server) -> None:
     # A literal field with a new name: "a", and a value that says it has 150 MB.
     start = b"\x00\x01a" + b"\x7f" + _varint(150_000_000 - 127)
-    async with harmless(server), connect(server.grpc) as connection:
+    async with harmless(server), dial(server) as client:
         frame = HeadersFrame(1, start.ljust(16_000, b"v"))
-        connection.frame(frame)
-        sent = await continuations(connection, 150_000_000, b"v" * 16_000)
+        client.frame(frame)
+        sent = await continuations(client, 150_000_000, b"v" * 16_000)
     assert sent < 150_000_000
 
 
 async def test_headers_that_grow_when_they_are_unpacked(server) -> None:
     """A field of 4,000 bytes is put in the table once, and named 15,000 times in each block."""
     entry = b"\x40\x01a\x7f" + _varint(4000 - 127) + b"v" * 4000
-    async with harmless(server), connect(server.grpc) as connection:
+    async with harmless(server), dial(server) as client:
         for _ in range(50):
-            block = connection.encode(grpc_headers(PREDICT)) + entry + b"\xbe" * 10_000
-            frame = HeadersFrame(connection.open(grpc_headers(PREDICT)) + 2, block, flags=["END_HEADERS", "END_STREAM"])
-            connection.frame(frame)
-            await connection.drain()
-            if connection.closed.is_set():
+            pseudo = ((":method", "POST"), (":scheme", "http"), (":path", PREDICT), (":authority", "a"))
+            client.open_block(client.encode([*pseudo, *CALL]) + entry + b"\xbe" * 10_000, end=True)
+            await client.flush()
+            if client.closed:
                 break
-        await connection.ping()
+        await client.ping()
 
 
 @pytest.mark.parametrize(
@@ -160,56 +166,58 @@ async def test_headers_that_grow_when_they_are_unpacked(server) -> None:
     ids=["SETTINGS", "SETTINGS of a large table", "PING", "WINDOW_UPDATE"],
 )
 async def test_frames_that_the_server_has_to_answer_while_nobody_reads(server, frame) -> None:
-    async with harmless(server), connect(server.grpc, deaf=True) as connection:
+    async with harmless(server), dial(server) as client:
+        client.stop_reading()
         try:
             async with asyncio.timeout(5):  # a server that waits for the reader takes no more: that is well, too
-                await flood(connection, frame.serialize() * 1000, 400)
+                await flood(client, frame.serialize() * 1000, 400)
         except TimeoutError:
             pass
 
 
 async def test_empty_data_without_an_end(server) -> None:
-    async with harmless(server), connect(server.grpc) as connection:
-        number = connection.open(grpc_headers(PREDICT))
-        await flood(connection, DataFrame(number, b"").serialize() * 1000, 300)
+    async with harmless(server), dial(server) as client:
+        number = client.open(PREDICT)
+        await flood(client, DataFrame(number, b"").serialize() * 1000, 300)
 
 
 async def test_a_window_beyond_its_bound_ends_what_it_belongs_to(server) -> None:
-    async with harmless(server), connect(server.grpc) as connection:
-        number = connection.open(grpc_headers(PREDICT))
+    async with harmless(server), dial(server) as client:
+        number = client.open(PREDICT)
         for _ in range(3):
-            connection.frame(WindowUpdateFrame(number, window_increment=(1 << 31) - 1))
-        assert (await connection.finished(number)).reset in (3, None)  # FLOW_CONTROL_ERROR, or by GOAWAY
-    async with harmless(server), connect(server.grpc) as connection:
+            client.frame(WindowUpdateFrame(number, window_increment=(1 << 31) - 1))
+        assert (await client.answer(number)).reset in (3, None)  # FLOW_CONTROL_ERROR, or by GOAWAY
+    async with harmless(server), dial(server) as client:
         for _ in range(3):
-            connection.frame(WindowUpdateFrame(0, window_increment=(1 << 31) - 1))
-        await asyncio.wait_for(connection.closed.wait(), BOUND)
-        assert connection.goaway == 3
+            client.frame(WindowUpdateFrame(0, window_increment=(1 << 31) - 1))
+        await client.end()
+        assert client.goaway is not None
+        assert client.goaway.error_code == 3
 
 
 async def test_answers_that_nobody_takes(server) -> None:
     """Answers of 1 MB each, to a client whose window is closed."""
     body = message(request("wide", x=np.zeros((65_536, 4), np.float32)).SerializeToString())
-    async with harmless(server, 100 * 4 + SMALL), connect(server.grpc, window=0) as connection:
+    async with harmless(server, 100 * 4 + SMALL), dial(server, window=0) as client:
         for _ in range(100):
-            number = connection.open(grpc_headers(PREDICT))
-            await connection.data(number, body, end=True)
-        await connection.ping()
+            number = client.open(PREDICT)
+            await client.send(number, body, end=True)
+        await client.ping()
     async with harmless(server):
         pass
 
 
 async def test_answers_that_are_taken_byte_by_byte(server) -> None:
     body = message(request("wide", x=np.zeros((4096, 4), np.float32)).SerializeToString())
-    async with harmless(server), connect(server.grpc, window=1, give_back=False) as connection:
-        numbers = [connection.open(grpc_headers(PREDICT)) for _ in range(20)]
+    async with harmless(server), dial(server, window=1, give_back=False) as client:
+        numbers = [client.open(PREDICT) for _ in range(20)]
         for number in numbers:
-            await connection.data(number, body, end=True)
+            await client.send(number, body, end=True)
         for _ in range(500):
             for number in numbers:
-                connection.frame(WindowUpdateFrame(number, window_increment=1))
-                connection.frame(WindowUpdateFrame(0, window_increment=1))
-            await connection.drain()
+                client.frame(WindowUpdateFrame(number, window_increment=1))
+                client.frame(WindowUpdateFrame(0, window_increment=1))
+            await client.flush()
             await asyncio.sleep(0)
 
 
@@ -218,22 +226,22 @@ async def test_bodies_that_never_end(server, resident) -> None:
     size = 60_000_000
     start = b"\0" + size.to_bytes(4, "big") + bytes(size - 1)
 
-    async def send(connection: Connection) -> None:
-        number = connection.open(grpc_headers(PREDICT))
-        await connection.data(number, start)
+    async def send(client: Http2Client) -> None:
+        number = client.open(PREDICT)
+        await client.send(number, start)
 
     async with harmless(server, BODIES, resident):
-        connections = [connect(server.grpc) for _ in range(24)]
-        opened = [await context.__aenter__() for context in connections]
+        clients = [dial(server) for _ in range(24)]
+        opened = [await client.__aenter__() for client in clients]
         try:
-            tasks = [asyncio.create_task(send(connection)) for connection in opened]
+            tasks = [asyncio.create_task(send(client)) for client in opened]
             await asyncio.wait(tasks, timeout=15)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         finally:
-            for context in connections:
-                await context.__aexit__(None, None, None)
+            for client in clients:
+                await client.__aexit__(None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -245,8 +253,8 @@ async def test_connections_that_say_no_more(server, said) -> None:
     count = min(3000, FILES // 6)
     async with harmless(server, 160):
         opened = await half_open(server.grpc, count, said)
-        async with connect(server.grpc) as connection:
-            await connection.ping()
+        async with dial(server) as client:
+            await client.ping()
         abort(opened)
 
 
@@ -267,16 +275,16 @@ async def test_ten_thousand_calls_at_once_on_one_connection(server) -> None:
 
 
 async def test_more_streams_than_the_server_allows_are_refused_and_may_be_tried_again(server) -> None:
-    async with harmless(server), connect(server.grpc) as connection:
-        allowed = connection.settings[SettingsFrame.MAX_CONCURRENT_STREAMS]
+    async with harmless(server), dial(server) as client:
+        allowed = client.settings[SettingsFrame.MAX_CONCURRENT_STREAMS]
         assert allowed == 100
-        numbers = [connection.open(grpc_headers(PREDICT)) for _ in range(allowed + 50)]
-        refused = [(await connection.finished(number)).reset for number in numbers[allowed:]]
+        numbers = [client.open(PREDICT) for _ in range(allowed + 50)]
+        refused = [(await client.answer(number)).reset for number in numbers[allowed:]]
         assert set(refused) == {7}  # REFUSED_STREAM: nothing of it was done
         body = message(request("m", x=X).SerializeToString())
         for number in numbers[:allowed]:
-            await connection.data(number, body, end=True)
-        assert {(await connection.finished(number)).status for number in numbers[:allowed]} == {0}
+            await client.send(number, body, end=True)
+        assert {(await client.answer(number)).grpc_status for number in numbers[:allowed]} == {0}
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from google.rpc import code_pb2
+from hyperframe.frame import RstStreamFrame
 
 from carried import SERVICE, Carried, carried
 from http2_client import CALL, Http2Client
@@ -222,7 +223,7 @@ async def test_unfinished_messages_share_a_budget() -> None:
         )
         assert (await client.call(ECHO, framed(b"x"))).grpc_status == 0  # what comes whole needs none of it
         held = server.budget.held
-        client.connection.reset_stream(streams[0])
+        client.frame(RstStreamFrame(streams[0], 8))
         await client.flush()
         async with asyncio.timeout(10):
             while server.budget.held == held:

@@ -9,14 +9,18 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import structlog
 from structlog.testing import LogCapture
 
 from conftest import make_settings
-from turnout.config import Drain, Settings, SettingsSource
+from ports import free_port
+from turnout.config import Address, Drain, Settings, SettingsSource
+from turnout.errors import ConfigError
 from turnout.telemetry.exposition import Form
+from turnout.telemetry.logging import make_logger
 from turnout.workers.restarts import MOST_EARLY_DEATHS, Restarts
-from turnout.workers.supervisor import Supervisor
+from turnout.workers.supervisor import Supervisor, supervise
 
 Told = list[MutableMapping[str, Any]]
 
@@ -75,6 +79,13 @@ async def test_a_parent_whose_workers_all_die_at_once_gives_up_in_words(models) 
     deaths = [one for one in told if one["event"] == "a worker ended, and is started again"]
     assert {one["how"] for one in deaths} <= {"with exit code 3", "by SIGTERM"}
     assert all(one["seconds"] <= 0.01 * 2**MOST_EARLY_DEATHS for one in deaths)
+
+
+async def test_clients_and_operators_cannot_have_one_port(models) -> None:
+    port = Address("127.0.0.1", free_port())
+    settings = make_settings(models, workers=2, grpc=port, control=port)
+    with pytest.raises(ConfigError, match=f"{port} cannot be listened on"):
+        await supervise(settings, SettingsSource(None, {}, False), make_logger("json", "error"))
 
 
 async def test_a_worker_that_cannot_live_does_not_take_the_others_along(models) -> None:

@@ -92,8 +92,8 @@ class GrpcExchange(Generic[MessageT]):
     def parse(self) -> MessageT:
         """Returns the message, which is parsed if that was not done yet. Raises as `MessageReader.parse`."""
         if (message := self.parsed) is None:
-            data, self._data = self._data, b""  # large ones are not kept twice
-            message = self.parsed = self.endpoint.reader.parse(data)
+            message = self.parsed = self.endpoint.reader.parse(self._data)
+            self._data = b""  # large ones are not kept twice
         return message
 
     def outcome(self, error: BaseException | None) -> tuple[str, bool]:

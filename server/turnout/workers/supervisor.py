@@ -355,12 +355,10 @@ async def supervise(settings: Settings, source: Source, log: FilteringBoundLogge
         ConfigError: A port cannot be had.
     """
     with contextlib.ExitStack() as stack:
-        kept: dict[str, KeptPort] = {}
-        for name in ("grpc", "http", "control"):
-            address = getattr(settings, name)
-            one = next((port for port in kept.values() if address.port and port.address == address), None)
-            kept[name] = one or stack.enter_context(KeptPort(address))
-        ports = {name: port.address for name, port in kept.items()}
+        grpc = stack.enter_context(KeptPort(settings.grpc))
+        http = grpc if settings.http == grpc.address else stack.enter_context(KeptPort(settings.http))
+        control = stack.enter_context(KeptPort(settings.control))
+        ports = {"grpc": grpc.address, "http": http.address, "control": control.address}
         return await Supervisor(settings.model_copy(update=ports), settings, source, log).run()
 
 
