@@ -373,12 +373,12 @@ async def _leave(member: Member, snapshot: Callable[[], Awaitable[bytes]]) -> No
     await member.leave(await snapshot())
 
 
-async def run(settings: Settings, read: Callable[[], Settings] | None = None, member: Member | None = None) -> int:
+async def run(settings: Settings, read: Callable[[], Settings], member: Member | None = None) -> int:
     """Runs a server until SIGTERM or SIGINT; a second signal ends the process at once. SIGHUP reloads the settings.
 
     Args:
         settings: Of the server.
-        read: Reads them anew; it raises ConfigError if they are wrong. None: SIGHUP reads certificates only.
+        read: Reads them anew; it raises ConfigError if they are wrong.
         member: What it is as one of several workers; it drains when its parent is gone, too.
 
     Returns:
@@ -413,19 +413,12 @@ async def run(settings: Settings, read: Callable[[], Settings] | None = None, me
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
+    hung_up = asyncio.Event() if member is None else member.hung_up  # that may be before there is a server
+    loop.add_signal_handler(signal.SIGHUP, hung_up.set)
     if member is not None:
         member.on_parents_end(stop)
     async with running(settings, log, threshold=threshold, member=member) as server:
-        reloads = set[asyncio.Task[None]]()
-
-        def on_hangup() -> None:
-            task = loop.create_task(server.reloader.reload(read))
-            reloads.add(task)
-            task.add_done_callback(reloads.discard)
-
-        loop.add_signal_handler(signal.SIGHUP, on_hangup)
-        if member is not None and member.hung_up.is_set():  # while it started
-            on_hangup()
+        reloads = loop.create_task(_reload(server.reloader, read, hung_up))
         if member is None:
             log.info("listening", grpc=str(server.grpc), http=str(server.http), control=str(server.control))
         # What lives as long as the process is looked at by no collection from now on: each would stall the loop for it.
@@ -435,6 +428,7 @@ async def run(settings: Settings, read: Callable[[], Settings] | None = None, me
         ends: list[asyncio.Future[Any]] = [signalled, server.failed]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         signalled.cancel()
+        reloads.cancel()
         failure = server.failed.exception() if server.failed.done() else None
         if failure is not None:
             log.error("a side task died; the server stops", reason=str(failure), exc_info=failure)
@@ -443,6 +437,13 @@ async def run(settings: Settings, read: Callable[[], Settings] | None = None, me
         log.info("draining", seconds=settings.drain.timeout_s)
     log.info("stopped")
     return 0 if failure is None else 1
+
+
+async def _reload(reloader: Reloader, read: Callable[[], Settings], hung_up: asyncio.Event) -> None:
+    while True:
+        await hung_up.wait()
+        hung_up.clear()
+        await reloader.reload(read)
 
 
 def _uploads(repository: Repository, store: StateStore, settings: Settings, processes: Processes) -> Uploads:

@@ -75,22 +75,19 @@ class Reloader:
         self._log = log
         self._one = asyncio.Lock()
 
-    async def reload(self, read: Callable[[], Settings] | None) -> None:
-        """Reads the settings, if they can be read anew, and the files of certificates.
+    async def reload(self, read: Callable[[], Settings]) -> None:
+        """Reads the settings anew, and the files of certificates.
 
         Args:
             read: Returns the settings; it raises ConfigError if they are wrong.
         """
         async with self._one:
-            if read is None:
-                self._log.warning("settings are not reloaded by one of several workers: restart the server")
+            try:
+                after = read()
+            except ConfigError as error:
+                self._log.error("the settings cannot be reloaded; those before stay in force", reason=error.message)
             else:
-                try:
-                    after = read()
-                except ConfigError as error:
-                    self._log.error("the settings cannot be reloaded; those before stay in force", reason=error.message)
-                else:
-                    await self._apply(after)
+                await self._apply(after)
             await self._certificates()
 
     async def _apply(self, after: Settings) -> None:

@@ -84,7 +84,7 @@ class Member:
         others_ready: Every other worker that takes connections is ready.
         listen_now: Set when it must not wait any longer before it takes connections.
         on_change: Called when `others_ready` changed.
-        hung_up: Set when SIGHUP came before anybody handled it.
+        hung_up: Set by SIGHUP, which may come before there is a server.
     """
 
     def __init__(self) -> None:
