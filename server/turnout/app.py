@@ -330,7 +330,7 @@ async def running(
                 await refresh()
                 await peers.wait_to_listen()
         guarded = Guard(web.application(), settings.web.hosts, loopback=is_loopback(settings.http.host))
-        gate = AdmissionGate(guarded, admission, log)
+        gate = AdmissionGate(guarded, admission, log, services.accepting)
         listeners = open_listeners(services, settings, gate, certificates, admission, budget, stack)
         without_delay = asyncio.Event()
         threshold = threshold or Threshold(settings.log.level)

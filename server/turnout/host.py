@@ -274,17 +274,39 @@ def _status(name: str) -> int:
     return 0
 
 
-def cut_connections(port: int) -> None:
-    """Ends all TCP connections of this process that were made to its port `port`, whatever holds them."""
+def connections(port: int) -> list[socket.socket]:
+    """Returns the TCP connections of this process that were made to its port `port`, whatever holds them.
+
+    Each is a descriptor of its own: the connection stays open until that is closed, too.
+    """
+    found = []
     for number in _open_files():
-        with contextlib.suppress(OSError):  # it was closed just now
+        with contextlib.suppress(OSError):  # it was closed just now, or no more descriptors are to be had
             if not stat.S_ISSOCK(os.fstat(number).st_mode):
                 continue
-            with socket.socket(fileno=os.dup(number)) as connection:
-                internet = connection.family in (socket.AF_INET, socket.AF_INET6)
-                listens = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-                if internet and not listens and connection.getsockname()[1] == port:
-                    connection.shutdown(socket.SHUT_RDWR)
+            connection = socket.socket(fileno=os.dup(number))
+            if _is_connection(connection, port):
+                found.append(connection)
+            else:
+                connection.close()
+    return found
+
+
+def _is_connection(connection: socket.socket, port: int) -> bool:
+    try:
+        if connection.family not in (socket.AF_INET, socket.AF_INET6):
+            return False
+        listens = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        return not listens and bool(connection.getsockname()[1] == port)
+    except OSError:  # it has been reset
+        return False
+
+
+def cut_connections(port: int) -> None:
+    """Ends all TCP connections of this process that were made to its port `port`, whatever holds them."""
+    for connection in connections(port):
+        with connection, contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
 
 
 def same_file(number: int) -> frozenset[int]:

@@ -274,3 +274,19 @@ async def test_a_connection_that_only_looks_is_closed_by_the_drain() -> None:
         with contextlib.suppress(ConnectionError):
             assert await asyncio.wait_for(reader.read(), 10) is not None
         writer.close()
+
+
+@pytest.mark.usefixtures("one_model")
+async def test_http_clients_are_told_to_leave_their_connections_while_the_server_is_not_ready(models) -> None:
+    async with (
+        stopping(models, drain=Drain(delay_s=20.0)) as (server, stop),
+        httpx.AsyncClient(base_url=f"http://{server.http}") as client,
+    ):
+        assert "connection" not in (await client.get("/livez")).headers
+        stop.set()
+        while (answer := await client.get("/readyz")).status_code == 200:
+            await asyncio.sleep(0.005)
+        assert answer.headers["connection"] == "close"
+        late = await client.post("/predict/m", json={"inputs": {"x": X.tolist()}})
+        assert (late.status_code, late.headers["connection"]) == (200, "close")
+        server.without_delay.set()

@@ -1,6 +1,7 @@
 """What stands in front of all HTTP requests: lets them in, and keeps what went wrong from the server below."""
 
 import contextlib
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
@@ -13,6 +14,8 @@ from turnout.web.oip.answers import error_answer
 _ALWAYS = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
 """What who looks after the server asks, most of all when it is full or stops."""
 
+_CLOSE = (b"connection", b"close")
+
 
 class AdmissionGate:
     """An ASGI application in front of another: counts requests, and refuses those that are too many or too late.
@@ -21,22 +24,33 @@ class AdmissionGate:
     is none: what is sent to it is dropped.
     """
 
-    def __init__(self, application: ASGIApp, admission: Admission, log: FilteringBoundLogger) -> None:
+    def __init__(
+        self,
+        application: ASGIApp,
+        admission: Admission,
+        log: FilteringBoundLogger,
+        staying: Callable[[], bool] = lambda: True,
+    ) -> None:
         """Prepares.
 
         Args:
             application: Gets what is not refused.
             admission: Counts.
             log: Told of errors.
+            staying: Tells whether connections may be used again. Once the server drains, HTTP/1.1 clients are told to
+                close theirs: one that is closed under them costs them the request that they are just sending.
         """
         self._application = application
         self._admission = admission
         self._log = log
+        self._staying = staying
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
 
         async def send_if_there(message: Message) -> None:
+            if message["type"] == "http.response.start" and scope["http_version"] == "1.1" and not self._staying():
+                message["headers"] = [*message.get("headers", ()), _CLOSE]
             with contextlib.suppress(OSError):  # the client has left
                 await send(message)
 

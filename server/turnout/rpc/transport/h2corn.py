@@ -34,9 +34,10 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Address
 from turnout.errors import ConfigError
-from turnout.host import cut_connections, same_file, unwatch
+from turnout.host import connections, cut_connections, same_file, unwatch
 from turnout.rpc.transport.asgi import Application
 from turnout.rpc.transport.calls import RunningCalls
+from turnout.rpc.transport.lingering import linger
 from turnout.rpc.transport.statuses import UNAVAILABLE
 from turnout.tls.identity import ServerIdentity
 
@@ -224,6 +225,7 @@ class H2cornListener:
         if last is None:
             self._socket.close()
             return
+        lingering = connections(self._address.port)
         following = await self._begin()
         self._retire(last, None)
         for generation in list(self._quiet):
@@ -235,6 +237,7 @@ class H2cornListener:
         for generation in self._retired:
             generation.calls.end_all(_STOPPED)
         await self._let_go()
+        await linger(lingering)
         self._retire(following, None)
         following.calls.end_all(_STOPPED)
         await self._let_go()
