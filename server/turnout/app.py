@@ -231,8 +231,10 @@ async def running(
         async def refresh() -> None:
             try:
                 await traffic.refresh()  # first: what a policy needs is loaded, and stays so
-            finally:
+            except Exception:  # and no `finally`: what is raised there would take the place of a cancellation
                 await manager.refresh()
+                raise
+            await manager.refresh()
 
         tick = settings.rollout.tick_s
         replays = Replays()
