@@ -4,8 +4,9 @@ The two differ in the name of their package alone, so one servicer answers both 
 clients call by the name of another package than that of our messages are described under that name.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 
 import grpc
 from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
@@ -30,12 +31,26 @@ class ReflectionServicer:
         Args:
             services: By the name that clients call; reflection itself is added.
         """
-        described = {**services, ALPHA.full_name: ALPHA, V1: ALPHA}
-        self._names = sorted(described)
-        self._files = dict(_files(described))
-        self._symbols = {symbol: file.name for file in self._files.values() for symbol in _symbols(file)}
-        self._messages = {symbol for file in self._files.values() for symbol, _ in _messages(file)}
-        self._extensions = {
+        self._described = {**services, ALPHA.full_name: ALPHA, V1: ALPHA}
+        self._names = sorted(self._described)
+
+    # What follows is looked up in; it takes 10 ms to make, and most servers are never asked.
+
+    @cached_property
+    def _files(self) -> Mapping[str, FileDescriptorProto]:
+        return dict(_files(self._described))
+
+    @cached_property
+    def _symbols(self) -> Mapping[str, str]:
+        return {symbol: file.name for file in self._files.values() for symbol in _symbols(file)}
+
+    @cached_property
+    def _messages(self) -> Set[str]:
+        return {symbol for file in self._files.values() for symbol, _ in _messages(file)}
+
+    @cached_property
+    def _extensions(self) -> Mapping[tuple[str, int], str]:
+        return {
             (extension.extendee.removeprefix("."), extension.number): file.name
             for file in self._files.values()
             for extension in (*file.extension, *(e for _, message in _messages(file) for e in message.extension))
