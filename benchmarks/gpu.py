@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py [--seconds S]     writes benchmarks/results/gpu-<machine>.json and prints it
 
-A MatMul and magika 3.3.0. Turnout is driven in process through its data plane (`Inference.infer`), ONNX Runtime
+A MatMul and magika 3.3.0. Turnout is driven in process through its data plane (`DataPlane.answer`), ONNX Runtime
 directly through IO binding by one thread per request in flight: what is compared is queueing, batching and binding,
 without gRPC.
 """
@@ -28,12 +28,13 @@ from semver import Version
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
+from in_process import InProcess
 from servers import matmul, publish_all
 from turnout.app import Running, running
 from turnout.cli.machine import cuda_driver
 from turnout.config import Address, Runtime, Settings
 from turnout.serving import providers
-from turnout.serving.inference import Inference, InferenceRequest
+from turnout.serving.data_plane import DataPlane
 from turnout.serving.memory import cuda_used_bytes
 from turnout.telemetry.logging import make_logger
 from zoo import fetch
@@ -86,7 +87,7 @@ def direct(model: Path, inputs: Inputs, in_flight: int, seconds: float) -> dict[
 
 
 async def served(
-    inference: Inference, model: str, versions: Sequence[str], inputs: Inputs, in_flight: int, seconds: float
+    plane: DataPlane, model: str, versions: Sequence[str], inputs: Inputs, in_flight: int, seconds: float
 ) -> dict[str, float]:
     """Keeps so many requests in flight on Turnout's data plane, spread over `versions`."""
     latencies: list[float] = []
@@ -94,7 +95,7 @@ async def served(
 
     async def client(index: int) -> None:
         while (start := time.perf_counter()) < end:
-            await inference.infer(InferenceRequest(model, versions[index % len(versions)], inputs))
+            await plane.answer(InProcess(model, versions[index % len(versions)], inputs))
             latencies.append(time.perf_counter() - start)
 
     await asyncio.gather(*(client(index) for index in range(in_flight)))

@@ -10,6 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 import isolation
+import large
 import memory
 import real
 import rollouts
@@ -18,17 +19,22 @@ import scrape
 import shadow
 import tiny
 import tracing
+import triton
 import versions
+import workers
 from load import Generator
 from tables import show
 
 TABLES = {
     "tiny": tiny,
+    "triton": triton,
     "magika": real,
+    "large": large,
     "versions": versions,
     "routing": routing,
     "shadow": shadow,
     "isolation": isolation,
+    "workers": workers,
     "tracing": tracing,
     "scrape": scrape,
     "memory": memory,

@@ -74,7 +74,21 @@ def turnout(models: Path, environment: Mapping[str, str] | None = None) -> Itera
 @contextmanager
 def bare(model: Path) -> Iterator[str]:
     """Serves `model` by the bare handler; yields its address."""
-    command = [sys.executable, str(HERE / "bare_server.py"), str(model)]
+    with _program("bare_server.py", str(model)) as address:
+        yield address
+
+
+@contextmanager
+def echo() -> Iterator[str]:
+    """Serves ModelInfer by a bare handler that echoes; yields its address."""
+    with _program("echo_server.py") as address:
+        yield address
+
+
+@contextmanager
+def _program(name: str, *arguments: str) -> Iterator[str]:
+    """Runs a program here that prints its port; yields its address."""
+    command = [sys.executable, str(HERE / name), *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

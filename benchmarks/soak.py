@@ -2,11 +2,13 @@
 
     python benchmarks/soak.py answers MODEL.onnx ... [--answers 10000]
     python benchmarks/soak.py lifecycle [--requests 200000]
+    python benchmarks/soak.py flat [--requests 1000000] [--cycles 2000]
 
 `answers` serves each model with the default configuration (`--queued`: nothing inline, batches wait for company),
 and eight clients send requests of one row; each answer is held against ONNX Runtime's own for it alone. `lifecycle`
-publishes, releases, loads, unloads, yanks and moves tags for as long as clients ask by every kind of selector.
-Exit status 1 if an answer was wrong or a request failed.
+publishes, releases, loads, unloads, yanks and moves tags for as long as clients ask by every kind of selector. `flat`
+answers requests and loads and unloads a version in rounds, over new connections each, and reads the server's memory and
+open files after each round. Exit status 1 if an answer was wrong, a request failed, or memory or files grew.
 """
 
 import argparse
@@ -25,8 +27,10 @@ import grpc
 import numpy as np
 import onnx
 import onnxruntime as ort
+import psutil
 from semver import Version
 
+from load import Generator, Target
 from servers import Served, matmul, publish_all, turnout
 from turnout.registry.onnx_model import read_model
 from turnout.registry.publish import PublishRequest, publish
@@ -41,6 +45,9 @@ from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
 CLIENTS = 8
 WORDS = ["the", "a", "an", "Cat", "of", "", "mat", "THE", "dog"]
 SYMBOLIC_SIZE = 4
+MODES = (("unary", 16), ("stream", 16), ("unary", 1), ("unary", 64))
+"""How `flat` sends its requests, in turn: mode and requests in flight."""
+
 QUEUED = {
     "TURNOUT_RUNTIME__INLINE_THRESHOLD_US": "0",
     "TURNOUT_RUNTIME__RUNNERS": "1",
@@ -59,10 +66,15 @@ def main() -> int:
     answers.add_argument("--answers", type=int, default=10_000, help="of each model")
     lifecycle = scenes.add_parser("lifecycle", help="changes under load")
     lifecycle.add_argument("--requests", type=int, default=200_000)
+    flat = scenes.add_parser("flat", help="memory and open files over many requests and loads")
+    flat.add_argument("--requests", type=int, default=1_000_000)
+    flat.add_argument("--cycles", type=int, default=2_000)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="turnout-soak-") as scratch:
         if arguments.scene == "answers":
             outcome = check_answers(Path(scratch), arguments.models, arguments.answers, queued=arguments.queued)
+        elif arguments.scene == "flat":
+            outcome = check_flat(Path(scratch), arguments.requests, arguments.cycles)
         else:
             outcome = check_lifecycle(Path(scratch), arguments.requests)
     print(json.dumps(outcome, indent=1))
@@ -221,6 +233,48 @@ async def _change(control: ControlServiceStub, models: Path, scratch: Path, chan
             await step()
             changes[name] += 1
         changes["publish"] += 1
+
+
+ROUNDS = 20
+SETTLED = ROUNDS // 5
+"""Rounds after which caches are full; what comes later is compared with the memory then."""
+
+GROWTH = 1.10
+FILES = 8
+
+
+def check_flat(scratch: Path, requests: int, cycles: int) -> dict[str, object]:
+    """Reads the server's memory and open files over rounds of requests and of loads; a failed request ends it."""
+    generator = Generator()
+    model = scratch / "tiny.onnx"
+    onnx.save(matmul(), model)
+    other = scratch / "other.onnx"
+    onnx.save(matmul(512), other)
+    publish_all(scratch / "models", {("tiny", "1.0.0"): model, ("other", "1.0.0"): other})
+    named = {"model": "other", "version": "1.0.0"}
+    seen: list[tuple[int, int]] = []
+    answered = 0
+    with turnout(scratch / "models") as server, grpc.insecure_channel(server.control) as channel:
+        control, process = ControlServiceStub(channel), psutil.Process(server.pid)
+        target = Target(server.grpc, "tiny", "", "x", "f32", "1,64")
+        for number in range(ROUNDS):
+            while answered < requests * (number + 1) // ROUNDS:
+                mode, in_flight = MODES[len(seen) % len(MODES)]
+                answered += generator.run(target, mode, in_flight, 2.0).answers
+            for _ in range(cycles // ROUNDS):
+                control.UnloadVersion(pb.UnloadVersionRequest(**named), timeout=60)
+                control.LoadVersion(pb.LoadVersionRequest(**named), timeout=60)
+            seen.append((process.memory_info().rss, process.num_fds()))
+            print(f"{answered:,} answers, {seen[-1][0] >> 20} MiB, {seen[-1][1]} files", file=sys.stderr, flush=True)
+    early, late = seen[SETTLED - 1], seen[-1]
+    return {
+        "wrong": int(late[0] > early[0] * GROWTH) + int(late[1] > early[1] + FILES),
+        "failed": 0,
+        "answered": answered,
+        "cycles": cycles // ROUNDS * ROUNDS,
+        "mebibytes": [memory >> 20 for memory, _ in seen],
+        "files": [files for _, files in seen],
+    }
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -
     *calls, streams = ([pair for pairs in of_starts for pair in pairs] for of_starts in zip(*starts, strict=True))
     return [
         *(compare_pairs(f"unary, {n} in flight", pairs, 0.9) for n, pairs in zip(IN_FLIGHT, calls, strict=True)),
-        compare_pairs("PredictStream by unary, 16 in flight", streams, 1.7),
+        compare_pairs("PredictStream by unary, 16 in flight", streams, 1.3),
     ]
 
 

@@ -15,7 +15,7 @@ from semver import Version
 
 from order import scheduler, sort_key, workers
 from turnout.app import Running, running
-from turnout.config import Address, Settings
+from turnout.config import Address, Drain, Settings
 from turnout.registry.publish import PublishRequest, publish
 from turnout.registry.repository import Repository
 from turnout.rollout.clock import SYSTEM_CLOCK, Clock
@@ -36,6 +36,9 @@ LOOPBACK = Address("127.0.0.1", 0)
 
 GPU_TESTS = Path(__file__).parent / "gpu"
 
+TRANSPORTS = ("h2corn", "grpcio")
+"""What may carry the calls of the data listener, the default first."""
+
 Publish = Callable[..., str]
 StartServer = Callable[..., Awaitable[Running]]
 
@@ -49,6 +52,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts what is quick first."""
     items.sort(key=sort_key)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs the tests marked `both_transports` once for each transport of the data listener."""
+    if metafunc.definition.get_closest_marker("both_transports") and "data_transport" in metafunc.fixturenames:
+        metafunc.parametrize("data_transport", TRANSPORTS, indirect=True)
 
 
 def pytest_collection_finish() -> None:
@@ -130,17 +139,27 @@ def publish_model(models: Path, tmp_path: Path) -> Publish:
 
 def make_settings(models: Path, **settings: Any) -> Settings:
     """Settings of a server on free loopback ports."""
-    return Settings(**{"models": models, "grpc": LOOPBACK, "http": LOOPBACK, "control": LOOPBACK} | settings)
+    return Settings(
+        **{"models": models, "grpc": LOOPBACK, "http": LOOPBACK, "control": LOOPBACK, "drain": Drain(delay_s=0)}
+        | settings
+    )
 
 
 @pytest.fixture
-async def start_server(models: Path) -> AsyncIterator[StartServer]:
+def data_transport(request: pytest.FixtureRequest) -> str:
+    """What carries the calls of the data listener: the default, or each in turn where tests are marked so."""
+    return str(getattr(request, "param", TRANSPORTS[0]))
+
+
+@pytest.fixture
+async def start_server(models: Path, data_transport: str) -> AsyncIterator[StartServer]:
     """Starts real servers in this process, on free ports, and stops them at the end of the test."""
     async with AsyncExitStack() as stack:
 
         async def start(*, wait: bool = True, clock: Clock = SYSTEM_CLOCK, **settings: Any) -> Running:
             log = make_logger("json", "warning")
-            server = await stack.enter_async_context(running(make_settings(models, **settings), log, clock))
+            made = make_settings(models, **{"transport": {"data": data_transport}} | settings)
+            server = await stack.enter_async_context(running(made, log, clock))
             if wait:
                 await server.services.catalog.wait_for(lambda snapshot: snapshot.complete)
             return server

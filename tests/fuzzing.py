@@ -158,6 +158,9 @@ def methods_of_all_services() -> Iterator[tuple[str, MethodDescriptor, type[Mess
                 name = "inference.GRPCInferenceService"
             for method in service.methods:
                 yield f"/{name}/{method.name}", method, GetMessageClass(method.input_type), module in _CONTROL
+                if module is reflection_pb2:  # the one messages are the other's
+                    path = f"/grpc.reflection.v1.ServerReflection/{method.name}"
+                    yield path, method, GetMessageClass(method.input_type), False
 
 
 def _valid(path: str, method: MethodDescriptor, random: Random) -> Sequence[bytes]:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import forkserver
@@ -78,9 +78,10 @@ def serving(
     program: str = "from turnout.__main__ import main; main()",
     grpc: str = "127.0.0.1:0",
     control: str = "127.0.0.1:0",
+    options: Sequence[str] = (),
     **environment: str,
 ) -> Iterator[ServerProcess]:
-    """Starts `turnout serve`, or what `program` makes of it; it is killed at the end.
+    """Starts `turnout serve` with more `options`, or what `program` makes of it; it is killed at the end.
 
     The process is forked from one that has imported everything, and is alike in all else: two of its three seconds of
     starting are imports.
@@ -88,8 +89,10 @@ def serving(
     log = models.parent / f"server-{time.monotonic_ns()}.log"
     log.touch()
     command = ["serve", "--models", str(models), "--json"]
-    command += ["--grpc", grpc, "--http", "127.0.0.1:0", "--control", control]
-    process = _forking().Process(target=forked.run, args=(program, command, os.environ | environment, str(log)))
+    command += ["--grpc", grpc, "--http", "127.0.0.1:0", "--control", control, *options]
+    process = _forking().Process(
+        target=forked.run, args=(program, command, os.environ | {"TURNOUT_DRAIN__DELAY_S": "0"} | environment, str(log))
+    )
     process.start()
     try:
         pattern = re.compile(r'"grpc": "([^"]+)", "http": "([^"]+)", "control": "([^"]+)"')

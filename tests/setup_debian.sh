@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that the tests drive: Prometheus and its promtool, PostgreSQL, Chromium and a font for it,
-# curl, and python3-venv for `make` itself. `make test` and `.ci/run` call it; what is there already is left alone.
+# curl, gRPC's C++ library with what compiles a client of it, and python3-venv for `make` itself. `make test` and `.ci/run` call it; what is there already is left alone.
 # Where it is not root, or there is no apt-get or no network, the tests that need them are left out by name. With CI=true
 # that is a failure.
 set -euo pipefail
@@ -12,6 +12,11 @@ command -v chromium >/dev/null || command -v chromium-browser >/dev/null || comm
   missing+=(chromium)
 compgen -G '/usr/share/fonts/truetype/*/*.ttf' >/dev/null || missing+=(fonts-dejavu-core)
 command -v curl >/dev/null || missing+=(curl)
+command -v g++ >/dev/null || missing+=(g++)
+command -v pkg-config >/dev/null || missing+=(pkg-config)
+command -v protoc >/dev/null || missing+=(protobuf-compiler)
+command -v grpc_cpp_plugin >/dev/null || missing+=(protobuf-compiler-grpc)
+compgen -G '/usr/include/grpcpp/grpcpp.h' >/dev/null || missing+=(libgrpc++-dev libprotobuf-dev)
 "${PYTHON:-python3}" -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 [ ${#missing[@]} -gt 0 ] || exit 0
 

@@ -16,10 +16,10 @@ from turnout_proto.v1 import traffic_pb2 as pb
 from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
 from wire import request
 
-PATIENT = {"max_lag_s": 60, "max_queue_requests": 10_000}
+PATIENT = {"max_lag_s": 100, "max_queue_requests": 10_000}
 """Settings of a lane that drops nothing because the machine is slow."""
 
-LIMIT_SECONDS = 60
+LIMIT_SECONDS = 100
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ from turnout_client.model import (
     VersionState,
 )
 from turnout_client.retry import RetryPolicy
+from turnout_client.tls import Tls
 
 __all__ = [
     "Aborted",
@@ -68,6 +69,7 @@ __all__ = [
     "Standing",
     "TensorInfo",
     "Timing",
+    "Tls",
     "Transport",
     "TurnoutClientError",
     "Unauthenticated",

@@ -34,9 +34,19 @@ _DEFAULTS: tuple[tuple[str, str | int], ...] = (
 )
 
 
-def channel_options(overrides: Options = ()) -> list[tuple[str, str | int]]:
-    """Returns the channel arguments of a client: the defaults, each replaced by the override of the same name."""
-    return list({**dict(_DEFAULTS), **dict(overrides)}.items())
+def channel_options(overrides: Options = (), target: str = "") -> list[tuple[str, str | int]]:
+    """Returns the channel arguments of a client: the defaults, each replaced by the override of the same name.
+
+    Args:
+        overrides: Of the defaults.
+        target: Where the channel leads, as far as that is known.
+    """
+    options = {**dict(_DEFAULTS), **dict(overrides)}
+    scheme, _, addresses = target.partition(":")
+    if "," in addresses and scheme in ("ipv4", "ipv6"):
+        # gRPC would name all of them as the authority, which is no authority, and servers in Go and Rust refuse it.
+        options.setdefault("grpc.default_authority", addresses.partition(",")[0])
+    return list(options.items())
 
 
 def checked_target(target: str) -> str:

@@ -12,6 +12,8 @@ from turnout.telemetry.metrics import KnownVersion, Metrics
 from turnout.telemetry.resources import Memory
 from turnout.telemetry.rollout import MeterSample, RolloutSample
 from turnout.telemetry.shadow import DIFFERENCE_BOUNDS
+from turnout.telemetry.tls import TlsRecorder
+from turnout.telemetry.workers import worker_families
 
 _INTRODUCTION = """\
 What `GET /metrics` shows. [Metrics](../metrics.md) says what labels hold, what a dashboard may rely on, and what is
@@ -29,6 +31,11 @@ _AREAS = {
     "turnout_missing_": "The server",
     "turnout_repository_": "The server",
     "turnout_state_": "The server",
+    "turnout_tls_": "The server",
+    "turnout_worker_": "The server",
+    "turnout_requests_refused_": "The server",
+    "turnout_requests_under_": "The server",
+    "turnout_unfinished_": "The server",
 }
 """Headings by the beginnings of names; all else is about requests."""
 
@@ -36,7 +43,7 @@ _AREAS = {
 def metrics_page() -> str:
     """Returns the page's text."""
     areas: dict[str, list[tuple[str, str, str, str]]] = {"Requests": []}
-    for family in _one_of_everything().families():
+    for family in (*_one_of_everything().families(), *worker_families({0: True}, {0: 0})):
         area = next((title for start, title in _AREAS.items() if family.name.startswith(start)), "Requests")
         row = (f"`{family.name}`", family.kind, ", ".join(_labels(family)), prose(family.help))
         areas.setdefault(area, []).append(row)
@@ -90,4 +97,5 @@ def _one_of_everything() -> Metrics:
     metrics.server.spans = {"exported": 1}
     metrics.faults.watch("grpc.health.v1.Health")
     metrics.server.missing_versions = {"m": 0}
+    metrics.server.tls = TlsRecorder({"grpc": 0.0}, {"grpc": 0}, {"grpc": False})
     return metrics

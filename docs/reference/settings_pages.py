@@ -46,7 +46,14 @@ def settings_page() -> str:
 
 
 def _section(title: str, model: type[BaseModel]) -> list[str]:
-    return [f"## {title}\n\n{prose(_summary(model))}\n", _table_of(model, list(model.model_fields))]
+    inner = {name: _model_of(field) for name, field in model.model_fields.items() if _is_section(field)}
+    own = [name for name in model.model_fields if name not in inner]
+    blocks = [f"## {title}\n\n{prose(_summary(model))}\n", _table_of(model, own)]
+    for one in dict.fromkeys(inner.values()):
+        tables = ", ".join(f"`{title[:-1]}.{name}]`" for name, kind in inner.items() if kind is one)
+        keys = ", ".join(f"`{name}`" for name in one.model_fields)
+        blocks.append(f"{tables}: {prose(_summary(one))} They are {keys}.")
+    return blocks
 
 
 def _is_section(field: FieldInfo) -> bool:

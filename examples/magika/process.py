@@ -66,7 +66,9 @@ def serving(
     listen = ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--control", "127.0.0.1:0"]
     command = [str(TURNOUT), "serve", "--models", str(models), *listen, "--json"]
     with (models.parent / "server.log").open("w+") as log:
-        process = subprocess.Popen(command, stderr=log, env=os.environ | dict(environment or {}))
+        process = subprocess.Popen(
+            command, stderr=log, env=os.environ | {"TURNOUT_DRAIN__DELAY_S": "0"} | dict(environment or {})
+        )
         try:
             server = _listening(process, Path(log.name))
             given = "".join(f"{name}={value} " for name, value in (environment or {}).items())

@@ -1,5 +1,6 @@
 """Where `turnout` and `python -m turnout` start."""
 
+import os
 import sys
 
 from turnout.cli.streams import writing_out
@@ -10,8 +11,14 @@ _CAN_WAIT = {"publish"}
 takes as long as publishing a small model does."""
 
 
+_GRPC_LOG = "GRPC_VERBOSITY"
+"""What gRPC's core writes to standard error by itself: of each handshake that fails, among other things. A command says
+in one line what went wrong, and a server's log is lines of JSON."""
+
+
 def main() -> None:
     """Runs the command line of this process."""
+    os.environ.setdefault(_GRPC_LOG, "ERROR" if "serve" in sys.argv[1:2] else "NONE")
     if set(sys.argv[1:2]) & _CAN_WAIT:
         lower_priority()
     with writing_out():

@@ -17,10 +17,12 @@ from semver import Version
 from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
-from turnout.config import Address, Retention, Settings
+from turnout.admission import Admission, ReceiveBudget
+from turnout.config import Address, ModelTable, Retention, Settings, misread_variables
 from turnout.errors import Unavailable
 from turnout.host import lower_priority, return_freed_memory
 from turnout.life import SideTasks, drain
+from turnout.listeners import open_listeners
 from turnout.oip.description import Description
 from turnout.publishing import Publisher
 from turnout.registry.announcement import Bounds
@@ -28,6 +30,7 @@ from turnout.registry.repository import Repository
 from turnout.registry.standing import Declared
 from turnout.registry.trust import Trust
 from turnout.registry.uploads import Uploads
+from turnout.reload import Reloader
 from turnout.rollout.attempt import Entry, Rollout
 from turnout.rollout.changes.operations import Operations
 from turnout.rollout.clock import SYSTEM_CLOCK, Clock
@@ -53,14 +56,14 @@ from turnout.routing.weights import record_epochs, record_weights
 from turnout.rpc.codec import new_request_id, trailing_metadata
 from turnout.rpc.errors import code_name
 from turnout.rpc.registry.service import RegistryServicer
-from turnout.rpc.server import Services, control_server, data_server, listen
+from turnout.rpc.server import Services
 from turnout.serving import providers
 from turnout.serving.availability import Availability
 from turnout.serving.catalog import Catalog
 from turnout.serving.conversion import ConversionThread
+from turnout.serving.data_plane import DataPlane
 from turnout.serving.follow import follow
 from turnout.serving.hold import Hold
-from turnout.serving.inference import Inference
 from turnout.serving.limits import InputLimits
 from turnout.serving.load_policy import Fallbacks
 from turnout.serving.manager import Manager
@@ -69,24 +72,30 @@ from turnout.serving.nvml import Nvml
 from turnout.serving.replay import Replays
 from turnout.serving.sandbox.fork_server import start_processes
 from turnout.serving.sandbox.processes import Processes
-from turnout.serving.traced import TracedInference
 from turnout.startup import NEW_STORE, prepare_log, prepare_repository, store_is_new
 from turnout.state.store import StateStore
 from turnout.telemetry.exposition import Form
 from turnout.telemetry.gpu import Gpu
-from turnout.telemetry.logging import AccessLog, LibraryLogs, make_logger
+from turnout.telemetry.logging import AccessLog, LibraryLogs, Threshold, make_logger
 from turnout.telemetry.metrics import Metrics
 from turnout.telemetry.reading import Reading
 from turnout.telemetry.resources import Memory
 from turnout.telemetry.tracing.assembly import tracing
 from turnout.threads import Threads
+from turnout.tls.certificates import Certificates
+from turnout.web.admission import AdmissionGate
+from turnout.web.body import BodyReceiver
 from turnout.web.console.application import console_routes
 from turnout.web.console.recent import Recent
+from turnout.web.exchange import HttpInference
 from turnout.web.guard import Guard, is_loopback
 from turnout.web.oip.description import DescriptionEndpoints
-from turnout.web.oip.inference import InferenceEndpoint
 from turnout.web.oip.routes import oip_routes
-from turnout.web.server import Web, bind, http_server
+from turnout.web.predict import predict_routes
+from turnout.web.server import Web
+from turnout.workers.member import Member
+from turnout.workers.peers import Peers
+from turnout.workers.snapshot import encode
 
 _SCRAPE_READ_SECONDS = 1.0
 """What a driver may take to answer a scrape, which then shows what it said last."""
@@ -109,6 +118,9 @@ class Running:
         control: Where the control listener listens.
         services: What the listeners serve.
         failed: Done when a part that must not end ended; its exception says why.
+        admission: Says which requests are taken.
+        reloader: Puts changed settings into force.
+        without_delay: Set to have the drain begin at once: nobody waits for it but whoever stops the server.
     """
 
     grpc: Address
@@ -116,25 +128,42 @@ class Running:
     control: Address
     services: Services
     failed: "asyncio.Future[None]"
+    admission: Admission
+    reloader: Reloader
+    without_delay: asyncio.Event
 
 
 @asynccontextmanager
-async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[Running]:
+async def running(
+    settings: Settings,
+    log: FilteringBoundLogger,
+    clock: Clock = SYSTEM_CLOCK,
+    threshold: Threshold | None = None,
+    member: Member | None = None,
+) -> AsyncIterator[Running]:
     """Runs a server for as long as the context is entered; leaving it drains and stops the server.
 
     Args:
         settings: Of the server.
         log: Where it is told what happens.
         clock: That rollouts and the events of the state store go by.
+        threshold: Of the log, where its level can change.
+        member: What this server is as one of several workers; None where it is alone.
 
     Raises:
         ConfigError: An address cannot be had, or a setting cannot be met here.
         Unavailable: The state store does not answer.
     """
+    models = ModelTable(settings.model)
+    read, settings = settings, settings.model_copy(update={"model": models})
     async with AsyncExitStack() as stack:
         stack.enter_context(LibraryLogs(log))
         starting = Threads("start")
         stack.callback(starting.shutdown)
+        metrics = Metrics()
+        certificates = Certificates(settings.tls, metrics.server.tls, log)
+        stack.callback(certificates.close)
+        await starting.run(certificates.load)
         await starting.run(providers.start_runtime)
         root = await starting.run(prepare_repository, settings, log)
         store = await starting.run(StateStore.open, settings.state_url, now=clock.now)
@@ -143,7 +172,7 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         if nvml is not None:
             stack.callback(nvml.close)
 
-        repository, catalog, metrics = Repository(root), Catalog(), Metrics()
+        repository, catalog = Repository(root), Catalog()
         new_store = await starting.run(store_is_new, repository, store, log)
         await starting.run(prepare_log, repository, store, settings, log)
         policies = Policies()
@@ -169,8 +198,7 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         tracer = await stack.enter_async_context(tracing(settings.tracing, metrics.server.spans, log))
         conversions = ConversionThread()
         stack.callback(conversions.close)
-        plane = Inference if tracer is None else TracedInference
-        inference = plane(router, catalog, metrics, access, code_name, conversions)
+        inference = DataPlane(router, catalog, metrics, access, code_name, conversions, tracer)
         availability = Availability(metrics.server, log)
         if new_store:
             availability.note(
@@ -203,8 +231,10 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         async def refresh() -> None:
             try:
                 await traffic.refresh()  # first: what a policy needs is loaded, and stays so
-            finally:
+            except Exception:  # and no `finally`: what is raised there would take the place of a cancellation
                 await manager.refresh()
+                raise
+            await manager.refresh()
 
         tick = settings.rollout.tick_s
         replays = Replays()
@@ -223,12 +253,14 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             lambda model: settings.for_model(model).false_alarm_meter, catalog, policies, observer, log, clock
         )
         previews = Previews(catalog, rollouts, clock)
-        recent = Recent(catalog)
+        peers = None if member is None else Peers(member, manager, catalog, refresh, log)
+        recent = Recent(catalog, peers)
         explainer = Explainer(router, catalog, policies)
         console: Sequence[Route] = ()
         if settings.console.enabled:
             token = settings.console.token.get_secret_value()
-            console = console_routes(catalog, policies, shadows, rollouts, explainer, recent, token, log)
+            part = "" if peers is None else peers.part
+            console = console_routes(catalog, policies, shadows, rollouts, explainer, recent, token, log, part)
         services = Services(
             inference=inference,
             catalog=catalog,
@@ -247,7 +279,7 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             conversions=conversions,
             log=log,
             availability=availability,
-            tracer=tracer,
+            peers=peers,
         )
         readiness_off = asyncio.Event()
 
@@ -258,7 +290,7 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
         )
         gpus = Reading[Sequence[Gpu]](lambda: scraping.run(_gpus, nvml, manager.devices), ())
 
-        async def scrape(form: Form) -> bytes:
+        async def sample() -> None:
             manager.sample()
             if tracer is not None:
                 tracer.flush()  # what it traced gives examples of what is counted
@@ -267,65 +299,89 @@ async def running(settings: Settings, log: FilteringBoundLogger, clock: Clock = 
             record_rollouts(rollouts, meters, metrics.rollouts)
             metrics.server.memory = await memory.value(_SCRAPE_READ_SECONDS)
             metrics.server.gpus = await gpus.value(_SCRAPE_READ_SECONDS)
+
+        async def scrape(form: Form) -> bytes:
+            await sample()
             return await metrics.scrape(form)
 
+        async def snapshot(_: bytes = b"") -> bytes:
+            await sample()
+            return await encode(metrics.snapshot())
+
+        admission = Admission(settings.limits.max_requests)
+        budget = ReceiveBudget(int(settings.limits.max_unfinished_bytes))
+        metrics.server.admission, metrics.server.budget = admission, budget
         preferences = PreferenceReader(settings.routing)
-        body_bytes, limits = int(settings.limits.http_max_body_bytes), InputLimits.of(settings.limits)
+        bodies = BodyReceiver(int(settings.limits.http_max_body_bytes), budget)
+        limits = InputLimits.of(settings.limits)
+        runs = HttpInference(inference, preferences, bodies, new_request_id)
         oip = oip_routes(
-            InferenceEndpoint(inference, preferences, new_request_id, trailing_metadata, body_bytes, limits),
+            runs,
             DescriptionEndpoints(Description(router, catalog, services.accepting)),
-            tracer,
-        )
-        web = Web(
-            inference,
-            preferences,
-            router,
-            scrape,
-            services.ready,
-            availability,
-            new_request_id,
-            body_bytes,
+            trailing_metadata,
             limits,
-            metrics.faults,
-            oip,
-            console,
-            tracer,
         )
-        data, control = data_server(services, settings), control_server(services, settings)
-        http_socket = bind(settings.http)
-        stack.callback(http_socket.close)
-        addresses = (
-            listen(data, settings.grpc),
-            Address(settings.http.host, http_socket.getsockname()[1]),
-            listen(control, settings.control),
+        told = scrape if member is None else member.scrape
+        web = Web(
+            told, services.ready, availability, metrics.faults, [*predict_routes(runs, router, limits), *oip], console
         )
+        if peers is not None and member is not None:
+            member.answers("snapshot", snapshot)
+            stack.push_async_callback(_leave, member, snapshot)
+            if member.start.waits:
+                await refresh()
+                await peers.wait_to_listen()
         guarded = Guard(web.application(), settings.web.hosts, loopback=is_loopback(settings.http.host))
-        http = http_server(guarded)
+        gate = AdmissionGate(guarded, admission, log, services.accepting)
+        listeners = open_listeners(services, settings, gate, certificates, admission, budget, stack)
+        without_delay = asyncio.Event()
+        threshold = threshold or Threshold(settings.log.level)
+        reloader = Reloader(read, models, threshold, certificates.reload, refresh, log)
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         side_tasks = SideTasks(failed)
         stack.push_async_callback(side_tasks.cancel)
 
         await refresh()
-        await data.start()
-        await control.start()
-        side_tasks.start("http", http.serve(sockets=[http_socket]))
+        await listeners.start()
+        if peers is not None and member is not None:
+            await member.listening()
+            side_tasks.start("readiness", peers.tell_ready())
         side_tasks.start("rollouts", rollouts.run(previews.tick, meters.tick))
         side_tasks.start("webhook", webhook.run())
         side_tasks.start("retention", _retain(store, settings.retention, log))
+        side_tasks.start("tls", certificates.watch())
         side_tasks.start("uploads", _expire(repository, uploads, settings.transfers.keep_s))
         if console:
             side_tasks.start("recent", recent.run())
         side_tasks.start("follow", follow(refresh, revision, availability, root, settings.repository, log))
-        stack.push_async_callback(drain, services, settings, data, control, http, side_tasks)
+        stack.push_async_callback(drain, services, settings, admission, listeners, side_tasks, without_delay)
         try:
-            yield Running(*addresses, services, failed)
+            yield Running(
+                listeners.grpc.address,
+                listeners.http.address,
+                listeners.control.address,
+                services,
+                failed,
+                admission,
+                reloader,
+                without_delay,
+            )
         finally:
             readiness_off.set()
             catalog.swap(catalog.snapshot)  # wakes who watches the health
 
 
-async def run(settings: Settings) -> int:
-    """Runs a server until SIGTERM or SIGINT; a second signal ends the process at once.
+async def _leave(member: Member, snapshot: Callable[[], Awaitable[bytes]]) -> None:
+    await member.leave(await snapshot())
+
+
+async def run(settings: Settings, read: Callable[[], Settings], member: Member | None = None) -> int:
+    """Runs a server until SIGTERM or SIGINT; a second signal ends the process at once. SIGHUP reloads the settings.
+
+    Args:
+        settings: Of the server.
+        read: Reads them anew; it raises ConfigError if they are wrong.
+        member: What it is as one of several workers; it drains when its parent is gone, too.
 
     Returns:
         The exit code: 0 after a drain, 1 where a part that must not end did.
@@ -334,19 +390,39 @@ async def run(settings: Settings) -> int:
         ConfigError, Unavailable: As `running`.
     """
     return_freed_memory()
-    log = make_logger(settings.log.format, settings.log.level)
+    threshold = Threshold(settings.log.level)
+    log = make_logger(settings.log.format, threshold)
+    if member is not None:
+        log = log.bind(worker=member.start.index)
+    for sentence in misread_variables(settings):
+        log.warning("tls", reason=sentence)
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
 
-    def on_signal() -> None:
+    interrupted = False
+
+    def on_signal(number: signal.Signals) -> None:
+        nonlocal interrupted
         if stopping.is_set():
             os._exit(1)  # asked twice: no drain, no farewell
+        interrupted = number is signal.SIGINT
+        stop()
+
+    def stop() -> None:
         stopping.set()
+        if member is not None:
+            member.listen_now.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    async with running(settings, log) as server:
-        log.info("listening", grpc=str(server.grpc), http=str(server.http), control=str(server.control))
+        loop.add_signal_handler(number, on_signal, number)
+    hung_up = asyncio.Event() if member is None else member.hung_up  # that may be before there is a server
+    loop.add_signal_handler(signal.SIGHUP, hung_up.set)
+    if member is not None:
+        member.on_parents_end(stop)
+    async with running(settings, log, threshold=threshold, member=member) as server:
+        reloads = loop.create_task(_reload(server.reloader, read, hung_up))
+        if member is None:
+            log.info("listening", grpc=str(server.grpc), http=str(server.http), control=str(server.control))
         # What lives as long as the process is looked at by no collection from now on: each would stall the loop for it.
         gc.collect()
         gc.freeze()
@@ -354,12 +430,22 @@ async def run(settings: Settings) -> int:
         ends: list[asyncio.Future[Any]] = [signalled, server.failed]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         signalled.cancel()
+        reloads.cancel()
         failure = server.failed.exception() if server.failed.done() else None
         if failure is not None:
             log.error("a side task died; the server stops", reason=str(failure), exc_info=failure)
+        if interrupted or failure is not None:
+            server.without_delay.set()
         log.info("draining", seconds=settings.drain.timeout_s)
     log.info("stopped")
     return 0 if failure is None else 1
+
+
+async def _reload(reloader: Reloader, read: Callable[[], Settings], hung_up: asyncio.Event) -> None:
+    while True:
+        await hung_up.wait()
+        hung_up.clear()
+        await reloader.reload(read)
 
 
 def _uploads(repository: Repository, store: StateStore, settings: Settings, processes: Processes) -> Uploads:

@@ -2,6 +2,7 @@
 
     TurnoutError
     ├── InvalidRequest            the caller's fault; says which field, what was expected and what came
+    │   ├── Malformed             bytes that are no message
     │   ├── InvalidSelector
     │   ├── InvalidTensor
     │   ├── InputsRefused         the signature takes the inputs, and the model does not
@@ -84,6 +85,10 @@ class InvalidRequest(TurnoutError):
     def at(cls, field: str, description: str) -> Self:
         """Makes an error about one field; the message names it too, for clients that read no details."""
         return cls(f"{field}: {description}", violations=[Violation(field, description)])
+
+
+class Malformed(InvalidRequest):
+    """The bytes that came are no message of the type expected."""
 
 
 class InvalidSelector(InvalidRequest):

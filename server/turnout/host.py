@@ -7,10 +7,15 @@ answers what is known: a lock that cannot be had locks nothing, a limit that can
 import contextlib
 import ctypes
 import os
+import re
+import select
 import signal
+import socket
+import stat
 import sys
 import tempfile
 import threading
+from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 
@@ -38,10 +43,17 @@ _MAPPED_BYTES = 4 << 20
 _KEPT_BYTES = 8 << 20
 """Most free bytes at the end of a heap; each thread may have one."""
 
+_MOST_FILES = 65_536
+"""Open files that a server asks for: some programs that it starts close all that they might have."""
+
 _STATUS = Path("/proc/self/status")
 _STATM = Path("/proc/self/statm")
 _OOM_SCORE_ADJ = Path("/proc/self/oom_score_adj")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
+_FDINFO = Path("/proc/self/fdinfo")
+_WATCHED = re.compile(r"^tfd:\s*(\d+)", re.MULTILINE)
+"""A line about a descriptor that an epoll instance watches."""
+
 _MEMINFO = Path("/proc/meminfo")
 
 
@@ -151,6 +163,19 @@ def return_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
+def open_file_limit() -> int:
+    """Returns how many files this process may have open, which it raises as far as it may."""
+    if resource is None:
+        return 1024
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, _MOST_FILES) if hard != resource.RLIM_INFINITY else _MOST_FILES
+    if soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # macOS names a hard limit that it does not grant
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return int(soft)
+
+
 def write_no_core() -> None:
     """Has a crash of this process write no core file."""
     if resource is not None:
@@ -247,3 +272,77 @@ def _status(name: str) -> int:
             if line.startswith(name):
                 return int(line.split()[1]) * 1024
     return 0
+
+
+def connections(port: int) -> list[socket.socket]:
+    """Returns the TCP connections of this process that were made to its port `port`, whatever holds them.
+
+    Each is a descriptor of its own: the connection stays open until that is closed, too.
+    """
+    found = []
+    for number in _open_files():
+        with contextlib.suppress(OSError):  # it was closed just now, or no more descriptors are to be had
+            if not stat.S_ISSOCK(os.fstat(number).st_mode):
+                continue
+            connection = socket.socket(fileno=os.dup(number))
+            if _is_connection(connection, port):
+                found.append(connection)
+            else:
+                connection.close()
+    return found
+
+
+def _is_connection(connection: socket.socket, port: int) -> bool:
+    try:
+        if connection.family not in (socket.AF_INET, socket.AF_INET6):
+            return False
+        listens = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        return not listens and bool(connection.getsockname()[1] == port)
+    except OSError:  # it has been reset
+        return False
+
+
+def cut_connections(port: int) -> None:
+    """Ends all TCP connections of this process that were made to its port `port`, whatever holds them."""
+    for connection in connections(port):
+        with connection, contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+
+
+def same_file(number: int) -> frozenset[int]:
+    """Returns the descriptors of this process that are of the same file or socket as `number`, that one included."""
+    wanted, found = os.fstat(number), set()
+    for other in _open_files():
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(other), wanted):
+                found.add(other)
+    return frozenset(found)
+
+
+def unwatch(numbers: Collection[int]) -> bool:
+    """Has no event loop of this process look at these descriptors any more, whoever runs it.
+
+    What is open stays open: a listening socket is not asked for connections under this number, and under others it is.
+
+    Returns:
+        Whether any loop looked at one of them, and does not now. Only Linux can tell.
+    """
+    found = False
+    with contextlib.suppress(OSError):
+        for file in _FDINFO.iterdir():
+            with contextlib.suppress(OSError):
+                watched = {int(match[1]) for match in _WATCHED.finditer(file.read_text())} & set(numbers)
+                if not watched:
+                    continue
+                with select.epoll.fromfd(os.dup(int(file.name))) as loop:
+                    for number in watched:
+                        loop.unregister(number)
+                found = True
+    return found
+
+
+def _open_files() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/dev/fd")]
+    except OSError:
+        return []

@@ -12,6 +12,8 @@ LENGTH_DELIMITED: Final = 2
 
 MOST_VARINT_BYTES: Final = 10
 
+_SINGLE = [bytes((value,)) for value in range(128)]
+
 
 class Malformed(ValueError):
     """Bytes are not in protobuf's wire format."""
@@ -19,6 +21,8 @@ class Malformed(ValueError):
 
 def varint(value: int) -> bytes:
     """Returns `value`, which is not negative, as protobuf writes numbers."""
+    if value < 128:
+        return _SINGLE[value]
     parts = bytearray()
     while value > 127:
         parts.append(value & 127 | 128)
@@ -43,6 +47,11 @@ def read_varint(data: bytes | mmap.mmap, at: int, stop: int) -> tuple[int, int]:
     raise Malformed
 
 
+def length_delimited(number: int, size: int) -> bytes:
+    """Returns what goes before the bytes of a length-delimited field that has `size` of them."""
+    return varint(number << 3 | LENGTH_DELIMITED) + varint(size)
+
+
 def delimited(number: int, data: bytes) -> bytes:
     """Returns a length-delimited field."""
-    return varint(number << 3 | LENGTH_DELIMITED) + varint(len(data)) + data
+    return length_delimited(number, len(data)) + data

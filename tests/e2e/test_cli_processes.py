@@ -79,7 +79,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(prepared: Path) -> Iterator[Server]:
     shutil.copytree(prepared / "models", served := prepared.with_name("served") / "models")
     with serving_in_thread(served) as running, Client(running.grpc) as client:
-        client.wait_ready("m", timeout=30)
+        client.wait_ready("m", timeout=90)
         yield running
 
 

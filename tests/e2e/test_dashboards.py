@@ -21,6 +21,7 @@ from onnx_models import scaled
 from prometheus_process import RULES, Prometheus, needs_prometheus, prometheus
 from routing_wire import policy, put, scrape
 from turnout.config import ModelOverrides, ShadowLane
+from turnout.telemetry.workers import worker_families
 from turnout_proto.v1 import rollout_pb2
 from wire import X, request, stub_of
 
@@ -165,7 +166,7 @@ async def test_every_panel_names_real_metrics_and_shows_a_scene_with_a_canary_a_
 
 
 def _judge(directory: Path, target: str, exported: set[str]) -> None:
-    known = exported | recorded() | PROMETHEUS_S_OWN
+    known = exported | recorded() | PROMETHEUS_S_OWN | {family.name for family in worker_families({}, {})}
     everything = list(asked())
     assert len(everything) > 50
     for expression in (*(each.expression for each in everything), *marks(), *(selector for selector, _ in values())):

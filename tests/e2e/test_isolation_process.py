@@ -39,7 +39,7 @@ def test_the_children_end_with_the_server(publish_model, models, how) -> None:
     publish_model("m", "1.0.0", onnx_models.integer_division())
     shared = set(os.listdir("/dev/shm"))
     with serving(models) as server, Client(server.grpc, timeout=30) as client:
-        client.wait_ready("m")
+        client.wait_ready("m", timeout=90)
         assert client.predict("m", GOOD)["y"].tolist() == [4]
         running = children(server.process.pid)
         assert running
@@ -52,7 +52,7 @@ def test_the_children_end_with_the_server(publish_model, models, how) -> None:
 def test_a_child_that_hangs_ends_with_a_server_whose_drain_is_over(publish_model, models) -> None:
     publish_model("m", "1.0.0", onnx_models.slow())
     with serving(models, TURNOUT_DRAIN__TIMEOUT_S="0.5") as server, Client(server.grpc, retries=0) as client:
-        client.wait_ready("m")
+        client.wait_ready("m", timeout=90)
         running = children(server.process.pid)
 
         def ask() -> None:
@@ -72,7 +72,7 @@ def test_a_child_that_hangs_ends_with_a_server_whose_drain_is_over(publish_model
 def test_what_the_command_line_tells_of_an_isolated_version(publish_model, models, tmp_path: Path) -> None:
     publish_model("m", "1.0.0", onnx_models.integer_division())
     with serving(models) as server, Client(server.grpc, retries=0, timeout=30) as client:
-        client.wait_ready("m")
+        client.wait_ready("m", timeout=90)
         with pytest.raises(Internal, match="SIGFPE"):
             client.predict("m", {"a": np.array([-(2**63)]), "b": np.array([-1])})
         assert client.predict("m", GOOD)["y"].tolist() == [4]

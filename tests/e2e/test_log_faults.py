@@ -1,6 +1,7 @@
 """A server whose log cannot be written starts, serves and stops as any other, and counts the lines it lost."""
 
 import http.client
+import os
 import re
 import signal
 import subprocess
@@ -45,7 +46,9 @@ def test_a_log_that_cannot_be_written_fails_no_start_no_request_and_no_stop(publ
     command = [*TURNOUT, "serve", "--models", str(models), "--json", "--http", f"127.0.0.1:{port}"]
     command += ["--grpc", "127.0.0.1:0", "--control", "127.0.0.1:0"]
     with unwritable(kind) as stream:
-        process = subprocess.Popen(command, stderr=stream, stdout=stream)
+        process = subprocess.Popen(
+            command, stderr=stream, stdout=stream, env=os.environ | {"TURNOUT_DRAIN__DELAY_S": "0"}
+        )
         try:
             wait_until_ready(port, process)
             for _ in range(300):  # more than a pipe holds

@@ -107,7 +107,7 @@ def test_while_a_canary_is_rolled_back_each_alert_that_should_fires_and_the_rule
         Client(server.grpc) as client,
         prometheus(tmp_path / "prometheus", server.http) as watch,
     ):
-        client.wait_ready("m", timeout=30)
+        client.wait_ready("m", timeout=90)
         watch.wait("all series are there", lambda: watch.now('turnout_requests_total{version="1.0.0"} == 0') != {})
         with load.running(server.grpc):
             watch.wait(

@@ -29,7 +29,7 @@ def test_the_exemplars_that_prometheus_keeps_are_traces_that_a_collector_got(pub
         ) as server,
         Client(server.grpc) as client,
     ):
-        client.wait_ready("m", timeout=30)
+        client.wait_ready("m", timeout=90)
         with prometheus(tmp_path / "prometheus", server.http, "--enable-feature=exemplar-storage") as watch:
             begun = time.time()
 

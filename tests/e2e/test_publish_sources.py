@@ -16,7 +16,7 @@ import onnx_models
 from processes import serving_in_thread, turnout, turnout_process
 from turnout.registry.repository import Repository
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 V1 = Version(1)
 

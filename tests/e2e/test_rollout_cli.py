@@ -63,7 +63,7 @@ def models(tmp_path: Path) -> Path:
 @pytest.fixture
 def server(models: Path) -> Iterator[Server]:
     with serving_in_thread(models, rollout={"tick_s": 0.1}) as process, Client(process.grpc) as client:
-        client.wait_ready("m", timeout=30)
+        client.wait_ready("m", timeout=90)
         yield process
 
 
@@ -272,7 +272,7 @@ def test_a_long_rollout_is_read_page_by_page(models: Path) -> None:
         store.put_rollout("m", write, actor="test", reason="")
     with serving_in_thread(models, rollout={"tick_s": 0.1}) as server:
         with Client(server.grpc) as client:
-            client.wait_ready("m", timeout=30)
+            client.wait_ready("m", timeout=90)
         (errors,) = told(server, "explain", "m")["metrics"]
     assert (errors["canary_requests"], errors["baseline_requests"]) == (4321, sum(range(4321)))
 
@@ -333,7 +333,7 @@ def test_a_wait_for_a_rollout_that_another_replaces_ends_with_1(server: Server) 
 def test_a_watcher_outlives_its_server_and_says_so(models: Path) -> None:
     with serving(models, **TICK) as server:
         with Client(server.grpc) as client:
-            client.wait_ready("m", timeout=30)
+            client.wait_ready("m", timeout=90)
         with load(server):
             run(server, "start", "m", "--to", "1.1.0", *LONG)
             until(server, soaking)

@@ -42,7 +42,7 @@ def models(tmp_path: Path) -> Path:
 @pytest.fixture
 def server(models: Path) -> Iterator[Server]:
     with serving_in_thread(models) as process, Client(process.grpc) as client:
-        client.wait_ready("m", timeout=30)
+        client.wait_ready("m", timeout=90)
         yield process
 
 
@@ -161,7 +161,7 @@ def test_the_shadows_report_shows_what_differs(server: Server) -> None:
 def test_after_kill_9_and_a_restart_each_key_meets_the_same_version(models: Path) -> None:
     with serving(models) as server:
         with Client(server.grpc) as client:
-            client.wait_ready("m", timeout=30)
+            client.wait_ready("m", timeout=90)
         traffic(server, "set", "m", "--baseline", "1.0.0", "--canary", "1.1.0=5%")
         traffic(server, "ramp", "m", "1.1.0=20%")
         traffic(server, "set", "m", "--canary", "1.1.0=20%", "--canary", "1.2.0=10%")
@@ -170,7 +170,7 @@ def test_after_kill_9_and_a_restart_each_key_meets_the_same_version(models: Path
         server.wait()
     with serving(models) as server:
         with Client(server.grpc) as client:
-            client.wait_ready("m", timeout=30)
+            client.wait_ready("m", timeout=90)
         eventually(lambda: all(s["applied"] for s in traffic(server, "show", "m")["models"][0]["shares"]))
         assert owners(server) == before
         assert traffic(server, "show", "m")["models"][0]["epoch"] == 3

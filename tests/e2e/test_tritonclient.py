@@ -19,6 +19,7 @@ from onnx import ModelProto, TensorProto, helper
 from semver import Version
 
 import onnx_models
+from conftest import TRANSPORTS
 from processes import ServerProcess, serving
 from turnout.config import Settings
 from turnout.registry.publish import PublishRequest, publish
@@ -92,7 +93,7 @@ def tritonclient_python() -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("triton")
     models = root / "models"
     repository = Repository(models)
@@ -118,7 +119,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         put("to-bfloat16", "1.0.0", _to_bfloat16())
         for name, element in ELEMENTS.items():
             put(f"as-{name}", "1.0.0", onnx_models.identity(element, ["batch", 2]))
-    with serving(models, TURNOUT_RUNTIME__RUNNERS="1") as process:
+    return models
+
+
+@pytest.fixture(scope="module", params=TRANSPORTS)
+def server(models: Path, request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
+    with serving(models, TURNOUT_RUNTIME__RUNNERS="1", TURNOUT_TRANSPORT__DATA=request.param) as process:
         deadline = time.monotonic() + 60
         while httpx.get(f"http://{process.http}/readyz").status_code != 200:
             assert time.monotonic() < deadline, process.log.read_text()

@@ -18,6 +18,8 @@ from turnout_client import (
     VersionState,
 )
 
+pytestmark = pytest.mark.both_transports
+
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
 
 
@@ -115,7 +117,7 @@ async def test_waiting_for_the_server_and_for_a_model_of_it(publish_model, start
     publish_model("m", "1.0.0", scaled(1))
     async with connect(await start_server(wait=False)) as client:
         await client.wait_ready(timeout=30)
-        await client.wait_ready("m", timeout=30)
+        await client.wait_ready("m", timeout=90)
         await client.wait_ready("m", "^1", timeout=30)
         with pytest.raises(DeadlineExceeded, match=r"model:m@\^2 was not ready within 0.2 s"):
             await client.wait_ready("m", "^2", timeout=0.2)

@@ -8,6 +8,8 @@ from onnx import TensorProto
 from onnx_models import add_with_default, bfloat16_cast, identity, scalar, string_identity
 from wire import outputs_of, request, stub_of
 
+pytestmark = pytest.mark.both_transports
+
 TYPES = {
     TensorProto.BOOL: np.bool_,
     TensorProto.UINT8: np.uint8,

@@ -5,10 +5,13 @@ import re
 from itertools import islice
 
 import httpx
+import pytest
 
 from fuzzing import Sender, messages
 from onnx_models import scaled, string_identity
 from wire import X, outputs_of, request, stub_of
+
+pytestmark = pytest.mark.both_transports
 
 MESSAGES = 2500
 SEED = 15
@@ -41,5 +44,5 @@ async def test_no_message_gets_an_answer_that_nobody_foresaw(publish_model, star
     assert {service for service, count in malformed if float(count)} >= {
         "turnout.v1.PredictionService", "inference.GRPCInferenceService", "turnout.v1.CatalogService",
         "turnout.v1.ControlService", "turnout.v1.RegistryService", "grpc.health.v1.Health",
-        "grpc.reflection.v1alpha.ServerReflection", "grpc.channelz.v1.Channelz",
+        "grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection", "grpc.channelz.v1.Channelz",
     }  # fmt: skip

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from onnx_models import scaled
-from turnout.web.header_limit import MAX_HEADER_BYTES
+
+MAX_HEADER_BYTES = 64 * 1024  # limits.max_header_bytes
 
 MIB = 1 << 20
 HEAD = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n"
@@ -55,9 +56,8 @@ async def test_what_never_ends_is_cut_off(publish_model, start_server, data) -> 
 async def test_headers_that_are_too_long_are_told_so(publish_model, start_server) -> None:
     publish_model("m", "1.0.0", scaled(2))
     server = await start_server()
-    answer = await exchange(server, HEAD + b"Accept: " + b"a" * (2 * MAX_HEADER_BYTES))
-    assert answer.startswith(b"HTTP/1.1 431 ")
-    assert b"65536 bytes" in answer
+    answer = await exchange(server, HEAD + b"Accept: " + b"a" * MAX_HEADER_BYTES)
+    assert answer.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
 
 
 async def test_headers_within_the_bound_are_taken_and_bodies_may_be_longer(publish_model, start_server) -> None:

@@ -13,18 +13,25 @@ import pytest
 from onnx import TensorProto
 
 from onnx_models import identity, scaled, string_identity
-from turnout.errors import DeadlineExceeded
+from turnout.config import Routing
+from turnout.routing.preferences import PreferenceReader
 from turnout.rpc import codec as rpc_codec
 from turnout.rpc import reading
+from turnout.rpc.exchange import Endpoint
+from turnout.rpc.guard import Guard
 from turnout.rpc.oip import exchange
-from turnout.serving.inference import InferenceRequest
+from turnout.rpc.oip.codec import InputDecoder
+from turnout.rpc.prediction import PredictExchange
+from turnout.rpc.transport.port import Call, StatusError
 from turnout.serving.limits import DEFAULT_LIMITS
-from turnout.web import server as web
+from turnout.web import predict
 from turnout.web.oip import inference as rest_inference
 from turnout_proto import tensors
 from turnout_proto.oip import inference_pb2 as oip
 from turnout_proto.v1 import prediction_pb2 as pb
 from wire import X, outputs_of
+
+pytestmark = pytest.mark.both_transports
 
 LIMITS = {"max_tensors": 4, "max_rank": 3, "max_name_bytes": 64, "max_elements": 1000, "max_strings": 500}
 LONG = "n" * 65
@@ -306,12 +313,14 @@ LARGE = {
         PAIRS[1], lambda: pb.PredictStreamRequest(request=large_v1()).SerializeToString(),
         (reading, "check_message"), (rpc_codec, "response"),
     ),
-    "oip": (PAIRS[2], lambda: large_infer().SerializeToString(), (exchange, "decode_inputs"), (exchange, "answer")),
+    "oip": (PAIRS[2], lambda: large_infer().SerializeToString(), (InputDecoder, "decode"), (exchange, "unary_answer")),
     "oip stream": (
-        PAIRS[3], lambda: large_infer().SerializeToString(), (exchange, "decode_inputs"), (exchange, "answer")
+        PAIRS[3], lambda: large_infer().SerializeToString(), (InputDecoder, "decode"), (exchange, "stream_answer")
     ),
-    "/predict": ("/predict/s", large_json, (web, "json_object"), (web, "to_nested")),
-    "/predict, gzip": ("/predict/s", lambda: gzip.compress(large_json()), (web, "json_object"), (web, "to_nested")),
+    "/predict": ("/predict/s", large_json, (predict, "json_object"), (predict, "to_nested")),
+    "/predict, gzip": (
+        "/predict/s", lambda: gzip.compress(large_json()), (predict, "json_object"), (predict, "to_nested")
+    ),
     "/v2": ("/v2/models/s/infer", large_rest, (rest_inference, "open_body"), (rest_inference, "inference_answer")),
 }  # fmt: skip
 
@@ -343,9 +352,26 @@ async def test_what_is_large_is_decoded_and_encoded_beside_the_event_loop(
     assert [name.rpartition("-")[0] for name in threads] == ["conversion"] * 2
 
 
-async def test_a_request_whose_deadline_passed_is_not_decoded(server) -> None:
-    call = InferenceRequest("f", "", {}, deadline=0.0)
-    with pytest.raises(DeadlineExceeded):
-        await server.services.inference.decode_in_thread(
-            call, rpc_codec.PredictExchange(pb.PredictRequest(), DEFAULT_LIMITS)
-        )
+class Expired(Call):
+    """A call whose client waits no longer."""
+
+    metadata = ()
+    deadline = 0.0
+    host = certificate = ""
+
+    def mentions(self, keys):
+        return False
+
+
+async def test_a_large_request_whose_deadline_passed_is_not_decoded(server, monkeypatch) -> None:
+    services, decoded = server.services, []
+    monkeypatch.setattr(tensors, "decode", decoded.append)
+    guard = Guard(DEFAULT_LIMITS, 1 << 20, services.conversions, services.metrics.faults, services.log)
+    endpoint = Endpoint.of("s", "Predict", pb.PredictRequest, PreferenceReader(Routing()), guard)
+    with pytest.raises(StatusError) as raised:
+        await services.inference.answer(PredictExchange(endpoint, large_v1().SerializeToString(), Expired()))
+    assert raised.value.status.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+    assert not decoded
+    async with httpx.AsyncClient(base_url=f"http://{server.http}") as client:
+        metrics = (await client.get("/metrics")).text
+    assert 'turnout_requests_total{model="s",version="",role="",code="DEADLINE_EXCEEDED"} 1' in metrics

@@ -12,6 +12,8 @@ from onnx_models import scaled
 from turnout_proto.v1 import prediction_pb2 as pb
 from wire import X, outputs_of, request
 
+pytestmark = pytest.mark.both_transports
+
 CALLERS_FAULT = {
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.NOT_FOUND,

@@ -19,6 +19,8 @@ from turnout.rpc.oip.service import SERVICE_NAME
 from turnout_proto.oip import inference_pb2 as pb
 from wire import X, refusal
 
+pytestmark = pytest.mark.both_transports
+
 CALLERS_FAULT = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED}
 
 THREADS = Runtime(inline_threshold_us=0, runners=1)

@@ -17,7 +17,7 @@ PACKAGES = [ROOT / "server" / "turnout", ROOT / "client" / "turnout_client"]
 
 MACOS = """
 import os, sys
-import asyncio, getpass, grpc, httpx, multiprocessing, onnxruntime, sqlite3, ssl, subprocess, urllib.request, uvicorn
+import asyncio, getpass, grpc, httpx, multiprocessing, onnxruntime, sqlite3, ssl, subprocess, urllib.request, h2corn
 import google.protobuf.message, prometheus_client, starlette.applications, watchfiles
 
 LINUX = ("sched_", "SCHED_", "memfd_", "MFD_", "eventfd", "EFD_", "splice", "pidfd_", "getrandom", "O_TMPFILE")

@@ -5,12 +5,15 @@ import time
 
 import grpc
 import numpy as np
+import pytest
 from semver import Version
 
 from onnx_models import scaled, slow
 from turnout.config import Limits, Runtime
 from turnout_proto.v1 import prediction_pb2 as pb
 from wire import X, outputs_of, request, stub_of
+
+pytestmark = pytest.mark.both_transports
 
 THREADS = Runtime(inline_threshold_us=0, runners=2)
 

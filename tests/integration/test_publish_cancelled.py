@@ -71,8 +71,15 @@ async def test_a_trial_whose_client_left_ends(publishing: Publishing, scratch: P
     task.cancel()
     await until(lambda: not list(scratch.glob("turnout-*")))
     await until(lambda: len([home for home in (models / STAGING).iterdir() if home.is_dir()]) == 1)  # the upload's own
-    async with registry_of(server) as registry:
-        await registry.AbandonUpload(pb.AbandonUploadRequest(upload_id=upload_id))  # nothing holds it any more
+    async with registry_of(server) as registry, asyncio.timeout(BOUND):
+        while True:  # what held it lets go once its thread has ended
+            try:
+                await registry.AbandonUpload(pb.AbandonUploadRequest(upload_id=upload_id))
+                break
+            except grpc.aio.AioRpcError as refused:
+                if refused.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+                await asyncio.sleep(0.01)
     assert [home for home in (models / STAGING).iterdir() if home.is_dir()] == []
 
 

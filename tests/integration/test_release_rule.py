@@ -38,7 +38,7 @@ async def done(server, models, *arguments: str, local: bool = False) -> str:
     assert said.code == 0, said.err
     if local:
         revision = revision_of(models)
-        await settled(lambda: server.services.manager._inventory.revision >= revision, limit=10)
+        await settled(lambda: server.services.manager._inventory.revision >= revision, limit=60)
         await server.services.rollouts._enforcement._traffic.refresh()
     await check_printed(server, said.out)
     return said.out

@@ -6,6 +6,8 @@ import pytest
 from onnx_models import scaled
 from routing_wire import ask, policy, put
 
+pytestmark = pytest.mark.both_transports
+
 KEYS = [f"user-{n}" for n in range(300)]
 
 

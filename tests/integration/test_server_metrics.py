@@ -107,6 +107,10 @@ async def test_a_full_queue_is_shown_as_full(publish_model, start_server) -> Non
 
         async def full() -> None:
             while shown(await scrape(server), "turnout_queue_fill_ratio")["model=m", "version=1.0.0"] < 1:
+                under_way = sum(
+                    not call.done() for call in calls
+                )  # where a scrape takes long, one or another has ended
+                calls.extend(stub.Predict(request("m", **long)) for _ in range(3 - under_way))
                 await asyncio.sleep(0.01)
 
         await asyncio.wait_for(full(), 30)

@@ -3,11 +3,14 @@
 import grpc
 import numpy as np
 import onnxruntime as ort
+import pytest
 
 from onnx_models import matmul
 from turnout_proto import tensors
 from turnout_proto.v1 import prediction_pb2 as pb
 from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
+
+pytestmark = pytest.mark.both_transports
 
 
 async def test_predict_gives_what_onnx_runtime_gives(publish_model, start_server) -> None:

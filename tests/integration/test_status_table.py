@@ -13,6 +13,8 @@ from turnout.config import Loading, ModelOverrides, QueueLimits, Runtime
 from turnout_proto.v1 import prediction_pb2 as pb
 from wire import X, refusal, request, stub_of
 
+pytestmark = pytest.mark.both_transports
+
 Code = grpc.StatusCode
 LONG = np.int64(60_000)
 """Rounds of the slow model: about half a second."""
@@ -119,7 +121,7 @@ async def test_a_draining_server_is_unavailable_with_a_time_to_try_again(publish
     publish_model("m", "1.0.0", scaled(1))
     server = await start_server()
     async with stub_of(server) as stub:
-        server.services.inference.drain()
+        server.admission.stop()
         refused = await refusal(stub.Predict(request("m", x=X)))
     assert refused.code is Code.UNAVAILABLE
     assert refused.retry_after

@@ -23,6 +23,8 @@ from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
 from turnout_proto.v1.registry_pb2_grpc import RegistryServiceStub
 from wire import Refusal, X, refusal, request, stub_of
 
+pytestmark = pytest.mark.both_transports
+
 Code = grpc.StatusCode
 
 

@@ -17,6 +17,8 @@ from turnout_proto.oip import inference_pb2 as oip
 from turnout_proto.v1 import prediction_pb2 as pb
 from wire import X, refusal, request, stub_of
 
+pytestmark = pytest.mark.both_transports
+
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, NOT_SAMPLED = (f"00-{TRACE}-{CALLER}-{flags}" for flags in ("01", "00"))
 STEPS = ["decode", "route", "queue", "compute", "encode"]

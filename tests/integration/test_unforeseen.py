@@ -7,7 +7,7 @@ import grpc
 import httpx
 import pytest
 from google.protobuf.descriptor import MethodDescriptor
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 
 from fuzzing import methods_of_all_services
 from onnx_models import scaled
@@ -15,15 +15,19 @@ from turnout.routing.router import PolicyRouter
 from turnout.rpc import codec
 from turnout.rpc.control.traffic import TrafficMethods
 from turnout.rpc.health import HealthServicer
+from turnout.rpc.oip import codec as oip_codec
 from turnout.rpc.oip import exchange
 from turnout.rpc.oip.service import REFUSED
+from turnout.rpc.reflection import ReflectionServicer
 from turnout.rpc.registry.service import RegistryServicer
-from turnout.web import server as web
+from turnout.web import predict
 from turnout.web.oip import inference as rest
 from turnout_proto import tensors
 from turnout_proto.oip import inference_pb2 as oip
 from turnout_proto.v1 import catalog_pb2, prediction_pb2, registry_pb2, traffic_pb2
 from wire import X, request
+
+pytestmark = pytest.mark.both_transports
 
 SECRET = "KeyError: /secret/of/the/server"
 
@@ -105,8 +109,8 @@ BREAKS = {
     "v1 decoding": (tensors, "decode", "/turnout.v1.PredictionService/Predict", (False, False), V1),
     "v1 encoding": (codec, "response", "/turnout.v1.PredictionService/Predict", (False, False), V1),
     "v1 routing": (PolicyRouter, "route", "/turnout.v1.PredictionService/Predict", (False, False), V1),
-    "oip decoding": (exchange, "decode_inputs", "/inference.GRPCInferenceService/ModelInfer", (False, False), infer()),
-    "oip encoding": (exchange, "answer", "/inference.GRPCInferenceService/ModelInfer", (False, False), infer()),
+    "oip decoding": (oip_codec, "decode_inputs", "/inference.GRPCInferenceService/ModelInfer", (False, False), infer()),
+    "oip encoding": (exchange, "unary_answer", "/inference.GRPCInferenceService/ModelInfer", (False, False), infer()),
     "oip ready": (PolicyRouter, "route", "/inference.GRPCInferenceService/ModelReady", (False, False), b""),
     "catalog": (PolicyRouter, "describe", "/turnout.v1.CatalogService/GetVersion", (False, False),
                 catalog_pb2.GetVersionRequest(model="m").SerializeToString()),
@@ -118,7 +122,7 @@ BREAKS = {
     "registry in": (RegistryServicer, "_next", "/turnout.v1.RegistryService/UploadFiles", (True, False), b""),
     "registry out": (RegistryServicer, "_fetch", "/turnout.v1.RegistryService/FetchVersion", (False, True),
                      registry_pb2.FetchVersionRequest(model="m", version="1.0.0").SerializeToString()),
-    "reflection": (reflection.aio.ReflectionServicer, "_list_services",
+    "reflection": (ReflectionServicer, "_answer",
                    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", (True, True),
                    reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()),
 }  # fmt: skip
@@ -158,15 +162,15 @@ async def test_an_item_whose_answer_cannot_be_encoded_fails_alone(server, monkey
 
 
 async def test_an_item_of_the_open_inference_protocol_fails_alone(server, monkeypatch) -> None:
-    answer_as_before, failed = exchange.answer, []
+    answer_as_before, failed = exchange.stream_answer, []
 
     def fails_once(*args):
         if not failed:
             failed.append(True)
             boom()
-        answer_as_before(*args)
+        return answer_as_before(*args)
 
-    monkeypatch.setattr(exchange, "answer", fails_once)
+    monkeypatch.setattr(exchange, "stream_answer", fails_once)
     async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
         path = "/inference.GRPCInferenceService/ModelStreamInfer"
         stream = channel.stream_stream(path)(iter([infer(), infer()]), timeout=20)
@@ -178,8 +182,8 @@ async def test_an_item_of_the_open_inference_protocol_fails_alone(server, monkey
 @pytest.mark.parametrize(
     ("owner", "name", "path", "body"),
     [
-        (web, "to_nested", "/predict/m", {"inputs": {"x": X.tolist()}}),
-        (web, "from_nested", "/predict/m", {"inputs": {"x": X.tolist()}}),
+        (predict, "to_nested", "/predict/m", {"inputs": {"x": X.tolist()}}),
+        (predict, "from_nested", "/predict/m", {"inputs": {"x": X.tolist()}}),
         (rest, "read_inputs", "/v2/models/m/infer", {"inputs": []}),
         (rest, "inference_answer", "/v2/models/m/infer",
          {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}),

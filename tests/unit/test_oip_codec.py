@@ -3,11 +3,14 @@ import struct
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from turnout.errors import InvalidTensor, Unsupported
 from turnout.oip.elements import BY_NAME, ELEMENT_TYPES, NUMERIC_NAMES
 from turnout.registry.signature import DataType
-from turnout.rpc.oip.codec import decode_inputs, encode_outputs
+from turnout.rpc.oip.answer import output_parts
+from turnout.rpc.oip.codec import InputDecoder, decode_inputs
 from turnout.serving.limits import DEFAULT_LIMITS
 from turnout_proto.oip.inference_pb2 import InferTensorContents, ModelInferRequest, ModelInferResponse
 
@@ -39,6 +42,10 @@ def fault(request):
     return violation
 
 
+def described(outputs) -> ModelInferResponse:
+    return ModelInferResponse.FromString(b"".join(output_parts(outputs, {})))
+
+
 def test_every_element_type_has_a_name_of_its_own():
     assert len(BY_NAME) == len(DataType)
     assert set(BY_NAME) == {
@@ -52,8 +59,7 @@ def test_raw_numbers_come_in_as_they_were_and_go_out_the_same(dtype, name):
     array = np.arange(6).reshape(2, 3).astype(dtype)
 
     decoded = decode_inputs(raw_request(name, [2, 3], array.tobytes()))["x"]
-    response = ModelInferResponse()
-    encode_outputs(response, [("y", decoded)])
+    response = described([("y", decoded)])
 
     assert decoded.dtype == dtype
     np.testing.assert_array_equal(decoded, array)
@@ -76,8 +82,7 @@ def test_scalars_and_empty_tensors_are_tensors(shape):
     assert decode_inputs(raw_request("INT64", shape, bytes(8 * count)))["x"].shape == tuple(shape)
     assert decode_inputs(raw_request("BYTES", shape, lengthed(*[b"a"] * count)))["x"].shape == tuple(shape)
     assert decode_inputs(typed_request("INT64", shape, int64_contents=[7] * count))["x"].shape == tuple(shape)
-    response = ModelInferResponse()
-    encode_outputs(response, [("y", np.zeros(shape, np.float32))])
+    response = described([("y", np.zeros(shape, np.float32))])
     assert list(response.outputs[0].shape) == shape
 
 
@@ -120,8 +125,7 @@ def test_text_comes_in_as_str_and_goes_out_as_utf8_behind_its_length():
     raw = lengthed(b"frog", "Gleis 9¾".encode(), b"")
 
     decoded = decode_inputs(raw_request("BYTES", [3], raw))["x"]
-    response = ModelInferResponse()
-    encode_outputs(response, [("y", decoded)])
+    response = described([("y", decoded)])
 
     assert decoded.dtype == object
     assert decoded.tolist() == ["frog", "Gleis 9¾", ""]
@@ -256,9 +260,8 @@ def test_too_many_inputs_are_refused_before_any_is_decoded():
 
 def test_outputs_of_any_layout_go_out_row_major():
     array = np.arange(6, dtype=np.int32).reshape(2, 3).T
-    response = ModelInferResponse()
 
-    encode_outputs(response, [("y", array)])
+    response = described([("y", array)])
 
     assert list(response.outputs[0].shape) == [3, 2]
     assert response.raw_output_contents[0] == np.ascontiguousarray(array).tobytes()
@@ -266,4 +269,54 @@ def test_outputs_of_any_layout_go_out_row_major():
 
 def test_an_output_that_the_protocol_cannot_hold_is_no_crash():
     with pytest.raises(Unsupported, match="complex64"):
-        encode_outputs(ModelInferResponse(), [("y", np.zeros(1, np.complex64))])
+        output_parts([("y", np.zeros(1, np.complex64))], {})
+
+
+def test_outputs_are_described_as_they_are_though_they_were_otherwise_before():
+    remembered = {}
+    for array in (np.zeros((2, 3), np.float32), np.zeros((3, 2), np.float32), np.zeros((3, 2), np.int64)):
+        for _ in range(2):
+            response = ModelInferResponse.FromString(b"".join(output_parts([("y", array)], remembered)))
+            assert tuple(response.outputs[0].shape) == array.shape
+            assert response.outputs[0].datatype == ("FP32" if array.dtype == np.float32 else "INT64")
+            assert response.raw_output_contents[0] == array.tobytes()
+
+
+@st.composite
+def raw_requests(draw):
+    """Requests that are right, and some that are not in one way or another."""
+    request = ModelInferRequest(model_name="m")
+    for _ in range(draw(st.integers(0, 3))):
+        kind = BY_NAME[draw(st.sampled_from(["FP32", "INT64", "BOOL", "UINT8", "BF16"]))]
+        shape = draw(st.lists(st.integers(0, 3), max_size=3))
+        tensor = request.inputs.add(name=draw(st.sampled_from("ab")), datatype=kind.name, shape=shape)
+        size = int(np.prod(shape, dtype=int)) * kind.size + draw(st.sampled_from([0, 0, 0, 1, -1]))
+        request.raw_input_contents.append(bytes(draw(st.sampled_from([0, 1, 2])) for _ in range(max(size, 0))))
+        match draw(st.integers(0, 9)):
+            case 0:
+                tensor.datatype = "FP99"
+            case 1:
+                tensor.shape.append(-1)
+            case 2:
+                tensor.parameters["shared_memory_region"].string_param = "r"
+            case 3:
+                tensor.contents.fp32_contents.append(1.0)
+            case 4:
+                request.raw_input_contents.append(b"")
+    return request
+
+
+@given(st.lists(raw_requests(), min_size=1, max_size=6))
+def test_what_is_remembered_of_tensors_changes_no_request(requests):
+    decoder = InputDecoder(DEFAULT_LIMITS)
+    for request in requests * 2:
+        assert outcome(decoder.decode, request) == outcome(decode_inputs, request)
+
+
+def outcome(decode, request):
+    """Returns what becomes of a request, in a form that can be compared."""
+    try:
+        inputs = decode(request)
+    except (InvalidTensor, Unsupported) as error:
+        return type(error), str(error)
+    return {name: (a.dtype, a.shape, a.tobytes(), a.flags.writeable) for name, a in inputs.items()}

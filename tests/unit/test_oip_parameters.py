@@ -2,9 +2,9 @@ import pytest
 
 from turnout.errors import InvalidRequest, Unsupported
 from turnout.oip import parameters as words
+from turnout.oip.exchange import request_of
 from turnout.oip.parameters import MAX_ID, MAX_PARAMETERS, check_id
-from turnout.routing.preferences import MAX_KEY_BYTES
-from turnout.rpc.oip.exchange import InferExchange, envelope
+from turnout.routing.preferences import MAX_KEY_BYTES, NO_PREFERENCES
 from turnout.rpc.oip.parameters import plain, wanted_outputs
 from turnout.serving.limits import DEFAULT_LIMITS
 from turnout_proto.oip.inference_pb2 import InferParameter, ModelInferRequest
@@ -49,13 +49,21 @@ def test_a_timeout_that_is_none_is_refused(value):
     ("of_call", "of_request", "left"), [(5.0, 1_000_000, 1.0), (0.5, 1_000_000, 0.5), (None, 1, 1e-6)]
 )
 def test_the_earlier_of_deadline_and_timeout_holds(of_call, of_request, left):
-    message = ModelInferRequest()
-    message.parameters["timeout"].int64_param = of_request
-    call = envelope(message, of_call)
+    request, _ = request_of(
+        model="m",
+        selector="",
+        request_id="",
+        logged_id="r",
+        inputs={},
+        outputs=(),
+        parameters={"timeout": of_request},
+        arrived=10.0,
+        deadline=None if of_call is None else 10.0 + of_call,
+        preferences=NO_PREFERENCES,
+        limits=DEFAULT_LIMITS,
+    )
 
-    InferExchange(message, DEFAULT_LIMITS).decode(call)
-
-    assert call.deadline == pytest.approx(call.arrived + left)
+    assert request.deadline == pytest.approx(10.0 + left)
 
 
 def test_the_routing_key_comes_from_a_parameter():

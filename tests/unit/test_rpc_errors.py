@@ -14,6 +14,7 @@ ALL = [e for _, e in inspect.getmembers(errors, inspect.isclass) if issubclass(e
 
 TABLE = {
     "InvalidRequest": grpc.StatusCode.INVALID_ARGUMENT,
+    "Malformed": grpc.StatusCode.INVALID_ARGUMENT,
     "InvalidSelector": grpc.StatusCode.INVALID_ARGUMENT,
     "InvalidTensor": grpc.StatusCode.INVALID_ARGUMENT,
     "InvalidModel": grpc.StatusCode.INVALID_ARGUMENT,

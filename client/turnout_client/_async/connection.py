@@ -10,7 +10,9 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from turnout_client.config import Metadata, Options
-from turnout_client.errors import Cancelled, ClientClosed, error_of_break, error_of_call
+from turnout_client.errors import Cancelled, ClientClosed, TurnoutClientError, error_of_break, error_of_call
+from turnout_client.obstacles import explained, find_obstacle
+from turnout_client.tls import Security
 from turnout_client.tracing import traced
 from turnout_proto.v1.catalog_pb2_grpc import CatalogServiceStub
 from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
@@ -23,6 +25,8 @@ RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 
 sleep = asyncio.sleep
+
+_in_thread = asyncio.to_thread  # noqa: TID251 - each step of what it is for is bounded to a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +45,10 @@ class Connection:
         metadata: Sent with each call.
     """
 
-    def __init__(
-        self, target: str, credentials: grpc.ChannelCredentials | None, options: Options, metadata: Metadata
-    ) -> None:
+    def __init__(self, target: str, security: Security, options: Options, metadata: Metadata) -> None:
         self.metadata = tuple(metadata)
         self._target = target
-        self._credentials = credentials
+        self._security = security
         self._options = options
         self._channel: grpc.aio.Channel | None = None
         self._stubs: Stubs | None = None
@@ -62,10 +64,10 @@ class Connection:
         if self._stubs is None:
             if self._closed:
                 raise ClientClosed("the client was closed")
-            if self._credentials is None:
+            if self._security.credentials is None:
                 channel = grpc.aio.insecure_channel(self._target, options=self._options)
             else:
-                channel = grpc.aio.secure_channel(self._target, self._credentials, options=self._options)
+                channel = grpc.aio.secure_channel(self._target, self._security.credentials, options=self._options)
             self._channel = channel
             self._stubs = Stubs(PredictionServiceStub(channel), CatalogServiceStub(channel), HealthStub(channel))
         return self._stubs
@@ -116,6 +118,14 @@ class Connection:
             raise
         finally:
             watch.cancel()
+
+    async def explained(self, error: TurnoutClientError) -> TurnoutClientError:
+        """Returns how a call ended, or an error that says what TLS has to do with it."""
+        return await _in_thread(explained, error, self._target, self._security.tls, plain=self._security.plain)
+
+    async def obstacle(self) -> str:
+        """Returns what of TLS stands between client and server; "" if nothing was found."""
+        return await _in_thread(find_obstacle, self._target, self._security.tls, plain=self._security.plain)
 
     async def aclose(self) -> None:
         """Ends the calls under way and closes the channel. Closing twice changes nothing."""

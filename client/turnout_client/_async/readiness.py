@@ -18,7 +18,7 @@ async def wait_until_serving(connection: Connection, service: str, timeout: floa
         TurnoutClientError: The server has no health service, or refuses this caller.
     """
     attempts = Attempts(PATIENT, timeout)
-    heard = "no server answered"
+    heard = ""
 
     def serving(status: int) -> bool:
         nonlocal heard
@@ -32,5 +32,6 @@ async def wait_until_serving(connection: Connection, service: str, timeout: floa
             pause = None if isinstance(error, DeadlineExceeded) else attempts.pause_after(error)
             if pause is None:
                 what = service or "the server"
+                heard = heard or await connection.obstacle() or "no server answered"
                 raise DeadlineExceeded(f"{what} was not ready within {timeout} s: {heard}") from error
         await sleep(pause)

@@ -16,6 +16,7 @@ from turnout_client.config import Metadata, Options, Transport, channel_options,
 from turnout_client.errors import TurnoutClientError
 from turnout_client.model import ModelInfo, Prediction, VersionInfo
 from turnout_client.retry import Attempts, RetryPolicy
+from turnout_client.tls import Security, Tls
 from turnout_client.wire import PredictCall, read_model, read_prediction, read_version
 from turnout_proto.v1.catalog_pb2 import GetModelRequest, GetVersionRequest, ListModelsRequest
 
@@ -42,12 +43,13 @@ class Client:
         transport: "unary" makes a call of each prediction. "stream" sends all of them over one stream to one server:
             with 16 in flight on asyncio 1.8 times as many predictions of a small model a second, on threads 1.3.
         retries: How often a call is tried again, or the whole policy.
-        credentials: Of the channel, for TLS; None for plain text.
+        tls: Whom to trust, and what to show, where the server speaks TLS; None for plain text.
+        credentials: Of the channel, instead of `tls`, for what that cannot say.
         metadata: Pairs sent with each call. Where OpenTelemetry has a current span, it is sent along too.
         options: gRPC channel arguments; they replace this client's own of the same name.
 
     Raises:
-        ValueError: The target, transport or number of retries is none.
+        ValueError: The target, transport or number of retries is none, or a file of `tls` cannot be used.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Client:
         timeout: float | None = 10.0,
         transport: Transport = "unary",
         retries: int | RetryPolicy = 3,
+        tls: Tls | None = None,
         credentials: grpc.ChannelCredentials | None = None,
         metadata: Metadata = (),
         options: Options = (),
@@ -67,7 +70,9 @@ class Client:
         self._version = version
         self._timeout = timeout
         self._policy = RetryPolicy(retries) if isinstance(retries, int) else retries
-        self._connection = Connection(checked_target(target), credentials, channel_options(options), metadata)
+        security = Security.of(tls, credentials)
+        options = channel_options((*security.options, *options), target)
+        self._connection = Connection(checked_target(target), security, options, metadata)
         self._transport = (StreamTransport if transport == "stream" else UnaryTransport)(self._connection)
 
     def predict(
@@ -113,7 +118,7 @@ class Client:
             except TurnoutClientError as error:
                 pause = attempts.pause_after(error)
                 if pause is None:
-                    raise
+                    raise self._connection.explained(error)  # noqa: B904 - it has its cause
             sleep(pause)
 
     def models(self, *, timeout: float | None = None) -> tuple[ModelInfo, ...]:
@@ -198,5 +203,5 @@ class Client:
             except TurnoutClientError as error:
                 pause = attempts.pause_after(error)
                 if pause is None:
-                    raise
+                    raise self._connection.explained(error)  # noqa: B904 - it has its cause
             sleep(pause)

@@ -19,7 +19,7 @@ def wait_until_serving(connection: Connection, service: str, timeout: float | No
         TurnoutClientError: The server has no health service, or refuses this caller.
     """
     attempts = Attempts(PATIENT, timeout)
-    heard = "no server answered"
+    heard = ""
 
     def serving(status: int) -> bool:
         nonlocal heard
@@ -33,5 +33,6 @@ def wait_until_serving(connection: Connection, service: str, timeout: float | No
             pause = None if isinstance(error, DeadlineExceeded) else attempts.pause_after(error)
             if pause is None:
                 what = service or "the server"
+                heard = heard or connection.obstacle() or "no server answered"
                 raise DeadlineExceeded(f"{what} was not ready within {timeout} s: {heard}") from error
         sleep(pause)

@@ -315,7 +315,7 @@ class ShadowReport(_message.Message):
     def __init__(self, version: _Optional[str] = ..., baseline: _Optional[str] = ..., state: _Optional[str] = ..., outcomes: _Optional[_Mapping[str, int]] = ..., dropped: _Optional[_Mapping[str, int]] = ..., agreement: _Optional[float] = ..., noise_runs: _Optional[int] = ..., noise_disagreements: _Optional[int] = ..., outputs: _Optional[_Iterable[_Union[ShadowOutput, _Mapping]]] = ..., worst: _Optional[_Iterable[_Union[Disagreement, _Mapping]]] = ...) -> None: ...
 
 class ShadowOutput(_message.Message):
-    __slots__ = ("name", "compared", "mismatches", "max_abs", "mean_abs", "top1", "top_k")
+    __slots__ = ("name", "compared", "mismatches", "max_abs", "mean_abs", "top1", "top_k", "measured", "ranked")
     class MismatchesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -330,6 +330,8 @@ class ShadowOutput(_message.Message):
     MEAN_ABS_FIELD_NUMBER: _ClassVar[int]
     TOP1_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
+    MEASURED_FIELD_NUMBER: _ClassVar[int]
+    RANKED_FIELD_NUMBER: _ClassVar[int]
     name: str
     compared: int
     mismatches: _containers.ScalarMap[str, int]
@@ -337,10 +339,12 @@ class ShadowOutput(_message.Message):
     mean_abs: float
     top1: float
     top_k: float
-    def __init__(self, name: _Optional[str] = ..., compared: _Optional[int] = ..., mismatches: _Optional[_Mapping[str, int]] = ..., max_abs: _Optional[float] = ..., mean_abs: _Optional[float] = ..., top1: _Optional[float] = ..., top_k: _Optional[float] = ...) -> None: ...
+    measured: int
+    ranked: int
+    def __init__(self, name: _Optional[str] = ..., compared: _Optional[int] = ..., mismatches: _Optional[_Mapping[str, int]] = ..., max_abs: _Optional[float] = ..., mean_abs: _Optional[float] = ..., top1: _Optional[float] = ..., top_k: _Optional[float] = ..., measured: _Optional[int] = ..., ranked: _Optional[int] = ...) -> None: ...
 
 class Disagreement(_message.Message):
-    __slots__ = ("request_id", "time", "output", "kind", "detail", "max_abs", "max_rel", "rmse", "cosine", "margin", "inputs")
+    __slots__ = ("request_id", "time", "output", "kind", "detail", "max_abs", "max_rel", "rmse", "cosine", "margin", "inputs", "severity")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TIME_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
@@ -352,6 +356,7 @@ class Disagreement(_message.Message):
     COSINE_FIELD_NUMBER: _ClassVar[int]
     MARGIN_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
+    SEVERITY_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     time: _timestamp_pb2.Timestamp
     output: str
@@ -363,4 +368,5 @@ class Disagreement(_message.Message):
     cosine: float
     margin: float
     inputs: _containers.RepeatedCompositeFieldContainer[_prediction_pb2.Tensor]
-    def __init__(self, request_id: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., output: _Optional[str] = ..., kind: _Optional[str] = ..., detail: _Optional[str] = ..., max_abs: _Optional[float] = ..., max_rel: _Optional[float] = ..., rmse: _Optional[float] = ..., cosine: _Optional[float] = ..., margin: _Optional[float] = ..., inputs: _Optional[_Iterable[_Union[_prediction_pb2.Tensor, _Mapping]]] = ...) -> None: ...
+    severity: float
+    def __init__(self, request_id: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., output: _Optional[str] = ..., kind: _Optional[str] = ..., detail: _Optional[str] = ..., max_abs: _Optional[float] = ..., max_rel: _Optional[float] = ..., rmse: _Optional[float] = ..., cosine: _Optional[float] = ..., margin: _Optional[float] = ..., inputs: _Optional[_Iterable[_Union[_prediction_pb2.Tensor, _Mapping]]] = ..., severity: _Optional[float] = ...) -> None: ...

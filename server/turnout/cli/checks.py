@@ -14,12 +14,14 @@ import onnxruntime as ort
 from turnout import __version__, host
 from turnout.cli import machine
 from turnout.cli.output import size_text
-from turnout.config import Loaded, Provider, Runtime, Settings, load_settings
+from turnout.config import LISTENERS, Loaded, Provider, Runtime, Settings, load_settings
 from turnout.config.rendering import redacted
 from turnout.errors import ConfigError, TurnoutError
 from turnout.registry.repository import Repository
 from turnout.serving.providers import CPU, CUDA, TENSORRT, missing_cuda_libraries, probe, start_runtime
 from turnout.state.engine import Database, Location
+from turnout.tls.certificates import read_identity
+from turnout.tls.identity import utc_text
 
 _SHORT = {CPU: Provider.CPU, CUDA: Provider.CUDA, TENSORRT: Provider.TENSORRT}
 
@@ -72,6 +74,7 @@ def examine(config: Path | None, flags: Mapping[str, Any]) -> Iterator[Check]:
     yield from _devices(driver, _wanted_devices(settings))
     yield from _repository(settings)
     yield _state(settings)
+    yield from _tls(settings)
 
 
 def _sources(loaded: Loaded) -> str:
@@ -178,3 +181,20 @@ def _state(settings: Settings) -> Check:
     except TurnoutError as error:
         return Check("state store", Health.BROKEN, error.message)
     return Check("state store", Health.OK, f"{shown} answers")
+
+
+def _tls(settings: Settings) -> Iterator[Check]:
+    for listener in LISTENERS:
+        name = f"tls {listener}"
+        try:
+            identity = read_identity(settings.tls, listener)
+        except TurnoutError as error:
+            yield Check(name, Health.BROKEN, error.message)
+            continue
+        if identity is None:
+            yield Check(name, Health.OK, "plain text, as configured")
+        elif identity.warnings:
+            yield Check(name, Health.NOTE, "; ".join(identity.warnings))
+        else:
+            asked = f"; client certificates: {identity.client_certificates}"
+            yield Check(name, Health.OK, f"{identity.subject}, valid until {utc_text(identity.expires)}{asked}")

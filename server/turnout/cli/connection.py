@@ -3,21 +3,24 @@
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 import grpc
+from cryptography import x509
 
 from turnout.cli.answers_view import read_answers
 from turnout.cli.output import ServerRefused
+from turnout.cli.tls_options import GIVEN
 from turnout.config import Address, load_settings
 from turnout.errors import ConfigError, Violation
 from turnout.routing.answers import Answers
-from turnout_client import Client, TurnoutClientError, Unavailable
+from turnout_client import Client, Tls, TurnoutClientError, Unavailable
 from turnout_client.config import channel_options
 from turnout_client.errors import FailedCall, error_of_call
 from turnout_client.model import VersionInfo
+from turnout_client.obstacles import explained
 from turnout_client.wire import read_version
 from turnout_proto.v1.control_pb2 import (
     LoadVersionRequest,
@@ -33,15 +36,51 @@ _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what to conne
 _RELEASE_SECONDS = 60.0
 
 
+def _given_tls() -> Tls | None:
+    """Returns what the command's options and the environment say of TLS; None if they say nothing.
+
+    Raises:
+        ConfigError: One of certificate and key is missing.
+    """
+    given = GIVEN.get({})
+    try:
+        return Tls(**given) if given else None
+    except ValueError:
+        missing = "--tls-key" if "cert" in given else "--tls-cert"
+        raise ConfigError(f"a client's certificate takes --tls-cert and --tls-key: {missing} is missing") from None
+
+
+def _trust_in(cert: str) -> Tls:
+    """Returns how to call the server that is configured here: the certificate that it shows is trusted as it is.
+
+    Args:
+        cert: The file of that certificate.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    try:
+        own = x509.load_pem_x509_certificates(Path(cert).read_bytes())[0]
+        names = own.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except OSError as error:
+        raise ConfigError(f"tls.cert: {cert} cannot be read: {error.strerror}") from None
+    except (ValueError, x509.ExtensionNotFound):
+        return Tls(ca=cert)
+    hosts = [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
+    return Tls(ca=cert, server_name=next((host.replace("*", "any") for host in hosts), ""))
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """A running server.
 
     Attributes:
         address: Of its control listener, which offers what the data listener does too.
+        tls: How it is called; None for plain text.
     """
 
     address: Address
+    tls: Tls | None = None
 
     @classmethod
     def named(cls, server: str | None, config: Path | None) -> "Server":
@@ -50,15 +89,23 @@ class Server:
         Raises:
             ConfigError: The address or the configuration is wrong.
         """
+        given = _given_tls()
         if server is not None:
             try:
-                return cls(Address.parse(server))
+                return cls(Address.parse(server), given)
             except ValueError as error:
                 raise ConfigError(f"--server: {error}, got {server!r}") from None
-        control = load_settings(config).settings.control
+        settings = load_settings(config).settings
+        control = settings.control
         if control.port == 0:
             raise ConfigError("the configuration leaves the control listener's port open: name it with --server")
-        return cls(Address(_WILDCARDS.get(control.host, control.host), control.port))
+        configured = settings.tls.of("control")
+        if configured is not None and not (given is not None and given.ca):
+            own = _trust_in(configured.cert)
+            given = (
+                own if given is None else replace(given, ca=own.ca, server_name=given.server_name or own.server_name)
+            )
+        return cls(Address(_WILDCARDS.get(control.host, control.host), control.port), given)
 
     @contextmanager
     def client(self, timeout: float) -> Iterator[Client]:
@@ -67,7 +114,7 @@ class Server:
         Args:
             timeout: Seconds that a call may take.
         """
-        with self._translated(), Client(str(self.address), timeout=timeout, retries=0) as client:
+        with self._translated(), Client(str(self.address), timeout=timeout, retries=0, tls=self._tls()) as client:
             yield client
 
     def load(self, model: str, version: str, timeout: float) -> VersionInfo:
@@ -137,11 +184,31 @@ class Server:
 
     @contextmanager
     def _channel(self) -> Iterator[grpc.Channel]:
-        with self._translated(), grpc.insecure_channel(str(self.address), options=channel_options()) as channel:
+        tls, target = self._tls(), str(self.address)
+        options = channel_options(tls.options() if tls is not None else ())
+        if tls is None:
+            opened = grpc.insecure_channel(target, options=options)
+        else:
+            opened = grpc.secure_channel(target, tls.credentials(), options=options)
+        with self._translated(), opened as channel:
             try:
                 yield channel
             except grpc.RpcError as error:
-                raise error_of_call(cast(FailedCall, error)) from error
+                refused = error_of_call(cast(FailedCall, error))
+                raise explained(refused, target, tls, plain=tls is None) from error
+
+    def _tls(self) -> Tls | None:
+        """Returns how the server is called.
+
+        Raises:
+            ConfigError: A file cannot be used.
+        """
+        try:
+            if self.tls is not None:
+                self.tls.context()
+        except ValueError as error:
+            raise ConfigError(f"TLS: {error}") from None
+        return self.tls
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -25,6 +25,7 @@ from turnout.cli.shadow import shadow
 from turnout.cli.show import show
 from turnout.cli.sign import sign
 from turnout.cli.tag import tag
+from turnout.cli.tls_options import add_tls_options
 from turnout.cli.top import top
 from turnout.cli.traffic import application as traffic
 from turnout.cli.verify import verify
@@ -71,6 +72,7 @@ def application() -> typer.Typer:
     app.command(name="import", rich_help_panel=_REPOSITORY)(import_version)
     app.add_typer(traffic, name="traffic", rich_help_panel=_SERVER)
     app.add_typer(rollout, name="rollout", rich_help_panel=_SERVER)
+    add_tls_options(app)
     return app
 
 

@@ -22,6 +22,9 @@ def serve(
         str | None,
         typer.Option("--control", metavar="HOST:PORT", help="Operators' gRPC listener. (default: 127.0.0.1:8003)"),
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", metavar="N", min=1, max=256, help="Processes that serve. (default: 1)")
+    ] = None,
     models: ModelsOption = None,
     state: StateOption = None,
     config: ConfigOption = None,
@@ -33,23 +36,33 @@ def serve(
     ] = False,
 ) -> None:
     """Serve every version in the repository, until SIGTERM."""
-    from turnout.config import load_settings
+    from turnout.config import SettingsSource
     from turnout.config.rendering import as_data, render_toml
 
     with reporting(as_json=as_json) as out:
-        flags = {"grpc": grpc, "http": http, "control": control, "models": models, "state": state}
-        loaded = load_settings(config, flags)
+        flags = {"grpc": grpc, "http": http, "control": control, "workers": workers, "models": models, "state": state}
+        source = SettingsSource(config, flags, as_json)
+        loaded = source.load()
         settings = loaded.settings
-        if as_json:
-            settings = settings.model_copy(update={"log": settings.log.model_copy(update={"format": "json"})})
         if print_config:
             out.show(as_data(settings), render_toml(settings, loaded.origins).rstrip("\n"))
             return
-        from turnout.app import run
         from turnout.cli.machine import cuda_driver
         from turnout.event_loop import loop_factory
         from turnout.threads import end_process
 
-        with asyncio.Runner(loop_factory=loop_factory(gpu=bool(cuda_driver().devices))) as runner:
-            code = runner.run(run(settings))
+        gpu = bool(cuda_driver().devices)
+        if settings.workers > 1:
+            from turnout.telemetry.logging import make_logger
+            from turnout.workers.division import check_gpus
+            from turnout.workers.supervisor import supervise
+
+            if gpu:
+                check_gpus(settings)
+            code = asyncio.run(supervise(settings, source, make_logger(settings.log.format, settings.log.level)))
+            end_process(code)
+        from turnout.app import run
+
+        with asyncio.Runner(loop_factory=loop_factory(gpu=gpu)) as runner:
+            code = runner.run(run(settings, source.read))
         end_process(code)

@@ -21,19 +21,25 @@ from turnout.config.sections import (
     Signing,
     Tracing,
     Transfers,
+    Transport,
     Trials,
     Web,
 )
-from turnout.config.settings import ModelOverrides, ModelSettings, Settings
-from turnout.config.sources import Loaded, load_settings
+from turnout.config.settings import ModelOverrides, ModelSettings, ModelTable, Settings, in_force
+from turnout.config.sources import Loaded, SettingsSource, load_settings, misread_variables
+from turnout.config.tls import LISTENERS, ClientCertificates, ListenerName, ListenerTls, Tls
 from turnout.config.values import Address, Load, LoadAll, LoadLatest, LoadSelectors, Provider
 
 __all__ = [
+    "LISTENERS",
     "Address",
     "Batching",
+    "ClientCertificates",
     "Console",
     "Drain",
     "Limits",
+    "ListenerName",
+    "ListenerTls",
     "Load",
     "LoadAll",
     "LoadLatest",
@@ -43,6 +49,7 @@ __all__ = [
     "Log",
     "ModelOverrides",
     "ModelSettings",
+    "ModelTable",
     "Oip",
     "Provider",
     "QueueLimits",
@@ -52,11 +59,16 @@ __all__ = [
     "Routing",
     "Runtime",
     "Settings",
+    "SettingsSource",
     "ShadowLane",
     "Signing",
+    "Tls",
     "Tracing",
     "Transfers",
+    "Transport",
     "Trials",
     "Web",
+    "in_force",
     "load_settings",
+    "misread_variables",
 ]

@@ -42,8 +42,10 @@ def complaints(error: ValidationError, origins: Mapping[str, str]) -> Iterator[t
         elif one["loc"][-1] == "[key]":
             yield key, f"{_place(key, _origin(key, origins))}: {path[-1]!r} names no model, expected {MODEL_KEY}"
         else:
-            got = _shown(path, one["input"])
-            yield key, f"{_place(key, _origin(key, origins))}: expected {_expected(one)}, got {got}"
+            # What keys of a table are together is said of the table, which is shown nowhere.
+            together = one["type"] == "value_error" and isinstance(one["input"], Mapping)
+            got = "" if together else f", got {_shown(path, one['input'])}"
+            yield key, f"{_place(key, _origin(key, origins))}: expected {_expected(one)}{got}"
 
 
 def _shown(path: Sequence[str], value: Any) -> str:

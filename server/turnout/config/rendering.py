@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from turnout.config.settings import Settings
+from turnout.config.tls import LISTENERS
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _SECRET_PARAMETER = re.compile(
@@ -30,6 +31,8 @@ def as_data(settings: Settings) -> dict[str, Any]:
     """Returns `settings` as plain values, of each model only what it overrides, passwords as `***`."""
     body = settings.model_dump(mode="json")
     body["state"] = settings.state_url
+    for listener in LISTENERS:  # a key that is not given there is that of [tls], and no default
+        body["tls"][listener] = getattr(settings.tls, listener).model_dump(mode="json", exclude_unset=True)
     body["model"] = settings.model_dump(mode="json", include={"model"}, exclude_unset=True).get("model", {})
     plain: dict[str, Any] = without_passwords(body)
     return plain

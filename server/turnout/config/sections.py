@@ -63,6 +63,21 @@ class Limits(QueueLimits):
         max_elements: Most elements of a request that travel one by one, in JSON or typed contents; raw ones are bound
             by the size of the message only.
         max_strings: Most strings of a request.
+        max_requests: Most requests under way in the whole server, gRPC and HTTP together; more are refused with
+            RESOURCE_EXHAUSTED (429). Health checks, probes and scrapes are always taken.
+        max_unfinished_bytes: Most bytes of requests that have come in part, of all together.
+        max_connections: Most connections of a listener; more wait to be taken. No more than the process may open files
+            for, less a reserve.
+        max_streams: Most calls under way on one connection; clients open no more.
+        max_header_bytes: Of the headers of a request, with its request line.
+        max_headers: Headers of a request.
+        header_timeout_s: How long a new connection may take to say what it speaks, and headers that have begun to end.
+        body_timeout_s: How long nothing may come of a request that has begun; between the messages of a stream there
+            is no bound. 0: none at all.
+        stall_timeout_s: How long a client may take nothing of an answer. 0: no bound.
+        idle_timeout_s: After which a connection without a request is closed. 0: never.
+        max_connection_age_s: How often a listener has its clients connect anew (GOAWAY), for load balancers to spread
+            them; calls under way have `drain.timeout_s`. 0: never.
     """
 
     max_message_bytes: Size = ByteSize(64 * _MIB)
@@ -74,6 +89,30 @@ class Limits(QueueLimits):
     max_name_bytes: Annotated[Count, Field(ge=64)] = 1024
     max_elements: Count = 2 * 1024 * 1024
     max_strings: Count = 512 * 1024
+    max_requests: Count = 10_000
+    max_unfinished_bytes: Size = ByteSize(512 * _MIB)
+    max_connections: Count = 20_000
+    max_streams: Annotated[Count, Field(le=100_000)] = 100
+    max_header_bytes: Annotated[Size, Field(ge=4096, le=16 * _MIB)] = ByteSize(64 * 1024)
+    max_headers: Annotated[Count, Field(ge=16)] = 100
+    header_timeout_s: Annotated[Duration, Field(gt=0, le=3600)] = 10.0
+    body_timeout_s: Annotated[Duration, Field(le=86_400)] = 30.0
+    stall_timeout_s: Annotated[Duration, Field(le=86_400)] = 60.0
+    idle_timeout_s: Annotated[Duration, Field(le=2_592_000)] = 600.0
+    max_connection_age_s: Annotated[Duration, Field(le=2_592_000)] = 0.0
+
+
+class Transport(Section):
+    """What carries requests.
+
+    Attributes:
+        data: What the data listener runs on: `h2corn`, or gRPC's own `grpcio`, which is four times slower and shares no
+            port with HTTP; of the limits of connections it knows the number of calls on one.
+        gzip: Compress the gRPC answers to clients that accept that. Floating-point tensors hardly get smaller.
+    """
+
+    data: Literal["h2corn", "grpcio"] = "h2corn"
+    gzip: bool = False
 
 
 class Batching(Section):
@@ -102,10 +141,12 @@ class Runtime(Section):
         device_ids: Devices of a GPU provider; a version gets one session on each.
         intra_op_threads: Threads that one run may use on the CPU; 0 leaves it to ONNX Runtime.
         runners: Runs of a version that go on at the same time, per device; 0: on the CPU as many as the process may use
-            whole cores (of a control group's quota of 1.5: one), and as many
-            as pay on a GPU.
+            whole cores (of a control group's quota of 1.5: one), of which each worker has its part, and as many as pay
+            on a GPU.
         optimization_level: Of the graph, by ONNX Runtime.
         cpu_arena: Keep freed CPU memory for the next run instead of giving it back each time.
+        gpu_in_each_worker: With several workers, load versions on a GPU once in each of them. A server with several
+            workers does not start on a machine with a GPU that versions may use, unless this is set.
         arena_limit_bytes: Most memory that a version may take on each GPU, weights and tensors of its runs together; 0
             for no bound.
         arena_extend_strategy: Whether an arena grows by doubling or by what is asked of it.
@@ -129,6 +170,7 @@ class Runtime(Section):
     runners: CountOrNone = 0
     optimization_level: Literal["all", "extended", "basic", "disabled"] = "all"
     cpu_arena: bool = True
+    gpu_in_each_worker: bool = False
     arena_limit_bytes: SizeOrNone = ByteSize(0)
     arena_extend_strategy: Literal["next_power_of_two", "same_as_requested"] = "same_as_requested"
     tf32: bool = False
@@ -143,12 +185,13 @@ class Drain(Section):
     """How the server stops.
 
     Attributes:
-        delay_s: How long requests are still taken after readiness went off, for load balancers to notice.
+        delay_s: How long requests are still taken after readiness went off, for load balancers to notice; not after
+            Ctrl-C.
         timeout_s: How long requests under way may take after that.
     """
 
-    delay_s: Duration = 0.0
-    timeout_s: Duration = 30.0
+    delay_s: Duration = 5.0
+    timeout_s: Annotated[Duration, Field(le=86_400)] = 30.0
 
 
 class Repository(Section):

@@ -1,6 +1,6 @@
 """All that can be set: for a server, and for one model otherwise than for the rest."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -28,12 +28,15 @@ from turnout.config.sections import (
     Signing,
     Tracing,
     Transfers,
+    Transport,
     Trials,
     Web,
 )
+from turnout.config.tls import Tls
 from turnout.config.values import (
     Address,
     AddressField,
+    Count,
     DatabaseUrl,
     Directory,
     Durations,
@@ -69,9 +72,33 @@ class ModelOverrides(Section):
     trials: Trials = Trials()
 
 
+class ModelTable(Mapping[str, ModelOverrides]):
+    """`[model.<name>]` of a server that runs: the one part of its settings that changes then."""
+
+    def __init__(self, models: Mapping[str, ModelOverrides]) -> None:
+        self._models = dict(models)
+
+    def replace(self, models: Mapping[str, ModelOverrides]) -> None:
+        """Puts others into force."""
+        self._models = dict(models)
+
+    def __getitem__(self, name: str) -> ModelOverrides:
+        return self._models[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._models)
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """What holds for one model: its own settings over everybody's."""
+    """What holds for one model: its own settings over everybody's.
+
+    Attributes:
+        workers: Processes that share the cores.
+    """
 
     load: Load
     slo_ms: tuple[float, ...]
@@ -82,6 +109,7 @@ class ModelSettings:
     shadow: ShadowLane
     signing: Signing
     trials: Trials
+    workers: int
 
 
 S = TypeVar("S", bound=Section)
@@ -97,6 +125,10 @@ class Settings(BaseSettings):
             on it changes what is served.
         http: The same over HTTP, with metrics, probes and the console.
         control: The operators' listener; loopback, since whoever reaches it decides what is served.
+        workers: Processes that serve, on the same ports. Each loads every version. Divided between them, 1 each at
+            least, are `runtime.runners`, `runtime.processes` and `runtime.arena_limit_bytes`, `loading.concurrency`,
+            `shadow.max_inflight`, and of `limits` and `shadow` what bounds queues, connections and requests under way.
+            Linux only.
         model: By model name.
     """
 
@@ -113,9 +145,12 @@ class Settings(BaseSettings):
     grpc: AddressField = Address("0.0.0.0", 8001)  # noqa: S104 - see the docstring
     http: AddressField = Address("0.0.0.0", 8000)  # noqa: S104
     control: AddressField = Address("127.0.0.1", 8003)
+    workers: Annotated[Count, Field(le=256)] = 1
+    tls: Tls = Tls()
     limits: Limits = Limits()
     batching: Batching = Batching()
     runtime: Runtime = Runtime()
+    transport: Transport = Transport()
     drain: Drain = Drain()
     repository: Repository = Repository()
     retention: Retention = Retention()
@@ -163,7 +198,14 @@ class Settings(BaseSettings):
             shadow=_over(self.shadow, own.shadow),
             signing=_over(self.signing, own.signing),
             trials=_over(self.trials, own.trials),
+            workers=self.workers,
         )
+
+
+def in_force(before: Settings, after: Settings) -> Settings:
+    """Returns what of `after` can be put into force in a server that was started with `before`."""
+    log = before.log.model_copy(update={"level": after.log.level})
+    return before.model_copy(update={"model": dict(after.model), "log": log})
 
 
 def _over(base: S, own: S) -> S:

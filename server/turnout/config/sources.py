@@ -4,7 +4,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,19 @@ from pydantic_settings.sources.utils import parse_env_vars
 
 from turnout.config.complaints import complaints, unknown_variable
 from turnout.config.settings import Settings
+from turnout.config.tls import LISTENERS
 from turnout.errors import ConfigError, Violation
 
 DEFAULT_FILE = Path("turnout.toml")
 PREFIX = "TURNOUT_"
 
 FILE_VARIABLE = "TURNOUT_CONFIG"
-"""Names the file; the one variable that is no setting."""
+"""Names the file; no setting itself."""
+
+CLIENT_VARIABLES = ("TURNOUT_TLS_CA", "TURNOUT_TLS_CERT", "TURNOUT_TLS_KEY", "TURNOUT_TLS_SERVER_NAME")
+"""What commands trust and present where they call a server; no settings of a server."""
+
+_NO_SETTINGS = frozenset((FILE_VARIABLE, *CLIENT_VARIABLES))
 
 # Kubernetes gives every pod variables about each service beside it, and one is likely to be called turnout.
 _SERVICE_LINK = re.compile(r"TURNOUT_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
@@ -41,6 +47,33 @@ class Loaded:
     settings: Settings
     file: Path | None
     origins: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsSource:
+    """Where a server's settings come from, to be read again while it runs.
+
+    Attributes:
+        config: As of `load_settings`.
+        flags: As of `load_settings`.
+        as_json: The log is in JSON, whatever they say.
+    """
+
+    config: Path | None
+    flags: Mapping[str, Any]
+    as_json: bool
+
+    def load(self) -> Loaded:
+        """Returns the settings and their origins; raises as `load_settings`."""
+        loaded = load_settings(self.config, self.flags)
+        if not self.as_json:
+            return loaded
+        log = loaded.settings.log.model_copy(update={"format": "json"})
+        return replace(loaded, settings=loaded.settings.model_copy(update={"log": log}))
+
+    def read(self) -> Settings:
+        """Returns the settings; raises as `load_settings`."""
+        return self.load().settings
 
 
 def load_settings(
@@ -117,7 +150,7 @@ class _Environment(EnvSettingsSource):
             ConfigError: A variable names no setting, or one that names a table does not hold a JSON object.
         """
         for name, value in self._environ.items():
-            if not name.startswith(PREFIX) or name == FILE_VARIABLE or not value or _is_service_link(name, value):
+            if not name.startswith(PREFIX) or name in _NO_SETTINGS or not value or _is_service_link(name, value):
                 continue
             if complaint := unknown_variable(name):
                 raise ConfigError(complaint)
@@ -158,3 +191,18 @@ def _merge(into: dict[str, Any], table: Mapping[str, Any]) -> None:
             _merge(held, value)
         else:
             into[key] = value
+
+
+def misread_variables(settings: Settings, environ: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Yields a sentence for each variable of clients that seems to be meant for the server, which speaks plain text.
+
+    Args:
+        settings: Of the server.
+        environ: The environment; None for that of the process.
+    """
+    environ = os.environ if environ is None else environ
+    if any(settings.tls.of(listener) for listener in LISTENERS):
+        return
+    for name, setting in (("TURNOUT_TLS_CERT", "TURNOUT_TLS__CERT"), ("TURNOUT_TLS_KEY", "TURNOUT_TLS__KEY")):
+        if environ.get(name):
+            yield f"{name} is what clients show; a server reads {setting}, which is not set: it speaks plain text"

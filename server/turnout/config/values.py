@@ -134,7 +134,7 @@ def _providers_text(providers: Literal["auto"] | tuple[Provider, ...]) -> str | 
     return providers if providers == "auto" else [str(provider) for provider in providers]
 
 
-def _text(value: ValueT) -> ValueT:
+def plain_text(value: ValueT) -> ValueT:
     """Returns a path or URL that can be printed, and given to the operating system."""
     try:
         str(value).encode()
@@ -230,7 +230,7 @@ OtlpEndpoint = Annotated[str, PlainValidator(_parse_endpoint)]
 HostNames = Annotated[tuple[Annotated[str, AfterValidator(_host_name)], ...], NoDecode, BeforeValidator(_listed)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 HeaderValue = Annotated[SecretStr, AfterValidator(_header_value)]
-DatabaseUrl = Annotated[str, PlainValidator(_parse_url), AfterValidator(_text)]
-Directory = Annotated[Path, AfterValidator(_text)]
+DatabaseUrl = Annotated[str, PlainValidator(_parse_url), AfterValidator(plain_text)]
+Directory = Annotated[Path, AfterValidator(plain_text)]
 Durations = Annotated[tuple[Duration, ...], NoDecode, BeforeValidator(_listed)]
 DeviceIds = Annotated[tuple[CountOrNone, ...], NoDecode, BeforeValidator(_listed), Field(min_length=1)]

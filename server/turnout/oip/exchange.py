@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from turnout.oip.classification import classify
 from turnout.oip.metadata import batches_along_first_axis
 from turnout.oip.parameters import Parameters, check_id, read_options, read_outputs
+from turnout.routing.preferences import Preferences
 from turnout.serving.inference import InferenceRequest, InferenceResult, Route
 from turnout.serving.limits import DEFAULT_LIMITS, InputLimits
 from turnout.serving.tensor import Array
@@ -13,41 +14,59 @@ LOGGED_ID = 128
 """Characters of a request's id that logs show."""
 
 
-def fill(
-    call: InferenceRequest,
+def request_of(
+    *,
+    model: str,
+    selector: str,
     request_id: str,
+    logged_id: str,
     inputs: Mapping[str, Array],
     outputs: Sequence[tuple[str, Parameters]],
     parameters: Parameters,
-    limits: InputLimits = DEFAULT_LIMITS,
-) -> Mapping[str, int]:
-    """Puts all but the envelope of a request into `call`.
+    arrived: float,
+    deadline: float | None,
+    preferences: Preferences,
+    limits: InputLimits,
+) -> tuple[InferenceRequest, Mapping[str, int]]:
+    """Returns a request, and for each output that is to be classified how many of its highest values are wanted.
 
     Args:
-        call: To be filled.
+        model: Name, as the client wrote it.
+        selector: Of the version, as the client wrote it.
         request_id: As the client wrote it; "" for none.
+        logged_id: Names the request in logs.
         inputs: By name.
         outputs: Name and parameters of each output that is asked for; none meaning all.
         parameters: Of the request.
+        arrived: `time.monotonic()` when it came.
+        deadline: `time.monotonic()` after which the caller waits no longer, its parameters apart; None for no bound.
+        preferences: What the call's metadata or headers ask for.
         limits: On names.
-
-    Returns:
-        For each output that is to be classified, how many of its highest values are wanted.
 
     Raises:
         InvalidRequest: A parameter or the id is not what the protocol says it is.
         Unsupported: The request needs shared memory or a sequence.
     """
     check_id(request_id)
-    limits.check_name("model_name", call.model)
-    limits.check_name("model_version", call.selector)
-    call.inputs = inputs
-    call.outputs, classes = read_outputs(outputs)
-    timeout, call.routing_key = read_options(parameters)
+    limits.check_name("model_name", model)
+    limits.check_name("model_version", selector)
+    names, classes = read_outputs(outputs)
+    timeout, routing_key = read_options(parameters)
     if timeout is not None:
-        expiry = call.arrived + timeout
-        call.deadline = expiry if call.deadline is None else min(call.deadline, expiry)
-    return classes
+        expiry = arrived + timeout
+        deadline = expiry if deadline is None else min(deadline, expiry)
+    request = InferenceRequest(
+        model,
+        preferences.selector_of(selector),
+        inputs,
+        names,
+        logged_id,
+        routing_key or preferences.routing_key,
+        deadline,
+        arrived,
+        preferences.baseline_only,
+    )
+    return request, classes
 
 
 def answered(
@@ -57,7 +76,7 @@ def answered(
 
     Args:
         result: What the data plane answered.
-        classes: As `fill` returned them.
+        classes: As `request_of` returned them.
         limits: On the strings that classification makes.
 
     Raises:

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from turnout.config import Routing
 from turnout.errors import InvalidRequest, PermissionDenied
-from turnout.serving.inference import InferenceRequest, Role
+from turnout.serving.inference import Role
 
 ROLE = "x-turnout-role"
 VERSION = "x-turnout-version"
@@ -35,16 +35,12 @@ class Preferences:
     selector: str | None = None
     baseline_only: bool = False
 
-    def apply(self, call: InferenceRequest) -> None:
-        """Has `call` routed so."""
-        if not call.routing_key:
-            call.routing_key = self.routing_key
-        if self.selector is not None:
-            call.selector = self.selector
-        call.baseline_only = self.baseline_only
+    def selector_of(self, own: str) -> str:
+        """Returns the selector of a request that names one of its own."""
+        return own if self.selector is None else self.selector
 
 
-_NONE = Preferences()
+NO_PREFERENCES = Preferences()
 
 
 class PreferenceReader:
@@ -52,12 +48,14 @@ class PreferenceReader:
 
     Attributes:
         keys: Of metadata, in lower case, that ask for something.
+        wire_keys: The same, as they travel.
     """
 
     def __init__(self, settings: Routing) -> None:
         self._key = settings.key_header
         self._networks = settings.version_override_from
         self.keys = frozenset((self._key, ROLE, VERSION))
+        self.wire_keys = frozenset(key.encode() for key in self.keys)
 
     def read(self, metadata: Pairs, caller: Callable[[], str]) -> Preferences:
         """Reads a call's metadata.
@@ -72,12 +70,8 @@ class PreferenceReader:
         """
         known = self.keys
         if not (found := [(key, value) for key, value in metadata if key in known]):
-            return _NONE
+            return NO_PREFERENCES
         return self._preferences(found, caller)
-
-    def preferring(self, metadata: Pairs, caller: Callable[[], str]) -> Callable[[InferenceRequest], None]:
-        """Returns what reads a call's metadata and has the call routed so; that raises as `read`."""
-        return lambda call: self.read(metadata, caller).apply(call)
 
     def _preferences(self, found: Sequence[tuple[str, str | bytes]], caller: Callable[[], str]) -> Preferences:
         routing_key, selector, baseline_only = "", None, False

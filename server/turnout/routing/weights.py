@@ -10,6 +10,7 @@ from turnout.routing.slots import SLOTS
 from turnout.serving.catalog import Catalog, ModelEntry
 from turnout.serving.inference import Role, Router
 from turnout.serving.lifecycle import LifecycleState
+from turnout.telemetry.ratios import Ratio
 from turnout.telemetry.resources import ServerRecorder
 
 
@@ -24,6 +25,7 @@ class Share:
         applied: As in force: a canary that is not ready has none, and the baseline has its share.
         decisions: Requests of this epoch that it answered, of those that every version of the policy might have.
         share: The same as a share of those; None before the first, and of shadows.
+        total: Those that every version of the policy might have answered.
         deviation: Standard deviations between `decisions` and what `applied` lets expect, were requests independent.
     """
 
@@ -33,6 +35,7 @@ class Share:
     applied: float
     decisions: int = 0
     share: float | None = None
+    total: int = 0
     deviation: float = 0.0
 
 
@@ -82,7 +85,7 @@ def record_weights(catalog: Catalog, policies: Policies, router: Router) -> None
                     for s in own
                     for kind, value in (("desired", s.desired), ("applied", s.applied))
                 }
-                recorder.traffic_share = {str(s.role): s.share for s in own if s.share is not None}
+                recorder.traffic_share = {str(s.role): Ratio(s.decisions, s.total) for s in own if s.total}
                 for share in own:
                     if share.role is not Role.SHADOW:
                         recorder.role(str(share.role))  # shown at zero from now on, so that its first request counts
@@ -98,7 +101,7 @@ def _share(version: str, role: Role, desired: float, applied: float, decisions: 
     expected = applied * total
     spread = (expected * (1.0 - applied)) ** 0.5
     deviation = (decisions - expected) / spread if spread else 0.0
-    return Share(version, role, desired, applied, decisions, decisions / total if total else None, deviation)
+    return Share(version, role, desired, applied, decisions, decisions / total if total else None, total, deviation)
 
 
 def _without_policy(model: ModelEntry, router: Router) -> dict[str, list[Share]]:

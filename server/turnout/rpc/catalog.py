@@ -1,20 +1,13 @@
 """`turnout.v1.CatalogService`: what is served, read from one snapshot."""
 
-from typing import Any
-
-import grpc
-
 from turnout.errors import TurnoutError
 from turnout.registry.signature import DataType, Dimension, TensorSpec
 from turnout.registry.standing import Standing
-from turnout.rpc.errors import abort
 from turnout.serving.catalog import Catalog, ModelEntry, VersionEntry
 from turnout.serving.inference import Router
 from turnout.serving.lifecycle import LifecycleState
 from turnout_proto.v1 import catalog_pb2 as pb
-from turnout_proto.v1 import catalog_pb2_grpc, prediction_pb2
-
-Context = grpc.aio.ServicerContext[Any, Any]
+from turnout_proto.v1 import prediction_pb2
 
 STATES = {
     LifecycleState.NEW: pb.VERSION_STATE_NEW,
@@ -48,32 +41,26 @@ _DATA_TYPES = {
 }
 
 
-class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
+class CatalogServicer:
     """Tells what is served."""
 
     def __init__(self, catalog: Catalog, router: Router) -> None:
         self._catalog = catalog
         self._router = router
 
-    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:  # noqa: N802
+    async def ListModels(self, request: pb.ListModelsRequest) -> pb.ListModelsResponse:  # noqa: N802
         """Lists the models."""
         models = self._catalog.snapshot.models.values()
         return pb.ListModelsResponse(models=[self._model(entry) for entry in models])
 
-    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:  # noqa: N802
+    async def GetModel(self, request: pb.GetModelRequest) -> pb.GetModelResponse:  # noqa: N802
         """Describes one model."""
-        try:
-            return pb.GetModelResponse(model=self._model(self._catalog.snapshot.model(request.model)))
-        except TurnoutError as error:
-            await abort(context, error)
+        return pb.GetModelResponse(model=self._model(self._catalog.snapshot.model(request.model)))
 
-    async def GetVersion(self, request: pb.GetVersionRequest, context: Context) -> pb.GetVersionResponse:  # noqa: N802
+    async def GetVersion(self, request: pb.GetVersionRequest) -> pb.GetVersionResponse:  # noqa: N802
         """Describes the version that a selector names."""
-        try:
-            entry = self._router.describe(request.model, request.version)
-            return pb.GetVersionResponse(version=version_message(entry, self._catalog.snapshot.model(request.model)))
-        except TurnoutError as error:
-            await abort(context, error)
+        entry = self._router.describe(request.model, request.version)
+        return pb.GetVersionResponse(version=version_message(entry, self._catalog.snapshot.model(request.model)))
 
     def _model(self, entry: ModelEntry) -> pb.Model:
         try:

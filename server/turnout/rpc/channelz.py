@@ -11,42 +11,41 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from grpc._cython import cygrpc  # type: ignore[attr-defined] # what grpcio-channelz itself calls
 from grpc_channelz.v1 import channelz_pb2 as pb
-from grpc_channelz.v1 import channelz_pb2_grpc
 
 from turnout.errors import NotFound
 
 MessageT = TypeVar("MessageT", bound=Message)
 
 
-class ChannelzServicer(channelz_pb2_grpc.ChannelzServicer):  # type: ignore[misc] # grpc_channelz ships no types
+class ChannelzServicer:
     """Tells of channels, servers and sockets."""
 
-    async def GetTopChannels(self, request: Any, _: Any) -> Any:  # noqa: N802 - gRPC's
+    async def GetTopChannels(self, request: Any) -> Any:  # noqa: N802 - gRPC's
         """Lists channels."""
         return _read(pb.GetTopChannelsResponse(), cygrpc.channelz_get_top_channels, request.start_channel_id)
 
-    async def GetServers(self, request: Any, _: Any) -> Any:  # noqa: N802
+    async def GetServers(self, request: Any) -> Any:  # noqa: N802
         """Lists servers."""
         return _read(pb.GetServersResponse(), cygrpc.channelz_get_servers, request.start_server_id)
 
-    async def GetServer(self, request: Any, _: Any) -> Any:  # noqa: N802
+    async def GetServer(self, request: Any) -> Any:  # noqa: N802
         """Describes one server."""
         return _read(pb.GetServerResponse(), cygrpc.channelz_get_server, request.server_id)
 
-    async def GetServerSockets(self, request: Any, _: Any) -> Any:  # noqa: N802
+    async def GetServerSockets(self, request: Any) -> Any:  # noqa: N802
         """Lists the sockets of a server."""
         asked = request.server_id, request.start_socket_id, request.max_results
         return _read(pb.GetServerSocketsResponse(), cygrpc.channelz_get_server_sockets, *asked)
 
-    async def GetChannel(self, request: Any, _: Any) -> Any:  # noqa: N802
+    async def GetChannel(self, request: Any) -> Any:  # noqa: N802
         """Describes one channel."""
         return _read(pb.GetChannelResponse(), cygrpc.channelz_get_channel, request.channel_id)
 
-    async def GetSubchannel(self, request: Any, _: Any) -> Any:  # noqa: N802
+    async def GetSubchannel(self, request: Any) -> Any:  # noqa: N802
         """Describes one subchannel."""
         return _read(pb.GetSubchannelResponse(), cygrpc.channelz_get_subchannel, request.subchannel_id)
 
-    async def GetSocket(self, request: Any, _: Any) -> Any:  # noqa: N802
+    async def GetSocket(self, request: Any) -> Any:  # noqa: N802
         """Describes one socket."""
         return _read(pb.GetSocketResponse(), cygrpc.channelz_get_socket, request.socket_id)
 

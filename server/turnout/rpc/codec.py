@@ -1,18 +1,19 @@
 """`turnout.v1` messages to the data plane's values and back."""
 
 import itertools
-import time
 import uuid
-from collections.abc import Callable
 
 from turnout.errors import InvalidRequest, InvalidTensor
+from turnout.routing.preferences import Preferences
 from turnout.serving.inference import InferenceRequest, InferenceResult, Role, Route
-from turnout.serving.limits import DEFAULT_LIMITS, InputLimits
+from turnout.serving.limits import InputLimits
 from turnout.serving.tensor import Array
 from turnout_proto import tensors
 from turnout_proto.v1 import prediction_pb2 as pb
 
-_MAX_REQUEST_ID = 128
+MAX_REQUEST_ID = 128
+"""Characters of a request's id."""
+
 _MAX_ROUTING_KEY = 1024
 _MAX_WARNING = 512
 
@@ -38,14 +39,15 @@ def new_request_id() -> str:
     return _process + str(next(_numbers))
 
 
-def envelope(message: pb.PredictRequest, remaining: float | None) -> InferenceRequest:
+def envelope(message: pb.PredictRequest | None, arrived: float) -> InferenceRequest:
     """Returns everything of a request but its tensors, so that a request that is refused can be counted and logged.
 
     Args:
-        message: As it came.
-        remaining: Seconds that the caller will wait; None for no bound.
+        message: As it came; None if it could not be parsed.
+        arrived: `time.monotonic()` when it came.
     """
-    now = time.monotonic()
+    if message is None:
+        return InferenceRequest("", "", {}, request_id=new_request_id(), arrived=arrived)
     return InferenceRequest(
         message.model,
         message.version,
@@ -53,59 +55,50 @@ def envelope(message: pb.PredictRequest, remaining: float | None) -> InferenceRe
         message.outputs,
         message.request_id or new_request_id(),
         message.routing_key,
-        None if remaining is None else now + remaining,
-        now,
+        arrived=arrived,
     )
 
 
-class PredictExchange:
-    """One PredictRequest and its answer."""
+def decode(
+    message: pb.PredictRequest, arrived: float, deadline: float | None, preferences: Preferences, limits: InputLimits
+) -> InferenceRequest:
+    """Returns a request; its tensors are views of the message's bytes.
 
-    __slots__ = ("_limits", "_message", "_prefer")
-
-    costly = False
-
-    def __init__(
-        self, message: pb.PredictRequest, limits: InputLimits, prefer: Callable[[InferenceRequest], None] | None = None
-    ) -> None:
-        """Prepares.
-
-        Args:
-            message: The request.
-            limits: On what it may hold.
-            prefer: Has a call routed as its metadata asks; None where that says nothing.
-        """
-        self._message = message
-        self._limits = limits
-        self._prefer = prefer
-
-    def decode(self, call: InferenceRequest) -> None:
-        """Puts the tensors into `call`, and how it is to be routed."""
-        fill(call, self._message, self._limits)
-        if self._prefer is not None:
-            self._prefer(call)
-
-    def encode(self, call: InferenceRequest, result: InferenceResult) -> bytes:
-        """Returns the answer, serialised."""
-        return response(call, result).SerializeToString()
-
-
-def fill(request: InferenceRequest, message: pb.PredictRequest, limits: InputLimits = DEFAULT_LIMITS) -> None:
-    """Puts the tensors of `message` into `request`, by name, as views of the message's bytes.
+    Args:
+        message: As it came.
+        arrived: `time.monotonic()` when it came.
+        deadline: `time.monotonic()` after which the caller waits no longer; None for no bound.
+        preferences: What the call's metadata asks for.
+        limits: On what it may hold.
 
     Raises:
         InvalidRequest, InvalidTensor: A field is not what the protocol says it is, or beyond the limits.
     """
-    if len(request.request_id) > _MAX_REQUEST_ID:
-        raise InvalidRequest.at("request_id", f"expected at most {_MAX_REQUEST_ID} characters")
-    if len(request.routing_key) > _MAX_ROUTING_KEY:
+    request_id, routing_key, model, selector = message.request_id, message.routing_key, message.model, message.version
+    if len(request_id) > MAX_REQUEST_ID:
+        raise InvalidRequest.at("request_id", f"expected at most {MAX_REQUEST_ID} characters")
+    if len(routing_key) > _MAX_ROUTING_KEY:
         raise InvalidRequest.at("routing_key", f"expected at most {_MAX_ROUTING_KEY} characters")
-    limits.check_name("model", request.model)
-    limits.check_name("version", request.selector)
-    if wanted := message.outputs:
-        limits.check_tensors("outputs", len(wanted))
-        for index, name in enumerate(wanted):
+    limits.check_name("model", model)
+    limits.check_name("version", selector)
+    if outputs := message.outputs:
+        limits.check_tensors("outputs", len(outputs))
+        for index, name in enumerate(outputs):
             limits.check_name(f"outputs[{index}]", name)
+    return InferenceRequest(
+        model,
+        preferences.selector_of(selector),
+        _inputs(message, limits),
+        outputs,
+        request_id or new_request_id(),
+        routing_key or preferences.routing_key,
+        deadline,
+        arrived,
+        preferences.baseline_only,
+    )
+
+
+def _inputs(message: pb.PredictRequest, limits: InputLimits) -> dict[str, Array]:
     inputs: dict[str, Array] = {}
     limits.check_tensors("inputs", len(message.inputs))
     strings = 0
@@ -124,7 +117,7 @@ def fill(request: InferenceRequest, message: pb.PredictRequest, limits: InputLim
             inputs[name] = tensors.decode(tensor)
         except tensors.TensorError as error:
             raise InvalidTensor.at(f"inputs[{len(inputs)}].{error.field}", error.description) from error
-    request.inputs = inputs
+    return inputs
 
 
 def response(request: InferenceRequest, result: InferenceResult) -> pb.PredictResponse:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -10,7 +9,6 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, RequestInfo, RetryInfo
 from google.rpc.status_pb2 import Status
-from grpc_status import rpc_status
 
 from turnout import errors
 
@@ -54,21 +52,22 @@ def code_name(error: BaseException) -> str:
     return code_of(error).name
 
 
-def to_status(error: errors.TurnoutError, request_id: str = "") -> Status:
+def to_status(error: errors.TurnoutError, request_id: str = "", details: Iterable[Message] = ()) -> Status:
     """Returns `error` as a google.rpc.Status with the details that clients act on.
 
     Args:
         error: Whose message and violations a client may read.
         request_id: Told as a detail, and in the message of a failure inside the server, so that its log line can be
             found.
+        details: Told beside its own: a few KiB, as they travel in a header.
     """
     code = code_of(error)
     message = error.message
     if request_id and code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.DATA_LOSS):
         message = f"{message} (request {request_id})"
-    details: list[Message] = []
+    told: list[Message] = []
     if error.violations:
-        details.append(
+        told.append(
             BadRequest(
                 field_violations=[
                     BadRequest.FieldViolation(field=v.field[:256], description=v.description[:_MAX_MESSAGE])
@@ -79,25 +78,11 @@ def to_status(error: errors.TurnoutError, request_id: str = "") -> Status:
     if error.retry_after is not None:
         delay = Duration()
         delay.FromMilliseconds(max(int(error.retry_after * 1000), 1))
-        details.append(RetryInfo(retry_delay=delay))
+        told.append(RetryInfo(retry_delay=delay))
     if request_id:
-        details.append(RequestInfo(request_id=request_id[:128]))
-    return Status(code=code.value[0], message=message[:_MAX_MESSAGE], details=[_packed(d) for d in details])
-
-
-async def abort(
-    context: "grpc.aio.ServicerContext[Any, Any]",
-    error: errors.TurnoutError,
-    request_id: str = "",
-    *,
-    details: Iterable[Message] = (),
-) -> NoReturn:
-    """Ends the call with the status of `error`, and with `details` beside its own: a few KiB, as they are headers."""
-    said = to_status(error, request_id)
-    said.details.extend(_packed(detail) for detail in details)
-    status = rpc_status.to_status(said)
-    await context.abort(status.code, status.details, status.trailing_metadata)
-    raise AssertionError("abort raises")
+        told.append(RequestInfo(request_id=request_id[:128]))
+    packed = [_packed(detail) for detail in (*told, *details)]
+    return Status(code=code.value[0], message=message[:_MAX_MESSAGE], details=packed)
 
 
 def _packed(message: Message) -> AnyMessage:

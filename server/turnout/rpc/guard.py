@@ -1,31 +1,26 @@
 """What every method of every service is wrapped in: whatever comes, the client gets a status of this server's making.
 
 Bytes that are no message, and messages beyond the limits, are INVALID_ARGUMENT; an error that nobody foresaw is
-INTERNAL and says so, no more. Both are counted and logged. gRPC itself would answer UNKNOWN with the words of Python's
-exception.
-
-Answers are serialised here as well, since gRPC does so where nothing catches what that raises.
+INTERNAL and says so, no more. Both are counted and logged.
 """
 
-import asyncio
-import inspect
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
-import grpc
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc.status_pb2 import Status
 from structlog.typing import FilteringBoundLogger
 
-from turnout.errors import Exhausted, InvalidRequest, ModelFailure, TurnoutError
-from turnout.rpc.errors import abort
-from turnout.rpc.reading import Malformed, MessageReader, MessageT, Unparsed, deserialiser
+from turnout.errors import Exhausted, InvalidRequest, Malformed, ModelFailure, TurnoutError
+from turnout.rpc.errors import to_status
+from turnout.rpc.reading import MessageReader, MessageT
+from turnout.rpc.transport.port import Call, Method, Methods, StatusError, Stream, Streaming, Unary
 from turnout.serving.conversion import ConversionThread
 from turnout.serving.limits import InputLimits
 from turnout.telemetry.faults import FaultRecorder
-
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 _UNEXPECTED = "the call failed inside the server, whose log tells why"
 
@@ -49,49 +44,59 @@ class Guard:
     log: FilteringBoundLogger
 
     def reader(self, message: type[MessageT]) -> MessageReader[MessageT]:
-        """Returns what parses large messages of a type."""
+        """Returns what parses messages of a type."""
         return MessageReader(message, self.limits, self.thread)
 
-    def handlers(self, service: str, handlers: Mapping[str, Handler]) -> Mapping[str, Handler]:
-        """Returns the handlers of a service, by method, guarded."""
-        return {method: self._guarded(service, method, handler) for method, handler in handlers.items()}
+    def unary(self, service: str, behaviour: Callable[[bytes, Call], Awaitable[bytes]]) -> Unary:
+        """Returns the method of a service whose behaviour parses, serialises and bounds by itself."""
 
-    def unary(self, service: str, behaviour: Callable[[Any, Context], Any], request: type[Message]) -> Handler:
-        """Returns the handler of a unary method whose behaviour takes `request | Unparsed` and returns bytes."""
-
-        async def call(message: Any, context: Context) -> bytes:
+        async def answer(message: bytes, call: Call) -> bytes:
             try:
-                answer: bytes = await behaviour(message, context)
+                return await behaviour(message, call)
             except Exception as error:  # noqa: BLE001 - the client would get its words
-                del message  # or it lives as long as the error, as in `_failed`
-                if isinstance(error, TurnoutError):
-                    self.note(service, error)
-                await self._failed(service, context, error)
-            return answer
+                status = self._ended(service, error)
+            raise StatusError(status)  # outside of `except`: it would lead to the message, as the error does
 
-        return grpc.unary_unary_rpc_method_handler(call, request_deserializer=deserialiser(request))
+        return Unary(answer)
 
-    def streaming(self, service: str, behaviour: Callable[[Any, Context], Any], request: type[Message]) -> Handler:
-        """Returns the handler of a stream whose behaviour reads `request | Unparsed` and writes bytes itself."""
+    def streaming(self, service: str, behaviour: Callable[[Stream], Awaitable[None]]) -> Streaming:
+        """Returns the method of a service whose behaviour parses, serialises and bounds by itself."""
 
-        async def call(messages: Any, context: Context) -> None:
+        async def serve(stream: Stream) -> None:
             try:
-                await behaviour(messages, context)
+                return await behaviour(stream)
             except Exception as error:  # noqa: BLE001 - as above
-                await self._failed(service, context, error)
+                status = self._ended(service, error)
+            raise StatusError(status)
 
-        return grpc.stream_stream_rpc_method_handler(call, request_deserializer=deserialiser(request))
+        return Streaming(serve)
 
-    def note(self, service: str, error: TurnoutError) -> None:
-        """Counts a message that could not be parsed; other errors are those of calls, which are counted as such."""
-        if isinstance(error, Malformed):
-            self.faults.malformed[service] += 1
+    def methods(
+        self, service: ServiceDescriptor, *servicers: object, name: str = "", apart: Collection[str] = ()
+    ) -> Methods:
+        """Returns the methods of a service, by path.
+
+        Args:
+            service: Names the methods, their messages, and which of them are streams.
+            servicers: One of them has a coroutine function by the name of each method, which raises TurnoutError where
+                it refuses. It takes the request, or an asynchronous iterator of requests. It returns the response, or
+                takes `write` beside that, which sends one and returns when there is room for the next.
+            name: That clients call the service by; empty: its own.
+            apart: Methods that are left out.
+        """
+        name = name or service.full_name
+        self.faults.watch(name)
+        return {
+            f"/{name}/{method.name}": self._method(name, method, _behaviour(servicers, method.name))
+            for method in service.methods
+            if method.name not in apart
+        }
 
     def sized(self, answer: bytes) -> bytes:
         """Returns a serialised answer.
 
         Raises:
-            Exhausted: It is larger than messages may be; gRPC would end the whole stream for that.
+            Exhausted: It is larger than messages may be; a transport would end the whole stream for that.
         """
         if len(answer) > self.max_message_bytes:
             raise Exhausted(
@@ -100,102 +105,86 @@ class Guard:
             )
         return answer
 
-    def _guarded(self, service: str, method: str, handler: Handler) -> Handler:
-        """Returns a handler of generated code, guarded: all four kinds."""
-        behaviours = handler.unary_unary, handler.unary_stream, handler.stream_unary, handler.stream_stream
-        behaviour: Any = next(filter(None, behaviours))
-        parse: Any = handler.request_deserializer
-        serialise: Any = handler.response_serializer
-        if parse is None:
-            return handler  # it takes bytes as they come, and refuses the call
-        message: type[Message] = parse.__self__
-        reader = self.reader(message)
+    def _ended(self, service: str, error: Exception) -> Status:
+        """Returns the status that a call ends with, and leaves nothing of the call behind.
 
-        async def taken(request: Any) -> Any:
-            if type(request) is not Unparsed:
-                return request
+        A thread that the error came from keeps it until it gets a core again, and its traceback leads to the message: a
+        thread of low priority on a busy machine kept 75 MiB of a refused message of 24 MiB.
+        """
+        status = self._status(service, error)
+        kept: BaseException | None = error
+        while kept is not None:
+            kept.__traceback__ = None
+            kept = kept.__context__
+        return status
+
+    def _status(self, service: str, error: Exception) -> Status:
+        """Returns the status of an error; one that nobody foresaw is counted and logged first."""
+        if isinstance(error, StatusError):
+            return error.status
+        if not isinstance(error, TurnoutError):
+            self.faults.unexpected[service] += 1
+            self.log.error("unexpected error", service=service, exc_info=error)
+            error = ModelFailure(_UNEXPECTED)
+        return to_status(error)
+
+    def _method(self, service: str, method: MethodDescriptor, behaviour: Callable[..., Awaitable[Any]]) -> Method:
+        """Returns a method that generated messages describe, of any of the four kinds."""
+        reader = self.reader(GetMessageClass(method.input_type))
+
+        async def parsed(data: bytes) -> Message:
             try:
-                return (await reader.read(request))[0]
+                return await reader.read(data)
             except InvalidRequest as error:
-                self.note(service, error)
-                self.log.warning("refused a message", service=service, method=method, error=error.message)
+                if isinstance(error, Malformed):
+                    self.faults.malformed[service] += 1
+                self.log.warning("refused a message", service=service, method=method.name, error=error.message)
                 raise
 
-        async def taken_all(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-            async for request in requests:
-                yield await taken(request)
+        def ready(answer: Message) -> bytes:
+            return self.sized(answer.SerializeToString())
 
-        def ready(answer: Any) -> bytes:
-            return self.sized(answer if isinstance(answer, bytes) else serialise(answer))
+        if not method.client_streaming and not method.server_streaming:
 
-        streams_in = bool(handler.request_streaming)
+            async def answer(data: bytes, _: Call) -> bytes:
+                return ready(await behaviour(await parsed(data)))
 
-        async def one(request: Any, context: Context) -> Any:
-            """Answers once, or writes the answers of a stream by itself."""
-            try:
-                answer = await behaviour(taken_all(request) if streams_in else await taken(request), context)
-                return answer if answer is None else ready(answer)
-            except Exception as error:  # noqa: BLE001 - told apart below
-                del request
-                await self._failed(service, context, error)
+            return self.unary(service, answer)
 
-        async def many(request: Any, context: Context) -> AsyncIterator[bytes]:
-            try:
-                async for answer in behaviour(taken_all(request) if streams_in else await taken(request), context):
-                    yield ready(answer)
-            except Exception as error:  # noqa: BLE001 - told apart below
-                del request
-                await self._failed(service, context, error)
+        async def requests(stream: Stream) -> AsyncIterator[Message]:
+            while (data := await stream.read()) is not None:
+                yield await parsed(data)
 
-        call = many if inspect.isasyncgenfunction(behaviour) else one
-        make = _MAKERS[streams_in, bool(handler.response_streaming)]
-        return make(call, request_deserializer=deserialiser(message), response_serializer=ready)
+        async def only(stream: Stream) -> Message:
+            if (data := await stream.read()) is None:
+                raise InvalidRequest("expected a message, and none came")
+            return await parsed(data)
 
-    async def _failed(self, service: str, context: Context, error: Exception) -> None:
-        """Ends a call by the status of `error`, and leaves nothing of it behind.
+        async def serve(stream: Stream) -> None:
+            async def write(answer: Message) -> None:
+                await stream.write(ready(answer))
 
-        gRPC keeps the error that ends a call in the call's context, which the error's traceback leads back to: until
-        Python looks for such cycles, each refused message of 24 MiB kept 75 MiB.
-        """
-        try:
-            if isinstance(error, TurnoutError):
-                await abort(context, error)
-            await self._unexpected(service, context, error)
-        except grpc.aio.AbortError as ending:
-            del error
-            ending.__context__ = None
-            raise ending.with_traceback(None) from None
+            request = requests(stream) if method.client_streaming else await only(stream)
+            if method.server_streaming:
+                await behaviour(request, write)
+            else:
+                await write(await behaviour(request))
 
-    async def _unexpected(self, service: str, context: Context, error: Exception) -> None:
-        if isinstance(error, grpc.aio.AbortError):
-            raise error
-        if context.done():  # the client left, and gRPC says so by an exception of its own
-            raise asyncio.CancelledError from error
-        self.faults.unexpected[service] += 1
-        self.log.error("unexpected error", service=service, exc_info=error)
-        await abort(context, ModelFailure(_UNEXPECTED))
+        return self.streaming(service, serve)
 
 
-class GuardedServer:
-    """A server as generated code sees it: each service that is added to it is guarded."""
-
-    def __init__(self, server: grpc.aio.Server, guard: Guard) -> None:
-        self._server = server
-        self._guard = guard
-
-    def add_generic_rpc_handlers(self, handlers: Any) -> None:
-        """Leaves them: generated code registers the same methods by name, too."""
-
-    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
-        """Adds the methods of a service, guarded."""
-        self._guard.faults.watch(service)
-        guarded = dict(self._guard.handlers(service, handlers))
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, guarded),))
+def _behaviour(servicers: Sequence[object], method: str) -> Callable[..., Awaitable[Any]]:
+    for servicer in servicers:
+        if (behaviour := getattr(servicer, method, None)) is not None:
+            found: Callable[..., Awaitable[Any]] = behaviour
+            return found
+    raise AttributeError(f"no servicer has {method}")
 
 
-_MAKERS: Mapping[tuple[bool, bool], Callable[..., Handler]] = {
-    (False, False): grpc.unary_unary_rpc_method_handler,
-    (False, True): grpc.unary_stream_rpc_method_handler,
-    (True, False): grpc.stream_unary_rpc_method_handler,
-    (True, True): grpc.stream_stream_rpc_method_handler,
-}
+def refusal(error: TurnoutError) -> Unary:
+    """Returns a method that is never done, whatever comes."""
+
+    async def answer(_: bytes, __: Call) -> bytes:
+        raise StatusError(to_status(error))
+
+    return Unary(answer)

@@ -6,14 +6,12 @@ while what they name answers requests.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from turnout.errors import InvalidSelector, NotFound, TurnoutError
-from turnout.rpc.errors import abort
 from turnout.serving.catalog import Catalog
 from turnout.serving.inference import Router
 
@@ -22,7 +20,7 @@ _LOOK_SECONDS = 1.0
 _Status = health_pb2.HealthCheckResponse
 
 
-class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # grpc_health ships no types
+class HealthServicer:
     """Tells what is ready."""
 
     def __init__(self, catalog: Catalog, router: Router, ready: Callable[[], bool], services: frozenset[str]) -> None:
@@ -39,22 +37,16 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # gr
         self._ready = ready
         self._services = services
 
-    async def Check(self, request: Any, context: "grpc.aio.ServicerContext[Any, Any]") -> Any:  # noqa: N802 - gRPC's
+    async def Check(self, request: Any) -> Any:  # noqa: N802 - gRPC's
         """Answers the status of now; NOT_FOUND for a name that nothing has."""
-        try:
-            status = self._status(request.service)
-        except TurnoutError as error:
-            await abort(context, error)
-        return _Status(status=status)
+        return _Status(status=self._status(request.service))
 
-    async def Watch(  # noqa: N802 - gRPC's
-        self, request: Any, context: "grpc.aio.ServicerContext[Any, Any]"
-    ) -> AsyncIterator[Any]:
+    async def Watch(self, request: Any, write: Callable[[Any], Awaitable[None]]) -> None:  # noqa: N802 - gRPC's
         """Sends the status of now and then each change of it; SERVICE_UNKNOWN for a name that nothing has yet."""
         last = -1
         while True:
             last = await self._next_status(request.service, last)
-            yield _Status(status=last)
+            await write(_Status(status=last))
 
     async def _next_status(self, service: str, last: int) -> int:
         """Returns the status of a service once it is another than `last`.

@@ -1,16 +1,14 @@
 """The two gRPC listeners and what each of them serves."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import grpc
-from grpc_channelz.v1 import channelz_pb2_grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_channelz.v1 import channelz_pb2
+from grpc_health.v1 import health_pb2
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Address, Settings
-from turnout.errors import ConfigError
 from turnout.rollout.controller import Rollouts
 from turnout.rollout.preview import Previews
 from turnout.routing.applied import Policies
@@ -21,37 +19,45 @@ from turnout.routing.shadow.service import Shadows
 from turnout.routing.traffic import Traffic
 from turnout.rpc.catalog import CatalogServicer
 from turnout.rpc.channelz import ChannelzServicer
+from turnout.rpc.control.following import followed
 from turnout.rpc.control.service import ControlServicer
-from turnout.rpc.guard import Guard, GuardedServer
+from turnout.rpc.guard import Guard
 from turnout.rpc.health import HealthServicer
-from turnout.rpc.oip.inference import SERVICE_NAME as OIP_SERVICE
-from turnout.rpc.oip.service import oip_handler
-from turnout.rpc.prediction import PredictionMethods
+from turnout.rpc.oip.service import DESCRIPTOR as OIP_DESCRIPTOR
+from turnout.rpc.oip.service import SERVICE_NAME as OIP_SERVICE
+from turnout.rpc.oip.service import oip_methods
+from turnout.rpc.prediction import prediction_methods
+from turnout.rpc.reflection import ALPHA as REFLECTION_ALPHA
+from turnout.rpc.reflection import V1 as REFLECTION_V1
+from turnout.rpc.reflection import ReflectionServicer
 from turnout.rpc.registry.service import RegistryServicer
+from turnout.rpc.transport.grpcio import GrpcioListener
+from turnout.rpc.transport.port import Listener, Method, Methods
 from turnout.serving.availability import Availability
 from turnout.serving.catalog import Catalog
 from turnout.serving.conversion import ConversionThread
-from turnout.serving.inference import Inference, Router
+from turnout.serving.data_plane import DataPlane
+from turnout.serving.inference import Router
 from turnout.serving.limits import InputLimits
 from turnout.serving.manager import Manager
 from turnout.telemetry.metrics import Metrics
-from turnout.telemetry.tracing.tracer import Tracer
-from turnout_proto.oip import inference_pb2 as oip_pb2
-from turnout_proto.v1 import (
-    catalog_pb2,
-    catalog_pb2_grpc,
-    control_pb2,
-    control_pb2_grpc,
-    prediction_pb2,
-    registry_pb2,
-    registry_pb2_grpc,
-)
+from turnout.tls.identity import IdentitySource
+from turnout.workers.peers import Peers
+from turnout_proto.v1 import catalog_pb2, control_pb2, prediction_pb2, registry_pb2
 
-PREDICTION = prediction_pb2.DESCRIPTOR.services_by_name["PredictionService"].full_name
-CATALOG = catalog_pb2.DESCRIPTOR.services_by_name["CatalogService"].full_name
-CONTROL = control_pb2.DESCRIPTOR.services_by_name["ControlService"].full_name
-REGISTRY = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
-HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+_PREDICTION: ServiceDescriptor = prediction_pb2.DESCRIPTOR.services_by_name["PredictionService"]
+_CATALOG: ServiceDescriptor = catalog_pb2.DESCRIPTOR.services_by_name["CatalogService"]
+_CONTROL: ServiceDescriptor = control_pb2.DESCRIPTOR.services_by_name["ControlService"]
+_REGISTRY: ServiceDescriptor = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"]
+_HEALTH: ServiceDescriptor = health_pb2.DESCRIPTOR.services_by_name["Health"]
+_CHANNELZ: ServiceDescriptor = channelz_pb2.DESCRIPTOR.services_by_name["Channelz"]
+
+PREDICTION = _PREDICTION.full_name
+CATALOG = _CATALOG.full_name
+CONTROL = _CONTROL.full_name
+REGISTRY = _REGISTRY.full_name
+HEALTH = _HEALTH.full_name
+CHANNELZ = _CHANNELZ.full_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +82,10 @@ class Services:
         conversions: Parses what is large.
         log: Tells of messages that are refused, and of errors that nobody foresaw.
         availability: What the server depends on and cannot reach now.
-        tracer: Traces requests; None where tracing is off.
+        peers: The other workers; None where this server is alone.
     """
 
-    inference: Inference
+    inference: DataPlane
     catalog: Catalog
     router: Router
     manager: Manager
@@ -96,69 +102,91 @@ class Services:
     conversions: ConversionThread
     log: FilteringBoundLogger
     availability: Availability
-    tracer: Tracer | None = None
+    peers: Peers | None = None
+
+    @property
+    def loads(self) -> Manager | Peers:
+        """What loads and unloads versions, in every worker."""
+        return self.peers or self.manager
 
     def ready(self) -> bool:
         """Tells whether traffic should be sent here: all that should be loaded is, and the server does not drain."""
-        return self.catalog.snapshot.complete and self.accepting()
+        others = self.peers is None or self.peers.others_ready()
+        return self.catalog.snapshot.complete and self.accepting() and others
 
 
-def data_server(services: Services, settings: Settings) -> grpc.aio.Server:
-    """Returns the listener for clients: prediction, catalog, OIP, health, reflection. Nothing on it changes a thing."""
-    server = grpc.aio.server(options=_options(settings))
+def data_methods(services: Services, settings: Settings) -> Methods:
+    """Returns what clients call: prediction, catalog, OIP, health, reflection. Nothing of it changes a thing."""
     guard = _guard(services, settings)
-    guarded = GuardedServer(server, guard)
     allowed = settings.oip.allow_repository_control
-    _add_data_services(server, guarded, guard, services, settings, allow_repository_control=allowed)
-    names = [PREDICTION, CATALOG, HEALTH, OIP_SERVICE]
-    _add_health(guarded, services, names)
-    # Reflection finds services by descriptor, and OIP's messages live under our own package name (shared/OIP.md).
-    listed = [PREDICTION, CATALOG, HEALTH, oip_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name]
-    _add_reflection(guarded, listed)
-    return server
+    described = {PREDICTION: _PREDICTION, CATALOG: _CATALOG, OIP_SERVICE: OIP_DESCRIPTOR, HEALTH: _HEALTH}
+    return {
+        **_data_methods(guard, services, settings, allow_repository_control=allowed),
+        **_server_methods(guard, services, described),
+    }
 
 
-def control_server(services: Services, settings: Settings) -> grpc.aio.Server:
-    """Returns the listener for operators: all of the data listener, and control, registry and channelz besides."""
-    server = grpc.aio.server(options=[*_options(settings), ("grpc.enable_channelz", 1)])
+def control_methods(services: Services, settings: Settings) -> Methods:
+    """Returns what operators call: all that clients do, and control, registry and channelz besides."""
     guard = _guard(services, settings)
-    guarded = GuardedServer(server, guard)
-    _add_data_services(server, guarded, guard, services, settings, allow_repository_control=True)
-    control_pb2_grpc.add_ControlServiceServicer_to_server(
-        ControlServicer(
-            manager=services.manager,
-            catalog=services.catalog,
-            declarer=services.declarer,
-            traffic=services.traffic,
-            policies=services.policies,
-            explainer=services.explainer,
-            shadows=services.shadows,
-            rollouts=services.rollouts,
-            previews=services.previews,
-            router=services.router,
-            metrics=services.metrics,
-            accepting=services.accepting,
-        ),
-        guarded,  # type: ignore[arg-type] # as far as generated code uses it, it is a server
+    control = ControlServicer(
+        manager=services.manager,
+        catalog=services.catalog,
+        declarer=services.declarer,
+        traffic=services.traffic,
+        policies=services.policies,
+        explainer=services.explainer,
+        shadows=services.shadows,
+        rollouts=services.rollouts,
+        previews=services.previews,
+        router=services.router,
+        metrics=services.metrics,
+        accepting=services.accepting,
+        peers=services.peers,
     )
-    registry_pb2_grpc.add_RegistryServiceServicer_to_server(services.registry, guarded)  # type: ignore[arg-type]
-    channelz_pb2_grpc.add_ChannelzServicer_to_server(ChannelzServicer(), guarded)
-    _add_health(guarded, services, [PREDICTION, CATALOG, CONTROL, REGISTRY, HEALTH, OIP_SERVICE])
-    _add_reflection(guarded, [PREDICTION, CATALOG, CONTROL, REGISTRY, HEALTH])
-    return server
+    described = {
+        PREDICTION: _PREDICTION,
+        CATALOG: _CATALOG,
+        CONTROL: _CONTROL,
+        REGISTRY: _REGISTRY,
+        OIP_SERVICE: OIP_DESCRIPTOR,
+        CHANNELZ: _CHANNELZ,
+        HEALTH: _HEALTH,
+    }
+    return {
+        **_data_methods(guard, services, settings, allow_repository_control=True),
+        **followed(guard.methods(_CONTROL, control), services.peers),
+        **followed(guard.methods(_REGISTRY, services.registry), services.peers),
+        **guard.methods(_CHANNELZ, ChannelzServicer()),
+        **_server_methods(guard, services, described),
+    }
 
 
-def listen(server: grpc.aio.Server, address: Address) -> Address:
-    """Binds `server`, and returns where it listens, with the real port where 0 was asked for.
+def listen(
+    methods: Methods,
+    address: Address,
+    settings: Settings,
+    identity: IdentitySource | None,
+    shared: bool,
+    *,
+    channelz: bool = False,
+) -> Listener:
+    """Returns a listener on an address, bound; it takes no connection before it is started.
+
+    Args:
+        methods: That it carries calls to.
+        address: Where to listen; port 0 for any that is free.
+        settings: Of the server.
+        identity: What it shows its clients; None for plain text.
+        shared: Other workers listen there too; their parent keeps the address for them.
+        channelz: What the channelz service tells is noted.
 
     Raises:
-        ConfigError: The address cannot be had.
+        ConfigError: The address cannot be had, or the transport cannot do what TLS is to do.
     """
-    try:
-        port = server.add_insecure_port(str(address))
-    except RuntimeError as error:
-        raise ConfigError(f"{address} cannot be listened on; is another server there?") from error
-    return Address(address.host, port)
+    return GrpcioListener(
+        methods, address, [*_options(settings, shared), ("grpc.enable_channelz", int(channelz))], identity
+    )
 
 
 def _guard(services: Services, settings: Settings) -> Guard:
@@ -172,51 +200,47 @@ def _guard(services: Services, settings: Settings) -> Guard:
     )
 
 
-def _add_data_services(
-    server: grpc.aio.Server,
-    guarded: GuardedServer,
-    guard: Guard,
-    services: Services,
-    settings: Settings,
-    *,
-    allow_repository_control: bool,
-) -> None:
+def _data_methods(
+    guard: Guard, services: Services, settings: Settings, *, allow_repository_control: bool
+) -> Mapping[str, Method]:
     preferences = PreferenceReader(settings.routing)
     max_items = settings.limits.max_stream_items
-    prediction = PredictionMethods(services.inference, preferences, max_items, guard, services.tracer)
-    catalog = CatalogServicer(services.catalog, services.router)
-    catalog_pb2_grpc.add_CatalogServiceServicer_to_server(catalog, guarded)  # type: ignore[arg-type]
-    oip = oip_handler(
-        inference=services.inference,
-        preferences=preferences,
-        router=services.router,
-        catalog=services.catalog,
-        control=services.manager,
-        accepting=services.accepting,
-        allow_repository_control=allow_repository_control,
-        max_stream_items=max_items,
-        guard=guard,
-        tracer=services.tracer,
-    )
-    server.add_generic_rpc_handlers((prediction.methods(), oip))
+    return {
+        **prediction_methods(services.inference, preferences, max_items, guard),
+        **guard.methods(_CATALOG, CatalogServicer(services.catalog, services.router)),
+        **oip_methods(
+            plane=services.inference,
+            preferences=preferences,
+            router=services.router,
+            catalog=services.catalog,
+            control=services.loads,
+            accepting=services.accepting,
+            allow_repository_control=allow_repository_control,
+            max_stream_items=max_items,
+            guard=guard,
+        ),
+    }
 
 
-def _add_health(guarded: GuardedServer, services: Services, names: Sequence[str]) -> None:
-    servicer = HealthServicer(services.catalog, services.router, services.ready, frozenset(names))
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, guarded)
+def _server_methods(
+    guard: Guard, services: Services, described: Mapping[str, ServiceDescriptor]
+) -> Mapping[str, Method]:
+    """Returns what tells of the server itself: its health, and its services."""
+    health = HealthServicer(services.catalog, services.router, services.ready, frozenset(described) - {CHANNELZ})
+    reflection = ReflectionServicer(described)
+    return {
+        **guard.methods(_HEALTH, health),
+        **guard.methods(REFLECTION_ALPHA, reflection),
+        **guard.methods(REFLECTION_ALPHA, reflection, name=REFLECTION_V1),
+    }
 
 
-def _add_reflection(guarded: GuardedServer, names: Sequence[str]) -> None:
-    servicer = reflection.aio.ReflectionServicer([*names, reflection.SERVICE_NAME])
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, guarded)
-
-
-def _options(settings: Settings) -> list[tuple[str, int]]:
+def _options(settings: Settings, shared: bool) -> list[tuple[str, int]]:
     size = int(settings.limits.max_message_bytes)
     return [
         ("grpc.max_receive_message_length", size),
         ("grpc.max_send_message_length", size),
-        ("grpc.so_reuseport", 0),  # two servers on one port by mistake would share its traffic unnoticed
+        ("grpc.so_reuseport", int(shared)),  # two servers on one port by mistake would share its traffic unnoticed
         # Clients keep idle connections alive with pings; the default answers that with GOAWAY "too_many_pings".
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),

@@ -1,28 +1,24 @@
-"""The data plane that every protocol shares: one request in, one answer out.
+"""What stands between protocols and the data plane: requests, their routes, and their answers.
 
-This is the narrow port behind which the engine lives: protocols hand in decoded tensors and get tensors back, and know
-nothing of sessions, queues or routes.
+    transport -> exchange (decode) -> data plane -> exchange (encode) -> transport
+
+`turnout.serving.data_plane` is the data plane. An exchange is one request and its answer in the words of a protocol; it
+knows nothing of sessions, queues or routes.
 """
 
-import asyncio
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
-from turnout.errors import DeadlineExceeded, Draining, ModelFailure, TurnoutError
-from turnout.serving.arms import ArmMeter, Cell, FailedRequest
+from turnout.errors import TurnoutError
 from turnout.serving.batcher import Answer
-from turnout.serving.catalog import Catalog, VersionEntry
-from turnout.serving.conversion import ConversionThread
+from turnout.serving.catalog import VersionEntry
 from turnout.serving.handle import VersionHandle
 from turnout.serving.tensor import Array
-from turnout.telemetry.logging import AccessLog
-from turnout.telemetry.metrics import Metrics, RoleRecorder
-from turnout.telemetry.tracing.trace import Trace
-
-_WARNED = "warning told"
+from turnout.telemetry.metrics import RoleRecorder
+from turnout.telemetry.tracing.context import SpanContext
+from turnout.telemetry.tracing.trace import Operation, Trace
 
 _LIGHT_BYTES = 256 * 1024
 """Outputs of this size are encoded within a millisecond or two."""
@@ -30,10 +26,7 @@ _LIGHT_BYTES = 256 * 1024
 _STRING_BYTES = 8
 """A string takes as long to encode as so many numbers of eight bytes."""
 
-_UNEXPECTED = "the request failed inside the server, whose log tells why"
-
 T_co = TypeVar("T_co", covariant=True)
-T = TypeVar("T")
 
 
 class Role(StrEnum):
@@ -48,7 +41,7 @@ class Role(StrEnum):
 class AnswerObserver(Protocol):
     """Is told of answers once they are on their way to the client; `turnout.routing.shadow` has the one that ships."""
 
-    def answered(self, request: "InferenceRequest", result: "InferenceResult") -> None:
+    def answered(self, request: "InferenceRequest", result: "InferenceResult", trace: Trace | None) -> None:
         """Takes note of an answer. Quick, and raises nothing."""
         ...
 
@@ -100,9 +93,8 @@ class Route:
         return self.lane or self.role
 
 
-@dataclass(slots=True)
-class InferenceRequest:
-    """A decoded request.
+class InferenceRequest(NamedTuple):
+    """A decoded request. A tuple, since a frozen dataclass takes three times as long to make.
 
     Attributes:
         model: The model's name, as the client wrote it.
@@ -111,12 +103,9 @@ class InferenceRequest:
         outputs: Names of the outputs wanted, in order; empty means all, in the signature's order.
         request_id: Names the request in logs.
         routing_key: Requests with the same key meet the same version while the weights allow it; "" for none.
-        baseline_only: No canary may answer.
         deadline: `time.monotonic()` after which nobody waits for the answer; None for no bound.
         arrived: `time.monotonic()` when the request came, before it was decoded.
-        route: Where it goes, once that was decided; a request is routed once.
-        counted: Who counts it for rollouts, and where; empty where nobody does.
-        trace: Notes how it goes; None where nobody wants to know.
+        baseline_only: No canary may answer.
     """
 
     model: str
@@ -126,11 +115,8 @@ class InferenceRequest:
     request_id: str = ""
     routing_key: str = ""
     deadline: float | None = None
-    arrived: float = field(default_factory=time.monotonic)
+    arrived: float = 0.0
     baseline_only: bool = False
-    route: Route | None = None
-    counted: Sequence[tuple[ArmMeter, Cell]] = ()
-    trace: Trace | None = None
 
 
 @dataclass(slots=True)
@@ -162,27 +148,76 @@ class InferenceResult:
 
 
 class Exchange(Protocol[T_co]):
-    """One request and its answer as a protocol has them."""
+    """One request and its answer in the words of a protocol."""
+
+    @property
+    def service(self) -> str:
+        """What faults are counted by."""
+        ...
+
+    @property
+    def operation(self) -> Operation:
+        """What was called, as traces name it."""
+        ...
+
+    @property
+    def details(self) -> tuple[tuple[str, str], ...]:
+        """What else traces tell of the call."""
+        ...
+
+    @property
+    def deadline(self) -> float | None:
+        """`time.monotonic()` after which the client waits no longer, as far as that is known before decoding."""
+        ...
+
+    @property
+    def heavy(self) -> bool:
+        """Whether decoding takes so long that a thread is to do it."""
+        ...
 
     @property
     def costly(self) -> bool:
-        """Whether encoding takes long however small the outputs are."""
+        """Whether encoding takes long however small the outputs are; known once it is decoded."""
         ...
 
-    def decode(self, call: "InferenceRequest") -> None:
-        """Puts all but the envelope of the request into `call`.
+    def parent(self) -> SpanContext | None:
+        """Returns the span that the request is part of."""
+        ...
+
+    def parse(self) -> object:
+        """Reads what came as far as its envelope, if that was not done yet.
 
         Raises:
-            TurnoutError: The request is refused.
+            TurnoutError: It is no message of the protocol, or is made of more than it may be.
         """
         ...
 
-    def encode(self, call: "InferenceRequest", result: InferenceResult) -> T_co:
+    def envelope(self) -> InferenceRequest:
+        """Returns what is known of a request that could not be decoded, without its tensors."""
+        ...
+
+    def decode(self) -> InferenceRequest:
+        """Returns the request.
+
+        Raises:
+            TurnoutError: It is refused.
+        """
+        ...
+
+    def encode(self, request: InferenceRequest, result: InferenceResult) -> T_co:
         """Returns the answer.
 
         Raises:
             TurnoutError: The protocol cannot say it.
         """
+        ...
+
+    def refusal(self, request: InferenceRequest, error: TurnoutError) -> T_co:
+        """Returns what the client is told of an error, or raises it as the transport has it."""
+        ...
+
+    def outcome(self, error: BaseException | None) -> tuple[str | int, bool]:
+        """Returns the status that traces show, and whether the server is at fault; None means an answer."""
         ...
 
 
@@ -203,243 +238,3 @@ class Router(Protocol):
     def describe(self, model: str, selector: str) -> VersionEntry:
         """Returns the version that the selector names, whatever its state. Raises as `route` where there is none."""
         ...
-
-
-class Inference:
-    """Answers requests: asks the router, runs the version, counts what happened. Used on the event loop only.
-
-    Attributes:
-        draining: Set by `drain`; what is long-lived on a connection ends then.
-    """
-
-    def __init__(
-        self,
-        router: Router,
-        catalog: Catalog,
-        metrics: Metrics,
-        access: AccessLog,
-        code_of: Callable[[BaseException], str],
-        conversions: ConversionThread,
-    ) -> None:
-        """Puts the data plane together.
-
-        Args:
-            router: Decides who answers.
-            catalog: Tells which model names are real ones.
-            metrics: Counts requests that reach no version.
-            access: Logs requests.
-            code_of: Name of the status code that an error becomes; the protocols' one table.
-            conversions: Decodes and encodes what is large.
-        """
-        self._conversions = conversions
-        self._router = router
-        self._catalog = catalog
-        self._metrics = metrics
-        self._access = access
-        self._code_of = code_of
-        self._draining = False
-        metrics.faults.watch("inference")
-        self.draining = asyncio.Event()
-
-    def drain(self) -> None:
-        """Refuses new requests from now on; those under way are finished."""
-        self._draining = True
-        self.draining.set()
-
-    async def answer(self, call: InferenceRequest, exchange: Exchange[T], *, heavy: bool = False) -> T:
-        """Answers one request, from its decoding to its encoding.
-
-        Args:
-            call: With its envelope filled.
-            exchange: Decodes and encodes.
-            heavy: What there is to decode is large.
-
-        Raises:
-            TurnoutError: It was refused, or it failed; counted and logged. Nothing else is raised.
-        """
-        if heavy:
-            await self.decode_in_thread(call, exchange)
-            result = self.run_now(call)
-        else:
-            result = self.begin(call, exchange)
-        if result is not None and result.light and not exchange.costly:
-            return self.encoded(call, result, exchange)
-        return await self.finish(call, result, exchange)
-
-    def begin(self, call: InferenceRequest, exchange: Exchange[T]) -> InferenceResult | None:
-        """Decodes a request that is small, and runs it where its version is quick enough for that.
-
-        Returns:
-            What it gave; None where `finish` is still to run it.
-
-        Raises:
-            TurnoutError: As `answer`.
-        """
-        try:
-            exchange.decode(call)
-        except TurnoutError as error:
-            self.refuse(call, error)
-            raise
-        except Exception as error:
-            raise self._undecodable(call, error) from error
-        return self.run_now(call)
-
-    async def finish(self, call: InferenceRequest, result: InferenceResult | None, exchange: Exchange[T]) -> T:
-        """Runs a request that `begin` did not, and encodes its answer. Raises as `answer`."""
-        if result is None:
-            try:
-                result = await self.infer(call)
-            except TurnoutError:
-                raise
-            except Exception as error:
-                raise self._unexpected(call, error) from error
-        if result.light and not exchange.costly:
-            return self.encoded(call, result, exchange)
-        return await self._conversions.run(self.encoded, call, result, exchange)
-
-    def encoded(self, call: InferenceRequest, result: InferenceResult, exchange: Exchange[T]) -> T:
-        """Encodes an answer. Raises as `answer`."""
-        try:
-            return exchange.encode(call, result)
-        except TurnoutError:
-            raise
-        except Exception as error:
-            raise self._unexpected(call, error) from error
-
-    async def decode_in_thread(self, call: InferenceRequest, exchange: Exchange[T]) -> None:
-        """Decodes a request that is large. Raises as `answer`."""
-        try:
-            await self._conversions.run(_decode, call, exchange)
-        except TurnoutError as error:
-            self.refuse(call, error)
-            raise
-        except Exception as error:
-            raise self._undecodable(call, error) from error
-
-    def infer_now(self, request: InferenceRequest) -> InferenceResult | None:
-        """Answers `request` at once where its version is quick enough for that; None where `infer` is the way.
-
-        Raises:
-            TurnoutError: As `Router.route` and `VersionHandle.infer_now`.
-        """
-        route = self._route(request)
-        if request.deadline is not None and request.deadline <= request.arrived:
-            return None  # it waited too long on its way: `infer` refuses it, and nothing is computed
-        try:
-            answered = route.handle.infer_now(request.inputs, request.outputs, route.lane)
-        except TurnoutError as error:
-            self._failed(request, route, error)
-            raise
-        if answered is None:
-            return None
-        return self._answered(request, route, *answered)
-
-    async def infer(self, request: InferenceRequest) -> InferenceResult:
-        """Answers `request` on a runner; for one that `infer_now` left.
-
-        Raises:
-            TurnoutError: As `infer_now` and `VersionHandle.infer`.
-        """
-        route = request.route
-        if route is None or route.handle.closing:  # it was routed, and then the version left
-            route = self._route(request)
-        try:
-            names, answer = await route.handle.infer(request.inputs, request.outputs, request.deadline, route.lane)
-        except BaseException as error:
-            self._failed(request, route, error)
-            raise
-        return self._answered(request, route, names, answer)
-
-    def refuse(self, request: InferenceRequest, error: TurnoutError) -> None:
-        """Counts and logs a request that reached no version, such as one that could not be decoded."""
-        code = self._code_of(error)
-        known = request.model in self._catalog.snapshot.models
-        self._metrics.unrouted(request.model if known else "", code)
-        took = time.monotonic() - request.arrived
-        if request.trace is not None:
-            request.trace.note_failure(None, error, code, took)
-        self._access.failed(request, None, code, took, error)
-
-    def run_now(self, call: InferenceRequest) -> InferenceResult | None:
-        """Runs a request that is decoded where its version is quick enough for that; else `finish` will.
-
-        Raises:
-            TurnoutError: As `answer`.
-        """
-        try:
-            return self.infer_now(call)
-        except TurnoutError:
-            raise
-        except Exception as error:
-            raise self._unexpected(call, error) from error
-
-    def _undecodable(self, call: InferenceRequest, error: Exception) -> ModelFailure:
-        failure = self._unexpected(call, error)
-        self.refuse(call, failure)
-        return failure
-
-    def _unexpected(self, call: InferenceRequest, error: Exception) -> ModelFailure:
-        """Logs an error that nobody foresaw, and returns what a client may know of it."""
-        self._metrics.faults.unexpected["inference"] += 1
-        self._access.unexpected(call, error)
-        return ModelFailure(_UNEXPECTED)
-
-    def _route(self, request: InferenceRequest) -> Route:
-        if self._draining:
-            refusal = Draining("the server is stopping", retry_after=1.0)
-            self.refuse(request, refusal)
-            raise refusal
-        try:
-            route = self._router.route(
-                request.model, request.selector, request.routing_key, baseline_only=request.baseline_only
-            )
-        except TurnoutError as error:
-            self.refuse(request, error)
-            raise
-        route.recorder.decisions += 1
-        request.route = route
-        if route.warning and _WARNED not in route.memo:
-            route.memo[_WARNED] = True  # once a route and state of the world, not once a request
-            self._access.warned(request, route)
-        if route.handle.arms and not request.counted:
-            request.counted = [(meter, meter.admit()) for meter in route.handle.arms.get(route.part, ())]
-        return route
-
-    def _answered(
-        self, request: InferenceRequest, route: Route, names: Sequence[str], answer: Answer
-    ) -> InferenceResult:
-        now = time.monotonic()
-        took = now - request.arrived
-        route.recorder.answered(took, answer.queue_seconds, answer.compute_seconds)
-        for meter, cell in request.counted:
-            meter.answered(cell, request.routing_key, now, took, answer.batch_requests)
-        if request.trace is not None:
-            request.trace.note_answer(route, answer, now, took)
-        if self._access.sampled():
-            self._access.answered(request, route, took, answer)
-        result = InferenceResult(names, answer, route)
-        if route.observer is not None:
-            # The protocol's handler goes on from here without a pause until it has handed the answer to gRPC.
-            asyncio.get_running_loop().call_soon(route.observer.answered, request, result)
-        return result
-
-    def _failed(self, request: InferenceRequest, route: Route, error: BaseException) -> None:
-        now = time.monotonic()
-        took = now - request.arrived
-        code = self._code_of(error)
-        route.recorder.failed(code, took)
-        if request.counted:
-            patience = None if request.deadline is None else request.deadline - request.arrived
-            failing = FailedRequest(request.inputs, request.outputs, patience)
-            for meter, cell in request.counted:
-                meter.failed(cell, request.routing_key, now, took, code, error, failing)
-        if request.trace is not None:
-            request.trace.note_failure(route, error, code, took)
-        self._access.failed(request, route, code, took, error)
-
-
-def _decode(call: InferenceRequest, exchange: Exchange[Any]) -> None:
-    """Decodes a request whose turn has come, unless nobody waits for its answer any more."""
-    if call.deadline is not None and time.monotonic() > call.deadline:
-        raise DeadlineExceeded("the deadline passed before the request was decoded")
-    exchange.decode(call)

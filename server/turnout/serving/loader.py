@@ -124,7 +124,7 @@ def load(
     before = {device: used_bytes(device) for device in devices}
     graph = read_graph(directory / MODEL_FILE)
     isolation = decide(runtime.isolation, graph)
-    count = _runner_count(runtime, on_gpu)
+    count = _runner_count(runtime, on_gpu, settings.workers)
     pool: ChildPool | None = None
     sessions: list[Session] = []
     if isolation.process:
@@ -216,9 +216,9 @@ def _fit(size: int, limit: int) -> None:
         )
 
 
-def _runner_count(runtime: Runtime, on_gpu: bool) -> int:
-    """Returns how many runs go on at the same time, per device."""
-    return runtime.runners or (RUNNERS_PER_GPU if on_gpu else whole_cores())
+def _runner_count(runtime: Runtime, on_gpu: bool, workers: int) -> int:
+    """Returns how many runs go on at the same time in this process, one of several `workers`, per device."""
+    return runtime.runners or (RUNNERS_PER_GPU if on_gpu else max(whole_cores() // workers, 1))
 
 
 def _runners(sessions: Sequence[Session], bound: bool, count: int) -> Sequence[MakeRunner]:

@@ -118,11 +118,17 @@ class Manager:
         async with self._refreshing:
             try:
                 await self._follow_declarations()
-            finally:  # one that cannot be read keeps nobody from following the other
-                self._inventory.take_in(await self._listing(), self._loop.time())
-                self.reconcile()
+            except Exception:  # one that cannot be read keeps nobody from following the other
+                await self._follow_files()
+                raise
+            await self._follow_files()
             self._inventory.begin()
             self._inventory.swap()
+
+    async def _follow_files(self) -> None:
+        """Puts in force what exists."""
+        self._inventory.take_in(await self._listing(), self._loop.time())
+        self.reconcile()
 
     async def _follow_declarations(self) -> None:
         """Puts in force what was declared; a repository that does not answer is not waited for."""
@@ -179,6 +185,10 @@ class Manager:
             self._start(model, version, self._load(model, version), LifecycleState.LOADING)
         for version in due.unload:
             self._start(model, version, self._unload(model, version), LifecycleState.DRAINING)
+
+    def recall(self, model: str, version: Version, *, load: bool) -> None:
+        """Takes up what an operator asked another worker for, before the first `refresh`."""
+        self._asked.setdefault(model, {})[version] = load
 
     async def load(self, model: str, version: Version) -> VersionEntry:
         """Loads a version, if it is not loaded, and waits until it is Ready.

@@ -11,8 +11,12 @@ from enum import Enum
 from typing import Literal
 
 from turnout.telemetry.histogram import Exemplar, Histogram
+from turnout.telemetry.ratios import Agreement, Ratio
 
 Labels = Mapping[str, str]
+
+Value = float | Histogram | Ratio | Agreement
+"""Of a series."""
 
 _LINES_PER_SLICE = 400
 """About 0.3 ms of rendering on one core."""
@@ -57,13 +61,13 @@ class Family:
         name: Full name, `_total` included for counters.
         kind: Prometheus's type.
         help: One sentence.
-        series: Labels and value (a number, or a Histogram) of each series.
+        series: Labels and value of each series.
     """
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
     help: str
-    series: Iterable[tuple[Labels, float | Histogram]]
+    series: Iterable[tuple[Labels, Value]]
 
 
 async def render(families: Iterable[Family], form: Form = Form.TEXT) -> bytes:
@@ -101,10 +105,11 @@ def _openmetrics_heading(family: Family) -> Iterator[str]:
     yield f"# HELP {name} {_escape(family.help)}"
 
 
-def _series(name: str, labels: Labels, value: float | Histogram, *, exemplars: bool) -> Iterator[str]:
+def _series(name: str, labels: Labels, value: Value, *, exemplars: bool) -> Iterator[str]:
     text = ",".join(f'{key}="{_escape(label)}"' for key, label in labels.items())
     if not isinstance(value, Histogram):
-        yield f"{name}{{{text}}} {_number(value)}" if text else f"{name} {_number(value)}"
+        number = _number(value.value if isinstance(value, Ratio | Agreement) else value)
+        yield f"{name}{{{text}}} {number}" if text else f"{name} {number}"
         return
     comma = "," if text else ""
     known = (value.exemplars or {}) if exemplars else {}

@@ -37,12 +37,29 @@ _MAX_FRAMES = 12
 Event = MutableMapping[str, Any]
 
 
-def make_logger(form: Literal["auto", "json", "console"], level: str) -> FilteringBoundLogger:
+class Threshold:
+    """The least severe events that are written, of a log where that can change."""
+
+    def __init__(self, level: str) -> None:
+        self.set(level)
+
+    def set(self, level: str) -> None:
+        """Has events below `level` dropped from now on."""
+        self._least = _LEVELS[level]
+
+    def __call__(self, _: Any, method: str, event: Event) -> Event:
+        """Lets an event pass, as structlog asks of a processor."""
+        if _LEVELS.get(method, logging.ERROR) < self._least:
+            raise structlog.DropEvent
+        return event
+
+
+def make_logger(form: Literal["auto", "json", "console"], level: str | Threshold) -> FilteringBoundLogger:
     """Returns the server's logger, which writes to standard error.
 
     Args:
         form: `auto` is `console` on a terminal and `json` elsewhere.
-        level: The least severe events that are written.
+        level: The least severe events that are written; a level that never changes costs less.
     """
     terminal = sys.stderr is not None and _is_terminal(sys.stderr)
     console = form == "console" or (form == "auto" and terminal)
@@ -55,10 +72,14 @@ def make_logger(form: Literal["auto", "json", "console"], level: str) -> Filteri
         bounded,
         structlog.dev.ConsoleRenderer(colors=terminal) if console else structlog.processors.JSONRenderer(default=str),
     ]
+    if isinstance(level, Threshold):
+        processors.insert(0, level)
     logger: FilteringBoundLogger = structlog.wrap_logger(
         _Lines(LineWriter(sys.stderr)),
         processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.DEBUG if isinstance(level, Threshold) else _LEVELS[level]
+        ),
         cache_logger_on_first_use=True,
     )
     return logger
@@ -175,10 +196,20 @@ def _is_terminal(stream: Any) -> bool:
 class Requested(Protocol):
     """What the access log reads of a request."""
 
-    model: str
-    selector: str
-    request_id: str
-    trace: Trace | None
+    @property
+    def model(self) -> str:
+        """The model's name, as the client wrote it."""
+        ...
+
+    @property
+    def selector(self) -> str:
+        """The version selector, as the client wrote it."""
+        ...
+
+    @property
+    def request_id(self) -> str:
+        """Names the request in logs."""
+        ...
 
 
 class AccessLog:
@@ -199,7 +230,7 @@ class AccessLog:
         """Tells whether the next answered request gets a line."""
         return self._rate > 0.0 and self._random() < self._rate
 
-    def answered(self, request: Requested, route: Any, took: float, answer: Any) -> None:
+    def answered(self, request: Requested, route: Any, took: float, answer: Any, trace: Trace | None) -> None:
         """Logs an answered request; `took` in seconds."""
         self._log.info(
             "request",
@@ -213,10 +244,10 @@ class AccessLog:
             queue_seconds=round(answer.queue_seconds, 6),
             compute_seconds=round(answer.compute_seconds, 6),
             batch_rows=answer.batch_rows,
-            **_ids(request),
+            **_ids(trace),
         )
 
-    def warned(self, request: Requested, route: Any) -> None:
+    def warned(self, request: Requested, route: Any, trace: Trace | None) -> None:
         """Logs that requests for a selector are answered, and what their callers are warned of."""
         self._log.warning(
             "answered with a warning",
@@ -226,10 +257,12 @@ class AccessLog:
             version=str(route.entry.version),
             role=str(route.role),
             reason=route.warning,
-            **_ids(request),
+            **_ids(trace),
         )
 
-    def failed(self, request: Requested, route: Any, code: str, took: float, error: BaseException) -> None:
+    def failed(
+        self, request: Requested, route: Any, code: str, took: float, error: BaseException, trace: Trace | None
+    ) -> None:
         """Logs a request that failed; the cause of a failure inside the server is told here, never to the client."""
         write = self._log.error if code in _SERVER_FAULTS else self._log.warning
         write(
@@ -243,10 +276,10 @@ class AccessLog:
             seconds=round(took, 6),
             error=str(error),
             cause=_cause(error),
-            **_ids(request),
+            **_ids(trace),
         )
 
-    def unexpected(self, request: Requested, error: BaseException) -> None:
+    def unexpected(self, request: Requested, error: BaseException, trace: Trace | None) -> None:
         """Logs an error that nobody foresaw, with its traceback."""
         self._log.error(
             "unexpected error",
@@ -254,7 +287,7 @@ class AccessLog:
             model=request.model[:64],
             selector=request.selector[:256],
             exc_info=error,
-            **_ids(request),
+            **_ids(trace),
         )
 
 
@@ -263,9 +296,8 @@ def _cause(error: BaseException) -> str | None:
     return None if error.__cause__ is None else f"{type(error.__cause__).__name__}: {error.__cause__}"
 
 
-def _ids(request: Requested) -> dict[str, str]:
+def _ids(trace: Trace | None) -> dict[str, str]:
     """Returns where in its trace a request stands, if it has one."""
-    trace = request.trace
     return {} if trace is None else {"trace_id": trace.trace_id.hex(), "span_id": trace.span_id.hex()}
 
 

@@ -20,6 +20,8 @@ from turnout.telemetry.exposition import Family, Form, Labels, render
 from turnout.telemetry.faults import FaultRecorder, fault_families
 from turnout.telemetry.histogram import BATCH_BOUNDS, LATENCY_BOUNDS, Exemplar, Histogram
 from turnout.telemetry.log_writer import dropped_lines
+from turnout.telemetry.process import own_families
+from turnout.telemetry.ratios import Ratio
 from turnout.telemetry.resources import ServerRecorder, server_families
 from turnout.telemetry.rollout import RolloutRecorder, rollout_families
 from turnout.telemetry.shadow import ShadowRecorder, shadow_families
@@ -130,7 +132,7 @@ class VersionRecorder:
     isolated_restarts: int | None = None
     isolated_processes: int = 0
     traffic_weight: dict[tuple[str, str], float] = field(default_factory=dict)
-    traffic_share: dict[str, float] = field(default_factory=dict)
+    traffic_share: dict[str, Ratio] = field(default_factory=dict)
     demoted: int = 0
     scrapes_left: int | None = None
 
@@ -237,14 +239,24 @@ class Metrics:
         """Returns all metrics, written so, and lets the grace of versions that left run down by one scrape."""
         versions = list(self._versions.values())
         text = await render(self.families(versions), form)
+        self._run_down(versions)
+        process = openmetrics.generate_latest if form is Form.OPENMETRICS else generate_latest
+        return text + process(self._process)
+
+    def snapshot(self) -> Iterator[Family]:
+        """Yields every family, of this process too, for whoever adds up several servers; likewise a scrape."""
+        versions = list(self._versions.values())
+        yield from self.families(versions)
+        self._run_down(versions)
+        yield from own_families(self._process.collect())
+
+    def _run_down(self, versions: Iterable[VersionRecorder]) -> None:
         for recorder in versions:
             if recorder.scrapes_left is not None:
                 recorder.scrapes_left -= 1
                 if recorder.scrapes_left <= 0 and self._versions.get((recorder.model, recorder.version)) is recorder:
                     del self._versions[recorder.model, recorder.version]
                     self._shadows.pop((recorder.model, recorder.version), None)
-        process = openmetrics.generate_latest if form is Form.OPENMETRICS else generate_latest
-        return text + process(self._process)
 
     def families(self, versions: Sequence[VersionRecorder] | None = None) -> Iterator[Family]:
         """Returns every family of ours with its series now; of `versions` only, where they are given."""

@@ -5,8 +5,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from turnout.admission import Admission, ReceiveBudget
+from turnout.telemetry.admission import admission_families
 from turnout.telemetry.exposition import Family
 from turnout.telemetry.gpu import Gpu, gpu_families
+from turnout.telemetry.tls import TlsRecorder, tls_families
 
 
 class LoadOutcome(StrEnum):
@@ -52,6 +55,9 @@ class ServerRecorder:
         repository_available: The model repository could be read when it was looked at last.
         state_store_available: The state store could be read, and written to, when it was looked at last.
         missing_versions: Versions in memory whose files are gone from the repository, by model.
+        tls: What is counted of the listeners' certificates.
+        admission: Counts requests.
+        budget: Counts what has come of them in part.
     """
 
     loads: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
@@ -62,6 +68,9 @@ class ServerRecorder:
     repository_available: bool = True
     state_store_available: bool = True
     missing_versions: Mapping[str, int] = field(default_factory=dict)
+    tls: TlsRecorder = field(default_factory=TlsRecorder)
+    admission: Admission = field(default_factory=lambda: Admission(0))
+    budget: ReceiveBudget = field(default_factory=lambda: ReceiveBudget(0))
 
 
 def server_families(recorder: ServerRecorder, models: Collection[str]) -> Iterator[Family]:
@@ -105,4 +114,6 @@ def server_families(recorder: ServerRecorder, models: Collection[str]) -> Iterat
         "turnout_missing_versions", "gauge", "Versions served from memory whose files are gone from the repository.",
         [({"model": model}, float(count)) for model, count in recorder.missing_versions.items()],
     )  # fmt: skip
+    yield from tls_families(recorder.tls)
+    yield from admission_families(recorder.admission, recorder.budget)
     yield from gpu_families(recorder.gpus)

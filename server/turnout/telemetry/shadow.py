@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from turnout.telemetry.exposition import Family
 from turnout.telemetry.histogram import LATENCY_BOUNDS, Histogram
+from turnout.telemetry.ratios import Agreement, Ratio
 
 DIFFERENCE_BOUNDS = tuple(float(f"1e{exponent}") for exponent in range(-9, 4))
 """Absolute differences: float32 is exact to about 1e-7 of its value, and 1e3 is far off whatever the unit."""
@@ -37,8 +38,8 @@ class ShadowRecorder:
     mismatches: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     differences: dict[str, Histogram] = field(default_factory=dict)
     lag: Histogram = field(default_factory=lambda: Histogram(LATENCY_BOUNDS))
-    agreement: float | None = None
-    noise: float | None = None
+    agreement: Agreement | None = None
+    noise: Ratio | None = None
 
     def difference(self, output: str, largest: float) -> None:
         """Counts the largest absolute difference that one copy showed in `output`."""

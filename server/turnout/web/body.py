@@ -6,8 +6,12 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
+from turnout.admission import ReceiveBudget
 from turnout.errors import InvalidRequest
 from turnout.web.json_body import SMALL_BYTES
+
+_LENGTH_DIGITS = 19
+"""Of a content-length that are looked at: no limit has more."""
 
 _WINDOWS: Mapping[str, int] = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
@@ -43,28 +47,47 @@ class Body:
         return whole if self.encoding == "identity" else _decompressed(whole, self.encoding, self.max_bytes)
 
 
-async def receive(request: Request, max_bytes: int) -> Body:
-    """Returns the body of a request.
+@dataclass(frozen=True, slots=True)
+class BodyReceiver:
+    """Receives bodies.
 
-    Args:
-        request: Whose body has not been read.
-        max_bytes: Bound on the body, as it came and as it is.
-
-    Raises:
-        InvalidRequest: It is larger, or in an encoding that is not known.
-        ClientDisconnect: It never came whole.
+    Attributes:
+        max_bytes: Bound on each, as it comes and when it is decompressed.
+        budget: Bounds what has come of all that are not whole.
     """
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("identity", *_WINDOWS):
-        raise InvalidRequest.at("header content-encoding", f"expected gzip or deflate, got {encoding[:64]!r}")
-    parts: list[bytes] = []
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > max_bytes:
+
+    max_bytes: int
+    budget: ReceiveBudget
+
+    async def receive(self, request: Request) -> Body:
+        """Returns the body of a request, which has not been read.
+
+        Raises:
+            InvalidRequest: It is, or says that it will be, too large; or it is in an encoding that is not known.
+            Exhausted: Unfinished bodies hold as much as they may.
+            ClientDisconnect: It never came whole.
+        """
+        headers, max_bytes = request.headers, self.max_bytes
+        encoding = headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("identity", *_WINDOWS):
+            raise InvalidRequest.at("header content-encoding", f"expected gzip or deflate, got {encoding[:64]!r}")
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and int(length[:_LENGTH_DIGITS]) > max_bytes:
             raise _too_large(max_bytes)
-        parts.append(part)
-    return Body(parts, size, encoding, max_bytes)
+        parts: list[bytes] = []
+        size = held = 0
+        try:
+            async for part in request.stream():
+                size += len(part)
+                if size > max_bytes:
+                    raise _too_large(max_bytes)
+                if size > SMALL_BYTES:
+                    self.budget.take(size - held)
+                    held = size
+                parts.append(part)
+        finally:
+            self.budget.give(held)
+        return Body(parts, size, encoding, max_bytes)
 
 
 def _decompressed(body: bytes, encoding: str, max_bytes: int) -> bytes:

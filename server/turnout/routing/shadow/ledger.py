@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from turnout.routing.compare import Comparison, OutputComparison
 from turnout.serving.tensor import Array
+from turnout.telemetry.ratios import Agreement, Ratio
 from turnout.telemetry.shadow import ShadowRecorder
 
 _KEPT_OUTCOMES = 65_536
@@ -134,10 +135,7 @@ class Ledger:
     @property
     def agreement(self) -> float | None:
         """Share of the compared copies that agree, with what the baseline does to itself taken off."""
-        if not self.compared:
-            return None
-        noise = self.noise_disagreements / self.noise_runs if self.noise_runs else 0.0
-        return 1.0 - max(self.disagreed / self.compared - noise, 0.0)
+        return self._agreement.value if self.compared else None
 
     @property
     def worst(self) -> Sequence[Disagreement]:
@@ -170,7 +168,7 @@ class Ledger:
         if not comparison.agrees:
             self.disagreed += 1
         self._count(Outcome.AGREED if comparison.agrees else Outcome.DISAGREED, epoch, offered)
-        self.recorder.agreement = self.agreement
+        self.recorder.agreement = self._agreement
         return not comparison.agrees and self._among_worst(comparison.severity)
 
     def keep(self, disagreement: Disagreement) -> None:
@@ -185,8 +183,13 @@ class Ledger:
         """Counts a comparison of the baseline with itself."""
         self.noise_runs += 1
         self.noise_disagreements += not comparison.agrees
-        self.recorder.noise = self.noise_disagreements / self.noise_runs
-        self.recorder.agreement = self.agreement
+        self.recorder.noise = Ratio(self.noise_disagreements, self.noise_runs)
+        if self.compared:
+            self.recorder.agreement = self._agreement
+
+    @property
+    def _agreement(self) -> Agreement:
+        return Agreement(self.disagreed, self.compared, self.noise_disagreements, self.noise_runs)
 
     def _among_worst(self, severity: float) -> bool:
         return len(self._worst) < self._keep_worst or (self._keep_worst > 0 and severity >= self._worst[0][0])

@@ -10,6 +10,7 @@ from turnout.routing.shadow.copies import Copy
 from turnout.routing.shadow.lane import Lane
 from turnout.serving.inference import InferenceRequest, InferenceResult
 from turnout.serving.tensor import memory_of
+from turnout.telemetry.tracing.trace import Trace
 
 _HEAD_BYTES = 64
 """Of each input, what the hash sees: enough to tell requests apart, little enough to cost next to nothing."""
@@ -41,7 +42,7 @@ class Mirror:
         self._targets = targets
         self._epoch = epoch
 
-    def answered(self, request: InferenceRequest, result: InferenceResult) -> None:
+    def answered(self, request: InferenceRequest, result: InferenceResult, trace: Trace | None) -> None:
         """Queues a copy for each shadow whose share the request falls in."""
         material = b""
         copy: Copy | None = None
@@ -53,7 +54,7 @@ class Mirror:
             if not target.lane.has_place():
                 continue
             if copy is None:
-                copy = _copy(request, result, self._epoch)
+                copy = _copy(request, result, self._epoch, trace)
             target.lane.offer(copy)
 
 
@@ -77,9 +78,7 @@ def material_of(request: InferenceRequest) -> bytes:
     return b"\0".join(parts)
 
 
-def _copy(request: InferenceRequest, result: InferenceResult, epoch: int) -> Copy:
+def _copy(request: InferenceRequest, result: InferenceResult, epoch: int, trace: Trace | None) -> Copy:
     expected = result.answer.outputs
     nbytes = memory_of(request.inputs.values()) + memory_of(expected)
-    return Copy(
-        request.request_id, request.inputs, result.names, expected, epoch, time.monotonic(), nbytes, request.trace
-    )
+    return Copy(request.request_id, request.inputs, result.names, expected, epoch, time.monotonic(), nbytes, trace)

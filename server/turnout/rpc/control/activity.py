@@ -9,12 +9,13 @@ from turnout.rollout.told import rollout_message
 from turnout.routing.applied import Policies
 from turnout.routing.weights import record_weights
 from turnout.rpc.catalog import STANDINGS, STATES
-from turnout.rpc.control.calls import Context, refusing
+from turnout.rpc.control.pooled import pooled_activity
 from turnout.serving.catalog import Catalog, VersionEntry
 from turnout.serving.inference import Router
 from turnout.serving.manager import Manager
 from turnout.telemetry.histogram import LATENCY_BOUNDS
 from turnout.telemetry.metrics import Metrics, VersionRecorder
+from turnout.workers.peers import Peers
 from turnout_proto.v1 import activity_pb2 as pb
 
 _APPLIED = "applied"
@@ -32,6 +33,7 @@ class ActivityMethods:
         rollouts: Rollouts,
         metrics: Metrics,
         accepting: Callable[[], bool],
+        peers: Peers | None,
     ) -> None:
         self._sampled = manager
         self._served = catalog
@@ -42,10 +44,22 @@ class ActivityMethods:
         self._accepting = accepting
         self._since = time.monotonic()
         self._process = uuid.uuid4().hex
+        self._peers = peers
+        if peers is not None:
+            peers.answers("activity", self._told)
 
-    @refusing
-    async def GetActivity(self, _: pb.GetActivityRequest, __: Context) -> pb.GetActivityResponse:  # noqa: N802 - gRPC's
+    async def GetActivity(self, _: pb.GetActivityRequest) -> pb.GetActivityResponse:  # noqa: N802 - gRPC's
         """Tells counters and gauges of every version. No scrape: what left is shown no shorter for it."""
+        own = self._activity()
+        if self._peers is None:
+            return own
+        told = await self._peers.ask("activity")
+        return pooled_activity(own, [pb.GetActivityResponse.FromString(other) for other in told.values()])
+
+    async def _told(self, _: bytes) -> bytes:
+        return self._activity().SerializeToString()
+
+    def _activity(self) -> pb.GetActivityResponse:
         self._sampled.sample()
         record_weights(self._served, self._applied, self._router)
         return pb.GetActivityResponse(

@@ -165,6 +165,8 @@ def _output_message(name: str, record: OutputRecord) -> pb.ShadowOutput:
         mean_abs=record.sum_abs / record.measured if record.measured else 0.0,
         top1=record.sum_top1 / ranked if ranked else None,
         top_k=record.sum_top_k / ranked if ranked else None,
+        measured=record.measured,
+        ranked=ranked,
     )
 
 
@@ -182,6 +184,7 @@ def _disagreement_message(disagreement: Disagreement) -> pb.Disagreement:
         rmse=worst.rmse,
         cosine=worst.cosine,
         margin=worst.margin,
+        severity=disagreement.comparison.severity,
     )
     for name, array in disagreement.inputs.items():
         tensors.append(message.inputs, name, array)

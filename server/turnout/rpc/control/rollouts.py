@@ -1,9 +1,9 @@
 """Rollouts of a running server: commands, their history, and how they go."""
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Awaitable, Callable
 
-from turnout.errors import InvalidRequest, TurnoutError
+from turnout.errors import InvalidRequest
 from turnout.registry.names import parse_version
 from turnout.rollout import overrides
 from turnout.rollout.attempt import Moved, Pause, Rollout
@@ -11,9 +11,8 @@ from turnout.rollout.controller import Rollouts
 from turnout.rollout.plan import Plan
 from turnout.rollout.preview import Previews
 from turnout.rollout.told import found_message, rollout_message, timestamp
-from turnout.rpc.control.calls import Context, check_record, refusing
+from turnout.rpc.control.calls import check_record
 from turnout.rpc.control.messages import answers_message
-from turnout.rpc.errors import abort
 from turnout_proto.v1 import rollout_pb2 as pb
 
 _MAX_PLAN = 64 << 10
@@ -30,8 +29,7 @@ class RolloutMethods:
         self._rollouts = rollouts
         self._previews = previews
 
-    @refusing
-    async def PlanRollout(self, request: pb.PlanRolloutRequest, _: Context) -> pb.PlanRolloutResponse:  # noqa: N802 - gRPC's
+    async def PlanRollout(self, request: pb.PlanRolloutRequest) -> pb.PlanRolloutResponse:  # noqa: N802 - gRPC's
         """Tells what a rollout would do and see."""
         plan = read_plan(request.plan_json)
         preview = self._previews.of(request.model, parse_version(request.version), plan)
@@ -50,8 +48,7 @@ class RolloutMethods:
             power=power, missed=preview.missed,
         )  # fmt: skip
 
-    @refusing
-    async def StartRollout(self, request: pb.StartRolloutRequest, _: Context) -> pb.StartRolloutResponse:  # noqa: N802
+    async def StartRollout(self, request: pb.StartRolloutRequest) -> pb.StartRolloutResponse:  # noqa: N802
         """Begins a rollout."""
         check_record(request.change.actor, request.change.reason, "change.")
         plan = read_plan(request.plan_json)
@@ -63,8 +60,7 @@ class RolloutMethods:
             rollout=await self._message(rollout), answers=answers_message(self._rollouts.answers(request.model))
         )
 
-    @refusing
-    async def CommandRollout(self, request: pb.CommandRolloutRequest, _: Context) -> pb.CommandRolloutResponse:  # noqa: N802
+    async def CommandRollout(self, request: pb.CommandRolloutRequest) -> pb.CommandRolloutResponse:  # noqa: N802
         """Has an operator's word on a rollout."""
         change = request.change
         check_record(change.actor, change.reason, "change.")
@@ -91,8 +87,7 @@ class RolloutMethods:
             rollout=await self._message(rollout), answers=answers_message(self._rollouts.answers(request.model))
         )
 
-    @refusing
-    async def ListRollouts(self, request: pb.ListRolloutsRequest, _: Context) -> pb.ListRolloutsResponse:  # noqa: N802
+    async def ListRollouts(self, request: pb.ListRolloutsRequest) -> pb.ListRolloutsResponse:  # noqa: N802
         """Tells the rollouts that are and were."""
         if request.limit > _MAX_LIMIT:
             raise InvalidRequest.at("limit", f"expected at most {_MAX_LIMIT}")
@@ -100,26 +95,22 @@ class RolloutMethods:
         return pb.ListRolloutsResponse(rollouts=[found_message(found, record) for record, found in known])
 
     async def WatchRollout(  # noqa: N802
-        self, request: pb.WatchRolloutRequest, context: Context
-    ) -> AsyncIterator[pb.WatchRolloutResponse]:
+        self, request: pb.WatchRolloutRequest, write: Callable[[pb.WatchRolloutResponse], Awaitable[None]]
+    ) -> None:
         """Tells a rollout as it goes."""
-        try:
-            last = b""
-            while True:
-                record, found = await self._rollouts.log.found(request.model, request.attempt)
-                events = await self._rollouts.log.events(request.model, record.attempt, _EVENTS)
-                message = found_message(found, record, events)
-                if (text := message.SerializeToString(deterministic=True)) != last:
-                    last = text
-                    yield pb.WatchRolloutResponse(rollout=message)
-                if record.final:
-                    return
-                await self._rollouts.wait(_WATCH_SECONDS)
-        except TurnoutError as error:
-            await abort(context, error)
+        last = b""
+        while True:
+            record, found = await self._rollouts.log.found(request.model, request.attempt)
+            events = await self._rollouts.log.events(request.model, record.attempt, _EVENTS)
+            message = found_message(found, record, events)
+            if (text := message.SerializeToString(deterministic=True)) != last:
+                last = text
+                await write(pb.WatchRolloutResponse(rollout=message))
+            if record.final:
+                return
+            await self._rollouts.wait(_WATCH_SECONDS)
 
-    @refusing
-    async def GetRolloutTicks(self, request: pb.GetRolloutTicksRequest, _: Context) -> pb.GetRolloutTicksResponse:  # noqa: N802
+    async def GetRolloutTicks(self, request: pb.GetRolloutTicksRequest) -> pb.GetRolloutTicksResponse:  # noqa: N802
         """Tells what each tick of a rollout counted."""
         record, rollout = await self._rollouts.log.latest(request.model, request.attempt)
         events = await self._rollouts.log.events(request.model, rollout.attempt, _MAX_LIMIT)
@@ -133,8 +124,7 @@ class RolloutMethods:
             more=len(ticks) > len(told),
         )
 
-    @refusing
-    async def RollBack(self, request: pb.RollBackRequest, _: Context) -> pb.RollBackResponse:  # noqa: N802
+    async def RollBack(self, request: pb.RollBackRequest) -> pb.RollBackResponse:  # noqa: N802
         """Gives all traffic back to a version that had it before."""
         check_record(request.change.actor, request.change.reason, "change.")
         to = parse_version(request.version) if request.version else None

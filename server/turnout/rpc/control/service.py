@@ -16,12 +16,10 @@ from turnout.serving.catalog import Catalog
 from turnout.serving.inference import Router
 from turnout.serving.manager import Manager
 from turnout.telemetry.metrics import Metrics
-from turnout_proto.v1 import control_pb2_grpc
+from turnout.workers.peers import Peers
 
 
-class ControlServicer(
-    VersionMethods, TrafficMethods, RolloutMethods, ActivityMethods, control_pb2_grpc.ControlServiceServicer
-):
+class ControlServicer(VersionMethods, TrafficMethods, RolloutMethods, ActivityMethods):
     """Changes what is served and where requests go."""
 
     def __init__(
@@ -38,8 +36,9 @@ class ControlServicer(
         router: Router,
         metrics: Metrics,
         accepting: Callable[[], bool],
+        peers: Peers | None,
     ) -> None:
-        VersionMethods.__init__(self, manager, catalog, declarer, rollouts)
-        TrafficMethods.__init__(self, traffic, policies, catalog, explainer, shadows, rollouts.answers)
+        VersionMethods.__init__(self, peers or manager, manager.refresh, catalog, declarer, rollouts)
+        TrafficMethods.__init__(self, traffic, policies, catalog, explainer, shadows, rollouts.answers, peers)
         RolloutMethods.__init__(self, rollouts, previews)
-        ActivityMethods.__init__(self, manager, catalog, policies, router, rollouts, metrics, accepting)
+        ActivityMethods.__init__(self, manager, catalog, policies, router, rollouts, metrics, accepting, peers)

@@ -10,7 +10,7 @@ from turnout.routing.explain import Explainer
 from turnout.routing.policy import Canary
 from turnout.routing.shadow.service import Shadows
 from turnout.routing.traffic import Change, Traffic
-from turnout.rpc.control.calls import Context, check_record, refusing
+from turnout.rpc.control.calls import check_record
 from turnout.rpc.control.messages import (
     epoch_message,
     explanation_message,
@@ -19,7 +19,9 @@ from turnout.rpc.control.messages import (
     shadow_message,
     state_message,
 )
+from turnout.rpc.control.pooled import pooled_shadows, pooled_traffic
 from turnout.serving.catalog import Catalog
+from turnout.workers.peers import Peers
 from turnout_proto.v1 import traffic_pb2 as pb
 
 _MAX_KEY = 1024
@@ -38,6 +40,7 @@ class TrafficMethods:
         explainer: Explainer,
         shadows: Shadows,
         answers: Callable[[str], Answers],
+        peers: Peers | None,
     ) -> None:
         self._traffic = traffic
         self._policies = policies
@@ -45,50 +48,53 @@ class TrafficMethods:
         self._explainer = explainer
         self._shadows = shadows
         self._answers_now = answers
+        self._peers = peers
+        if peers is not None:
+            peers.answers("traffic", self._told_traffic)
+            peers.answers("shadows", self._told_shadows)
 
-    @refusing
-    async def GetTraffic(self, request: pb.GetTrafficRequest, _: Context) -> pb.GetTrafficResponse:  # noqa: N802 - gRPC's
+    async def GetTraffic(self, request: pb.GetTrafficRequest) -> pb.GetTrafficResponse:  # noqa: N802 - gRPC's
         """Tells how traffic is routed."""
         names = [request.model] if request.model else list(self._models.snapshot.models)
-        return pb.GetTrafficResponse(models=[self._state(name) for name in names])
+        states = [self._state(name) for name in names]
+        if self._peers is not None:
+            told = await self._peers.ask("traffic", request.SerializeToString())
+            others = [state for one in told.values() for state in pb.GetTrafficResponse.FromString(one).models]
+            for state in states:
+                pooled_traffic(state, others)
+        return pb.GetTrafficResponse(models=states)
 
-    @refusing
-    async def SetTraffic(self, request: pb.SetTrafficRequest, _: Context) -> pb.SetTrafficResponse:  # noqa: N802
+    async def SetTraffic(self, request: pb.SetTrafficRequest) -> pb.SetTrafficResponse:  # noqa: N802
         """Puts a policy in place of the one in force."""
         await self._traffic.put(request.model, read_policy(request.policy), _change(request.change))
         return pb.SetTrafficResponse(state=self._state(request.model))
 
-    @refusing
-    async def RampTraffic(self, request: pb.RampTrafficRequest, _: Context) -> pb.RampTrafficResponse:  # noqa: N802
+    async def RampTraffic(self, request: pb.RampTrafficRequest) -> pb.RampTrafficResponse:  # noqa: N802
         """Gives one canary another weight."""
         weight = read_share(request.canary.weight, "canary.weight")
         canary = Canary(parse_version(request.canary.version), weight)
         await self._traffic.ramp(request.model, canary, _change(request.change))
         return pb.RampTrafficResponse(state=self._state(request.model))
 
-    @refusing
-    async def ClearTraffic(self, request: pb.ClearTrafficRequest, _: Context) -> pb.ClearTrafficResponse:  # noqa: N802
+    async def ClearTraffic(self, request: pb.ClearTrafficRequest) -> pb.ClearTrafficResponse:  # noqa: N802
         """Ends the policy."""
         await self._traffic.clear(request.model, _change(request.change))
         return pb.ClearTrafficResponse(state=self._state(request.model))
 
-    @refusing
-    async def FreezeTraffic(self, request: pb.FreezeTrafficRequest, _: Context) -> pb.FreezeTrafficResponse:  # noqa: N802
+    async def FreezeTraffic(self, request: pb.FreezeTrafficRequest) -> pb.FreezeTrafficResponse:  # noqa: N802
         """Has changes refused, or taken again."""
         await self._traffic.freeze(request.model, request.frozen, _change(request.change))
         return pb.FreezeTrafficResponse(state=self._state(request.model))
 
-    @refusing
-    async def RevertTraffic(self, request: pb.RevertTrafficRequest, _: Context) -> pb.RevertTrafficResponse:  # noqa: N802
+    async def RevertTraffic(self, request: pb.RevertTrafficRequest) -> pb.RevertTrafficResponse:  # noqa: N802
         """Puts an earlier epoch's policy in force again."""
         if not 1 <= request.epoch < 2**63:
             raise InvalidRequest.at("epoch", "expected the number of an epoch, 1 or more")
         await self._traffic.revert(request.model, request.epoch, _change(request.change))
         return pb.RevertTrafficResponse(state=self._state(request.model))
 
-    @refusing
     async def ListTrafficHistory(  # noqa: N802
-        self, request: pb.ListTrafficHistoryRequest, _: Context
+        self, request: pb.ListTrafficHistoryRequest
     ) -> pb.ListTrafficHistoryResponse:
         """Tells the policies that were."""
         if request.limit > _MAX_HISTORY:
@@ -96,8 +102,7 @@ class TrafficMethods:
         epochs = await self._traffic.history(request.model, request.limit or 100)
         return pb.ListTrafficHistoryResponse(epochs=[epoch_message(record, state) for record, state in epochs])
 
-    @refusing
-    async def ExplainRoute(self, request: pb.ExplainRouteRequest, _: Context) -> pb.ExplainRouteResponse:  # noqa: N802
+    async def ExplainRoute(self, request: pb.ExplainRouteRequest) -> pb.ExplainRouteResponse:  # noqa: N802
         """Tells, step by step, how a request would be routed."""
         if len(request.routing_key) > _MAX_KEY:
             raise InvalidRequest.at("routing_key", f"expected at most {_MAX_KEY} characters")
@@ -106,14 +111,29 @@ class TrafficMethods:
         )
         return explanation_message(explanation)
 
-    @refusing
-    async def GetShadowReport(self, request: pb.GetShadowReportRequest, _: Context) -> pb.GetShadowReportResponse:  # noqa: N802
+    async def GetShadowReport(self, request: pb.GetShadowReportRequest) -> pb.GetShadowReportResponse:  # noqa: N802
         """Tells what the shadows of a model differ in."""
         if request.worst > _MAX_WORST:
             raise InvalidRequest.at("worst", f"expected at most {_MAX_WORST}")
         self._models.snapshot.model(request.model)
-        lanes = self._shadows.of(request.model)
-        return pb.GetShadowReportResponse(shadows=[shadow_message(lane, request.worst) for lane in lanes])
+        reports = self._reports(request)
+        if self._peers is not None:
+            told = await self._peers.ask("shadows", request.SerializeToString())
+            others = [report for one in told.values() for report in pb.GetShadowReportResponse.FromString(one).shadows]
+            reports = pooled_shadows(reports, others, request.worst)
+        return pb.GetShadowReportResponse(shadows=reports)
+
+    async def _told_traffic(self, body: bytes) -> bytes:
+        request = pb.GetTrafficRequest.FromString(body)
+        names = [request.model] if request.model else list(self._models.snapshot.models)
+        return pb.GetTrafficResponse(models=[self._state(name) for name in names]).SerializeToString()
+
+    async def _told_shadows(self, body: bytes) -> bytes:
+        reports = self._reports(pb.GetShadowReportRequest.FromString(body))
+        return pb.GetShadowReportResponse(shadows=reports).SerializeToString()
+
+    def _reports(self, request: pb.GetShadowReportRequest) -> list[pb.ShadowReport]:
+        return [shadow_message(lane, request.worst) for lane in self._shadows.of(request.model)]
 
     def _state(self, model: str) -> pb.TrafficState:
         known, applied = self._models.snapshot.model(model), self._policies.current.get(model)

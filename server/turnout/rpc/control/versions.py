@@ -1,6 +1,6 @@
 """Loading, unloading, releasing and tagging versions of a running server."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import ParamSpec, Protocol, TypeVar
 
@@ -12,10 +12,11 @@ from turnout.registry.standing import Standing
 from turnout.rollout.controller import Rollouts
 from turnout.routing.declarations import WayBack
 from turnout.rpc.catalog import version_message
-from turnout.rpc.control.calls import Context, check_record, refusing
+from turnout.rpc.control.calls import check_record
 from turnout.rpc.control.messages import answers_message
 from turnout.serving.catalog import Catalog, ModelEntry
 from turnout.serving.manager import Manager
+from turnout.workers.peers import Peers
 from turnout_proto.v1 import control_pb2 as pb
 from turnout_proto.v1 import traffic_pb2
 
@@ -56,29 +57,34 @@ class Declarer(Protocol):
 class VersionMethods:
     """Changes which versions are served, and by which names."""
 
-    def __init__(self, manager: Manager, catalog: Catalog, declarer: Declarer, rollouts: Rollouts) -> None:
-        self._manager = manager
+    def __init__(
+        self,
+        loads: Manager | Peers,
+        refresh: Callable[[], Awaitable[None]],
+        catalog: Catalog,
+        declarer: Declarer,
+        rollouts: Rollouts,
+    ) -> None:
+        self._loads = loads
+        self._refresh = refresh
         self._catalog = catalog
         self._declarer = declarer
         self._releases = rollouts
 
-    @refusing
-    async def LoadVersion(self, request: pb.LoadVersionRequest, context: Context) -> pb.LoadVersionResponse:  # noqa: N802
+    async def LoadVersion(self, request: pb.LoadVersionRequest) -> pb.LoadVersionResponse:  # noqa: N802
         """Loads a version and waits until it is Ready."""
-        entry = await self._manager.load(request.model, parse_version(request.version))
+        entry = await self._loads.load(request.model, parse_version(request.version))
         message = version_message(entry, self._catalog.snapshot.model(request.model))
         return pb.LoadVersionResponse(version=message)
 
-    @refusing
-    async def UnloadVersion(self, request: pb.UnloadVersionRequest, context: Context) -> pb.UnloadVersionResponse:  # noqa: N802
+    async def UnloadVersion(self, request: pb.UnloadVersionRequest) -> pb.UnloadVersionResponse:  # noqa: N802
         """Takes a version out of service and waits until its memory is freed."""
-        entry = await self._manager.unload(request.model, parse_version(request.version))
+        entry = await self._loads.unload(request.model, parse_version(request.version))
         model = self._catalog.snapshot.models.get(request.model)  # gone with a version whose files were gone
         message = version_message(entry, model or ModelEntry(request.model, {}))
         return pb.UnloadVersionResponse(version=message)
 
-    @refusing
-    async def ReleaseVersion(self, request: pb.ReleaseVersionRequest, context: Context) -> pb.ReleaseVersionResponse:  # noqa: N802
+    async def ReleaseVersion(self, request: pb.ReleaseVersionRequest) -> pb.ReleaseVersionResponse:  # noqa: N802
         """Declares a version fit for general traffic; in force when the call returns."""
         check_record(request.actor, request.reason)
         done = await self._releases.release(
@@ -92,8 +98,7 @@ class VersionMethods:
         answers = self._answers_of(request.model)
         return pb.ReleaseVersionResponse(changed=done.changed, sentence=done.sentence, answers=answers)
 
-    @refusing
-    async def WithdrawVersion(self, request: pb.WithdrawVersionRequest, context: Context) -> pb.WithdrawVersionResponse:  # noqa: N802
+    async def WithdrawVersion(self, request: pb.WithdrawVersionRequest) -> pb.WithdrawVersionResponse:  # noqa: N802
         """Takes a release back; in force when the call returns."""
         check_record(request.actor, request.reason)
         version = parse_version(request.version)
@@ -101,8 +106,7 @@ class VersionMethods:
         answers = self._answers_of(request.model)
         return pb.WithdrawVersionResponse(changed=done.changed, sentence=done.sentence, answers=answers)
 
-    @refusing
-    async def YankVersion(self, request: pb.YankVersionRequest, context: Context) -> pb.YankVersionResponse:  # noqa: N802
+    async def YankVersion(self, request: pb.YankVersionRequest) -> pb.YankVersionResponse:  # noqa: N802
         """Withdraws a version; in force when the call returns."""
         check_record(request.actor, request.reason)
         before = await self._declarer.in_thread(
@@ -112,7 +116,7 @@ class VersionMethods:
             actor=request.actor,
             reason=request.reason,
         )
-        await self._manager.refresh()
+        await self._refresh()
         warning = ""
         with suppress(OSError, Unavailable):  # it is yanked, whatever can be said of it
             back = await self._declarer.in_thread(self._declarer.way_back, request.model)
@@ -123,8 +127,7 @@ class VersionMethods:
             warnings=[warning] if warning else [],
         )
 
-    @refusing
-    async def UnyankVersion(self, request: pb.UnyankVersionRequest, context: Context) -> pb.UnyankVersionResponse:  # noqa: N802
+    async def UnyankVersion(self, request: pb.UnyankVersionRequest) -> pb.UnyankVersionResponse:  # noqa: N802
         """Takes a withdrawal back; in force when the call returns."""
         check_record(request.actor, request.reason)
         if not request.i_know_why:
@@ -136,11 +139,10 @@ class VersionMethods:
             actor=request.actor,
             reason=request.reason,
         )
-        await self._manager.refresh()
+        await self._refresh()
         return pb.UnyankVersionResponse(changed=changed, answers=self._answers_of(request.model))
 
-    @refusing
-    async def SetTag(self, request: pb.SetTagRequest, context: Context) -> pb.SetTagResponse:  # noqa: N802
+    async def SetTag(self, request: pb.SetTagRequest) -> pb.SetTagResponse:  # noqa: N802
         """Makes a tag name a version; in force when the call returns."""
         check_record(request.actor, request.reason)
         previous = await self._declarer.in_thread(
@@ -152,12 +154,11 @@ class VersionMethods:
             reason=request.reason,
             expect=_expected(request),
         )
-        await self._manager.refresh()
+        await self._refresh()
         before = "" if previous is None else str(previous)
         return pb.SetTagResponse(previous_version=before, answers=self._answers_of(request.model))
 
-    @refusing
-    async def DeleteTag(self, request: pb.DeleteTagRequest, context: Context) -> pb.DeleteTagResponse:  # noqa: N802
+    async def DeleteTag(self, request: pb.DeleteTagRequest) -> pb.DeleteTagResponse:  # noqa: N802
         """Removes a tag; in force when the call returns."""
         check_record(request.actor, request.reason)
         previous = await self._declarer.in_thread(
@@ -168,7 +169,7 @@ class VersionMethods:
             reason=request.reason,
             expect=_expected(request),
         )
-        await self._manager.refresh()
+        await self._refresh()
         return pb.DeleteTagResponse(previous_version=str(previous), answers=self._answers_of(request.model))
 
     def _answers_of(self, model: str) -> traffic_pb2.Answers:

@@ -1,9 +1,9 @@
 """Tensors of the protocol's messages to NumPy arrays and back: raw, or in the list that belongs to their type."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from turnout.oip.tensors import (
     check_shape,
     decode_raw,
     element_type,
-    encode_raw,
     filled,
     refuse_shared_memory,
     repeated,
@@ -22,14 +21,80 @@ from turnout.oip.tensors import (
 )
 from turnout.serving.limits import DEFAULT_LIMITS, InputLimits, counted
 from turnout.serving.tensor import Array
-from turnout_proto.oip.inference_pb2 import ModelInferRequest, ModelInferResponse
+from turnout_proto.oip.inference_pb2 import ModelInferRequest
 
 _RAW = "raw_input_contents[{}]"
 
 _SLICE = 16384
 """Elements that are converted in one call, during which the GIL is held; 0.5 ms."""
 
+_REMEMBERED, _REMEMBERED_BYTES = 4096, 256
+"""Descriptions of tensors that are remembered, and bytes of the longest: a megabyte or two."""
+
 InputTensor = ModelInferRequest.InferInputTensor
+
+
+class RawInput(NamedTuple):
+    """A tensor of numbers whose elements are raw, as it is described beside them; all of it was checked.
+
+    Attributes:
+        name: Of the input.
+        shape: Of the array.
+        dtype: Of the array.
+        nbytes: Of the elements.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    nbytes: int
+
+
+class InputDecoder:
+    """Decodes the inputs of requests, and remembers how tensors were described.
+
+    Clients describe theirs in the same bytes call after call: what was checked once takes a third of the time then.
+    """
+
+    def __init__(self, limits: InputLimits) -> None:
+        """Prepares.
+
+        Args:
+            limits: On what requests may hold.
+        """
+        self._limits = limits
+        self._known: dict[bytes, RawInput] = {}
+
+    def decode(self, request: ModelInferRequest) -> dict[str, Array]:
+        """Returns the inputs of a request, by name. Raises as `decode_inputs`."""
+        tensors, raws = request.inputs, request.raw_input_contents
+        if len(tensors) != len(raws) or len(tensors) > self._limits.tensors:
+            return decode_inputs(request, self._limits)
+        inputs: dict[str, Array] = {}
+        known = self._known
+        for tensor, raw in zip(tensors, raws, strict=True):
+            described = known.get(tensor.SerializeToString())
+            if described is None or len(raw) != described.nbytes:
+                break
+            inputs[described.name] = np.ndarray(described.shape, described.dtype, raw)
+        if len(inputs) == len(tensors):
+            return inputs
+        inputs = decode_inputs(request, self._limits)
+        self._remember(request)
+        return inputs
+
+    def _remember(self, request: ModelInferRequest) -> None:
+        """Keeps what describes the inputs of a request that was decoded."""
+        for tensor in request.inputs:
+            kind = BY_NAME[tensor.datatype]
+            described = tensor.SerializeToString()
+            if not kind.size or kind.name == "BOOL" or len(described) > _REMEMBERED_BYTES:
+                continue  # their elements have to be looked at, too
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            shape = tuple(tensor.shape)
+            nbytes = math.prod(shape) * kind.size
+            self._known[described] = RawInput(tensor.name, shape, kind.dtype, nbytes)
 
 
 def decode_inputs(request: ModelInferRequest, limits: InputLimits = DEFAULT_LIMITS) -> dict[str, Array]:
@@ -63,20 +128,6 @@ def decode_inputs(request: ModelInferRequest, limits: InputLimits = DEFAULT_LIMI
         if not kind.size:
             left = replace(left, strings=left.strings - inputs[name].size)
     return inputs
-
-
-def encode_outputs(response: ModelInferResponse, outputs: Iterable[tuple[str, Array]]) -> None:
-    """Appends the outputs to a response, their elements raw.
-
-    Raises:
-        Unsupported: An output has an element type that the protocol does not know.
-    """
-    add = response.outputs.add
-    append = response.raw_output_contents.append
-    for name, array in outputs:
-        datatype, raw = encode_raw(name, array)
-        add(name=name, datatype=datatype, shape=array.shape)
-        append(raw)
 
 
 def _check_counts(request: ModelInferRequest) -> None:

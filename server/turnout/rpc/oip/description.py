@@ -13,15 +13,15 @@ class DescriptionMethods:
         """Prepares to answer from `description`."""
         self._description = description
 
-    async def server_live(self, _: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
+    async def ServerLive(self, _: pb.ServerLiveRequest) -> pb.ServerLiveResponse:  # noqa: N802 - gRPC's
         """Answers."""
         return pb.ServerLiveResponse(live=True)
 
-    async def server_ready(self, _: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
+    async def ServerReady(self, _: pb.ServerReadyRequest) -> pb.ServerReadyResponse:  # noqa: N802 - gRPC's
         """Tells whether the server is fit for traffic."""
         return pb.ServerReadyResponse(ready=self._description.ready())
 
-    async def model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
+    async def ModelReady(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:  # noqa: N802 - gRPC's
         """Tells whether a request for this version would be taken now."""
         try:
             self._description.check_ready(request.name, request.version)
@@ -29,15 +29,15 @@ class DescriptionMethods:
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=True)
 
-    async def server_metadata(self, _: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
+    async def ServerMetadata(self, _: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:  # noqa: N802 - gRPC's
         """Describes the server."""
         extensions = sorted((*EXTENSIONS, "model_repository"))
         return pb.ServerMetadataResponse(name=SERVER, version=__version__, extensions=extensions)
 
-    async def model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
+    async def ModelMetadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:  # noqa: N802 - gRPC's
         """Describes the inputs and outputs of a version."""
         return self._description.metadata(request.name, request.version)
 
-    async def model_config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
+    async def ModelConfig(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:  # noqa: N802 - gRPC's
         """Describes a version in the form of Triton's model configuration."""
         return pb.ModelConfigResponse(config=self._description.config(request.name, request.version))

@@ -1,126 +1,113 @@
-"""ModelInfer messages to the data plane's values and back."""
+"""Requests and answers of ModelInfer and ModelStreamInfer, decoded and encoded."""
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
+from turnout.errors import TurnoutError
 from turnout.oip import exchange
-from turnout.rpc.codec import new_request_id
-from turnout.rpc.oip.codec import decode_inputs, encode_outputs
+from turnout.routing.preferences import Preferences
+from turnout.rpc.codec import new_request_id, trailing_metadata
+from turnout.rpc.errors import to_status
+from turnout.rpc.exchange import Endpoint, GrpcExchange, ItemExchange, Opened, UnaryExchange
+from turnout.rpc.oip.answer import FINAL, stream_answer, unary_answer
+from turnout.rpc.oip.codec import InputDecoder
 from turnout.rpc.oip.parameters import plain, wanted_outputs
+from turnout.rpc.transport.port import Call
 from turnout.serving.inference import InferenceRequest, InferenceResult
-from turnout.serving.limits import InputLimits
-from turnout_proto.oip.inference_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
+from turnout_proto.oip.inference_pb2 import ModelInferRequest, ModelStreamInferResponse
 
-FINAL = "triton_final_response"
-"""Every request has one answer, so every answer is its request's last."""
-
-
-def envelope(message: ModelInferRequest, remaining: float | None) -> InferenceRequest:
-    """Returns what cannot be wrong in a request, so that one that is refused can be counted and logged.
-
-    Args:
-        message: As it came.
-        remaining: Seconds that the call may still take; None for no bound.
-    """
-    now = time.monotonic()
-    return InferenceRequest(
-        message.model_name,
-        message.model_version,
-        {},
-        (),
-        message.id[: exchange.LOGGED_ID] or new_request_id(),
-        "",
-        None if remaining is None else now + remaining,
-        now,
-    )
+_SHOWN_BYTES = 1024
+"""Characters of a refused request's own names that its answer repeats."""
 
 
-class InferExchange:
-    """One ModelInferRequest and its answer."""
+class InferExchange(UnaryExchange[ModelInferRequest]):
+    """One call of ModelInfer."""
 
-    __slots__ = ("_classes", "_limits", "_message", "_prefer")
+    __slots__ = ("_classes", "_inputs")
 
-    def __init__(
-        self, message: ModelInferRequest, limits: InputLimits, prefer: Callable[[InferenceRequest], None] | None = None
-    ) -> None:
-        """Prepares.
+    def __init__(self, endpoint: Endpoint[ModelInferRequest], inputs: InputDecoder, data: bytes, call: Call) -> None:
+        """Prepares; `inputs` is the service's."""
+        super().__init__(endpoint, data, call)
+        self._inputs = inputs
 
-        Args:
-            message: The request.
-            limits: On what it may hold.
-            prefer: Has a call routed as its metadata asks; None where that says nothing.
-        """
-        self._message = message
-        self._limits = limits
-        self._prefer = prefer
-        self._classes: Mapping[str, int] = {}
+    def envelope(self) -> InferenceRequest:
+        """Returns what is known of a request that could not be decoded."""
+        return _envelope(self)
 
-    @property
-    def costly(self) -> bool:
-        """Whether outputs are to be classified, which sorts and spells them."""
-        return bool(self._classes)
+    def decode(self) -> InferenceRequest:
+        """Returns the request. Raises as `_decode` and `PreferenceReader.read`."""
+        request, self._classes = _decode(self, self._inputs, self.call.deadline, self.preferences())
+        self.costly = bool(self._classes)
+        return request
 
-    def decode(self, call: InferenceRequest) -> None:
-        """Puts the rest of a request into `call`.
+    def encode(self, request: InferenceRequest, result: InferenceResult) -> bytes:
+        """Returns the answer, serialised; metadata says who gave it. Raises as `unary_answer`, and Exhausted."""
+        self.call.trailing = trailing_metadata(result.route)
+        return self.endpoint.sized(unary_answer(self.parse().id, result, self._classes, self.endpoint.limits))
 
-        Raises:
-            InvalidRequest, InvalidTensor: A field is not what the protocol says it is, or beyond the limits.
-            Unsupported: The request needs shared memory or a sequence.
-        """
-        message, limits = self._message, self._limits
-        inputs = decode_inputs(message, limits)
-        outputs = wanted_outputs(message.outputs, limits)
-        self._classes = exchange.fill(call, message.id, inputs, outputs, plain(message.parameters), limits)
-        if self._prefer is not None:
-            self._prefer(call)
 
-    def encode(self, call: InferenceRequest, result: InferenceResult) -> bytes:
-        """Returns the answer, serialised."""
-        response = ModelInferResponse()
-        answer(response, self._message, result, self._classes, self._limits)
+class InferItem(ItemExchange[ModelInferRequest]):
+    """One request of a ModelStreamInfer."""
+
+    __slots__ = ("_classes", "_inputs")
+
+    def __init__(self, opened: Opened[ModelInferRequest], inputs: InputDecoder, data: bytes) -> None:
+        """Prepares; `inputs` is the service's."""
+        super().__init__(opened, data)
+        self._inputs = inputs
+
+    def envelope(self) -> InferenceRequest:
+        """Returns what is known of a request that could not be decoded."""
+        return _envelope(self)
+
+    def decode(self) -> InferenceRequest:
+        """Returns the request. Raises as `_decode`."""
+        request, self._classes = _decode(self, self._inputs, self.deadline, self.opened.preferences)
+        self.costly = bool(self._classes)
+        return request
+
+    def encode(self, request: InferenceRequest, result: InferenceResult) -> bytes:
+        """Returns the answer, serialised. Raises as `unary_answer`, and Exhausted."""
+        return self.endpoint.sized(stream_answer(self.parse().id, result, self._classes, self.endpoint.limits))
+
+    def refusal(self, request: InferenceRequest, error: TurnoutError) -> bytes:
+        """Returns an item that tells an error, and which request it is about."""
+        response = ModelStreamInferResponse(error_message=to_status(error, request.request_id).message)
+        infer_response = response.infer_response
+        if (message := self.parsed) is not None:
+            infer_response.id = message.id[:_SHOWN_BYTES]
+            infer_response.model_name = message.model_name[:_SHOWN_BYTES]
+            infer_response.model_version = message.model_version[:_SHOWN_BYTES]
+        infer_response.parameters[FINAL].bool_param = True
         return response.SerializeToString()
 
 
-class StreamInferExchange(InferExchange):
-    """One ModelInferRequest of a stream and its answer."""
-
-    __slots__ = ()
-
-    def encode(self, call: InferenceRequest, result: InferenceResult) -> bytes:
-        """Returns the answer, serialised."""
-        response = ModelStreamInferResponse()
-        answer(response.infer_response, self._message, result, self._classes, self._limits)
-        response.infer_response.parameters[FINAL].bool_param = True
-        return response.SerializeToString()
+def _envelope(item: GrpcExchange[ModelInferRequest]) -> InferenceRequest:
+    if (message := item.parsed) is None:
+        return InferenceRequest("", "", {}, request_id=new_request_id(), arrived=item.arrived)
+    request_id = message.id[: exchange.LOGGED_ID] or new_request_id()
+    return InferenceRequest(message.model_name, message.model_version, {}, request_id=request_id, arrived=item.arrived)
 
 
-def answer(
-    response: ModelInferResponse,
-    message: ModelInferRequest,
-    result: InferenceResult,
-    classes: Mapping[str, int],
-    limits: InputLimits,
-) -> None:
-    """Puts the answer to `message` into `response`.
-
-    Args:
-        response: Empty.
-        message: The request.
-        result: What the data plane answered.
-        classes: For each output that is to be classified, how many of its highest values are wanted.
-        limits: On the strings that classification makes.
+def _decode(
+    item: GrpcExchange[ModelInferRequest], inputs: InputDecoder, deadline: float | None, preferences: Preferences
+) -> tuple[InferenceRequest, Mapping[str, int]]:
+    """Returns a request, and which of its outputs are to be classified, as `exchange.request_of`.
 
     Raises:
-        InvalidRequest: An output that is to be classified holds no numbers, or asks for too many.
+        InvalidRequest, InvalidTensor: A field is not what the protocol says it is, or beyond the limits.
+        Unsupported: The request needs shared memory or a sequence.
     """
-    route = result.route
-    response.model_name = message.model_name
-    response.model_version = route.entry.version_text
-    response.id = message.id
-    parameters = response.parameters
-    for key, value in exchange.told(route).items():
-        if isinstance(value, int):
-            parameters[key].uint64_param = value
-        else:
-            parameters[key].string_param = value
-    encode_outputs(response, exchange.answered(result, classes, limits))
+    message, limits = item.parse(), item.endpoint.limits
+    return exchange.request_of(
+        model=message.model_name,
+        selector=message.model_version,
+        request_id=message.id,
+        logged_id=message.id[: exchange.LOGGED_ID] or new_request_id(),
+        inputs=inputs.decode(message),
+        outputs=wanted_outputs(message.outputs, limits),
+        parameters=plain(message.parameters),
+        arrived=item.arrived,
+        deadline=deadline,
+        preferences=preferences,
+        limits=limits,
+    )

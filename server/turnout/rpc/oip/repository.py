@@ -54,7 +54,7 @@ class RepositoryMethods:
         self._control = control
         self._allow_control = allow_control
 
-    async def repository_index(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
+    async def RepositoryIndex(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:  # noqa: N802 - gRPC's
         """Lists every version with its state."""
         _check_repository(request.repository_name)
         return pb.RepositoryIndexResponse(
@@ -68,7 +68,7 @@ class RepositoryMethods:
             ]
         )
 
-    async def repository_model_load(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
+    async def RepositoryModelLoad(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:  # noqa: N802 - gRPC's
         """Loads the version that `NAME` or `NAME@SELECTOR` names."""
         self._check_allowed()
         _check_repository(request.repository_name)
@@ -78,7 +78,7 @@ class RepositoryMethods:
         await self._control.load(entry.model, entry.version)
         return pb.RepositoryModelLoadResponse()
 
-    async def repository_model_unload(
+    async def RepositoryModelUnload(  # noqa: N802
         self, request: pb.RepositoryModelUnloadRequest
     ) -> pb.RepositoryModelUnloadResponse:
         """Unloads the version that `NAME@SELECTOR` names, or all that are loaded of `NAME`."""

@@ -1,25 +1,31 @@
-"""The protocol's service as a gRPC handler, under the name that its clients call."""
+"""The protocol's service, under the name that its clients call."""
 
-from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn
+from collections.abc import Callable
+from functools import partial
 
-import grpc
-from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.descriptor import ServiceDescriptor
 
 from turnout.errors import Unsupported
 from turnout.oip.description import Description
 from turnout.routing.preferences import PreferenceReader
-from turnout.rpc.errors import abort
-from turnout.rpc.guard import Guard
-from turnout.rpc.metadata import Attentive, Handler, Methods
+from turnout.rpc.exchange import Endpoint, Opened
+from turnout.rpc.guard import Guard, refusal
+from turnout.rpc.multiplex import Multiplexer, in_order
+from turnout.rpc.oip.codec import InputDecoder
 from turnout.rpc.oip.description import DescriptionMethods
-from turnout.rpc.oip.inference import SERVICE_NAME, InferenceMethods
+from turnout.rpc.oip.exchange import InferExchange, InferItem
 from turnout.rpc.oip.repository import RepositoryMethods, VersionControl
-from turnout.rpc.tracing import traced
+from turnout.rpc.transport.port import Call, Methods, Stream
 from turnout.serving.catalog import Catalog
-from turnout.serving.inference import Inference, Router
-from turnout.telemetry.tracing.tracer import Tracer
+from turnout.serving.data_plane import DataPlane
+from turnout.serving.inference import Router
 from turnout_proto.oip import inference_pb2
+from turnout_proto.oip.inference_pb2 import ModelInferRequest
+
+SERVICE_NAME = "inference.GRPCInferenceService"
+"""What clients call. The messages go by our own package's name: a process can hold them beside a client's own."""
+
+_INFER, _STREAM_INFER = "ModelInfer", "ModelStreamInfer"
 
 _NO_SHARED_MEMORY = "shared memory is not supported: tensors travel in the request"
 _NO_STATISTICS = "this server has no statistics in this protocol's form: see its metrics"
@@ -38,12 +44,12 @@ REFUSED = {
 }
 """Triton's methods that are not spoken, and why: they would answer UNIMPLEMENTED anyway, but without a reason."""
 
-Method = Callable[[Any], Awaitable[Any]]
+DESCRIPTOR: ServiceDescriptor = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
 
-def oip_handler(
+def oip_methods(
     *,
-    inference: Inference,
+    plane: DataPlane,
     preferences: PreferenceReader,
     router: Router,
     catalog: Catalog,
@@ -52,68 +58,44 @@ def oip_handler(
     allow_repository_control: bool,
     max_stream_items: int,
     guard: Guard,
-    tracer: Tracer | None = None,
-) -> grpc.GenericRpcHandler:
-    """Returns the handler of the whole service.
+) -> Methods:
+    """Returns the methods of the whole service, by path.
 
     Args:
-        inference: The data plane.
+        plane: Answers requests.
         preferences: Reads what a call's metadata asks for.
         router: Tells which version a selector names.
         catalog: Tells what is served.
         control: Loads and unloads versions.
         accepting: Tells whether the server takes new requests; False while it drains.
         allow_repository_control: Whether clients may load and unload versions.
-        max_stream_items: Most requests under way on one ModelStreamInfer.
+        max_stream_items: Most requests that are unanswered on one ModelStreamInfer.
         guard: Wraps the methods.
-        tracer: Traces requests; None where tracing is off.
     """
-    infers = InferenceMethods(inference, preferences, max_stream_items, guard, tracer)
     describes = DescriptionMethods(Description(router, catalog, accepting))
     repository = RepositoryMethods(router, catalog, control, allow_control=allow_repository_control)
-    behaviours: dict[str, Callable[..., Any]] = {
-        "ServerLive": _plain(describes.server_live),
-        "ServerReady": _plain(describes.server_ready),
-        "ModelReady": _plain(describes.model_ready),
-        "ServerMetadata": _plain(describes.server_metadata),
-        "ModelMetadata": _plain(describes.model_metadata),
-        "ModelConfig": _plain(describes.model_config),
-        "RepositoryIndex": _plain(repository.repository_index),
-        "RepositoryModelLoad": _plain(repository.repository_model_load),
-        "RepositoryModelUnload": _plain(repository.repository_model_unload),
+    infers = _inference_methods(plane, preferences, max_stream_items, guard)
+    return {
+        **{f"/{SERVICE_NAME}/{name}": refusal(Unsupported(reason)) for name, reason in REFUSED.items()},
+        **guard.methods(DESCRIPTOR, describes, repository, name=SERVICE_NAME, apart=(_INFER, _STREAM_INFER)),
+        **infers,
     }
-    guard.faults.watch(SERVICE_NAME)
-    plain: dict[str, Handler] = {
-        name: grpc.unary_unary_rpc_method_handler(_refusal(reason)) for name, reason in REFUSED.items()
+
+
+def _inference_methods(plane: DataPlane, preferences: PreferenceReader, max_stream_items: int, guard: Guard) -> Methods:
+    inferring = Endpoint.of(SERVICE_NAME, _INFER, ModelInferRequest, preferences, guard)
+    streaming = Endpoint.of(SERVICE_NAME, _STREAM_INFER, ModelInferRequest, preferences, guard)
+    inputs = InputDecoder(guard.limits)
+
+    async def model_infer(data: bytes, call: Call) -> bytes:
+        return await plane.answer(InferExchange(inferring, inputs, data, call))
+
+    async def model_stream_infer(stream: Stream) -> None:
+        # Triton keeps the order for models with one answer a request, and its clients rely on it if they set no ids.
+        item = partial(InferItem, Opened.of(streaming, stream), inputs)
+        await Multiplexer(plane, stream, item, in_order, max_stream_items).run()
+
+    return {
+        f"/{SERVICE_NAME}/{_INFER}": guard.unary(SERVICE_NAME, model_infer),
+        f"/{SERVICE_NAME}/{_STREAM_INFER}": guard.streaming(SERVICE_NAME, model_stream_infer),
     }
-    for method in inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods:
-        if method.name in behaviours:
-            request, response = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
-            plain[method.name] = grpc.unary_unary_rpc_method_handler(
-                behaviours[method.name], request.FromString, response.SerializeToString
-            )
-    handlers: dict[str, Handler | Attentive] = dict(guard.handlers(SERVICE_NAME, plain))
-    model_infer = traced(tracer, SERVICE_NAME, "ModelInfer", infers.model_infer)
-    handlers["ModelInfer"] = Attentive.of(
-        model_infer, lambda behaviour: guard.unary(SERVICE_NAME, behaviour, inference_pb2.ModelInferRequest)
-    )
-    handlers["ModelStreamInfer"] = guard.streaming(
-        SERVICE_NAME, infers.model_stream_infer, inference_pb2.ModelInferRequest
-    )
-    return Methods(SERVICE_NAME, handlers, preferences)
-
-
-def _plain(method: Method) -> Callable[..., Awaitable[Any]]:
-    """Returns the behaviour of a method that needs nothing but its message."""
-
-    async def behaviour(request: Any, _: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        return await method(request)
-
-    return behaviour
-
-
-def _refusal(reason: str) -> Callable[..., Awaitable[NoReturn]]:
-    async def behaviour(_: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:
-        await abort(context, Unsupported(reason))
-
-    return behaviour

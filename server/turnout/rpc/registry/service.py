@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeAlias, TypeVar
 
 from turnout.errors import Conflict, Exhausted, InvalidRequest, RequestCancelled, TurnoutError
 from turnout.registry.announcement import Announcement, announced_files, announced_metadata, announced_version
@@ -23,9 +23,9 @@ from turnout.registry.upload import CHUNK
 from turnout.registry.uploads import Uploads
 from turnout.rollout.changes.operations import Done, Operations
 from turnout.routing.declarations import Declarer
-from turnout.rpc.control.calls import Context, check_record, refusing
+from turnout.rpc.control.calls import check_record
 from turnout.rpc.control.messages import answers_message
-from turnout.rpc.errors import abort
+from turnout.rpc.errors import to_status
 from turnout.rpc.registry.messages import (
     described_message,
     publication,
@@ -33,16 +33,18 @@ from turnout.rpc.registry.messages import (
     refused_message,
     signature,
 )
+from turnout.rpc.transport.port import StatusError
 from turnout_proto.v1 import registry_pb2 as pb
-from turnout_proto.v1 import registry_pb2_grpc
 
 _BUSY_SECONDS = 1.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+Write: TypeAlias = Callable[[pb.FetchVersionResponse], Awaitable[None]]
 
-class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
+
+class RegistryServicer:
     """Takes versions in and gives them out."""
 
     def __init__(
@@ -77,8 +79,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         for cancellation in self._working:
             cancellation.cancel(cause)
 
-    @refusing
-    async def BeginUpload(self, request: pb.BeginUploadRequest, _: Context) -> pb.BeginUploadResponse:  # noqa: N802 - gRPC's
+    async def BeginUpload(self, request: pb.BeginUploadRequest) -> pb.BeginUploadResponse:  # noqa: N802 - gRPC's
         """Opens an upload, or finds it again."""
         announcement = Announcement(
             request.model,
@@ -91,9 +92,8 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
             return pb.BeginUploadResponse(published=await self._message(begun.existing))
         return pb.BeginUploadResponse(upload_id=begun.upload_id, received=begun.received)
 
-    @refusing
     async def UploadFiles(  # noqa: N802
-        self, requests: AsyncIterator[pb.UploadFilesRequest], _: Context
+        self, requests: AsyncIterator[pb.UploadFilesRequest]
     ) -> pb.UploadFilesResponse:
         """Collects what a client sends."""
         first = await self._next(requests)
@@ -108,20 +108,18 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
                 message = await self._next(requests)
         return pb.UploadFilesResponse(received=self._uploads.received(first.upload_id))
 
-    @refusing
-    async def DescribeUpload(self, request: pb.DescribeUploadRequest, _: Context) -> pb.DescribeUploadResponse:  # noqa: N802
+    async def DescribeUpload(self, request: pb.DescribeUploadRequest) -> pb.DescribeUploadResponse:  # noqa: N802
         """Says which version an upload would become."""
         result = await self._in_thread(self._uploads.describe, request.upload_id)
         return pb.DescribeUploadResponse(version=await self._message(result))
 
-    @refusing
-    async def PublishUpload(self, request: pb.PublishUploadRequest, context: Context) -> pb.PublishUploadResponse:  # noqa: N802
+    async def PublishUpload(self, request: pb.PublishUploadRequest) -> pb.PublishUploadResponse:  # noqa: N802
         """Runs the gates and makes the version exist."""
         check_record(request.actor, request.reason)
         try:
             result, released = await self._in_thread(self._publish, request)
         except GateRefused as error:
-            await abort(context, error, details=[refused_message(error)])
+            raise StatusError(to_status(error, details=[refused_message(error)])) from None
         await self._refresh()
         response = pb.PublishUploadResponse(published=await self._message(result))
         if released is not None:
@@ -129,39 +127,31 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
             response.answers.CopyFrom(answers_message(released.answers))
         return response
 
-    @refusing
-    async def AbandonUpload(self, request: pb.AbandonUploadRequest, _: Context) -> pb.AbandonUploadResponse:  # noqa: N802
+    async def AbandonUpload(self, request: pb.AbandonUploadRequest) -> pb.AbandonUploadResponse:  # noqa: N802
         """Throws an upload away."""
         await self._in_thread(self._uploads.abandon, request.upload_id)
         return pb.AbandonUploadResponse()
 
-    @refusing
-    async def SignVersion(self, request: pb.SignVersionRequest, _: Context) -> pb.SignVersionResponse:  # noqa: N802
+    async def SignVersion(self, request: pb.SignVersionRequest) -> pb.SignVersionResponse:  # noqa: N802
         """Keeps a signature beside a version."""
         check_record(request.actor, request.reason)
         changed = await self._in_thread(self._sign, request)
         await self._refresh()
         return pb.SignVersionResponse(changed=changed)
 
-    @refusing
-    async def DescribeVersion(self, request: pb.DescribeVersionRequest, _: Context) -> pb.DescribeVersionResponse:  # noqa: N802
+    async def DescribeVersion(self, request: pb.DescribeVersionRequest) -> pb.DescribeVersionResponse:  # noqa: N802
         """Tells what is known of a version."""
         return await self._in_thread(self._described, request)
 
-    async def FetchVersion(  # type: ignore[override]  # noqa: N802 - writes by itself, since a yield cannot be timed
-        self, request: pb.FetchVersionRequest, context: Context
-    ) -> None:
+    async def FetchVersion(self, request: pb.FetchVersionRequest, write: Write) -> None:  # noqa: N802
         """Sends a version, no faster than its receiver takes it."""
+        if not self._fetches_left:
+            raise Exhausted("as many fetches are under way as may be", retry_after=_BUSY_SECONDS)
+        self._fetches_left -= 1
         try:
-            if not self._fetches_left:
-                raise Exhausted("as many fetches are under way as may be", retry_after=_BUSY_SECONDS)
-            self._fetches_left -= 1
-            try:
-                await self._fetch(request, context)
-            finally:
-                self._fetches_left += 1
-        except TurnoutError as error:
-            await abort(context, error)
+            await self._fetch(request, write)
+        finally:
+            self._fetches_left += 1
 
     def _publish(self, request: pb.PublishUploadRequest) -> tuple[PublishResult, Done | None]:
         result = self._uploads.publish(request.upload_id, publication(request))
@@ -182,22 +172,22 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         declared = self._declared(request.model)
         return described_message(found, attested, declared.reasons.get(found.manifest.version, ""))
 
-    async def _fetch(self, request: pb.FetchVersionRequest, context: Context) -> None:
+    async def _fetch(self, request: pb.FetchVersionRequest, write: Write) -> None:
         version = parse_version(request.version)
         found = await self._in_thread(self._repository.find, request.model, version)
         manifest = pb.FetchedManifest(manifest=canonical_bytes(found.manifest), digest=found.digest)
-        await self._send(context, pb.FetchVersionResponse(manifest=manifest))
+        await self._send(write, pb.FetchVersionResponse(manifest=manifest))
         reading = Reading(self._repository.directory(request.model, version), found.manifest, CHUNK)
         try:
             while (piece := await self._in_thread(reading.next)) is not None:
                 chunk = pb.FileChunk(file=piece.file, offset=piece.offset, data=piece.data)
-                await self._send(context, pb.FetchVersionResponse(chunk=chunk))
+                await self._send(write, pb.FetchVersionResponse(chunk=chunk))
         finally:
             reading.close()
 
-    async def _send(self, context: Context, message: pb.FetchVersionResponse) -> None:
+    async def _send(self, write: Write, message: pb.FetchVersionResponse) -> None:
         try:
-            await asyncio.wait_for(context.write(message), self._idle)
+            await asyncio.wait_for(write(message), self._idle)
         except TimeoutError:
             raise Conflict(f"nothing was taken for {self._idle:g} s") from None
 

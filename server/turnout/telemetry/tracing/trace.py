@@ -4,7 +4,6 @@ Noting costs some hundred nanoseconds a point, and only requests that are traced
 """
 
 import time
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -41,10 +40,25 @@ class Operation:
 class Requested(Protocol):
     """What a trace reads of a request."""
 
-    model: str
-    selector: str
-    request_id: str
-    arrived: float
+    @property
+    def model(self) -> str:
+        """The model's name, as the client wrote it."""
+        ...
+
+    @property
+    def selector(self) -> str:
+        """The version selector, as the client wrote it."""
+        ...
+
+    @property
+    def request_id(self) -> str:
+        """Names the request in logs."""
+        ...
+
+    @property
+    def arrived(self) -> float:
+        """`time.monotonic()` when it came."""
+        ...
 
 
 class Recorder(Protocol):
@@ -234,7 +248,3 @@ class ShadowCopy:
     ended: float
     error: str = ""
     message: str = ""
-
-
-current: ContextVar[Trace | None] = ContextVar("turnout_trace", default=None)
-"""The trace of the request that is dealt with. Set only where tracing is on."""

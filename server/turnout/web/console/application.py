@@ -30,6 +30,7 @@ def console_routes(
     recent: Recent,
     token: str,
     log: FilteringBoundLogger,
+    part: str = "",
 ) -> Sequence[Route]:
     """Returns the console's routes.
 
@@ -42,9 +43,10 @@ def console_routes(
         recent: The last hour.
         token: Whoever knows it may change things; "" where nobody may.
         log: Told of sign-ins.
+        part: As of `Pages`.
     """
     sessions = Sessions(token)
-    pages = Pages(catalog, policies, shadows, rollouts, explainer, recent, sessions)
+    pages = Pages(catalog, policies, shadows, rollouts, explainer, recent, sessions, part)
     actions = Actions(rollouts, pages, sessions, log)
     return [
         Route("/", _home),

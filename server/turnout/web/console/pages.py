@@ -57,7 +57,21 @@ class Pages:
         explainer: Explainer,
         recent: Recent,
         sessions: Sessions,
+        part: str,
     ) -> None:
+        """Prepares.
+
+        Args:
+            catalog: What is served.
+            policies: What is routed.
+            shadows: What is compared.
+            rollouts: What is rolled out.
+            explainer: Explains routes.
+            recent: The last hour.
+            sessions: Who is signed in.
+            part: Which worker's shadows and decisions these are, in a few words; "" where there is one.
+        """
+        self._part = part
         self._catalog = catalog
         self._policies = policies
         self._shadows = shadows
@@ -119,6 +133,7 @@ class Pages:
             lanes=lanes,
             running=running,
             reach=reach,
+            part=self._part,
         )
 
     @explained
@@ -148,7 +163,8 @@ class Pages:
     async def shadow(self, request: Request) -> Response:
         """A model's shadows, and the requests that they answered most differently."""
         known = self._model(request)
-        return self._page("shadow.html", request, name=known.name, lanes=self._shadows.of(known.name))
+        lanes = self._shadows.of(known.name)
+        return self._page("shadow.html", request, name=known.name, lanes=lanes, part=self._part)
 
     @explained
     async def route(self, request: Request) -> Response:

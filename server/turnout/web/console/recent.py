@@ -1,14 +1,17 @@
 """The last hour of every version, in memory: what the console's charts draw where there is no Prometheus."""
 
 import asyncio
+import json
 import time
+import uuid
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from turnout.serving.catalog import Catalog
 from turnout.telemetry.histogram import LATENCY_BOUNDS, quantile
 from turnout.telemetry.metrics import VersionRecorder
+from turnout.workers.peers import Peers
 
 SAMPLE_SECONDS = 10.0
 _SAMPLES = 360
@@ -35,37 +38,73 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class _Counts:
-    recorder: VersionRecorder
+    """What was counted of a version, by one recorder of each worker that has it.
+
+    Attributes:
+        recorders: Which; another one has counted from 0.
+    """
+
+    recorders: tuple[str, ...]
     monotonic: float
     requests: int
     failed: int
     latency: Sequence[int]
 
 
+_Key = tuple[str, str]
+_COUNTS, _HOUR = "counts", "hour"
+"""Topics on which workers ask each other."""
+
+
 class Recent:
     """Keeps an hour of points of each version in service. Used on the event loop only."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, peers: Peers | None = None) -> None:
+        """Knows nothing before the second `sample`.
+
+        Args:
+            catalog: What is in service.
+            peers: The other workers, whose requests count too.
+        """
         self._catalog = catalog
-        self._before: dict[tuple[str, str], _Counts] = {}
-        self._points: dict[tuple[str, str], deque[Point]] = {}
+        self._peers = peers
+        if peers is not None:
+            peers.answers(_COUNTS, self._told)
+            peers.answers(_HOUR, self._told_hour)
+        self._before: dict[_Key, _Counts] = {}
+        self._points: dict[_Key, deque[Point]] = {}
+        self._names: dict[_Key, tuple[VersionRecorder, str]] = {}
 
     async def run(self) -> None:
         """Samples for as long as the server runs."""
+        await self.catch_up()
         while True:
-            self.sample()
+            await self.sample()
             await asyncio.sleep(SAMPLE_SECONDS)
 
-    def sample(self) -> None:
+    async def catch_up(self) -> None:
+        """Takes the hour of the other workers, where this one was started later."""
+        told = {} if self._peers is None else await self._peers.ask(_HOUR)
+        for hour in told.values():
+            for model, version, points in json.loads(hour):
+                known = self._points.get((model, version), ())
+                if len(points) > len(known):
+                    self._points[model, version] = deque((Point(*point) for point in points), maxlen=_SAMPLES)
+
+    async def sample(self) -> None:
         """Takes one sample of every version that is loaded; forgets those that have been gone for an hour."""
+        counted = [self._counted()]
+        if self._peers is not None:
+            told = await self._peers.ask(_COUNTS)
+            counted += [_unpacked(told[worker]) for worker in sorted(told)]
         now, wall = time.monotonic(), time.time()
-        for key, recorder in self._recorders():
-            counts = _counted(recorder, now)
+        for key in dict.fromkeys(key for one in counted for key in one):
+            counts = _summed([one[key] for one in counted if key in one], now)
             before = self._before.get(key)
             if before is not None and now - before.monotonic < _LEAST_SECONDS:
                 continue
             self._before[key] = counts
-            if before is not None and before.recorder is recorder:  # another one has counted from 0 since its load
+            if before is not None and before.recorders == counts.recorders:
                 self._points.setdefault(key, deque(maxlen=_SAMPLES)).append(_point(before, counts, wall))
         for key, points in list(self._points.items()):  # what was unloaded leaves gaps, and then nothing
             while points and wall - points[0].time > SAMPLE_SECONDS * _SAMPLES:
@@ -73,26 +112,56 @@ class Recent:
             if not points:
                 del self._points[key]
                 self._before.pop(key, None)
+                self._names.pop(key, None)
 
     def of(self, model: str) -> Mapping[str, Sequence[Point]]:
         """Returns the points of a model's versions, the oldest first."""
         return {version: list(points) for (name, version), points in self._points.items() if name == model}
 
-    def _recorders(self) -> Iterator[tuple[tuple[str, str], VersionRecorder]]:
+    async def _told(self, _: bytes) -> bytes:
+        return json.dumps([[*key, *counts] for key, counts in self._counted().items()]).encode()
+
+    async def _told_hour(self, _: bytes) -> bytes:
+        return json.dumps(
+            [[*key, [astuple(point) for point in points]] for key, points in self._points.items()]
+        ).encode()
+
+    def _counted(self) -> "Mapping[_Key, _Own]":
+        found: dict[_Key, _Own] = {}
+        for key, recorder in self._recorders():
+            if key not in self._names or self._names[key][0] is not recorder:
+                self._names[key] = recorder, uuid.uuid4().hex
+            found[key] = self._names[key][1], *_own(recorder)
+        return found
+
+    def _recorders(self) -> Iterator[tuple[_Key, VersionRecorder]]:
         for model in self._catalog.snapshot.models.values():
             for entry in model.versions.values():
                 if entry.handle is not None:
                     yield (model.name, entry.version_text), entry.handle.recorder
 
 
-def _counted(recorder: VersionRecorder, now: float) -> _Counts:
+_Own = tuple[str, int, int, list[int]]
+"""Name of a recorder, requests, failures, and requests by latency bucket."""
+
+
+def _own(recorder: VersionRecorder) -> tuple[int, int, list[int]]:
     requests = failed = 0
     latency = [0] * (len(LATENCY_BOUNDS) + 1)
     for role in list(recorder.roles.values()):
         requests += sum(role.codes.values())
         failed += sum(count for code, count in role.codes.items() if code != "OK")
         latency = [a + b for a, b in zip(latency, role.duration.counts, strict=True)]
-    return _Counts(recorder, now, requests, failed, latency)
+    return requests, failed, latency
+
+
+def _unpacked(told: bytes) -> Mapping[_Key, _Own]:
+    return {(model, version): (name, *counts) for model, version, name, *counts in json.loads(told)}
+
+
+def _summed(several: Sequence[_Own], now: float) -> _Counts:
+    names, requests, failed, latency = zip(*several, strict=True)
+    return _Counts(names, now, sum(requests), sum(failed), [sum(bucket) for bucket in zip(*latency, strict=True)])
 
 
 def _point(before: _Counts, after: _Counts, wall: float) -> Point:

@@ -1,21 +1,21 @@
-"""Inference requests over HTTP: read, hand to the data plane, answer."""
+"""Inference requests over HTTP: read, handed to the data plane, answered."""
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from turnout.errors import TurnoutError
-from turnout.oip.exchange import LOGGED_ID, answered, fill
-from turnout.routing.preferences import PreferenceReader
-from turnout.serving.inference import Inference, InferenceRequest, InferenceResult, Route
+from turnout.oip.exchange import LOGGED_ID, answered, request_of
+from turnout.serving.inference import InferenceRequest, InferenceResult, Route
 from turnout.serving.limits import InputLimits
-from turnout.web.body import Body, receive
+from turnout.telemetry.tracing.trace import Operation
+from turnout.web.exchange import HttpExchange
 from turnout.web.oip.answers import error_answer, inference_answer
 from turnout.web.oip.requests import (
     HEADER_LENGTH,
     BinaryWish,
+    Body,
     open_body,
     read_inputs,
     read_outputs,
@@ -25,110 +25,61 @@ from turnout.web.oip.requests import (
 
 RouteHeaders = Callable[[Route], Iterable[tuple[str, str]]]
 
-_NOBODY_READS_IT = 499
 
-
-class RestExchange:
+class RestExchange(HttpExchange):
     """One request and its answer."""
 
     def __init__(
-        self,
-        body: Body,
-        header_length: str | None,
-        limits: InputLimits,
-        route_headers: RouteHeaders,
-        prefer: Callable[[InferenceRequest], None],
+        self, route_headers: RouteHeaders, limits: InputLimits, request: Request, operation: Operation, request_id: str
     ) -> None:
-        """Prepares.
-
-        Args:
-            body: As it came.
-            header_length: Of its JSON, as the header says.
-            limits: On what it may hold.
-            route_headers: Returns the headers that say which version answers, and why.
-            prefer: Has a call routed as its headers ask.
-        """
-        self._body = body
-        self._header_length = header_length
-        self._limits = limits
+        """Prepares; nothing is read yet. `route_headers` returns the headers that say who answers, and why."""
+        super().__init__(request, operation, request_id, limits)
+        self._header_length = request.headers.get(HEADER_LENGTH)
         self._route_headers = route_headers
-        self._prefer = prefer
-        self._request_id = ""
+        self._opened: Body | None = None
         self._classes: Mapping[str, int] = {}
         self._wish = BinaryWish({}, False)
 
-    @property
-    def costly(self) -> bool:
-        """Whether outputs are to be classified, which sorts and spells them."""
-        return bool(self._classes)
+    def parse(self) -> None:
+        """Reads the body's JSON. Raises as `open_body`."""
+        if self._opened is None:
+            self._opened = open_body(self.body.plain(), self._header_length, self.limits)
+            self.request_id = self._opened.request_id[:LOGGED_ID] or self.request_id
 
-    def decode(self, call: InferenceRequest) -> None:
-        """Puts the body into `call`, and how it is to be routed."""
-        body = open_body(self._body.plain(), self._header_length, self._limits)
-        self._request_id = body.request_id
-        call.request_id = body.request_id[:LOGGED_ID] or call.request_id
+    def envelope(self) -> InferenceRequest:
+        """Returns what is known of a request that could not be decoded."""
+        return InferenceRequest(self.model, self.selector, {}, request_id=self.request_id, arrived=self.arrived)
+
+    def decode(self) -> InferenceRequest:
+        """Returns the request. Raises as `open_body`, `read_inputs`, `read_outputs` and `request_of`."""
+        self.parse()
+        body = self._opened
+        assert body is not None
         outputs, parameters = read_outputs(body), read_parameters(body)
         self._wish = read_wish(outputs, parameters)
-        self._classes = fill(call, body.request_id, read_inputs(body), outputs, parameters, self._limits)
-        self._prefer(call)
-
-    def encode(self, call: InferenceRequest, result: InferenceResult) -> Response:
-        """Returns the answer."""
-        headers = dict(self._route_headers(result.route))
-        outputs = answered(result, self._classes, self._limits)
-        return inference_answer(call, self._request_id, result.route, outputs, self._wish, headers)
-
-
-class InferenceEndpoint:
-    """Runs requests."""
-
-    def __init__(
-        self,
-        inference: Inference,
-        preferences: PreferenceReader,
-        new_request_id: Callable[[], str],
-        route_headers: RouteHeaders,
-        max_body_bytes: int,
-        limits: InputLimits,
-    ) -> None:
-        """Prepares.
-
-        Args:
-            inference: The data plane.
-            preferences: Reads what a request's headers ask for.
-            new_request_id: Makes up the name of a request that has none.
-            route_headers: Returns the headers that say which version answers, and why.
-            max_body_bytes: Largest body.
-            limits: On what requests may hold.
-        """
-        self._limits = limits
-        self._inference = inference
-        self._preferences = preferences
-        self._new_request_id = new_request_id
-        self._route_headers = route_headers
-        self._max_body_bytes = max_body_bytes
-
-    async def infer(self, request: Request) -> Response:
-        """Answers one request."""
-        call = InferenceRequest(
-            request.path_params["model"],
-            request.path_params.get("selector", ""),
-            {},
-            request_id=request.headers.get("x-request-id", "")[:LOGGED_ID] or self._new_request_id(),
-            arrived=time.monotonic(),
+        request, self._classes = request_of(
+            model=self.model,
+            selector=self.selector,
+            request_id=body.request_id,
+            logged_id=self.request_id,
+            inputs=read_inputs(body),
+            outputs=outputs,
+            parameters=parameters,
+            arrived=self.arrived,
+            deadline=None,
+            preferences=self.preferences,
+            limits=self.limits,
         )
-        try:
-            try:
-                body = await receive(request, self._max_body_bytes)
-            except TurnoutError as error:
-                self._inference.refuse(call, error)
-                raise
-            host = request.client.host if request.client is not None else ""
-            prefer = self._preferences.preferring(request.headers.items(), lambda: host)
-            length = request.headers.get(HEADER_LENGTH)
-            exchange = RestExchange(body, length, self._limits, self._route_headers, prefer)
-            return await self._inference.answer(call, exchange, heavy=body.heavy)
-        except ClientDisconnect:
-            return Response(status_code=_NOBODY_READS_IT)
-        except TurnoutError as error:
-            return error_answer(error, call.request_id)
+        self.costly = bool(self._classes)
+        return request
+
+    def encode(self, request: InferenceRequest, result: InferenceResult) -> Response:
+        """Returns the answer. Raises as `answered` and `inference_answer`."""
+        assert self._opened is not None
+        headers = dict(self._route_headers(result.route))
+        outputs = answered(result, self._classes, self.limits)
+        return inference_answer(request, self._opened.request_id, result.route, outputs, self._wish, headers)
+
+    def refusal(self, request: InferenceRequest, error: TurnoutError) -> Response:
+        """Returns an error."""
+        return error_answer(error, request.request_id)

@@ -1,17 +1,18 @@
 """The protocol's URLs."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from turnout.errors import NotFound, Unsupported
-from turnout.telemetry.tracing.tracer import Tracer
+from turnout.serving.limits import InputLimits
+from turnout.web.exchange import HttpInference
 from turnout.web.oip.answers import error_answer
 from turnout.web.oip.description import DescriptionEndpoints
-from turnout.web.oip.inference import InferenceEndpoint
-from turnout.web.tracing import traced
+from turnout.web.oip.inference import RestExchange, RouteHeaders
 
 _NO_SHARED_MEMORY = "shared memory is not supported: tensors travel in the request"
 _NO_CONTROL = "this listener loads and unloads nothing: ask the control listener"
@@ -31,14 +32,15 @@ _VERSION = "/v2/models/{model}/versions/{selector}"
 
 
 def oip_routes(
-    inference: InferenceEndpoint, description: DescriptionEndpoints, tracer: Tracer | None = None
+    http: HttpInference, description: DescriptionEndpoints, route_headers: RouteHeaders, limits: InputLimits
 ) -> Sequence[Route]:
     """Returns the protocol's routes.
 
     Args:
-        inference: Runs requests.
+        http: Runs requests.
         description: Answers the rest.
-        tracer: Traces requests that are run; None where tracing is off.
+        route_headers: Returns the headers that say which version answers, and why.
+        limits: On what a request may hold.
     """
     of_versions = [
         Route(f"{base}{path}", endpoint)
@@ -49,13 +51,13 @@ def oip_routes(
             ("/config", description.config),
         )
     ]
-    infers = (f"{base}/infer" for base in (_MODEL, _VERSION))
+    exchange = partial(RestExchange, route_headers, limits)
     return [
         Route("/v2", description.server),
         Route("/v2/health/live", description.live),
         Route("/v2/health/ready", description.ready),
         *of_versions,
-        *(Route(path, traced(tracer, path, inference.infer), methods=["POST"]) for path in infers),
+        *(http.route(f"{base}/infer", exchange) for base in (_MODEL, _VERSION)),
         Route("/v2/{rest:path}", _refused, methods=["GET", "POST"]),
     ]
 

@@ -1,0 +1,234 @@
+"""SIGTERM under load, again and again: what became of the requests that had begun.
+
+    python benchmarks/drain.py [--times 10] [--transport h2corn]
+
+Each time a server process answers unary calls, predictions over streams and HTTP requests from clients that never
+pause; then it is told to stop. A request that was sent before the signal has to be answered. One that is sent after it
+is answered too, or refused with UNAVAILABLE (HTTP: 503), or finds nobody to connect to: anything else is counted as
+broken. Exit status 1 if one that began before failed, or any was broken.
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import numpy as np
+import onnx
+
+from servers import Served, matmul, publish_all, turnout
+from turnout_proto import tensors
+from turnout_proto.v1 import prediction_pb2 as pb
+from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
+
+UNARY, STREAMS, HTTP = 32, 4, 8
+"""Clients of each kind; a stream has `DEPTH` requests under way."""
+
+DEPTH = 16
+LOAD_SECONDS = 1.0
+WELL = ("OK", "UNAVAILABLE", "refused connection", "503")
+
+_EXPECTED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+X = np.ones((1, 64), np.float32)
+
+
+class Tally:
+    """What became of requests, by when they were sent.
+
+    Attributes:
+        signalled: `time.monotonic()` when the server was told to stop; infinity before.
+        before, after: Outcomes of requests sent before the signal, and after it, by kind of client.
+    """
+
+    def __init__(self) -> None:
+        self.signalled = float("inf")
+        self.before: Counter[str] = Counter()
+        self.after: Counter[str] = Counter()
+
+    def note(self, kind: str, sent: float, outcome: str) -> None:
+        """Counts a request."""
+        (self.before if sent < self.signalled else self.after)[f"{kind}: {outcome}"] += 1
+
+    @property
+    def failed(self) -> int:
+        """Requests sent before the signal that were not answered."""
+        return sum(count for outcome, count in self.before.items() if not outcome.endswith(": OK"))
+
+    @property
+    def broken(self) -> int:
+        """Requests sent after the signal that were neither answered nor refused."""
+        return sum(count for outcome, count in self.after.items() if not outcome.endswith(WELL))
+
+
+def main() -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, default=10)
+    parser.add_argument("--transport", choices=["h2corn", "grpcio"], default="h2corn")
+    arguments = parser.parse_args()
+    before: Counter[str] = Counter()
+    after: Counter[str] = Counter()
+    failed = broken = 0
+    with tempfile.TemporaryDirectory(prefix="turnout-drain-") as scratch:
+        model = Path(scratch) / "tiny.onnx"
+        onnx.save(matmul(), model)
+        publish_all(Path(scratch) / "models", {("tiny", "1.0.0"): model})
+        environment = os.environ | {"TURNOUT_TRANSPORT__DATA": arguments.transport}
+        for _ in range(arguments.times):
+            with turnout(Path(scratch) / "models", environment) as server:
+                tally = asyncio.run(_drained(server))
+            before += tally.before
+            after += tally.after
+            failed += tally.failed
+            broken += tally.broken
+    print(json.dumps({"failed": failed, "broken": broken, "before": before, "after": after}, indent=1))
+    return 1 if failed or broken else 0
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether a process is gone, or a zombie of ours."""
+    try:
+        return " Z " in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+
+
+async def _drained(server: Served) -> Tally:
+    tally = Tally()
+    stop = asyncio.Event()
+    clients = [
+        *(_repeat(_unary(server, tally), stop) for _ in range(UNARY)),
+        *(asyncio.to_thread(_stream, server, tally, stop) for _ in range(STREAMS)),
+        *(_repeat(_http(server, tally), stop) for _ in range(HTTP)),
+    ]
+    tasks = [asyncio.create_task(client) for client in clients]
+    await asyncio.sleep(LOAD_SECONDS)
+    tally.signalled = time.monotonic()
+    os.kill(server.pid, signal.SIGTERM)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not stop.is_set():
+        await asyncio.sleep(0.05)
+        if _has_ended(server.pid):
+            stop.set()
+    stop.set()
+    await asyncio.wait_for(asyncio.gather(*tasks), 60)
+    return tally
+
+
+async def _repeat(
+    once: "tuple[Callable[[], Awaitable[None]], Callable[[], Awaitable[None]]]", stop: asyncio.Event
+) -> None:
+    ask, close = once
+    while not stop.is_set():
+        await ask()
+        await asyncio.sleep(0)
+    await close()
+
+
+def _request(name: str = "") -> pb.PredictRequest:
+    return pb.PredictRequest(model="tiny", request_id=name, inputs=[tensors.encode("x", X)])
+
+
+def _unary(server: Served, tally: Tally) -> tuple[Callable[[], Awaitable[None]], Callable[[], Awaitable[None]]]:
+    channel = grpc.aio.insecure_channel(
+        server.grpc, options=[("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
+    )
+    stub = PredictionServiceStub(channel)
+
+    async def ask() -> None:
+        sent = time.monotonic()
+        try:
+            await stub.Predict(_request(), timeout=30)
+        except grpc.aio.AioRpcError as error:
+            tally.note("unary", sent, _name(error))
+            await asyncio.sleep(0.01)
+        else:
+            tally.note("unary", sent, "OK")
+
+    return ask, channel.close
+
+
+def _http(server: Served, tally: Tally) -> tuple[Callable[[], Awaitable[None]], Callable[[], Awaitable[None]]]:
+    client = httpx.AsyncClient(base_url=f"http://{server.http}", timeout=30)
+    body = {"inputs": {"x": X.tolist()}}
+
+    async def ask() -> None:
+        sent = time.monotonic()
+        try:
+            answer = await client.post("/predict/tiny", json=body)
+        except httpx.ConnectError:
+            tally.note("http", sent, "refused connection")
+            await asyncio.sleep(0.01)
+        except httpx.HTTPError as error:
+            tally.note("http", sent, type(error).__name__)
+        else:
+            tally.note("http", sent, "OK" if answer.status_code == 200 else str(answer.status_code))
+
+    return ask, client.aclose
+
+
+def _stream(server: Served, tally: Tally, stop: asyncio.Event) -> None:
+    """Keeps `DEPTH` requests under way on one stream until the server ends it; another stream then, while it lasts.
+
+    In a thread: grpc.aio makes INTERNAL of a status that comes while a request is written.
+    """
+    with grpc.insecure_channel(server.grpc, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        stub = PredictionServiceStub(channel)
+        while not stop.is_set():
+            sent: dict[str, float] = {}
+            room = threading.Semaphore(DEPTH)
+            ended = threading.Event()
+
+            def requests(
+                sent: dict[str, float] = sent, room: threading.Semaphore = room, ended: threading.Event = ended
+            ) -> Iterator[pb.PredictStreamRequest]:
+                for number in itertools.count():
+                    while not room.acquire(timeout=0.1):
+                        if ended.is_set():
+                            return
+                    if ended.is_set() or stop.is_set():
+                        return
+                    sent[f"r{number}"] = time.monotonic()
+                    yield pb.PredictStreamRequest(request=_request(f"r{number}"))
+
+            status = "OK"
+            try:
+                for answer in stub.PredictStream(requests(), timeout=60):
+                    failure = "" if answer.HasField("response") else grpc_code(answer.error.code)
+                    tally.note("stream", sent.pop(answer.request_id), failure or "OK")
+                    room.release()
+            except grpc.RpcError as error:
+                status = _name(error)
+            ended.set()
+            for began in list(sent.values()):
+                tally.note("stream", began, f"ended {status}")
+            time.sleep(0.01)
+
+
+def grpc_code(number: int) -> str:
+    """Returns the name of a status code."""
+    return next(code.name for code in grpc.StatusCode if code.value[0] == number)
+
+
+def _name(error: Any) -> str:
+    """Returns the status; one that no server gave is told apart."""
+    if error.code() is grpc.StatusCode.UNAVAILABLE and "connect" in (error.details() or "").lower():
+        return "refused connection"
+    return error.code().name if error.code() in _EXPECTED else f"{error.code().name} ({error.details()})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""What each stage of a request costs in the serving process, without a transport: one request of the tiny model.
+
+    python benchmarks/stages.py [--instructions]
+
+Microseconds are of CPU, in the quickest of many rounds, which other work on the machine disturbs least.
+`--instructions` counts instructions too, by valgrind's callgrind, which no other work disturbs; that takes minutes.
+"""
+
+import argparse
+import asyncio
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from rich.console import Console
+from rich.table import Table
+
+from servers import matmul, publish_all
+from turnout.app import running
+from turnout.config import Address, Routing, Runtime, Settings
+from turnout.routing.preferences import PreferenceReader
+from turnout.rpc.exchange import Endpoint
+from turnout.rpc.guard import Guard
+from turnout.rpc.oip.codec import InputDecoder
+from turnout.rpc.oip.exchange import InferExchange
+from turnout.rpc.prediction import PredictExchange
+from turnout.rpc.server import Services
+from turnout.rpc.transport.port import Call
+from turnout.serving.data_plane import Pending
+from turnout.serving.inference import InferenceResult
+from turnout.serving.limits import DEFAULT_LIMITS
+from turnout.telemetry.logging import make_logger
+from turnout_proto import tensors
+from turnout_proto.oip.inference_pb2 import ModelInferRequest
+from turnout_proto.v1.prediction_pb2 import PredictRequest
+
+_CALLS, _ROUNDS = 2000, 15
+_CALLS_UNDER_VALGRIND = 300
+
+Stage = Callable[[], object]
+
+
+class _Quiet(Call):
+    """A call that says nothing beside its message."""
+
+    metadata = (("user-agent", "grpc-c++/1.51.1"), ("te", "trailers"), ("content-type", "application/grpc"))
+    deadline = None
+    host = "127.0.0.1"
+    certificate = ""
+
+    def mentions(self, keys: frozenset[bytes]) -> bool:
+        """Tells that it has none."""
+        return False
+
+
+def stages(services: Services) -> Mapping[str, Mapping[str, Stage]]:
+    """Returns by protocol and name what each stage does, once."""
+    x = np.ones((1, 64), np.float32)
+    guard = Guard(DEFAULT_LIMITS, 1 << 26, services.conversions, services.metrics.faults, services.log)
+    preferences = PreferenceReader(Routing())
+    infer = ModelInferRequest(model_name="tiny", raw_input_contents=[x.tobytes()])
+    infer.inputs.add(name="x", datatype="FP32", shape=[1, 64])
+    predict = PredictRequest(model="tiny", inputs=[tensors.encode("x", x)])
+    predicting = Endpoint.of("bench", "Predict", PredictRequest, preferences, guard)
+    inferring = Endpoint.of("bench", "ModelInfer", ModelInferRequest, preferences, guard)
+    inputs = InputDecoder(DEFAULT_LIMITS)
+    v1, oip = predict.SerializeToString(), infer.SerializeToString()
+    return {
+        "turnout.v1": _stages(services, lambda: PredictExchange(predicting, v1, _Quiet())),
+        "Open Inference Protocol": _stages(services, lambda: InferExchange(inferring, inputs, oip, _Quiet())),
+    }
+
+
+def _stages(
+    services: Services, arrive: Callable[[], PredictExchange] | Callable[[], InferExchange]
+) -> Mapping[str, Stage]:
+    router, plane = services.router, services.inference
+    exchange = arrive()
+    exchange.parse()
+    request = exchange.decode()
+    route = router.route(request.model, request.selector)
+    handle = route.handle
+    names = handle.check(request.inputs, request.outputs)
+    answered = handle.infer_now(request.inputs, request.outputs)
+    assert answered is not None, "the tiny model runs inline"
+    assert handle.loaded is not None
+    run, answer = handle.loaded.run, answered[1]
+    result = InferenceResult(names, answer, route)
+    recorder = handle.recorder.role(route.role)
+
+    def parse() -> None:
+        arrive().parse()
+
+    def whole() -> None:
+        assert not isinstance(plane.begin(arrive()), Pending), "it ran inline"
+
+    return {
+        "parse": parse,
+        "decode": exchange.decode,
+        "route": lambda: router.route(request.model, request.selector, request.routing_key),
+        "validate": lambda: handle.check(request.inputs, request.outputs),
+        "run": lambda: run(request.inputs, names),
+        "count": lambda: recorder.answered(1e-4, answer.queue_seconds, answer.compute_seconds),
+        "encode": lambda: exchange.encode(request, result),
+        "all of it": whole,
+    }
+
+
+def _microseconds(stage: Stage) -> float:
+    quickest = float("inf")
+    for _ in range(_ROUNDS):
+        start = time.thread_time()
+        for _ in range(_CALLS):
+            stage()
+        quickest = min(quickest, time.thread_time() - start)
+    return quickest / _CALLS * 1e6
+
+
+def _count_instructions(name: str, stage: Stage) -> None:
+    """Runs a stage many times, and has callgrind, which this process runs under, write down what that took."""
+    stage()
+    for calls, label in ((0, "nothing"), (_CALLS_UNDER_VALGRIND, name)):
+        _control("--zero")
+        for _ in range(calls):
+            stage()
+        _control(f"--dump={label}")
+
+
+def _control(command: str) -> None:
+    program = ["callgrind_control", command, str(os.getpid())]
+    subprocess.run(program, check=True, stdout=subprocess.DEVNULL)
+
+
+async def _run(models: Path, *, counting: bool) -> Mapping[tuple[str, str], float]:
+    anywhere = Address("127.0.0.1", 0)
+    # On a busy machine a run may take so long that the version would be inline no more.
+    settings = Settings(
+        models=models, grpc=anywhere, http=anywhere, control=anywhere, runtime=Runtime(inline_threshold_us=100_000)
+    )
+    measured: dict[tuple[str, str], float] = {}
+    async with running(settings, make_logger("json", "error")) as server:
+        await server.services.catalog.wait_for(lambda snapshot: snapshot.complete)
+        for protocol, by_name in stages(server.services).items():
+            for name, stage in by_name.items():
+                if counting:
+                    _count_instructions(f"{protocol}/{name}", stage)
+                else:
+                    measured[protocol, name] = _microseconds(stage)
+    return measured
+
+
+def _instructions(models: Path, scratch: Path) -> Mapping[tuple[str, str], float]:
+    """Returns instructions a call, by protocol and stage."""
+    out = scratch / "callgrind.out"
+    tool = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"]
+    command = [*tool, sys.executable, __file__, "--count", str(models)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    counted: dict[tuple[str, str], float] = {}
+    nothing = 0
+    for dump in sorted(scratch.glob("callgrind.out.*"), key=lambda path: int(path.suffix[1:])):
+        head = dump.read_text(errors="replace")
+        label = re.search(r"^desc: Trigger: dump (.+)$", head, re.MULTILINE)
+        total = re.search(r"^summary: (\d+)", head, re.MULTILINE)
+        if label is None or total is None:
+            continue  # what came before and after
+        if label[1] == "nothing":
+            nothing = int(total[1])
+        else:
+            protocol, _, name = label[1].partition("/")
+            counted[protocol, name] = (int(total[1]) - nothing) / _CALLS_UNDER_VALGRIND
+    return counted
+
+
+def main() -> int:
+    """Prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--instructions", action="store_true", help="count instructions, too; needs valgrind")
+    parser.add_argument("--count", metavar="MODELS", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.count is not None:
+        asyncio.run(_run(arguments.count, counting=True))
+        return 0
+    with tempfile.TemporaryDirectory(prefix="turnout-bench-") as directory:
+        scratch = Path(directory)
+        onnx.save(matmul(), scratch / "tiny.onnx")
+        publish_all(scratch / "models", {("tiny", "1.0.0"): scratch / "tiny.onnx"})
+        times = asyncio.run(_run(scratch / "models", counting=False))
+        counts: Mapping[tuple[str, str], float] = {}
+        if arguments.instructions:
+            if shutil.which("valgrind") is None:
+                parser.error("valgrind is not installed (Debian: apt-get install valgrind)")
+            counts = _instructions(scratch / "models", scratch)
+    table = Table("protocol", "stage", "us", "instructions", title="a request of the tiny model, by stage")
+    for protocol, name in times:
+        instructions = f"{counts[protocol, name]:,.0f}" if (protocol, name) in counts else ""
+        table.add_row(protocol, name, f"{times[protocol, name]:.2f}", instructions)
+    Console().print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""What a second worker brings, and how evenly connections spread over the two."""
+
+import os
+import socket
+import statistics
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import onnx
+import psutil
+
+from load import Generator, Target
+from servers import Served, matmul, publish_all, turnout
+from tables import Row, compare_pairs, take_turns
+from zoo import fetch
+
+TITLE = "two workers against one"
+
+_CONNECTIONS = 4
+"""Each of a process of its own: one connection is answered by one worker."""
+
+_SPREADS = (1, 4, 16, 64)
+_TRIALS = 10
+_SETTLED_SECONDS = 5.0
+
+
+def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -> list[Row]:
+    """Requests a second of the tiny model and of magika 3.3.0 over four connections, and the spread of connections."""
+    tiny = scratch / "tiny.onnx"
+    onnx.save(matmul(), tiny)
+    models = scratch / "models"
+    publish_all(models, {("tiny", "1.0.0"): tiny, ("magika", "3.3.0"): fetch("magika", "3.3.0")})
+    requests = {"tiny": ("x", "f32", "1,64"), "magika": ("bytes", "i32", "1,2048")}
+    environment = os.environ | {"TURNOUT_RUNTIME__PROVIDERS": "cpu"}
+    rows = []
+    with ExitStack() as stack:
+        servers = [
+            stack.enter_context(turnout(models, environment | {"TURNOUT_WORKERS": str(count)})) for count in (1, 2)
+        ]
+        for model, request in requests.items():
+            targets = [Target(server.grpc, model, "", *request) for server in servers]
+
+            def rps(side: int, in_flight: int, targets: list[Target] = targets) -> float:
+                runs = [generator.start(targets[side], "unary", in_flight, seconds) for _ in range(_CONNECTIONS)]
+                return sum(generator.finish(run).rps for run in runs)
+
+            for side in (0, 1):
+                rps(side, 4)
+            for in_flight in (1, 4):
+                pairs = take_turns(lambda n=in_flight: rps(0, n), lambda n=in_flight: rps(1, n), windows)  # type: ignore[misc]
+                rows.append(compare_pairs(f"{model}, {_CONNECTIONS} connections of {in_flight} in flight", pairs, None))
+        rows += [_spread(servers[1], count) for count in _SPREADS]
+    return rows
+
+
+def _spread(server: Served, count: int) -> Row:
+    """Returns how many times its even share of `count` connections the busier worker has."""
+    shares = [_busiest(server, count) * 2 / count for _ in range(_TRIALS)]
+    return Row(
+        f"{count} connections: the busier worker's by an even share", statistics.median(shares), min(shares),
+        max(shares), None, False, f"{statistics.mean(shares) * count / 2:.1f} of {count}", f"{count / 2:g}",
+    )  # fmt: skip
+
+
+def _busiest(server: Served, count: int) -> int:
+    host, _, port = server.grpc.rpartition(":")
+    with ExitStack() as stack:
+        opened = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(count)]
+        own = {one.getsockname()[1] for one in opened}
+        deadline = time.monotonic() + _SETTLED_SECONDS
+        while sum(taken := _taken(server.pid, own)) < count:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"of {count} connections only {sum(taken)} were taken")
+            time.sleep(0.01)
+    return max(taken)
+
+
+def _taken(parent: int, ports: set[int]) -> Sequence[int]:
+    """Returns how many of the connections from these ports each worker has."""
+    return [
+        sum(bool(one.raddr) and one.raddr.port in ports for one in child.net_connections("tcp"))
+        for child in psutil.Process(parent).children()
+    ]

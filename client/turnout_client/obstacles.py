@@ -1,0 +1,167 @@
+"""Why no connection comes about, where client and server do not agree on TLS.
+
+gRPC says "Socket closed" of a server that speaks TLS to a client that does not, of one that asks for a certificate, and
+of one that does not trust what it gets. So the connection is tried once more, by Python's own TLS, which tells.
+"""
+
+import re
+import socket
+import ssl
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+
+from turnout_client.errors import TurnoutClientError, Unavailable
+from turnout_client.tls import Tls
+
+_SECONDS = 1.0
+"""What each step may take: this runs after a call has failed."""
+
+_TARGET = re.compile(r"(?:(?:dns:(?:///?)?)|(?:ipv[46]:))?(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:,/\[\]]+)):(?P<port>\d+)")
+_NO_CONNECTION = (
+    "failed to connect",
+    "connections to all backends failing",
+    "socket closed",
+    "connection reset",
+    "handshake",
+    "http1.x",
+    "end of tcp stream",
+)
+"""Parts of what gRPC says where a connection did not come about."""
+
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"
+"""How a client of HTTP/2 begins, with settings that say nothing."""
+
+_SETTINGS = 4
+"""The type of a server's first frame."""
+
+_HOW = "tls=Tls(ca=...), or --tls-ca or TURNOUT_TLS_CA of the command"
+
+_EXPIRED, _NOT_YET, _NAME, _ADDRESS = 10, 9, 62, 64
+_UNTRUSTED = (2, 18, 19, 20, 21)
+"""OpenSSL's codes of what is wrong with a certificate (X509_V_ERR_*)."""
+
+
+def explained(error: TurnoutClientError, target: str, tls: Tls | None, *, plain: bool) -> TurnoutClientError:
+    """Returns `error`, or one that says what TLS has to do with it.
+
+    Args:
+        error: How a call ended.
+        target: Of the channel.
+        tls: How it encrypts; None if it does not, or by credentials that are not known here.
+        plain: It does not.
+    """
+    text = error.message.lower()
+    if not isinstance(error, Unavailable) or "connection refused" in text:
+        return error
+    if not any(phrase in text for phrase in _NO_CONNECTION):
+        return error
+    obstacle = find_obstacle(target, tls, plain=plain)
+    if not obstacle:
+        return error
+    told = Unavailable(obstacle, request_id=error.request_id)
+    told.__cause__ = error
+    return told
+
+
+def find_obstacle(target: str, tls: Tls | None, *, plain: bool) -> str:
+    """Returns what of TLS stands between client and server, in a sentence; "" if nothing was found.
+
+    It connects, for up to some seconds. The arguments are those of `explained`.
+    """
+    match = _TARGET.match(target)
+    if match is None:
+        return ""
+    host, port = match["v6"] or match["host"], int(match["port"])
+    where = f"[{host}]:{port}" if match["v6"] else f"{host}:{port}"
+    try:
+        if plain:
+            if _speaks_tls(host, port):
+                return f"the server at {where} speaks TLS, and this client does not: name its authority ({_HOW})"
+            return ""
+        if tls is None:
+            return _plain_server(host, port, where)
+        return _of_handshake(host, port, where, tls)
+    except (OSError, ValueError):
+        return ""  # it cannot be reached at all, or a file is gone: what the call said stands
+
+
+def _of_handshake(host: str, port: int, where: str, tls: Tls) -> str:
+    name = tls.server_name or host
+    with socket.create_connection((host, port), _SECONDS) as plain:
+        try:
+            with tls.context().wrap_socket(plain, server_hostname=name) as encrypted:
+                # TLS 1.3 refuses a client's certificate after the client's side of the handshake is done.
+                encrypted.sendall(_PREFACE)
+                if encrypted.recv(1):
+                    return ""
+                return f"the server at {where} ended the connection after the handshake; {_own_certificate(tls)}"
+        except ssl.SSLCertVerificationError as error:
+            return f"the certificate of the server at {where} {_refused(error, name, tls)}"
+        except ssl.SSLError as error:
+            told = _of_alert(error.reason or "", tls)
+            if told:
+                return f"the server at {where} {told}"
+        except (ConnectionError, TimeoutError):
+            pass  # a server that speaks plain text need not answer what it does not understand
+    return _plain_server(host, port, where)
+
+
+def _refused(error: ssl.SSLCertVerificationError, name: str, tls: Tls) -> str:
+    if error.verify_code == _EXPIRED:
+        return "has expired"
+    if error.verify_code == _NOT_YET:
+        return "is not valid yet; or this machine's clock is wrong"
+    if error.verify_code in (_NAME, _ADDRESS):
+        return f"is not for {name!r}: call the server by a name in it, or name that (server_name, --tls-server-name)"
+    if error.verify_code in _UNTRUSTED:
+        trusted = f"in {tls.ca}" if tls.ca else f"that is trusted here; name its authority ({_HOW})"
+        return f"was not signed by an authority {trusted}"
+    return f"cannot be trusted: {error.verify_message}"
+
+
+def _of_alert(reason: str, tls: Tls) -> str:
+    """Returns what a server's farewell says of the client's certificate; "" if it says nothing of that."""
+    if "CERTIFICATE_REQUIRED" in reason or ("HANDSHAKE_FAILURE" in reason and not tls.cert):
+        return "requires a client certificate: give one (cert and key of Tls, --tls-cert and --tls-key)"
+    if not tls.cert:
+        return ""
+    if "UNKNOWN_CA" in reason:
+        return f"does not trust the authority that signed the client certificate in {tls.cert}"
+    if "CERTIFICATE_EXPIRED" in reason:
+        return f"refuses the client certificate in {tls.cert}: it has expired"
+    if "CERTIFICATE" in reason or "DECRYPT_ERROR" in reason:
+        return f"refuses the client certificate in {tls.cert}: {reason.lower().replace('_', ' ')}"
+    return ""
+
+
+def _own_certificate(tls: Tls) -> str:
+    if not tls.cert:
+        return "it may require a client certificate (cert and key of Tls, --tls-cert and --tls-key)"
+    own = f"the client certificate in {tls.cert}"
+    ends = x509.load_pem_x509_certificate(Path(tls.cert).read_bytes()).not_valid_after_utc
+    if ends < datetime.now(UTC):
+        return f"{own} expired on {ends:%Y-%m-%d %H:%M} UTC"
+    return f"it may not trust the authority that signed {own}"
+
+
+def _plain_server(host: str, port: int, where: str) -> str:
+    with socket.create_connection((host, port), _SECONDS) as plain:
+        plain.sendall(_PREFACE)
+        head = plain.makefile("rb").read(4)
+    if head[3:4] == bytes([_SETTINGS]) or head.startswith(b"HTTP"):
+        return f"the server at {where} speaks plain text, and this client TLS: set up TLS there, or leave it out here"
+    return ""
+
+
+def _speaks_tls(host: str, port: int) -> bool:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # nothing is sent: all that is asked is whether the other side shakes hands
+    with socket.create_connection((host, port), _SECONDS) as plain:
+        try:
+            context.wrap_socket(plain).close()
+        except ssl.SSLError as error:
+            return "ALERT" in (error.reason or "")
+        return True

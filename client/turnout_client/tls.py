@@ -1,0 +1,163 @@
+"""Who the server has to be, and who the client is, where they speak TLS."""
+
+import os
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import grpc
+
+from turnout_client.config import Options
+
+VARIABLES = {
+    "ca": "TURNOUT_TLS_CA",
+    "cert": "TURNOUT_TLS_CERT",
+    "key": "TURNOUT_TLS_KEY",
+    "server_name": "TURNOUT_TLS_SERVER_NAME",
+}
+"""The environment variable of each attribute of `Tls`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How a client encrypts, whom it trusts, and what it shows.
+
+        Client("turnout.example.org:8001", tls=Tls(ca="ca.pem", cert="client.pem", key="client.key"))
+
+    Files are read once, when the client is made.
+
+    Attributes:
+        ca: PEM file of the authorities that may have signed the server's certificate; "" for the public ones that gRPC
+            brings along.
+        cert: PEM file with the client's certificate, and the intermediate ones after it; "" if no server asks.
+        key: PEM file with its private key, not encrypted.
+        server_name: Name that the server's certificate has to be for, where that is not the host in the target.
+    """
+
+    ca: str | Path = ""
+    cert: str | Path = ""
+    key: str | Path = ""
+    server_name: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.cert) != bool(self.key):
+            given, missing = ("cert", "key") if self.cert else ("key", "cert")
+            raise ValueError(f"a client's certificate takes both cert and key: {given} is set, and {missing} is not")
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] | None = None) -> Self | None:
+        """Returns what TURNOUT_TLS_CA, _CERT, _KEY and _SERVER_NAME say; None if none of them is set.
+
+        Args:
+            environ: The environment; None for that of the process.
+
+        Raises:
+            ValueError: One of certificate and key is missing.
+        """
+        environ = os.environ if environ is None else environ
+        found = {name: environ[variable] for name, variable in VARIABLES.items() if environ.get(variable)}
+        return cls(**found) if found else None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Returns what a channel takes.
+
+        Raises:
+            ValueError: A file cannot be read, or does not hold what it should.
+        """
+        self.context()  # says what is wrong with a file; gRPC would say at each call that it cannot connect
+        ca, key, cert = (Path(path).read_bytes() if path else None for path in (self.ca, self.key, self.cert))
+        return grpc.ssl_channel_credentials(ca, key, cert)
+
+    def options(self) -> list[tuple[str, str]]:
+        """Returns the channel arguments that go with the credentials."""
+        return [("grpc.ssl_target_name_override", self.server_name)] if self.server_name else []
+
+    def context(self) -> ssl.SSLContext:
+        """Returns the same for Python's own TLS.
+
+        Raises:
+            ValueError: As `credentials`.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # as gRPC's: what is in the file need not be a root
+        context.set_alpn_protocols(["h2"])
+        if self.ca:
+            self._load_authorities(context)
+        else:
+            context.load_default_certs()
+        if self.cert:
+            self._load_own(context)
+        return context
+
+    def _load_authorities(self, context: ssl.SSLContext) -> None:
+        _check_readable(self.ca)
+        try:
+            context.load_verify_locations(self.ca)
+        except ssl.SSLError as error:
+            raise ValueError(f"{self.ca} holds no PEM certificate, expected the server's authority") from error
+
+    def _load_own(self, context: ssl.SSLContext) -> None:
+        for path in (self.cert, self.key):
+            _check_readable(path)
+        try:
+            context.load_cert_chain(self.cert, self.key, _refuse_to_ask)
+        except _Encrypted:
+            raise ValueError(f"{self.key} is encrypted: store the key without a passphrase") from None
+        except ssl.SSLError as error:
+            if error.reason == "KEY_VALUES_MISMATCH":
+                raise ValueError(f"the key in {self.key} does not belong to the certificate in {self.cert}") from None
+            raise ValueError(f"{self.cert} and {self.key} do not hold a PEM certificate and its key") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """How a channel is secured.
+
+    Attributes:
+        credentials: Of the channel; None for plain text.
+        tls: What they were made of, where that is known.
+    """
+
+    credentials: grpc.ChannelCredentials | None = None
+    tls: Tls | None = None
+
+    @classmethod
+    def of(cls, tls: Tls | None, credentials: grpc.ChannelCredentials | None) -> Self:
+        """Returns what one of both says; plain text if neither is given.
+
+        Raises:
+            ValueError: Both are, or a file cannot be used.
+        """
+        if tls is None:
+            return cls(credentials)
+        if credentials is not None:
+            raise ValueError("expected tls or credentials, got both")
+        return cls(tls.credentials(), tls)
+
+    @property
+    def plain(self) -> bool:
+        """Tells whether nothing is encrypted."""
+        return self.credentials is None
+
+    @property
+    def options(self) -> Options:
+        """The channel arguments that go with it."""
+        return self.tls.options() if self.tls is not None else ()
+
+
+class _Encrypted(Exception):
+    """The key has a passphrase."""
+
+
+def _refuse_to_ask() -> str:
+    raise _Encrypted
+
+
+def _check_readable(path: str | Path) -> None:
+    try:
+        with open(path, "rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None

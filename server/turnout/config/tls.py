@@ -1,0 +1,111 @@
+"""The table `[tls]`: certificates for all listeners, and for one of them otherwise than for the rest."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from turnout.config.sections import Section
+from turnout.config.values import Duration, plain_text
+
+ListenerName = Literal["grpc", "http", "control"]
+LISTENERS: tuple[ListenerName, ...] = ("grpc", "http", "control")
+
+ClientCertificates = Literal["none", "optional", "required"]
+
+_FILES_AND_MODE = ("cert", "key", "client_ca", "client_certificates")
+
+FilePath = Annotated[str, Field(max_length=4096), AfterValidator(plain_text)]
+
+
+class ListenerTls(Section):
+    """What one listener does otherwise than `[tls]` says; only the keys given count.
+
+    Attributes:
+        enabled: False: plain text, whatever certificate is set.
+        cert: PEM file with the server's certificate, and the intermediate ones after it; "" for plain text.
+        key: PEM file with the certificate's private key, not encrypted. It may be the same file.
+        client_ca: PEM file with the authorities that sign certificates of clients.
+        client_certificates: `required` refuses clients without a certificate of `client_ca`; `optional` asks for one
+            and takes clients without it too; `none` does not ask.
+    """
+
+    enabled: bool = True
+    cert: FilePath = ""
+    key: FilePath = ""
+    client_ca: FilePath = ""
+    client_certificates: ClientCertificates = "none"
+
+
+class Tls(ListenerTls):
+    """Encryption of the listeners. A listener speaks TLS if a certificate is set for it, and nothing but TLS then.
+
+    The files are read again when they change: new connections get the new certificate, those that exist go on.
+
+    Attributes:
+        poll_interval_s: How often the files are looked at; 0 for never.
+        grpc, http, control: What the listener of this name does otherwise.
+    """
+
+    poll_interval_s: Annotated[Duration, Field(le=3600)] = 1.0
+    grpc: ListenerTls = ListenerTls()
+    http: ListenerTls = ListenerTls()
+    control: ListenerTls = ListenerTls()
+
+    def of(self, listener: ListenerName) -> ListenerTls | None:
+        """Returns what holds for `listener`; None for plain text."""
+        tls = self._merged(listener)
+        return tls if tls.enabled and tls.cert else None
+
+    def setting(self, listener: ListenerName, name: str) -> str:
+        """Returns the dotted key that sets `name` of `listener`, as in `tls.http.cert`."""
+        own = name in getattr(self, listener).model_fields_set
+        return f"tls.{listener}.{name}" if own else f"tls.{name}"
+
+    def _merged(self, listener: ListenerName) -> ListenerTls:
+        own: ListenerTls = getattr(self, listener)
+        given = {name: getattr(own, name) for name in own.model_fields_set}
+        merged = {name: getattr(self, name) for name in ListenerTls.model_fields} | given
+        return ListenerTls(**merged | {"enabled": self.enabled and own.enabled})
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        for listener in LISTENERS:
+            self._check(listener)
+        in_force = [tls for listener in LISTENERS if (tls := self.of(listener)) is not None]
+        if self.client_ca and in_force and all(tls.client_certificates == "none" for tls in in_force):
+            raise ValueError(_unused("tls"))
+        return self
+
+    def _check(self, listener: ListenerName) -> None:
+        tls, own = self._merged(listener), getattr(self, listener)
+        cert, key, client_ca, mode = (self.setting(listener, name) for name in _FILES_AND_MODE)
+        if not tls.enabled:
+            return
+        if not tls.cert:
+            # Whoever asks for a part of it expects TLS, and must not get plain text.
+            asked = [
+                self.setting(listener, name) for name in _FILES_AND_MODE[1:] if getattr(tls, name) not in ("", "none")
+            ]
+            asked += [f"tls.{listener}.enabled"] if "enabled" in own.model_fields_set else []
+            if asked:
+                raise ValueError(
+                    f"expected {cert} too, since {asked[0]} is set: the file of the server's certificate; "
+                    f"for plain text, set tls.{listener}.enabled to false"
+                )
+            return
+        if not tls.key:
+            raise ValueError(f"expected {key} too, since {cert} is set: the file of the certificate's private key")
+        if tls.client_certificates != "none" and not tls.client_ca:
+            raise ValueError(
+                f'expected {client_ca} too, since {mode} is "{tls.client_certificates}": '
+                "the file of the authorities that sign certificates of clients"
+            )
+        if own.client_ca and tls.client_certificates == "none":
+            raise ValueError(_unused(f"tls.{listener}"))
+
+
+def _unused(table: str) -> str:
+    return (
+        f'expected {table}.client_certificates to be "required" or "optional", since {table}.client_ca is set and '
+        "no listener asks its clients for a certificate"
+    )

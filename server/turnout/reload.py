@@ -1,0 +1,121 @@
+"""SIGHUP: what of changed settings holds at once, and what needs a restart. Nothing changes where they are wrong."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from structlog.typing import FilteringBoundLogger
+
+from turnout.config import ModelTable, Settings, in_force
+from turnout.errors import ConfigError, TurnoutError
+from turnout.telemetry.logging import Threshold
+
+_AT_ONCE = ("false_alarm_meter", "load", "shadow", "signing", "trials")
+"""Of `[model.<name>]`; the rest holds for versions that are loaded from then on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Dotted keys of settings that differ.
+
+    Attributes:
+        at_once: They hold as soon as they are read.
+        next_load: They hold for versions that are loaded from then on.
+        restart: They hold for the next server.
+    """
+
+    at_once: tuple[str, ...]
+    next_load: tuple[str, ...]
+    restart: tuple[str, ...]
+
+
+def changes(before: Settings, after: Settings) -> Changes:
+    """Returns what differs between two settings."""
+    old, new = _plain(before), _plain(after)
+    at_once, next_load, restart = [], [], []
+    for key in sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)):
+        parts = key.split(".")
+        if key == "log.level" or (parts[0] == "model" and parts[2] in _AT_ONCE):
+            at_once.append(key)
+        elif parts[0] == "model":
+            next_load.append(key)
+        else:
+            restart.append(key)
+    return Changes(tuple(at_once), tuple(next_load), tuple(restart))
+
+
+class Reloader:
+    """Reads the settings anew, and has what can change change."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        models: ModelTable,
+        threshold: Threshold,
+        certificates: Callable[[], Awaitable[None]],
+        refresh: Callable[[], Awaitable[None]],
+        log: FilteringBoundLogger,
+    ) -> None:
+        """Prepares.
+
+        Args:
+            settings: In force.
+            models: Of those settings, as the server's parts see them.
+            threshold: Of the log.
+            certificates: Reads the files of certificates anew.
+            refresh: Has the server load and unload what it should now.
+            log: Told what changed, and what did not.
+        """
+        self._settings = settings
+        self._models = models
+        self._threshold = threshold
+        self._certificates = certificates
+        self._refresh = refresh
+        self._log = log
+        self._one = asyncio.Lock()
+
+    async def reload(self, read: Callable[[], Settings]) -> None:
+        """Reads the settings anew, and the files of certificates.
+
+        Args:
+            read: Returns the settings; it raises ConfigError if they are wrong.
+        """
+        async with self._one:
+            try:
+                after = read()
+            except ConfigError as error:
+                self._log.error("the settings cannot be reloaded; those before stay in force", reason=error.message)
+            else:
+                await self._apply(after)
+            await self._certificates()
+
+    async def _apply(self, after: Settings) -> None:
+        found = changes(self._settings, after)
+        self._threshold.set(after.log.level)
+        self._models.replace(after.model)
+        self._settings = in_force(self._settings, after)
+        self._log.info(
+            "settings reloaded", at_once=found.at_once, next_load=found.next_load, needs_restart=found.restart
+        )
+        try:
+            await self._refresh()
+        except TurnoutError as error:
+            self._log.warning("what the settings ask for is not loaded yet", reason=error.message)
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    """Returns the settings by dotted key, of each model only what it overrides; secrets can be compared, not read."""
+    data = settings.model_dump()
+    data["model"] = settings.model_dump(include={"model"}, exclude_unset=True).get("model", {})
+    return _flat(data)
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,183 @@
+"""What every request over gRPC has in common, whatever its protocol: how it is parsed, and how errors are told.
+
+A unary call is one request: an error is its status. An item of a stream is one, and an error is told in an item; its
+parent span is the one that the item names, or else that of the stream's metadata.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic
+
+from turnout.errors import TurnoutError
+from turnout.routing.preferences import NO_PREFERENCES, PreferenceReader, Preferences
+from turnout.rpc.errors import code_name, to_status
+from turnout.rpc.guard import Guard
+from turnout.rpc.reading import SMALL_BYTES, MessageReader, MessageT
+from turnout.rpc.transport.port import Call, StatusError, Stream
+from turnout.serving.inference import InferenceRequest
+from turnout.serving.limits import InputLimits
+from turnout.telemetry.tracing.context import SpanContext, read
+from turnout.telemetry.tracing.trace import Operation
+
+_OK = ("OK", False)
+
+_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
+"""Codes that make a server's span an error, by OpenTelemetry's conventions; the others are the caller's doing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint(Generic[MessageT]):
+    """A method that runs models, and what all its requests share.
+
+    Attributes:
+        service: Full name of its service.
+        operation: As traces name it.
+        reader: Parses its requests.
+        preferences: Reads what metadata asks for.
+        limits: On what a request may hold.
+        sized: Returns a serialised answer, or raises Exhausted if it is larger than messages may be.
+    """
+
+    service: str
+    operation: Operation
+    reader: MessageReader[MessageT]
+    preferences: PreferenceReader
+    limits: InputLimits
+    sized: Callable[[bytes], bytes]
+
+    @classmethod
+    def of(
+        cls, service: str, method: str, message: type[MessageT], preferences: PreferenceReader, guard: Guard
+    ) -> "Endpoint[MessageT]":
+        """Makes that of a method whose requests are of the type `message`."""
+        operation, reader = Operation.rpc(service, method), guard.reader(message)
+        return cls(service, operation, reader, preferences, guard.limits, guard.sized)
+
+
+class GrpcExchange(Generic[MessageT]):
+    """One request over gRPC.
+
+    Attributes:
+        endpoint: The method that was called.
+        arrived: `time.monotonic()` when it came.
+        heavy: Whether it is to be parsed and decoded in a thread.
+        costly: Whether its answer takes long to encode however small the outputs are.
+        parsed: The message; None as long as it is not parsed.
+    """
+
+    __slots__ = ("_data", "arrived", "costly", "endpoint", "heavy", "parsed")
+
+    details = ()
+
+    def __init__(self, endpoint: Endpoint[MessageT], data: bytes) -> None:
+        """Prepares; nothing is parsed yet."""
+        self.endpoint = endpoint
+        self.arrived = time.monotonic()
+        self.heavy = len(data) > SMALL_BYTES and endpoint.reader.heavy(data)
+        self.costly = False
+        self.parsed: MessageT | None = None
+        self._data = data
+
+    @property
+    def service(self) -> str:
+        """Full name of the service that was called."""
+        return self.endpoint.service
+
+    @property
+    def operation(self) -> Operation:
+        """What was called, as traces name it."""
+        return self.endpoint.operation
+
+    def parse(self) -> MessageT:
+        """Returns the message, which is parsed if that was not done yet. Raises as `MessageReader.parse`."""
+        if (message := self.parsed) is None:
+            message = self.parsed = self.endpoint.reader.parse(self._data)
+            self._data = b""  # large ones are not kept twice
+        return message
+
+    def outcome(self, error: BaseException | None) -> tuple[str, bool]:
+        """Returns the status code's name, and whether it is the server's fault."""
+        return _OK if error is None else ((code := code_name(error)), code in _FAULTS)
+
+
+class UnaryExchange(GrpcExchange[MessageT]):
+    """One unary call."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, endpoint: Endpoint[MessageT], data: bytes, call: Call) -> None:
+        """Prepares; nothing is parsed yet."""
+        super().__init__(endpoint, data)
+        self.call = call
+
+    @property
+    def deadline(self) -> float | None:
+        """`time.monotonic()` after which the caller waits no longer."""
+        return self.call.deadline
+
+    def preferences(self) -> Preferences:
+        """Returns what the call's metadata asks for. Raises as `PreferenceReader.read`."""
+        call, reader = self.call, self.endpoint.preferences
+        if not call.mentions(reader.wire_keys):
+            return NO_PREFERENCES
+        return reader.read(call.metadata, lambda: call.host)
+
+    def parent(self) -> SpanContext | None:
+        """Returns the caller's span."""
+        return read(self.call.metadata)
+
+    def refusal(self, request: InferenceRequest, error: TurnoutError) -> bytes:
+        """Ends the call with the status of an error."""
+        raise StatusError(to_status(error, request.request_id))
+
+
+@dataclass(frozen=True, slots=True)
+class Opened(Generic[MessageT]):
+    """A stream, and what all its items share.
+
+    Attributes:
+        endpoint: The method that was called.
+        stream: That items come by.
+        preferences: What its metadata asks for.
+        parent: The caller's span, by its metadata.
+    """
+
+    endpoint: Endpoint[MessageT]
+    stream: Stream
+    preferences: Preferences
+    parent: SpanContext | None
+
+    @classmethod
+    def of(cls, endpoint: Endpoint[MessageT], stream: Stream) -> "Opened[MessageT]":
+        """Reads a stream's metadata. Raises as `PreferenceReader.read`."""
+        metadata = stream.metadata
+        return cls(endpoint, stream, endpoint.preferences.read(metadata, lambda: stream.host), read(metadata))
+
+
+class ItemExchange(GrpcExchange[MessageT]):
+    """One item of a stream.
+
+    Attributes:
+        opened: The stream.
+        key: Names the item among those under way; "" if it has no name. Known once it is parsed.
+        cancels: Key of the item that this one cancels, being no request itself; None for a request.
+    """
+
+    __slots__ = ("cancels", "key", "opened")
+
+    def __init__(self, opened: Opened[MessageT], data: bytes) -> None:
+        """Prepares; nothing is parsed yet."""
+        super().__init__(opened.endpoint, data)
+        self.opened = opened
+        self.key = ""
+        self.cancels: str | None = None
+
+    @property
+    def deadline(self) -> float | None:
+        """`time.monotonic()` after which the caller waits no longer."""
+        return self.opened.stream.deadline
+
+    def parent(self) -> SpanContext | None:
+        """Returns the caller's span."""
+        return self.opened.parent

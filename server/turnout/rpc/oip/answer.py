@@ -1,0 +1,116 @@
+"""Answers of ModelInfer and ModelStreamInfer, serialised out of prepared parts.
+
+Protobuf takes the fields of a message in any order, and in as many pieces as they come. What all answers of a route
+have in common is serialised once, and what describes an output once for each shape; the rest of an answer is its id and
+the elements of its outputs. That takes a third of the time in which a message is built and serialised.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+from turnout.oip import exchange
+from turnout.oip.tensors import encode_raw
+from turnout.serving.inference import InferenceResult, Route
+from turnout.serving.limits import InputLimits
+from turnout.serving.tensor import Array
+from turnout.wire_format import delimited, length_delimited
+from turnout_proto.oip.inference_pb2 import ModelInferResponse, ModelStreamInferResponse
+
+FINAL = "triton_final_response"
+"""Every request has one answer, so every answer is its request's last."""
+
+Descriptions: TypeAlias = dict[str, tuple[str, tuple[int, ...], bytes]]
+"""Type, shape and serialised description of outputs, by name."""
+
+_ROUTE, _OUTPUTS = "OIP answer", "OIP outputs"
+"""Under which routes keep what is prepared."""
+
+
+def _number(message: Any, field: str) -> int:
+    number: int = message.DESCRIPTOR.fields_by_name[field].number
+    return number
+
+
+_ID = _number(ModelInferResponse, "id")
+_RAW = _number(ModelInferResponse, "raw_output_contents")
+_INFER_RESPONSE = _number(ModelStreamInferResponse, "infer_response")
+
+
+def _final() -> bytes:
+    response = ModelInferResponse()
+    response.parameters[FINAL].bool_param = True
+    return response.SerializeToString()
+
+
+_FINAL = _final()
+
+
+def unary_answer(request_id: str, result: InferenceResult, classes: Mapping[str, int], limits: InputLimits) -> bytes:
+    """Returns the answer to a request as a ModelInferResponse, serialised.
+
+    Args:
+        request_id: As the client wrote it.
+        result: What the data plane answered.
+        classes: For each output that is to be classified, how many of its highest values are wanted.
+        limits: On the strings that classification makes.
+
+    Raises:
+        InvalidRequest: An output that is to be classified holds no numbers, or asks for too many.
+        Unsupported: The protocol does not know the type of an output.
+    """
+    return b"".join(_parts(request_id, result, classes, limits))
+
+
+def stream_answer(request_id: str, result: InferenceResult, classes: Mapping[str, int], limits: InputLimits) -> bytes:
+    """Returns the same as a ModelStreamInferResponse."""
+    parts = [*_parts(request_id, result, classes, limits), _FINAL]
+    return b"".join((length_delimited(_INFER_RESPONSE, sum(map(len, parts))), *parts))
+
+
+def output_parts(outputs: Iterable[tuple[str, Array]], described: Descriptions) -> list[bytes]:
+    """Returns what a serialised ModelInferResponse has of its outputs.
+
+    Args:
+        outputs: Name and value of each.
+        described: Remembers how each output was described last.
+
+    Raises:
+        Unsupported: The protocol does not know the type of an output.
+    """
+    parts: list[bytes] = []
+    elements: list[bytes] = []
+    for name, array in outputs:
+        datatype, raw = encode_raw(name, array)
+        known = described.get(name)
+        if known is None or known[0] != datatype or known[1] != array.shape:
+            known = described[name] = datatype, array.shape, _output(name, datatype, array)
+        parts.append(known[2])
+        elements.append(length_delimited(_RAW, len(raw)))
+        elements.append(raw)
+    return parts + elements
+
+
+def _parts(request_id: str, result: InferenceResult, classes: Mapping[str, int], limits: InputLimits) -> list[bytes]:
+    memo = result.route.memo
+    parts = [memo.get(_ROUTE) or _route(result.route)]
+    if request_id:
+        parts.append(delimited(_ID, request_id.encode()))
+    outputs = exchange.answered(result, classes, limits) if classes else result.outputs
+    return parts + output_parts(outputs, memo.setdefault(_OUTPUTS, {}))
+
+
+def _route(route: Route) -> bytes:
+    response = ModelInferResponse(model_name=route.entry.model, model_version=route.entry.version_text)
+    for key, value in exchange.told(route).items():
+        if isinstance(value, int):
+            response.parameters[key].uint64_param = value
+        else:
+            response.parameters[key].string_param = value
+    serialised = route.memo[_ROUTE] = response.SerializeToString()
+    return serialised
+
+
+def _output(name: str, datatype: str, array: Array) -> bytes:
+    response = ModelInferResponse()
+    response.outputs.add(name=name, datatype=datatype, shape=array.shape)
+    return response.SerializeToString()

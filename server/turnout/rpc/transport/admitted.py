@@ -1,0 +1,49 @@
+"""Admission for a transport that has none of its own."""
+
+from turnout.admission import Admission
+from turnout.errors import TurnoutError
+from turnout.rpc.errors import to_status
+from turnout.rpc.transport.port import ALWAYS_TAKEN, Call, Method, Methods, StatusError, Stream, Streaming, Unary
+
+
+def admitted(methods: Methods, admission: Admission) -> Methods:
+    """Returns methods that refuse calls as `admission` says, and count those that they take."""
+    return {
+        path: method if path.startswith(ALWAYS_TAKEN) else _admitted(method, admission)
+        for path, method in methods.items()
+    }
+
+
+def _admitted(method: Method, admission: Admission) -> Method:
+    def check() -> None:
+        try:
+            admission.check()
+        except TurnoutError as error:
+            raise StatusError(to_status(error)) from None
+
+    if isinstance(method, Unary):
+        behaviour = method.answer
+
+        async def answer(message: bytes, call: Call) -> bytes:
+            check()
+            admission.begun += 1
+            admission.under_way += 1
+            try:
+                return await behaviour(message, call)
+            finally:
+                admission.under_way -= 1
+
+        return Unary(answer)
+
+    serving = method.serve
+
+    async def serve(stream: Stream) -> None:
+        check()
+        admission.begun += 1
+        admission.under_way += 1
+        try:
+            await serving(stream)
+        finally:
+            admission.under_way -= 1
+
+    return Streaming(serve)

@@ -1,0 +1,281 @@
+"""One gRPC call over ASGI: its messages in the server's events, its status in what ends them."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeAlias, TypeVar
+
+from google.rpc.status_pb2 import Status
+
+from turnout.admission import ReceiveBudget
+from turnout.errors import Exhausted
+from turnout.rpc.errors import to_status
+from turnout.rpc.transport.calls import RunningCall
+from turnout.rpc.transport.compression import ENCODING_NAMES, ENCODINGS, IDENTITY, accepts_gzip, compress, decompress
+from turnout.rpc.transport.framing import PREFIX, FrameSplitter, FramingError, MessageTooLarge
+from turnout.rpc.transport.headers import parse_timeout
+from turnout.rpc.transport.port import StatusError
+from turnout.rpc.transport.statuses import (
+    CONTENT_TYPE,
+    DEADLINE_EXCEEDED,
+    INTERNAL,
+    RESOURCE_EXHAUSTED,
+    UNIMPLEMENTED,
+    Event,
+    refusal,
+    status_headers,
+    trailers,
+)
+from turnout.threads import Threads
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Event]]
+Send: TypeAlias = Callable[[Event], Awaitable[None]]
+
+START: Event = {"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE], "trailers": True}
+_START_GZIP: Event = {**START, "headers": [CONTENT_TYPE, (b"grpc-encoding", b"gzip")]}
+NO_BODY: Event = {"type": "http.response.body"}
+
+JOINED_BYTES = 128 * 1024
+"""Up to which a message and its prefix are copied into one event, which costs less than a second event."""
+
+_EARLY_SHARE = 0.05
+_EARLY_SECONDS = 0.01
+"""A method's deadline is that much before its client's: the status is to be there first. A client whose own clock ends
+a call resets its stream, and h2corn ends a connection, with all that is under way on it, after 200 resets in 10 s."""
+
+_LEAST_GZIP_BYTES = 1024
+"""Below which compression only costs."""
+
+_COMPRESSED_IN_THREAD = 64 * 1024
+"""Bytes from which compression is work for a thread: it takes a millisecond, for which all other calls would wait."""
+
+_DECOMPRESSED_IN_THREAD = 4 * 1024
+"""The same for what comes compressed, which may become a thousand times larger."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallLimits:
+    """Bounds of calls, and what they share.
+
+    Attributes:
+        max_message_bytes: Of a message from a client, as it is sent and when it is decompressed.
+        message_seconds: How long nothing may come of a message that has begun; 0 for no bound.
+        gzip: Compress answers to clients that take gzip.
+        budget: Bounds what has come of unfinished messages, of all calls.
+        threads: Compress and decompress what is large.
+    """
+
+    max_message_bytes: int
+    message_seconds: float
+    gzip: bool
+    budget: ReceiveBudget
+    threads: Threads
+
+    async def convert(self, in_thread: bool, convert: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Returns what `convert` returns, which runs in a thread if told so."""
+        if in_thread:
+            return await self.threads.run(convert, *args, **kwargs)
+        return convert(*args, **kwargs)
+
+
+class AsgiCall(RunningCall):
+    """One call whose messages travel in ASGI's events."""
+
+    __slots__ = (
+        "_encoding",
+        "_extensions",
+        "_frames",
+        "_half_closed",
+        "_held",
+        "_limits",
+        "_receive",
+        "_send",
+        "gzip",
+        "started",
+    )
+
+    def __init__(
+        self,
+        limits: CallLimits,
+        counted: bool,
+        scope: Scope,
+        headers: Mapping[bytes, bytes],
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Begins a call.
+
+        Args:
+            limits: Of calls.
+            counted: Whether it is one of those that may be under way.
+            scope: ASGI's.
+            headers: Of the request, of each name one.
+            receive: ASGI's.
+            send: ASGI's.
+
+        Raises:
+            StatusError: Its headers are not those of a call.
+        """
+        deadline, early = None, 0.0
+        timeout = headers.get(b"grpc-timeout")
+        if timeout is not None:
+            try:
+                seconds = parse_timeout(timeout)
+                deadline = time.monotonic() + seconds
+                early = min(seconds * _EARLY_SHARE, _EARLY_SECONDS)
+            except ValueError as error:
+                raise refusal(INTERNAL, str(error)) from None
+        super().__init__(scope["headers"], headers, scope.get("client"), deadline, early, counted)
+        self._extensions = scope["extensions"]
+        self._limits = limits
+        self._receive = receive
+        self._send = send
+        self._frames: FrameSplitter | None = None
+        self._half_closed = False
+        self._held = 0
+        self._encoding = headers.get(b"grpc-encoding", IDENTITY)
+        if self._encoding is not IDENTITY and self._encoding not in ENCODINGS:
+            named = self._encoding[:64].decode("latin-1")
+            raise refusal(UNIMPLEMENTED, f"expected grpc-encoding {ENCODING_NAMES}, got {named!r}")
+        self.gzip = limits.gzip and accepts_gzip(headers.get(b"grpc-accept-encoding", b""))
+        self.started = False
+
+    @property
+    def certificate(self) -> str:
+        """The client's own certificate, in PEM; "" if it showed none."""
+        chain = self._extensions.get("tls", {}).get("client_cert_chain", ())
+        return str(chain[0]) if chain else ""
+
+    async def only_message(self, event: Event) -> bytes:
+        """Returns the message of a unary call, whose first event is `event`.
+
+        Raises:
+            StatusError: There is none, or more than one.
+        """
+        self._frames = FrameSplitter(self._limits.max_message_bytes)
+        self._fed(event)
+        message = await self.read()
+        if message is None:
+            raise refusal(INTERNAL, "expected one message, got none")
+        if self._frames.partial:
+            raise refusal(INTERNAL, "expected one message, got more")
+        return message
+
+    async def read(self) -> bytes | None:
+        """Returns the client's next message; None once it has sent its last."""
+        frames = self._frames
+        if frames is None:
+            frames = self._frames = FrameSplitter(self._limits.max_message_bytes)
+        try:
+            while (frame := frames.next()) is None:
+                if self._half_closed:
+                    if frames.partial:
+                        raise refusal(INTERNAL, "the request ended within a message")
+                    return None
+                if frames.partial:
+                    await self._receive_rest(frames)
+                else:
+                    self._fed(await self._receive())
+            self.release()
+            compressed, message = frame
+            return await self._decompressed(message) if compressed else message
+        except MessageTooLarge as error:
+            raise refusal(RESOURCE_EXHAUSTED, f"{error} (limits.max_message_bytes)") from None
+        except FramingError as error:
+            raise refusal(INTERNAL, str(error)) from None
+
+    async def write(self, message: bytes) -> None:
+        """Sends a message; returns when there is room for the next."""
+        await self.send_message(message, more=True)
+
+    async def send_message(self, message: bytes, *, more: bool) -> None:
+        """Sends a message, after the headers if it is the first.
+
+        Args:
+            message: Serialised.
+            more: Whether another may follow.
+        """
+        send, size = self._send, len(message)
+        if not self.started:
+            self.started = True
+            await send(_START_GZIP if self.gzip else START)
+        compressed = 0
+        if self.gzip and size >= _LEAST_GZIP_BYTES:
+            message = await self._limits.convert(size >= _COMPRESSED_IN_THREAD, compress, message)
+            compressed, size = 1, len(message)
+        prefix = PREFIX.pack(compressed, size)
+        if size <= JOINED_BYTES:
+            await send({"type": "http.response.body", "body": prefix + message, "more_body": more})
+        else:
+            await send({"type": "http.response.body", "body": prefix, "more_body": True})
+            await send({"type": "http.response.body", "body": message, "more_body": more})
+
+    async def send_status(self, status: Status) -> None:
+        """Ends the call with a status other than OK."""
+        try:
+            if self.started:
+                await self._send(NO_BODY)
+                await self._send(trailers(status_headers(status)))
+            else:
+                await send_only_status(self._send, status)
+        except OSError:
+            pass  # the client has left
+
+    def release(self) -> None:
+        """Counts off what it holds of an unfinished message."""
+        if self._held:
+            self._limits.budget.give(self._held)
+            self._held = 0
+
+    def _fed(self, event: Event) -> None:
+        if event["type"] == "http.disconnect":
+            raise asyncio.CancelledError  # the server cancels the call's own task as well
+        frames = self._frames
+        assert frames is not None
+        if body := event.get("body"):
+            frames.feed(body)
+        if not event.get("more_body"):
+            self._half_closed = True
+
+    async def _receive_rest(self, frames: FrameSplitter) -> None:
+        """Receives more of a message that has begun."""
+        growth = frames.buffered - self._held
+        if growth > 0:
+            try:
+                self._limits.budget.take(growth)
+            except Exhausted as error:
+                raise StatusError(to_status(error)) from None
+            self._held += growth
+        seconds = self._limits.message_seconds
+        try:
+            async with asyncio.timeout(seconds or None):
+                event = await self._receive()
+        except TimeoutError:
+            message = f"nothing came of the request's message for {seconds:g} s (limits.body_timeout_s)"
+            raise refusal(DEADLINE_EXCEEDED, message) from None
+        self._fed(event)
+
+    async def _decompressed(self, message: bytes) -> bytes:
+        limit = self._limits.max_message_bytes
+        return await self._limits.convert(
+            len(message) >= _DECOMPRESSED_IN_THREAD, decompress, message, self._encoding, limit
+        )
+
+
+async def send_only_status(send: Send, status: Status, *more: tuple[bytes, bytes]) -> None:
+    """Ends a call that has sent nothing, with a status other than OK, by headers alone."""
+    headers = [CONTENT_TYPE, *status_headers(status), *more]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send(NO_BODY)
+
+
+async def send_http(send: Send, code: int, sentence: str, *more: tuple[bytes, bytes]) -> None:
+    """Answers a request that is no gRPC call."""
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), *more]
+    await send({"type": "http.response.start", "status": code, "headers": headers})
+    await send({"type": "http.response.body", "body": sentence.encode() + b"\n"})

@@ -1,0 +1,190 @@
+"""The port on grpc.aio."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeAlias
+
+import grpc
+from google.rpc.status_pb2 import Status
+from grpc_status.rpc_status import to_status
+
+from turnout.config import Address
+from turnout.errors import ConfigError
+from turnout.routing.preferences import peer_host
+from turnout.rpc.transport.credentials import server_credentials
+from turnout.rpc.transport.port import Call, Metadata, Method, Methods, StatusError, Stream, Unary
+from turnout.tls.identity import IdentitySource
+
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
+Options: TypeAlias = Sequence[tuple[str, int]]
+
+
+class GrpcioListener:
+    """Carries calls by gRPC's C core."""
+
+    def __init__(
+        self, methods: Methods, address: Address, options: Options, identity: IdentitySource | None = None
+    ) -> None:
+        """Binds an address, on the running event loop.
+
+        Args:
+            methods: By path.
+            address: Where to listen; port 0 for any that is free.
+            options: Of the core.
+            identity: What it shows its clients; None for plain text.
+
+        Raises:
+            ConfigError: The address cannot be had, or the core cannot do what TLS is to do.
+        """
+        self._server = grpc.aio.server(options=options)
+        self._server.add_generic_rpc_handlers((_Handlers(methods),))
+        try:
+            if identity is None:
+                port = self._server.add_insecure_port(str(address))
+            else:
+                port = self._server.add_secure_port(str(address), server_credentials(identity))
+        except RuntimeError as error:
+            raise ConfigError(f"{address} cannot be listened on; is another server there?") from error
+        self._address = Address(address.host, port)
+
+    @property
+    def address(self) -> Address:
+        """Where it listens, with the real port."""
+        return self._address
+
+    async def start(self) -> None:
+        """Begins to take connections."""
+        await self._server.start()
+
+    async def stop(self, grace: float) -> None:
+        """Tells clients to go elsewhere, waits `grace` seconds for calls under way, then cancels the rest."""
+        await self._server.stop(grace)
+
+
+class GrpcioCall(Stream):
+    """A call of grpc.aio; a unary one is never read from or written to."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.trailing: Metadata = ()
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the client said beside its messages."""
+        return tuple(self._context.invocation_metadata() or ())
+
+    def mentions(self, keys: frozenset[bytes]) -> bool:
+        """Tells whether `metadata` has one of the keys."""
+        return any(key.encode() in keys for key, _ in self._context.invocation_metadata() or ())
+
+    @property
+    def deadline(self) -> float | None:
+        """`time.monotonic()` after which the client waits no longer; None if it named no deadline."""
+        remaining = self._context.time_remaining()
+        return None if remaining is None else time.monotonic() + remaining
+
+    @property
+    def host(self) -> str:
+        """The caller's IP address; "" if it has none."""
+        return peer_host(self._context.peer())
+
+    @property
+    def certificate(self) -> str:
+        """The client's own certificate, in PEM; "" if it showed none, or the call has ended."""
+        if self._context.done():
+            return ""  # the core has let go of the call, and asking it then ends the process
+        found = self._context.auth_context().get("x509_pem_cert", ())
+        return next((pem.decode() for pem in found), "")
+
+    async def read(self) -> bytes | None:
+        """Returns the client's next message; None once it has sent its last."""
+        try:
+            message = await self._context.read()
+        except Exception:
+            self._raise_if_cancelled()
+            raise
+        return message if isinstance(message, bytes) else None  # grpc.aio.EOF
+
+    async def write(self, message: bytes) -> None:
+        """Sends a message; returns when there is room for the next."""
+        try:
+            await self._context.write(message)
+        except Exception:
+            self._raise_if_cancelled()
+            raise
+
+    def _raise_if_cancelled(self) -> None:
+        """Raises CancelledError if the client left: gRPC says so by exceptions of many kinds."""
+        if self._context.done():
+            raise asyncio.CancelledError from None
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    """Finds methods by path."""
+
+    def __init__(self, methods: Methods) -> None:
+        self._handlers: Mapping[str, Handler] = {path: _handler(method) for path, method in methods.items()}
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "Handler | None":
+        """Returns the handler of a call; None if there is no such method."""
+        return self._handlers.get(handler_call_details.method)
+
+
+def _handler(method: Method) -> Handler:
+    if isinstance(method, Unary):
+        return grpc.unary_unary_rpc_method_handler(_unary(method.answer))
+    return grpc.stream_stream_rpc_method_handler(_streaming(method.serve))
+
+
+def _unary(answer: Callable[[bytes, Call], Awaitable[bytes]]) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    async def behaviour(message: bytes, context: Context) -> bytes:
+        call = GrpcioCall(context)
+        try:
+            response = await answer(message, call)
+        except StatusError as error:
+            status = error.status
+        else:
+            if call.trailing:
+                context.set_trailing_metadata(tuple(call.trailing))
+            return response
+        del message
+        raise await _ending(context, status)
+
+    return behaviour
+
+
+def _streaming(serve: Callable[[Stream], Awaitable[None]]) -> Callable[[object, Context], Awaitable[None]]:
+    async def behaviour(_: object, context: Context) -> None:
+        stream = GrpcioCall(context)
+        try:
+            await serve(stream)
+        except StatusError as error:
+            status = error.status
+        else:
+            if stream.trailing:
+                context.set_trailing_metadata(tuple(stream.trailing))
+            return
+        raise await _ending(context, status)
+
+    return behaviour
+
+
+async def _ending(context: Context, status: Status) -> BaseException:
+    """Ends a call with a status, and returns what its handler is then to raise.
+
+    gRPC keeps the error that ends a call in the call's context, which the error's traceback leads back to: until Python
+    looks for such cycles, each refused message of 24 MiB kept 75 MiB. So whoever calls this has left the `except` block
+    whose error leads to the message, and has dropped the message.
+    """
+    if context.done():
+        return asyncio.CancelledError()
+    told = to_status(status)
+    try:
+        await context.abort(told.code, told.details, told.trailing_metadata)
+    except grpc.aio.AbortError as error:
+        return error.with_traceback(None)
+    raise AssertionError("abort raises")

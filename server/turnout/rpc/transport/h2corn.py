@@ -1,0 +1,397 @@
+"""Listeners on h2corn: HTTP/2 in Rust, each request a task of this process's own event loop.
+
+One listening socket, one generation of the server at a time:
+
+    start -> serving -> show:  the next generation takes over the socket, this one keeps the connections that it has
+                     -> age:   the next generation takes over the socket, this one finishes what it has begun
+                     -> stop:  the next generation does nothing but refuse, until this one has finished
+
+h2corn takes no more connections once it is told to stop, and those that come then would wait in the socket's queue for
+a server that never asks for them; so there is always a generation that does.
+
+Nor can it be told to take no more and keep what it has: its GOAWAY is followed by the end of the connection as soon as
+no call is open, and what a client sent meanwhile fails ("Broken pipe"; 1 of some 10,000 calls). So a generation that
+certificates retire is not told: its event loop (tokio's epoll) is made to look at the listening socket no more.
+
+`Server._serve_worker_fds` is what h2corn's own worker processes call. The public `serve` is the same with a banner on
+stderr, between the lines of JSON that are this server's log (docs/decisions/0046-h2corn.md).
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h2corn
+from google.rpc.status_pb2 import Status
+from h2corn._lib import prepare_tls
+from h2corn._server import TlsMaterial
+from structlog.typing import FilteringBoundLogger
+
+from turnout.config import Address
+from turnout.errors import ConfigError
+from turnout.host import connections, cut_connections, same_file, unwatch
+from turnout.rpc.transport.asgi import Application
+from turnout.rpc.transport.calls import RunningCalls
+from turnout.rpc.transport.lingering import linger
+from turnout.rpc.transport.statuses import UNAVAILABLE
+from turnout.tls.identity import ServerIdentity
+
+_BACKLOG = 2048
+
+_CUT_SECONDS = 1.0
+"""How long the answers of calls that were ended may take to leave, before their connections are cut."""
+
+_RETIRED_SECONDS = 30 * 86400.0
+"""How long calls of a generation that a change of certificates retired may go on: h2corn wants to know when the
+generation begins, and for other reasons to end them there is `stop`."""
+
+_QUIET_SECONDS = 86400.0
+"""After which clients that are still connected to a retired generation are told to connect anew."""
+
+_MOST_QUIET = 32
+"""Of them; then the oldest is ended sooner. Each holds six descriptors."""
+
+_WINDOW_BYTES = 4 << 20
+"""That a client may send before it is read: what each connection may hold, and enough for 1 Gbit/s over 30 ms."""
+
+_BACKLOG_STALLS = 10
+"""Times as long as a client may take nothing, it may have something left to take: h2corn heeds no progress there, and a
+slow client that fetches large answers one after the other always has."""
+
+_KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 3}
+"""Of connections: a client whose machine is gone says nothing, and would be waited for for ever."""
+
+_RESTART_SECONDS = 0.2
+"""Before a generation follows one that failed: what failed it may be scarce, such as descriptors of files."""
+
+_IN_MEMORY = Path("in memory")
+
+_STOPPED = Status(code=UNAVAILABLE, message="the server stopped before the call ended")
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """Bounds of connections.
+
+    Attributes:
+        connections: Most at once; more wait to be taken.
+        streams: Most calls at once on a connection.
+        header_bytes: Of a request's headers.
+        headers: Most of them.
+        header_seconds: For a connection to say what it speaks, and for headers that have begun to end.
+        body_seconds: For more of a body to come.
+        stall_seconds: For a client to take more of an answer.
+        idle_seconds: For a connection without a request to have one.
+        age_seconds: Between two times that all clients are told to connect anew; 0 for never.
+    """
+
+    connections: int
+    streams: int
+    header_bytes: int
+    headers: int
+    header_seconds: float
+    body_seconds: float
+    stall_seconds: float
+    idle_seconds: float
+    age_seconds: float
+
+
+@dataclass(slots=True, eq=False)
+class _Generation:
+    """One run of the server.
+
+    Attributes:
+        server: That runs.
+        calls: Those it has under way.
+        serving: Ends when it has finished.
+        descriptors: Its own ones of the listening socket, where they may be asked for.
+    """
+
+    server: h2corn.Server
+    calls: RunningCalls
+    serving: asyncio.Task[None]
+    descriptors: frozenset[int] = frozenset()
+
+
+class H2cornListener:
+    """Carries calls and HTTP requests to an ASGI application."""
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        host: str,
+        application: Callable[[RunningCalls], Application],
+        limits: ConnectionLimits,
+        grace: float,
+        unary_paths: Iterable[str],
+        log: FilteringBoundLogger,
+        identity: ServerIdentity | None = None,
+    ) -> None:
+        """Prepares.
+
+        Args:
+            listening: A bound socket, which the listener closes.
+            host: That it was asked to listen on.
+            application: Makes the application of a generation, which keeps its calls in what it is given.
+            limits: Of connections.
+            grace: Seconds that calls have to end once the listener, or a generation of it, stops.
+            unary_paths: Of methods whose clients have one message to send, and no reason to pause in it.
+            log: Told when a generation ends by itself.
+            identity: What it shows its clients, and asks of them; None for plain text.
+        """
+        self._address = Address(host, listening.getsockname()[1])
+        self._socket = listening
+        self._application = application
+        self._limits = limits
+        self._grace = grace
+        self._unary_paths = tuple(unary_paths)
+        self._log = log
+        self._identity = identity
+        self._current: _Generation | None = None
+        self._retired: set[_Generation] = set()
+        self._quiet: dict[_Generation, asyncio.TimerHandle] = {}
+        self._stopping = False
+        self._ageing: asyncio.Task[None] | None = None
+        self._side_tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def address(self) -> Address:
+        """Where it listens, with the real port."""
+        return self._address
+
+    async def start(self) -> None:
+        """Begins to take connections."""
+        self._current = await self._begin()
+        if self._limits.age_seconds:
+            self._ageing = asyncio.create_task(self._age(self._limits.age_seconds))
+
+    async def show(self, identity: ServerIdentity) -> None:
+        """Has connections from now on shown another identity; calls that have begun go on for as long as they take.
+
+        Raises:
+            ConfigError: h2corn cannot use it; nothing changes then.
+        """
+        before, self._identity = self._identity, identity
+        if self._stopping:
+            return
+        try:
+            await self._replace(None)
+        except (ConfigError, OSError, RuntimeError) as error:
+            self._identity = before
+            raise ConfigError(f"{self._address}: connections cannot be shown another certificate: {error}") from error
+
+    async def _replace(self, grace: float | None) -> None:
+        """Lets the next generation take connections; the present one has `grace` seconds for what it has begun."""
+        following = await self._begin()
+        if self._stopping:  # meanwhile
+            self._retire(following, None)
+            return
+        retired, self._current = self._current, following
+        if retired is None:
+            return
+        if grace is not None:
+            retired.calls.end_uncounted(_STOPPED)
+            self._retire(retired, grace)
+        elif unwatch(retired.descriptors):
+            self._keep(retired)
+        else:
+            self._retire(retired, None)
+
+    def _keep(self, generation: _Generation) -> None:
+        """Leaves a generation that takes no more connections those that it has: most will end by themselves."""
+        timer = asyncio.get_running_loop().call_later(_QUIET_SECONDS, self._retire_quiet, generation)
+        self._quiet[generation] = timer
+        if len(self._quiet) > _MOST_QUIET:
+            self._retire_quiet(next(iter(self._quiet)))
+
+    def _retire_quiet(self, generation: _Generation) -> None:
+        self._quiet.pop(generation).cancel()
+        self._retire(generation, None)
+
+    async def stop(self, grace: float) -> None:
+        """Tells clients to go elsewhere (GOAWAY), waits `grace` seconds for calls under way, then ends the rest.
+
+        Until then connections that come are taken, and served as the application does then: it refuses.
+        """
+        self._stopping = True
+        if self._ageing is not None:
+            self._ageing.cancel()
+        last, self._current = self._current, None
+        if last is None:
+            self._socket.close()
+            return
+        lingering = connections(self._address.port)
+        following = await self._begin()
+        self._retire(last, None)
+        for generation in list(self._quiet):
+            self._retire_quiet(generation)
+        for generation in self._retired:
+            generation.calls.end_uncounted(_STOPPED)
+        # What a change of certificates left to itself is waited for no longer than the rest.
+        await asyncio.wait(self._side_tasks, timeout=min(grace, self._grace))
+        for generation in self._retired:
+            generation.calls.end_all(_STOPPED)
+        await self._let_go()
+        await linger(lingering)
+        self._retire(following, None)
+        following.calls.end_all(_STOPPED)
+        await self._let_go()
+        self._socket.close()
+
+    async def _let_go(self) -> None:
+        """Waits a moment for what was ended to be gone, and cuts the connections of what is not."""
+        if self._side_tasks:
+            await asyncio.wait(self._side_tasks, timeout=_CUT_SECONDS)
+        if self._side_tasks:
+            cut_connections(self._address.port)
+            await asyncio.wait(self._side_tasks)
+
+    async def _begin(self) -> _Generation:
+        calls = RunningCalls()
+        others = same_file(self._socket.fileno()) if self._identity is not None else frozenset()
+        server = h2corn.Server(self._application(calls), self._config())
+        try:
+            prepared = prepare_tls(server.config, _material(self._identity))
+        except (ValueError, OSError) as error:
+            raise ConfigError(f"h2corn cannot use the TLS certificate: {error}") from None
+        serving = asyncio.create_task(
+            server._serve_worker_fds([os.dup(self._socket.fileno())], prepared_tls=prepared),
+            name=f"h2corn {self.address}",
+        )
+        generation = _Generation(server, calls, serving)
+        started = asyncio.ensure_future(server.wait_started())
+        await asyncio.wait([started, serving], return_when=asyncio.FIRST_COMPLETED)
+        await started
+        if self._identity is not None:
+            generation.descriptors = same_file(self._socket.fileno()) - others
+        serving.add_done_callback(lambda _: self._ended(generation))
+        return generation
+
+    def _retire(self, generation: _Generation, grace: float | None) -> None:
+        """Lets a generation finish what it has begun, in `grace` seconds; None leaves the end of it to `stop`."""
+        self._retired.add(generation)
+        generation.server.shutdown()
+        self._spawn(self._finish(generation, grace))
+
+    async def _finish(self, generation: _Generation, grace: float | None) -> None:
+        if grace is not None:
+            await asyncio.wait([generation.serving], timeout=grace)
+            generation.calls.end_all(_STOPPED)
+        await self._end(generation)
+        self._retired.discard(generation)
+
+    async def _end(self, generation: _Generation) -> None:
+        with contextlib.suppress(RuntimeError):  # h2corn's own bound passed, and it cut what was left
+            await generation.serving
+        generation.calls.close()
+
+    async def _age(self, seconds: float) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            await self._replace(self._grace)
+
+    def _ended(self, generation: _Generation) -> None:
+        """Goes on with another generation where one ended by itself."""
+        if generation is not self._current or generation.serving.cancelled():
+            return
+        self._current = None
+        error = generation.serving.exception()
+        self._log.error("the listener failed and begins anew", address=str(self.address), exc_info=error)
+        self._spawn(self._restart())
+
+    async def _restart(self) -> None:
+        while self._current is None and not self._stopping:
+            await asyncio.sleep(_RESTART_SECONDS)
+            try:
+                self._current = await self._begin()
+            except (OSError, RuntimeError, ConfigError) as error:
+                self._log.error("the listener cannot begin anew yet", address=str(self.address), exc_info=error)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._side_tasks.add(task)
+        task.add_done_callback(self._side_tasks.discard)
+
+    def _config(self) -> h2corn.Config:
+        limits, identity = self._limits, self._identity
+        return h2corn.Config(
+            bind=(f"fd://{self._socket.fileno()}",),
+            grpc=True,
+            lifespan="off",
+            access_log=False,
+            log_format="json",
+            max_concurrent_streams=limits.streams,
+            limit_request_head_size=limits.header_bytes,
+            limit_request_line=limits.header_bytes,
+            limit_request_field_size=limits.header_bytes,
+            limit_request_fields=limits.headers,
+            h2_max_header_list_size=limits.header_bytes,
+            h2_max_header_block_size=limits.header_bytes,
+            h2_initial_stream_window_size=_WINDOW_BYTES,
+            h2_initial_connection_window_size=_WINDOW_BYTES,
+            max_request_body_size=0,  # the application bounds bodies, and says so in words
+            timeout_request_body_idle=limits.body_seconds,
+            request_policies=tuple(
+                h2corn.RequestPolicy(
+                    path=path,
+                    max_request_body_size=0,
+                    timeout_request_body_idle=limits.body_seconds,
+                    h2_timeout_response_stall=limits.stall_seconds,
+                )
+                for path in self._unary_paths
+            ),
+            limit_connections=limits.connections,
+            timeout_handshake=limits.header_seconds,
+            timeout_request_header=limits.header_seconds,
+            timeout_keep_alive=limits.idle_seconds,
+            timeout_graceful_shutdown=self._grace + _CUT_SECONDS if identity is None else _RETIRED_SECONDS,
+            h2_timeout_response_stall=limits.stall_seconds,
+            h2_timeout_write=limits.stall_seconds * _BACKLOG_STALLS,
+            **_tls_options(identity),
+        )
+
+
+def _material(identity: ServerIdentity | None) -> TlsMaterial | None:
+    if identity is None:
+        return None
+    return TlsMaterial(identity.certificate, identity.key, identity.client_ca or None)
+
+
+def _tls_options(identity: ServerIdentity | None) -> Mapping[str, Any]:
+    """Returns what h2corn's configuration says of TLS: that there are files, which it is not to read."""
+    if identity is None:
+        return {}
+    options: dict[str, Any] = {"certfile": _IN_MEMORY, "keyfile": _IN_MEMORY}
+    if identity.client_certificates != "none":
+        options |= {"ca_certs": _IN_MEMORY, "cert_reqs": identity.client_certificates}
+    return options
+
+
+def listen(address: Address, *, shared: bool = False) -> socket.socket:
+    """Returns a socket that listens on `address`.
+
+    Args:
+        address: With port 0, a free one is taken.
+        shared: Other processes may listen on the same port, and take their share of its connections.
+
+    Raises:
+        ConfigError: The address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        listening = socket.create_server(
+            (address.host, address.port), family=family, backlog=_BACKLOG, reuse_port=shared
+        )
+    except OSError as error:
+        raise ConfigError(f"{address} cannot be listened on: {error.strerror}") from error
+    listening.setblocking(False)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        if hasattr(socket, name):
+            listening.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return listening

@@ -1,0 +1,131 @@
+"""The port between gRPC methods and what carries their calls.
+
+    transport: one serialised message -> method -> one serialised message -> transport
+
+A transport frames messages, bounds their size, keeps deadlines, cancels the task of a call that the client gave up, and
+sends the status. A method knows no transport: it takes serialised messages, returns or writes serialised messages, and
+raises StatusError. `turnout.rpc.guard` wraps every method so that it raises nothing else but asyncio.CancelledError.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from google.rpc.status_pb2 import Status
+
+from turnout.config import Address
+
+Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
+"""Keys in lower case, and values: `bytes` for keys that end in `-bin`, else `str`."""
+
+
+class StatusError(Exception):
+    """Ends a call with a status other than OK."""
+
+    def __init__(self, status: Status) -> None:
+        """Prepares.
+
+        Args:
+            status: Code, message, and the details that travel in `grpc-status-details-bin`.
+        """
+        super().__init__(status.message)
+        self.status = status
+
+
+class Call(ABC):
+    """One call, as its method sees it.
+
+    Attributes:
+        trailing: Metadata that is sent with the status OK; set by the method before it returns.
+    """
+
+    __slots__ = ("trailing",)
+
+    trailing: Metadata
+
+    @property
+    @abstractmethod
+    def metadata(self) -> Metadata:
+        """What the client said beside its messages."""
+
+    @abstractmethod
+    def mentions(self, keys: frozenset[bytes]) -> bool:
+        """Tells whether `metadata` has one of the keys, which are ASCII; cheaper than to look for them there."""
+
+    @property
+    @abstractmethod
+    def deadline(self) -> float | None:
+        """`time.monotonic()` after which the client waits no longer; None if it named no deadline."""
+
+    @property
+    @abstractmethod
+    def host(self) -> str:
+        """The caller's IP address; "" if it has none."""
+
+    @property
+    @abstractmethod
+    def certificate(self) -> str:
+        """The client's own certificate, in PEM, which an authority of `tls.client_ca` signed; "" if it showed none."""
+
+
+class Stream(Call):
+    """A call with any number of messages each way."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    async def read(self) -> bytes | None:
+        """Returns the client's next message; None once it has sent its last."""
+
+    @abstractmethod
+    async def write(self, message: bytes) -> None:
+        """Sends a message; returns when there is room for the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unary:
+    """A method with one message each way.
+
+    Attributes:
+        answer: Takes the request, and returns the response.
+    """
+
+    answer: Callable[[bytes, Call], Awaitable[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Streaming:
+    """A method whose client, server, or both send any number of messages: on the wire they are alike.
+
+    Attributes:
+        serve: Reads and writes until it returns, which ends the call with OK.
+    """
+
+    serve: Callable[[Stream], Awaitable[None]]
+
+
+Method: TypeAlias = Unary | Streaming
+
+Methods: TypeAlias = Mapping[str, Method]
+"""By path: `/package.Service/Method`."""
+
+ALWAYS_TAKEN = "/grpc.health.v1.Health/"
+"""Calls of such a path are taken however many are under way: who looks after a server asks most when it is full."""
+
+
+class Listener(Protocol):
+    """Carries calls to methods, from `start` until `stop`."""
+
+    @property
+    def address(self) -> Address:
+        """Where it listens, with the real port."""
+        ...
+
+    async def start(self) -> None:
+        """Begins to take connections."""
+        ...
+
+    async def stop(self, grace: float) -> None:
+        """Tells clients to go elsewhere (GOAWAY), waits `grace` seconds for calls under way, then cancels the rest."""
+        ...

@@ -1,0 +1,14 @@
+"""What client_python's collectors tell of a process, as families. Pure."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from turnout.telemetry.exposition import Family
+
+
+def own_families(metrics: Iterable[Any]) -> Iterator[Family]:
+    """Returns what client_python's collectors tell of this process, as families."""
+    for metric in metrics:
+        name = f"{metric.name}_total" if metric.type == "counter" else metric.name
+        series = [(sample.labels, sample.value) for sample in metric.samples if sample.name == name]
+        yield Family(name, metric.type, metric.documentation, series)

@@ -1,0 +1,39 @@
+"""What is shown of the listeners' certificates."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from turnout.telemetry.exposition import Family
+
+
+@dataclass(slots=True)
+class TlsRecorder:
+    """What is counted of certificates, by listener; those that speak plain text are not there.
+
+    Attributes:
+        expires: When the certificate in force ends, in seconds since 1970.
+        reloads: Times that changed files came into force.
+        failing: The files are not what is in force, since they cannot be used.
+    """
+
+    expires: dict[str, float] = field(default_factory=dict)
+    reloads: dict[str, int] = field(default_factory=dict)
+    failing: dict[str, bool] = field(default_factory=dict)
+
+
+def tls_families(recorder: TlsRecorder) -> Iterator[Family]:
+    """Returns the families of one scrape."""
+    yield Family(
+        "turnout_tls_certificate_expiry_timestamp_seconds", "gauge",
+        "When the certificate that a listener shows, or an intermediate one beside it, ends.",
+        [({"listener": listener}, at) for listener, at in recorder.expires.items()],
+    )  # fmt: skip
+    yield Family(
+        "turnout_tls_reloads_total", "counter", "Times that a listener's changed certificate files came into force.",
+        [({"listener": listener}, float(count)) for listener, count in recorder.reloads.items()],
+    )  # fmt: skip
+    yield Family(
+        "turnout_tls_reload_failing", "gauge",
+        "1 while a listener's certificate files cannot be used, and what they held before is in force.",
+        [({"listener": listener}, float(failing)) for listener, failing in recorder.failing.items()],
+    )  # fmt: skip

@@ -1,0 +1,225 @@
+"""A listener's certificate, key and client authorities, checked before any transport sees them. No I/O.
+
+Transports refuse what they cannot use with "handshake failed" at the first connection; here each fault has a sentence.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TypeAlias
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from turnout.config import ClientCertificates
+from turnout.errors import ConfigError
+
+_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
+_LEAST_RSA_BITS = 2048
+_CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+
+
+@dataclass(frozen=True, slots=True)
+class PemFile:
+    """A file as it was read.
+
+    Attributes:
+        setting: The dotted key that names it.
+        path: Where it is.
+        data: Its bytes; they are no part of what is printed.
+    """
+
+    setting: str
+    path: str
+    data: bytes = field(repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.setting} ({self.path})"
+
+    def labels(self) -> list[str]:
+        """Returns what its PEM blocks say they are, in order."""
+        return [match[1].decode() for match in _BLOCK.finditer(self.data)]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerIdentity:
+    """What a listener shows its clients, and asks of them.
+
+    Attributes:
+        certificate: PEM: the server's own, and then the intermediate ones.
+        key: PEM, PKCS #8, not encrypted.
+        client_ca: PEM of the authorities that clients' certificates are checked against; b"" if none are.
+        client_certificates: Whether clients are asked for one.
+        subject: Of the server's own certificate, as RFC 4514 writes it.
+        expires: The first of the certificates ends then, in seconds since 1970.
+        warnings: What is wrong with it and does not keep it from being used.
+    """
+
+    certificate: bytes = field(repr=False)
+    key: bytes = field(repr=False)
+    client_ca: bytes = field(repr=False)
+    client_certificates: ClientCertificates
+    subject: str
+    expires: float
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[bytes, bytes, bytes]:
+        """All that came from files: what is alike in that is the same."""
+        return self.certificate, self.key, self.client_ca
+
+
+IdentitySource: TypeAlias = Callable[[], ServerIdentity]
+"""Tells what a listener is to show from now on; asked at each handshake, from any thread."""
+
+
+def check_identity(
+    cert: PemFile, key: PemFile, client_ca: PemFile | None, mode: ClientCertificates, now: float
+) -> ServerIdentity:
+    """Returns what the files hold.
+
+    Args:
+        cert: The server's certificate, and the intermediate ones.
+        key: Its private key.
+        client_ca: The authorities; None where clients are not asked for a certificate.
+        mode: Whether they are.
+        now: Seconds since 1970.
+
+    Raises:
+        ConfigError: They do not belong together, or one of them holds something else than it should.
+    """
+    try:
+        return _checked(cert, key, client_ca, mode, now)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # parts of certificates are read when asked for
+        files = ", ".join(map(str, filter(None, (cert, client_ca))))
+        raise ConfigError(f"a certificate in {files} cannot be read: {error}") from None
+
+
+def utc_text(seconds: float) -> str:
+    """Returns seconds since 1970 as people read them, such as `2026-12-24 18:00 UTC`."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+_PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
+
+
+def _checked(
+    cert: PemFile, key: PemFile, client_ca: PemFile | None, mode: ClientCertificates, now: float
+) -> ServerIdentity:
+    chain = _certificates(cert, "the server's certificate")
+    private = _private_key(key)
+    _check_pair(chain, cert, private, key)
+    authorities = [] if client_ca is None else _certificates(client_ca, "authorities that sign clients' certificates")
+    warnings = [*_out_of_time(chain, cert, now)]
+    if client_ca is not None and all(end < now for _, end in map(_times, authorities)):
+        warnings.append(f"{client_ca}: every authority has expired, so no client's certificate is accepted")
+    if not _names_a_host(chain[0]):
+        warnings.append(f"{cert}: {_subject(chain[0])} names no host (subjectAltName), so clients will refuse it")
+    return ServerIdentity(
+        certificate=b"".join(one.public_bytes(Encoding.PEM) for one in chain),
+        key=private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+        client_ca=b"".join(one.public_bytes(Encoding.PEM) for one in authorities),
+        client_certificates=mode,
+        subject=_subject(chain[0]),
+        expires=min(end for _, end in map(_times, chain)),
+        warnings=tuple(warnings),
+    )
+
+
+def _certificates(file: PemFile, what: str) -> list[x509.Certificate]:
+    if "CERTIFICATE" not in file.labels():
+        raise ConfigError(f"{file} holds no PEM certificate, expected {what}{_held_instead(file)}")
+    try:
+        return x509.load_pem_x509_certificates(file.data)
+    except ValueError as error:
+        raise ConfigError(f"{file} holds a certificate that cannot be read: {error}") from None
+
+
+def _private_key(file: PemFile) -> _PrivateKey:
+    blocks = [match for match in _BLOCK.finditer(file.data) if match[1].endswith(b"PRIVATE KEY")]
+    if not blocks:
+        raise ConfigError(f"{file} holds no PEM private key{_held_instead(file)}")
+    block = blocks[0]
+    if block[1] == b"ENCRYPTED PRIVATE KEY" or b"ENCRYPTED" in block[0].partition(b"\n\n")[0]:
+        raise ConfigError(
+            f"{file} is encrypted, and nobody is there to type its passphrase when the server starts: "
+            "store it without one (openssl pkey -in FILE -out NEW), readable by the server's user alone"
+        )
+    try:
+        key = load_pem_private_key(block[0] + b"\n", None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ConfigError(
+            f"{file} holds a private key that cannot be read"
+        ) from None  # and not a word of what it holds
+    if isinstance(key, rsa.RSAPrivateKey):
+        if key.key_size < _LEAST_RSA_BITS:
+            raise ConfigError(f"{file} is an RSA key of {key.key_size} bits, expected {_LEAST_RSA_BITS} or more")
+        return key
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        if not isinstance(key.curve, _CURVES):
+            raise ConfigError(f"{file} is a key on the curve {key.curve.name}, expected P-256, P-384 or P-521")
+        return key
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return key
+    raise ConfigError(f"{file} is a key of another kind than RSA, ECDSA or Ed25519")
+
+
+def _check_pair(chain: Sequence[x509.Certificate], cert: PemFile, private: _PrivateKey, key: PemFile) -> None:
+    own = private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    owners = [
+        place
+        for place, one in enumerate(chain, 1)
+        if one.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) == own
+    ]
+    if not owners:
+        raise ConfigError(f"{key} does not belong to the certificate in {cert}, {_subject(chain[0])}")
+    if 1 not in owners:
+        raise ConfigError(
+            f"{cert} has to begin with the server's own certificate; the key belongs to number {owners[0]} in it"
+        )
+
+
+def _out_of_time(chain: Sequence[x509.Certificate], file: PemFile, now: float) -> Iterator[str]:
+    for one in chain:
+        begin, end = _times(one)
+        if end < now:
+            yield f"{file}: {_subject(one)} expired on {utc_text(end)}, so clients will refuse it"
+        elif begin > now:
+            yield f"{file}: {_subject(one)} is not valid before {utc_text(begin)}, so clients will refuse it"
+
+
+def _times(one: x509.Certificate) -> tuple[float, float]:
+    return one.not_valid_before_utc.timestamp(), one.not_valid_after_utc.timestamp()
+
+
+def _names_a_host(one: x509.Certificate) -> bool:
+    try:
+        names = one.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return False
+    return bool(names.get_values_for_type(x509.DNSName) or names.get_values_for_type(x509.IPAddress))
+
+
+def _subject(one: x509.Certificate) -> str:
+    return one.subject.rfc4514_string() or f"the certificate of serial number {one.serial_number:x}"
+
+
+def _held_instead(file: PemFile) -> str:
+    """Returns what a file holds, where it is not what was expected."""
+    labels = file.labels()
+    if labels:
+        return f"; it holds {', '.join(label.lower() for label in labels)}"
+    if not file.data.strip():
+        return "; it is empty"
+    if file.data.startswith(b"\x30"):
+        return "; it looks like DER (openssl x509 and openssl pkey convert that with -inform der)"
+    return ""

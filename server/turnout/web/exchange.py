@@ -1,0 +1,146 @@
+"""What every inference request over HTTP has in common, whatever its protocol."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from turnout.errors import TurnoutError
+from turnout.routing.preferences import NO_PREFERENCES, PreferenceReader, Preferences
+from turnout.serving.data_plane import DataPlane
+from turnout.serving.inference import Exchange
+from turnout.serving.limits import InputLimits
+from turnout.telemetry.tracing.context import SpanContext, read
+from turnout.telemetry.tracing.trace import Operation
+from turnout.web.body import Body, BodyReceiver
+from turnout.web.errors import status_of
+
+_OK = (200, False)
+
+_MAX_PATH = 256
+
+_MAX_REQUEST_ID = 128
+
+_NOBODY_READS_IT = 499
+
+
+class HttpExchange:
+    """One request over HTTP. Its body is received, and its headers are read, before it is handed to the data plane.
+
+    Attributes:
+        operation: As traces name it.
+        arrived: `time.monotonic()` when it came.
+        model: The model's name, as the path has it.
+        selector: The version selector, as the path has it.
+        request_id: Names it in logs.
+        costly: Whether its answer takes long to encode however small the outputs are.
+        body: As it came.
+        preferences: What its headers ask for.
+        limits: On what it may hold.
+    """
+
+    service = "http"
+    deadline = None
+
+    def __init__(self, request: Request, operation: Operation, request_id: str, limits: InputLimits) -> None:
+        """Prepares; nothing is read yet."""
+        self.operation = operation
+        self.arrived = time.monotonic()
+        self.model: str = request.path_params["model"]
+        self.selector: str = request.path_params.get("selector", "")
+        self.request_id = request_id
+        self.costly = False
+        self.body = Body((), 0, "identity", 0)
+        self.preferences: Preferences = NO_PREFERENCES
+        self.limits = limits
+        self._request = request
+
+    @property
+    def details(self) -> tuple[tuple[str, str], ...]:
+        """The path, for traces."""
+        return (("url.path", self._request.url.path[:_MAX_PATH]),)
+
+    @property
+    def heavy(self) -> bool:
+        """Whether the body is to be read in a thread."""
+        return self.body.heavy
+
+    def parent(self) -> SpanContext | None:
+        """Returns the caller's span."""
+        return read(self._request.headers.items())
+
+    async def receive(self, preferences: PreferenceReader, bodies: BodyReceiver) -> None:
+        """Reads the headers and receives the body.
+
+        Args:
+            preferences: Reads what the headers ask for.
+            bodies: Receives the body.
+
+        Raises:
+            InvalidRequest, PermissionDenied: As `PreferenceReader.read` and `BodyReceiver.receive`.
+            ClientDisconnect: The body never came whole.
+        """
+        client = self._request.client
+        host = client.host if client is not None else ""
+        self.preferences = preferences.read(self._request.headers.items(), lambda: host)
+        self.body = await bodies.receive(self._request)
+
+    def outcome(self, error: BaseException | None) -> tuple[int, bool]:
+        """Returns the status, and whether it is the server's fault."""
+        if error is None:
+            return _OK
+        status = int(status_of(error)) if isinstance(error, TurnoutError) else 500
+        return status, status >= 500
+
+
+class Received(Exchange[Response], Protocol):
+    """A request over HTTP, as a protocol has it; `HttpExchange` is what they have in common."""
+
+    async def receive(self, preferences: PreferenceReader, bodies: BodyReceiver) -> None:
+        """Receives it. Raises as `HttpExchange.receive`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HttpInference:
+    """Runs requests.
+
+    Attributes:
+        plane: Answers them.
+        preferences: Reads what their headers ask for.
+        bodies: Receives their bodies.
+        new_request_id: Makes up the name of a request that has none.
+    """
+
+    plane: DataPlane
+    preferences: PreferenceReader
+    bodies: BodyReceiver
+    new_request_id: Callable[[], str]
+
+    def route(self, path: str, exchange: Callable[[Request, Operation, str], Received]) -> Route:
+        """Returns a route.
+
+        Args:
+            path: With `{model}`, and `{selector}` if it has one.
+            exchange: Makes the exchange of a request, given what was called and the request's id.
+        """
+        operation = Operation.http("POST", path)
+
+        async def infer(request: Request) -> Response:
+            request_id = request.headers.get("x-request-id", "")[:_MAX_REQUEST_ID] or self.new_request_id()
+            return await self._answer(exchange(request, operation, request_id))
+
+        return Route(path, infer, methods=["POST"])
+
+    async def _answer(self, exchange: Received) -> Response:
+        try:
+            await exchange.receive(self.preferences, self.bodies)
+        except ClientDisconnect:
+            return Response(status_code=_NOBODY_READS_IT)
+        except TurnoutError as error:
+            return self.plane.refuse(exchange, error)
+        return await self.plane.answer(exchange)

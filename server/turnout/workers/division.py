@@ -1,0 +1,91 @@
+"""What each worker may take of what is set for the server. Pure."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import ByteSize
+
+from turnout.config import Settings
+from turnout.config.sections import Section
+from turnout.config.settings import ModelOverrides
+from turnout.config.values import Provider
+from turnout.errors import ConfigError
+
+SHARED_OUT: Mapping[str, tuple[str, ...]] = {
+    "limits": ("max_queue_requests", "max_queue_bytes", "max_requests", "max_connections", "max_unfinished_bytes"),
+    "runtime": ("runners", "processes", "arena_limit_bytes"),
+    "shadow": ("max_inflight", "max_queue_requests", "max_queue_bytes"),
+    "loading": ("concurrency",),
+}
+"""By section, what the workers get equal parts of. 0 stays 0, which means "no bound", or "as many as fit": then each
+worker reckons with its part of the cores."""
+
+_HOLD_MESSAGES = frozenset({"max_queue_bytes", "max_unfinished_bytes"})
+"""What has to hold the largest message, in each worker too; otherwise no worker could take it."""
+
+S = TypeVar("S", bound=Section)
+
+
+def share_of(settings: Settings, index: int) -> Settings:
+    """Returns what holds for one of `settings.workers` workers: parts that add up to the whole, of 1 at least each.
+
+    Args:
+        settings: Of the server.
+        index: Of the worker, from 0.
+    """
+    division = _Division(index, settings.workers, int(settings.limits.max_message_bytes))
+    update: dict[str, Any] = {
+        name: division.of_section(getattr(settings, name), keys) for name, keys in SHARED_OUT.items()
+    }
+    update["model"] = {model: division.of_model(own) for model, own in settings.model.items()}
+    return settings.model_copy(update=update)
+
+
+def part(whole: int, index: int, count: int) -> int:
+    """Returns the part of a worker in a whole, 1 at least; 0 of 0."""
+    return max(whole // count + (index < whole % count), 1) if whole else 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Division:
+    index: int
+    count: int
+    message_bytes: int
+
+    def of_model(self, own: ModelOverrides) -> ModelOverrides:
+        """Divides what is set for one model; what is not set there stays unset, since the sections of all hold then."""
+        update: dict[str, Any] = {}
+        for name, keys in SHARED_OUT.items():
+            if name in own.model_fields_set:
+                section = getattr(own, name)
+                update[name] = self.of_section(section, [key for key in keys if key in section.model_fields_set])
+        return own.model_copy(update=update)
+
+    def of_section(self, section: S, keys: Iterable[str]) -> S:
+        """Divides what a section has under these keys."""
+        return section.model_copy(update={key: self._share(key, getattr(section, key)) for key in keys})
+
+    def _share(self, key: str, whole: int) -> int:
+        least = min(whole, self.message_bytes) if key in _HOLD_MESSAGES else 0
+        share = max(part(whole, self.index, self.count), least)
+        return ByteSize(share) if isinstance(whole, ByteSize) else share
+
+
+def check_gpus(settings: Settings) -> None:
+    """Refuses several workers where versions may be loaded on a GPU in each of them, and nobody asked for that.
+
+    Raises:
+        ConfigError: A version may; the message says what to set.
+    """
+    if settings.workers == 1:
+        return
+    for name in ("", *settings.model):
+        runtime = settings.for_model(name).runtime
+        on_cpu = runtime.providers != "auto" and all(provider is Provider.CPU for provider in runtime.providers)
+        if not on_cpu and not runtime.gpu_in_each_worker:
+            section = f"[model.{name}.runtime]" if name else "[runtime]"
+            raise ConfigError(
+                f"workers = {settings.workers} would load each version on a GPU {settings.workers} times: set {section}"
+                ' gpu_in_each_worker = true if the GPU has the memory, or providers = ["cpu"], or workers = 1'
+            )

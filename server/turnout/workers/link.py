@@ -1,0 +1,132 @@
+"""What a worker and its parent say to each other: requests and replies over a pair of sockets, both ways at once.
+
+A frame is the number of its request (4 bytes), its kind (1), the length of what follows (4), and that: a topic of 16
+bytes and the body of a request, the body of a reply, or the message of a failure.
+"""
+
+import asyncio
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from turnout.errors import TurnoutError, Unavailable
+
+_HEAD = struct.Struct(">IBI")
+_REQUEST, _REPLY, _FAILURE = 1, 2, 3
+_TOPIC_BYTES = 16
+
+MAX_FRAME_BYTES = 256 * 1024 * 1024
+"""A snapshot of 1,000 versions takes some 5 MB."""
+
+Handler = Callable[[str, bytes], Awaitable[bytes]]
+
+
+class Link:
+    """One end. Used on the event loop only."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handle: Handler) -> None:
+        """Begins to read.
+
+        Args:
+            reader: Of a connected socket.
+            writer: Of the same.
+            handle: Answers a request, given its topic and body; a TurnoutError that it raises is the other end's.
+        """
+        self._reader = reader
+        self._writer = writer
+        self._handle = handle
+        self._waiting: dict[int, asyncio.Future[bytes]] = {}
+        self._number = 0
+        self._handling: set[asyncio.Task[None]] = set()
+        self._reading = asyncio.create_task(self._read())
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @classmethod
+    async def over(cls, end: socket.socket, handle: Handler) -> "Link":
+        """Returns a link over one socket of a pair, which it closes at its end."""
+        end.setblocking(False)
+        reader, writer = await asyncio.open_connection(sock=end)
+        return cls(reader, writer, handle)
+
+    async def ask(self, topic: str, body: bytes = b"", *, bound: float) -> bytes:
+        """Returns the reply to a request.
+
+        Args:
+            topic: Of at most 16 ASCII letters.
+            body: Of the request.
+            bound: Seconds to wait for the reply.
+
+        Raises:
+            Unavailable: The other end is gone, or does not answer in time.
+            TurnoutError: What the other end refused it with.
+        """
+        if self.closed.done():
+            raise Unavailable("the other process is gone")
+        self._number = self._number % 0xFFFFFFFF + 1
+        number = self._number
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = future
+        self._send(number, _REQUEST, topic.encode().ljust(_TOPIC_BYTES) + body)
+        try:
+            async with asyncio.timeout(bound):
+                return await future
+        except TimeoutError:
+            raise Unavailable(f"no answer within {bound:g} s") from None
+        finally:
+            self._waiting.pop(number, None)
+
+    def close(self) -> None:
+        """Ends it."""
+        self._reading.cancel()
+        for task in self._handling:
+            task.cancel()
+        self._writer.close()
+        self._end()
+
+    def _send(self, number: int, kind: int, payload: bytes) -> None:
+        with suppress(OSError, RuntimeError):  # whoever waits is told by the end of the connection
+            self._writer.write(_HEAD.pack(number, kind, len(payload)) + payload)
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                number, kind, length = _HEAD.unpack(await self._reader.readexactly(_HEAD.size))
+                if length > MAX_FRAME_BYTES:
+                    return
+                payload = await self._reader.readexactly(length)
+                if kind == _REQUEST:
+                    task = asyncio.create_task(self._answer(number, payload))
+                    self._handling.add(task)
+                    task.add_done_callback(self._handling.discard)
+                elif (future := self._waiting.get(number)) is not None and not future.done():
+                    if kind == _REPLY:
+                        future.set_result(payload)
+                    else:
+                        future.set_exception(Refused(payload.decode(errors="replace")))
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self._end()
+
+    async def _answer(self, number: int, payload: bytes) -> None:
+        topic, body = payload[:_TOPIC_BYTES].decode(errors="replace").strip(), payload[_TOPIC_BYTES:]
+        try:
+            reply = await self._handle(topic, body)
+        except TurnoutError as error:
+            self._send(number, _FAILURE, error.message.encode())
+        except Exception as error:  # noqa: BLE001 - whoever asked is told; this end goes on
+            self._send(number, _FAILURE, repr(error)[:1024].encode())
+        else:
+            self._send(number, _REPLY, reply)
+
+    def _end(self) -> None:
+        if not self.closed.done():
+            self.closed.set_result(None)
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(Unavailable("the other process is gone"))
+
+
+class Refused(TurnoutError):
+    """The other process answered with an error."""

@@ -1,0 +1,86 @@
+"""How the series of several workers become one, by metric family. Pure."""
+
+from collections.abc import Mapping
+from enum import Enum, auto
+
+
+class Rule(Enum):
+    """How values of one series become one value."""
+
+    SUM = auto()
+    """Each worker has a part of it."""
+    MOST = auto()
+    """Each worker tells of the same thing, or the worst of them counts."""
+    LEAST = auto()
+    """It is 1 only where it is 1 everywhere, or the earliest counts."""
+    MEAN = auto()
+    """A share of the traffic, which is spread over the workers."""
+    EACH = auto()
+    """Neither says anything: each worker's is shown, with its number."""
+    DEVICE = auto()
+    """On the CPU each worker has a part of it; of a GPU each tells the whole."""
+    STATE = auto()
+    """One series for each version: the state of the worker that is least far with it."""
+
+
+COUNTERS: Mapping[str, Rule] = {
+    # Not counted by a process: it is the evidence of a rollout, which moves with the rollout's lease.
+    "turnout_rollout_bad_events_total": Rule.MOST,
+}
+"""Counters that are not sums."""
+
+GAUGES: Mapping[str, Rule] = {
+    "turnout_isolated_processes": Rule.SUM,
+    "turnout_version_info": Rule.STATE,
+    "turnout_version_failed": Rule.MOST,
+    "turnout_inflight_requests": Rule.SUM,
+    "turnout_queue_depth": Rule.SUM,
+    "turnout_requests_under_way": Rule.SUM,
+    "turnout_unfinished_bytes": Rule.SUM,
+    "turnout_queue_fill_ratio": Rule.MOST,
+    "turnout_version_load_duration_seconds": Rule.MOST,
+    "turnout_version_memory_bytes": Rule.SUM,
+    "turnout_traffic_weight": Rule.MEAN,
+    "turnout_traffic_share": Rule.SUM,  # a ratio: parts and wholes are
+    "turnout_shadow_agreement_ratio": Rule.SUM,
+    "turnout_shadow_noise_ratio": Rule.SUM,
+    "turnout_rollout_state": Rule.MOST,
+    "turnout_rollout_step": Rule.MOST,
+    "turnout_rollout_weight": Rule.MOST,
+    "turnout_rollout_paused": Rule.MOST,
+    "turnout_rollout_e_value": Rule.MOST,
+    "turnout_rollout_threshold": Rule.MOST,
+    "turnout_rollout_unreadable": Rule.MOST,
+    "turnout_rollout_last_tick_seconds": Rule.MOST,
+    "turnout_rollout_false_alarm_e_value": Rule.MOST,
+    "turnout_rollout_false_alarm_requests": Rule.SUM,
+    "turnout_policy_epoch": Rule.MOST,
+    "turnout_memory_used_bytes": Rule.DEVICE,
+    "turnout_memory_limit_bytes": Rule.MOST,
+    "turnout_repository_available": Rule.LEAST,
+    "turnout_state_store_available": Rule.LEAST,
+    "turnout_missing_versions": Rule.MOST,
+    "turnout_tls_certificate_expiry_timestamp_seconds": Rule.LEAST,
+    "turnout_tls_reload_failing": Rule.MOST,
+    "turnout_gpu_utilization_ratio": Rule.MOST,
+    "turnout_gpu_memory_used_bytes": Rule.MOST,
+    "turnout_gpu_memory_total_bytes": Rule.MOST,
+    "turnout_gpu_process_memory_bytes": Rule.SUM,
+    "python_info": Rule.MOST,
+    "process_virtual_memory_bytes": Rule.SUM,
+    "process_resident_memory_bytes": Rule.SUM,
+    "process_start_time_seconds": Rule.LEAST,
+    "process_open_fds": Rule.EACH,
+    "process_max_fds": Rule.EACH,
+}
+"""A gauge that is not named here is shown for each worker."""
+
+STATES = ("ready", "unloaded", "draining", "new", "warming", "loading", "failed")
+"""Of a version, the best first: a version is `ready` where every worker that tells of it has it so."""
+
+
+def rule_of(name: str, kind: str) -> Rule:
+    """Returns how a family's series become one."""
+    if kind == "gauge":
+        return GAUGES.get(name, Rule.EACH)
+    return COUNTERS.get(name, Rule.SUM)

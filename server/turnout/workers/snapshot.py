@@ -1,0 +1,67 @@
+"""What a worker counts, as bytes for its parent. No text format: sums need buckets that are not cumulative, and parts.
+
+One line of JSON for each piece of a family, so that neither side holds its event loop up.
+"""
+
+import asyncio
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+
+from turnout.telemetry.exposition import Family, Labels, Value
+from turnout.telemetry.histogram import Exemplar, Histogram
+from turnout.telemetry.ratios import Agreement, Ratio
+
+_SERIES_PER_SLICE = 100
+"""About 0.4 ms of one core, histograms of 30 buckets; fewer labels cost less."""
+
+
+async def encode(families: Iterable[Family]) -> bytes:
+    """Returns what `decode` reads, giving the event loop back after every hundred series."""
+    lines: list[bytes] = []
+    for family in families:
+        series = list(family.series)
+        for start in range(0, max(len(series), 1), _SERIES_PER_SLICE):
+            part = series[start : start + _SERIES_PER_SLICE]
+            bounds = next((list(value.bounds) for _, value in part if isinstance(value, Histogram)), None)
+            rows = [[labels, _packed(value)] for labels, value in part]
+            lines.append(orjson.dumps([family.name, family.kind, family.help, bounds, rows]))
+            await asyncio.sleep(0)
+    return b"\n".join(lines)
+
+
+def decode(snapshot: bytes) -> list[Family]:
+    """Returns the families of a snapshot, their series in lists.
+
+    Raises:
+        ValueError: It is none.
+    """
+    families: dict[str, Family] = {}
+    for line in snapshot.split(b"\n") if snapshot else ():
+        name, kind, text, bounds, rows = orjson.loads(line)
+        series: list[tuple[Labels, Value]] = [(labels, _unpacked(packed, bounds)) for labels, packed in rows]
+        before = families.get(name)
+        families[name] = Family(name, kind, text, [*before.series, *series] if before is not None else series)
+    return list(families.values())
+
+
+def _packed(value: Value) -> Any:
+    if isinstance(value, Histogram):
+        examples = {str(bucket): list(example) for bucket, example in (value.exemplars or {}).items()}
+        return {"counts": value.counts, "total": value.total, "examples": examples}
+    if isinstance(value, Ratio | Agreement):
+        return [type(value).__name__, *value]
+    return value if math.isfinite(value) else str(value)  # JSON has no infinity
+
+
+def _unpacked(packed: Any, bounds: Any) -> Value:
+    if isinstance(packed, dict):
+        histogram = Histogram(tuple(bounds))
+        histogram.counts, histogram.total = packed["counts"], packed["total"]
+        histogram.exemplars = {int(bucket): Exemplar(*one) for bucket, one in packed["examples"].items()} or None
+        return histogram
+    if isinstance(packed, list):
+        return Ratio(*packed[1:]) if packed[0] == Ratio.__name__ else Agreement(*packed[1:])
+    return float(packed) if isinstance(packed, str) else packed

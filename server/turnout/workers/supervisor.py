@@ -1,0 +1,366 @@
+"""The parent of the workers: starts them, restarts those that end, forwards signals, and adds up what they count."""
+
+import asyncio
+import contextlib
+import json
+import os
+import pickle
+import signal
+import socket
+import sys
+from asyncio.subprocess import Process
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.process_collector import ProcessCollector
+from structlog.typing import FilteringBoundLogger
+
+from turnout.config import Settings, in_force
+from turnout.errors import ConfigError, TurnoutError, Unavailable
+from turnout.telemetry.exposition import Family, Form, render
+from turnout.telemetry.process import own_families
+from turnout.telemetry.workers import worker_families
+from turnout.workers.division import share_of
+from turnout.workers.link import Link
+from turnout.workers.member import SNAPSHOT_SECONDS, Source, Start, pack_answers, read_gather
+from turnout.workers.merging import Totals
+from turnout.workers.ports import KeptPort
+from turnout.workers.restarts import MOST_EARLY_DEATHS, Restarts
+from turnout.workers.snapshot import decode
+
+_TELL_SECONDS = 5.0
+
+_LAST_SECONDS = 15.0
+"""What a worker may take to end beyond the time of its drain, before it is killed."""
+
+PROGRAM = (sys.executable, "-m", "turnout.worker")
+
+_PARENT = "parent"
+"""What `worker` is of the parent's own series."""
+
+
+@dataclass(slots=True)
+class Worker:
+    """One place among the workers, taken by one process after the other.
+
+    Attributes:
+        index: Its number, from 0.
+        restarts: How often it ended.
+        process: That runs, or ran last.
+        link: To it; None while none runs.
+        joined: It asked what to do.
+        listening: It takes connections.
+        ready_since: When it became ready, by the event loop's clock; None where it is not.
+    """
+
+    index: int
+    restarts: Restarts
+    process: Process | None = None
+    link: Link | None = None
+    joined: bool = False
+    listening: bool = False
+    ready_since: float | None = None
+
+    @property
+    def runs(self) -> bool:
+        """True while its process does."""
+        return self.process is not None and self.process.returncode is None
+
+
+class Supervisor:
+    """The parent of one server's workers."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        given: Settings,
+        source: Source,
+        log: FilteringBoundLogger,
+        program: Sequence[str] = PROGRAM,
+        restarts: Callable[[], Restarts] = Restarts,
+    ) -> None:
+        """Prepares; nothing is started.
+
+        Args:
+            settings: Of the server; its ports are those that are kept for it.
+            given: The same, with the ports as they were asked for.
+            source: Reads them anew, on SIGHUP.
+            log: Where starts and ends are told.
+            program: What a worker runs, given the number of its end of a socket pair.
+            restarts: Makes what counts the deaths of one worker.
+        """
+        self._settings = settings
+        self._given = given
+        self._source = source
+        self._log = log
+        self._program = program
+        self._workers = [Worker(index, restarts()) for index in range(settings.workers)]
+        self._totals = Totals()
+        self._counting = asyncio.Lock()  # an older snapshot that is taken after a newer one would look like a reset
+        self._asked: dict[tuple[str, str], bool] = {}
+        self._process = CollectorRegistry(auto_describe=False)
+        ProcessCollector(registry=self._process)
+        self._stopping = asyncio.Event()
+        self._told = False
+        self._code = 0
+
+    @property
+    def serves(self) -> bool:
+        """True while every worker takes connections and is ready."""
+        return all(worker.listening and worker.ready_since is not None for worker in self._workers)
+
+    async def run(self) -> int:
+        """Runs the workers until a signal, or until they cannot live.
+
+        Returns:
+            The exit code: 0 after a drain, otherwise 1, or that of the worker that could not start.
+        """
+        with self._signals():
+            keeping = [asyncio.create_task(self._keep(worker)) for worker in self._workers]
+            stopping = asyncio.create_task(self._stopping.wait())
+            await asyncio.wait([stopping, *keeping], return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            failures = [task.exception() for task in keeping if task.done() and not task.cancelled()]
+            self._stop(self._code)
+            drain = self._settings.drain
+            await asyncio.wait(keeping, timeout=drain.delay_s + drain.timeout_s + _LAST_SECONDS)
+            for worker in self._workers:
+                if worker.runs:
+                    self._log.error("a worker did not end in time, and is killed", worker=worker.index)
+                    self._code = self._code or 1
+            await self._kill(keeping)
+            for failure in failures:
+                if failure is not None:
+                    raise failure
+        self._log.info("stopped")
+        return self._code
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_end_signal, number)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                loop.remove_signal_handler(number)
+
+    def _on_end_signal(self, number: signal.Signals) -> None:
+        if self._stopping.is_set():  # asked twice: no drain, no farewell
+            self._signal_all(signal.SIGKILL)
+            os._exit(1)
+        self._log.info("draining", seconds=self._settings.drain.timeout_s)
+        self._stop(0, number)
+
+    def _on_hangup(self) -> None:
+        """Has every worker reload; those that are started later have what is in force now."""
+        try:
+            self._settings = in_force(self._settings, self._source.read())
+        except ConfigError as error:
+            self._log.error("the settings cannot be reloaded; those before stay in force", reason=error.message)
+        self._signal_all(signal.SIGHUP, joined=True)
+
+    def _stop(self, code: int, number: signal.Signals = signal.SIGTERM) -> None:
+        """Has every worker drain; once."""
+        if not self._stopping.is_set():
+            self._code = code
+            self._stopping.set()
+            self._signal_all(number)
+
+    def _signal_all(self, number: signal.Signals, *, joined: bool = False) -> None:
+        """Signals every worker that runs; with `joined`, only those that asked what to do, and so can handle it."""
+        for worker in self._workers:
+            if worker.process is not None and worker.runs and (worker.joined or not joined):
+                with contextlib.suppress(ProcessLookupError):
+                    worker.process.send_signal(number)
+
+    async def _kill(self, keeping: "Sequence[asyncio.Task[None]]") -> None:
+        self._signal_all(signal.SIGKILL)
+        await asyncio.wait(keeping, timeout=_TELL_SECONDS)
+        for task in keeping:
+            task.cancel()
+        await asyncio.gather(*keeping, return_exceptions=True)
+
+    async def _keep(self, worker: Worker) -> None:
+        """Runs one process after the other in a worker's place, until the server stops."""
+        while not self._stopping.is_set():
+            served, code = await self._run_once(worker)
+            if self._stopping.is_set():
+                if code not in (0, -signal.SIGTERM, -signal.SIGINT):  # they may come before they can be handled
+                    self._code = self._code or 1
+                return
+            if not self._told:
+                self._log.error(f"worker {worker.index} could not start, and the server stops", how=_ended(code))
+                self._stop(code if code > 0 else 1)
+                return
+            pause = worker.restarts.died(served)
+            self._log.error(
+                "a worker ended, and is started again", worker=worker.index, how=_ended(code), seconds=pause,
+                deaths_in_a_row=worker.restarts.early,
+            )  # fmt: skip
+            if all(other.restarts.hopeless for other in self._workers):
+                self._log.error(f"every worker died at once {MOST_EARLY_DEATHS} times in a row: the server gives up")
+                self._stop(1)
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._stopping.wait()
+
+    async def _run_once(self, worker: Worker) -> tuple[float, int]:
+        """Runs a process to its end; returns the seconds that it was ready for, and its exit code."""
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                # A group of its own: Ctrl-C is for the parent, which tells the workers.
+                worker.process = await asyncio.create_subprocess_exec(
+                    *self._program, str(theirs.fileno()),
+                    pass_fds=[theirs.fileno()], process_group=0, stdin=asyncio.subprocess.DEVNULL,
+                )  # fmt: skip
+        except OSError as error:  # no processes or memory to be had now
+            ours.close()
+            self._log.error("a worker could not be started", worker=worker.index, reason=error.strerror)
+            return 0.0, 1
+        try:
+            worker.link = await Link.over(ours, lambda topic, body: self._answer(worker, topic, body))
+            if self._stopping.is_set():  # meanwhile
+                worker.process.send_signal(signal.SIGTERM)
+            code = await worker.process.wait()
+        finally:
+            if worker.runs:
+                worker.process.kill()
+            if worker.link is not None:
+                worker.link.close()
+            served = 0.0 if worker.ready_since is None else loop.time() - worker.ready_since
+            worker.link, worker.joined, worker.listening, worker.ready_since = None, False, False, None
+        async with self._counting:
+            self._totals.died(str(worker.index))
+        await self._tell_readiness()
+        return served, code
+
+    async def _answer(self, worker: Worker, topic: str, body: bytes) -> bytes:
+        match topic:
+            case "hello":
+                worker.joined = True
+                return pickle.dumps(self._start(worker))
+            case "listening":
+                worker.listening = True
+                await self._tell_readiness()
+                self._tell_addresses()
+            case "ready":
+                worker.ready_since = asyncio.get_running_loop().time()
+                await self._tell_readiness()
+            case "leave":
+                async with self._counting:
+                    self._totals.update(str(worker.index), decode(body))
+            case "scrape":
+                return await self._scrape(Form[body.decode()])
+            case "gather":
+                return await self._gather(worker, body)
+            case _:
+                raise Unavailable(f"the parent does not answer {topic!r}")
+        return b""
+
+    def _start(self, worker: Worker) -> Start:
+        asked = [(model, version, load) for (model, version), load in self._asked.items()]
+        others = any(other.listening for other in self._workers if other is not worker)
+        waits = others and worker.restarts.count > 0
+        own = share_of(self._settings, worker.index)
+        return Start(own, self._given, self._source, worker.index, worker.index == 0, waits, asked)
+
+    def _tell_addresses(self) -> None:
+        if not self._told and all(worker.listening for worker in self._workers):
+            self._told = True
+            at = self._settings
+            self._log.info(
+                "listening", grpc=str(at.grpc), http=str(at.http), control=str(at.control), workers=at.workers
+            )
+
+    async def _tell_readiness(self) -> None:
+        """Tells every worker whether the others are ready, and whether it must stop waiting for its own versions."""
+        telling = []
+        for worker in self._workers:
+            others = [other for other in self._workers if other is not worker and other.listening]
+            # At the start everybody is waited for; later one that is not there takes no connections.
+            ready = all(other.ready_since is not None for other in others) and (self._told or self._all_listen())
+            telling.append(self._tell(worker, "others", b"1" if ready else b"0"))
+            if not others:
+                telling.append(self._tell(worker, "listen"))
+        await asyncio.gather(*telling)
+
+    def _all_listen(self) -> bool:
+        return all(worker.listening for worker in self._workers)
+
+    async def _tell(self, worker: Worker, topic: str, body: bytes = b"") -> None:
+        if worker.link is not None:
+            with contextlib.suppress(TurnoutError):  # gone, or so busy that a scrape will show it
+                await worker.link.ask(topic, body, bound=_TELL_SECONDS)
+
+    async def _scrape(self, form: Form) -> bytes:
+        async with self._counting:
+            complete = await self._count()
+            self._totals.update(_PARENT, own_families(self._process.collect()))
+            families = [*self._totals.families(complete=complete), *self._families()]
+        return await render(families, form) + (b"# EOF\n" if form is Form.OPENMETRICS else b"")
+
+    async def _count(self) -> bool:
+        """Asks every worker what it counts; returns whether each runs, is ready, and has told."""
+
+        async def snapshot(worker: Worker) -> bool:
+            if worker.link is None:
+                return False
+            try:
+                told = decode(await worker.link.ask("snapshot", bound=SNAPSHOT_SECONDS))
+            except TurnoutError:
+                return False
+            self._totals.update(str(worker.index), told)
+            return worker.ready_since is not None
+
+        return all(await asyncio.gather(*map(snapshot, self._workers)))
+
+    def _families(self) -> Iterator[Family]:
+        up = {worker.index: worker.listening and worker.ready_since is not None for worker in self._workers}
+        return worker_families(up, {worker.index: worker.restarts.count for worker in self._workers})
+
+    async def _gather(self, asking: Worker, body: bytes) -> bytes:
+        bound, topic, request = read_gather(body)
+        if topic == "load":
+            model, version, load = json.loads(request)
+            self._asked[model, version] = bool(load)
+        others = [worker for worker in self._workers if worker is not asking and worker.link is not None]
+
+        async def answer(worker: Worker) -> bytes | TurnoutError:
+            assert worker.link is not None
+            try:
+                return await worker.link.ask(topic, request, bound=bound)
+            except TurnoutError as error:
+                return error
+
+        answers = await asyncio.gather(*map(answer, others))
+        return pack_answers({worker.index: told for worker, told in zip(others, answers, strict=True)})
+
+
+async def supervise(settings: Settings, source: Source, log: FilteringBoundLogger) -> int:
+    """Runs a server of several workers until a signal, or until they cannot live; returns the exit code.
+
+    Args:
+        settings: Of the server.
+        source: Reads them anew, on SIGHUP.
+        log: Of the parent.
+
+    Raises:
+        ConfigError: A port cannot be had.
+    """
+    with contextlib.ExitStack() as stack:
+        grpc = stack.enter_context(KeptPort(settings.grpc))
+        http = grpc if settings.http == grpc.address else stack.enter_context(KeptPort(settings.http))
+        control = stack.enter_context(KeptPort(settings.control))
+        ports = {"grpc": grpc.address, "http": http.address, "control": control.address}
+        return await Supervisor(settings.model_copy(update=ports), settings, source, log).run()
+
+
+def _ended(code: int) -> str:
+    return f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"

@@ -1,0 +1,128 @@
+"""What hostile clients do to a server's port, while an honest one goes on asking and its memory is watched."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import grpc
+import psutil
+from hyperframe.frame import ContinuationFrame, HeadersFrame
+
+from http2_client import Http2Client
+from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
+from wire import X, request
+
+MIB = 1 << 20
+PATIENCE = 10.0
+"""Seconds within which an honest client has to be answered, whatever others do: machines that run tests are busy."""
+
+
+@dataclass
+class Witness:
+    """What an honest client saw, and what became of the server's memory.
+
+    Attributes:
+        answered: Calls that were.
+        failed: Statuses of those that were not.
+        slowest: Seconds that a call took at most.
+        before, most: Resident bytes of the server's process at the start, and at most since.
+    """
+
+    answered: int = 0
+    failed: list[str] = field(default_factory=list)
+    slowest: float = 0.0
+    before: int = 0
+    most: int = 0
+
+    @property
+    def grown(self) -> float:
+        """MiB that the server's memory grew by at most."""
+        return (self.most - self.before) / MIB
+
+
+@asynccontextmanager
+async def witness(address: str, pid: int) -> AsyncIterator[Witness]:
+    """Asks `address` for predictions of the model `m`, one after the other, for as long as the context is entered."""
+    process = psutil.Process(pid)
+    seen = Witness()
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = PredictionServiceStub(channel)
+        await stub.Predict(request("m", x=X), timeout=PATIENCE)
+        seen.before = seen.most = process.memory_info().rss
+
+        async def ask() -> None:
+            while True:
+                began = time.monotonic()
+                try:
+                    await stub.Predict(request("m", x=X), timeout=PATIENCE)
+                    seen.answered += 1
+                except grpc.aio.AioRpcError as error:
+                    seen.failed.append(f"{error.code().name}: {error.details()}")
+                seen.slowest = max(seen.slowest, time.monotonic() - began)
+                await asyncio.sleep(0.005)
+
+        async def measure() -> None:
+            while True:
+                seen.most = max(seen.most, process.memory_info().rss)
+                await asyncio.sleep(0.02)
+
+        tasks = [asyncio.create_task(ask()), asyncio.create_task(measure())]
+        try:
+            yield seen
+            await stub.Predict(request("m", x=X), timeout=PATIENCE)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()
+
+
+async def continuations(client: Http2Client, total: int, piece: bytes) -> int:
+    """Sends one header block that goes on for up to `total` bytes; returns how many went before the server closed."""
+    head = HeadersFrame(1, piece)
+    client.frame(head)
+    frame = ContinuationFrame(1, piece).serialize()
+    sent, burst = len(piece), frame * max(1, (256 << 10) // len(frame))
+    while sent < total and not client.closed:
+        client.write(burst)
+        await client.flush()
+        await asyncio.sleep(0)
+        sent += len(burst)
+    return sent
+
+
+async def flood(client: Http2Client, burst: bytes, times: int) -> int:
+    """Sends `burst` up to so many times, as fast as it is taken; returns how often before the server closed."""
+    for sent in range(times):
+        if client.closed:
+            return sent
+        client.write(burst)
+        await client.flush()
+        await asyncio.sleep(0)
+    return times
+
+
+async def half_open(address: str, count: int, said: bytes) -> list[asyncio.StreamWriter]:
+    """Opens connections that say `said` and no more."""
+    host, _, port = address.rpartition(":")
+    opened: list[asyncio.StreamWriter] = []
+    for start in range(0, count, 100):
+        several = min(100, count - start)
+        for _, writer in await asyncio.gather(*(asyncio.open_connection(host, int(port)) for _ in range(several))):
+            writer.write(said)
+            opened.append(writer)
+    return opened
+
+
+def abort(writers: list[asyncio.StreamWriter]) -> None:
+    """Closes connections at once, without a port that lingers."""
+    for writer in writers:
+        found = writer.get_extra_info("socket")
+        if found is not None and found.fileno() >= 0:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        writer.transport.abort()

@@ -1,0 +1,195 @@
+"""Small methods on a listener of their own, and what a client of them needs."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc import code_pb2
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+
+from turnout.admission import Admission, ReceiveBudget
+from turnout.config import Address
+from turnout.rpc.transport.asgi import GrpcApplication
+from turnout.rpc.transport.asgi_call import CallLimits
+from turnout.rpc.transport.calls import RunningCalls
+from turnout.rpc.transport.h2corn import ConnectionLimits, H2cornListener, listen
+from turnout.rpc.transport.port import Call, Methods, StatusError, Stream, Streaming, Unary
+from turnout.telemetry.logging import make_logger
+from turnout.threads import Threads
+from turnout.tls.identity import ServerIdentity
+
+SERVICE = "/test.Service/"
+
+LIMITS = ConnectionLimits(
+    connections=1000,
+    streams=100,
+    header_bytes=65536,
+    headers=100,
+    header_seconds=5.0,
+    body_seconds=60.0,
+    stall_seconds=60.0,
+    idle_seconds=60.0,
+    age_seconds=0.0,
+)
+
+
+@dataclass
+class Seen:
+    """What methods saw.
+
+    Attributes:
+        calls: The last one of each method, by its name.
+        began: Set when a call of `Sleep` or `Watch` has begun.
+        cancelled: Set when one was cancelled.
+    """
+
+    calls: dict[str, Call] = field(default_factory=dict)
+    began: asyncio.Event = field(default_factory=asyncio.Event)
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+def rich_status() -> Status:
+    """A status with a detail, and a message that cannot travel as it is."""
+    detail = AnyMessage()
+    detail.Pack(RetryInfo())
+    return Status(code=code_pb2.ABORTED, message="100 % grün\n", details=[detail])
+
+
+def methods(seen: Seen) -> Methods:
+    """The methods, by path."""
+
+    async def echo(message: bytes, call: Call) -> bytes:
+        seen.calls["Echo"] = call
+        return message
+
+    async def tell(message: bytes, call: Call) -> bytes:
+        call.trailing = tuple(call.metadata)
+        return repr((call.metadata, call.host, call.deadline)).encode()
+
+    async def show_certificate(message: bytes, call: Call) -> bytes:
+        seen.calls["Certificate"] = call
+        return call.certificate.encode()
+
+    async def show_certificates(stream: Stream) -> None:
+        await stream.write(stream.certificate.encode())
+
+    async def sleep(message: bytes, call: Call) -> bytes:
+        seen.began.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            seen.cancelled.set()
+            raise
+        raise AssertionError
+
+    async def fail(message: bytes, call: Call) -> bytes:
+        raise StatusError(rich_status())
+
+    async def break_down(message: bytes, call: Call) -> bytes:
+        raise ZeroDivisionError
+
+    async def give_up(message: bytes, call: Call) -> bytes:
+        raise asyncio.CancelledError
+
+    async def duplex(stream: Stream) -> None:
+        seen.calls["Duplex"] = stream
+        while (message := await stream.read()) is not None:
+            await stream.write(message)
+        stream.trailing = (("end", "reached"),)
+
+    async def collect(stream: Stream) -> None:
+        parts = []
+        while (message := await stream.read()) is not None:
+            parts.append(message)
+        await stream.write(b"".join(parts))
+
+    async def count(stream: Stream) -> None:
+        for number in range(int(await stream.read() or b"0")):
+            await stream.write(b"%d" % number)
+
+    async def watch(stream: Stream) -> None:
+        await stream.write(b"begun")
+        seen.began.set()
+        try:
+            await stream.read()
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            seen.cancelled.set()
+            raise
+
+    async def fail_late(stream: Stream) -> None:
+        await stream.write(b"one")
+        raise StatusError(rich_status())
+
+    return {
+        SERVICE + "Echo": Unary(echo),
+        SERVICE + "Tell": Unary(tell),
+        SERVICE + "Certificate": Unary(show_certificate),
+        SERVICE + "Certificates": Streaming(show_certificates),
+        SERVICE + "Sleep": Unary(sleep),
+        SERVICE + "Fail": Unary(fail),
+        SERVICE + "BreakDown": Unary(break_down),
+        SERVICE + "GiveUp": Unary(give_up),
+        SERVICE + "Duplex": Streaming(duplex),
+        SERVICE + "Collect": Streaming(collect),
+        SERVICE + "Count": Streaming(count),
+        SERVICE + "Watch": Streaming(watch),
+        SERVICE + "FailLate": Streaming(fail_late),
+        "/grpc.health.v1.Health/Check": Unary(echo),
+        "/grpc.health.v1.Health/Watch": Streaming(watch),
+    }
+
+
+@dataclass
+class Carried:
+    """A listener and what belongs to it."""
+
+    address: Address
+    listener: H2cornListener
+    admission: Admission
+    budget: ReceiveBudget
+    seen: Seen
+
+    @property
+    def target(self) -> str:
+        """As clients write it."""
+        return str(self.address)
+
+
+@asynccontextmanager
+async def carried(
+    *,
+    max_message_bytes: int = 4 << 20,
+    message_seconds: float = 30.0,
+    gzip: bool = False,
+    max_requests: int = 10_000,
+    max_unfinished_bytes: int = 64 << 20,
+    grace: float = 5.0,
+    limits: ConnectionLimits = LIMITS,
+    fallback: Callable[..., Any] | None = None,
+    log: Any = None,
+    identity: ServerIdentity | None = None,
+) -> AsyncIterator[Carried]:
+    """Serves the methods for as long as it is entered."""
+    seen, admission, budget = Seen(), Admission(max_requests), ReceiveBudget(max_unfinished_bytes)
+    threads = Threads("compression")
+    log = log if log is not None else make_logger("json", "error")
+    paths = methods(seen)
+    call_limits = CallLimits(max_message_bytes, message_seconds, gzip, budget, threads)
+
+    def application(calls: RunningCalls) -> GrpcApplication:
+        return GrpcApplication(paths, calls, call_limits, admission, log, fallback)
+
+    unary = [path for path, method in paths.items() if isinstance(method, Unary)]
+    listening = listen(Address("127.0.0.1", 0))
+    listener = H2cornListener(listening, "127.0.0.1", application, limits, grace, unary, log, identity)
+    await listener.start()
+    try:
+        yield Carried(listener.address, listener, admission, budget, seen)
+    finally:
+        await listener.stop(0.0)
+        threads.shutdown()

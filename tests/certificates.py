@@ -1,0 +1,110 @@
+"""Real certificates, made for a test: an authority, and what it signs."""
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+)
+from cryptography.x509.oid import NameOID
+
+LOCAL = ("localhost", "127.0.0.1")
+
+
+@dataclass(frozen=True)
+class Certified:
+    """A certificate and its key."""
+
+    certificate: x509.Certificate
+    private: Any
+    chain: tuple[x509.Certificate, ...] = ()
+
+    @property
+    def pem(self) -> bytes:
+        """The certificate, and what lies between it and its authority."""
+        return b"".join(one.public_bytes(Encoding.PEM) for one in (self.certificate, *self.chain))
+
+    @property
+    def key(self) -> bytes:
+        return self._key(NoEncryption())
+
+    @property
+    def encrypted_key(self) -> bytes:
+        return self._key(BestAvailableEncryption(b"a passphrase"))
+
+    def write(self, directory: Path, name: str) -> tuple[Path, Path]:
+        """Writes `name`.pem and `name`.key, each at once; returns their paths."""
+        return put(directory / f"{name}.pem", self.pem), put(directory / f"{name}.key", self.key)
+
+    def _key(self, encryption: KeySerializationEncryption) -> bytes:
+        pem: bytes = self.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+        return pem
+
+
+@dataclass(frozen=True)
+class Authority(Certified):
+    """Signs certificates."""
+
+    @classmethod
+    def make(cls, name: str = "an authority", **more: Any) -> Self:
+        """Makes one that signs itself."""
+        made = _sign(name, None, authority=True, **more)
+        return cls(made.certificate, made.private)
+
+    def issue(self, name: str = "a server", hosts: tuple[str, ...] = LOCAL, **more: Any) -> Certified:
+        """Signs a certificate for `hosts`; it ends in `days`, or ended; `private` is its key."""
+        return _sign(name, self, hosts=hosts, **more)
+
+    def intermediate(self, name: str = "an intermediate") -> "Authority":
+        """Signs an authority; its own certificates bring it along."""
+        made = _sign(name, self, authority=True)
+        return Authority(made.certificate, made.private, (made.certificate,))
+
+
+def put(path: Path, data: bytes) -> Path:
+    """Writes a file as a whole, as those do who renew certificates."""
+    beside = path.with_name(f".{path.name}.new")
+    beside.write_bytes(data)
+    os.replace(beside, path)
+    return path
+
+
+def _sign(
+    name: str,
+    issuer: Authority | None,
+    *,
+    hosts: tuple[str, ...] = (),
+    authority: bool = False,
+    days: float = 30,
+    starts: float = -60,
+    private: Any = None,
+) -> Certified:
+    key = private or ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer.certificate.subject if issuer else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now + timedelta(days=starts))
+        .not_valid_after(now + timedelta(days=days))
+        .add_extension(x509.BasicConstraints(authority, None), critical=True)
+    )
+    if hosts:
+        names = [x509.IPAddress(ip_address(h)) if h[0].isdigit() else x509.DNSName(h) for h in hosts]
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    signed = builder.sign(issuer.private if issuer else key, hashes.SHA256())
+    return Certified(signed, key, issuer.chain if issuer else ())

@@ -1,0 +1,76 @@
+"""A server in a process of its own, under the signals of who runs it."""
+
+import json
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from onnx_models import scaled
+from processes import serving
+from turnout_client import Client
+
+pytestmark = pytest.mark.slow
+
+X = np.float32([[1, 2, 3, 4]])
+
+
+def events(server) -> list[str]:
+    return [json.loads(line)["event"] for line in server.log.read_text().splitlines() if line.startswith("{")]
+
+
+def test_a_hangup_reloads_the_settings(models, publish_model, tmp_path) -> None:
+    publish_model("m", "1.0.0", scaled(2))
+    config = tmp_path / "turnout.toml"
+    config.write_text("[log]\nlevel = 'info'\n")
+    with serving(models, TURNOUT_CONFIG=str(config)) as server:
+        for text, event in [
+            ("[log]\nlevel = 'nothing'\n", "the settings cannot be reloaded; those before stay in force"),
+            ("[log]\nlevel = 'debug'\n[limits]\nmax_rank = 3\n", "settings reloaded"),
+        ]:
+            config.write_text(text)
+            server.send(signal.SIGHUP)
+            deadline = time.monotonic() + 20
+            while event not in events(server):
+                assert time.monotonic() < deadline, server.log.read_text()
+                time.sleep(0.02)
+        with Client(server.grpc) as client:
+            assert client.predict("m", {"x": X}).version == "1.0.0"
+        server.send(signal.SIGTERM)
+        assert server.wait() == 0
+
+
+def test_a_server_that_is_stopped_under_load_answers_what_was_begun(models, publish_model) -> None:
+    publish_model("m", "1.0.0", scaled(2))
+    with serving(models) as server, ThreadPoolExecutor(8) as pool:
+        stopped: list[float] = []
+        warm = threading.Barrier(9)
+        with Client(server.grpc) as client:
+            client.wait_ready("m")
+
+        def load() -> tuple[int, list[str]]:
+            answered, lost = 0, []
+            with Client(server.grpc, retries=0) as client:
+                while True:
+                    if answered == 50:
+                        warm.wait(60)
+                    begun = time.monotonic()
+                    try:
+                        client.predict("m", {"x": X})
+                        answered += 1
+                    except Exception as error:  # noqa: BLE001 - whatever it is, it is counted
+                        if not stopped or begun < stopped[0]:
+                            lost.append(repr(error))
+                        return answered, lost
+
+        loads = [pool.submit(load) for _ in range(8)]
+        warm.wait(60)
+        stopped.append(time.monotonic())
+        server.send(signal.SIGTERM)
+        results = [load.result(timeout=60) for load in loads]
+        assert server.wait() == 0
+    assert min(answered for answered, _ in results) >= 50
+    assert [lost for _, lost in results if lost] == []

@@ -1,0 +1,55 @@
+"""What is done to sockets that another library holds, by the system's own lists of them."""
+
+import os
+import select
+import socket
+import sys
+
+import pytest
+
+from turnout.host import cut_connections, same_file, unwatch
+
+only_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists what an event loop watches")
+
+
+def test_connections_of_a_port_are_cut_and_nothing_else_is() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        pairs = []
+        for listening in (one, other):
+            client = socket.create_connection(listening.getsockname(), 5)
+            pairs.append((client, listening.accept()[0]))
+        before = os.listdir("/dev/fd")
+        cut_connections(one.getsockname()[1])
+        assert os.listdir("/dev/fd") == before
+        (cut, _), (left, server) = pairs
+        assert cut.recv(1) == b""
+        server.sendall(b"x")
+        assert left.recv(1) == b"x"
+        socket.create_connection(one.getsockname(), 5).close()  # it listens still
+        for pair in pairs:
+            for connection in pair:
+                connection.close()
+
+
+def test_descriptors_of_one_socket_are_found() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)):
+        again = os.dup(one.fileno())
+        assert same_file(one.fileno()) == {one.fileno(), again}
+        os.close(again)
+        assert same_file(one.fileno()) == {one.fileno()}
+
+
+@only_linux
+def test_a_loop_looks_no_more_at_a_descriptor_and_others_do() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening, select.epoll() as first, select.epoll() as second:
+        again = os.dup(listening.fileno())
+        first.register(listening.fileno(), select.EPOLLIN)
+        second.register(again, select.EPOLLIN)
+        before = os.listdir("/dev/fd")
+        assert unwatch({listening.fileno()})
+        assert not unwatch({listening.fileno()})
+        assert os.listdir("/dev/fd") == before
+        with socket.create_connection(listening.getsockname(), 5):
+            assert second.poll(5) == [(again, select.EPOLLIN)]
+            assert first.poll(0) == []
+        os.close(again)

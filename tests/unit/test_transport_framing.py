@@ -1,0 +1,62 @@
+"""Messages in their frames: whatever way they are cut, those that go in come out; what is too large is not kept."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from turnout.rpc.transport.framing import PREFIX, FrameSplitter, FramingError, MessageTooLarge
+
+FRAMES = st.lists(st.tuples(st.booleans(), st.binary(max_size=40)), max_size=12)
+
+
+def wire(frames: list[tuple[bool, bytes]]) -> bytes:
+    return b"".join(PREFIX.pack(compressed, len(message)) + message for compressed, message in frames)
+
+
+@given(FRAMES, st.lists(st.integers(0, 600), max_size=30))
+def test_however_frames_are_cut_the_messages_come_out(frames: list[tuple[bool, bytes]], cuts: list[int]) -> None:
+    data, splitter, messages = wire(frames), FrameSplitter(100), []
+    edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
+    for start, end in itertools.pairwise(edges):
+        splitter.feed(data[start:end])
+        while (message := splitter.next()) is not None:
+            messages.append(message)
+    assert messages == frames
+    assert splitter.next() is None
+    assert not splitter.partial
+    assert splitter.buffered == 0
+
+
+@given(st.binary(min_size=1, max_size=40), st.data())
+def test_a_message_that_has_begun_is_partial_until_it_is_whole(message: bytes, data: st.DataObject) -> None:
+    framed = wire([(False, message)])
+    cut = data.draw(st.integers(1, len(framed) - 1))
+    splitter = FrameSplitter(100)
+    splitter.feed(framed[:cut])
+    assert splitter.next() is None
+    assert splitter.partial
+    splitter.feed(framed[cut:])
+    assert splitter.next() == (False, message)
+    assert not splitter.partial
+
+
+def test_a_message_that_is_too_large_is_refused_by_its_prefix() -> None:
+    splitter = FrameSplitter(1000)
+    splitter.feed(PREFIX.pack(0, 1001))
+    with pytest.raises(MessageTooLarge, match="at most 1000 bytes"):
+        splitter.next()
+
+
+def test_what_does_not_begin_with_0_or_1_is_no_frame() -> None:
+    splitter = FrameSplitter(1000)
+    splitter.feed(b"\2\0\0\0\1x")
+    with pytest.raises(FramingError, match="0 or 1"):
+        splitter.next()
+
+
+def test_messages_in_a_large_chunk_are_cut_off_it_one_by_one() -> None:
+    splitter = FrameSplitter(100)
+    splitter.feed(wire([(False, b"x" * 50)] * 20_000))
+    assert sum(1 for _ in iter(splitter.next, None)) == 20_000
