@@ -4,13 +4,11 @@ import os
 from contextlib import ExitStack
 from pathlib import Path
 
-import onnx
 import psutil
 
 from load import Generator, Target
-from servers import matmul, publish_all, turnout
+from servers import tiny_and_magika, turnout
 from tables import Row, compare_pairs, take_turns
-from zoo import fetch
 
 TITLE = "isolated in child processes, against the server's own process"
 IN_FLIGHT = (1, 16)
@@ -21,10 +19,7 @@ _ALL_CHILDREN_SECONDS = 5.0
 
 def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -> list[Row]:
     """Requests a second of the tiny model and of magika 3.3.0, unary, at 1 and 16 in flight."""
-    tiny = scratch / "tiny.onnx"
-    onnx.save(matmul(), tiny)
-    models = scratch / "models"
-    publish_all(models, {("tiny", "1.0.0"): tiny, ("magika", "3.3.0"): fetch("magika", "3.3.0")})
+    models = tiny_and_magika(scratch)
     requests = {"tiny": ("x", "f32", "1,64"), "magika": ("bytes", "i32", "1,2048")}
     # Which batches pay is found out by timing, and would differ between the two by chance.
     settings = {"TURNOUT_RUNTIME__PROVIDERS": "cpu", "TURNOUT_BATCHING__ONLY_WHERE_IT_PAYS": "false"}

@@ -19,6 +19,7 @@ from turnout.config import Settings
 from turnout.registry.publish import PublishRequest, publish
 from turnout.registry.repository import Repository
 from turnout.state.store import StateStore
+from zoo import fetch
 
 HERE = Path(__file__).resolve().parent
 TURNOUT = Path(sys.executable).with_name("turnout")
@@ -55,6 +56,14 @@ def publish_all(models: Path, versions: Mapping[tuple[str, str], Path]) -> None:
         for (name, version), path in versions.items():
             publish(repository, PublishRequest(name, Version.parse(version), path))
             store.release(name, Version.parse(version), actor="benchmark", reason="")
+
+
+def tiny_and_magika(scratch: Path) -> Path:
+    """Publishes a 64x64 MatMul as `tiny` and magika 3.3.0 below `scratch`; returns the repository's root."""
+    tiny, models = scratch / "tiny.onnx", scratch / "models"
+    onnx.save(matmul(), tiny)
+    publish_all(models, {("tiny", "1.0.0"): tiny, ("magika", "3.3.0"): fetch("magika", "3.3.0")})
+    return models
 
 
 @contextmanager

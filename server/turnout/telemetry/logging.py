@@ -10,14 +10,14 @@ import random
 import sys
 from collections.abc import Mapping, MutableMapping, Sequence
 from itertools import islice, takewhile
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import FilteringBoundLogger, Processor
 
 from turnout.telemetry.log_writer import MAX_LINE_BYTES, LineWriter
-from turnout.telemetry.tracing.trace import Trace
+from turnout.telemetry.tracing.trace import Requested, Trace
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -191,25 +191,6 @@ def _is_terminal(stream: Any) -> bool:
         return bool(stream.isatty())
     except (OSError, ValueError):
         return False
-
-
-class Requested(Protocol):
-    """What the access log reads of a request."""
-
-    @property
-    def model(self) -> str:
-        """The model's name, as the client wrote it."""
-        ...
-
-    @property
-    def selector(self) -> str:
-        """The version selector, as the client wrote it."""
-        ...
-
-    @property
-    def request_id(self) -> str:
-        """Names the request in logs."""
-        ...
 
 
 class AccessLog:

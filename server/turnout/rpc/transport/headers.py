@@ -60,13 +60,7 @@ def write_metadata(metadata: Metadata) -> list[tuple[bytes, bytes]]:
     Raises:
         UnicodeEncodeError: A key, or a value that is `str`, is not ASCII.
     """
-    return [
-        (
-            key.encode("ascii"),
-            base64.b64encode(value).rstrip(b"=") if isinstance(value, bytes) else value.encode("ascii"),
-        )
-        for key, value in metadata
-    ]
+    return [(key.encode("ascii"), _encoded(value)) for key, value in metadata]
 
 
 def percent_encode(message: str) -> bytes:

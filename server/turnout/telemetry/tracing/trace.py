@@ -38,7 +38,7 @@ class Operation:
 
 
 class Requested(Protocol):
-    """What a trace reads of a request."""
+    """What a trace and the access log read of a request."""
 
     @property
     def model(self) -> str:
