@@ -14,6 +14,7 @@ from turnout.rollout.attempt import Entry, Rollout, RolloutState
 from turnout.rollout.clock import Clock
 from turnout.rollout.counters import Counted, Counters, Place
 from turnout.rollout.evidence import SLO, STALLED, Count
+from turnout.rollout.guards import LIMIT
 from turnout.rollout.machine import Facts
 from turnout.rollout.plan import Plan
 from turnout.rollout.wishes import wished
@@ -274,17 +275,19 @@ def stranger(rollout: Rollout, applied: AppliedPolicy | None) -> str:
 
 
 def _thresholds(rollout: Rollout) -> dict[str, float]:
-    """Returns the thresholds by metric, the objective's too, seconds."""
+    """Returns the thresholds by metric, the objective's and a guard's too, seconds."""
     own = dict(rollout.thresholds)
     if rollout.plan.slo_ms is not None:
         own[SLO] = rollout.plan.slo_ms / 1e3
+    if (limit := rollout.guards.p99_ms) is not None:
+        own[LIMIT] = limit / 1e3
     return own
 
 
 def _rules(rollout: Rollout) -> Rules:
     plan = rollout.plan
     thresholds = tuple(sorted(_thresholds(rollout).values()))
-    return Rules(thresholds, rollout.patience, plan.warm_requests, plan.key_cap, plan.key_window_s)
+    return Rules(thresholds, rollout.patience, plan.warm_requests)
 
 
 def _texts(buckets: Mapping[int, int]) -> dict[str, int]:

@@ -12,8 +12,10 @@ takes tenants that differ for an effect. Four things keep the promise (EVIDENCE.
                   (Deng, Knoblich & Lu 2018, arXiv 1803.06336), at least 1, inflated by (m-1)/(m-3)
     floor         nothing below m = 10 effective units, m = (sum w e)^2 / sum (w e)^2 of the smaller arm
 
-    log M         mass that was there when keyed traffic began: S / phi anew with every tick
-                  mass that starts later: its increments, each by the weights and phi of its own tick
+    log M         mass that was there when keyed traffic began: S / phi, anew with every tick
+                  mass that starts later: the increments of its ticks, by w^2 and phi as they were then. What a unit
+                  has shown before it goes on showing, and what is new of mu events more is the derivative of
+                  mu / (1 + s mu), which is w^2. By w, units that merely differ would add up without bound.
 
 It is asymptotic in the number of units; for unkeyed traffic the guarantee stays exact.
 Every function takes leading axes: a simulation runs a thousand rollouts at once through the very same code. Arrays are
@@ -107,7 +109,7 @@ class KeyedTest(SameArrays):
         weights, phi, units = weigh(bad, expected, self.null, least_phi)
         enough = (units >= LEAST_UNITS)[..., None]
         told = np.where(enough, self._log_ratio(weights * bad, weights * expected) / phi[..., None], 0.0)
-        steps = np.sum([self._log_ratio(weights * x, weights * e) for x, e in pairs], axis=0)
+        steps = np.sum([self._log_ratio(weights**2 * x, weights**2 * e) for x, e in pairs], axis=0)
         late = late + np.where(enough, steps / phi[..., None], 0.0)
         return replace(self, bad=bad, expected=expected, held=held, late=late, told=told, phi=phi, units=units)
 

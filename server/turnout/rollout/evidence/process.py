@@ -20,9 +20,9 @@ from typing import Any, Self
 
 from turnout.rollout.evidence.keyed import Keyed
 from turnout.rollout.evidence.likelihood import mean_exp, rate_ratio, share_ratio, started
-from turnout.rollout.evidence.metrics import Metric
+from turnout.rollout.evidence.metrics import INVALID, Metric
 from turnout.rollout.evidence.rarity import is_rare
-from turnout.rollout.evidence.ticks import NOTHING, Count, Stratum, Tick, read_count
+from turnout.rollout.evidence.ticks import NOTHING, Count, Stratum, Tick
 
 GAMMA_0 = 0.5
 """Mass of the mixture that starts with the rollout; what is left starts evenly over its maximum duration."""
@@ -76,7 +76,7 @@ class Accumulator:
     def from_json(cls, body: Mapping[str, Any], metric: Metric | None) -> Self:
         """Reads what `to_json` wrote, in an earlier release too. Raises ValueError if it is of another metric."""
         worse, fit = (tuple(map(float, body[name])) for name in ("worse", "fit"))
-        counts = read_count(body["canary"]), read_count(body["baseline"])
+        counts = Count.from_json(body["canary"]), Count.from_json(body["baseline"])
         if body.get("keyed") is None:
             return cls(worse, fit, *counts)
         if metric is None:
@@ -176,21 +176,24 @@ class Evidence:
         """Tells whether the candidate is to be taken back."""
         return self.combined >= 1.0 / alpha
 
-    def unproven(self, beta: float, exposure: int) -> list[str]:
+    def unproven(self, beta: float, exposure: int, *, alone: bool = False) -> list[str]:
         """Returns the metrics that do not yet show the candidate fit for promotion.
 
         Args:
             beta: 1/beta is the e-value that shows it.
             exposure: Requests of the canary that suffice where it had no bad event, since no ratio can be shown then.
+            alone: The baseline is broken, and to be better than it shows nothing.
         """
-        return [m.name for m in self.metrics if not self.fitness(m, beta, exposure).fit]
+        return [m.name for m in self.metrics if not self.fitness(m, beta, exposure, alone=alone).fit]
 
-    def fitness(self, metric: Metric, beta: float, exposure: int) -> Fitness:
+    def fitness(self, metric: Metric, beta: float, exposure: int, *, alone: bool = False) -> Fitness:
         """Returns whether one metric shows the candidate fit for promotion. Arguments as of `unproven`."""
         known = self.accumulators[metric.name]
         if not metric.promotes:
             return Fitness.NOT_ASKED
-        if self.fit(metric.name) >= 1.0 / beta:
+        if metric.name == INVALID and not known.canary.requests and not known.baseline.requests:
+            return Fitness.NOT_ASKED  # no output of the model can hold NaN or infinity
+        if self.fit(metric.name) >= 1.0 / beta and not alone:
             return Fitness.SHOWN
         if known.canary.bad == 0 and known.canary.requests >= max(exposure, 1):
             return Fitness.CLEAN
@@ -201,6 +204,16 @@ class Evidence:
         ):
             return Fitness.FINE
         return Fitness.OPEN
+
+    @property
+    def effective_units(self) -> float | None:
+        """How many units of equal exposure the keyed traffic is worth, of the metric with most bad events in it.
+
+        That is what it can be judged by; None where nothing keyed was bad in either arm.
+        """
+        tests = [known.keyed.worse for known in self.accumulators.values() if known.keyed is not None]
+        most = max(tests, key=lambda test: float(test.bad.sum()), default=None)
+        return float(most.units) if most is not None and most.bad.any() else None
 
     def problem(self) -> str:
         """Returns what no evidence can be, "" where nothing is so."""

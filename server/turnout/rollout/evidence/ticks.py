@@ -39,6 +39,14 @@ class Count:
         """Returns the sum."""
         return Count(self.requests + other.requests, self.bad + other.bad)
 
+    @classmethod
+    def from_json(cls, counted: Sequence[Any]) -> Self:
+        """Reads requests, and bad ones among them. Raises ValueError if they are no counts."""
+        requests, bad = map(int, counted)
+        if not 0 <= bad <= requests < 1 << 63:
+            raise ValueError(f"expected requests and bad ones among them, got {requests} and {bad}")
+        return cls(requests, bad)
+
 
 NOTHING = Count()
 
@@ -153,7 +161,8 @@ class Stratum:
     def from_json(cls, body: Mapping[str, Any]) -> Self:
         """Reads what `to_json` wrote. Raises ValueError if they are no counts."""
         canary, baseline = (
-            {metric: read_count(counted) for metric, counted in body[arm].items()} for arm in ("canary", "baseline")
+            {metric: Count.from_json(counted) for metric, counted in body[arm].items()}
+            for arm in ("canary", "baseline")
         )
         keyed = [
             {metric: Units.from_json(counted) for metric, counted in body.get(arm, {}).items()}
@@ -207,14 +216,6 @@ class Tick:
         """Reads what `to_json` wrote, or an earlier release: then a tick was one server's sums. Raises ValueError."""
         strata = body.get("strata", [body])
         return cls(float(body["seconds"]), tuple(map(Stratum.from_json, strata)), int(body["largest_batch"]))
-
-
-def read_count(counted: Sequence[Any]) -> Count:
-    """Reads requests, and bad ones among them. Raises ValueError if they are no counts."""
-    requests, bad = map(int, counted)
-    if not 0 <= bad <= requests < 1 << 63:
-        raise ValueError(f"expected requests and bad ones among them, got {requests} and {bad}")
-    return Count(requests, bad)
 
 
 def _both(counts: Counts, units: UnitCounts, metric: str) -> Count:
