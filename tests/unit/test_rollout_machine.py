@@ -379,7 +379,7 @@ def test_a_record_that_this_release_cannot_read_is_an_error_of_value(change) -> 
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"slo_ms": float("inf")}, {"slo_ms": float("nan")}, {"alpha": float("nan")}, {"key_cap": float("inf")},
+        {"slo_ms": float("inf")}, {"slo_ms": float("nan")}, {"alpha": float("nan")}, {"guards": {"error_share": float("inf")}},
         {"threshold_samples": 4097}, {"max_duration_s": float("nan")},
         {"shadow": {"min_samples": float("inf")}}, {"shadow": {"rate": float("nan")}}, {"steps": []},
         {"steps": [{"weight": float("nan"), "soak_s": 1}]}, {"steps": [{"weight": 0.5, "soak_s": float("inf")}]},

@@ -13,7 +13,8 @@ from typing import Any, Self
 from semver import Version
 
 from turnout.errors import ChangeRefused, InvalidRequest
-from turnout.rollout.evidence import Evidence
+from turnout.rollout.evidence import Count, Evidence
+from turnout.rollout.guards import Guards
 from turnout.rollout.plan import Plan
 
 _SCHEMA = 1
@@ -81,7 +82,8 @@ class Entry:
     """One line of a rollout's history.
 
     Attributes:
-        kind: What happened: a state's name, a command's, `verdict`, `pause` or `resume`.
+        kind: What happened: a state's name, a command's, `verdict` (by evidence, or a deadline), `breaker`, `guard`,
+            `pause` or `resume`.
         text: A sentence.
         actor: Who; "" for the rollout itself.
     """
@@ -109,13 +111,16 @@ class Rollout:
         active_s: Active seconds of all of it.
         idle_s: Seconds on end without progress: paused, frozen, or without a ready candidate.
         held: What keeps it from going on without being a pause, in words; "" while nothing does.
-        step_requests: Requests of the canary in this step.
+        step_requests, step_baseline: Requests of the canary in this step, and of what it is compared with.
+        step_counts: The canary's counts in this step, by metric: what guards look at.
+        silent_s, baseline_silent_s: Active seconds since either had its last request in this step.
         thresholds: Seconds, by latency metric, as fixed before this step.
         patience: The baseline's p50, seconds.
         weight: What an operator set in place of the step's; None for the step's own.
         passed_gate: Number of the last step whose gate was opened.
         pauses: Why it stands still; none while it goes on.
         verdict: Why it ended, or is ending; "" before that.
+        cause: What took the candidate back, of `evidence`, `breaker` and `guard`; "" where it was something else.
         policy_epoch: Of the policy that was put in force for it last.
         routed: That policy, or the one that it began with, as text; another one is somebody else's.
         was_released: The candidate was released before.
@@ -157,12 +162,18 @@ class Rollout:
     end: RolloutState = RolloutState.ROLLED_BACK
     actor: str = ""
     reason: str = ""
+    cause: str = ""
+    step_baseline: int = 0
+    step_counts: Mapping[str, Count] = field(default_factory=dict)
+    silent_s: float = 0.0
+    baseline_silent_s: float = 0.0
 
     @classmethod
     def start(
         cls, model: str, candidate: Version, previous: Version, attempt: int, plan: Plan, actor: str, reason: str
     ) -> Self:
-        """Returns a rollout that has not begun."""
+        """Returns a rollout that has not begun, by its plan made complete."""
+        plan = plan.complete
         evidence = Evidence.start(plan.evidence_metrics, plan.max_duration_s)
         return cls(model, candidate, previous, attempt, plan, evidence, actor=actor, reason=reason)
 
@@ -190,6 +201,11 @@ class Rollout:
         return self.plan.alpha / self.rivals
 
     @property
+    def guards(self) -> Guards:
+        """The absolute limits on the candidate now."""
+        return self.plan.guards_of(self.step if self.state in STEPPING else None)
+
+    @property
     def promoted(self) -> bool:
         """The candidate is the baseline, or about to be."""
         return self.state in PROMOTED
@@ -208,6 +224,9 @@ class Rollout:
             "policy_epoch": self.policy_epoch, "routed": self.routed, "was_released": self.was_released,
             "released": self.released, "finishing": self.finishing, "rivals": self.rivals,
             "end": str(self.end), "actor": self.actor, "reason": self.reason,
+            "cause": self.cause, "step_baseline": self.step_baseline, "silent_s": self.silent_s,
+            "baseline_silent_s": self.baseline_silent_s,
+            "step_counts": {metric: [c.requests, c.bad] for metric, c in self.step_counts.items()},
         }  # fmt: skip
 
     @classmethod
@@ -232,6 +251,10 @@ class Rollout:
                 int(body["passed_gate"]), tuple(Pause(*p) for p in body["pauses"]), body["verdict"],
                 int(body["policy_epoch"]), body["routed"], bool(body["was_released"]), bool(body["released"]),
                 bool(body["finishing"]), int(body["rivals"]), RolloutState(body["end"]), body["actor"], body["reason"],
+                # Of a release that did not write these: nothing is known of the step so far.
+                body.get("cause", ""), int(body.get("step_baseline", 0)),
+                {metric: Count.from_json(counted) for metric, counted in body.get("step_counts", {}).items()},
+                float(body.get("silent_s", 0.0)), float(body.get("baseline_silent_s", 0.0)),
             )  # fmt: skip
         except (KeyError, IndexError, TypeError, AttributeError, ArithmeticError, InvalidRequest) as error:
             raise ValueError(f"not a rollout: {type(error).__name__} {error}") from error
@@ -241,10 +264,27 @@ class Rollout:
 
     def _problem(self) -> str:
         """Returns what no rollout can be, "" where nothing is so: what is read must not fail at the next tick."""
-        texts: tuple[object, ...] = (self.model, self.held, self.verdict, self.routed, self.actor, self.reason)
+        texts: tuple[object, ...] = (
+            self.model,
+            self.held,
+            self.verdict,
+            self.routed,
+            self.actor,
+            self.reason,
+            self.cause,
+        )
         texts += tuple(part for pause in self.pauses for part in (pause.kind, pause.reason, pause.actor))
-        seconds = (self.in_state_s, self.step_s, self.active_s, self.idle_s, self.patience, *self.thresholds.values())
-        counts = (self.step, self.epoch, self.step_requests, self.policy_epoch)
+        seconds = (
+            self.in_state_s,
+            self.step_s,
+            self.active_s,
+            self.idle_s,
+            self.patience,
+            self.silent_s,
+            self.baseline_silent_s,
+            *self.thresholds.values(),
+        )
+        counts = (self.step, self.epoch, self.step_requests, self.step_baseline, self.policy_epoch)
         checks = (
             (all(isinstance(text, str) for text in texts), "a text is none"),
             (all(0 <= value < math.inf for value in seconds), "a time is below 0 or no number"),
@@ -266,6 +306,13 @@ def enter(rollout: Rollout, state: RolloutState, text: str) -> Moved:
     """Returns the rollout in another state, and the line that tells of it."""
     released = rollout.released or (state is _S.PROMOTING and not rollout.was_released)
     return moved(rollout, state=state, in_state_s=0.0, released=released), (Entry(str(state), text),)
+
+
+def fresh_step(rollout: Rollout) -> Rollout:
+    """Returns the rollout with nothing counted in its step yet."""
+    return replace(
+        rollout, step_s=0.0, step_requests=0, step_baseline=0, step_counts={}, silent_s=0.0, baseline_silent_s=0.0
+    )
 
 
 def moved(rollout: Rollout, **changes: Any) -> Rollout:

@@ -1,6 +1,11 @@
 """Rollouts in words and numbers, for whoever has to justify a decision. Pure."""
 
+import math
+
 from turnout.rollout.attempt import STEPPING, Rollout
+from turnout.rollout.evidence import LEAST_UNITS, Evidence
+
+_SILENT_SECONDS, _SILENT_GAPS = 60.0, 10.0
 
 
 def lacking(rollout: Rollout) -> list[str]:
@@ -13,9 +18,38 @@ def lacking(rollout: Rollout) -> list[str]:
         found.append(f"the soak has {step.soak_s - rollout.step_s:.0f} s to go")
     if rollout.step_requests < plan.min_requests:
         found.append(f"the canary had {rollout.step_requests} of {plan.min_requests} requests")
+    found += _silent(rollout)
     last = rollout.step + 1 == len(plan.steps)
-    if last and (unproven := rollout.evidence.unproven(plan.beta, plan.exposure_requests)):
+    if last and (unproven := rollout.evidence.unproven(plan.beta, plan.exposure_requests, alone=plan.from_broken)):
         found.append(f"no evidence yet that {', '.join(unproven)} fit for promotion")
+        if few := few_units_text(rollout.evidence):
+            found.append(few)
+    return found
+
+
+def few_units_text(evidence: Evidence) -> str:
+    """Returns why keyed traffic tells nothing; "" where it does, or there is none to judge by."""
+    units = evidence.effective_units
+    if units is None or units >= LEAST_UNITS:
+        return ""
+    return f"{math.floor(units)} effective tenants carry this canary; at least {LEAST_UNITS} are needed"
+
+
+def _silent(rollout: Rollout) -> list[str]:
+    """Returns which arm has no traffic now: a step that sees one arm alone sees nothing, and goes no further.
+
+    Now is a minute, or ten times the arm's own mean gap where that is longer.
+    """
+    arms = [("the canary", rollout.step_requests, rollout.silent_s)]
+    if not rollout.plan.from_broken:
+        other = f"the part of {rollout.previous} that it is compared with"
+        arms.append((other, rollout.step_baseline, rollout.baseline_silent_s))
+    found = []
+    for arm, requests, silent in arms:
+        if not requests:
+            found.append(f"{arm} had no request in this step")
+        elif silent > max(_SILENT_SECONDS, _SILENT_GAPS * rollout.step_s / requests):
+            found.append(f"{arm} had no request for {silent:.0f} s")
     return found
 
 
@@ -30,12 +64,16 @@ def verdict_text(rollout: Rollout) -> str:
     else:
         other = f"{known.baseline.bad} of {known.baseline.requests}"
         seen = f"{_NOUNS.get(strongest.name, strongest.name)}: {share}, the baseline {other}"
+    units = evidence.effective_units
+    if units is not None and not strongest.one_armed:
+        seen = f"{seen}; {units:.0f} effective tenants"
     shown = f"E = {evidence.combined:.3g}, threshold {1 / rollout.alpha:.0f}"
     return f"{rollout.candidate} is worse than {rollout.previous} ({seen}; {shown})"
 
 
 _NOUNS = {
     "errors": "errors",
+    "invalid": "answers with NaN or infinity",
     "p90": "slower than the baseline's p90",
     "p95": "slower than the baseline's p95",
     "p99": "slower than the baseline's p99",

@@ -129,9 +129,7 @@ class FalseAlarmMeters:
         thresholds, _, patience = latency_of(_PLAN, entry)
         if thresholds is None or entry.handle is None:
             return None
-        rules = Rules(
-            tuple(sorted(thresholds.values())), patience, _PLAN.warm_requests, _PLAN.key_cap, _PLAN.key_window_s
-        )
+        rules = Rules(tuple(sorted(thresholds.values())), patience, _PLAN.warm_requests)
         evidence = Evidence.start(_PLAN.evidence_metrics, _PLAN.max_duration_s)
         return _Attempt(entry.version_text, evidence, Counters(rules), rules, dict(thresholds))
 

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from turnout.rollout.attempt import Rollout
 from turnout.rollout.evidence import SLO, STALLED
+from turnout.rollout.guards import LIMIT
 from turnout.rollout.plan import Plan
 from turnout.serving.arms import Rules
 from turnout.serving.catalog import VersionEntry
@@ -46,10 +47,12 @@ def threshold(metric: str, latencies: NDArray[np.float64]) -> float:
 
 
 def thresholds_of(rollout: Rollout) -> dict[str, float]:
-    """Returns the thresholds by metric, the objective's too, seconds."""
+    """Returns the thresholds by metric, the objective's and a guard's too, seconds."""
     own = dict(rollout.thresholds)
     if rollout.plan.slo_ms is not None:
         own[SLO] = rollout.plan.slo_ms / 1e3
+    if (limit := rollout.guards.p99_ms) is not None:
+        own[LIMIT] = limit / 1e3
     return own
 
 
@@ -57,4 +60,4 @@ def rules_of(rollout: Rollout) -> Rules:
     """Returns what counts as bad in a rollout now."""
     plan = rollout.plan
     thresholds = tuple(sorted(thresholds_of(rollout).values()))
-    return Rules(thresholds, rollout.patience, plan.warm_requests, plan.key_cap, plan.key_window_s)
+    return Rules(thresholds, rollout.patience, plan.warm_requests)
