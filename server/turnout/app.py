@@ -8,9 +8,11 @@ import asyncio
 import gc
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 from semver import Version
@@ -38,7 +40,7 @@ from turnout.rollout.engine.diversions import DiversionFiles
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.engine.releases import Releases
 from turnout.rollout.engine.serving_world import ServingWorld
-from turnout.rollout.engine.stored import StoredRollouts
+from turnout.rollout.engine.stored import Presence, StoredRollouts
 from turnout.rollout.engine.writer import Reports
 from turnout.rollout.log import RolloutLog
 from turnout.rollout.meter import FalseAlarmMeters
@@ -247,8 +249,9 @@ async def running(
         stack.push_async_callback(replays.close)
         world = ServingWorld(catalog, policies, traffic, shadows, replays, manager)
         journal = DiversionFiles(root, settings.state_url, log)
-        rollouts = RolloutEngine(world, StoredRollouts(store), journal, clock, tick, Reports(tell, log))
-        stack.callback(rollouts.close)
+        presence = Presence("")  # named once it listens
+        rollouts = RolloutEngine(world, StoredRollouts(store, presence), journal, clock, tick, Reports(tell, log))
+        stack.push_async_callback(rollouts.close)
         operations = Operations(repository, store)
         releases, rollout_log = Releases(rollouts, operations, world, log), RolloutLog(store, catalog)
         declarer = Declarer(repository, store)
@@ -353,6 +356,13 @@ async def running(
         await refresh()
         await rollouts.follow_diversions()  # before the first request: what was taken back stays so
         await listeners.start()
+        presence.name = server_name(settings.server_name, listeners.grpc.address, member)
+        presence.about = {
+            "grpc": str(listeners.grpc.address),
+            "control": str(listeners.control.address),
+            "worker": None if member is None else member.start.index,
+            "release": version("turnout"),
+        }
         if peers is not None and member is not None:
             await member.listening()
             side_tasks.start("readiness", peers.tell_ready())
@@ -379,6 +389,18 @@ async def running(
         finally:
             readiness_off.set()
             catalog.swap(catalog.snapshot)  # wakes who watches the health
+
+
+def server_name(given: str, address: Address, member: Member | None) -> str:
+    """Returns what a server goes by among those that share its state store.
+
+    Args:
+        given: By the settings; "" for none.
+        address: Where it listens for requests.
+        member: What it is as one of several workers; None where it is alone.
+    """
+    name = given or f"{socket.gethostname()}:{address.port}"
+    return name if member is None else f"{name}/{member.start.index}"
 
 
 async def _leave(member: Member, snapshot: Callable[[], Awaitable[bytes]]) -> None:

@@ -15,6 +15,7 @@ from semver import Version
 from turnout.errors import ChangeRefused, InvalidRequest
 from turnout.rollout.evidence import Count, Evidence
 from turnout.rollout.guards import Guards
+from turnout.rollout.per_server import PerServer
 from turnout.rollout.plan import Plan
 
 _SCHEMA = 1
@@ -120,6 +121,7 @@ class Rollout:
         passed_gate: Number of the last step whose gate was opened.
         pauses: Why it stands still; none while it goes on.
         verdict: Why it ended, or is ending; "" before that.
+        per_server: What is known of each server's part.
         cause: What took the candidate back, of `evidence`, `breaker` and `guard`; "" where it was something else.
         policy_epoch: Of the policy that was put in force for it last.
         routed: That policy, or the one that it began with, as text; another one is somebody else's.
@@ -167,6 +169,7 @@ class Rollout:
     step_counts: Mapping[str, Count] = field(default_factory=dict)
     silent_s: float = 0.0
     baseline_silent_s: float = 0.0
+    per_server: PerServer = field(default_factory=PerServer)
 
     @classmethod
     def start(
@@ -198,7 +201,12 @@ class Rollout:
         Rollouts of one model that run at once share the plan's: the chance that any of them is wrong is the sum of
         theirs at most. A share once given away stays so, since what was looked at under it cannot be looked at anew.
         """
-        return self.plan.alpha / self.rivals
+        return self.plan.alpha / self.rivals * self.per_server.share
+
+    @property
+    def servers_alpha(self) -> float:
+        """The same by one server's part alone, for all servers together."""
+        return self.plan.alpha / self.rivals * (1.0 - self.per_server.share)
 
     @property
     def guards(self) -> Guards:
@@ -227,6 +235,7 @@ class Rollout:
             "cause": self.cause, "step_baseline": self.step_baseline, "silent_s": self.silent_s,
             "baseline_silent_s": self.baseline_silent_s,
             "step_counts": {metric: [c.requests, c.bad] for metric, c in self.step_counts.items()},
+            "per_server": self.per_server.to_json(),
         }  # fmt: skip
 
     @classmethod
@@ -255,6 +264,7 @@ class Rollout:
                 body.get("cause", ""), int(body.get("step_baseline", 0)),
                 {metric: Count.from_json(counted) for metric, counted in body.get("step_counts", {}).items()},
                 float(body.get("silent_s", 0.0)), float(body.get("baseline_silent_s", 0.0)),
+                PerServer.from_json(body.get("per_server", {"taken": {}, "evidence": {}}), plan.evidence_metrics),
             )  # fmt: skip
         except (KeyError, IndexError, TypeError, AttributeError, ArithmeticError, InvalidRequest) as error:
             raise ValueError(f"not a rollout: {type(error).__name__} {error}") from error
@@ -295,7 +305,7 @@ class Rollout:
             (self.end.final, f"it is to end as {self.end}"),
         )
         problems = [what for fine, what in checks if not fine]
-        return next(iter(problems), "") or self.evidence.problem()
+        return next(iter(problems), "") or self.evidence.problem() or self.per_server.problem()
 
 
 Moved = tuple[Rollout, tuple[Entry, ...]]

@@ -294,7 +294,7 @@ def _keep_private(file: Path) -> None:
 
     One that all may read, as earlier releases left it, is closed to them; what a group may do is its owner's choice.
     What keeps this from being done keeps SQLite from opening the file too, and SQLite says so, or the file is another
-    user's. A file that is there is not opened: to close it would drop all locks that this process has on it, and another
+    user's. A file that is there is not opened: closing it would drop all locks that this process has on it, and another
     process would then take itself for the last one and remove the write-ahead log.
     """
     with contextlib.suppress(OSError):

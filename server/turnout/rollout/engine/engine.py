@@ -9,6 +9,7 @@ takes effect in memory as soon as it is decided, and is recorded once the store 
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -23,6 +24,7 @@ from turnout.rollout.clock import Clock, Instant
 from turnout.rollout.engine.active import ActiveRollout
 from turnout.rollout.engine.diversions import Diversion, Diversions, Journal
 from turnout.rollout.engine.enforcement import Enforcement
+from turnout.rollout.engine.neighbours import Neighbour, Neighbours
 from turnout.rollout.engine.origin import set_by_others, set_by_rollout
 from turnout.rollout.engine.ownership import Ownership
 from turnout.rollout.engine.patience import Patience, StillRunning
@@ -33,6 +35,7 @@ from turnout.rollout.records import UnreadableRollout, recorded
 from turnout.routing.answers import Answers
 from turnout.serving.hold import Hold
 from turnout.state.rollouts import RolloutRecord
+from turnout.state.servers import CountRecord, Meeting
 
 _LEASE_TICKS = 4
 
@@ -54,6 +57,7 @@ class RolloutEngine:
 
     Attributes:
         last_tick: When the last one ended, by the monotonic clock.
+        late_counts: Ticks of other servers that came too late to be counted.
     """
 
     def __init__(
@@ -80,15 +84,17 @@ class RolloutEngine:
         self._clock = clock
         self._tick_seconds = tick_seconds
         self._log = reports.log
-        self._ownership = Ownership()
-        self._diversions = Diversions(world, journal, reports.log)
-        self._reads, self._writes = Patience(), Patience()
         lease_seconds = _LEASE_TICKS * tick_seconds
+        self._ownership = Ownership(lease_seconds)
+        self._diversions = Diversions(world, journal, reports.log)
+        self._reads, self._writes, self._reports = Patience(), Patience(), Patience()
+        self._neighbours = Neighbours(tick_seconds)
         self._writer = RolloutWriter(store, self._ownership.driver, lease_seconds, self._writes, reports)
         self._enforcement = Enforcement(world, store, self._ownership, self._diversions, self._writes, reports.log)
         self._lock = asyncio.Lock()
         self._ticked = asyncio.Condition()
         self.last_tick = clock.monotonic()
+        self.late_counts = 0
 
     @property
     def seconds_since_tick(self) -> float:
@@ -119,6 +125,11 @@ class RolloutEngine:
     def diversions(self) -> Sequence[Diversion]:
         """The rollbacks that are in force and not on record yet."""
         return self._diversions.current
+
+    @property
+    def servers(self) -> Sequence[Neighbour]:
+        """The servers that share the state store, this one among them, as far as is known here."""
+        return self._neighbours.servers
 
     def holds(self, model: str) -> Mapping[Version, Hold]:
         """Returns the versions of a model that rollouts need in memory, and as what."""
@@ -151,7 +162,9 @@ class RolloutEngine:
             except Unavailable as error:
                 fresh = False
                 self._log.warning("rollouts go on from memory", reason=error.message)
-            await self._take_up_diversions()
+            self._count()
+            await self._report()
+            self._take_up_diversions()
             self._enforcement.undivert(fresh=fresh)
             for active in self._ownership.active:
                 model = active.rollout.model
@@ -290,7 +303,7 @@ class RolloutEngine:
         async def operate() -> Done:
             done = await self._store.run(operation)
             await self._world.follow()
-            self._take_up(await self._store.running())
+            self._take_up(*await self._store.running())
             self._enforcement.undivert(fresh=True)
             for rollout, entries in done.endings:
                 self._writer.report(rollout, entries)
@@ -305,8 +318,10 @@ class RolloutEngine:
         """Has a rollback by hand in force at once that is not on record yet."""
         self._diversions.begin(diversion)
 
-    def close(self) -> None:
-        """Waits until what is to outlive this server is kept."""
+    async def close(self) -> None:
+        """Tells the others that this server stops, and waits until what is to outlive it is kept."""
+        with contextlib.suppress(Unavailable):
+            await self._reports.wait(self._store.leave(), _TICK_WAIT)
         self._diversions.close()
 
     async def _follow_diversions(self) -> None:
@@ -326,7 +341,7 @@ class RolloutEngine:
         for diversion in gone:
             self._diversions.end(diversion.model)
 
-    async def _take_up_diversions(self) -> None:
+    def _take_up_diversions(self) -> None:
         """Goes on with rollbacks of rollouts that were decided before a restart, or by another server."""
         for diversion in self._diversions.current:
             known = [r for r in self._ownership.of_model(diversion.model) if r.attempt == diversion.attempt]
@@ -348,10 +363,15 @@ class RolloutEngine:
         Raises:
             Unavailable: The state store does not answer within so many seconds.
         """
-        self._take_up(await self._reads.wait(self._store.running(), seconds), mine)
+        self._take_up(*await self._reads.wait(self._store.running(), seconds), mine)
 
-    def _take_up(self, records: Sequence[RolloutRecord], mine: str | None = None) -> None:
-        found = self._ownership.reconcile(records, Instant.of(self._clock), mine=mine)
+    def _take_up(self, records: Sequence[RolloutRecord], meeting: Meeting, mine: str | None = None) -> None:
+        now = self._clock.monotonic()
+        self._neighbours.met(meeting, now)
+        found = self._ownership.reconcile(records, Instant(now, meeting.now), mine=mine)
+        for active in self._ownership.active:
+            for part in self._neighbours.parts(active.rollout, self._store.server):
+                active.parts.setdefault((part.number, part.stratum.server), part)
         for unreadable in found.unreadable:
             self._log.error("a rollout cannot be read", model=unreadable.record.model, reason=unreadable.sentence)
         for rollout in found.taken_up:
@@ -411,6 +431,38 @@ class RolloutEngine:
             after, entries = overrides.abort(active.rollout, why, RolloutState.SUPERSEDED, kind="superseded")
             await self._decide(active, after, entries)
 
+    def _count(self) -> None:
+        """Ends the tick of every rollout that runs, whoever drives it, and begins the next."""
+        own, now = self._store.server, self._clock.monotonic()
+        number = self._neighbours.tick(now)
+        for active in self._ownership.counted:
+            seconds = min(now - active.counted_at, _LATE_TICKS * self._tick_seconds)
+            active.counted_at = now
+            active.begin_tick(number, own)
+            active.counted(self._world.count(active, seconds, now), own)
+
+    async def _report(self) -> None:
+        """Tells who drives the others' rollouts what was counted here, and everybody that this server is alive."""
+        own = self._store.server
+        counts = {
+            (active.rollout.model, active.rollout.attempt, number): part
+            for active in self._ownership.foreign
+            for (number, _), part in active.parts.items()
+        }
+        records = [CountRecord(*key, own, part.to_json()) for key, part in counts.items()]
+        document = {**self._world.describe(), "tick_seconds": self._tick_seconds}
+
+        async def report() -> None:
+            if await self._store.report(document, records, self._neighbours.alive_seconds):
+                for active in self._ownership.foreign:
+                    for number in [n for m, a, n in counts if (m, a) == (active.rollout.model, active.rollout.attempt)]:
+                        active.parts.pop((number, own), None)
+
+        try:
+            await self._reports.wait(report(), _TICK_WAIT)
+        except Unavailable as error:
+            self._log.warning("what was counted here is told later", reason=error.message)
+
     async def _advance(self, active: ActiveRollout) -> None:
         rollout = active.rollout
         if set_by_rollout(self._world.in_force(rollout.model)[0]):
@@ -426,10 +478,12 @@ class RolloutEngine:
                 why = "it is the baseline already"
                 active.rollout, entries = overrides.abort(rollout, why, RolloutState.SUPERSEDED, kind="superseded")
                 active.entries += entries
-        now = self._clock.monotonic()
-        seconds = active.elapsed(now, _LATE_TICKS * self._tick_seconds)
-        facts, counted = self._world.observe(active, seconds, now, self._ownership.rivals(rollout.model))
-        active.note(counted, facts.shadow)
+        seconds = active.elapsed(self._clock.monotonic(), _LATE_TICKS * self._tick_seconds)
+        oldest = self._neighbours.oldest(self._clock.monotonic())
+        gathered = active.gather(self._store.server, oldest)
+        self.late_counts += gathered.late
+        facts = self._world.observe(active, seconds, gathered, self._ownership.rivals(rollout.model))
+        active.note(gathered, facts.shadow)
         active.rollout, entries = machine.advance(active.rollout, facts)
         active.entries += entries
         self._enforcement.divert(active.rollout, self._clock.now())
