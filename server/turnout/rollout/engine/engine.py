@@ -127,6 +127,11 @@ class RolloutEngine:
         return self._diversions.current
 
     @property
+    def server(self) -> str:
+        """This server's name among them."""
+        return self._store.server
+
+    @property
     def servers(self) -> Sequence[Neighbour]:
         """The servers that share the state store, this one among them, as far as is known here."""
         return self._neighbours.servers
