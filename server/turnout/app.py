@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -373,7 +373,11 @@ async def running(
         side_tasks.start("uploads", _expire(repository, uploads, settings.transfers.keep_s))
         if console:
             side_tasks.start("recent", recent.run())
-        side_tasks.start("follow", follow(refresh, revision, availability, root, settings.repository, log))
+        told_of_change, loop = asyncio.Event(), asyncio.get_running_loop()
+        store.listen(lambda: _in_loop(loop, told_of_change.set))
+        side_tasks.start(
+            "follow", follow(refresh, revision, availability, root, settings.repository, log, told_of_change)
+        )
         stack.push_async_callback(drain, services, settings, admission, listeners, side_tasks, without_delay)
         try:
             yield Running(
@@ -401,6 +405,11 @@ def server_name(given: str, address: Address, member: Member | None) -> str:
     """
     name = given or f"{socket.gethostname()}:{address.port}"
     return name if member is None else f"{name}/{member.start.index}"
+
+
+def _in_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    with suppress(RuntimeError):  # the loop is closed: the server has stopped
+        loop.call_soon_threadsafe(call)
 
 
 async def _leave(member: Member, snapshot: Callable[[], Awaitable[bytes]]) -> None:

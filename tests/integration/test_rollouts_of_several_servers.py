@@ -208,7 +208,8 @@ async def test_a_driver_that_lost_its_lease_gets_no_row(pair, start_server, stat
     """It stands still for longer than a lease, and goes on as if nothing had been."""
     driver = await start_server(rollout=TICK, state=state)
     await release_again(driver)
-    await soaking(driver)
+    async with clients(driver, Lookups(), pause=0.01):
+        await soaking(driver)
     (stale,) = driver.services.rollouts.active
     async with driver.services.rollouts._lock:
         other = await start_server(rollout=TICK, state=state)
@@ -228,7 +229,9 @@ async def test_a_driver_that_lost_its_lease_gets_no_row(pair, start_server, stat
 
 
 async def test_a_rollback_reaches_every_server_within_two_seconds(pair, start_server, state) -> None:
-    servers = [await start_server(rollout={"tick_s": 5.0}, state=state) for _ in range(3)]
+    """PostgreSQL tells of it; an SQLite file is looked at often."""
+    often = {"poll_interval_s": 30.0 if state else 0.25, "watch": False}
+    servers = [await start_server(rollout={"tick_s": 5.0}, state=state, repository=often) for _ in range(3)]
     await release_again(servers[0])
     await put(servers[0], policy("1.0.0", v1_1_0=0.5))
     for server in servers:
@@ -238,3 +241,31 @@ async def test_a_rollback_reaches_every_server_within_two_seconds(pair, start_se
     for server in servers:
         await settled(lambda server=server: weight_of(server) == 0.0, limit=2.0)
     assert time.monotonic() - began < 2.0
+
+
+async def test_while_postgresql_is_away_a_verdict_holds_and_it_is_on_record_once_it_is_back(
+    pair, start_server, postgres_server
+) -> None:
+    state = postgres_server.new_database()
+    server = await start_server(rollout=TICK, state=state)
+    await release_again(server)
+    make = Lookups()
+    async with clients(server, make, pause=0.005) as seen:
+        await soaking(server)
+        (active,) = server.services.rollouts.active
+        await settled(lambda: active.rollout.step_requests > 50, lambda: active.rollout)
+        await asyncio.to_thread(postgres_server.stop)
+        try:
+            make.bad = True
+            await settled(lambda: "m" in server.services.policies.diverted, lambda: active.rollout)
+            for _ in range(2):
+                seen.answers.clear()
+                await settled(lambda: seen.answers.total() > 30)
+            assert set(seen.answers) == {"1.0.0"}
+        finally:
+            await asyncio.to_thread(postgres_server.start)
+        last = (await until(server, in_state(*FINAL)))[-1]
+    assert last.state == "rolled_back"
+    await settled(lambda: not server.services.policies.diverted)
+    assert weight_of(server) == 0.0
+    await check_evidence(server)
