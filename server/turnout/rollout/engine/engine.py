@@ -24,8 +24,9 @@ from turnout.rollout.clock import Clock, Instant
 from turnout.rollout.engine.active import ActiveRollout
 from turnout.rollout.engine.diversions import Diversion, Diversions, Journal
 from turnout.rollout.engine.enforcement import Enforcement
-from turnout.rollout.engine.neighbours import Neighbour, Neighbours
-from turnout.rollout.engine.origin import set_by_others, set_by_rollout
+from turnout.rollout.engine.exchange import Exchange
+from turnout.rollout.engine.neighbours import Neighbour
+from turnout.rollout.engine.origin import refuse_other_baseline, set_by_rollout, stopped_by_traffic
 from turnout.rollout.engine.ownership import Ownership
 from turnout.rollout.engine.patience import Patience, StillRunning
 from turnout.rollout.engine.ports import RolloutStore, World
@@ -35,7 +36,7 @@ from turnout.rollout.records import UnreadableRollout, recorded
 from turnout.routing.answers import Answers
 from turnout.serving.hold import Hold
 from turnout.state.rollouts import RolloutRecord
-from turnout.state.servers import CountRecord, Meeting
+from turnout.state.servers import Meeting
 
 _LEASE_TICKS = 4
 
@@ -47,9 +48,6 @@ _COMMAND_WAIT = 3.0
 
 _FOLLOW_SECONDS = 0.5
 """Between two looks for rollbacks of other servers that are not on record yet."""
-
-_LATE_TICKS = 3
-"""A tick that comes later than so many ticks counts as that many: a server that stood still made no progress."""
 
 
 class RolloutEngine:
@@ -87,8 +85,8 @@ class RolloutEngine:
         lease_seconds = _LEASE_TICKS * tick_seconds
         self._ownership = Ownership(lease_seconds)
         self._diversions = Diversions(world, journal, reports.log)
-        self._reads, self._writes, self._reports = Patience(), Patience(), Patience()
-        self._neighbours = Neighbours(tick_seconds)
+        self._reads, self._writes = Patience(), Patience()
+        self._exchange = Exchange(world, store, self._ownership, tick_seconds, reports.log)
         self._writer = RolloutWriter(store, self._ownership.driver, lease_seconds, self._writes, reports)
         self._enforcement = Enforcement(world, store, self._ownership, self._diversions, self._writes, reports.log)
         self._lock = asyncio.Lock()
@@ -134,7 +132,7 @@ class RolloutEngine:
     @property
     def servers(self) -> Sequence[Neighbour]:
         """The servers that share the state store, this one among them, as far as is known here."""
-        return self._neighbours.servers
+        return self._exchange.neighbours.servers
 
     def holds(self, model: str) -> Mapping[Version, Hold]:
         """Returns the versions of a model that rollouts need in memory, and as what."""
@@ -167,8 +165,8 @@ class RolloutEngine:
             except Unavailable as error:
                 fresh = False
                 self._log.warning("rollouts go on from memory", reason=error.message)
-            self._count()
-            await self._report()
+            self._exchange.count(self._clock.monotonic())
+            await self._exchange.report(_TICK_WAIT)
             self._take_up_diversions()
             self._enforcement.undivert(fresh=fresh)
             for active in self._ownership.active:
@@ -273,8 +271,9 @@ class RolloutEngine:
             before = active.rollout
             refuse_stale(before.candidate, before.epoch, str(before.state), expected_epoch)
             after, entries = decide(self._enforcement.routed(before) if resume else before)
-            self._refuse_other_baseline(before, after)
-            if _stopped_by_traffic(before) and not _stopped_by_traffic(after):
+            applied, _ = self._world.in_force(model)
+            refuse_other_baseline(before, after, applied, self._world.baseline(model))
+            if stopped_by_traffic(before) and not stopped_by_traffic(after):
                 after = self._enforcement.routed(after)  # whoever has it go on takes what stopped it for granted
             await self._decide(active, after, entries)
         await self._announce()
@@ -326,7 +325,7 @@ class RolloutEngine:
     async def close(self) -> None:
         """Tells the others that this server stops, and waits until what is to outlive it is kept."""
         with contextlib.suppress(Unavailable):
-            await self._reports.wait(self._store.leave(), _TICK_WAIT)
+            await self._exchange.leave(_TICK_WAIT)
         self._diversions.close()
 
     async def _follow_diversions(self) -> None:
@@ -372,11 +371,9 @@ class RolloutEngine:
 
     def _take_up(self, records: Sequence[RolloutRecord], meeting: Meeting, mine: str | None = None) -> None:
         now = self._clock.monotonic()
-        self._neighbours.met(meeting, now)
+        self._exchange.neighbours.met(meeting, now)
         found = self._ownership.reconcile(records, Instant(now, meeting.now), mine=mine)
-        for active in self._ownership.active:
-            for part in self._neighbours.parts(active.rollout, self._store.server):
-                active.parts.setdefault((part.number, part.stratum.server), part)
+        self._exchange.receive()
         for unreadable in found.unreadable:
             self._log.error("a rollout cannot be read", model=unreadable.record.model, reason=unreadable.sentence)
         for rollout in found.taken_up:
@@ -407,22 +404,6 @@ class RolloutEngine:
         await self._enforcement.apply(active, _COMMAND_WAIT)
         self._enforcement.undivert(fresh=False)
 
-    def _refuse_other_baseline(self, before: Rollout, after: Rollout) -> None:
-        """Refuses to let a rollout go on where somebody has made another version the baseline meanwhile.
-
-        To go on would undo that silently, and compare with a version that has no traffic.
-        """
-        applied, _ = self._world.in_force(before.model)
-        was_stopped = _stopped_by_traffic(before) or set_by_others(before, applied)
-        if not was_stopped or _stopped_by_traffic(after) or after.state.final or after.state is RolloutState.ABORTING:
-            return
-        baseline = self._world.baseline(before.model)
-        if baseline not in ((before.candidate, before.previous) if before.promoted else (before.previous,)):
-            raise ChangeRefused(
-                f"{baseline or 'nothing'} is the baseline of {before.model} by now, and this rollout compares with "
-                f"{before.previous}: abort it and begin anew"
-            )
-
     async def _newer(self, record: RolloutRecord, plan: Plan, candidate: Version) -> None:
         """Deals with a rollout that runs when another is asked for."""
         running = recorded(record)
@@ -433,40 +414,8 @@ class RolloutEngine:
             )
         if plan.on_newer == "replace" and (active := self._ownership.find(record.model, record.attempt)) is not None:
             why = f"{candidate} is rolled out in its place"
-            after, entries = overrides.abort(active.rollout, why, RolloutState.SUPERSEDED, kind="superseded")
-            await self._decide(active, after, entries)
-
-    def _count(self) -> None:
-        """Ends the tick of every rollout that runs, whoever drives it, and begins the next."""
-        own, now = self._store.server, self._clock.monotonic()
-        number = self._neighbours.tick(now)
-        for active in self._ownership.counted:
-            seconds = min(now - active.counted_at, _LATE_TICKS * self._tick_seconds)
-            active.counted_at = now
-            active.begin_tick(number, own)
-            active.counted(self._world.count(active, seconds, now), own)
-
-    async def _report(self) -> None:
-        """Tells who drives the others' rollouts what was counted here, and everybody that this server is alive."""
-        own = self._store.server
-        counts = {
-            (active.rollout.model, active.rollout.attempt, number): part
-            for active in self._ownership.foreign
-            for (number, _), part in active.parts.items()
-        }
-        records = [CountRecord(*key, own, part.to_json()) for key, part in counts.items()]
-        document = {**self._world.describe(), "tick_seconds": self._tick_seconds}
-
-        async def report() -> None:
-            if await self._store.report(document, records, self._neighbours.alive_seconds):
-                for active in self._ownership.foreign:
-                    for number in [n for m, a, n in counts if (m, a) == (active.rollout.model, active.rollout.attempt)]:
-                        active.parts.pop((number, own), None)
-
-        try:
-            await self._reports.wait(report(), _TICK_WAIT)
-        except Unavailable as error:
-            self._log.warning("what was counted here is told later", reason=error.message)
+            moved_on = overrides.abort(active.rollout, why, RolloutState.SUPERSEDED, kind="superseded")
+            await self._decide(active, *moved_on)
 
     async def _advance(self, active: ActiveRollout) -> None:
         rollout = active.rollout
@@ -483,8 +432,9 @@ class RolloutEngine:
                 why = "it is the baseline already"
                 active.rollout, entries = overrides.abort(rollout, why, RolloutState.SUPERSEDED, kind="superseded")
                 active.entries += entries
-        seconds = active.elapsed(self._clock.monotonic(), _LATE_TICKS * self._tick_seconds)
-        oldest = self._neighbours.oldest(self._clock.monotonic())
+        now = self._clock.monotonic()
+        seconds = active.elapsed(now, self._exchange.longest_tick)
+        oldest = self._exchange.neighbours.oldest(now)
         gathered = active.gather(self._store.server, oldest)
         self.late_counts += gathered.late
         facts = self._world.observe(active, seconds, gathered, self._ownership.rivals(rollout.model))
@@ -503,8 +453,3 @@ class RolloutEngine:
     async def _announce(self) -> None:
         async with self._ticked:
             self._ticked.notify_all()
-
-
-def _stopped_by_traffic(rollout: Rollout) -> bool:
-    """Tells whether somebody else's change of the traffic has it stand still."""
-    return any(pause.kind == "traffic" for pause in rollout.pauses)
