@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+import urllib.request
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -269,3 +270,15 @@ async def test_while_postgresql_is_away_a_verdict_holds_and_it_is_on_record_once
     await settled(lambda: not server.services.policies.diverted)
     assert weight_of(server) == 0.0
     await check_evidence(server)
+
+
+async def test_the_consoles_first_page_lists_the_servers(pair, start_server) -> None:
+    first = await start_server(rollout=TICK, server_name="ada")
+    await start_server(rollout=TICK, server_name="bob")
+    await settled(lambda: len(first.services.rollouts.servers) == 2)
+    text = await asyncio.to_thread(
+        lambda: urllib.request.urlopen(f"http://{first.http}/console", timeout=10).read().decode()
+    )
+    assert "Servers on this state store" in text
+    assert "ada" in text
+    assert "bob" in text

@@ -85,6 +85,7 @@ class RolloutRecorder:
         since_tick: Seconds since they were last looked at.
         verdicts: By model and final state.
         meters: The false-alarm meters, as of this scrape.
+        tick_duration: Seconds that the last look at them took.
         late_counts: Ticks of other servers that came too late to be counted.
         diverted: Models of which a rollback is in force and not on record.
         servers: Those that share the state store.
@@ -95,6 +96,7 @@ class RolloutRecorder:
     since_tick: float = 0.0
     verdicts: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     meters: Sequence[MeterSample] = ()
+    tick_duration: float = 0.0
     late_counts: int = 0
     diverted: Collection[str] = ()
     servers: Sequence[ServerSample] = ()
@@ -153,6 +155,10 @@ def rollout_families(recorder: RolloutRecorder, models: Collection[str]) -> Iter
     yield gauge(
         "turnout_rollout_unreadable", "Rollouts that have not ended and that this release cannot read.",
         [({"model": m}, float(recorder.unreadable.get(m, 0))) for m in dict.fromkeys((*models, *recorder.unreadable))],
+    )  # fmt: skip
+    yield gauge(
+        "turnout_rollout_tick_duration_seconds", "What the last look at rollouts took, waits for the store included.",
+        [({}, recorder.tick_duration)],
     )  # fmt: skip
     yield Family(
         "turnout_rollout_late_counts_total", "counter",

@@ -55,6 +55,7 @@ GAUGES: Mapping[str, Rule] = {
     "turnout_rollout_false_alarm_e_value": Rule.MOST,
     "turnout_rollout_false_alarm_requests": Rule.SUM,
     "turnout_policy_epoch": Rule.MOST,
+    "turnout_rollout_tick_duration_seconds": Rule.MOST,
     "turnout_rollout_unrecorded": Rule.MOST,
     "turnout_servers": Rule.MOST,
     "turnout_server_epochs_behind": Rule.MOST,

@@ -27,7 +27,8 @@ class ActiveRollout:
         numbers: Of the ticks that are over and not closed, by the state store's clock, the oldest first.
         last_number: Of the last of them.
         parts: What servers counted and this one has not taken: its own, and where it drives the rollout the others'.
-        delivered: By server, number of the last tick of another server that was taken since the last write.
+        mailed: Servers whose parts came by the state store since the last were taken.
+        delivered: By server, number of the last tick that goes from the state store with the next write.
         refused: Why the last change of the traffic was refused.
         saved: The state store has it as it stands.
         entries, ticks: What is still to be recorded.
@@ -41,6 +42,7 @@ class ActiveRollout:
     numbers: deque[int] = field(default_factory=deque)
     last_number: int = -1
     parts: dict[tuple[int, str], ServerTick] = field(default_factory=dict)
+    mailed: set[str] = field(default_factory=set)
     delivered: dict[str, int] = field(default_factory=dict)
     sample: int = 0
     refused: str = ""
@@ -58,6 +60,11 @@ class ActiveRollout:
             now: By the monotonic clock, seconds.
         """
         return cls(rollout, number, Counters(rules_of(rollout)), now, now)
+
+    def receive(self, part: ServerTick) -> None:
+        """Notes what a server told by the state store, where it stays until a write says that it was taken."""
+        self.parts.setdefault((part.number, part.stratum.server), part)
+        self.mailed.add(part.stratum.server)
 
     def begin_tick(self, number: int, server: str) -> None:
         """Notes that a tick is over.
@@ -101,7 +108,9 @@ class ActiveRollout:
         """
         gathered = gather(self.parts.values(), self.rollout.per_server.taken, own, oldest)
         self.parts.clear()
-        self.delivered |= {name: number for name, number in gathered.taken.items() if name != own}
+        taken = {**self.rollout.per_server.taken, **gathered.taken}
+        self.delivered |= {name: taken[name] for name in self.mailed if name in taken}
+        self.mailed.clear()
         return gathered
 
     def note(self, gathered: Gathered, shadow: Count) -> None:

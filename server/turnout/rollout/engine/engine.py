@@ -55,6 +55,7 @@ class RolloutEngine:
 
     Attributes:
         last_tick: When the last one ended, by the monotonic clock.
+        tick_duration: Seconds that the last one took.
         late_counts: Ticks of other servers that came too late to be counted.
     """
 
@@ -92,6 +93,7 @@ class RolloutEngine:
         self._lock = asyncio.Lock()
         self._ticked = asyncio.Condition()
         self.last_tick = clock.monotonic()
+        self.tick_duration = 0.0
         self.late_counts = 0
 
     @property
@@ -158,6 +160,7 @@ class RolloutEngine:
 
     async def tick(self) -> None:
         """Has every rollout go one tick on."""
+        began = self._clock.monotonic()
         async with self._lock:
             fresh = True
             try:
@@ -180,6 +183,7 @@ class RolloutEngine:
                 except Exception as error:  # noqa: BLE001 - nor end with it: what is recorded may be damaged
                     self._log.error("a rollout could not be looked at", model=model, exc_info=error)
         self.last_tick = self._clock.monotonic()
+        self.tick_duration = self.last_tick - began
         await self._announce()
 
     async def wait(self, seconds: float) -> None:

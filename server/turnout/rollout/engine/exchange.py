@@ -42,10 +42,10 @@ class Exchange:
         return _LATE_TICKS * self._tick_seconds
 
     def receive(self) -> None:
-        """Has what other servers counted come to the rollouts that this one drives."""
+        """Has what servers counted come to the rollouts that this one drives: its own too, from when another one did."""
         for active in self._ownership.active:
-            for part in self.neighbours.parts(active.rollout, self._store.server):
-                active.parts.setdefault((part.number, part.stratum.server), part)
+            for part in self.neighbours.parts(active.rollout):
+                active.receive(part)
 
     def count(self, now: float) -> None:
         """Ends the tick of every rollout that runs, whoever drives it, and begins the next.

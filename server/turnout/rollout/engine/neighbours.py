@@ -86,10 +86,10 @@ class Neighbours:
         """Returns the number of the oldest tick that still counts."""
         return self.tick(now) - max(_LATE_TICKS, int(_LATE_SECONDS / self._tick_seconds))
 
-    def parts(self, rollout: Rollout, own: str) -> Iterator[ServerTick]:
-        """Returns what other servers counted of a rollout; what cannot be read is left out."""
+    def parts(self, rollout: Rollout) -> Iterator[ServerTick]:
+        """Returns what servers told of a rollout and nobody has taken; what cannot be read is left out."""
         for record in self._counts.get((rollout.model, rollout.attempt), ()):
-            if record.server != own and (part := _read(record)) is not None:
+            if (part := _read(record)) is not None:
                 yield part
 
     @property
