@@ -21,7 +21,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -226,6 +226,21 @@ class H2cornListener:
             self._socket.close()
             return
         lingering = connections(self._address.port)
+        try:
+            await self._finish_begun(last, grace, lingering)
+        except asyncio.CancelledError:
+            for generation in (last, *self._quiet, *self._retired):
+                generation.server.shutdown()
+                generation.calls.end_all(_STOPPED)
+            cut_connections(self._address.port)
+            raise
+        finally:
+            for connection in lingering:
+                connection.close()
+            self._socket.close()
+
+    async def _finish_begun(self, last: _Generation, grace: float, lingering: Sequence[socket.socket]) -> None:
+        """Stops, in the order that loses no answer: `last` took connections until now, `lingering` are all of them."""
         following = await self._begin()
         self._retire(last, None)
         for generation in list(self._quiet):
@@ -241,7 +256,6 @@ class H2cornListener:
         self._retire(following, None)
         following.calls.end_all(_STOPPED)
         await self._let_go()
-        self._socket.close()
 
     async def _let_go(self) -> None:
         """Waits a moment for what was ended to be gone, and cuts the connections of what is not."""
