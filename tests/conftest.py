@@ -1,13 +1,16 @@
 """Fixtures that build on each other: repository -> server -> client."""
 
+import functools
 import gc
 import os
 import signal
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import hypothesis
 import onnx
 import pytest
@@ -28,6 +31,23 @@ from turnout.telemetry.logging import make_logger
 # Machines are shared and noisy: how long an example takes says nothing about the code.
 hypothesis.settings.register_profile("turnout", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("turnout")
+
+# httpx reads the certificates of the world's authorities for each client, 25 ms of CPU, and tests make hundreds.
+_make_ssl_context = httpx._transports.default.create_ssl_context
+
+
+@functools.cache
+def _authorities() -> ssl.SSLContext:
+    return _make_ssl_context()
+
+
+def _ssl_context(verify: Any = True, cert: Any = None, trust_env: bool = True) -> ssl.SSLContext:
+    if verify is True and cert is None and trust_env:
+        return _authorities()
+    return _make_ssl_context(verify, cert, trust_env)
+
+
+httpx._transports.default.create_ssl_context = _ssl_context
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and servers and commands under test with them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
