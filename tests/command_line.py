@@ -12,8 +12,8 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import click
 from typer.main import get_command
 
 from turnout.cli.main import application
@@ -24,7 +24,7 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 @functools.cache
-def turnout() -> click.Command:
+def turnout() -> Any:
     """The command line, made once: 20 ms of CPU, and tests run hundreds of commands."""
     return get_command(application())
 
