@@ -19,6 +19,7 @@ stderr, between the lines of JSON that are this server's log (docs/decisions/004
 
 import asyncio
 import contextlib
+import functools
 import os
 import socket
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -351,13 +352,7 @@ class H2cornListener:
             max_request_body_size=0,  # the application bounds bodies, and says so in words
             timeout_request_body_idle=limits.body_seconds,
             request_policies=tuple(
-                h2corn.RequestPolicy(
-                    path=path,
-                    max_request_body_size=0,
-                    timeout_request_body_idle=limits.body_seconds,
-                    h2_timeout_response_stall=limits.stall_seconds,
-                )
-                for path in self._unary_paths
+                _request_policy(path, limits.body_seconds, limits.stall_seconds) for path in self._unary_paths
             ),
             limit_connections=limits.connections,
             timeout_handshake=limits.header_seconds,
@@ -368,6 +363,16 @@ class H2cornListener:
             h2_timeout_write=limits.stall_seconds * _BACKLOG_STALLS,
             **_tls_options(identity),
         )
+
+
+@functools.cache
+def _request_policy(path: str, body_seconds: float, stall_seconds: float) -> h2corn.RequestPolicy:
+    return h2corn.RequestPolicy(
+        path=path,
+        max_request_body_size=0,
+        timeout_request_body_idle=body_seconds,
+        h2_timeout_response_stall=stall_seconds,
+    )
 
 
 def _material(identity: ServerIdentity | None) -> TlsMaterial | None:
