@@ -93,9 +93,8 @@ SCENES: Mapping[str, Scene] = {
     ),
     "slow": _bad("slow", "one made slow", "slower than the baseline's p90", PLAN | {"metrics": LATENCY}),
     "raises": _bad("raises", "one that raises", "errors: "),
-    "perturbed": _bad(
-        "perturbed", "one with other answers", "copies disagreed", SHADOWED, rate=RATE / 2
-    ),  # copies want a core too
+    # Copies run when nobody else wants a core.
+    "perturbed": _bad("perturbed", "one with other answers", "copies disagreed", SHADOWED, rate=RATE / 2),
     # Many clients that wait long: those that give up would be errors, and what is to be seen is that no answer comes.
     "hangs": _bad(
         "hangs",

@@ -36,7 +36,7 @@ def turnout(tmp_path: Path) -> Turnout:
 
 @pytest.fixture
 def untimed(tmp_path: Path) -> None:
-    """A plan without the race against the parent, which takes five seconds of CPU and says nothing of what a bump is."""
+    """A plan without the race against the parent: it takes 5 s of CPU, and says nothing of what a bump is."""
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "gates.toml").write_text('[latency]\non_failure = "off"\n')
 
