@@ -9,9 +9,9 @@ from pathlib import Path
 import grpc
 from typer.testing import CliRunner
 
+from command_line import turnout
 from routing_wire import X
 from turnout.app import Running
-from turnout.cli.main import application
 from turnout_proto.v1 import prediction_pb2 as v1
 from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
 
@@ -31,7 +31,8 @@ class Said:
 async def run(server: Running, models: Path, *arguments: str, local: bool = False) -> Said:
     """Runs `turnout`, through the server or, of commands that may, in the state store."""
     where = ["--models", str(models)] if local else ["--server", str(server.control)]
-    done = await asyncio.to_thread(CliRunner().invoke, application(), [*arguments, *where], env={"COLUMNS": "400"})
+    invoke = super(CliRunner, CliRunner()).invoke  # Typer's own makes the command line anew for each run
+    done = await asyncio.to_thread(invoke, turnout(), [*arguments, *where], env={"COLUMNS": "400"})
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     return Said(done.exit_code, done.stdout, done.stderr)
 

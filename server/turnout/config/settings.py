@@ -190,7 +190,7 @@ class Settings(BaseSettings):
 
     def for_model(self, name: str) -> ModelSettings:
         """Returns what holds for the model `name`."""
-        own = self.model.get(name, ModelOverrides())
+        own = self.model.get(name, _NO_OVERRIDES)
         return ModelSettings(
             load=own.load,
             slo_ms=own.slo_ms,
@@ -209,6 +209,10 @@ def in_force(before: Settings, after: Settings) -> Settings:
     """Returns what of `after` can be put into force in a server that was started with `before`."""
     log = before.log.model_copy(update={"level": after.log.level})
     return before.model_copy(update={"model": dict(after.model), "log": log})
+
+
+# Made once: a new one copies the defaults of all its sections, and this is asked for at each look at a model.
+_NO_OVERRIDES = ModelOverrides()
 
 
 def _over(base: S, own: S) -> S:
