@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
-from evidence_keyed import keyed_cases, keyed_row
 
+from evidence_keyed import keyed_cases, keyed_row
 from turnout.rollout.evidence import ERRORS, Count, Evidence, Metric, Tick, errors, latency
 
 ALPHA = 0.01
