@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from rollout_values import GOOD, PLAN, RUNNING, SILENT, S, gone, reached, tick
+from rollout_values import GOOD, PLAN, RUNNING, SILENT, S, begun, gone, reached, tick, until
 from turnout.rollout.breaker import Breaker, SlotRecord, trip_text, tripped
-from turnout.rollout.evidence import Count, Tick
+from turnout.rollout.evidence import Count
 from turnout.rollout.guards import LIMIT, Guards, broken
 from turnout.rollout.machine import advance
 from turnout.rollout.overrides import abort
@@ -105,10 +105,9 @@ def test_a_steps_own_limit_goes_before_the_plans_and_the_watch_has_the_plans() -
 
 
 def test_a_guard_looks_at_its_own_step() -> None:
-    plan = replace(PLAN, guards=Guards(error_share=0.05), metrics=("p90",))
-    bad = Tick.unkeyed(5.0, {"errors": Count(100, 6)}, {"errors": Count(100, 0)})
-    rollout = gone(reached(S.SOAKING, plan), replace(GOOD, ticks=(bad,)))[0]
-    assert rollout.step_counts["errors"].bad == 6
-    after = gone(rollout, *[GOOD] * 4)[0]
-    assert after.step_counts.get("errors", Count()).bad in (0, 6)
-    assert reached(S.WATCHING, plan).step_counts.get("errors", Count()).bad == 0
+    first = until(begun(replace(PLAN, shadow=None)), lambda r: r.state is S.SOAKING)[0]
+    first = gone(first, replace(GOOD, ticks=(tick(6, 100, 6),)))[0]
+    assert first.step_counts["errors"] == Count(100, 6)
+    second = until(first, lambda r: r.state is S.SOAKING and r.step == 1)[0]
+    assert not second.step_counts
+    assert not reached(S.WATCHING).step_counts
