@@ -234,6 +234,8 @@ async def running(
         def tell(model: str, rollout: Rollout, entry: Entry) -> None:
             if rollout.state.final and entry.kind == str(rollout.state):
                 metrics.rollouts.verdicts[model, entry.kind] += 1
+                if str(rollout.state) == "rolled_back":
+                    metrics.rollouts.rollbacks[model, rollout.cause or "other"] += 1
             webhook.tell(model, rollout, entry)
 
         async def refresh() -> None:

@@ -144,7 +144,8 @@ def _units(keyed: Sequence[float], share: float, events: float) -> tuple[float, 
     some = [float(one) for one in keyed if one > 0]
     if not some or share <= 0:
         return 0.0, 0.0
-    # Keys fall on groups at random: as many as leave so many groups empty. A group of several keys is in both arms.
+    # Keys fall on groups at random: as many as leave so many groups empty. A group of several keys is in both arms;
+    # they are taken to be alike, which with Zipf's law is up to twice as many units as there are.
     keys = GROUPS * math.log(GROUPS / max(GROUPS - len(some), 0.5))
     present = 1.0 - (1.0 - share) ** max(keys / len(some), 1.0)
     sizes = [one * share / present for one in some]

@@ -84,6 +84,7 @@ class RolloutRecorder:
         unreadable: By model, rollouts that have not ended and that this release cannot read.
         since_tick: Seconds since they were last looked at.
         verdicts: By model and final state.
+        rollbacks: By model and what took the candidate back.
         meters: The false-alarm meters, as of this scrape.
         tick_duration: Seconds that the last look at them took.
         late_counts: Ticks of other servers that came too late to be counted.
@@ -95,6 +96,7 @@ class RolloutRecorder:
     unreadable: Mapping[str, int] = field(default_factory=dict)
     since_tick: float = 0.0
     verdicts: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    rollbacks: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     meters: Sequence[MeterSample] = ()
     tick_duration: float = 0.0
     late_counts: int = 0
@@ -104,6 +106,9 @@ class RolloutRecorder:
 
 VERDICTS = ("succeeded", "rolled_back", "superseded", "failed")
 """How a rollout can end."""
+
+CAUSES = ("evidence", "breaker", "guard", "other")
+"""What can take a candidate back; the last are operators, deadlines and the like. Only the first is within alpha."""
 
 
 def rollout_families(recorder: RolloutRecorder, models: Collection[str]) -> Iterator[Family]:
@@ -151,6 +156,12 @@ def rollout_families(recorder: RolloutRecorder, models: Collection[str]) -> Iter
     yield Family(
         "turnout_rollout_verdicts_total", "counter", "Rollouts by how they ended.",
         [({"model": m, "verdict": v}, float(recorder.verdicts.get((m, v), 0))) for m, v in verdicts],
+    )  # fmt: skip
+    rollbacks = dict.fromkeys((model, cause) for model in models for cause in CAUSES) | dict(recorder.rollbacks)
+    yield Family(
+        "turnout_rollout_rollbacks_total", "counter",
+        "Candidates taken back, by evidence, circuit breaker, guard or something else.",
+        [({"model": m, "reason_kind": c}, float(recorder.rollbacks.get((m, c), 0))) for m, c in rollbacks],
     )  # fmt: skip
     yield gauge(
         "turnout_rollout_unreadable", "Rollouts that have not ended and that this release cannot read.",
