@@ -19,7 +19,7 @@ from turnout.rollout.evidence import ERRORS, Evidence
 from turnout.rollout.plan import Plan
 from turnout.routing.applied import Policies
 from turnout.routing.policy import CONTROL, TWIN
-from turnout.routing.slots import SALT_BYTES, SLOTS, Owners, SlotTable
+from turnout.routing.slots import ORDER_BYTES, SLOTS, Owners, SlotTable
 from turnout.serving.arms import Rules
 from turnout.serving.catalog import Catalog, VersionEntry
 from turnout.telemetry.rollout import MeterSample
@@ -90,7 +90,7 @@ class FalseAlarmMeters:
             if tally is None:
                 tally = self._tallies[model] = _Tally(looked=self._clock.monotonic())
                 slots = max(round(share * SLOTS), 1)
-                table = SlotTable(secrets.token_bytes(SALT_BYTES)).arranged({TWIN: slots, CONTROL: slots})
+                table = SlotTable(order=secrets.token_bytes(ORDER_BYTES)).arranged({TWIN: slots, CONTROL: slots})
                 self._policies.meter(model, Owners.of(table))
             self._look(model, tally)
 

@@ -72,7 +72,7 @@ class Explainer:
             if baseline_only:
                 steps.append(Step("role", "the caller asks for the baseline only: no canary answers"))
             elif routing_key:
-                slot = slot_of(applied.owners.salt, routing_key)
+                slot = applied.owners.slot(routing_key)
                 steps += _slot_steps(applied, slot)
             else:
                 steps.append(Step("key", "there is none: the next of an even sequence, by weight"))

@@ -25,7 +25,7 @@ from turnout.routing.policy import (
     unfit,
 )
 from turnout.routing.rollback import HistoryEntry, answered, default_version, rollback_targets
-from turnout.routing.slots import SALT_BYTES, Owners
+from turnout.routing.slots import ORDER_BYTES, Owners
 from turnout.serving.catalog import Catalog, ModelEntry
 from turnout.serving.inference import AnswerObserver
 from turnout.serving.lifecycle import LifecycleState
@@ -133,19 +133,19 @@ class Traffic:
             canaries=tuple(replace(c, version=_find(known, c.version)) for c in policy.canaries),
             shadows=tuple(replace(s, version=_find(known, s.version)) for s in policy.shadows),
         )
-        salt = secrets.token_bytes(SALT_BYTES)
+        order = secrets.token_bytes(ORDER_BYTES)
         beside = _Beside(statuses or {}, rollout)
-        return await self._change(model, change, "set", lambda state: state.with_policy(exact, salt), beside)
+        return await self._change(model, change, "set", lambda state: state.with_policy(exact, order), beside)
 
     async def ramp(self, model: str, canary: Canary, change: Change) -> AppliedPolicy:
         """Gives one canary another weight; a version that is none yet becomes one. Raises as `put`."""
         exact = replace(canary, version=_find(self._catalog.snapshot.model(model), canary.version))
-        salt = secrets.token_bytes(SALT_BYTES)
+        order = secrets.token_bytes(ORDER_BYTES)
 
         def decide(state: PolicyState) -> PolicyState:
             if state.policy is None:
                 raise ChangeRefused(f"{model} has no policy to ramp in: set one with a baseline first")
-            return state.with_canary(exact, salt)
+            return state.with_canary(exact, order)
 
         return await self._change(model, change, "ramp", decide)
 
