@@ -97,7 +97,7 @@ def first_rollback(case: Case, rng: np.random.Generator, hours: float = HOURS) -
         n_canary = int(rng.binomial(requests, case.weight(number)))
         canary = _drawn(rng, case.canary, n_canary, case.batch)
         baseline = _drawn(rng, case.baseline, requests - n_canary, case.batch)
-        evidence = evidence.taken(Tick(TICK_SECONDS, canary, baseline, case.batch))
+        evidence = evidence.taken(Tick.unkeyed(TICK_SECONDS, canary, baseline, case.batch))
         if evidence.worse(ALPHA):
             return (number + 1) * TICK_SECONDS / 60
     return None

@@ -46,7 +46,7 @@ def facts(draw, bad: bool = False) -> Facts:
     odd = st.sampled_from([False] * 9 + [True])
     return Facts(
         draw(st.floats(0.0, 15.0)),
-        ticks=(Tick(5.0, {"errors": canary}, {"errors": Count(100, 0 if bad else 2)}),),
+        ticks=(Tick.unkeyed(5.0, {"errors": canary}, {"errors": Count(100, 0 if bad else 2)}),),
         shadow=draw(st.sampled_from([Count(), Count(30, 0), Count(30, 1)])),
         ready=not draw(odd),
         trouble=draw(st.sampled_from([""] * 19 + ["its bytes changed"])),
@@ -146,7 +146,9 @@ class RolloutMachine(RuleBasedStateMachine):
 
     @rule(times=st.integers(1, 6))
     def all_is_well(self, times) -> None:
-        one = Tick(5.0, {"errors": Count(50, 0), "p90": Count(50, 0)}, {"errors": Count(50, 1), "p90": Count(50, 9)})
+        one = Tick.unkeyed(
+            5.0, {"errors": Count(50, 0), "p90": Count(50, 0)}, {"errors": Count(50, 1), "p90": Count(50, 9)}
+        )
         for _ in range(times):
             self.tick(Facts(5.0, (one,), Count(60, 0), rivals=self.rollout.rivals, thresholds={"p90": 0.01}))
 

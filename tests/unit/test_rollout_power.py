@@ -36,7 +36,7 @@ def simulated(plan: Plan, bad: dict[str, float], usual: dict[str, float], seed: 
         arms = [
             {m: Count(n, int(rng.binomial(n, p))) for m, p in rates.items()} for n, rates in ((n_c, bad), (n_b, usual))
         ]
-        evidence = evidence.taken(Tick(5.0, *arms))
+        evidence = evidence.taken(Tick.unkeyed(5.0, *arms))
         if evidence.worse(plan.alpha):
             return number * 5.0
     raise AssertionError

@@ -90,7 +90,7 @@ class Counters:
             pair.canary.closed = pair.baseline.closed = True
             largest = max(pair.canary.largest_batch, pair.baseline.largest_batch)
             canary, baseline = _counts(pair.canary, pair.names), _counts(pair.baseline, pair.names)
-            tick = Tick(pair.seconds, canary, baseline, largest)
+            tick = Tick.unkeyed(pair.seconds, canary, baseline, largest)
             done.append(Counted(tick, dict(pair.canary.latency), dict(pair.baseline.latency)))
         return done
 

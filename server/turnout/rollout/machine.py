@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from semver import Version
 
 from turnout.rollout.attempt import Entry, Moved, Pause, Rollout, RolloutState, enter, moved
+from turnout.rollout.breaker import SlotRecord
 from turnout.rollout.evidence import DISAGREEMENT, Count, Tick
 from turnout.rollout.overrides import abort, pause, step_to
 from turnout.rollout.words import counts_text, lacking, verdict_text
@@ -25,6 +26,7 @@ class Facts:
     Attributes:
         seconds: Since the last tick; the clock on the wall has no part in it.
         ticks: Counts that were closed since the last tick, the oldest first.
+        slots: What the slots that meet the candidate came to, each server's own.
         shadow: Copies that were compared since, and those that disagreed beyond the baseline's own noise.
         ready: The candidate and the version to go back to can both answer.
         trouble: Why the candidate can never answer; "" while it may.
@@ -43,6 +45,7 @@ class Facts:
 
     seconds: float
     ticks: Sequence[Tick] = ()
+    slots: Sequence[SlotRecord] = ()
     shadow: Count = _NONE
     ready: bool = True
     trouble: str = ""
@@ -119,7 +122,7 @@ def _observed(rollout: Rollout, facts: Facts) -> Rollout:
         evidence = evidence.taken(tick)
         seen += max((count.requests for count in tick.canary.values()), default=0)
     if facts.shadow.requests:
-        evidence = evidence.taken(Tick(0.0, {DISAGREEMENT: facts.shadow}, {}, 1))
+        evidence = evidence.taken(Tick.unkeyed(0.0, {DISAGREEMENT: facts.shadow}, {}, 1))
     rivals = max(rollout.rivals, facts.rivals)
     return replace(rollout, evidence=evidence, step_requests=rollout.step_requests + seen, rivals=rivals)
 

@@ -44,7 +44,7 @@ class Told:
         try:
             if "shadow" in body:
                 requests, bad = body["shadow"]
-                tick = Tick(0.0, {DISAGREEMENT: Count(int(requests), int(bad))}, {}, 1)
+                tick = Tick.unkeyed(0.0, {DISAGREEMENT: Count(int(requests), int(bad))}, {}, 1)
             else:
                 tick = Tick.from_json(body)
             weight, latency = body.get("weight"), body.get("latency") or {}

@@ -18,73 +18,15 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self
 
+from turnout.rollout.evidence.metrics import Metric
+from turnout.rollout.evidence.ticks import NOTHING, Count, Tick, read_count
+
 GAMMA_0 = 0.5
 """Mass of the mixture that starts with the rollout; what is left starts evenly over its maximum duration."""
 
-LEAST_BAD = 3
-"""A metric with fewer bad events of the canary than this adds nothing: it only lowers false positives."""
-
 _FINE_ALTERNATIVES = (0.05, 0.25, 0.5)
 
-_NOTHING = -math.inf
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """What is counted, and what it is tested against.
-
-    Attributes:
-        name: `errors`, `p90`, `p95`, `p99`, `stalled`, `slo` or `disagreement`.
-        weight: Its share of the combined evidence; those of a plan sum to 1.
-        null: Highest rate ratio that is not worse (of `disagreement`: highest rate).
-        alternatives: Rate ratios that the evidence is sharpest at (of `disagreement`: multiples of `null`).
-        good_null: Lowest rate ratio that forbids promotion (of `disagreement`: multiple of `null`).
-        good_alternatives: Rate ratios of a candidate that is fit for promotion.
-        floor: Bad events of the canary below which the metric adds nothing.
-        fine_rate: A canary whose rate of bad events is shown to be below this is fit, whatever the ratio; 0 for none.
-    """
-
-    name: str
-    weight: float
-    null: float
-    alternatives: tuple[float, ...]
-    good_null: float
-    good_alternatives: tuple[float, ...] = (0.5, 0.7, 0.85, 1.0, 1.2)
-    floor: int = LEAST_BAD
-    fine_rate: float = 0.0
-
-    @property
-    def promotes(self) -> bool:
-        """Whether promotion takes evidence of fitness in this metric.
-
-        Not in stalls, which are too rare to show a ratio of, and not in disagreement, which the shadow stage has asked.
-        """
-        return self.name not in (STALLED, DISAGREEMENT)
-
-    @property
-    def one_armed(self) -> bool:
-        """Whether there is no baseline to compare with, and a rate is tested against an absolute one."""
-        return self.name == DISAGREEMENT
-
-
-ERRORS, DISAGREEMENT, SLO, STALLED = "errors", "disagreement", "slo", "stalled"
-LATENCIES = ("p90", "p95", "p99", STALLED)
-"""Requests slower than a threshold of the baseline's own: a quantile of its latency, or many times its p99."""
-
-
-def errors(weight: float) -> Metric:
-    """Returns the metric of errors that the server is to blame for."""
-    return Metric(ERRORS, weight, 1.5, (2.0, 3.0, 5.0, 10.0, 30.0), 2.0, fine_rate=1e-3)
-
-
-def latency(name: str, weight: float) -> Metric:
-    """Returns the metric of requests slower than a threshold, such as the baseline's own p99."""
-    return Metric(name, weight, 1.25, (1.5, 2.0, 3.0, 5.0, 10.0), 1.5)
-
-
-def disagreement(weight: float, rate: float) -> Metric:
-    """Returns the metric of answers that differ beyond tolerance, against the absolute `rate`."""
-    return Metric(DISAGREEMENT, weight, rate, (2.0, 3.0, 5.0, 10.0, 30.0), 2.0, (0.05, 0.25, 0.5))
+_NEVER = -math.inf
 
 
 class Fitness(StrEnum):
@@ -106,55 +48,6 @@ class Fitness(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Count:
-    """One arm's count of one metric in one tick.
-
-    Attributes:
-        requests: Admitted in the tick, of those that the metric looks at.
-        bad: Bad ones among them.
-    """
-
-    requests: int = 0
-    bad: int = 0
-
-    def plus(self, other: "Count") -> "Count":
-        """Returns the sum."""
-        return Count(self.requests + other.requests, self.bad + other.bad)
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """What was counted in one tick, or in one part of it.
-
-    Attributes:
-        seconds: Active seconds that it covers; 0 for what belongs to a tick that was told before.
-        canary, baseline: Counts by metric.
-        largest_batch: Requests in the largest batch that ran.
-    """
-
-    seconds: float
-    canary: Mapping[str, Count]
-    baseline: Mapping[str, Count]
-    largest_batch: int = 1
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the form that the log holds."""
-        arms = {
-            name: {metric: [c.requests, c.bad] for metric, c in arm.items()}
-            for name, arm in (("canary", self.canary), ("baseline", self.baseline))
-        }
-        return {"seconds": self.seconds, **arms, "largest_batch": self.largest_batch}
-
-    @classmethod
-    def from_json(cls, body: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` wrote."""
-        canary, baseline = (
-            {metric: _count(counted) for metric, counted in body[arm].items()} for arm in ("canary", "baseline")
-        )
-        return cls(float(body["seconds"]), canary, baseline, int(body["largest_batch"]))
-
-
-@dataclass(frozen=True, slots=True)
 class Accumulator:
     """What one metric has shown so far.
 
@@ -166,8 +59,8 @@ class Accumulator:
 
     worse: tuple[float, ...]
     fit: tuple[float, ...]
-    canary: Count = Count()
-    baseline: Count = Count()
+    canary: Count = NOTHING
+    baseline: Count = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +195,10 @@ class Evidence:
         """Reads what `to_json` wrote, for the same metrics."""
         accumulators = {
             name: Accumulator(
-                tuple(map(float, a["worse"])), tuple(map(float, a["fit"])), _count(a["canary"]), _count(a["baseline"])
+                tuple(map(float, a["worse"])),
+                tuple(map(float, a["fit"])),
+                read_count(a["canary"]),
+                read_count(a["baseline"]),
             )
             for name, a in body["accumulators"].items()
         }
@@ -312,17 +208,9 @@ class Evidence:
         )  # fmt: skip
 
 
-def _count(counted: Sequence[Any]) -> Count:
-    """Reads requests, and bad ones among them. Raises ValueError if they are no counts."""
-    requests, bad = map(int, counted)
-    if not 0 <= bad <= requests < 1 << 63:
-        raise ValueError(f"expected requests and bad ones among them, got {requests} and {bad}")
-    return Count(requests, bad)
-
-
 def _taken(metric: Metric, known: Accumulator, tick: Tick, gamma: float, phi: int) -> Accumulator:
-    canary = tick.canary.get(metric.name, Count())
-    baseline = tick.baseline.get(metric.name, Count())
+    canary = tick.canary.get(metric.name, NOTHING)
+    baseline = tick.baseline.get(metric.name, NOTHING)
     if metric.one_armed:
         worse = [_rate_ratio(canary, metric.null, metric.null * r) / phi for r in metric.alternatives]
         null = metric.null * metric.good_null
@@ -365,8 +253,8 @@ def _started(log_m: float, gamma: float) -> float:
 
 def _mean_exp(logs: Sequence[float]) -> float:
     """Returns the mean of the exponentials, as large as a double holds."""
-    high = max(logs, default=_NOTHING)
-    if high == _NOTHING:
+    high = max(logs, default=_NEVER)
+    if high == _NEVER:
         return 0.0
     log_mean = high + math.log(math.fsum(math.exp(m - high) for m in logs) / len(logs))
     return math.exp(min(log_mean, 700.0))
