@@ -5,7 +5,7 @@ any of them -> Aborting -> RolledBack | Superseded;   Failed where the candidate
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self
@@ -14,6 +14,7 @@ from semver import Version
 
 from turnout.errors import ChangeRefused, InvalidRequest
 from turnout.rollout.evidence import Evidence
+from turnout.rollout.history import SlotRecords
 from turnout.rollout.plan import Plan
 
 _SCHEMA = 1
@@ -110,6 +111,9 @@ class Rollout:
         idle_s: Seconds on end without progress: paused, frozen, or without a ready candidate.
         held: What keeps it from going on without being a pause, in words; "" while nothing does.
         step_requests: Requests of the canary in this step.
+        step_arms: Requests in this step of the arm that it is compared with, and of those with a key, the canary's and
+            that arm's.
+        history: What slots did before the first step, as `turnout.rollout.history` packs it; "" before that.
         thresholds: Seconds, by latency metric, as fixed before this step.
         patience: The baseline's p50, seconds.
         weight: What an operator set in place of the step's; None for the step's own.
@@ -142,6 +146,8 @@ class Rollout:
     idle_s: float = 0.0
     held: str = ""
     step_requests: int = 0
+    step_arms: tuple[int, int, int] = (0, 0, 0)
+    history: str = ""
     thresholds: Mapping[str, float] = field(default_factory=dict)
     patience: float = 0.0
     weight: float | None = None
@@ -202,7 +208,8 @@ class Rollout:
             "evidence": self.evidence.to_json(), "state": str(self.state), "step": self.step, "epoch": self.epoch,
             "in_state_s": self.in_state_s, "step_s": self.step_s, "active_s": self.active_s, "idle_s": self.idle_s,
             "held": self.held,
-            "step_requests": self.step_requests, "thresholds": dict(self.thresholds), "patience": self.patience,
+            "step_requests": self.step_requests, "step_arms": list(self.step_arms), "history": self.history,
+            "thresholds": dict(self.thresholds), "patience": self.patience,
             "weight": self.weight, "passed_gate": self.passed_gate,
             "pauses": [[p.kind, p.reason, p.actor] for p in self.pauses], "verdict": self.verdict,
             "policy_epoch": self.policy_epoch, "routed": self.routed, "was_released": self.was_released,
@@ -226,7 +233,7 @@ class Rollout:
                 plan, Evidence.from_json(body["evidence"], plan.evidence_metrics), RolloutState(body["state"]),
                 int(body["step"]), int(body["epoch"]), float(body["in_state_s"]), float(body["step_s"]),
                 float(body["active_s"]), float(body["idle_s"]), body["held"],
-                int(body["step_requests"]),
+                int(body["step_requests"]), _three(body.get("step_arms", (0, 0, 0))), body.get("history", ""),
                 {k: float(v) for k, v in body["thresholds"].items()}, float(body["patience"]),
                 None if body["weight"] is None else float(body["weight"]),
                 int(body["passed_gate"]), tuple(Pause(*p) for p in body["pauses"]), body["verdict"],
@@ -235,16 +242,20 @@ class Rollout:
             )  # fmt: skip
         except (KeyError, IndexError, TypeError, AttributeError, ArithmeticError, InvalidRequest) as error:
             raise ValueError(f"not a rollout: {type(error).__name__} {error}") from error
+        if read.history:
+            SlotRecords.unpacked(read.history)  # what is read must not fail at the next tick
         if problem := read._problem():
             raise ValueError(f"not a rollout: {problem}")
         return read
 
     def _problem(self) -> str:
         """Returns what no rollout can be, "" where nothing is so: what is read must not fail at the next tick."""
-        texts: tuple[object, ...] = (self.model, self.held, self.verdict, self.routed, self.actor, self.reason)
+        texts: tuple[object, ...] = (
+            self.model, self.held, self.verdict, self.routed, self.actor, self.reason, self.history,
+        )  # fmt: skip
         texts += tuple(part for pause in self.pauses for part in (pause.kind, pause.reason, pause.actor))
         seconds = (self.in_state_s, self.step_s, self.active_s, self.idle_s, self.patience, *self.thresholds.values())
-        counts = (self.step, self.epoch, self.step_requests, self.policy_epoch)
+        counts = (self.step, self.epoch, self.step_requests, *self.step_arms, self.policy_epoch)
         checks = (
             (all(isinstance(text, str) for text in texts), "a text is none"),
             (all(0 <= value < math.inf for value in seconds), "a time is below 0 or no number"),
@@ -256,6 +267,11 @@ class Rollout:
         )
         problems = [what for fine, what in checks if not fine]
         return next(iter(problems), "") or self.evidence.problem()
+
+
+def _three(numbers: Sequence[Any]) -> tuple[int, int, int]:
+    first, second, third = map(int, numbers)
+    return first, second, third
 
 
 Moved = tuple[Rollout, tuple[Entry, ...]]

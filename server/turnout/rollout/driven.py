@@ -1,6 +1,7 @@
 """A rollout that a server drives, and what it sees when it looks: the world made into the facts of one tick."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,9 +11,9 @@ from semver import Version
 
 from turnout.registry.standing import Standing
 from turnout.rollout.actors import is_rollout, rollout_actor
-from turnout.rollout.attempt import Entry, Rollout, RolloutState
+from turnout.rollout.attempt import STEPPING, Entry, Rollout, RolloutState
 from turnout.rollout.clock import Clock
-from turnout.rollout.counters import Counted, Counters, Place
+from turnout.rollout.counters import Counted, Counters, Place, SlotsInForce
 from turnout.rollout.evidence import SLO, STALLED, Count
 from turnout.rollout.machine import Facts
 from turnout.rollout.plan import Plan
@@ -95,7 +96,7 @@ class Observer:
 
     def driven(self, rollout: Rollout, number: int) -> Driven:
         """Returns a rollout that is driven from now on."""
-        return Driven(rollout, number, Counters(_rules(rollout)), self._clock.monotonic())
+        return Driven(rollout, number, Counters(_rules(rollout), history=rollout.history), self._clock.monotonic())
 
     def facts(self, driven: Driven, rivals: int) -> tuple[Facts, Sequence[Counted]]:
         """Returns what is so now, and begins the next tick's counts.
@@ -110,15 +111,17 @@ class Observer:
         candidate = self.entry(rollout.model, rollout.candidate)
         previous = self.entry(rollout.model, rollout.previous)
         thresholds, samples, patience = latency_of(rollout.plan, previous)
-        self._attach(driven, candidate, previous)
+        applied, policy = self.applied(rollout.model)
+        self._attach(driven, candidate, previous, applied, now)
         driven.counters.roll(seconds, now, _rules(rollout), _thresholds(rollout))
         counted = driven.counters.closed(now)
-        applied, policy = self.applied(rollout.model)
         wish = wished(rollout, policy)
         released = self._released_over(rollout, policy)
         facts = Facts(
             seconds,
             ticks=[one.tick for one in counted],
+            slots=driven.counters.slot_records,
+            history=driven.counters.history if not rollout.history else "",
             shadow=self._shadowed(driven),
             ready=all(entry is not None and entry.state is LifecycleState.READY for entry in (candidate, previous)),
             trouble=_trouble(candidate),
@@ -175,17 +178,34 @@ class Observer:
         parts = answers_of(policy, statuses).plain
         return "" if parts == (Part(rollout.previous),) else parts_text(parts)
 
-    def _attach(self, driven: Driven, candidate: VersionEntry | None, previous: VersionEntry | None) -> None:
+    def _attach(
+        self,
+        driven: Driven,
+        candidate: VersionEntry | None,
+        previous: VersionEntry | None,
+        applied: AppliedPolicy | None,
+        now: float,
+    ) -> None:
         new, old = _handle(candidate), _handle(previous)
         if new is None or old is None:
             driven.counters.detach()
             return
-        plain = TWIN if driven.rollout.plan.twin else str(Role.BASELINE)
-        if driven.rollout.promoted:
+        rollout = driven.rollout
+        twin = TWIN if rollout.plan.twin else ""
+        plain = twin or str(Role.BASELINE)
+        rest: Place | None = ((new if rollout.promoted else old).arms, str(Role.BASELINE)) if twin else None
+        owners = applied.owners if applied is not None else None
+        for handle in (new, old):
+            handle.history.fold(now)
+        if rollout.promoted:
             places: tuple[Place, Place] = (new.arms, plain), (old.arms, str(Role.CANARY))
+            slots = SlotsInForce(owners, twin, str(rollout.previous), ("", TWIN))
         else:
             places = (new.arms, str(Role.CANARY)), (old.arms, plain)
-        driven.counters.attach(*places, self._replays.on(old))
+            slots = SlotsInForce(owners, str(rollout.candidate), twin, (str(rollout.candidate),))
+        driven.counters.attach(*places, self._replays.on(old), rest, rest_meets_candidate=rollout.promoted)
+        began = rollout.state in STEPPING or rollout.promoted
+        driven.counters.watch(slots, old.history, _thresholds(rollout), began=began)
 
     def _shadowed(self, driven: Driven) -> Count:
         """Returns the copies that were compared since the last look, and those that disagreed or failed."""
@@ -213,7 +233,7 @@ def latency_of(plan: Plan, entry: VersionEntry | None) -> tuple[Mapping[str, flo
     if len(recent) < max(plan.threshold_samples, 2):
         return None, len(recent), 0.0
     seen = np.fromiter(recent, np.float64, len(recent))
-    found = {name: threshold(name, seen) for name in plan.timed}
+    found = {name: threshold(name, seen) for name in plan.thresholded}
     return found, len(recent), float(np.quantile(seen, 0.5))
 
 
@@ -284,7 +304,7 @@ def _thresholds(rollout: Rollout) -> dict[str, float]:
 def _rules(rollout: Rollout) -> Rules:
     plan = rollout.plan
     thresholds = tuple(sorted(_thresholds(rollout).values()))
-    return Rules(thresholds, rollout.patience, plan.warm_requests, plan.key_cap, plan.key_window_s)
+    return Rules(thresholds, rollout.patience, plan.warm_requests, rollout.thresholds.get(STALLED, math.inf))
 
 
 def _texts(buckets: Mapping[int, int]) -> dict[str, int]:

@@ -135,6 +135,8 @@ class Enforcement:
             self._undivert(rollout.model)
             return
         frozen = applied is not None and applied.state.frozen
+        if not aborting and wish == policy and driven.counters.starved and not frozen:
+            await self._redraw_twin(driven)
         if not aborting and (rollout.pauses or frozen or wish is None or wish == policy or not self._ready(rollout)):
             self._undivert(rollout.model)
             return
@@ -179,6 +181,18 @@ class Enforcement:
         await self._traffic.put(rollout.model, wish, change, statuses=statuses, rollout=written)
         if statuses:
             await self._refresh()
+        driven.rollout = self.routed(rollout)
+
+    async def _redraw_twin(self, driven: Driven) -> None:
+        """Gives the arm that the canary is compared with other keys, where it has hardly any requests with one."""
+        rollout = driven.rollout
+        change = Change(rollout_actor(rollout.attempt), f"{_reason(rollout)}: the twin's keys carry too little traffic")
+        driven.counters.redrawn()
+        try:
+            await self._traffic.redraw_twin(rollout.model, change)
+        except TurnoutError as error:
+            self._log.warning("a twin was not drawn anew", model=rollout.model, reason=error.message)
+            return
         driven.rollout = self.routed(rollout)
 
     async def _withdraw(self, rollout: Rollout) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from semver import Version
 
-from turnout.rollout.attempt import Entry, Moved, Pause, Rollout, RolloutState, enter, moved
+from turnout.rollout.attempt import STEPPING, Entry, Moved, Pause, Rollout, RolloutState, enter, moved
 from turnout.rollout.breaker import SlotRecord
 from turnout.rollout.evidence import DISAGREEMENT, Count, Tick
 from turnout.rollout.overrides import abort, pause, step_to
@@ -28,6 +28,8 @@ class Facts:
         ticks: Counts that were closed since the last tick, the oldest first.
         slots: What the slots that meet the candidate came to, each server's own.
         shadow: Copies that were compared since, and those that disagreed beyond the baseline's own noise.
+        incomparable: Why no copies can be compared: what the baseline does to itself; "" where they can.
+        history: What slots did before the first step, as `turnout.rollout.history` packs it; "" where nothing is known.
         ready: The candidate and the version to go back to can both answer.
         trouble: Why the candidate can never answer; "" while it may.
         in_force: What is wished is in force.
@@ -47,6 +49,8 @@ class Facts:
     ticks: Sequence[Tick] = ()
     slots: Sequence[SlotRecord] = ()
     shadow: Count = _NONE
+    incomparable: str = ""
+    history: str = ""
     ready: bool = True
     trouble: str = ""
     in_force: bool = True
@@ -117,14 +121,33 @@ def _idle(rollout: Rollout, facts: Facts) -> Moved:
 
 
 def _observed(rollout: Rollout, facts: Facts) -> Rollout:
-    evidence, seen = rollout.evidence, 0
+    evidence, seen, arms = rollout.evidence, 0, rollout.step_arms
     for tick in facts.ticks:
         evidence = evidence.taken(tick)
         seen += max((count.requests for count in tick.canary.values()), default=0)
+        arms = _with_arms(arms, tick)
     if facts.shadow.requests:
         evidence = evidence.taken(Tick.unkeyed(0.0, {DISAGREEMENT: facts.shadow}, {}, 1))
     rivals = max(rollout.rivals, facts.rivals)
-    return replace(rollout, evidence=evidence, step_requests=rollout.step_requests + seen, rivals=rivals)
+    begun = rollout.state in STEPPING or rollout.promoted
+    return replace(
+        rollout,
+        evidence=evidence,
+        step_requests=rollout.step_requests + seen,
+        step_arms=arms,
+        rivals=rivals,
+        history=rollout.history or (facts.history if begun else ""),
+    )
+
+
+def _with_arms(arms: tuple[int, int, int], tick: Tick) -> tuple[int, int, int]:
+    """Returns requests of the baseline's arm, and of the canary's and the baseline's with a key, with one more tick."""
+    baseline = max((count.requests for count in tick.baseline.values()), default=0)
+    keyed = [
+        sum(max((int(units.requests.sum()) for units in arm.values()), default=0) for arm in parts)
+        for parts in ([s.keyed_canary for s in tick.strata], [s.keyed_baseline for s in tick.strata])
+    ]
+    return arms[0] + baseline, arms[1] + keyed[0], arms[2] + keyed[1]
 
 
 def _pending(rollout: Rollout, _: Facts) -> Moved:
@@ -152,6 +175,8 @@ def _shadowing(rollout: Rollout, facts: Facts) -> Moved:
     assert stage is not None
     if rollout.in_state_s < stage.duration_s:
         return rollout, ()
+    if facts.incomparable:
+        return _insufficient(rollout, facts.incomparable) or step_to(_fixed(rollout, facts), 0)
     known = rollout.evidence.accumulators[DISAGREEMENT].canary
     fit = rollout.evidence.fit(DISAGREEMENT) >= 1 / rollout.plan.beta
     if known.requests >= stage.min_samples and fit:
@@ -168,7 +193,7 @@ def _shadowing(rollout: Rollout, facts: Facts) -> Moved:
 def _ramping(rollout: Rollout, facts: Facts) -> Moved:
     if not facts.in_force:
         return rollout, ()
-    fixed = replace(_fixed(rollout, facts), step_s=0.0, step_requests=0)
+    fixed = replace(_fixed(rollout, facts), step_s=0.0, step_requests=0, step_arms=(0, 0, 0))
     return enter(fixed, _S.SOAKING, f"{rollout.canary_weight:.2%} of the traffic goes to {rollout.candidate}")
 
 

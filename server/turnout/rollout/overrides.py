@@ -133,4 +133,5 @@ def step_to(rollout: Rollout, number: int) -> Moved:
         waits = f"step {number + 1} of {len(rollout.plan.steps)} ({step.weight:.2%}) waits for somebody to promote"
         return pause(rollout, Pause("gate", waits))
     text = f"step {number + 1} of {len(rollout.plan.steps)}: {step.weight:.2%}"
-    return enter(replace(rollout, step=number, step_s=0.0, step_requests=0, weight=None), _S.RAMPING, text)
+    begun = replace(rollout, step=number, step_s=0.0, step_requests=0, step_arms=(0, 0, 0), weight=None)
+    return enter(begun, _S.RAMPING, text)

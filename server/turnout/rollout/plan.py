@@ -12,16 +12,20 @@ from turnout.errors import InvalidRequest, Violation
 from turnout.rollout.evidence import (
     DISAGREEMENT,
     ERRORS,
+    INVALID,
     LATENCIES,
     SLO,
     STALLED,
     Metric,
     disagreement,
     errors,
+    invalid,
     latency,
 )
 
-_WEIGHTS = {ERRORS: 0.4, "p99": 0.2, "p95": 0.2, "p90": 0.2, STALLED: 0.1, SLO: 0.2, DISAGREEMENT: 0.25}
+_WEIGHTS = {
+    ERRORS: 0.4, "p99": 0.2, "p95": 0.2, "p90": 0.2, STALLED: 0.1, INVALID: 0.1, SLO: 0.2, DISAGREEMENT: 0.25,
+}  # fmt: skip
 """Of each metric before those of a plan are made to sum to 1."""
 
 _MAX_STEPS = 50
@@ -30,6 +34,9 @@ _MAX_SLO_MS = 3_600_000.0
 
 RECENT = 4096
 """Latencies of a version that are kept to take thresholds from; no plan can ask for more."""
+
+_GONE = ("key_cap", "key_window_s")
+"""Fields of earlier releases, which plan files may still have: a key's bad events are all counted now."""
 
 M = TypeVar("M")
 
@@ -77,7 +84,7 @@ class Plan:
         steps: In order; promotion follows the last.
         shadow: The stage before them; None for none.
         metrics: What is looked at, of `errors`, `p99`, `p95`, `p90`, `stalled` (slower than ten times the baseline's
-            p99) and `slo`.
+            p99), `invalid` (NaN or infinity in an output) and `slo`. `stalled` and `invalid` are, named or not.
         alpha: Chance that a candidate that is not worse is ever rolled back.
         beta: Chance that one that is not fit is promoted on the evidence.
         min_requests: Of the canary, in each step.
@@ -86,7 +93,6 @@ class Plan:
         slo_ms: Latency objective of the metric `slo`, milliseconds; None for none.
         threshold_samples: Of the baseline's latency, before the first step.
         warm_requests: First requests of each batch size that latency leaves out.
-        key_cap, key_window_s: Bad events of one kind that one routing key may give, and in how long. A heuristic.
         validating_s: How long the candidate may take to be ready, and the baseline to show its latency.
         step_deadline_s: How long a step may take, active; 0: four times its soak and a minute.
         max_duration_s: How long all of it may take, active.
@@ -102,7 +108,7 @@ class Plan:
 
     steps: tuple[Step, ...] = (Step(0.01, 300.0), Step(0.05, 600.0), Step(0.25, 900.0), Step(0.5, 1800.0))
     shadow: ShadowStage | None = None
-    metrics: tuple[str, ...] = (ERRORS, "p99", "p95", "p90", STALLED)
+    metrics: tuple[str, ...] = (ERRORS, "p99", "p95", "p90", STALLED, INVALID)
     alpha: float = 0.01
     beta: float = 0.05
     min_requests: int = 100
@@ -110,8 +116,6 @@ class Plan:
     slo_ms: float | None = None
     threshold_samples: int = 200
     warm_requests: int = 20
-    key_cap: int = 3
-    key_window_s: float = 60.0
     validating_s: float = 600.0
     step_deadline_s: float = 0.0
     max_duration_s: float = 86_400.0
@@ -131,7 +135,8 @@ class Plan:
     @property
     def evidence_metrics(self) -> tuple[Metric, ...]:
         """What the evidence looks at; the weights sum to 1 and are fixed before the start."""
-        names = [*self.metrics, *([SLO] if self.slo_ms is not None and SLO not in self.metrics else [])]
+        always = (STALLED, INVALID, *([SLO] if self.slo_ms is not None else []))
+        names = list(dict.fromkeys((*self.metrics, *always)))
         if self.shadow is not None:
             names.append(DISAGREEMENT)
         total = math.fsum(_WEIGHTS[name] for name in names)
@@ -139,8 +144,13 @@ class Plan:
 
     @property
     def timed(self) -> tuple[str, ...]:
-        """The metrics that take thresholds of the baseline's own."""
+        """The metrics that take thresholds of the baseline's own, and that the plan asks for: it waits for those."""
         return tuple(name for name in self.metrics if name in LATENCIES)
+
+    @property
+    def thresholded(self) -> tuple[str, ...]:
+        """All metrics that take thresholds of the baseline's own: `stalled` is one of them in every plan."""
+        return tuple(dict.fromkeys((*self.timed, STALLED)))
 
     def deadline(self, step: Step) -> float:
         """Returns how long a step may take, active seconds."""
@@ -149,6 +159,8 @@ class Plan:
     def _metric(self, name: str, weight: float) -> Metric:
         if name == ERRORS:
             return errors(weight)
+        if name == INVALID:
+            return invalid(weight)
         if name == DISAGREEMENT:
             assert self.shadow is not None
             return disagreement(weight, max(1.0 - self.shadow.agreement, 1e-6))
@@ -167,6 +179,7 @@ class Plan:
             InvalidRequest: A field is unknown, or has a value that it cannot have.
         """
         problems: list[Violation] = []
+        body = {key: value for key, value in body.items() if key not in _GONE}
         top = {key: value for key, value in body.items() if key in cls.__dataclass_fields__}
         there_are = f"unknown; there are {', '.join(sorted(cls.__dataclass_fields__))}"
         unknown = [Violation(str(key), there_are) for key in sorted(body.keys() - top.keys())]
@@ -192,7 +205,7 @@ class Plan:
         check("steps", weights == sorted(weights), "weights that do not fall")
         seconds = {
             "validating_s": self.validating_s, "step_deadline_s": self.step_deadline_s, "watch_s": self.watch_s,
-            "max_duration_s": self.max_duration_s, "max_pause_s": self.max_pause_s, "key_window_s": self.key_window_s,
+            "max_duration_s": self.max_duration_s, "max_pause_s": self.max_pause_s,
         }  # fmt: skip
         for number, step in enumerate(self.steps):
             seconds[f"steps[{number}].soak_s"] = step.soak_s
@@ -201,7 +214,7 @@ class Plan:
         check("max_duration_s", self.max_duration_s > 0, "more than 0")
         for level in (self.alpha, self.beta):
             check("alpha, beta", 1e-6 <= level <= 0.5, "0.000001 to 0.5")
-        allowed = (ERRORS, *LATENCIES, SLO)
+        allowed = (ERRORS, *LATENCIES, INVALID, SLO)
         check("metrics", set(self.metrics) <= set(allowed) and len(self.metrics) > 0, f"some of {', '.join(allowed)}")
         check("metrics", len(set(self.metrics)) == len(self.metrics), "each metric once")
         check("slo_ms", SLO not in self.metrics or self.slo_ms is not None, "a number where `slo` is a metric")
@@ -211,7 +224,6 @@ class Plan:
         check("min_requests and the like", all(0 <= n <= 10**9 for n in counts), "whole numbers, 0 or more")
         samples = 0 <= self.threshold_samples <= RECENT
         check("threshold_samples", samples, f"a whole number, 0 to {RECENT}: older ones are not kept")
-        check("key_cap", 1 <= self.key_cap <= 10**9, "a whole number, 1 or more")
         check("on_insufficient", self.on_insufficient in ON_INSUFFICIENT, " or ".join(ON_INSUFFICIENT))
         check("on_newer", self.on_newer in ON_NEWER, " or ".join(ON_NEWER))
         check("holdback", 0 <= self.holdback <= 0.5, "0 to 0.5")

@@ -2,6 +2,10 @@
 
 from turnout.rollout.attempt import STEPPING, Rollout
 
+_BLIND_REQUESTS = 20
+_BLIND_RATIO = 20
+"""An arm that has less than a twentieth of what its share lets expect is no measure of the other."""
+
 
 def lacking(rollout: Rollout) -> list[str]:
     """Returns what holds it, and in a step what is still to be seen before the next one, or before promotion."""
@@ -13,10 +17,30 @@ def lacking(rollout: Rollout) -> list[str]:
         found.append(f"the soak has {step.soak_s - rollout.step_s:.0f} s to go")
     if rollout.step_requests < plan.min_requests:
         found.append(f"the canary had {rollout.step_requests} of {plan.min_requests} requests")
+    if blind := _blind(rollout):
+        found.append(blind)
     last = rollout.step + 1 == len(plan.steps)
     if last and (unproven := rollout.evidence.unproven(plan.beta, plan.exposure_requests)):
         found.append(f"no evidence yet that {', '.join(unproven)} fit for promotion")
     return found
+
+
+def _blind(rollout: Rollout) -> str:
+    """Returns why this step's counts compare nothing with anything, "" where they do.
+
+    Traffic with keys goes by slots and traffic without by turns: either may miss an arm while the other does not.
+    """
+    weight = rollout.canary_weight
+    share = min(weight, (1 - weight) / 2) if rollout.plan.twin else 1 - weight
+    if share <= 0:
+        return ""
+    baseline, keyed, keyed_baseline = rollout.step_arms
+    arm = "the baseline's twin" if rollout.plan.twin else "the baseline"
+    if rollout.step_requests and not baseline:
+        return f"{arm} had no request to compare the canary's {rollout.step_requests} with"
+    if keyed >= _BLIND_REQUESTS and keyed_baseline * _BLIND_RATIO * weight < keyed * share:
+        return f"{arm} had {keyed_baseline} requests with a routing key, the canary {keyed}: too few to compare with"
+    return ""
 
 
 def verdict_text(rollout: Rollout) -> str:

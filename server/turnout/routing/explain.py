@@ -8,7 +8,7 @@ from turnout.routing.applied import AppliedPolicy, Policies
 from turnout.routing.policy import TWIN, UNITS, Policy, eligible
 from turnout.routing.router import PolicyRouter
 from turnout.routing.selector import ByDigest, ByTag, Default, Exact, InRange, Latest, Selector, parse
-from turnout.routing.slots import SLOTS, slot_of
+from turnout.routing.slots import SLOTS
 from turnout.routing.split import Split
 from turnout.serving.catalog import Catalog, ModelEntry
 from turnout.serving.inference import Route

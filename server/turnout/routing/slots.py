@@ -1,8 +1,8 @@
 """Which routing keys belong to whom: 65,536 slots, each with one owner. Pure (EVIDENCE.md, "Sticky slots").
 
 A key hashes to a slot: `H64(salt || 0x00 || key) mod 65536`. That stays so for the life of a model, so that what a slot
-did before a trial is known when the trial begins. A trial draws an *order* of the slots, and owners claim *positions* in
-it: growing takes the first free ones, shrinking gives back the last taken first. So
+did before a trial is known when the trial begins. A trial draws an *order* of the slots, and owners claim *positions*
+in it: growing takes the first free ones, shrinking gives back the last taken first. So
 
     5 -> 25 %        keeps every key of the 5 %, and 25 -> 5 % gives exactly the first set back
     raising B        never moves A: a slot changes hands only between an owner and the unclaimed rest, the baseline's
@@ -15,13 +15,16 @@ few hundred requests. What is kept is salt, order and each owner's runs of posit
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b as _blake2b
+from hashlib import blake2b
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-SLOTS = 65_536
+from turnout.serving import keyed
+from turnout.serving.keyed import SlotFinder
+
+SLOTS = keyed.SLOTS
 
 ORDER_BYTES = 16
 
@@ -110,10 +113,10 @@ class SlotTable:
         return replace(self, claims=tuple(Claim(owner, runs) for owner, runs in claims.items() if runs))
 
     def balanced(self, owner: str, against: str, traffic: NDArray[Any]) -> Self:
-        """Returns the table in which `owner` has other slots, as many, whose traffic is nearer to that of `against`.
+        """Returns the table in which `owner` has other slots, as many, that carry as much traffic as those of another.
 
-        Where its slots carry at least half and at most twice that traffic, or no others do better, they stay. Only
-        traffic is looked at, so that what is drawn says nothing about outcomes.
+        As much for each slot, that is. Where its own carry at least half and at most twice of that, or no others come
+        twice as near, they stay. Only traffic is looked at, so that what is drawn says nothing about outcomes.
 
         Args:
             owner: Whose slots are drawn anew.
@@ -125,15 +128,16 @@ class SlotTable:
             return self
         sums = np.concatenate([[0.0], np.cumsum(traffic[_order(self.order or self.salt)], dtype=np.float64)])
         held, aim = (sum(sums[stop] - sums[start] for start, stop in claims[name]) for name in (owner, against))
+        count = self.slots_of(owner)
+        aim *= min(count / self.slots_of(against), 1.0)
         if not aim or aim / 2 <= held <= 2 * aim:
             return self
         free = list(_free({name: runs for name, runs in claims.items() if name != owner}))
         positions = np.concatenate([np.arange(start, stop) for start, stop in free])
-        count = self.slots_of(owner)
         along = np.concatenate([[0.0], np.cumsum(np.diff(sums)[positions])])
         windows = along[count:] - along[:-count]
         first = int(np.argmin(np.abs(windows - aim)))
-        if abs(windows[first] - aim) >= abs(held - aim):
+        if 2 * abs(windows[first] - aim) > abs(held - aim):
             return self
         claims[owner] = _runs(positions[first : first + count])
         return replace(self, claims=tuple(Claim(name, runs) for name, runs in claims.items()))
@@ -163,13 +167,15 @@ class Owners:
         names: Owners by number; number 0 is the baseline, and has no name here.
         by_slot: Number of each slot's owner.
         by_position: Number of the owner of each position in the order.
-        slot: Returns the slot of a key.
+        finder: Finds the slots of keys.
+        slot: Its method of that name: a look-up less for each request.
     """
 
     salt: bytes
     names: tuple[str, ...]
     by_slot: Sequence[int]
     by_position: Sequence[int]
+    finder: SlotFinder
     slot: Callable[[str], int]
 
     @classmethod
@@ -182,7 +188,8 @@ class Owners:
         by_slot = np.empty_like(by_position)
         by_slot[_order(table.order or table.salt)] = by_position
         names = ("", *(claim.owner for claim in table.claims))
-        return cls(table.salt, names, _indexable(by_slot), _indexable(by_position), SlotFinder(table.salt).slot)
+        finder = SlotFinder(table.salt)
+        return cls(table.salt, names, _indexable(by_slot), _indexable(by_position), finder, finder.slot)
 
     def owned(self, name: str) -> NDArray[np.bool_]:
         """Returns whether `name` ("" for the baseline) owns each slot, shape (SLOTS,)."""
@@ -191,28 +198,6 @@ class Owners:
         by_slot = np.frombuffer(self.by_slot, np.uint8) if isinstance(self.by_slot, bytes) else np.array(self.by_slot)
         owned: NDArray[np.bool_] = by_slot == self.names.index(name)
         return owned
-
-
-class SlotFinder:
-    """Finds the slots of keys under one salt.
-
-    It remembers the latest: routing asks first, and whoever counts the request asks again, which takes 0.05 us.
-    """
-
-    __slots__ = ("_key", "_prefix", "_slot")
-
-    def __init__(self, salt: bytes) -> None:
-        self._prefix = salt + b"\0"
-        self._key: str | None = None
-        self._slot = 0
-
-    def slot(self, key: str) -> int:
-        """Returns the slot of `key`, as `slot_of`."""
-        if key is not self._key:
-            digest = _blake2b(self._prefix + key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-            self._slot = digest[0] | digest[1] << 8
-            self._key = key
-        return self._slot
 
 
 def slot_of(salt: bytes, key: str) -> int:
@@ -232,7 +217,7 @@ def _order(seed_bytes: bytes) -> NDArray[np.intp]:
     Written out with integers, since NumPy's generators may give another permutation in another release: each slot gets
     64 bits by the finaliser of SplitMix64 (Steele, Lea & Flood 2014), seeded by the order, and the slots are sorted.
     """
-    seed = int.from_bytes(_blake2b(seed_bytes, digest_size=8, person=b"turnout order").digest(), "little")
+    seed = int.from_bytes(blake2b(seed_bytes, digest_size=8, person=b"turnout order").digest(), "little")
     bits = np.arange(1, SLOTS + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(seed)
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
