@@ -35,13 +35,14 @@ from turnout.reload import Reloader
 from turnout.rollout.attempt import Entry, Rollout
 from turnout.rollout.changes.operations import Operations
 from turnout.rollout.clock import SYSTEM_CLOCK, Clock
-from turnout.rollout.controller import Rollouts
-from turnout.rollout.driven import Observer
-from turnout.rollout.enforcement import Enforcement
+from turnout.rollout.engine.engine import RolloutEngine
+from turnout.rollout.engine.releases import Releases
+from turnout.rollout.engine.serving_world import ServingWorld
+from turnout.rollout.engine.stored import StoredRollouts
+from turnout.rollout.log import RolloutLog
 from turnout.rollout.meter import FalseAlarmMeters
+from turnout.rollout.metrics import record_rollouts
 from turnout.rollout.preview import Previews
-from turnout.rollout.roster import Roster
-from turnout.rollout.shown import record_rollouts
 from turnout.rollout.webhook import Webhook
 from turnout.routing.adoption import Recorder
 from turnout.routing.applied import Policies
@@ -190,7 +191,10 @@ async def running(
             return await store.in_thread(look_at_store)
 
         def held(model: str) -> Mapping[Version, Hold]:
-            return {**policies.held(model), **roster.held(model)}  # a rollout's part of a policy is its own to let go
+            return {
+                **policies.held(model),
+                **rollouts.holds(model),
+            }  # a rollout's part of a policy is its own to let go
 
         def fallbacks(model: str) -> Fallbacks:
             return policies.fallbacks.get(model, Fallbacks())
@@ -241,20 +245,17 @@ async def running(
         tick = settings.rollout.tick_s
         replays = Replays()
         stack.push_async_callback(replays.close)
-        observer = Observer(catalog, policies, shadows, replays, tick, clock)
-        roster = Roster(store, observer, manager.reconcile, log, clock)
+        world = ServingWorld(catalog, policies, traffic, shadows, replays, manager)
+        rollouts = RolloutEngine(world, StoredRollouts(store), clock, tick, tell, log)
         operations = Operations(repository, store)
-        enforcement = Enforcement(store, traffic, policies, observer, roster, manager.refresh, tick, tell, log)
-        rollouts = Rollouts(
-            store, policies, catalog, observer, roster, enforcement, operations, manager.reconcile, tick, log, clock
-        )
+        releases, rollout_log = Releases(rollouts, operations, world), RolloutLog(store, catalog)
         declarer = Declarer(repository, store)
         uploads = _uploads(repository, store, settings, processes)
         stack.callback(uploads.close)
         meters = FalseAlarmMeters(
-            lambda model: settings.for_model(model).false_alarm_meter, catalog, policies, observer, log, clock
+            lambda model: settings.for_model(model).false_alarm_meter, catalog, policies, world, log
         )
-        previews = Previews(catalog, rollouts, clock)
+        previews = Previews(catalog, world)
         peers = None if member is None else Peers(member, manager, catalog, refresh, log)
         recent = Recent(catalog, peers)
         explainer = Explainer(router, catalog, policies)
@@ -262,7 +263,9 @@ async def running(
         if settings.console.enabled:
             token = settings.console.token.get_secret_value()
             part = "" if peers is None else peers.part
-            console = console_routes(catalog, policies, shadows, rollouts, explainer, recent, token, log, part)
+            console = console_routes(
+                catalog, policies, shadows, rollouts, rollout_log, explainer, recent, token, log, part
+            )
         services = Services(
             inference=inference,
             catalog=catalog,
@@ -274,6 +277,8 @@ async def running(
             policies=policies,
             shadows=shadows,
             rollouts=rollouts,
+            releases=releases,
+            rollout_log=rollout_log,
             registry=_registry(repository, uploads, declarer, operations, store, refresh, settings, stack),
             previews=previews,
             metrics=metrics,
@@ -349,7 +354,7 @@ async def running(
             await member.listening()
             side_tasks.start("readiness", peers.tell_ready())
         fold = functools.partial(fold_histories, catalog)
-        side_tasks.start("rollouts", rollouts.run(previews.tick, meters.tick, lambda: fold(clock.monotonic())))
+        side_tasks.start("rollouts", rollouts.run(fold, previews.tick, meters.tick))
         side_tasks.start("webhook", webhook.run())
         side_tasks.start("retention", _retain(store, settings.retention, log))
         side_tasks.start("tls", certificates.watch())

@@ -11,11 +11,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from rollout_values import PLAN, V1, V2, V3, S, begun
 from turnout.errors import ChangeRefused
 from turnout.rollout.attempt import STEPPING, Entry, Pause, Rollout
+from turnout.rollout.desired import desired_policy
 from turnout.rollout.evidence import Count, Tick
 from turnout.rollout.machine import Facts, advance
 from turnout.rollout.overrides import abort, pause, promote, resume, set_weight
 from turnout.rollout.plan import Step
-from turnout.rollout.wishes import wished
 from turnout.routing.policy import UNITS, Canary, Policy, Shadow, malformed
 
 ANY_ABORT = {S.ABORTING}
@@ -193,29 +193,29 @@ class RolloutMachine(RuleBasedStateMachine):
     @rule(policy=policies())
     def its_wish_is_stable_and_leaves_the_others(self, policy) -> None:
         rollout = self.rollout
-        wish = wished(rollout, policy)
-        if wish is None:
+        desired = desired_policy(rollout, policy)
+        if desired is None:
             return
-        assert wished(rollout, wish) == wish
+        assert desired_policy(rollout, desired) == desired
         ours = {V1, V2}
         if policy is not None:
-            kept = {c for c in policy.canaries if c.version not in ours and c.version != wish.baseline}
-            assert kept <= set(wish.canaries)
-            assert {s for s in policy.shadows if s.version not in ours} - {Shadow(wish.baseline, 100)} <= set(
-                wish.shadows
+            kept = {c for c in policy.canaries if c.version not in ours and c.version != desired.baseline}
+            assert kept <= set(desired.canaries)
+            assert {s for s in policy.shadows if s.version not in ours} - {Shadow(desired.baseline, 100)} <= set(
+                desired.shadows
             )
         assert (
-            {c.version for c in wish.canaries} <= {c.version for c in policy.canaries if policy} | ours
+            {c.version for c in desired.canaries} <= {c.version for c in policy.canaries if policy} | ours
             if policy
             else ours
         )
-        if sum(c.weight for c in wish.canaries) <= UNITS:
-            assert not malformed(wish)
+        if sum(c.weight for c in desired.canaries) <= UNITS:
+            assert not malformed(desired)
         if rollout.state is S.ABORTING:
-            assert V2 not in wish.versions, "nothing goes to what is taken back"
+            assert V2 not in desired.versions, "nothing goes to what is taken back"
         if rollout.state in STEPPING:
-            assert wish.weight(V2) == round(rollout.canary_weight * UNITS)
-            assert wish.baseline == V1
+            assert desired.weight(V2) == round(rollout.canary_weight * UNITS)
+            assert desired.baseline == V1
 
     def teardown(self) -> None:
         if not hasattr(self, "rollout"):

@@ -11,8 +11,8 @@ from semver import Version
 from turnout.rollout.attempt import STEPPING, Entry, Moved, Pause, Rollout, RolloutState, enter, moved
 from turnout.rollout.breaker import SlotRecord
 from turnout.rollout.evidence import DISAGREEMENT, Count, Tick
+from turnout.rollout.explain import counts_text, lacking, verdict_text
 from turnout.rollout.overrides import abort, pause, step_to
-from turnout.rollout.words import counts_text, lacking, verdict_text
 
 _S = RolloutState
 _NONE = Count()

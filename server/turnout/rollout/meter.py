@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from structlog.typing import FilteringBoundLogger
 
-from turnout.rollout.clock import Clock
 from turnout.rollout.counters import Counters, SlotsInForce
-from turnout.rollout.driven import Observer, latency_of
+from turnout.rollout.engine.serving_world import ServingWorld
 from turnout.rollout.evidence import ERRORS, STALLED, Evidence
 from turnout.rollout.plan import Plan
+from turnout.rollout.thresholds import latency_of
 from turnout.routing.applied import Policies
 from turnout.routing.policy import CONTROL, TWIN
 from turnout.routing.slots import ORDER_BYTES, SLOTS, Owners, SlotTable
@@ -54,9 +54,8 @@ class FalseAlarmMeters:
         share_of: Callable[[str], float],
         catalog: Catalog,
         policies: Policies,
-        observer: Observer,
+        world: ServingWorld,
         log: FilteringBoundLogger,
-        clock: Clock,
     ) -> None:
         """Counts nothing before the first `tick`.
 
@@ -64,16 +63,14 @@ class FalseAlarmMeters:
             share_of: Returns the share of each lane of a model's baseline; 0 for no meter.
             catalog: What is served.
             policies: Told which lanes there are.
-            observer: Tells who the baseline is.
+            world: Tells who the baseline is.
             log: Where false alarms are told.
-            clock: Measures how long attempts go on.
         """
         self._share_of = share_of
         self._catalog = catalog
         self._policies = policies
-        self._observer = observer
+        self._world = world
         self._log = log
-        self._clock = clock
         self._tallies: dict[str, _Tally] = {}
 
     @property
@@ -81,25 +78,28 @@ class FalseAlarmMeters:
         """The meters as they stand."""
         return [_sampled(model, tally) for model, tally in self._tallies.items()]
 
-    def tick(self) -> None:
-        """Looks at every model that has a meter."""
+    def tick(self, now: float) -> None:
+        """Looks at every model that has a meter.
+
+        Args:
+            now: By the monotonic clock, seconds.
+        """
         for model in self._catalog.snapshot.models:
             share = self._share_of(model)
             if not share:
                 continue
             tally = self._tallies.get(model)
             if tally is None:
-                tally = self._tallies[model] = _Tally(looked=self._clock.monotonic())
+                tally = self._tallies[model] = _Tally(looked=now)
                 slots = max(round(share * SLOTS), 1)
                 table = SlotTable(order=secrets.token_bytes(ORDER_BYTES)).arranged({TWIN: slots, CONTROL: slots})
                 self._policies.meter(model, Owners.of(table))
-            self._look(model, tally)
+            self._look(model, tally, now)
 
-    def _look(self, model: str, tally: _Tally) -> None:
-        now = self._clock.monotonic()
+    def _look(self, model: str, tally: _Tally, now: float) -> None:
         seconds, tally.looked = now - tally.looked, now
-        version = self._observer.baseline(model)
-        entry = self._observer.entry(model, version) if version is not None else None
+        version = self._world.baseline(model)
+        entry = self._world.entry(model, version) if version is not None else None
         attempt = tally.attempt
         if attempt is not None and (entry is None or entry.handle is None or attempt.version != entry.version_text):
             attempt.counters.detach()

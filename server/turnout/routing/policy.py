@@ -145,6 +145,7 @@ class PolicyState:
         if self.policy is not None and policy.baseline != self.policy.baseline:
             met = next((claim.runs for claim in self.table.claims if claim.owner == str(policy.baseline)), ())
             newcomers[str(self.policy.baseline)] = met
+            table = table.arranged({name: slots for name, slots in wanted.items() if name != TWIN}, newcomers)
         table = table.arranged(wanted, newcomers)
         if traffic is not None and policy.twin and policy.canaries:
             largest = max(policy.canaries, key=lambda canary: canary.weight)

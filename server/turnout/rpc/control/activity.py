@@ -4,8 +4,8 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 
-from turnout.rollout.controller import Rollouts
-from turnout.rollout.told import rollout_message
+from turnout.rollout.engine.engine import RolloutEngine
+from turnout.rollout.messages import rollout_message
 from turnout.routing.applied import Policies
 from turnout.routing.weights import record_weights
 from turnout.rpc.catalog import STANDINGS, STATES
@@ -30,7 +30,7 @@ class ActivityMethods:
         catalog: Catalog,
         policies: Policies,
         router: Router,
-        rollouts: Rollouts,
+        rollouts: RolloutEngine,
         metrics: Metrics,
         accepting: Callable[[], bool],
         peers: Peers | None,
@@ -39,7 +39,7 @@ class ActivityMethods:
         self._served = catalog
         self._applied = policies
         self._router = router
-        self._driving = rollouts
+        self._rollouts = rollouts
         self._metrics = metrics
         self._accepting = accepting
         self._since = time.monotonic()
@@ -71,7 +71,7 @@ class ActivityMethods:
             versions=[
                 _version(entry) for model in self._served.snapshot.models.values() for entry in model.versions.values()
             ],
-            rollouts=[rollout_message(driven.rollout, None) for driven in self._driving.driven],
+            rollouts=[rollout_message(active.rollout, None) for active in self._rollouts.active],
         )
 
 

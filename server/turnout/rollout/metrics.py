@@ -2,16 +2,16 @@
 
 from collections import Counter
 
-from turnout.rollout.controller import Rollouts
+from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.meter import FalseAlarmMeters
 from turnout.telemetry.rollout import RolloutRecorder, RolloutSample
 
 
-def record_rollouts(rollouts: Rollouts, meters: FalseAlarmMeters, recorder: RolloutRecorder) -> None:
+def record_rollouts(rollouts: RolloutEngine, meters: FalseAlarmMeters, recorder: RolloutRecorder) -> None:
     """Notes the rollouts that this server drives, and its meters; called before a scrape."""
     samples = []
-    for driven in rollouts.driven:
-        rollout = driven.rollout
+    for active in rollouts.active:
+        rollout = active.rollout
         evidence = rollout.evidence
         bad = {
             (arm, name): count.bad

@@ -1,0 +1,350 @@
+"""Drives rollouts: observes, decides by `turnout.rollout.machine`, records, and only then puts in force.
+
+a tick:     observe -> advance (pure) -> state store -> traffic
+a command:  the same, with an operator's decision in place of what was observed
+
+Which policy is desired follows from the recorded state, so that a server that was killed between two of these goes
+on where it stood. While the state store does not answer nothing goes forward, and a verdict takes effect in memory.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from semver import Version
+from structlog.typing import FilteringBoundLogger
+
+from turnout.errors import ChangeRefused, Conflict, TurnoutError, Unavailable
+from turnout.rollout import machine, overrides
+from turnout.rollout.attempt import Entry, Moved, Rollout, RolloutState, moved
+from turnout.rollout.changes.operations import Done, refuse_stale
+from turnout.rollout.clock import Clock, Instant
+from turnout.rollout.engine.active import ActiveRollout
+from turnout.rollout.engine.enforcement import Enforcement
+from turnout.rollout.engine.origin import set_by_others, set_by_rollout
+from turnout.rollout.engine.ownership import Ownership
+from turnout.rollout.engine.ports import RolloutStore, World
+from turnout.rollout.engine.writer import Notify, RolloutWriter
+from turnout.rollout.plan import Plan
+from turnout.rollout.records import UnreadableRollout, recorded
+from turnout.routing.answers import Answers
+from turnout.serving.hold import Hold
+from turnout.state.rollouts import RolloutRecord
+
+_LEASE_TICKS = 4
+
+_LATE_TICKS = 3
+"""A tick that comes later than so many ticks counts as that many: a server that stood still made no progress."""
+
+
+class RolloutEngine:
+    """The rollouts of one server. Used on the event loop only.
+
+    Attributes:
+        last_tick: When the last one ended, by the monotonic clock.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        store: RolloutStore,
+        clock: Clock,
+        tick_seconds: float,
+        notify: Notify,
+        log: FilteringBoundLogger,
+    ) -> None:
+        """Prepares; nothing is driven before `run`.
+
+        Args:
+            world: What is served and routed.
+            store: Keeps the rollouts.
+            clock: That they go by; read once a tick, and once a command.
+            tick_seconds: Between two ticks; a lease lasts for four.
+            notify: Told of everything that happens to a rollout.
+            log: Where that is logged, and trouble.
+        """
+        self._world = world
+        self._store = store
+        self._clock = clock
+        self._tick_seconds = tick_seconds
+        self._log = log
+        self._ownership = Ownership()
+        self._writer = RolloutWriter(store, self._ownership.driver, _LEASE_TICKS * tick_seconds, notify, log)
+        self._enforcement = Enforcement(world, store, self._ownership, log)
+        self._lock = asyncio.Lock()
+        self._ticked = asyncio.Condition()
+        self.last_tick = clock.monotonic()
+
+    @property
+    def seconds_since_tick(self) -> float:
+        """How long the last tick is ago."""
+        return self._clock.monotonic() - self.last_tick
+
+    @property
+    def active(self) -> Sequence[ActiveRollout]:
+        """The rollouts that this server drives."""
+        return self._ownership.active
+
+    @property
+    def unreadable(self) -> Sequence[UnreadableRollout]:
+        """The rollouts that have not ended and that this release cannot read."""
+        return self._ownership.unreadable
+
+    @property
+    def running(self) -> Sequence[Rollout]:
+        """The rollouts that have not ended, whoever drives them."""
+        return self._ownership.running
+
+    def holds(self, model: str) -> Mapping[Version, Hold]:
+        """Returns the versions of a model that rollouts need in memory, and as what."""
+        return self._ownership.holds(model)
+
+    async def run(self, *beside: Callable[[float], None]) -> None:
+        """Ticks for as long as the server runs.
+
+        Args:
+            beside: Called every tick with the monotonic clock's time, before the rollouts are looked at.
+        """
+        while True:
+            now = self._clock.monotonic()
+            for call in beside:
+                call(now)
+            try:
+                await self.tick()
+            except TurnoutError as error:
+                self._log.error("rollouts could not be looked at", reason=error.message)
+            await asyncio.sleep(self._tick_seconds)
+
+    async def tick(self) -> None:
+        """Has every rollout go one tick on."""
+        async with self._lock:
+            try:
+                await self._reconcile()
+            except Unavailable as error:
+                self._log.warning("rollouts go on from memory", reason=error.message)
+            self._enforcement.undivert()
+            for active in self._ownership.active:
+                model = active.rollout.model
+                if not self._ownership.may_advance(active.rollout):
+                    continue
+                try:
+                    await self._advance(active)
+                except TurnoutError as error:  # the others' verdicts must not wait for this one
+                    self._log.error("a rollout could not be looked at", model=model, reason=error.message)
+                except Exception as error:  # noqa: BLE001 - nor end with it: what is recorded may be damaged
+                    self._log.error("a rollout could not be looked at", model=model, exc_info=error)
+        self.last_tick = self._clock.monotonic()
+        await self._announce()
+
+    async def wait(self, seconds: float) -> None:
+        """Returns after the next tick or command, or after `seconds`."""
+        async with self._ticked:
+            try:
+                await asyncio.wait_for(self._ticked.wait(), seconds)
+            except TimeoutError:
+                return
+
+    def refusals(self, model: str, candidate: Version) -> list[str]:
+        """Returns why a candidate cannot be rolled out. Raises as `World.refusals`."""
+        return self._world.refusals(model, candidate)
+
+    def answers(self, model: str) -> Answers:
+        """Returns who answers what of a model now, as far as this server knows.
+
+        Raises:
+            ModelNotFound: There is no such model.
+        """
+        return self._world.answers(model, [r for r in self.running if r.model == model])
+
+    async def start(self, model: str, candidate: Version, plan: Plan, actor: str, reason: str) -> Rollout:
+        """Begins a rollout.
+
+        Raises:
+            ModelNotFound, NotFound: There is no such model or version.
+            ChangeRefused: `refusals` says why, another rollout runs, or one of its versions was yanked in this moment.
+            Unavailable: The state store does not answer.
+        """
+        if why := self.refusals(model, candidate):
+            raise ChangeRefused("; ".join(why))
+        async with self._lock:
+            previous = self._world.baseline(model)
+            assert previous is not None
+            await self._reconcile(mine=model if plan.on_newer == "replace" else None)
+            records = await self._store.of(model)
+            for record in records:
+                if not record.final:
+                    await self._newer(record, plan, candidate)
+            attempt = max((record.attempt for record in records), default=0) + 1
+            rollout = Rollout.start(model, candidate, previous, attempt, plan, actor, reason)
+            released = self._world.is_released(model, candidate)
+            rollout = replace(self._enforcement.routed(rollout), was_released=released)
+            active = ActiveRollout.begin(rollout, 0, self._clock.monotonic())
+            active.entries.append(Entry("start", reason or f"{candidate} is rolled out over {previous}", actor))
+            self._ownership.add(active)
+            try:
+                await self._writer.save(active, strict=True)
+            except TurnoutError:
+                self._ownership.drop(rollout)
+                raise
+            self._world.load()
+        await self._announce()
+        return active.rollout
+
+    async def command(
+        self,
+        model: str,
+        decide: Callable[[Rollout], Moved],
+        expected_epoch: int | None,
+        *,
+        attempt: int = 0,
+        resume: bool = False,
+    ) -> Rollout:
+        """Carries out an operator's decision on the model's rollout.
+
+        Args:
+            model: Its model.
+            decide: Makes the rollout's next state.
+            expected_epoch: That the operator looked at; None for whatever it is.
+            attempt: Which; 0 for the one that runs.
+            resume: The traffic as it is now is taken for granted.
+
+        Raises:
+            NotFound: No such rollout of the model runs.
+            Conflict: The rollout has moved since.
+            ChangeRefused: It cannot be done now, or several run and none was named.
+            Unavailable: The state store does not answer.
+        """
+        async with self._lock:
+            await self._reconcile(mine=model)
+            active = self._ownership.named(model, attempt)
+            before = active.rollout
+            refuse_stale(before.candidate, before.epoch, str(before.state), expected_epoch)
+            after, entries = decide(self._enforcement.routed(before) if resume else before)
+            self._refuse_other_baseline(before, after)
+            if _stopped_by_traffic(before) and not _stopped_by_traffic(after):
+                after = self._enforcement.routed(after)  # whoever has it go on takes what stopped it for granted
+            await self._decide(active, after, entries)
+        await self._announce()
+        return active.rollout
+
+    async def retry(self, last: Rollout, actor: str, reason: str, expected_epoch: int | None = None) -> Rollout:
+        """Begins another attempt with the candidate and the plan of the last one.
+
+        Raises:
+            ChangeRefused: The last one still runs, or as `start`.
+            Conflict: It has moved since the operator looked at it.
+        """
+        refuse_stale(last.candidate, last.epoch, str(last.state), expected_epoch)
+        if not last.state.final:
+            raise ChangeRefused(f"attempt {last.attempt} of {last.model} still runs ({last.state})")
+        why = reason or f"again after attempt {last.attempt}"
+        return await self.start(last.model, last.candidate, last.plan, actor, why)
+
+    async def operate(self, operation: Callable[[], Done]) -> Done:
+        """Has something changed in the state store while no tick runs here, and follows it.
+
+        Args:
+            operation: A blocking change, as `turnout.rollout.changes.operations` has them.
+
+        Raises:
+            TurnoutError: As `operation`.
+            Unavailable: The state store does not answer.
+        """
+        async with self._lock:
+            done = await self._store.run(operation)
+            await self._world.follow()
+            await self._reconcile()
+            self._enforcement.undivert()
+            for rollout, entries in done.endings:
+                self._writer.report(rollout, entries)
+        await self._announce()
+        return done
+
+    async def _reconcile(self, *, mine: str | None = None) -> None:
+        """Notes what the state store holds; takes up what nobody drives, and all of the model `mine`."""
+        found = self._ownership.reconcile(await self._store.running(), Instant.of(self._clock), mine=mine)
+        for unreadable in found.unreadable:
+            self._log.error("a rollout cannot be read", model=unreadable.record.model, reason=unreadable.sentence)
+        for rollout in found.taken_up:
+            self._log.info("rollout taken up", model=rollout.model, attempt=rollout.attempt, state=str(rollout.state))
+        self._world.load()
+
+    async def _decide(self, active: ActiveRollout, after: Rollout, entries: Sequence[Entry]) -> None:
+        """Records what somebody decided on a rollout, and puts it in force; void if it cannot be recorded."""
+        before, saved, unrecorded = active.rollout, active.saved, list(active.entries)
+        active.rollout = after
+        active.entries += entries
+        try:
+            await self._writer.save(active, strict=True)
+        except TurnoutError:
+            active.rollout, active.saved, active.entries = before, saved, unrecorded
+            raise
+        active.refused = ""
+        await self._enforcement.apply(active)
+
+    def _refuse_other_baseline(self, before: Rollout, after: Rollout) -> None:
+        """Refuses to let a rollout go on where somebody has made another version the baseline meanwhile.
+
+        To go on would undo that silently, and compare with a version that has no traffic.
+        """
+        applied, _ = self._world.in_force(before.model)
+        was_stopped = _stopped_by_traffic(before) or set_by_others(before, applied)
+        if not was_stopped or _stopped_by_traffic(after) or after.state.final or after.state is RolloutState.ABORTING:
+            return
+        baseline = self._world.baseline(before.model)
+        if baseline not in ((before.candidate, before.previous) if before.promoted else (before.previous,)):
+            raise ChangeRefused(
+                f"{baseline or 'nothing'} is the baseline of {before.model} by now, and this rollout compares with "
+                f"{before.previous}: abort it and begin anew"
+            )
+
+    async def _newer(self, record: RolloutRecord, plan: Plan, candidate: Version) -> None:
+        """Deals with a rollout that runs when another is asked for."""
+        running = recorded(record)
+        if plan.on_newer == "refuse" or (plan.on_newer == "beside" and running.candidate == candidate):
+            raise ChangeRefused(
+                f"{running.candidate} is being rolled out (attempt {record.attempt}, {running.state}): "
+                "abort it first, or say on_newer = 'queue', 'replace' or 'beside'"
+            )
+        if plan.on_newer == "replace" and (active := self._ownership.find(record.model, record.attempt)) is not None:
+            why = f"{candidate} is rolled out in its place"
+            after, entries = overrides.abort(active.rollout, why, RolloutState.SUPERSEDED, kind="superseded")
+            await self._decide(active, after, entries)
+
+    async def _advance(self, active: ActiveRollout) -> None:
+        rollout = active.rollout
+        if set_by_rollout(self._world.in_force(rollout.model)[0]):
+            # What a rival brought is nobody else's change, whoever freezes it afterwards.
+            rollout = active.rollout = self._enforcement.routed(rollout)
+        baseline = self._world.baseline(rollout.model)
+        if rollout.state is RolloutState.PENDING and baseline is not None:
+            rollout = self._enforcement.routed(rollout)
+            if baseline != rollout.previous:
+                rollout = moved(rollout, previous=baseline)
+            active.rollout = rollout
+            if baseline == rollout.candidate:
+                why = "it is the baseline already"
+                active.rollout, entries = overrides.abort(rollout, why, RolloutState.SUPERSEDED, kind="superseded")
+                active.entries += entries
+        now = self._clock.monotonic()
+        seconds = active.elapsed(now, _LATE_TICKS * self._tick_seconds)
+        facts, counted = self._world.observe(active, seconds, now, self._ownership.rivals(rollout.model))
+        active.note(counted, facts.shadow)
+        active.rollout, entries = machine.advance(active.rollout, facts)
+        active.entries += entries
+        try:
+            await self._writer.save(active, strict=False)
+        except Conflict:
+            self._ownership.drop(rollout)
+            self._enforcement.undivert()
+            return
+        await self._enforcement.apply(active)
+
+    async def _announce(self) -> None:
+        async with self._ticked:
+            self._ticked.notify_all()
+
+
+def _stopped_by_traffic(rollout: Rollout) -> bool:
+    """Tells whether somebody else's change of the traffic has it stand still."""
+    return any(pause.kind == "traffic" for pause in rollout.pauses)

@@ -1,0 +1,174 @@
+"""What the engine needs of the rest of the server: the world that it observes and changes, and the store it records in.
+
+The engine imports neither the catalog nor the state store's engine; `turnout.app` hands both in.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from semver import Version
+
+from turnout.registry.signature import Signature
+from turnout.registry.standing import Standing
+from turnout.rollout.attempt import Rollout
+from turnout.rollout.counters import Counted
+from turnout.rollout.engine.active import ActiveRollout
+from turnout.rollout.machine import Facts
+from turnout.routing.answers import Answers
+from turnout.routing.applied import AppliedPolicy
+from turnout.routing.policy import Policy
+from turnout.routing.traffic import Change
+from turnout.state.rollouts import RolloutRecord, RolloutWrite
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficChange:
+    """What a rollout has put in force, in one transaction.
+
+    Attributes:
+        policy: The whole policy.
+        change: Who, why, and the epoch that it follows.
+        attempt, number: The rollout, and its write that this follows from; it must not have been written since.
+        statuses: Versions that are released with it, or are candidates again.
+    """
+
+    policy: Policy
+    change: Change
+    attempt: int
+    number: int
+    statuses: Mapping[Version, Standing] = field(default_factory=dict)
+
+
+class World(Protocol):
+    """What is served and routed on this server. Used on the event loop only."""
+
+    def observe(
+        self, active: ActiveRollout, seconds: float, now: float, rivals: int
+    ) -> tuple[Facts, Sequence[Counted]]:
+        """Returns what is so now, and begins the next tick's counts.
+
+        Args:
+            active: The rollout.
+            seconds: That this tick stands for.
+            now: By the monotonic clock, seconds.
+            rivals: Rollouts of its model that go on, itself among them.
+        """
+        ...
+
+    async def apply(self, model: str, change: TrafficChange) -> None:
+        """Puts a policy in force, and statuses with it.
+
+        Raises:
+            Conflict: Another change came first.
+            ChangeRefused, InvalidRequest, VersionNotFound: It cannot be in force now.
+            Unavailable: The state store does not answer.
+        """
+        ...
+
+    async def redraw_twin(self, model: str, change: Change) -> None:
+        """Gives the twin slots that carry about as much keyed traffic as the canary's, if there are any.
+
+        Raises: As `apply`.
+        """
+        ...
+
+    async def follow(self, *, traffic: bool = True) -> None:
+        """Puts in force what was recorded about releases, and about policies unless told otherwise.
+
+        Raises:
+            Unavailable: The state store does not answer.
+        """
+        ...
+
+    def load(self) -> None:
+        """Has versions loaded that rollouts newly need."""
+        ...
+
+    def divert(self, model: str, to: Version) -> None:
+        """Has `to` answer everything that the policy decides on, in memory, until `undivert`."""
+        ...
+
+    def undivert(self, model: str) -> None:
+        """Has the policy hold again."""
+        ...
+
+    @property
+    def diverted(self) -> Sequence[str]:
+        """The models of which a version answers in place of the policy."""
+        ...
+
+    def in_force(self, model: str) -> tuple[AppliedPolicy | None, Policy | None]:
+        """Returns what is in force for a model, and its policy."""
+        ...
+
+    def baseline(self, model: str) -> Version | None:
+        """Returns the version that answers the empty selector now; None if no version does."""
+        ...
+
+    def is_ready(self, model: str, version: Version) -> bool:
+        """Tells whether a version can answer."""
+        ...
+
+    def is_released(self, model: str, version: Version) -> bool:
+        """Tells whether a version is released."""
+        ...
+
+    def load_failure(self, model: str, version: Version) -> str:
+        """Returns why a version could not be loaded, as a sentence; "" if it may still be."""
+        ...
+
+    def signatures(self, model: str) -> Mapping[Version, Signature]:
+        """Returns the signatures of a model's versions.
+
+        Raises:
+            ModelNotFound: There is no such model.
+        """
+        ...
+
+    def refusals(self, model: str, candidate: Version) -> list[str]:
+        """Returns why a candidate cannot be rolled out, in sentences, whatever else runs.
+
+        Raises:
+            ModelNotFound, NotFound: There is no such model, or version.
+        """
+        ...
+
+    def answers(self, model: str, running: Sequence[Rollout]) -> Answers:
+        """Returns who answers what of a model now, with the canaries that the rollouts `running` send.
+
+        Raises:
+            ModelNotFound: There is no such model.
+        """
+        ...
+
+
+class RolloutStore(Protocol):
+    """Where rollouts are recorded. Every method raises Unavailable if the state store does not answer."""
+
+    async def running(self) -> Sequence[RolloutRecord]:
+        """Returns the rollouts that have not ended."""
+        ...
+
+    async def of(self, model: str) -> Sequence[RolloutRecord]:
+        """Returns the latest rollouts of a model, the newest first."""
+        ...
+
+    async def write(self, model: str, wanted: RolloutWrite, *, actor: str, reason: str) -> RolloutRecord:
+        """Writes a rollout, its ticks and events, in one transaction.
+
+        Raises:
+            Conflict: Another server wrote it meanwhile.
+            ChangeRefused: A version that it needs is yanked.
+        """
+        ...
+
+    async def withdraw(self, model: str, version: Version, *, actor: str, reason: str) -> None:
+        """Takes a release back."""
+        ...
+
+    async def run(self, operation: Callable[[], T]) -> T:
+        """Runs a blocking change of the store in one of its threads."""
+        ...
