@@ -24,7 +24,6 @@ from turnout.routing.answers import Answers, Part, answers_of, parts_text, stand
 from turnout.routing.applied import AppliedPolicy, Policies
 from turnout.routing.policy import TWIN, Policy
 from turnout.routing.rollback import default_version
-from turnout.routing.shadow.ledger import Outcome
 from turnout.routing.shadow.service import Shadows
 from turnout.routing.traffic import Change, Traffic
 from turnout.serving.catalog import Catalog, VersionEntry
@@ -89,12 +88,14 @@ class ServingWorld:
         counted = active.counters.closed(now)
         desired = desired_policy(rollout, policy)
         released = self._released_over(rollout, policy)
+        shadow, incomparable = self._shadowed(active)
         facts = Facts(
             seconds,
             ticks=[one.tick for one in counted],
             slots=active.counters.slot_records,
             history=active.counters.history if not rollout.history else "",
-            shadow=self._shadowed(active),
+            shadow=shadow,
+            incomparable=incomparable,
             ready=all(entry is not None and entry.state is LifecycleState.READY for entry in (candidate, previous)),
             trouble=_trouble(candidate),
             in_force=(desired is None or desired == policy) and not _still_released(rollout, candidate),
@@ -280,18 +281,24 @@ class ServingWorld:
         began = rollout.state in STEPPING or rollout.promoted
         counters.watch(slots, old.history, thresholds_of(rollout), began=began)
 
-    def _shadowed(self, active: ActiveRollout) -> Count:
-        """Returns the copies that were compared since the last look, and those that disagreed or failed."""
+    def _shadowed(self, active: ActiveRollout) -> tuple[Count, str]:
+        """Returns the copies that were judged since the last look, and those that disagreed or failed.
+
+        And why nothing can be compared, in a sentence; "" where something can.
+        """
         rollout = active.rollout
         if rollout.plan.shadow is None or rollout.state is not RolloutState.SHADOWING:
-            return Count()
+            return Count(), ""
         for lane in self._shadows.of(rollout.model):
             if lane.pair.shadow == str(rollout.candidate):
-                fresh = [s for s in lane.ledger.samples if s.number > active.sample and s.epoch >= rollout.policy_epoch]
+                ledger, allowed = lane.ledger, 1.0 - rollout.plan.shadow.agreement
+                if not ledger.judged:
+                    return Count(), ""
+                fresh = [s for s in ledger.samples if s.number > active.sample and s.epoch >= rollout.policy_epoch]
                 if fresh:
                     active.sample = fresh[-1].number
-                return Count(len(fresh), sum(s.outcome is not Outcome.AGREED for s in fresh))
-        return Count()
+                return Count(len(fresh), sum(ledger.bad(s, allowed) for s in fresh)), ledger.incomparable
+        return Count(), ""
 
 
 def _handle(entry: VersionEntry | None) -> VersionHandle | None:
