@@ -40,7 +40,7 @@ def tick(bad: int = 0, requests: int = 100, bad_baseline: int = 0) -> Tick:
     )
 
 
-GOOD = Facts(5.0, ticks=(tick(),), shadow=Count(100, 0))
+GOOD = Facts(5.0, ticks=(tick(),), shadow=Count(100, 0), thresholds={"stalled": 1.0}, samples=200)
 """A tick in which all is well."""
 
 BAD = replace(GOOD, ticks=(tick(60),))

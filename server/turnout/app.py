@@ -35,10 +35,12 @@ from turnout.reload import Reloader
 from turnout.rollout.attempt import Entry, Rollout
 from turnout.rollout.changes.operations import Operations
 from turnout.rollout.clock import SYSTEM_CLOCK, Clock
+from turnout.rollout.engine.diversions import DiversionFiles
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.engine.releases import Releases
 from turnout.rollout.engine.serving_world import ServingWorld
 from turnout.rollout.engine.stored import StoredRollouts
+from turnout.rollout.engine.writer import Reports
 from turnout.rollout.log import RolloutLog
 from turnout.rollout.meter import FalseAlarmMeters
 from turnout.rollout.metrics import record_rollouts
@@ -246,9 +248,11 @@ async def running(
         replays = Replays()
         stack.push_async_callback(replays.close)
         world = ServingWorld(catalog, policies, traffic, shadows, replays, manager)
-        rollouts = RolloutEngine(world, StoredRollouts(store), clock, tick, tell, log)
+        journal = DiversionFiles(root, settings.state_url, log)
+        rollouts = RolloutEngine(world, StoredRollouts(store), journal, clock, tick, Reports(tell, log))
+        stack.callback(rollouts.close)
         operations = Operations(repository, store)
-        releases, rollout_log = Releases(rollouts, operations, world), RolloutLog(store, catalog)
+        releases, rollout_log = Releases(rollouts, operations, world, log), RolloutLog(store, catalog)
         declarer = Declarer(repository, store)
         uploads = _uploads(repository, store, settings, processes)
         stack.callback(uploads.close)
@@ -349,12 +353,14 @@ async def running(
         stack.push_async_callback(side_tasks.cancel)
 
         await refresh()
+        await rollouts.follow_diversions()  # before the first request: what was taken back stays so
         await listeners.start()
         if peers is not None and member is not None:
             await member.listening()
             side_tasks.start("readiness", peers.tell_ready())
         fold = functools.partial(fold_histories, catalog)
-        side_tasks.start("rollouts", rollouts.run(fold, previews.tick, meters.tick))
+        beside = (fold, previews.tick, meters.tick, releases.record_diversions)
+        side_tasks.start("rollouts", rollouts.run(*beside))
         side_tasks.start("webhook", webhook.run())
         side_tasks.start("retention", _retain(store, settings.retention, log))
         side_tasks.start("tls", certificates.watch())

@@ -251,7 +251,7 @@ async def test_a_change_between_a_ticks_look_and_its_put_is_not_undone(server) -
     async with rollouts._lock:  # no tick meanwhile
         (active,) = rollouts.active
         await put(server, policy("1.0.0"), actor="bob", reason="mine")
-        await rollouts._enforcement.apply(active)
+        await rollouts._enforcement.apply(active, 1.0)
         assert server.services.policies.current["m"].actor == "bob"
     await until(server, lambda r: bool(r.pauses))
     assert await answered(server) == {"1.0.0": 100}

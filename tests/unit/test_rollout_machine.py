@@ -3,12 +3,13 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from rollout_values import BAD, GOOD, PLAN, RUNNING, SILENT, V1, V3, S, begun, gone, reached, tick, until
 from turnout.errors import ChangeRefused, InvalidRequest
 from turnout.rollout.attempt import Pause, Rollout
-from turnout.rollout.evidence import Count, Tick
+from turnout.rollout.evidence import GROUPS, Count, Stratum, Tick, Units
 from turnout.rollout.explain import lacking
 from turnout.rollout.machine import Facts, advance
 from turnout.rollout.overrides import abort, pause, promote, resume, set_weight
@@ -380,7 +381,7 @@ def test_a_record_that_this_release_cannot_read_is_an_error_of_value(change) -> 
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"slo_ms": float("inf")}, {"slo_ms": float("nan")}, {"alpha": float("nan")}, {"warm_requests": float("inf")},
+        {"slo_ms": float("inf")}, {"slo_ms": float("nan")}, {"alpha": float("nan")}, {"guards": {"error_share": float("inf")}},
         {"threshold_samples": 4097}, {"max_duration_s": float("nan")},
         {"shadow": {"min_samples": float("inf")}}, {"shadow": {"rate": float("nan")}}, {"steps": []},
         {"steps": [{"weight": float("nan"), "soak_s": 1}]}, {"steps": [{"weight": 0.5, "soak_s": float("inf")}]},
@@ -411,51 +412,42 @@ def test_the_version_that_is_gone_back_to_is_named() -> None:
     assert reached(S.SOAKING).previous == V1
 
 
-@pytest.mark.parametrize("metrics", [("errors",), ("p99",), ("errors", "stalled", "invalid")])
-def test_every_plan_looks_at_stalls_and_at_invalid_answers(metrics) -> None:
-    plan = Plan(metrics=metrics)
-    names = [metric.name for metric in plan.evidence_metrics]
-    assert len(names) == len(set(names))
-    assert {"stalled", "invalid"} <= set(names)
-    assert sum(metric.weight for metric in plan.evidence_metrics) == pytest.approx(1.0)
-    assert "stalled" in plan.thresholded
-
-
-def test_a_plan_that_caps_keys_as_in_earlier_releases_is_read_without_the_cap() -> None:
-    assert Plan.from_json({"key_cap": 3, "key_window_s": 60.0}) == Plan()
-
-
 def step(**counts: object) -> Rollout:
-    return replace(reached(S.DECIDING), step_s=1000.0, step_requests=500, **counts)
-
-
-def test_a_step_whose_baseline_has_no_request_goes_no_further() -> None:
-    blind = step(step_arms=(0, 0, 0))
-    assert any("had no request to compare" in one for one in lacking(blind))
-    assert not any("compare" in one for one in lacking(step(step_arms=(500, 0, 0))))
+    return replace(reached(S.DECIDING), step_s=1000.0, step_requests=500, step_baseline=500, **counts)
 
 
 def test_keyed_traffic_that_only_the_canary_has_is_compared_with_nothing() -> None:
-    blind = step(step_arms=(300, 400, 3))
-    assert any("3 requests with a routing key, the canary 400" in one for one in lacking(blind))
-    assert not any("compare" in one for one in lacking(step(step_arms=(300, 400, 100))))
-    assert not any("compare" in one for one in lacking(step(step_arms=(300, 12, 0)))), "so few say nothing"
+    blind = step(step_keyed=(400, 3))
+    assert any("400 requests with a routing key" in one for one in lacking(blind))
+    assert not any("routing key" in one for one in lacking(step(step_keyed=(400, 100))))
+    assert not any("routing key" in one for one in lacking(step(step_keyed=(12, 0)))), "so few say nothing"
 
 
-def test_a_blind_step_holds_until_its_deadline_and_then_goes_by_the_plan() -> None:
-    only_canary = replace(GOOD, ticks=(Tick.unkeyed(5.0, {"errors": Count(100), "invalid": Count(100)}, {}),))
-    soaking = reached(S.SOAKING)
-    held, _ = until(soaking, lambda r: bool(r.pauses), only_canary)
+def test_a_step_whose_keyed_traffic_meets_the_canary_alone_holds_until_its_deadline() -> None:
+    ones = np.ones(GROUPS)
+    units = {"errors": Units(ones, 0 * ones, ones), "invalid": Units(ones, 0 * ones, ones)}
+    counts = {"errors": Count(100), "invalid": Count(100)}
+    alone = Tick(5.0, (Stratum("", counts, counts, keyed_canary=units),))
+    held, _ = until(reached(S.SOAKING), lambda r: bool(r.pauses), replace(GOOD, ticks=(alone,)))
     assert held.state is S.DECIDING
-    assert "nothing" in held.pauses[0].reason or "no request to compare" in held.pauses[0].reason
+    assert "requests with a routing key" in held.pauses[0].reason
 
 
 @pytest.mark.parametrize(("says", "ends"), [("pause", S.SHADOWING), ("abort", S.ABORTING), ("promote", S.RAMPING)])
 def test_a_shadow_with_nothing_to_compare_says_so_and_goes_by_the_plan(says, ends) -> None:
     why = "the baseline disagrees with itself in 16 of 16 repeats"
     seen = replace(GOOD, ticks=(), shadow=Count(), incomparable=why)
-    shadowing = reached(S.SHADOWING, replace(PLAN, on_insufficient=says))
+    shadowing = until(begun(replace(PLAN, on_insufficient=says)), lambda r: r.state is S.SHADOWING)[0]
     after, told = until(shadowing, lambda r: bool(r.pauses) or r.state is not S.SHADOWING, seen)
     assert after.state is ends
     if says != "promote":
         assert why in " ".join([entry.text for entry in told] + [pause.reason for pause in after.pauses])
+
+
+def test_the_history_is_kept_from_the_first_step_on() -> None:
+    seen = replace(GOOD, history="packed")
+    before = until(begun(), lambda r: r.state is S.SHADOWING, seen)[0]
+    assert before.history == ""
+    stepping = until(before, lambda r: r.state is S.SOAKING, seen)[0]
+    assert stepping.history == "packed"
+    assert until(stepping, lambda r: r.state.final, replace(GOOD, history="later"))[0].history == "packed"

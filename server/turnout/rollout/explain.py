@@ -1,10 +1,14 @@
 """Rollouts in words and numbers, for whoever has to justify a decision. Pure."""
 
-from turnout.rollout.attempt import STEPPING, Rollout
+import math
 
-_BLIND_REQUESTS = 20
-_BLIND_RATIO = 20
+from turnout.rollout.attempt import STEPPING, Rollout
+from turnout.rollout.evidence import LEAST_UNITS, Evidence
+
+_KEYED_REQUESTS, _KEYED_RATIO = 20, 20
 """An arm that has less than a twentieth of what its share lets expect is no measure of the other."""
+
+_SILENT_SECONDS, _SILENT_GAPS = 60.0, 10.0
 
 
 def lacking(rollout: Rollout) -> list[str]:
@@ -17,30 +21,54 @@ def lacking(rollout: Rollout) -> list[str]:
         found.append(f"the soak has {step.soak_s - rollout.step_s:.0f} s to go")
     if rollout.step_requests < plan.min_requests:
         found.append(f"the canary had {rollout.step_requests} of {plan.min_requests} requests")
-    if blind := _blind(rollout):
-        found.append(blind)
+    found += _silent(rollout)
+    found += _unmatched(rollout)
     last = rollout.step + 1 == len(plan.steps)
-    if last and (unproven := rollout.evidence.unproven(plan.beta, plan.exposure_requests)):
+    if last and (unproven := rollout.evidence.unproven(plan.beta, plan.exposure_requests, alone=plan.from_broken)):
         found.append(f"no evidence yet that {', '.join(unproven)} fit for promotion")
+        if few := few_units_text(rollout.evidence):
+            found.append(few)
     return found
 
 
-def _blind(rollout: Rollout) -> str:
-    """Returns why this step's counts compare nothing with anything, "" where they do.
+def few_units_text(evidence: Evidence) -> str:
+    """Returns why keyed traffic tells nothing; "" where it does, or there is none to judge by."""
+    units = evidence.effective_units
+    if units is None or units >= LEAST_UNITS:
+        return ""
+    return f"{math.floor(units)} effective tenants carry this canary; at least {LEAST_UNITS} are needed"
 
-    Traffic with keys goes by slots and traffic without by turns: either may miss an arm while the other does not.
+
+def _unmatched(rollout: Rollout) -> list[str]:
+    """Returns that the canary's keyed traffic is compared with hardly any, where it is.
+
+    Traffic with keys goes by slots and traffic without by turns: one may miss an arm while the other does not.
     """
     weight = rollout.canary_weight
     share = min(weight, (1 - weight) / 2) if rollout.plan.twin else 1 - weight
-    if share <= 0:
-        return ""
-    baseline, keyed, keyed_baseline = rollout.step_arms
-    arm = "the baseline's twin" if rollout.plan.twin else "the baseline"
-    if rollout.step_requests and not baseline:
-        return f"{arm} had no request to compare the canary's {rollout.step_requests} with"
-    if keyed >= _BLIND_REQUESTS and keyed_baseline * _BLIND_RATIO * weight < keyed * share:
-        return f"{arm} had {keyed_baseline} requests with a routing key, the canary {keyed}: too few to compare with"
-    return ""
+    canary, baseline = rollout.step_keyed
+    if rollout.plan.from_broken or canary < _KEYED_REQUESTS or baseline * _KEYED_RATIO * weight >= canary * share:
+        return []
+    other = f"the part of {rollout.previous} that it is compared with {baseline}"
+    return [f"the canary had {canary} requests with a routing key, and {other}: too few to tell anything by"]
+
+
+def _silent(rollout: Rollout) -> list[str]:
+    """Returns which arm has no traffic now: a step that sees one arm alone sees nothing, and goes no further.
+
+    Now is a minute, or ten times the arm's own mean gap where that is longer.
+    """
+    arms = [("the canary", rollout.step_requests, rollout.silent_s)]
+    if not rollout.plan.from_broken:
+        other = f"the part of {rollout.previous} that it is compared with"
+        arms.append((other, rollout.step_baseline, rollout.baseline_silent_s))
+    found = []
+    for arm, requests, silent in arms:
+        if not requests:
+            found.append(f"{arm} had no request in this step")
+        elif silent > max(_SILENT_SECONDS, _SILENT_GAPS * rollout.step_s / requests):
+            found.append(f"{arm} had no request for {silent:.0f} s")
+    return found
 
 
 def verdict_text(rollout: Rollout) -> str:
@@ -54,12 +82,16 @@ def verdict_text(rollout: Rollout) -> str:
     else:
         other = f"{known.baseline.bad} of {known.baseline.requests}"
         seen = f"{_NOUNS.get(strongest.name, strongest.name)}: {share}, the baseline {other}"
+    units = evidence.effective_units
+    if units is not None and not strongest.one_armed:
+        seen = f"{seen}; {units:.0f} effective tenants"
     shown = f"E = {evidence.combined:.3g}, threshold {1 / rollout.alpha:.0f}"
     return f"{rollout.candidate} is worse than {rollout.previous} ({seen}; {shown})"
 
 
 _NOUNS = {
     "errors": "errors",
+    "invalid": "answers with NaN or infinity",
     "p90": "slower than the baseline's p90",
     "p95": "slower than the baseline's p95",
     "p99": "slower than the baseline's p99",

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 
 from semver import Version
 
-from turnout.rollout.attempt import STEPPING, Entry, Moved, Pause, Rollout, RolloutState, enter, moved
-from turnout.rollout.breaker import SlotRecord
+from turnout.rollout.attempt import STEPPING, Entry, Moved, Pause, Rollout, RolloutState, enter, fresh_step, moved
+from turnout.rollout.breaker import SlotRecord, trip_text, tripped
 from turnout.rollout.evidence import DISAGREEMENT, Count, Tick
 from turnout.rollout.explain import counts_text, lacking, verdict_text
+from turnout.rollout.guards import broken
 from turnout.rollout.overrides import abort, pause, step_to
 
 _S = RolloutState
@@ -73,9 +74,11 @@ def advance(rollout: Rollout, facts: Facts) -> Moved:
     rollout = _observed(rollout, facts)
     if rollout.state is _S.ABORTING:
         return _aborting(rollout, facts)
-    if rollout.evidence.worse(rollout.alpha):
+    if (found := _against(rollout, facts)) is not None:
+        cause, why = found
+        kind = "verdict" if cause == "evidence" else cause
         # Whoever released it: ranges and `latest` must not go on meeting what the evidence speaks against.
-        return abort(replace(rollout, released=True), verdict_text(rollout))
+        return abort(replace(rollout, released=True), why, kind=kind, cause=cause)
     if facts.trouble:
         return abort(rollout, f"{rollout.candidate} cannot be served: {facts.trouble}", _S.FAILED)
     if facts.overtaken is not None:
@@ -100,6 +103,17 @@ def advance(rollout: Rollout, facts: Facts) -> Moved:
     return _PROGRESS[rollout.state](rollout, facts)
 
 
+def _against(rollout: Rollout, facts: Facts) -> tuple[str, str] | None:
+    """Returns what speaks against the candidate, and why, in words and numbers; None where nothing does."""
+    if rollout.evidence.worse(rollout.alpha):
+        return "evidence", verdict_text(rollout)
+    if (record := tripped(rollout.plan.breaker, facts.slots)) is not None:
+        return "breaker", trip_text(record)
+    if why := broken(rollout.guards, rollout.step_counts, rollout.evidence.phi):
+        return "guard", why
+    return None
+
+
 def _stopped(rollout: Rollout, facts: Facts, why: Pause) -> Moved:
     """Returns the rollout after a tick that brought a reason to stand still, or found it there still."""
     stopped, told = pause(rollout, why)
@@ -121,33 +135,39 @@ def _idle(rollout: Rollout, facts: Facts) -> Moved:
 
 
 def _observed(rollout: Rollout, facts: Facts) -> Rollout:
-    evidence, seen, arms = rollout.evidence, 0, rollout.step_arms
+    evidence, counts = rollout.evidence, dict(rollout.step_counts)
+    canary = baseline = 0
+    keyed = rollout.step_keyed
     for tick in facts.ticks:
+        keyed = _with_keyed(keyed, tick)
         evidence = evidence.taken(tick)
-        seen += max((count.requests for count in tick.canary.values()), default=0)
-        arms = _with_arms(arms, tick)
+        met = tick.canary
+        canary += max((count.requests for count in met.values()), default=0)
+        baseline += max((count.requests for count in tick.baseline.values()), default=0)
+        counts |= {metric: counts.get(metric, _NONE).plus(count) for metric, count in met.items()}
     if facts.shadow.requests:
         evidence = evidence.taken(Tick.unkeyed(0.0, {DISAGREEMENT: facts.shadow}, {}, 1))
-    rivals = max(rollout.rivals, facts.rivals)
-    begun = rollout.state in STEPPING or rollout.promoted
     return replace(
         rollout,
         evidence=evidence,
-        step_requests=rollout.step_requests + seen,
-        step_arms=arms,
-        rivals=rivals,
-        history=rollout.history or (facts.history if begun else ""),
+        step_requests=rollout.step_requests + canary,
+        step_baseline=rollout.step_baseline + baseline,
+        step_keyed=keyed,
+        step_counts=counts,
+        silent_s=0.0 if canary else rollout.silent_s + facts.seconds,
+        baseline_silent_s=0.0 if baseline else rollout.baseline_silent_s + facts.seconds,
+        rivals=max(rollout.rivals, facts.rivals),
+        history=rollout.history or (facts.history if rollout.state in STEPPING or rollout.promoted else ""),
     )
 
 
-def _with_arms(arms: tuple[int, int, int], tick: Tick) -> tuple[int, int, int]:
-    """Returns requests of the baseline's arm, and of the canary's and the baseline's with a key, with one more tick."""
-    baseline = max((count.requests for count in tick.baseline.values()), default=0)
-    keyed = [
-        sum(max((int(units.requests.sum()) for units in arm.values()), default=0) for arm in parts)
-        for parts in ([s.keyed_canary for s in tick.strata], [s.keyed_baseline for s in tick.strata])
-    ]
-    return arms[0] + baseline, arms[1] + keyed[0], arms[2] + keyed[1]
+def _with_keyed(keyed: tuple[int, int], tick: Tick) -> tuple[int, int]:
+    """Returns requests with a key, of the canary and of what it is compared with, with one more tick."""
+    canary, baseline = (
+        sum(max((units.total.requests for units in arm.values()), default=0) for arm in arms)
+        for arms in ([s.keyed_canary for s in tick.strata], [s.keyed_baseline for s in tick.strata])
+    )
+    return keyed[0] + canary, keyed[1] + baseline
 
 
 def _pending(rollout: Rollout, _: Facts) -> Moved:
@@ -161,7 +181,8 @@ def _validating(rollout: Rollout, facts: Facts) -> Moved:
             return rollout, ()
         why = (
             f"only {facts.samples} of the {rollout.plan.threshold_samples} requests that latency thresholds take were "
-            f"seen in {rollout.in_state_s:.0f} s"
+            f"seen in {rollout.in_state_s:.0f} s; if {rollout.previous} is broken and {rollout.candidate} its fix, "
+            "roll it out with --from-broken"
         )
         if (held := _insufficient(rollout, why)) is not None:
             return held
@@ -193,7 +214,7 @@ def _shadowing(rollout: Rollout, facts: Facts) -> Moved:
 def _ramping(rollout: Rollout, facts: Facts) -> Moved:
     if not facts.in_force:
         return rollout, ()
-    fixed = replace(_fixed(rollout, facts), step_s=0.0, step_requests=0, step_arms=(0, 0, 0))
+    fixed = fresh_step(_fixed(rollout, facts))
     return enter(fixed, _S.SOAKING, f"{rollout.canary_weight:.2%} of the traffic goes to {rollout.candidate}")
 
 
@@ -221,7 +242,7 @@ def _promoting(rollout: Rollout, facts: Facts) -> Moved:
     if rollout.plan.watch_s == 0:
         return _succeed(replace(rollout, finishing=True), facts)
     kept = f"{rollout.previous}, which keeps {rollout.plan.holdback:.2%}"
-    return enter(rollout, _S.WATCHING, f"watched for {rollout.plan.watch_s:.0f} s beside {kept}")
+    return enter(fresh_step(rollout), _S.WATCHING, f"watched for {rollout.plan.watch_s:.0f} s beside {kept}")
 
 
 def _watching(rollout: Rollout, facts: Facts) -> Moved:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from turnout.rollout.attempt import Rollout
 from turnout.rollout.evidence import SLO, STALLED
+from turnout.rollout.guards import LIMIT
 from turnout.rollout.plan import Plan
 from turnout.serving.arms import Rules
 from turnout.serving.catalog import VersionEntry
@@ -31,7 +32,7 @@ def latency_of(plan: Plan, entry: VersionEntry | None) -> tuple[Mapping[str, flo
     if len(recent) < max(plan.threshold_samples, 2):
         return None, len(recent), 0.0
     seen = np.fromiter(recent, np.float64, len(recent))
-    found = {name: threshold(name, seen) for name in plan.thresholded}
+    found = {name: threshold(name, seen) for name in plan.timed}
     return found, len(recent), float(np.quantile(seen, 0.5))
 
 
@@ -47,10 +48,12 @@ def threshold(metric: str, latencies: NDArray[np.float64]) -> float:
 
 
 def thresholds_of(rollout: Rollout) -> dict[str, float]:
-    """Returns the thresholds by metric, the objective's too, seconds."""
+    """Returns the thresholds by metric, the objective's and a guard's too, seconds."""
     own = dict(rollout.thresholds)
     if rollout.plan.slo_ms is not None:
         own[SLO] = rollout.plan.slo_ms / 1e3
+    if (limit := rollout.guards.p99_ms) is not None:
+        own[LIMIT] = limit / 1e3
     return own
 
 

@@ -294,16 +294,15 @@ def _keep_private(file: Path) -> None:
 
     One that all may read, as earlier releases left it, is closed to them; what a group may do is its owner's choice.
     What keeps this from being done keeps SQLite from opening the file too, and SQLite says so, or the file is another
-    user's.
+    user's. A file that is there is not opened: to close it would drop all locks that this process has on it, and another
+    process would then take itself for the last one and remove the write-ahead log.
     """
     with contextlib.suppress(OSError):
-        descriptor = os.open(file, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
-            if mode & 0o007:
-                os.fchmod(descriptor, 0o600 if mode & 0o070 == 0o040 else mode & ~0o007)
-        finally:
-            os.close(descriptor)
+        os.close(os.open(file, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    with contextlib.suppress(OSError):
+        mode = stat.S_IMODE(file.stat().st_mode)
+        if mode & 0o007:
+            file.chmod(0o600 if mode & 0o070 == 0o040 else mode & ~0o007)
 
 
 def _enter_wal(file: Path, lock_wait: float) -> None:

@@ -4,15 +4,16 @@ a tick:     observe -> advance (pure) -> state store -> traffic
 a command:  the same, with an operator's decision in place of what was observed
 
 Which policy is desired follows from the recorded state, so that a server that was killed between two of these goes
-on where it stood. While the state store does not answer nothing goes forward, and a verdict takes effect in memory.
+on where it stood. While the state store does not answer nothing goes forward. A rollback alone does not wait for it: it
+takes effect in memory as soon as it is decided, and is recorded once the store answers.
 """
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from semver import Version
-from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import ChangeRefused, Conflict, TurnoutError, Unavailable
 from turnout.rollout import machine, overrides
@@ -20,11 +21,13 @@ from turnout.rollout.attempt import Entry, Moved, Rollout, RolloutState, moved
 from turnout.rollout.changes.operations import Done, refuse_stale
 from turnout.rollout.clock import Clock, Instant
 from turnout.rollout.engine.active import ActiveRollout
+from turnout.rollout.engine.diversions import Diversion, Diversions, Journal
 from turnout.rollout.engine.enforcement import Enforcement
 from turnout.rollout.engine.origin import set_by_others, set_by_rollout
 from turnout.rollout.engine.ownership import Ownership
+from turnout.rollout.engine.patience import Patience, StillRunning
 from turnout.rollout.engine.ports import RolloutStore, World
-from turnout.rollout.engine.writer import Notify, RolloutWriter
+from turnout.rollout.engine.writer import Reports, RolloutWriter
 from turnout.rollout.plan import Plan
 from turnout.rollout.records import UnreadableRollout, recorded
 from turnout.routing.answers import Answers
@@ -32,6 +35,15 @@ from turnout.serving.hold import Hold
 from turnout.state.rollouts import RolloutRecord
 
 _LEASE_TICKS = 4
+
+_TICK_WAIT = 0.5
+"""Seconds that a tick waits for the state store, which takes milliseconds; then it goes on from memory."""
+
+_COMMAND_WAIT = 3.0
+"""Seconds that a command waits for it. No tick runs meanwhile."""
+
+_FOLLOW_SECONDS = 0.5
+"""Between two looks for rollbacks of other servers that are not on record yet."""
 
 _LATE_TICKS = 3
 """A tick that comes later than so many ticks counts as that many: a server that stood still made no progress."""
@@ -48,29 +60,32 @@ class RolloutEngine:
         self,
         world: World,
         store: RolloutStore,
+        journal: Journal,
         clock: Clock,
         tick_seconds: float,
-        notify: Notify,
-        log: FilteringBoundLogger,
+        reports: Reports,
     ) -> None:
         """Prepares; nothing is driven before `run`.
 
         Args:
             world: What is served and routed.
             store: Keeps the rollouts.
-            clock: That they go by; read once a tick, and once a command.
+            journal: Keeps rollbacks that are not on record there.
+            clock: That they go by.
             tick_seconds: Between two ticks; a lease lasts for four.
-            notify: Told of everything that happens to a rollout.
-            log: Where that is logged, and trouble.
+            reports: Told of what happens.
         """
         self._world = world
         self._store = store
         self._clock = clock
         self._tick_seconds = tick_seconds
-        self._log = log
+        self._log = reports.log
         self._ownership = Ownership()
-        self._writer = RolloutWriter(store, self._ownership.driver, _LEASE_TICKS * tick_seconds, notify, log)
-        self._enforcement = Enforcement(world, store, self._ownership, log)
+        self._diversions = Diversions(world, journal, reports.log)
+        self._reads, self._writes = Patience(), Patience()
+        lease_seconds = _LEASE_TICKS * tick_seconds
+        self._writer = RolloutWriter(store, self._ownership.driver, lease_seconds, self._writes, reports)
+        self._enforcement = Enforcement(world, store, self._ownership, self._diversions, self._writes, reports.log)
         self._lock = asyncio.Lock()
         self._ticked = asyncio.Condition()
         self.last_tick = clock.monotonic()
@@ -95,6 +110,16 @@ class RolloutEngine:
         """The rollouts that have not ended, whoever drives them."""
         return self._ownership.running
 
+    @property
+    def now(self) -> datetime:
+        """The time of day that they go by."""
+        return self._clock.now()
+
+    @property
+    def diversions(self) -> Sequence[Diversion]:
+        """The rollbacks that are in force and not on record yet."""
+        return self._diversions.current
+
     def holds(self, model: str) -> Mapping[Version, Hold]:
         """Returns the versions of a model that rollouts need in memory, and as what."""
         return self._ownership.holds(model)
@@ -105,24 +130,29 @@ class RolloutEngine:
         Args:
             beside: Called every tick with the monotonic clock's time, before the rollouts are looked at.
         """
-        while True:
-            now = self._clock.monotonic()
-            for call in beside:
-                call(now)
-            try:
-                await self.tick()
-            except TurnoutError as error:
-                self._log.error("rollouts could not be looked at", reason=error.message)
-            await asyncio.sleep(self._tick_seconds)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow_diversions(), name="follow diversions")
+            while True:
+                now = self._clock.monotonic()
+                for call in beside:
+                    call(now)
+                try:
+                    await self.tick()
+                except TurnoutError as error:
+                    self._log.error("rollouts could not be looked at", reason=error.message)
+                await asyncio.sleep(self._tick_seconds)
 
     async def tick(self) -> None:
         """Has every rollout go one tick on."""
         async with self._lock:
+            fresh = True
             try:
-                await self._reconcile()
+                await self._reconcile(_TICK_WAIT)
             except Unavailable as error:
+                fresh = False
                 self._log.warning("rollouts go on from memory", reason=error.message)
-            self._enforcement.undivert()
+            await self._take_up_diversions()
+            self._enforcement.undivert(fresh=fresh)
             for active in self._ownership.active:
                 model = active.rollout.model
                 if not self._ownership.may_advance(active.rollout):
@@ -169,8 +199,8 @@ class RolloutEngine:
         async with self._lock:
             previous = self._world.baseline(model)
             assert previous is not None
-            await self._reconcile(mine=model if plan.on_newer == "replace" else None)
-            records = await self._store.of(model)
+            await self._reconcile(_COMMAND_WAIT, mine=model if plan.on_newer == "replace" else None)
+            records = await self._reads.wait(self._store.of(model), _COMMAND_WAIT)
             for record in records:
                 if not record.final:
                     await self._newer(record, plan, candidate)
@@ -182,7 +212,7 @@ class RolloutEngine:
             active.entries.append(Entry("start", reason or f"{candidate} is rolled out over {previous}", actor))
             self._ownership.add(active)
             try:
-                await self._writer.save(active, strict=True)
+                await self._writer.save(active, _COMMAND_WAIT, strict=True)
             except TurnoutError:
                 self._ownership.drop(rollout)
                 raise
@@ -215,7 +245,12 @@ class RolloutEngine:
             Unavailable: The state store does not answer.
         """
         async with self._lock:
-            await self._reconcile(mine=model)
+            try:
+                await self._reconcile(_COMMAND_WAIT, mine=model)
+            except Unavailable:
+                self._ownership.take(model)  # as it is known here: a rollback does not wait for the store
+                if not self._ownership.of(model):
+                    raise
             active = self._ownership.named(model, attempt)
             before = active.rollout
             refuse_stale(before.candidate, before.epoch, str(before.state), expected_epoch)
@@ -240,29 +275,83 @@ class RolloutEngine:
         why = reason or f"again after attempt {last.attempt}"
         return await self.start(last.model, last.candidate, last.plan, actor, why)
 
-    async def operate(self, operation: Callable[[], Done]) -> Done:
+    async def operate(self, operation: Callable[[], Done], seconds: float = _COMMAND_WAIT) -> Done:
         """Has something changed in the state store while no tick runs here, and follows it.
 
         Args:
             operation: A blocking change, as `turnout.rollout.changes.operations` has them.
+            seconds: To wait for the state store, at most.
 
         Raises:
             TurnoutError: As `operation`.
             Unavailable: The state store does not answer.
         """
-        async with self._lock:
+
+        async def operate() -> Done:
             done = await self._store.run(operation)
             await self._world.follow()
-            await self._reconcile()
-            self._enforcement.undivert()
+            self._take_up(await self._store.running())
+            self._enforcement.undivert(fresh=True)
             for rollout, entries in done.endings:
                 self._writer.report(rollout, entries)
+            return done
+
+        async with self._lock:
+            done = await self._writes.wait(operate(), seconds)
         await self._announce()
         return done
 
-    async def _reconcile(self, *, mine: str | None = None) -> None:
-        """Notes what the state store holds; takes up what nobody drives, and all of the model `mine`."""
-        found = self._ownership.reconcile(await self._store.running(), Instant.of(self._clock), mine=mine)
+    def divert(self, diversion: Diversion) -> None:
+        """Has a rollback by hand in force at once that is not on record yet."""
+        self._diversions.begin(diversion)
+
+    def close(self) -> None:
+        """Waits until what is to outlive this server is kept."""
+        self._diversions.close()
+
+    async def _follow_diversions(self) -> None:
+        while True:
+            await asyncio.sleep(_FOLLOW_SECONDS)
+            await self.follow_diversions()
+
+    async def follow_diversions(self) -> None:
+        """Has rollbacks in force that another server, or this one before a restart, could not record."""
+        gone = await self._diversions.follow(self._epoch)
+        if not gone:
+            return
+        try:
+            await self._reads.wait(self._world.follow(), _COMMAND_WAIT)
+        except (TurnoutError, OSError):
+            return  # another time: until what was recorded is known here, the rollback holds as it is
+        for diversion in gone:
+            self._diversions.end(diversion.model)
+
+    async def _take_up_diversions(self) -> None:
+        """Goes on with rollbacks of rollouts that were decided before a restart, or by another server."""
+        for diversion in self._diversions.current:
+            known = [r for r in self._ownership.of_model(diversion.model) if r.attempt == diversion.attempt]
+            if not known or known[0].state is RolloutState.ABORTING:
+                continue
+            self._ownership.take(diversion.model, diversion.attempt)
+            active = self._ownership.find(diversion.model, diversion.attempt)
+            assert active is not None
+            active.rollout, entries = overrides.abort(active.rollout, diversion.reason, kind="verdict")
+            active.entries += entries
+
+    def _epoch(self, model: str) -> int:
+        applied, _ = self._world.in_force(model)
+        return applied.epoch if applied is not None else 0
+
+    async def _reconcile(self, seconds: float, *, mine: str | None = None) -> None:
+        """Notes what the state store holds; takes up what nobody drives, and all of the model `mine`.
+
+        Raises:
+            Unavailable: The state store does not answer within so many seconds.
+        """
+        self._take_up(await self._reads.wait(self._store.running(), seconds), mine)
+
+    def _take_up(self, records: Sequence[RolloutRecord], mine: str | None = None) -> None:
+        found = self._ownership.reconcile(records, Instant.of(self._clock), mine=mine)
         for unreadable in found.unreadable:
             self._log.error("a rollout cannot be read", model=unreadable.record.model, reason=unreadable.sentence)
         for rollout in found.taken_up:
@@ -270,17 +359,28 @@ class RolloutEngine:
         self._world.load()
 
     async def _decide(self, active: ActiveRollout, after: Rollout, entries: Sequence[Entry]) -> None:
-        """Records what somebody decided on a rollout, and puts it in force; void if it cannot be recorded."""
+        """Records what somebody decided on a rollout, and puts it in force; void if it cannot be recorded.
+
+        A rollback alone is in force at once, and stays so while it cannot be recorded.
+        """
         before, saved, unrecorded = active.rollout, active.saved, list(active.entries)
         active.rollout = after
         active.entries += entries
+        aborting = after.state is RolloutState.ABORTING
+        if aborting:
+            self._enforcement.divert(after, self._clock.now())
         try:
-            await self._writer.save(active, strict=True)
+            await self._writer.save(active, _COMMAND_WAIT, strict=not aborting)
+        except StillRunning:
+            raise  # it may be recorded yet
         except TurnoutError:
             active.rollout, active.saved, active.entries = before, saved, unrecorded
+            if aborting and before.state is not RolloutState.ABORTING:
+                self._diversions.end(after.model)
             raise
         active.refused = ""
-        await self._enforcement.apply(active)
+        await self._enforcement.apply(active, _COMMAND_WAIT)
+        self._enforcement.undivert(fresh=False)
 
     def _refuse_other_baseline(self, before: Rollout, after: Rollout) -> None:
         """Refuses to let a rollout go on where somebody has made another version the baseline meanwhile.
@@ -332,13 +432,14 @@ class RolloutEngine:
         active.note(counted, facts.shadow)
         active.rollout, entries = machine.advance(active.rollout, facts)
         active.entries += entries
+        self._enforcement.divert(active.rollout, self._clock.now())
         try:
-            await self._writer.save(active, strict=False)
+            await self._writer.save(active, _TICK_WAIT)
         except Conflict:
             self._ownership.drop(rollout)
-            self._enforcement.undivert()
             return
-        await self._enforcement.apply(active)
+        await self._enforcement.apply(active, _TICK_WAIT)
+        self._enforcement.undivert(fresh=False)
 
     async def _announce(self) -> None:
         async with self._ticked:

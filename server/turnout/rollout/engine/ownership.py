@@ -43,7 +43,7 @@ class Ownership:
         """Knows of no rollout before `reconcile`."""
         self.driver = uuid.uuid4().hex
         self._active: dict[Key, ActiveRollout] = {}
-        self._foreign: dict[Key, Rollout] = {}
+        self._foreign: dict[Key, ActiveRollout] = {}
         self._unreadable: dict[Key, UnreadableRollout] = {}
         self._last_writes: dict[Key, tuple[int, float]] = {}
 
@@ -60,7 +60,7 @@ class Ownership:
     @property
     def running(self) -> Sequence[Rollout]:
         """The rollouts, whoever drives them, in the order of model and attempt."""
-        every = (*(a.rollout for a in self._active.values()), *self._foreign.values())
+        every = (*(a.rollout for a in self._active.values()), *(f.rollout for f in self._foreign.values()))
         return sorted((r for r in every if not r.state.final), key=lambda r: (r.model, r.attempt))
 
     def holds(self, model: str) -> Mapping[Version, Hold]:
@@ -75,9 +75,28 @@ class Ownership:
         """Returns the rollouts of a model that this server drives."""
         return [active for (name, _), active in sorted(self._active.items()) if name == model]
 
+    def of_model(self, model: str) -> Sequence[Rollout]:
+        """Returns the rollouts of a model that run, whoever drives them."""
+        return [rollout for rollout in self.running if rollout.model == model]
+
     def find(self, model: str, attempt: int) -> ActiveRollout | None:
         """Returns a rollout; None if this server does not drive it."""
         return self._active.get((model, attempt))
+
+    @property
+    def foreign(self) -> Sequence[ActiveRollout]:
+        """The rollouts that other servers drive, in the order of model and attempt; they are counted for here too."""
+        return [active for _, active in sorted(self._foreign.items())]
+
+    def take(self, model: str, attempt: int = 0) -> None:
+        """Drives rollouts that another server does from now on; that one finds out at its next write.
+
+        Args:
+            model: Their model.
+            attempt: Which; 0 for each.
+        """
+        for key in [key for key in self._foreign if key[0] == model and attempt in (0, key[1])]:
+            self._active[key] = self._foreign.pop(key)
 
     def add(self, active: ActiveRollout) -> None:
         """Drives a rollout from now on."""
@@ -128,7 +147,8 @@ class Ownership:
             now: The time.
             mine: Take up this model's whoever drives them; who did finds out at its next write.
         """
-        known, self._foreign, self._unreadable = self._unreadable, {}, {}
+        known, foreign = self._unreadable, self._foreign
+        self._foreign, self._unreadable = {}, {}
         present = {(record.model, record.attempt) for record in records}
         self._last_writes = {key: seen for key, seen in self._last_writes.items() if key in present}
         for key in [k for k, active in self._active.items() if k not in present and active.saved]:
@@ -145,11 +165,16 @@ class Ownership:
                 self._drop(key)
             if isinstance(rollout, UnreadableRollout):
                 self._unreadable[key] = rollout
-            elif record.driver == self.driver or mine == record.model or lapsed:
-                self._active[key] = ActiveRollout.begin(rollout, record.number, now.monotonic)
+                continue
+            counting = foreign.pop(key, None) or ActiveRollout.begin(rollout, record.number, now.monotonic)
+            counting.rollout, counting.number = rollout, record.number
+            if record.driver == self.driver or mine == record.model or lapsed:
+                self._active[key] = counting
                 taken_up.append(rollout)
             else:
-                self._foreign[key] = rollout
+                self._foreign[key] = counting
+        for ended in foreign.values():
+            ended.counters.detach()
         return Reconciled(taken_up, [one for key, one in self._unreadable.items() if key not in known])
 
     def _drop(self, key: Key) -> None:
@@ -157,9 +182,8 @@ class Ownership:
             active.counters.detach()
 
     def _may_advance(self, key: Key) -> bool:
-        active = self._active.get(key)
-        rollout = active.rollout if active is not None else self._foreign.get(key)
-        if rollout is not None and rollout.plan.on_newer == "beside":
+        known = self._active.get(key) or self._foreign.get(key)
+        if known is not None and known.rollout.plan.on_newer == "beside":
             return True
         others = (*self._active, *self._foreign)
         return not any(model == key[0] and attempt < key[1] for model, attempt in others)

@@ -12,6 +12,7 @@ from semver import Version
 from turnout.registry.signature import Signature
 from turnout.registry.standing import Standing
 from turnout.rollout.attempt import Rollout
+from turnout.rollout.changes.situation import Situation
 from turnout.rollout.counters import Counted
 from turnout.rollout.engine.active import ActiveRollout
 from turnout.rollout.machine import Facts
@@ -95,11 +96,6 @@ class World(Protocol):
         """Has the policy hold again."""
         ...
 
-    @property
-    def diverted(self) -> Sequence[str]:
-        """The models of which a version answers in place of the policy."""
-        ...
-
     def in_force(self, model: str) -> tuple[AppliedPolicy | None, Policy | None]:
         """Returns what is in force for a model, and its policy."""
         ...
@@ -136,6 +132,14 @@ class World(Protocol):
         """
         ...
 
+    def situation(self, model: str, running: Sequence[Rollout]) -> Situation:
+        """Returns a model as far as this server knows, without asking the state store.
+
+        Raises:
+            ModelNotFound: There is no such model.
+        """
+        ...
+
     def answers(self, model: str, running: Sequence[Rollout]) -> Answers:
         """Returns who answers what of a model now, with the canaries that the rollouts `running` send.
 
@@ -165,8 +169,21 @@ class RolloutStore(Protocol):
         """
         ...
 
-    async def withdraw(self, model: str, version: Version, *, actor: str, reason: str) -> None:
-        """Takes a release back."""
+    async def withdraw(
+        self, model: str, version: Version, *, actor: str, reason: str, rollout: tuple[int, int]
+    ) -> None:
+        """Takes a release back.
+
+        Args:
+            model: The version's model.
+            version: Which.
+            actor: Who asks.
+            reason: Why.
+            rollout: Attempt and number of the rollout that asks; it must not have been written since.
+
+        Raises:
+            Conflict: Another server wrote the rollout meanwhile.
+        """
         ...
 
     async def run(self, operation: Callable[[], T]) -> T:

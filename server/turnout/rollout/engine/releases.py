@@ -1,27 +1,40 @@
 """Releases, withdrawals and rollbacks by hand, on a running server: recorded while no tick runs, then followed."""
 
-from semver import Version
+import asyncio
+from collections.abc import Sequence
 
+from semver import Version
+from structlog.typing import FilteringBoundLogger
+
+from turnout.errors import TurnoutError, Unavailable
 from turnout.rollout.changes.operations import Done, Operations
+from turnout.rollout.changes.rollback import rollback
+from turnout.rollout.engine.diversions import Diversion
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.engine.ports import World
 from turnout.routing.answers import Answers
+
+_ROLLBACK_WAIT = 1.0
+"""Seconds that a rollback by hand waits for the state store; then it is in force before it is on record."""
 
 
 class Releases:
     """What operators change about who answers. Used on the event loop only."""
 
-    def __init__(self, engine: RolloutEngine, operations: Operations, world: World) -> None:
+    def __init__(self, engine: RolloutEngine, operations: Operations, world: World, log: FilteringBoundLogger) -> None:
         """Takes what it works on.
 
         Args:
             engine: Drives the rollouts that may be in the way.
             operations: Decide and record.
             world: Tells which versions can answer.
+            log: Where trouble is reported.
         """
         self._engine = engine
         self._operations = operations
         self._world = world
+        self._log = log
+        self._recording: asyncio.Future[None] | None = None
 
     def answers(self, model: str) -> Answers:
         """Returns who answers what of a model now. Raises as `RolloutEngine.answers`."""
@@ -60,12 +73,49 @@ class Releases:
             return "" if ready else f"it is not ready; `turnout load {model}@{version}` first"
 
         why = reason or "rolled back by hand"
-        return await self._engine.operate(
-            lambda: self._operations.rollback(
+
+        def record() -> Done:
+            return self._operations.rollback(
                 model, to, actor=actor, reason=why, keep_released=keep_released, expected_epoch=expected_epoch,
                 trouble=trouble, signatures=signatures,
-            )
-        )  # fmt: skip
+            )  # fmt: skip
+
+        try:
+            return await self._engine.operate(record, _ROLLBACK_WAIT)
+        except Unavailable as error:
+            return self._divert(model, to, actor, why, error, keep_released=keep_released)
+
+    def record_diversions(self, _: float) -> None:
+        """Goes on recording rollbacks by hand that are in force and not on record; called every tick."""
+        pending = [diversion for diversion in self._engine.diversions if not diversion.attempt]
+        if pending and (self._recording is None or self._recording.done()):
+            self._recording = asyncio.ensure_future(self._record(pending))
+
+    async def _record(self, pending: Sequence[Diversion]) -> None:
+        for one in pending:
+            why = f"{one.reason} (in force since {one.since.isoformat(timespec='seconds')})"
+            try:
+                await self.rollback(one.model, one.to, one.actor, why, keep_released=one.keep_released)
+            except TurnoutError as error:
+                self._log.warning(
+                    "a rollback that is in force cannot be recorded", model=one.model, reason=error.message
+                )
+
+    def _divert(
+        self, model: str, to: Version | None, actor: str, reason: str, error: Unavailable, *, keep_released: bool
+    ) -> Done:
+        """Has a rollback in force in memory, where the state store does not answer, and says so."""
+        situation = self._world.situation(model, [r for r in self._engine.running if r.model == model])
+        outcome = rollback(situation, to, b"", keep_released=keep_released, actor=actor, reason=reason)
+        target = situation.after(outcome).answering
+        applied, policy = self._world.in_force(model)
+        if target is None or applied is None or policy is None:
+            raise error
+        now = self._engine.now
+        diversion = Diversion(model, target, applied.epoch, 0, actor, reason, now, keep_released)
+        self._engine.divert(diversion)
+        sentence = f"{model} went back to {target} on this server; it is recorded once the state store answers"
+        return Done(f"{sentence} ({error.message})", True, self._engine.answers(model), target, applied.epoch)
 
     async def release(
         self, model: str, version: Version, actor: str, reason: str, *, traffic: bool = True, supersede: bool = False

@@ -11,7 +11,7 @@ from turnout.registry.compat import refusals
 from turnout.registry.signature import Signature
 from turnout.registry.standing import Standing
 from turnout.rollout.attempt import STEPPING, Rollout, RolloutState
-from turnout.rollout.changes.situation import situation_answers
+from turnout.rollout.changes.situation import Situation, situation_answers
 from turnout.rollout.counters import Counted, Place, SlotsInForce
 from turnout.rollout.desired import desired_policy
 from turnout.rollout.engine.active import ActiveRollout
@@ -22,7 +22,7 @@ from turnout.rollout.machine import Facts
 from turnout.rollout.thresholds import latency_of, rules_of, thresholds_of
 from turnout.routing.answers import Answers, Part, answers_of, parts_text, standing_in
 from turnout.routing.applied import AppliedPolicy, Policies
-from turnout.routing.policy import TWIN, Policy
+from turnout.routing.policy import TWIN, Policy, PolicyState
 from turnout.routing.rollback import default_version
 from turnout.routing.shadow.service import Shadows
 from turnout.routing.traffic import Change, Traffic
@@ -30,6 +30,7 @@ from turnout.serving.catalog import Catalog, VersionEntry
 from turnout.serving.handle import VersionHandle
 from turnout.serving.inference import Role
 from turnout.serving.lifecycle import LifecycleState
+from turnout.serving.load_policy import Fallbacks
 from turnout.serving.replay import Replays
 
 
@@ -229,10 +230,18 @@ class ServingWorld:
         """Has the policy hold again."""
         self._policies.undivert(model)
 
-    @property
-    def diverted(self) -> Sequence[str]:
-        """The models of which a version answers in place of the policy."""
-        return list(self._policies.diverted)
+    def situation(self, model: str, running: Sequence[Rollout]) -> Situation:
+        """Returns a model as far as this server knows, without asking the state store."""
+        known = self._catalog.snapshot.model(model)
+        applied, policy = self.in_force(model)
+        statuses = {version: entry.standing for version, entry in known.versions.items()}
+        present = default_version(statuses) if policy is None else policy.baseline
+        before = self._policies.fallbacks.get(model, Fallbacks()).needed
+        return Situation(
+            model, self.signatures(model), statuses, PolicyState() if applied is None else applied.state,
+            tuple(running), (), tuple(v for v in (*before, present) if v is not None),
+            lambda version: "" if self.is_ready(model, version) else "it is not ready here",
+        )  # fmt: skip
 
     def _released_over(self, rollout: Rollout, policy: Policy | None) -> Version | None:
         """Returns what was released over the version before, which answered plain requests for want of a policy.

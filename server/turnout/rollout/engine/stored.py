@@ -31,9 +31,11 @@ class StoredRollouts:
         """Writes a rollout, its ticks and events, in one transaction. Raises as `StateStore.put_rollout`."""
         return await self._store.in_thread(self._store.put_rollout, model, wanted, actor=actor, reason=reason)
 
-    async def withdraw(self, model: str, version: Version, *, actor: str, reason: str) -> None:
+    async def withdraw(
+        self, model: str, version: Version, *, actor: str, reason: str, rollout: tuple[int, int]
+    ) -> None:
         """Takes a release back. Raises as `StateStore.withdraw`."""
-        await self._store.in_thread(self._store.withdraw, model, version, actor=actor, reason=reason)
+        await self._store.in_thread(self._store.withdraw, model, version, actor=actor, reason=reason, rollout=rollout)
 
     async def run(self, operation: Callable[[], T]) -> T:
         """Runs a blocking change of the store in one of its threads."""

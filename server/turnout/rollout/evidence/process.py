@@ -18,15 +18,14 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self
 
-from turnout.rollout.evidence.metrics import Metric
-from turnout.rollout.evidence.ticks import NOTHING, Count, Tick, read_count
+from turnout.rollout.evidence.keyed import Keyed
+from turnout.rollout.evidence.likelihood import mean_exp, rate_ratio, share_ratio, started
+from turnout.rollout.evidence.metrics import INVALID, Metric
+from turnout.rollout.evidence.rarity import is_rare
+from turnout.rollout.evidence.ticks import NOTHING, Count, Stratum, Tick
 
 GAMMA_0 = 0.5
 """Mass of the mixture that starts with the rollout; what is left starts evenly over its maximum duration."""
-
-_FINE_ALTERNATIVES = (0.05, 0.25, 0.5)
-
-_NEVER = -math.inf
 
 
 class Fitness(StrEnum):
@@ -55,12 +54,62 @@ class Accumulator:
         worse: log M of each alternative, against "not worse".
         fit: log M of each alternative, against "not fit for promotion".
         canary, baseline: Sums of the counts.
+        keyed: What keyed traffic has shown; None while there was none.
     """
 
     worse: tuple[float, ...]
     fit: tuple[float, ...]
     canary: Count = NOTHING
     baseline: Count = NOTHING
+    keyed: Keyed | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the form that the state store holds."""
+        body = {
+            "worse": list(self.worse), "fit": list(self.fit),
+            "canary": [self.canary.requests, self.canary.bad],
+            "baseline": [self.baseline.requests, self.baseline.bad],
+        }  # fmt: skip
+        return body if self.keyed is None else {**body, "keyed": self.keyed.to_json()}
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any], metric: Metric | None) -> Self:
+        """Reads what `to_json` wrote, in an earlier release too. Raises ValueError if it is of another metric."""
+        worse, fit = (tuple(map(float, body[name])) for name in ("worse", "fit"))
+        counts = Count.from_json(body["canary"]), Count.from_json(body["baseline"])
+        if body.get("keyed") is None:
+            return cls(worse, fit, *counts)
+        if metric is None:
+            raise ValueError("keyed traffic of a metric that the plan does not have")
+        return cls(worse, fit, *counts, Keyed.from_json(body["keyed"], metric))
+
+    def taken(self, metric: Metric, tick: Tick, gamma: float, phi: int) -> Self:
+        """Returns what the metric has shown with one more tick.
+
+        Args:
+            metric: What is counted.
+            tick: The counts.
+            gamma: Mass of the mixture that starts with this tick.
+            phi: Requests that share their fate.
+        """
+        canary, baseline = tick.counts(metric.name)
+        worse, fit = (
+            tuple(sum(_log_ratio(metric, stratum, null, other) for stratum in tick.strata) / phi for other in others)
+            for null, others in _hypotheses(metric)
+        )
+        keyed = self.keyed
+        if keyed is None and any(metric.name in s.keyed_canary or metric.name in s.keyed_baseline for s in tick.strata):
+            keyed = Keyed.start(metric, self.worse, self.fit)
+        if keyed is None:
+            log_worse, log_fit = (
+                tuple(started(m, gamma) + step for m, step in zip(known, steps, strict=True))
+                for known, steps in ((self.worse, worse), (self.fit, fit))
+            )
+        else:
+            keyed = keyed.taken(metric.name, tick, worse, fit, gamma, phi)
+            log_worse, log_fit = (tuple(test.log_m.tolist()) for test in (keyed.worse, keyed.fit))
+        totals = self.canary.plus(canary), self.baseline.plus(baseline)
+        return type(self)(log_worse, log_fit, *totals, keyed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +149,7 @@ class Evidence:
     def taken(self, tick: Tick) -> Self:
         """Returns the evidence with one more tick."""
         gamma = min((1.0 - GAMMA_0) * tick.seconds / self.duration, self.left) if self.duration > 0 else 0.0
-        accumulators = {m.name: _taken(m, self.accumulators[m.name], tick, gamma, self.phi) for m in self.metrics}
+        accumulators = {m.name: self.accumulators[m.name].taken(m, tick, gamma, self.phi) for m in self.metrics}
         after = replace(
             self,
             accumulators=accumulators,
@@ -112,11 +161,11 @@ class Evidence:
     def of(self, metric: str) -> float:
         """Returns the e-value that a metric has against "not worse"; 0 below its floor."""
         spec, known = self._spec(metric), self.accumulators[metric]
-        return _mean_exp(known.worse) if known.canary.bad >= spec.floor else 0.0
+        return mean_exp(known.worse) if known.canary.bad >= spec.floor else 0.0
 
     def fit(self, metric: str) -> float:
         """Returns the e-value that a metric has against "not fit for promotion"."""
-        return _mean_exp(self.accumulators[metric].fit)
+        return mean_exp(self.accumulators[metric].fit)
 
     @property
     def combined(self) -> float:
@@ -127,27 +176,44 @@ class Evidence:
         """Tells whether the candidate is to be taken back."""
         return self.combined >= 1.0 / alpha
 
-    def unproven(self, beta: float, exposure: int) -> list[str]:
+    def unproven(self, beta: float, exposure: int, *, alone: bool = False) -> list[str]:
         """Returns the metrics that do not yet show the candidate fit for promotion.
 
         Args:
             beta: 1/beta is the e-value that shows it.
             exposure: Requests of the canary that suffice where it had no bad event, since no ratio can be shown then.
+            alone: The baseline is broken, and to be better than it shows nothing.
         """
-        return [m.name for m in self.metrics if not self.fitness(m, beta, exposure).fit]
+        return [m.name for m in self.metrics if not self.fitness(m, beta, exposure, alone=alone).fit]
 
-    def fitness(self, metric: Metric, beta: float, exposure: int) -> Fitness:
+    def fitness(self, metric: Metric, beta: float, exposure: int, *, alone: bool = False) -> Fitness:
         """Returns whether one metric shows the candidate fit for promotion. Arguments as of `unproven`."""
         known = self.accumulators[metric.name]
         if not metric.promotes:
             return Fitness.NOT_ASKED
-        if self.fit(metric.name) >= 1.0 / beta:
+        if metric.name == INVALID and not known.canary.requests and not known.baseline.requests:
+            return Fitness.NOT_ASKED  # no output of the model can hold NaN or infinity
+        if self.fit(metric.name) >= 1.0 / beta and not alone:
             return Fitness.SHOWN
         if known.canary.bad == 0 and known.canary.requests >= max(exposure, 1):
             return Fitness.CLEAN
-        if known.canary.bad and metric.fine_rate and self._fine(known.canary, metric.fine_rate) >= 1.0 / beta:
+        if (
+            known.canary.bad
+            and metric.fine_rate
+            and is_rare(known.canary, known.keyed, metric.fine_rate, self.phi, beta)
+        ):
             return Fitness.FINE
         return Fitness.OPEN
+
+    @property
+    def effective_units(self) -> float | None:
+        """How many units of equal exposure the keyed traffic is worth, of the metric with most bad events in it.
+
+        That is what it can be judged by; None where nothing keyed was bad in either arm.
+        """
+        tests = [known.keyed.worse for known in self.accumulators.values() if known.keyed is not None]
+        most = max(tests, key=lambda test: float(test.bad.sum()), default=None)
+        return float(most.units) if most is not None and most.bad.any() else None
 
     def problem(self) -> str:
         """Returns what no evidence can be, "" where nothing is so."""
@@ -167,13 +233,6 @@ class Evidence:
                     return f"its counts of {metric.name} are none"
         return ""
 
-    def _fine(self, canary: Count, rate: float) -> float:
-        """Returns the e-value of "the canary's rate of bad events is below `rate`": a binomial e-process.
-
-        Null and alternatives are rates and not ratios, so that it follows from the sums of the counts alone.
-        """
-        return _mean_exp([_rate_ratio(canary, rate, rate * r) / self.phi for r in _FINE_ALTERNATIVES])
-
     def _spec(self, metric: str) -> Metric:
         return next(m for m in self.metrics if m.name == metric)
 
@@ -181,80 +240,30 @@ class Evidence:
         """Returns the form that the state store holds; JSON keeps each double exactly, so a replay meets the same."""
         return {
             "duration": self.duration, "left": self.left, "phi": self.phi, "peak": self.peak,
-            "accumulators": {
-                name: {
-                    "worse": list(a.worse), "fit": list(a.fit),
-                    "canary": [a.canary.requests, a.canary.bad], "baseline": [a.baseline.requests, a.baseline.bad],
-                }
-                for name, a in self.accumulators.items()
-            },
+            "accumulators": {name: a.to_json() for name, a in self.accumulators.items()},
         }  # fmt: skip
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any], metrics: Sequence[Metric]) -> Self:
         """Reads what `to_json` wrote, for the same metrics."""
-        accumulators = {
-            name: Accumulator(
-                tuple(map(float, a["worse"])),
-                tuple(map(float, a["fit"])),
-                read_count(a["canary"]),
-                read_count(a["baseline"]),
-            )
-            for name, a in body["accumulators"].items()
-        }
+        known = {metric.name: metric for metric in metrics}
+        accumulators = {name: Accumulator.from_json(a, known.get(name)) for name, a in body["accumulators"].items()}
         return cls(
             tuple(metrics), float(body["duration"]), accumulators,
             float(body["left"]), int(body["phi"]), float(body["peak"]),
         )  # fmt: skip
 
 
-def _taken(metric: Metric, known: Accumulator, tick: Tick, gamma: float, phi: int) -> Accumulator:
-    canary = tick.canary.get(metric.name, NOTHING)
-    baseline = tick.baseline.get(metric.name, NOTHING)
+def _hypotheses(metric: Metric) -> tuple[tuple[float, tuple[float, ...]], tuple[float, tuple[float, ...]]]:
+    """Returns null and alternatives of "it is worse" and of "it is fit"; of a rate of its own, as rates."""
+    if not metric.one_armed:
+        return (metric.null, metric.alternatives), (metric.good_null, metric.good_alternatives)
+    worse, fit = (tuple(metric.null * r for r in ratios) for ratios in (metric.alternatives, metric.good_alternatives))
+    return (metric.null, worse), (metric.null * metric.good_null, fit)
+
+
+def _log_ratio(metric: Metric, stratum: Stratum, null: float, other: float) -> float:
+    canary = stratum.canary.get(metric.name, NOTHING)
     if metric.one_armed:
-        worse = [_rate_ratio(canary, metric.null, metric.null * r) / phi for r in metric.alternatives]
-        null = metric.null * metric.good_null
-        fit = [_rate_ratio(canary, null, metric.null * r) / phi for r in metric.good_alternatives]
-    else:
-        worse = [_share_ratio(canary, baseline, metric.null, r) / phi for r in metric.alternatives]
-        fit = [_share_ratio(canary, baseline, metric.good_null, r) / phi for r in metric.good_alternatives]
-    return Accumulator(
-        tuple(_started(m, gamma) + step for m, step in zip(known.worse, worse, strict=True)),
-        tuple(_started(m, gamma) + step for m, step in zip(known.fit, fit, strict=True)),
-        known.canary.plus(canary),
-        known.baseline.plus(baseline),
-    )
-
-
-def _share_ratio(canary: Count, baseline: Count, null: float, other: float) -> float:
-    """Returns the log likelihood ratio of the canary's share of the bad events, `other` against `null`."""
-    if not canary.requests or not baseline.requests:
-        return 0.0
-    a, b = canary.requests, baseline.requests
-    # theta(r) / theta(s) = (r / s) (s a + b) / (r a + b), and (1 - theta(r)) / (1 - theta(s)) = (s a + b) / (r a + b).
-    common = math.log((null * a + b) / (other * a + b))
-    return canary.bad * (math.log(other / null) + common) + baseline.bad * common
-
-
-def _rate_ratio(count: Count, null: float, other: float) -> float:
-    """Returns the log likelihood ratio of a binomial rate, `other` against `null`; both are kept off 0 and 1."""
-    p, q = min(max(null, 1e-9), 0.999), min(max(other, 1e-9), 0.999)
-    return count.bad * math.log(q / p) + (count.requests - count.bad) * math.log((1 - q) / (1 - p))
-
-
-def _started(log_m: float, gamma: float) -> float:
-    """Returns log(exp(log_m) + gamma)."""
-    if gamma <= 0:
-        return log_m
-    log_gamma = math.log(gamma)
-    high, low = max(log_m, log_gamma), min(log_m, log_gamma)
-    return high + math.log1p(math.exp(low - high))
-
-
-def _mean_exp(logs: Sequence[float]) -> float:
-    """Returns the mean of the exponentials, as large as a double holds."""
-    high = max(logs, default=_NEVER)
-    if high == _NEVER:
-        return 0.0
-    log_mean = high + math.log(math.fsum(math.exp(m - high) for m in logs) / len(logs))
-    return math.exp(min(log_mean, 700.0))
+        return rate_ratio(canary, null, other)
+    return share_ratio(canary, stratum.baseline.get(metric.name, NOTHING), null, other)

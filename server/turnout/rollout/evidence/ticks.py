@@ -5,8 +5,9 @@ draws, so keyed traffic is counted by *unit*: an (arm, slot group) pair. A reque
 and a sum is all there is to know of those.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import reduce
 from typing import Any, Self
 
 import numpy as np
@@ -38,12 +39,33 @@ class Count:
         """Returns the sum."""
         return Count(self.requests + other.requests, self.bad + other.bad)
 
+    @classmethod
+    def from_json(cls, counted: Sequence[Any]) -> Self:
+        """Reads requests, and bad ones among them. Raises ValueError if they are no counts."""
+        requests, bad = map(int, counted)
+        if not 0 <= bad <= requests < 1 << 63:
+            raise ValueError(f"expected requests and bad ones among them, got {requests} and {bad}")
+        return cls(requests, bad)
+
 
 NOTHING = Count()
 
 
+class SameArrays:
+    """A value with arrays among its fields: equal if each field is, element by element."""
+
+    __slots__ = ()
+    __hash__ = None  # type: ignore[assignment]  # arrays have no hash
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return NotImplemented
+        names = [one.name for one in fields(self)]  # type: ignore[arg-type]  # its subclasses are dataclasses
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in names)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Units:
+class Units(SameArrays):
     """One arm's keyed traffic of one metric in one tick, by slot group.
 
     Attributes:
@@ -71,14 +93,6 @@ class Units:
             raise ValueError("expected requests, bad ones among them, and expectations of 0 or more")
         for name, value in (("requests", n), ("bad", x), ("expected", e)):
             object.__setattr__(self, name, value)
-
-    __hash__ = None  # type: ignore[assignment]  # arrays have no hash
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Units):
-            return NotImplemented
-        mine, others = (self.requests, self.bad, self.expected), (other.requests, other.bad, other.expected)
-        return all(map(np.array_equal, mine, others))
 
     @property
     def total(self) -> Count:
@@ -147,7 +161,8 @@ class Stratum:
     def from_json(cls, body: Mapping[str, Any]) -> Self:
         """Reads what `to_json` wrote. Raises ValueError if they are no counts."""
         canary, baseline = (
-            {metric: read_count(counted) for metric, counted in body[arm].items()} for arm in ("canary", "baseline")
+            {metric: Count.from_json(counted) for metric, counted in body[arm].items()}
+            for arm in ("canary", "baseline")
         )
         keyed = [
             {metric: Units.from_json(counted) for metric, counted in body.get(arm, {}).items()}
@@ -178,12 +193,18 @@ class Tick:
     @property
     def canary(self) -> dict[str, Count]:
         """All of the canary's counts, keyed or not, by metric."""
-        return _totals((s.canary, s.keyed_canary) for s in self.strata)
+        return {metric: self.counts(metric)[0] for s in self.strata for metric in (*s.canary, *s.keyed_canary)}
 
     @property
     def baseline(self) -> dict[str, Count]:
         """All of the baseline's counts, keyed or not, by metric."""
-        return _totals((s.baseline, s.keyed_baseline) for s in self.strata)
+        return {metric: self.counts(metric)[1] for s in self.strata for metric in (*s.baseline, *s.keyed_baseline)}
+
+    def counts(self, metric: str) -> tuple[Count, Count]:
+        """Returns the canary's and the baseline's counts of a metric, keyed or not."""
+        canary = [_both(s.canary, s.keyed_canary, metric) for s in self.strata]
+        baseline = [_both(s.baseline, s.keyed_baseline, metric) for s in self.strata]
+        return reduce(Count.plus, canary, NOTHING), reduce(Count.plus, baseline, NOTHING)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the form that the log holds."""
@@ -197,17 +218,6 @@ class Tick:
         return cls(float(body["seconds"]), tuple(map(Stratum.from_json, strata)), int(body["largest_batch"]))
 
 
-def read_count(counted: Sequence[Any]) -> Count:
-    """Reads requests, and bad ones among them. Raises ValueError if they are no counts."""
-    requests, bad = map(int, counted)
-    if not 0 <= bad <= requests < 1 << 63:
-        raise ValueError(f"expected requests and bad ones among them, got {requests} and {bad}")
-    return Count(requests, bad)
-
-
-def _totals(arms: Iterable[tuple[Counts, UnitCounts]]) -> dict[str, Count]:
-    found: dict[str, Count] = {}
-    for counts, units in arms:
-        for metric, count in (*counts.items(), *((metric, one.total) for metric, one in units.items())):
-            found[metric] = found.get(metric, Count()).plus(count)
-    return found
+def _both(counts: Counts, units: UnitCounts, metric: str) -> Count:
+    unkeyed = counts.get(metric, NOTHING)
+    return unkeyed.plus(units[metric].total) if metric in units else unkeyed
