@@ -79,11 +79,7 @@ class _Open:
 
 
 class Counters:
-    """Counts for one rollout. Used on the event loop only.
-
-    Attributes:
-        without_slot: Requests with a key that were counted as if they had none, for want of room.
-    """
+    """Counts for one rollout. Used on the event loop only."""
 
     def __init__(self, rules: Rules, *, server: str = "", history: str = "") -> None:
         """Counts nothing before `attach`.
@@ -93,7 +89,6 @@ class Counters:
             server: This server's name.
             history: What slots did before the first step, as `history` returned it; "" before that.
         """
-        self.without_slot = 0
         self._server = server
         self._names: tuple[str, ...] = ()
         self._canary, self._baseline, self._rest = ArmMeter(rules), ArmMeter(rules), ArmMeter(rules)
@@ -218,7 +213,6 @@ class Counters:
 
     def _close(self, tick: _Open) -> Counted:
         canary, baseline, rest = tick.canary.close(), tick.baseline.close(), tick.rest.close()
-        self.without_slot += tick.canary.without_slot + tick.baseline.without_slot
         self._keyed.append((len(canary.admitted), len(baseline.admitted)))
         self._moved.take(canary)
         elsewhere = [tick.baseline]

@@ -27,7 +27,6 @@ class Facts:
     Attributes:
         seconds: Since the last tick; the clock on the wall has no part in it.
         ticks: Counts that were closed since the last tick, the oldest first.
-        slots: What the slots that meet the candidate came to, each server's own.
         shadow: Copies that were compared since, and those that disagreed beyond the baseline's own noise.
         incomparable: Why no copies can be compared: what the baseline does to itself; "" where they can.
         history: What slots did before the first step, as `turnout.rollout.history` packs it; "" where nothing is known.
@@ -44,11 +43,11 @@ class Facts:
         thresholds: The baseline's quantiles by metric now, seconds; None where too few requests were seen.
         samples: How many of the baseline's requests were seen.
         patience: The baseline's p50 now, seconds.
+        slots: What the slots that meet the candidate came to, each server's own.
     """
 
     seconds: float
     ticks: Sequence[Tick] = ()
-    slots: Sequence[SlotRecord] = ()
     shadow: Count = _NONE
     incomparable: str = ""
     history: str = ""
@@ -65,6 +64,7 @@ class Facts:
     thresholds: Mapping[str, float] | None = None
     samples: int = 0
     patience: float = 0.0
+    slots: Sequence[SlotRecord] = ()
 
 
 def advance(rollout: Rollout, facts: Facts) -> Moved:

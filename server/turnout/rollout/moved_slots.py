@@ -16,7 +16,11 @@ _MOST_RECORDS = 64
 
 
 class MovedSlots:
-    """Counts by slot what came of the requests that a candidate got since the slot was moved to it."""
+    """Counts by slot what came of the requests that a candidate got since the slot was moved to it.
+
+    What the slot did on the baseline are its latest requests there before; and those that failed on the candidate and
+    that the baseline was asked about, where fewer than 200 are known.
+    """
 
     def __init__(self) -> None:
         self._owned = np.zeros(SLOTS, np.bool_)
@@ -57,6 +61,11 @@ class MovedSlots:
         over = np.flatnonzero(self._requests > LATEST)
         self._bad[over] *= LATEST / self._requests[over]
         self._requests[over] = LATEST
+        # What the baseline does with the very requests is known of a slot that it never had any of.
+        replayed = keyed.replayed
+        room = self._before[0] < LATEST
+        for before, ran in zip(self._before, (replayed.count(), replayed.count(replayed.marked(BAD))), strict=True):
+            before[room] += ran[room]
 
     def take_elsewhere(self, count: Count, ended: float) -> None:
         """Counts the baseline's requests of a tick, which ended at `ended` by the monotonic clock."""

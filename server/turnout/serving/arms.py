@@ -98,8 +98,8 @@ class TickCounts:
         slots: Of the requests with a key, in the order of admission.
         keyed: Those of them that ended.
         blamed: Of those, whose failure was found to be the server's fault after they had ended.
+        replayed: Those that the baseline was asked about and ran as well, `BAD` where it failed them too.
         asked: Failures of which the baseline has not said yet whether it would have answered.
-        without_slot: Requests with a key that found no room.
         closed: What ends later counts no more.
     """
 
@@ -117,8 +117,8 @@ class TickCounts:
     slots: "array[int]" = field(default_factory=lambda: array("H"))
     keyed: KeyedLog = field(default_factory=KeyedLog)
     blamed: "array[int]" = field(default_factory=lambda: array("I"))
+    replayed: "array[int]" = field(default_factory=lambda: array("I"))
     asked: "set[_Question]" = field(default_factory=set)
-    without_slot: int = 0
     closed: bool = False
 
     def __post_init__(self) -> None:
@@ -150,9 +150,13 @@ class TickCounts:
         self.closed = True
         self.errors += self.unsettled
         self.bad += self.unsettled
-        ended, blamed = self.keyed.taken(), Entries(np.frombuffer(self.blamed, np.uint32), np.zeros(len(self.blamed)))
-        admitted = Entries(np.frombuffer(self.slots, np.uint16).astype(np.uint32), np.zeros(len(self.slots)))
-        return KeyedCounts(self.rules, admitted, ended, blamed)
+        admitted, blamed, replayed = (_untimed(marks) for marks in (self.slots, self.blamed, self.replayed))
+        return KeyedCounts(self.rules, admitted, self.keyed.taken(), blamed, replayed)
+
+
+def _untimed(marks: "array[int]") -> Entries:
+    """Returns requests of which the time does not matter."""
+    return Entries(np.asarray(marks, np.uint32), np.zeros(len(marks)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,12 +168,14 @@ class KeyedCounts:
         admitted: All, with their slots alone.
         ended: Those that ended before the close.
         blamed: Those of them whose fault was found out later, with `ERROR`, and `BAD` where that was news.
+        replayed: Those of them that the baseline ran as well, `BAD` where it failed them too.
     """
 
     rules: Rules
     admitted: Entries
     ended: Entries
     blamed: Entries
+    replayed: Entries
 
 
 class ArmMeter:
@@ -207,7 +213,6 @@ class ArmMeter:
             if len(counts.slots) < ROOM:
                 counts.slots.append(slot)
             else:
-                counts.without_slot += 1
                 slot = NO_SLOT
         return self, counts, slot
 
@@ -331,6 +336,8 @@ class _Question:
         if self not in counts.asked:
             return
         counts.asked.discard(self)
+        if self.slot >= 0 and answers is not None:
+            counts.replayed.append(self.slot | (0 if answers else BAD))
         if not (self.otherwise if answers is None else answers):
             return
         news = 0 if self.marks & BAD else BAD

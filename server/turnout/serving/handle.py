@@ -202,6 +202,7 @@ class VersionHandle:
         self.recorder.inflight = self.inflight
         self.recorder.queue_depth = self.queue_depth
         self.recorder.queue_fill = self.queue_fill
+        self.recorder.without_slot = self.history.lost
         if self.loaded is not None and (pool := self.loaded.pool) is not None:
             self.recorder.isolated_restarts = self._restarts_before + pool.deaths
             self.recorder.isolated_processes = len(pool.pids)
