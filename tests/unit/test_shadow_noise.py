@@ -25,24 +25,23 @@ def differing(actual) -> tuple[str, ...]:
     return compare(answer(), actual, RULES).differing
 
 
-def drawn(rng, rate: float) -> dict:
-    """An answer whose output y differs from all others at a rate."""
-    return answer(y=ONES * (1 + rng.random()) if rng.random() < rate else ONES)
+SAME, NOISY, WRONG = (
+    compare(answer(), actual, RULES) for actual in (answer(), answer(y=ONES * 1.5), answer(z=ONES * 3))
+)
 
 
 def judged(rng, noise: float, worse: float, copies: int) -> tuple[Evidence, Ledger]:
     """Runs copies through a ledger as a lane does, and takes what counts into the evidence."""
     ledger = Ledger(ShadowRecorder("m", "2.0.0"), 0)
     evidence = Evidence.start(PLAN.evidence_metrics, 86_400.0)
-    taken = 0
     for _ in range(copies):
-        actual = answer(z=ONES * 3) if rng.random() < worse else drawn(rng, noise)
-        ledger.compare(compare(answer(), actual, RULES), 1, 0.0, 0.0)
+        drawn = [NOISY if rng.random() < noise else SAME for _ in range(2)]
+        ledger.compare(WRONG if rng.random() < worse else drawn[0], 1, 0.0, 0.0)
         if ledger.wants_repeat or rng.random() < 0.02:
-            ledger.repeat(compare(answer(), drawn(rng, noise), RULES))
+            ledger.repeat(drawn[1])
         if ledger.judged:
-            fresh = [sample for sample in ledger.samples if sample.number > taken]
-            taken = fresh[-1].number
+            fresh = list(ledger.samples)
+            ledger.samples.clear()
             count = Count(len(fresh), sum(ledger.bad(sample, ALLOWED) for sample in fresh))
             evidence = evidence.taken(Tick.unkeyed(0.0, {DISAGREEMENT: count}, {}))
     return evidence, ledger

@@ -85,7 +85,8 @@ class TickCounts:
 
     Attributes:
         rules: What counts.
-        late: Of the rules.
+        thresholds, late: Of the rules.
+        notable: Seconds beyond which a request is looked at more closely: the least of what the rules name.
         admitted: Requests.
         settled: Those that ended.
         untimed: Those that latency leaves out: warm-up, and callers who did not wait as long as the baseline takes.
@@ -104,7 +105,9 @@ class TickCounts:
     """
 
     rules: Rules
+    thresholds: tuple[float, ...] = ()
     late: float = 0.0
+    notable: float = 0.0
     admitted: int = 0
     settled: int = 0
     untimed: int = 0
@@ -122,7 +125,8 @@ class TickCounts:
     closed: bool = False
 
     def __post_init__(self) -> None:
-        self.late = self.rules.late
+        self.thresholds, self.late = self.rules.thresholds, self.rules.late
+        self.notable = min(self.late, self.rules.stalled)
         self.passed = [0] * (len(self.rules.thresholds) + 1)
 
     @property
@@ -216,7 +220,7 @@ class ArmMeter:
                 slot = NO_SLOT
         return self, counts, slot
 
-    def answered(self, counts: TickCounts, slot: int, took: float, batch: int, *, invalid: bool = False) -> None:
+    def answered(self, counts: TickCounts, slot: int, took: float, batch: int, invalid: bool = False) -> None:
         """Counts a request that got its answer.
 
         Args:
@@ -238,12 +242,12 @@ class ArmMeter:
             counts.untimed += 1
             marks = UNTIMED
         else:
-            counts.passed[bisect_left(counts.rules.thresholds, took)] += 1
-            if took > counts.rules.stalled:
+            counts.passed[bisect_left(counts.thresholds, took)] += 1
+            if took > counts.notable:
                 marks = BAD
-            if took > counts.late:
-                counts.errors += 1
-                marks = ERROR | BAD
+                if took > counts.late:
+                    counts.errors += 1
+                    marks = ERROR | BAD
         if invalid:
             counts.invalid += 1
             marks |= INVALID | BAD
@@ -274,7 +278,7 @@ class ArmMeter:
         if isinstance(error, InvalidTensor):
             fault = self.baseline is not None and self.baseline.accepts(request)
         late = took > counts.late and not short_deadline
-        passed = bisect_left(counts.rules.thresholds, took)
+        passed = bisect_left(counts.thresholds, took)
         marks = 0
         if short_deadline or (given_up and not passed):
             counts.untimed += 1  # it says nothing about how long the answer would have taken

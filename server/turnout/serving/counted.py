@@ -29,16 +29,19 @@ class Counted:
         else:
             self._slot = NO_SLOT
             self._history = None
-        arms = route.handle.arms
-        self._meters = [meter.admit(self._slot) for meter in arms.get(route.part, ())] if arms else _NOBODY
+        self._meters = _NOBODY
+        if (arms := route.handle.arms) and (meters := arms.get(route.lane or route.role)):
+            # One, but where rollouts go side by side: a comprehension costs as much again as the rest.
+            slot = self._slot
+            self._meters = (meters[0].admit(slot),) if len(meters) == 1 else [m.admit(slot) for m in meters]
 
     def answered(self, took: float, answer: Answer) -> None:
         """Counts the answer, `took` seconds after the request arrived."""
         slot = self._slot
         if self._meters:
-            invalid = not all_finite(answer.outputs)
+            invalid, batch = not all_finite(answer.outputs), answer.batch_requests
             for meter, counts, known in self._meters:
-                meter.answered(counts, known, took, answer.batch_requests, invalid=invalid)
+                meter.answered(counts, known, took, batch, invalid)
             if invalid:
                 slot |= INVALID
         if self._history is not None:

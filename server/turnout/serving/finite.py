@@ -1,10 +1,11 @@
 """Whether outputs are numbers."""
 
-import math
 from collections.abc import Sequence
+from math import isfinite as _isfinite
 from typing import Any
 
 import numpy as np
+from numpy import vdot as _product
 from numpy.typing import NDArray
 
 _PRODUCT = 8192
@@ -15,12 +16,9 @@ _PRODUCT = 8192
 def all_finite(outputs: Sequence[NDArray[Any]]) -> bool:
     """Tells whether no output holds NaN or infinity; what is no floating-point number cannot."""
     for output in outputs:
-        dtype = output.dtype
-        if dtype.kind == "f":
-            if output.size <= _PRODUCT and dtype.itemsize >= 4 and math.isfinite(np.vdot(output, output)):
-                continue
-        elif dtype.kind != "V":  # bfloat16
+        kind = output.dtype.char
+        if kind in "fd" and output.size <= _PRODUCT and _isfinite(_product(output, output)):
             continue
-        if not np.isfinite(output).all():
+        if kind in "fdeE" and not np.isfinite(output).all():
             return False
     return True

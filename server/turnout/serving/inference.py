@@ -97,11 +97,6 @@ class Route:
         history = handle.history.under(slots.salt)
         return cls(entry, role, epoch, handle, recorder, observer, lane, warning, slots.slot, history)
 
-    @property
-    def part(self) -> str:
-        """What a rollout counts it as: its lane, or else its role."""
-        return self.lane or self.role
-
 
 class InferenceRequest(NamedTuple):
     """A decoded request. A tuple, since a frozen dataclass takes three times as long to make.
