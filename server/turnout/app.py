@@ -5,6 +5,7 @@ run()       the same for a process: until a signal, or until a part that must no
 """
 
 import asyncio
+import functools
 import gc
 import os
 import signal
@@ -68,6 +69,7 @@ from turnout.serving.catalog import Catalog
 from turnout.serving.conversion import ConversionThread
 from turnout.serving.data_plane import DataPlane
 from turnout.serving.follow import follow
+from turnout.serving.histories import fold_histories
 from turnout.serving.hold import Hold
 from turnout.serving.limits import InputLimits
 from turnout.serving.load_policy import Fallbacks
@@ -368,7 +370,9 @@ async def running(
         if peers is not None and member is not None:
             await member.listening()
             side_tasks.start("readiness", peers.tell_ready())
-        side_tasks.start("rollouts", rollouts.run(previews.tick, meters.tick, releases.record_diversions))
+        fold = functools.partial(fold_histories, catalog)
+        beside = (fold, previews.tick, meters.tick, releases.record_diversions)
+        side_tasks.start("rollouts", rollouts.run(*beside))
         side_tasks.start("webhook", webhook.run())
         side_tasks.start("retention", _retain(store, settings.retention, log))
         side_tasks.start("tls", certificates.watch())

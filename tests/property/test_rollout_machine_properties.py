@@ -32,8 +32,10 @@ LEGAL = {
 }
 """What a tick may make of each state; a command may do more."""
 
-COUNTED = {"evidence", "held", "in_state_s", "step_s", "active_s", "idle_s", "step_requests", "rivals"}
-COUNTED |= {"step_baseline", "step_counts", "silent_s", "baseline_silent_s"}
+COUNTED = {
+    "evidence", "held", "in_state_s", "step_s", "active_s", "idle_s", "step_requests", "step_baseline", "step_counts",
+    "step_keyed", "silent_s", "baseline_silent_s", "history", "rivals", "per_server",
+}  # fmt: skip
 """What moves without a new epoch."""
 
 COUNTS = st.integers(0, 40).flatmap(lambda n: st.builds(Count, st.just(n), st.integers(0, min(n, 2))))

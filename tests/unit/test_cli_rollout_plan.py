@@ -71,7 +71,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_a_servers_refusal_names_each_field_and_the_nearest_that_exists() -> None:
     with pytest.raises(InvalidRequest) as caught:
-        Plan.from_json({"alhpa": 1, "beta": 7, "min_requests": -1})
+        Plan.from_json({"alhpa": 1, "beta": 7, "warm_requests": -1})
     with pytest.raises(ServerRefused) as told, named_fields():
         raise ServerRefused("InvalidArgument", caught.value.message, violations=caught.value.violations)
     said = [v.description for v in told.value.violations]

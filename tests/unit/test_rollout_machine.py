@@ -3,17 +3,18 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from rollout_values import BAD, GOOD, PLAN, RUNNING, SILENT, V1, V3, S, begun, gone, reached, tick, until
 from turnout.errors import ChangeRefused, InvalidRequest
 from turnout.rollout.attempt import Pause, Rollout
-from turnout.rollout.evidence import Count, Stratum, Tick, Units
+from turnout.rollout.evidence import GROUPS, Count, Stratum, Tick, Units
+from turnout.rollout.explain import lacking
 from turnout.rollout.guards import Guards
 from turnout.rollout.machine import Facts, advance
 from turnout.rollout.overrides import abort, pause, promote, resume, set_weight
 from turnout.rollout.plan import Plan, ShadowStage, Step
-from turnout.rollout.words import lacking
 
 OPERATOR = Pause("operator", "wait", "ann")
 JUDGED = [state for state in RUNNING if state not in (S.PENDING, S.ABORTING)]
@@ -519,3 +520,44 @@ def test_a_rollout_with_all_that_there_is_comes_back_from_its_record() -> None:
     rollout = gone(begun(plan), *[few_tenants(30)] * 5)[0]
     assert rollout.step_counts
     assert Rollout.from_json(json.loads(json.dumps(rollout.to_json()))) == rollout
+
+
+def step(**counts: object) -> Rollout:
+    return replace(reached(S.DECIDING), step_s=1000.0, step_requests=500, step_baseline=500, **counts)
+
+
+def test_keyed_traffic_that_only_the_canary_has_is_compared_with_nothing() -> None:
+    blind = step(step_keyed=(400, 3))
+    assert any("400 requests with a routing key" in one for one in lacking(blind))
+    assert not any("routing key" in one for one in lacking(step(step_keyed=(400, 100))))
+    assert not any("routing key" in one for one in lacking(step(step_keyed=(12, 0)))), "so few say nothing"
+
+
+def test_a_step_whose_keyed_traffic_meets_the_canary_alone_holds_until_its_deadline() -> None:
+    ones = np.ones(GROUPS)
+    units = {"errors": Units(ones, 0 * ones, ones), "invalid": Units(ones, 0 * ones, ones)}
+    counts = {"errors": Count(100), "invalid": Count(100)}
+    alone = Tick(5.0, (Stratum("", counts, counts, keyed_canary=units),))
+    held, _ = until(reached(S.SOAKING), lambda r: bool(r.pauses), replace(GOOD, ticks=(alone,)))
+    assert held.state is S.DECIDING
+    assert "requests with a routing key" in held.pauses[0].reason
+
+
+@pytest.mark.parametrize(("says", "ends"), [("pause", S.SHADOWING), ("abort", S.ABORTING), ("promote", S.RAMPING)])
+def test_a_shadow_with_nothing_to_compare_says_so_and_goes_by_the_plan(says, ends) -> None:
+    why = "the baseline disagrees with itself in 16 of 16 repeats"
+    seen = replace(GOOD, ticks=(), shadow=Count(), incomparable=why)
+    shadowing = until(begun(replace(PLAN, on_insufficient=says)), lambda r: r.state is S.SHADOWING)[0]
+    after, told = until(shadowing, lambda r: bool(r.pauses) or r.state is not S.SHADOWING, seen)
+    assert after.state is ends
+    if says != "promote":
+        assert why in " ".join([entry.text for entry in told] + [pause.reason for pause in after.pauses])
+
+
+def test_the_history_is_kept_from_the_first_step_on() -> None:
+    seen = replace(GOOD, history="packed")
+    before = until(begun(), lambda r: r.state is S.SHADOWING, seen)[0]
+    assert before.history == ""
+    stepping = until(before, lambda r: r.state is S.SOAKING, seen)[0]
+    assert stepping.history == "packed"
+    assert until(stepping, lambda r: r.state.final, replace(GOOD, history="later"))[0].history == "packed"

@@ -5,7 +5,7 @@ any of them -> Aborting -> RolledBack | Superseded;   Failed where the candidate
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self
@@ -15,6 +15,7 @@ from semver import Version
 from turnout.errors import ChangeRefused, InvalidRequest
 from turnout.rollout.evidence import Count, Evidence
 from turnout.rollout.guards import Guards
+from turnout.rollout.history import SlotRecords
 from turnout.rollout.per_server import PerServer
 from turnout.rollout.plan import Plan
 
@@ -114,6 +115,8 @@ class Rollout:
         held: What keeps it from going on without being a pause, in words; "" while nothing does.
         step_requests, step_baseline: Requests of the canary in this step, and of what it is compared with.
         step_counts: The canary's counts in this step, by metric: what guards look at.
+        step_keyed: Requests with a key in this step, of the canary and of what it is compared with.
+        history: What slots did before the first step, as `turnout.rollout.history` packs it; "" before that.
         silent_s, baseline_silent_s: Active seconds since either had its last request in this step.
         thresholds: Seconds, by latency metric, as fixed before this step.
         patience: The baseline's p50, seconds.
@@ -169,6 +172,8 @@ class Rollout:
     step_counts: Mapping[str, Count] = field(default_factory=dict)
     silent_s: float = 0.0
     baseline_silent_s: float = 0.0
+    step_keyed: tuple[int, int] = (0, 0)
+    history: str = ""
     per_server: PerServer = field(default_factory=PerServer)
 
     @classmethod
@@ -234,6 +239,7 @@ class Rollout:
             "end": str(self.end), "actor": self.actor, "reason": self.reason,
             "cause": self.cause, "step_baseline": self.step_baseline, "silent_s": self.silent_s,
             "baseline_silent_s": self.baseline_silent_s,
+            "step_keyed": list(self.step_keyed), "history": self.history,
             "step_counts": {metric: [c.requests, c.bad] for metric, c in self.step_counts.items()},
             "per_server": self.per_server.to_json(),
         }  # fmt: skip
@@ -264,10 +270,13 @@ class Rollout:
                 body.get("cause", ""), int(body.get("step_baseline", 0)),
                 {metric: Count.from_json(counted) for metric, counted in body.get("step_counts", {}).items()},
                 float(body.get("silent_s", 0.0)), float(body.get("baseline_silent_s", 0.0)),
+                _two(body.get("step_keyed", (0, 0))), body.get("history", ""),
                 PerServer.from_json(body.get("per_server", {"taken": {}, "evidence": {}}), plan.evidence_metrics),
             )  # fmt: skip
         except (KeyError, IndexError, TypeError, AttributeError, ArithmeticError, InvalidRequest) as error:
             raise ValueError(f"not a rollout: {type(error).__name__} {error}") from error
+        if read.history:
+            SlotRecords.unpacked(read.history)  # what is read must not fail at the next tick
         if problem := read._problem():
             raise ValueError(f"not a rollout: {problem}")
         return read
@@ -282,6 +291,7 @@ class Rollout:
             self.actor,
             self.reason,
             self.cause,
+            self.history,
         )
         texts += tuple(part for pause in self.pauses for part in (pause.kind, pause.reason, pause.actor))
         seconds = (
@@ -294,7 +304,7 @@ class Rollout:
             self.baseline_silent_s,
             *self.thresholds.values(),
         )
-        counts = (self.step, self.epoch, self.step_requests, self.step_baseline, self.policy_epoch)
+        counts = (self.step, self.epoch, self.step_requests, self.step_baseline, *self.step_keyed, self.policy_epoch)
         checks = (
             (all(isinstance(text, str) for text in texts), "a text is none"),
             (all(0 <= value < math.inf for value in seconds), "a time is below 0 or no number"),
@@ -306,6 +316,11 @@ class Rollout:
         )
         problems = [what for fine, what in checks if not fine]
         return next(iter(problems), "") or self.evidence.problem() or self.per_server.problem()
+
+
+def _two(numbers: Sequence[Any]) -> tuple[int, int]:
+    first, second = map(int, numbers)
+    return first, second
 
 
 Moved = tuple[Rollout, tuple[Entry, ...]]
@@ -321,7 +336,14 @@ def enter(rollout: Rollout, state: RolloutState, text: str) -> Moved:
 def fresh_step(rollout: Rollout) -> Rollout:
     """Returns the rollout with nothing counted in its step yet."""
     return replace(
-        rollout, step_s=0.0, step_requests=0, step_baseline=0, step_counts={}, silent_s=0.0, baseline_silent_s=0.0
+        rollout,
+        step_s=0.0,
+        step_requests=0,
+        step_baseline=0,
+        step_keyed=(0, 0),
+        step_counts={},
+        silent_s=0.0,
+        baseline_silent_s=0.0,
     )
 
 

@@ -5,6 +5,9 @@ import math
 from turnout.rollout.attempt import STEPPING, Rollout
 from turnout.rollout.evidence import LEAST_UNITS, Evidence
 
+_KEYED_REQUESTS, _KEYED_RATIO = 20, 20
+"""An arm that has less than a twentieth of what its share lets expect is no measure of the other."""
+
 _SILENT_SECONDS, _SILENT_GAPS = 60.0, 10.0
 
 
@@ -19,6 +22,7 @@ def lacking(rollout: Rollout) -> list[str]:
     if rollout.step_requests < plan.min_requests:
         found.append(f"the canary had {rollout.step_requests} of {plan.min_requests} requests")
     found += _silent(rollout)
+    found += _unmatched(rollout)
     last = rollout.step + 1 == len(plan.steps)
     if last and (unproven := rollout.evidence.unproven(plan.beta, plan.exposure_requests, alone=plan.from_broken)):
         found.append(f"no evidence yet that {', '.join(unproven)} fit for promotion")
@@ -33,6 +37,20 @@ def few_units_text(evidence: Evidence) -> str:
     if units is None or units >= LEAST_UNITS:
         return ""
     return f"{math.floor(units)} effective tenants carry this canary; at least {LEAST_UNITS} are needed"
+
+
+def _unmatched(rollout: Rollout) -> list[str]:
+    """Returns that the canary's keyed traffic is compared with hardly any, where it is.
+
+    Traffic with keys goes by slots and traffic without by turns: one may miss an arm while the other does not.
+    """
+    weight = rollout.canary_weight
+    share = min(weight, (1 - weight) / 2) if rollout.plan.twin else 1 - weight
+    canary, baseline = rollout.step_keyed
+    if rollout.plan.from_broken or canary < _KEYED_REQUESTS or baseline * _KEYED_RATIO * weight >= canary * share:
+        return []
+    other = f"the part of {rollout.previous} that it is compared with {baseline}"
+    return [f"the canary had {canary} requests with a routing key, and {other}: too few to tell anything by"]
 
 
 def _silent(rollout: Rollout) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from semver import Version
 
-from turnout.rollout.attempt import Entry, Moved, Pause, Rollout, RolloutState, enter, fresh_step, moved
+from turnout.rollout.attempt import STEPPING, Entry, Moved, Pause, Rollout, RolloutState, enter, fresh_step, moved
 from turnout.rollout.breaker import SlotRecord, trip_text, tripped
 from turnout.rollout.evidence import DISAGREEMENT, Count, Evidence, Tick
 from turnout.rollout.explain import counts_text, lacking, server_verdict_text, verdict_text
@@ -28,6 +28,8 @@ class Facts:
         seconds: Since the last tick; the clock on the wall has no part in it.
         ticks: Counts that were closed since the last tick, the oldest first.
         shadow: Copies that were compared since, and those that disagreed beyond the baseline's own noise.
+        incomparable: Why no copies can be compared: what the baseline does to itself; "" where they can.
+        history: What slots did before the first step, as `turnout.rollout.history` packs it; "" where nothing is known.
         ready: The candidate and the version to go back to can both answer.
         trouble: Why the candidate can never answer; "" while it may.
         in_force: What is wished is in force.
@@ -48,6 +50,8 @@ class Facts:
     seconds: float
     ticks: Sequence[Tick] = ()
     shadow: Count = _NONE
+    incomparable: str = ""
+    history: str = ""
     ready: bool = True
     trouble: str = ""
     in_force: bool = True
@@ -139,7 +143,9 @@ def _observed(rollout: Rollout, facts: Facts) -> Rollout:
     canary = baseline = 0
     per_server = rollout.per_server.with_taken(facts.taken)
     fresh = Evidence.start(rollout.plan.evidence_metrics, rollout.plan.max_duration_s)
+    keyed = rollout.step_keyed
     for tick in facts.ticks:
+        keyed = _with_keyed(keyed, tick)
         evidence = evidence.taken(tick)
         per_server = per_server.with_tick(tick, fresh)
         met = tick.canary
@@ -154,11 +160,22 @@ def _observed(rollout: Rollout, facts: Facts) -> Rollout:
         per_server=per_server,
         step_requests=rollout.step_requests + canary,
         step_baseline=rollout.step_baseline + baseline,
+        step_keyed=keyed,
         step_counts=counts,
         silent_s=0.0 if canary else rollout.silent_s + facts.seconds,
         baseline_silent_s=0.0 if baseline else rollout.baseline_silent_s + facts.seconds,
         rivals=max(rollout.rivals, facts.rivals),
+        history=rollout.history or (facts.history if rollout.state in STEPPING or rollout.promoted else ""),
     )
+
+
+def _with_keyed(keyed: tuple[int, int], tick: Tick) -> tuple[int, int]:
+    """Returns requests with a key, of the canary and of what it is compared with, with one more tick."""
+    canary, baseline = (
+        sum(max((units.total.requests for units in arm.values()), default=0) for arm in arms)
+        for arms in ([s.keyed_canary for s in tick.strata], [s.keyed_baseline for s in tick.strata])
+    )
+    return keyed[0] + canary, keyed[1] + baseline
 
 
 def _pending(rollout: Rollout, _: Facts) -> Moved:
@@ -187,6 +204,8 @@ def _shadowing(rollout: Rollout, facts: Facts) -> Moved:
     assert stage is not None
     if rollout.in_state_s < stage.duration_s:
         return rollout, ()
+    if facts.incomparable:
+        return _insufficient(rollout, facts.incomparable) or step_to(_fixed(rollout, facts), 0)
     known = rollout.evidence.accumulators[DISAGREEMENT].canary
     fit = rollout.evidence.fit(DISAGREEMENT) >= 1 / rollout.plan.beta
     if known.requests >= stage.min_samples and fit:

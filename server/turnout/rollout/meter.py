@@ -6,20 +6,21 @@ or where another version becomes the baseline; then the next one begins. The pro
 of the attempts.
 """
 
+import math
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from structlog.typing import FilteringBoundLogger
 
-from turnout.rollout.counters import Counters
+from turnout.rollout.counters import Counters, SlotsInForce
 from turnout.rollout.engine.serving_world import ServingWorld
-from turnout.rollout.evidence import ERRORS, Evidence
+from turnout.rollout.evidence import ERRORS, STALLED, Evidence
 from turnout.rollout.plan import Plan
 from turnout.rollout.thresholds import latency_of
 from turnout.routing.applied import Policies
 from turnout.routing.policy import CONTROL, TWIN
-from turnout.routing.slots import SALT_BYTES, SLOTS, Owners, SlotTable
+from turnout.routing.slots import ORDER_BYTES, SLOTS, Owners, SlotTable
 from turnout.serving.arms import Rules
 from turnout.serving.catalog import Catalog, VersionEntry
 from turnout.telemetry.rollout import MeterSample
@@ -91,7 +92,7 @@ class FalseAlarmMeters:
             if tally is None:
                 tally = self._tallies[model] = _Tally(looked=now)
                 slots = max(round(share * SLOTS), 1)
-                table = SlotTable(secrets.token_bytes(SALT_BYTES)).arranged({TWIN: slots, CONTROL: slots})
+                table = SlotTable(order=secrets.token_bytes(ORDER_BYTES)).arranged({TWIN: slots, CONTROL: slots})
                 self._policies.meter(model, Owners.of(table))
             self._look(model, tally, now)
 
@@ -111,6 +112,9 @@ class FalseAlarmMeters:
             return
         attempt.seconds += seconds
         attempt.counters.attach((entry.handle.arms, CONTROL), (entry.handle.arms, TWIN))
+        slots = SlotsInForce(self._policies.meters.get(model), CONTROL, TWIN, ())
+        entry.handle.history.fold(now)
+        attempt.counters.watch(slots, entry.handle.history, attempt.thresholds, began=attempt.seconds > seconds)
         attempt.counters.roll(seconds, now, attempt.rules, attempt.thresholds)
         for counted in attempt.counters.closed(now):
             attempt.evidence = attempt.evidence.taken(counted.tick)
@@ -129,7 +133,8 @@ class FalseAlarmMeters:
         thresholds, _, patience = latency_of(_PLAN, entry)
         if thresholds is None or entry.handle is None:
             return None
-        rules = Rules(tuple(sorted(thresholds.values())), patience, _PLAN.warm_requests)
+        stalled = thresholds.get(STALLED, math.inf)
+        rules = Rules(tuple(sorted(thresholds.values())), patience, _PLAN.warm_requests, stalled)
         evidence = Evidence.start(_PLAN.evidence_metrics, _PLAN.max_duration_s)
         return _Attempt(entry.version_text, evidence, Counters(rules), rules, dict(thresholds))
 

@@ -1,5 +1,6 @@
 """The latency thresholds that a rollout counts by: fixed before a step, at the baseline's own quantiles."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -60,4 +61,4 @@ def rules_of(rollout: Rollout) -> Rules:
     """Returns what counts as bad in a rollout now."""
     plan = rollout.plan
     thresholds = tuple(sorted(thresholds_of(rollout).values()))
-    return Rules(thresholds, rollout.patience, plan.warm_requests)
+    return Rules(thresholds, rollout.patience, plan.warm_requests, rollout.thresholds.get(STALLED, math.inf))

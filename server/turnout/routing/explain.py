@@ -8,7 +8,7 @@ from turnout.routing.applied import AppliedPolicy, Policies
 from turnout.routing.policy import TWIN, UNITS, Policy, eligible
 from turnout.routing.router import PolicyRouter
 from turnout.routing.selector import ByDigest, ByTag, Default, Exact, InRange, Latest, Selector, parse
-from turnout.routing.slots import SLOTS, slot_of
+from turnout.routing.slots import SLOTS
 from turnout.routing.split import Split
 from turnout.serving.catalog import Catalog, ModelEntry
 from turnout.serving.inference import Route
@@ -75,7 +75,7 @@ class Explainer:
             if baseline_only:
                 steps.append(Step("role", "the caller asks for the baseline only: no canary answers"))
             elif routing_key:
-                slot = slot_of(applied.owners.salt, routing_key)
+                slot = applied.owners.slot(routing_key)
                 steps += _slot_steps(applied, slot)
             else:
                 steps.append(Step("key", "there is none: the next of an even sequence, by weight"))

@@ -59,7 +59,7 @@ class ActiveRollout:
             number: Of the state store's last write; 0 before the first.
             now: By the monotonic clock, seconds.
         """
-        return cls(rollout, number, Counters(rules_of(rollout)), now, now)
+        return cls(rollout, number, Counters(rules_of(rollout), history=rollout.history), now, now)
 
     def receive(self, part: ServerTick) -> None:
         """Notes what a server told by the state store, where it stays until a write says that it was taken."""
@@ -89,12 +89,13 @@ class ActiveRollout:
             closed: The ticks, the oldest first.
             server: This server's name.
         """
+        slots = tuple(replace(record, server=server) for record in self.counters.slot_records)
         for one in closed:
             (stratum,) = one.tick.strata
             number = self.numbers.popleft()
             latency = {"canary": _texts(one.canary_latency), "baseline": _texts(one.baseline_latency)}
             self.parts[number, server] = ServerTick(
-                number, one.tick.seconds, one.tick.largest_batch, replace(stratum, server=server), (), latency
+                number, one.tick.seconds, one.tick.largest_batch, replace(stratum, server=server), slots, latency
             )
         for key in sorted(self.parts)[: max(len(self.parts) - _MOST_PARTS, 0)]:
             del self.parts[key]  # nobody takes them: the store is away, and they would come too late

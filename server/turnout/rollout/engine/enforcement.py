@@ -90,6 +90,8 @@ class Enforcement:
         desired = desired_policy(rollout, policy)
         frozen = applied is not None and applied.state.frozen
         settled = desired is None or desired == policy
+        if not aborting and not frozen and desired is not None and settled and active.counters.starved:
+            await self._redraw_twin(active, seconds)
         if not aborting and (rollout.pauses or frozen or settled or not self._ready(rollout)):
             return
         try:
@@ -151,6 +153,19 @@ class Enforcement:
             statuses[rollout.candidate] = Standing.CANDIDATE if aborting else Standing.RELEASED
         wanted = TrafficChange(desired, change, rollout.attempt, active.number, statuses)
         await self._world.apply(rollout.model, wanted)
+        active.rollout = self.routed(rollout)
+
+    async def _redraw_twin(self, active: ActiveRollout, seconds: float) -> None:
+        """Gives the arm that the canary is compared with other keys, where it has hardly any requests with one."""
+        rollout = active.rollout
+        active.counters.redrawn()
+        why = f"{_reason(rollout)}: the keys of the baseline's twin carry too little traffic"
+        change = Change(rollout_actor(rollout.attempt), why)
+        try:
+            await self._patience.wait(self._world.redraw_twin(rollout.model, change), seconds)
+        except (TurnoutError, OSError) as error:
+            self._log.warning("a twin was not drawn anew", model=rollout.model, reason=str(error))
+            return
         active.rollout = self.routed(rollout)
 
     async def _withdraw(self, active: ActiveRollout) -> None:

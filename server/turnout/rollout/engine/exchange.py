@@ -42,7 +42,7 @@ class Exchange:
         return _LATE_TICKS * self._tick_seconds
 
     def receive(self) -> None:
-        """Has what servers counted come to the rollouts that this one drives: its own too, from when another one did."""
+        """Has what servers told come to the rollouts that this one drives: its own too, from when another did."""
         for active in self._ownership.active:
             for part in self.neighbours.parts(active.rollout):
                 active.receive(part)

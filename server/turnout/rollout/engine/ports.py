@@ -83,6 +83,13 @@ class World(Protocol):
         """
         ...
 
+    async def redraw_twin(self, model: str, change: Change) -> None:
+        """Gives the twin slots that carry about as much keyed traffic as the canary's, if there are any.
+
+        Raises: As `apply`.
+        """
+        ...
+
     async def follow(self, *, traffic: bool = True) -> None:
         """Puts in force what was recorded about releases, and about policies unless told otherwise.
 

@@ -10,9 +10,9 @@ from turnout.errors import NotFound
 from turnout.registry.compat import refusals
 from turnout.registry.signature import Signature
 from turnout.registry.standing import Standing
-from turnout.rollout.attempt import Rollout, RolloutState
+from turnout.rollout.attempt import STEPPING, Rollout, RolloutState
 from turnout.rollout.changes.situation import Situation, situation_answers
-from turnout.rollout.counters import Counted, Place
+from turnout.rollout.counters import Counted, Place, SlotsInForce
 from turnout.rollout.desired import desired_policy
 from turnout.rollout.engine.active import ActiveRollout
 from turnout.rollout.engine.origin import overtaking_baseline, policy_text, set_by_others
@@ -25,9 +25,8 @@ from turnout.routing.answers import Answers, Part, answers_of, parts_text, stand
 from turnout.routing.applied import AppliedPolicy, Policies
 from turnout.routing.policy import TWIN, Policy, PolicyState
 from turnout.routing.rollback import default_version
-from turnout.routing.shadow.ledger import Outcome
 from turnout.routing.shadow.service import Shadows
-from turnout.routing.traffic import Traffic
+from turnout.routing.traffic import Change, Traffic
 from turnout.serving.catalog import Catalog, VersionEntry
 from turnout.serving.handle import VersionHandle
 from turnout.serving.inference import Role
@@ -82,7 +81,7 @@ class ServingWorld:
         rollout = active.rollout
         candidate = self.entry(rollout.model, rollout.candidate)
         previous = self.entry(rollout.model, rollout.previous)
-        self._attach(active, candidate, previous)
+        self._attach(active, candidate, previous, self.in_force(rollout.model)[0], now)
         active.counters.roll(seconds, now, rules_of(rollout), thresholds_of(rollout))
         return active.counters.closed(now)
 
@@ -95,12 +94,15 @@ class ServingWorld:
         applied, policy = self.in_force(rollout.model)
         desired = desired_policy(rollout, policy)
         released = self._released_over(rollout, policy)
+        shadow, incomparable = self._shadowed(active)
         return Facts(
             seconds,
             ticks=gathered.ticks,
             taken=gathered.taken,
             slots=gathered.slots,
-            shadow=self._shadowed(active),
+            history=active.counters.history if not rollout.history else "",
+            shadow=shadow,
+            incomparable=incomparable,
             ready=all(entry is not None and entry.state is LifecycleState.READY for entry in (candidate, previous)),
             trouble=_trouble(candidate),
             in_force=(desired is None or desired == policy) and not _still_released(rollout, candidate),
@@ -211,6 +213,10 @@ class ServingWorld:
         if change.statuses:
             await self._loader.refresh()
 
+    async def redraw_twin(self, model: str, change: Change) -> None:
+        """Gives the twin other slots where its own carry too little traffic. Raises as `World.apply`."""
+        await self._traffic.redraw_twin(model, change)
+
     async def follow(self, *, traffic: bool = True) -> None:
         """Puts in force what was recorded about releases, and about policies unless told otherwise."""
         if traffic:
@@ -270,30 +276,53 @@ class ServingWorld:
         parts = answers_of(policy, statuses).plain
         return "" if parts == (Part(rollout.previous),) else parts_text(parts)
 
-    def _attach(self, active: ActiveRollout, candidate: VersionEntry | None, previous: VersionEntry | None) -> None:
+    def _attach(
+        self,
+        active: ActiveRollout,
+        candidate: VersionEntry | None,
+        previous: VersionEntry | None,
+        applied: AppliedPolicy | None,
+        now: float,
+    ) -> None:
         new, old = _handle(candidate), _handle(previous)
         if new is None or old is None:
             active.counters.detach()
             return
-        plain = TWIN if active.rollout.plan.twin else str(Role.BASELINE)
-        if active.rollout.promoted:
+        rollout, counters = active.rollout, active.counters
+        twin = TWIN if rollout.plan.twin else ""
+        plain = twin or str(Role.BASELINE)
+        rest: Place | None = ((new if rollout.promoted else old).arms, str(Role.BASELINE)) if twin else None
+        owners = applied.owners if applied is not None else None
+        if rollout.promoted:
             places: tuple[Place, Place] = (new.arms, plain), (old.arms, str(Role.CANARY))
+            slots = SlotsInForce(owners, twin, str(rollout.previous), ("", TWIN))
         else:
             places = (new.arms, str(Role.CANARY)), (old.arms, plain)
-        active.counters.attach(*places, self._replays.on(old))
+            slots = SlotsInForce(owners, str(rollout.candidate), twin, (str(rollout.candidate),))
+        for handle in (new, old):
+            handle.history.fold(now)
+        counters.attach(*places, self._replays.on(old), rest, rest_meets_candidate=rollout.promoted)
+        began = rollout.state in STEPPING or rollout.promoted
+        counters.watch(slots, old.history, thresholds_of(rollout), began=began)
 
-    def _shadowed(self, active: ActiveRollout) -> Count:
-        """Returns the copies that were compared since the last look, and those that disagreed or failed."""
+    def _shadowed(self, active: ActiveRollout) -> tuple[Count, str]:
+        """Returns the copies that were judged since the last look, and those that disagreed or failed.
+
+        And why nothing can be compared, in a sentence; "" where something can.
+        """
         rollout = active.rollout
         if rollout.plan.shadow is None or rollout.state is not RolloutState.SHADOWING:
-            return Count()
+            return Count(), ""
         for lane in self._shadows.of(rollout.model):
             if lane.pair.shadow == str(rollout.candidate):
-                fresh = [s for s in lane.ledger.samples if s.number > active.sample and s.epoch >= rollout.policy_epoch]
+                ledger, allowed = lane.ledger, 1.0 - rollout.plan.shadow.agreement
+                if not ledger.judged:
+                    return Count(), ""
+                fresh = [s for s in ledger.samples if s.number > active.sample and s.epoch >= rollout.policy_epoch]
                 if fresh:
                     active.sample = fresh[-1].number
-                return Count(len(fresh), sum(s.outcome is not Outcome.AGREED for s in fresh))
-        return Count()
+                return Count(len(fresh), sum(ledger.bad(s, allowed) for s in fresh)), ledger.incomparable
+        return Count(), ""
 
 
 def _handle(entry: VersionEntry | None) -> VersionHandle | None:

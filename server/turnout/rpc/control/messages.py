@@ -159,8 +159,8 @@ def shadow_message(lane: Lane, worst: int) -> pb.ShadowReport:
         outcomes=dict(ledger.outcomes),
         dropped=dict(ledger.dropped),
         agreement=ledger.agreement,
-        noise_runs=ledger.noise_runs,
-        noise_disagreements=ledger.noise_disagreements,
+        noise_runs=ledger.noise.runs,
+        noise_disagreements=ledger.noise.disagreements,
         outputs=[_output_message(name, record) for name, record in sorted(ledger.outputs.items())],
         worst=[_disagreement_message(disagreement) for disagreement in ledger.worst[:worst]],
     )

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from turnout.rollout.evidence import LEAST_BAD, Fitness, Metric
+from turnout.rollout.explain import few_units_text
 from turnout.rollout.plan import Plan
-from turnout.rollout.words import few_units_text
 from turnout.web.report.replay import Seen
 from turnout.web.report.spans import duration_text, share_text
 from turnout_proto.v1 import rollout_pb2 as pb
