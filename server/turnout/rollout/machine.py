@@ -10,7 +10,7 @@ from semver import Version
 
 from turnout.rollout.attempt import STEPPING, Entry, Moved, Pause, Rollout, RolloutState, enter, fresh_step, moved
 from turnout.rollout.breaker import SlotRecord, trip_text, tripped
-from turnout.rollout.evidence import DISAGREEMENT, Count, Evidence, Tick
+from turnout.rollout.evidence import DISAGREEMENT, STALLED, Count, Evidence, Tick
 from turnout.rollout.explain import counts_text, lacking, server_verdict_text, verdict_text
 from turnout.rollout.guards import broken
 from turnout.rollout.overrides import abort, pause, step_to
@@ -184,7 +184,8 @@ def _pending(rollout: Rollout, _: Facts) -> Moved:
 
 
 def _validating(rollout: Rollout, facts: Facts) -> Moved:
-    if rollout.plan.timed and facts.thresholds is None:
+    # What stalls is looked for in every plan, and is no reason for one that is about errors alone to wait for traffic.
+    if any(name != STALLED for name in rollout.plan.timed) and facts.thresholds is None:
         if rollout.in_state_s <= rollout.plan.validating_s:
             return rollout, ()
         why = (
