@@ -14,6 +14,8 @@ demo: $(STAMP)
 	$(BIN)/python examples/magika/demo.py
 
 # Quick ones first, several at once. Those on a GPU are a run of their own: any other hides it from the process.
+# Bytecode is kept, whatever the environment says: each of some hundred processes would compile the same 400 modules.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: debian $(STAMP)
 	$(BIN)/python -m pytest -n auto --ignore=tests/gpu
 	$(BIN)/python -m pytest tests/gpu

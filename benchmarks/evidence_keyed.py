@@ -1,8 +1,9 @@
 """Canaries whose requests carry routing keys, simulated a thousand at a time by the shipped evidence.
 
-Each key has a Poisson rate (Zipf) and its own share of bad events (lognormal), and stays with the candidate, its twin, or
-neither. Counts go to `turnout.rollout.evidence.keyed.KeyedTest`, which takes all runs of a case along a leading axis;
-`tests/unit/test_rollout_keyed.py` holds it to what `Evidence` makes of the same ticks.
+Each key has a Poisson rate (Zipf) and its own share of bad events (lognormal), and stays with the candidate, its twin,
+or neither. Counts go to `turnout.rollout.evidence.keyed.KeyedTest`, which takes all runs of a case along a leading
+axis; `tests/unit/test_rollout_keyed.py` holds it to what `Evidence` makes of
+the same ticks.
 """
 
 import math
@@ -46,6 +47,8 @@ class KeyedCase:
         late: Share of the time after which the effect begins.
         history: Whether the keys' own shares are known from the time before.
         zipf: Exponent of the keys' rates.
+        twin: The canary is compared with a part of the baseline like its own; else with all of it.
+        bursts: Chance that a unit fails all by itself in a tick, whatever version answers it: nine requests in ten.
         expected: Share taken back and median minutes of EVIDENCE.md's table; None where it has none.
         tick: Seconds.
     """
@@ -66,6 +69,8 @@ class KeyedCase:
     late: float = 0.0
     history: bool = True
     zipf: float = 0.8
+    twin: bool = True
+    bursts: float = 0.0
     expected: tuple[float, float] | None = None
     tick: float = 30.0
 
@@ -103,14 +108,16 @@ def keyed_cases() -> Iterator[KeyedCase]:
         "200 keys alike in rate, sigma 1": {"zipf": 0.0},
         "500 keys, sigma 2": {"keys": 500, "sigma": 2.0},
         "200 keys, sigma 1, ticks of 5 s": {"tick": 5.0},
+        "500 keys, sigma 0.5, 5 % weight, no twin": {"keys": 500, "sigma": 0.5, "weight": 0.05, "twin": False},
+        "500 keys, sigma 0.5, keys fail in bursts": {"keys": 500, "sigma": 0.5, "share": 0.003, "bursts": 0.0002},
     }.items():
         case = replace(p90, name=f"p90: no difference, {name}", **changed)  # type: ignore[arg-type]
         yield case
         yield replace(case, name=f"p90: exactly r0, {name}", effect=case.metric.null)
-    for (keys, sigma), (slow, failing) in _TABLE.items():
+    for (keys, sigma), (as_slow, as_failing) in _TABLE.items():
         named = f"{keys:,} keys, sigma {sigma:g}"
-        yield KeyedCase(f"p90 exceedances x1.8, {named}", "detect", keys, sigma, P90, 0.1, 1.8, expected=slow)
-        yield KeyedCase(f"errors 0.1 % x10, {named}", "detect", keys, sigma, ERROR, 0.001, 10.0, expected=failing)
+        yield KeyedCase(f"p90 exceedances x1.8, {named}", "detect", keys, sigma, P90, 0.1, 1.8, expected=as_slow)
+        yield KeyedCase(f"errors 0.1 % x10, {named}", "detect", keys, sigma, ERROR, 0.001, 10.0, expected=as_failing)
     yield KeyedCase("p90 exceedances x1.8, 50 keys, sigma 1", "detect", 50, 1.0, P90, 0.1, 1.8)
     yield KeyedCase(
         "p90 exceedances x1.8 after an hour, 500 keys, sigma 0.5", "detect", 500, 0.5, P90, 0.1, 1.8, late=0.5
@@ -127,7 +134,7 @@ class Outcome:
     Attributes:
         minutes: Until the candidate was taken back; NaN where it was not.
         units: Effective units of the smaller arm at the end.
-        evidence: Combined evidence at the end.
+        evidence: Combined evidence at the end, which comes sooner where all runs are taken back.
     """
 
     minutes: Floats
@@ -140,6 +147,7 @@ class Population:
 
     def __init__(self, case: KeyedCase, runs: int, rng: np.random.Generator) -> None:
         """Draws keys and assigns them, for good: a key's place decides whether a weight takes it."""
+        self._twin = case.twin
         rate = np.tile(1 / np.arange(1, case.keys + 1) ** case.zipf, (runs, 1))
         rate *= RATE / rate.sum(1, keepdims=True)
         factor = np.exp(rng.normal(0, case.sigma, rate.shape))
@@ -174,12 +182,12 @@ class Population:
         ]
 
     def _summed(self, weight: float) -> list[Floats]:
-        twin = min(weight, (1 - weight) / 2)
+        twin = min(weight, (1 - weight) / 2) if self._twin else 1 - weight
         arm = np.where(self._place < weight, 0, np.where(self._place >= 1 - twin, 1, 2))
         runs = len(arm)
         index = (np.arange(runs)[:, None] * 3 + arm) * GROUPS + self._group
         return [
-            np.bincount(index.ravel(), one.ravel(), runs * 3 * GROUPS).reshape(runs, 3, GROUPS)[:, :2]
+            np.bincount(index.ravel(), one.ravel(), runs * 3 * GROUPS).astype(float).reshape(runs, 3, GROUPS)[:, :2]
             for one in (self._rate, self._bad, self._rate * self._history)
         ]
 
@@ -198,6 +206,8 @@ def simulated(case: KeyedCase, runs: int, seed: int, hours: float = 2.0) -> Outc
         seconds = case.tick * case.load(number)
         effect = np.array([case.effect if number >= case.late * ticks else 1.0, 1.0])[:, None]
         wrong = np.minimum(bad_rates * effect, rates)
+        if case.bursts:
+            wrong = np.where(rng.random(rates.shape) < case.bursts, 0.9 * rates, wrong)
         bad = case.batch * rng.poisson(wrong * seconds / case.batch).astype(float)
         requests = bad + rng.poisson((rates - wrong) * seconds)
         test = test.taken([(bad, requests * shares)], np.zeros(1), gamma, case.batch)
@@ -205,10 +215,12 @@ def simulated(case: KeyedCase, runs: int, seed: int, hours: float = 2.0) -> Outc
         evidence = np.where(canary_bad >= metric.floor, np.exp(np.minimum(test.log_m, 700.0)).mean(-1), 0.0)
         found = (evidence >= 1 / ALPHA) & np.isnan(minutes)
         minutes[found] = (number + 1) * case.tick / 60
+        if not np.isnan(minutes).any():
+            break
     return Outcome(minutes, test.units, evidence)
 
 
-def keyed_row(case: KeyedCase, runs: int, seed: int, hours: float = 2.0, at_once: int = 100) -> dict[str, object]:
+def keyed_row(case: KeyedCase, runs: int, seed: int, hours: float = 2.0, at_once: int = 50) -> dict[str, object]:
     """Simulates a case and returns its row; `at_once` runs share the arrays, which fit into a cache so."""
     seeds = np.random.SeedSequence(seed).generate_state(-(-runs // at_once))
     sizes = [min(at_once, runs - start) for start in range(0, runs, at_once)]

@@ -1,17 +1,17 @@
 """Runs commands in this process against a server under test, and holds what they print against what it answers."""
 
 import asyncio
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-from typer.testing import CliRunner
 
+import command_line
 from routing_wire import X
 from turnout.app import Running
-from turnout.cli.main import application
 from turnout_proto.v1 import prediction_pb2 as v1
 from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
 
@@ -31,9 +31,9 @@ class Said:
 async def run(server: Running, models: Path, *arguments: str, local: bool = False) -> Said:
     """Runs `turnout`, through the server or, of commands that may, in the state store."""
     where = ["--models", str(models)] if local else ["--server", str(server.control)]
-    done = await asyncio.to_thread(CliRunner().invoke, application(), [*arguments, *where], env={"COLUMNS": "400"})
-    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-    return Said(done.exit_code, done.stdout, done.stderr)
+    done = await asyncio.to_thread(command_line.run, *arguments, *where, env=os.environ | {"COLUMNS": "400"})
+    assert "Traceback" not in done.stderr, done.stderr
+    return Said(done.returncode, done.stdout, done.stderr)
 
 
 async def answered(server: Running, selector: str = "", model: str = "m") -> dict[str, int]:

@@ -1,13 +1,17 @@
 """Fixtures that build on each other: repository -> server -> client."""
 
+import functools
 import gc
 import os
+import shutil
 import signal
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import hypothesis
 import onnx
 import pytest
@@ -22,12 +26,30 @@ from turnout.rollout.clock import SYSTEM_CLOCK, Clock
 from turnout.routing.declarations import Declarer
 from turnout.serving.sandbox.fork_server import SHARED, ForkServer, start_processes
 from turnout.serving.sandbox.processes import Processes
+from turnout.state.engine import sqlite_url
 from turnout.state.store import StateStore
 from turnout.telemetry.logging import make_logger
 
 # Machines are shared and noisy: how long an example takes says nothing about the code.
 hypothesis.settings.register_profile("turnout", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("turnout")
+
+# httpx reads the certificates of the world's authorities for each client, 25 ms of CPU, and tests make hundreds.
+_make_ssl_context = httpx._transports.default.create_ssl_context
+
+
+@functools.cache
+def _authorities() -> ssl.SSLContext:
+    return _make_ssl_context()
+
+
+def _ssl_context(verify: Any = True, cert: Any = None, trust_env: bool = True) -> ssl.SSLContext:
+    if verify is True and cert is None and trust_env:
+        return _authorities()
+    return _make_ssl_context(verify, cert, trust_env)
+
+
+httpx._transports.default.create_ssl_context = _ssl_context
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and servers and commands under test with them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -114,9 +136,19 @@ def models(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
+@pytest.fixture(scope="session")
+def empty_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite state store without a row; closed, so that all of it is in the one file."""
+    file = tmp_path_factory.mktemp("state") / "state.db"
+    StateStore.open(sqlite_url(file)).close()
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+    return file
+
+
 @pytest.fixture
-def publish_model(models: Path, tmp_path: Path) -> Publish:
+def publish_model(models: Path, tmp_path: Path, empty_state: Path) -> Publish:
     """Publishes `model` (a ModelProto, or the path of a file) as NAME VERSION, released unless told otherwise."""
+    state, state_url = models / ".turnout" / "state.db", Settings(models=models).state_url
 
     def publish_one(
         name: str, version: str, model: onnx.ModelProto | Path, *, release: bool = True, **more: Any
@@ -130,7 +162,11 @@ def publish_model(models: Path, tmp_path: Path) -> Publish:
         exact = Version.parse(version)
         result = publish(repository, PublishRequest(name, exact, path, **more))
         if release:
-            with StateStore.open(Settings(models=models).state_url) as store:
+            if not state.exists():
+                # As the store would make it, in a tenth of the CPU: hundreds of tests begin so.
+                state.parent.mkdir(mode=0o700, exist_ok=True)
+                shutil.copy(empty_state, state)
+            with StateStore.open(state_url) as store:
                 Declarer(repository, store).release(name, exact, actor="test", reason="")
         return result.digest
 

@@ -190,5 +190,6 @@ def _shown(path: str, data: bytes) -> str:
             part.ClearField("timing")
     if isinstance(message, catalog_pb2.GetModelResponse):
         for version in message.model.versions:
-            version.ClearField("load_seconds")
+            for measured in ("load_seconds", "batching", "max_batch_rows"):  # each server by itself, as it loaded
+                version.ClearField(measured)
     return _without_id(str(message))

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import grpc
 import numpy as np
 
 from magika.candidates import CANDIDATES, ORIGINAL
@@ -9,17 +10,26 @@ from magika.load import Load
 from magika.process import Server, console, publish_by_command, steer, watch
 from magika.rollouts import BEFORE, PLAN_FILE, RATE, SCENES, Harm, Scene, load_of
 from turnout_client import Client
+from turnout_proto.v1 import rollout_pb2
+from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
 
 
 def good(server: Server) -> int:
     """Rolls 3.3.0 out over 3.2.0; returns how many claims did not hold."""
     scene = SCENES["good"]
     steer(server, "traffic", "set", "magika", "--baseline", scene.baseline)
-    code, harm = _rolled_out(server, scene)
+    code, harm, rollout = _rolled_out(server, scene)
+    kinds = [event.kind for event in rollout.events]
+    through = kinds.count("soaking") == len(scene.plan["steps"]) and kinds[-3:] == [
+        "promoting",
+        "watching",
+        "succeeded",
+    ]
     steer(server, "traffic", "show", "magika")
     with Client(server.grpc) as client:
         answering = client.get_version("magika").version
-    return sum((code != 0, harm.errors != {}, harm.wrong > 0, answering != ORIGINAL))
+    unmet = (not through, harm.candidates == 0, scene.because not in rollout.verdict)
+    return sum((code != 0, harm.errors != {}, harm.wrong > 0, answering != ORIGINAL, *unmet))
 
 
 def slow(server: Server, models: Path, reports: Path) -> int:
@@ -30,18 +40,23 @@ def slow(server: Server, models: Path, reports: Path) -> int:
     publish_by_command("publish", "magika", bad.version, str(model), models=models, show=model.name)
     with Client(server.grpc) as client:
         client.wait_ready("magika", bad.version)
-    code, harm = _rolled_out(server, scene)
+    code, harm, rollout = _rolled_out(server, scene)
     steer(server, "rollout", "explain", "magika")
     reports.mkdir(exist_ok=True)
     page = reports / f"rollout-magika-{bad.version}.html"
     steer(server, "rollout", "report", "magika", "--html", str(page))
     with Client(server.grpc) as client:
         answering = client.get_version("magika").version
-    return sum((code != 1, harm.errors != {}, harm.wrong > 0, answering != ORIGINAL, not page.exists()))
+    unmet = (rollout.state != scene.ends, scene.because not in rollout.verdict, not page.exists())
+    return sum((code != 1, harm.errors != {}, harm.wrong > 0, answering != ORIGINAL, *unmet))
 
 
-def _rolled_out(server: Server, scene: Scene) -> tuple[int, Harm]:
-    """Rolls a candidate out under load and watches it; returns what the watcher ended with, and what clients saw."""
+def _rolled_out(server: Server, scene: Scene) -> tuple[int, Harm, rollout_pb2.Rollout]:
+    """Rolls a candidate out under load and watches it.
+
+    Returns:
+        What the watcher ended with, what clients saw, and the rollout at its end.
+    """
     with load_of(server, scene) as load:
         console.print(f"real files come in, at most {RATE:.0f} a second, half of them with a user's key", style="dim")
         bound, first = _before(load)
@@ -53,7 +68,10 @@ def _rolled_out(server: Server, scene: Scene) -> tuple[int, Harm]:
         seen = load.got[first:]
     harm = Harm.of(seen, scene.candidate, bound)
     console.print(f"[bold]what clients saw:[/] {harm}")
-    return code, harm
+    with grpc.insecure_channel(server.control) as channel:
+        asked = rollout_pb2.GetRolloutTicksRequest(model="magika")
+        rollout = ControlServiceStub(channel).GetRolloutTicks(asked, timeout=10).rollout
+    return code, harm, rollout
 
 
 def _before(load: Load) -> tuple[float, int]:

@@ -42,7 +42,7 @@ LATENCY = ("errors", "p90", "stalled")
 """Metrics of rollouts whose candidate is slow: too few requests pass p95 and p99 within a minute."""
 
 SHADOWED: Mapping[str, Any] = PLAN | {
-    "shadow": {"rate": 1.0, "duration_s": 30.0, "agreement": 0.99, "min_samples": 200}
+    "shadow": {"rate": 1.0, "duration_s": 10.0, "agreement": 0.99, "min_samples": 200}
 }
 """The same after a stage in which each request is copied."""
 
@@ -93,7 +93,8 @@ SCENES: Mapping[str, Scene] = {
     ),
     "slow": _bad("slow", "one made slow", "slower than the baseline's p90", PLAN | {"metrics": LATENCY}),
     "raises": _bad("raises", "one that raises", "errors: "),
-    "perturbed": _bad("perturbed", "one with other answers", "copies disagreed", SHADOWED),
+    # Copies run when nobody else wants a core.
+    "perturbed": _bad("perturbed", "one with other answers", "copies disagreed", SHADOWED, rate=RATE / 2),
     # Many clients that wait long: those that give up would be errors, and what is to be seen is that no answer comes.
     "hangs": _bad(
         "hangs",

@@ -14,7 +14,7 @@ from turnout_client import Client
 
 BASELINE, CANDIDATE = "3.2.0", "3.3.0"
 FILES = 300
-USERS, CALLS = 400, 4
+USERS, CALLS = 400, 2
 
 
 def shadow(server: Server) -> int:

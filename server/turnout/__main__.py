@@ -24,7 +24,8 @@ def main() -> None:
     with writing_out():
         from turnout.cli.main import application
 
-        application()()
+        completing = "_TURNOUT_COMPLETE" in os.environ  # what is completed is no whole command yet
+        application("" if completing else "".join(sys.argv[1:2]))()
 
 
 if __name__ == "__main__":

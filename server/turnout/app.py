@@ -9,9 +9,11 @@ import functools
 import gc
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 from semver import Version
@@ -39,7 +41,7 @@ from turnout.rollout.engine.diversions import DiversionFiles
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.engine.releases import Releases
 from turnout.rollout.engine.serving_world import ServingWorld
-from turnout.rollout.engine.stored import StoredRollouts
+from turnout.rollout.engine.stored import Presence, StoredRollouts
 from turnout.rollout.engine.writer import Reports
 from turnout.rollout.log import RolloutLog
 from turnout.rollout.meter import FalseAlarmMeters
@@ -234,6 +236,8 @@ async def running(
         def tell(model: str, rollout: Rollout, entry: Entry) -> None:
             if rollout.state.final and entry.kind == str(rollout.state):
                 metrics.rollouts.verdicts[model, entry.kind] += 1
+                if str(rollout.state) == "rolled_back":
+                    metrics.rollouts.rollbacks[model, rollout.cause or "other"] += 1
             webhook.tell(model, rollout, entry)
 
         async def refresh() -> None:
@@ -249,8 +253,9 @@ async def running(
         stack.push_async_callback(replays.close)
         world = ServingWorld(catalog, policies, traffic, shadows, replays, manager)
         journal = DiversionFiles(root, settings.state_url, log)
-        rollouts = RolloutEngine(world, StoredRollouts(store), journal, clock, tick, Reports(tell, log))
-        stack.callback(rollouts.close)
+        presence = Presence("")  # named once it listens
+        rollouts = RolloutEngine(world, StoredRollouts(store, presence), journal, clock, tick, Reports(tell, log))
+        stack.push_async_callback(rollouts.close)
         operations = Operations(repository, store)
         releases, rollout_log = Releases(rollouts, operations, world, log), RolloutLog(store, catalog)
         declarer = Declarer(repository, store)
@@ -355,6 +360,13 @@ async def running(
         await refresh()
         await rollouts.follow_diversions()  # before the first request: what was taken back stays so
         await listeners.start()
+        presence.name = server_name(settings.server_name, listeners.grpc.address, member)
+        presence.about = {
+            "grpc": str(listeners.grpc.address),
+            "control": str(listeners.control.address),
+            "worker": None if member is None else member.start.index,
+            "release": version("turnout"),
+        }
         if peers is not None and member is not None:
             await member.listening()
             side_tasks.start("readiness", peers.tell_ready())
@@ -367,7 +379,11 @@ async def running(
         side_tasks.start("uploads", _expire(repository, uploads, settings.transfers.keep_s))
         if console:
             side_tasks.start("recent", recent.run())
-        side_tasks.start("follow", follow(refresh, revision, availability, root, settings.repository, log))
+        told_of_change, loop = asyncio.Event(), asyncio.get_running_loop()
+        store.listen(lambda: _in_loop(loop, told_of_change.set))
+        side_tasks.start(
+            "follow", follow(refresh, revision, availability, root, settings.repository, log, told_of_change)
+        )
         stack.push_async_callback(drain, services, settings, admission, listeners, side_tasks, without_delay)
         try:
             yield Running(
@@ -383,6 +399,23 @@ async def running(
         finally:
             readiness_off.set()
             catalog.swap(catalog.snapshot)  # wakes who watches the health
+
+
+def server_name(given: str, address: Address, member: Member | None) -> str:
+    """Returns what a server goes by among those that share its state store.
+
+    Args:
+        given: By the settings; "" for none.
+        address: Where it listens for requests.
+        member: What it is as one of several workers; None where it is alone.
+    """
+    name = given or f"{socket.gethostname()}:{address.port}"
+    return name if member is None else f"{name}/{member.start.index}"
+
+
+def _in_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    with suppress(RuntimeError):  # the loop is closed: the server has stopped
+        loop.call_soon_threadsafe(call)
 
 
 async def _leave(member: Member, snapshot: Callable[[], Awaitable[bytes]]) -> None:

@@ -3,19 +3,22 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import numpy as np
 import pytest
+import pytest_asyncio
 from playwright.async_api import Browser, Page, expect
 
 import onnx_models
+from conftest import StartServer, make_settings
 from console_wire import PATIENCE_MS, TOKEN, Tab, chromium, needs_chromium, tab
 from rollout_wire import FINAL, TICK, clients, command, in_state, latest, start, until
 from routing_wire import policy, put
 from shadow_wire import PATIENT, numbered, predict, settled
-from turnout.app import Running
+from turnout.app import Running, running
 from turnout.registry.metadata import VersionMetadata
+from turnout.telemetry.logging import make_logger
 from turnout_proto.v1 import prediction_pb2 as v1
 from turnout_proto.v1 import rollout_pb2 as pb
 from wire import request
@@ -23,6 +26,7 @@ from wire import request
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(300),
+    pytest.mark.asyncio(loop_scope="module"),  # the browser's: it starts once, in 1.1 s of CPU
     needs_chromium,
 ]
 
@@ -42,10 +46,25 @@ FOCUSED = f"() => [({NAMED})(document.activeElement), getComputedStyle(document.
 expect.set_options(timeout=PATIENCE_MS)
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as running:
-        yield running
+    """One for all tests: each opens its tabs in profiles of their own."""
+    async with chromium() as started:
+        yield started
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def start_server(models) -> AsyncIterator[StartServer]:
+    """Starts servers as everywhere, on the event loop that the browser is driven from."""
+    async with AsyncExitStack() as stack:
+
+        async def start(**settings) -> Running:
+            made = make_settings(models, **settings)
+            server = await stack.enter_async_context(running(made, make_logger("json", "warning")))
+            await server.services.catalog.wait_for(lambda snapshot: snapshot.complete)
+            return server
+
+        yield start
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from turnout_client import Client
 pytestmark = pytest.mark.slow
 
 X = {"x": np.ones((1, 4), np.float32)}
-KEYS = [f"user-{n}" for n in range(2000)]
+KEYS = [f"user-{n}" for n in range(500)]
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from http2_client import CALL, Http2Client
 from onnx_models import scaled
 from turnout.app import Running, running
 from turnout.config import Drain
+from turnout.host import connections
 from turnout.rpc.transport.framing import PREFIX
 from turnout.telemetry.logging import make_logger
 from turnout_client import AsyncClient
@@ -263,7 +264,29 @@ async def test_whoever_watches_the_health_holds_no_drain_up() -> None:
                 await client.receive()
         server.admission.stop()
         async with asyncio.timeout(4):
-            await server.listener.stop(30)
+            stopped = asyncio.create_task(server.listener.stop(30))
+            assert (await client.answer(watch)).grpc_status == grpc.StatusCode.UNAVAILABLE.value[0]
+            while client.goaway is None:
+                await client.receive()
+            client.writer.close()  # as clients do that have nothing under way on a connection that is to end
+            await stopped
+
+
+async def test_a_stop_that_is_given_up_leaves_nothing_open() -> None:
+    async with carried() as server, connect(server) as client:
+        call = await client.begin(SERVICE + "Watch", CALL)
+        await client.send(call, X1)
+        async with asyncio.timeout(10):
+            while not server.admission.under_way:
+                await asyncio.sleep(0.01)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await server.listener.stop(30)
+        gone = await asyncio.to_thread(connections, server.address.port)
+        for connection in gone:
+            connection.close()
+        assert gone == []
+        assert await client.receive() is False or client.closed
 
 
 async def test_a_connection_that_only_looks_is_closed_by_the_drain() -> None:

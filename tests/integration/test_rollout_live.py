@@ -128,13 +128,13 @@ async def test_one_made_slow_is_rolled_back_on_latency(start_pair) -> None:
 
 
 async def test_one_that_hangs_is_rolled_back_through_censoring(start_pair) -> None:
-    server = await start_pair(onnx_models.adds_count(), onnx_models.slow())
+    server = await start_pair(onnx_models.adds_count(), onnx_models.slow(), runtime={"processes": 1})
 
     def one(_: int):
         return request("m", x=X, n=np.array(60_000))  # seconds, in the candidate alone
 
     plan = QUICK | {"metrics": ["p90", "stalled"]}
-    last, _ = await rolled_back(server, one, plan, count=40, pause=0.02, patience=4)
+    last, _ = await rolled_back(server, one, plan, count=40, pause=0.02, patience=2)
     assert "slower than" in last.verdict
 
 

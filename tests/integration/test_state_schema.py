@@ -1,7 +1,8 @@
 """Migrations: they make the schema that the code is written for, and no other one is touched."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from semver import Version
 from sqlalchemy import Connection, inspect, select
 from sqlalchemy.exc import DBAPIError
 
+from postgres_fixture import PostgresServer
 from turnout.errors import ConfigError
 from turnout.registry.standing import Standing
 from turnout.state import migrations
@@ -30,34 +32,107 @@ def database(state_url: str) -> Iterator[Database]:
         yield opened
 
 
+@pytest.fixture
+def new_database_url(state_url: str, request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
+    """Gives URLs of new databases, all of one kind."""
+    if state_url.startswith("sqlite"):
+        numbers = count()
+        return lambda: f"sqlite:///{tmp_path}/{next(numbers)}.db"
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return server.new_database
+
+
 def differences(connection: Connection) -> list[object]:
     context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
     return list(compare_metadata(context, METADATA))
 
 
-def constraints(connection: Connection) -> dict[str, object]:
-    """Names and texts of what alembic does not compare, by table."""
-    found = inspect(connection)
-    return {
-        table: (
-            found.get_pk_constraint(table),
-            sorted((check["name"], check["sqltext"]) for check in found.get_check_constraints(table)),
+CATALOG = {
+    "sqlite": {
+        "columns": """
+            SELECT tables.name, columns.* FROM sqlite_master AS tables, pragma_table_xinfo(tables.name) AS columns
+            WHERE tables.type = 'table'
+        """,
+        "indexes": """
+            SELECT tables.name, indexes.name, indexes."unique", indexes.origin, indexes.partial, columns.*
+            FROM sqlite_master AS tables, pragma_index_list(tables.name) AS indexes,
+            pragma_index_xinfo(indexes.name) AS columns WHERE tables.type = 'table'
+        """,
+        "triggers": "SELECT tbl_name, name, sql FROM sqlite_master WHERE type = 'trigger'",
+        "the rest": "SELECT type, name FROM sqlite_master",
+    },
+    "postgresql": {
+        "columns": """
+            SELECT table_name, ordinal_position, column_name, data_type, character_maximum_length, is_nullable,
+            column_default, is_identity FROM information_schema.columns WHERE table_schema = 'public'
+        """,
+        "indexes": "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
+        "constraints": """
+            SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
+            WHERE connamespace = 'public'::regnamespace
+        """,
+        "triggers": "SELECT tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal",
+        "functions": "SELECT proname, pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'public'::regnamespace",
+        "the rest": "SELECT relkind::text, relname::text FROM pg_class WHERE relnamespace = 'public'::regnamespace",
+    },
+}
+"""What a database says of its own schema."""
+
+
+def described(connection: Connection) -> dict[str, list[tuple[str, ...]]]:
+    """Everything that the database says of its schema, with white space told as one space, and its checks."""
+    found = {
+        kind: sorted(
+            tuple(" ".join(str(value).split()) for value in row) for row in connection.exec_driver_sql(query).all()
         )
-        for table in METADATA.tables
+        for kind, query in CATALOG[connection.dialect.name].items()
     }
+    inspector = inspect(connection)
+    for table in inspector.get_table_names():
+        # SQLite has no other record of a constraint's name than the text that made the table.
+        checks = [(str(check["name"]), check["sqltext"]) for check in inspector.get_check_constraints(table)]
+        found[f"constraints of {table}"] = sorted([*checks, (str(inspector.get_pk_constraint(table)),)])
+    return found
 
 
-def test_the_migrations_make_the_schema_that_the_code_describes(state_url: str, database: Database) -> None:
-    StateStore.open(state_url).close()
-    with database.reading() as connection:
+def test_a_new_database_has_the_very_schema_that_the_migrations_make(
+    new_database_url: Callable[[], str],
+) -> None:
+    made, migrated = new_database_url(), new_database_url()
+    StateStore.open(made).close()
+    with closing(Database(Location.parse(migrated))) as database:
+        migrate_to(database, "head")
+        with database.reading() as connection:
+            expected = described(connection)
+            counted = {table: everything(connection, table) for table in inspect(connection).get_table_names()}
+    with closing(Database(Location.parse(made))) as database, database.reading() as connection:
+        assert described(connection) == expected
+        assert {table: everything(connection, table) for table in counted} == counted
         assert differences(connection) == []
-        migrated = constraints(connection)
-    # Then again from the description alone, in the same database.
+    assert (counted["alembic_version"], counted["revision"]) == ([(migrations.HEAD,)], [(1, 0)])
+
+
+def everything(connection: Connection, table: str) -> list[tuple[object, ...]]:
+    return [tuple(row) for row in connection.exec_driver_sql(f"SELECT * FROM {table}")]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE tags ADD COLUMN colour TEXT",
+        "DROP INDEX ix_events_model_id",
+        "CREATE TABLE colours (id INTEGER)",
+        {"sqlite": "DROP TRIGGER events_no_update", "postgresql": "DROP TRIGGER events_append_only ON events"},
+    ],
+)
+def test_that_comparison_would_notice_a_difference(
+    state_url: str, database: Database, change: str | dict[str, str]
+) -> None:
+    StateStore.open(state_url).close()
     with database.writing() as connection:
-        METADATA.drop_all(connection)
-        METADATA.create_all(connection)
-    with database.reading() as connection:
-        assert constraints(connection) == migrated
+        before = described(connection)
+        connection.exec_driver_sql(change if isinstance(change, str) else change[connection.dialect.name])
+        assert described(connection) != before
 
 
 def test_the_comparison_would_notice_a_difference(state_url: str, database: Database) -> None:

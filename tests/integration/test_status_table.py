@@ -16,8 +16,8 @@ from wire import X, refusal, request, stub_of
 pytestmark = pytest.mark.both_transports
 
 Code = grpc.StatusCode
-LONG = np.int64(60_000)
-"""Rounds of the slow model: about half a second."""
+LONG = np.int64(30_000)
+"""Rounds of the slow model: about a quarter of a second."""
 
 ONE_RUNNER = Runtime(runners=1, inline_threshold_us=0)
 

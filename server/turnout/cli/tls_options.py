@@ -53,6 +53,7 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+@functools.cache
 def _parameter(name: str) -> inspect.Parameter:
     metavar, text = _OPTIONS[name]
     option = typer.Option(

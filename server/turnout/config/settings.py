@@ -125,6 +125,8 @@ class Settings(BaseSettings):
             on it changes what is served.
         http: The same over HTTP, with metrics, probes and the console.
         control: The operators' listener; loopback, since whoever reaches it decides what is served.
+        server_name: What this server goes by among those that share its state store, in `turnout servers`, metrics and
+            verdicts; "" for HOST:PORT of the data listener. No two may have the same.
         workers: Processes that serve, on the same ports. Each loads every version. Divided between them, 1 each at
             least, are `runtime.runners`, `runtime.processes` and `runtime.arena_limit_bytes`, `loading.concurrency`,
             `shadow.max_inflight`, and of `limits` and `shadow` what bounds queues, connections and requests under way.
@@ -145,6 +147,7 @@ class Settings(BaseSettings):
     grpc: AddressField = Address("0.0.0.0", 8001)  # noqa: S104 - see the docstring
     http: AddressField = Address("0.0.0.0", 8000)  # noqa: S104
     control: AddressField = Address("127.0.0.1", 8003)
+    server_name: Annotated[str, Field(max_length=200, pattern=r"^[\w.:@-]*$")] = ""
     workers: Annotated[Count, Field(le=256)] = 1
     tls: Tls = Tls()
     limits: Limits = Limits()
@@ -187,7 +190,7 @@ class Settings(BaseSettings):
 
     def for_model(self, name: str) -> ModelSettings:
         """Returns what holds for the model `name`."""
-        own = self.model.get(name, ModelOverrides())
+        own = self.model.get(name, _NO_OVERRIDES)
         return ModelSettings(
             load=own.load,
             slo_ms=own.slo_ms,
@@ -206,6 +209,10 @@ def in_force(before: Settings, after: Settings) -> Settings:
     """Returns what of `after` can be put into force in a server that was started with `before`."""
     log = before.log.model_copy(update={"level": after.log.level})
     return before.model_copy(update={"model": dict(after.model), "log": log})
+
+
+# Made once: a new one copies the defaults of all its sections, and this is asked for at each look at a model.
+_NO_OVERRIDES = ModelOverrides()
 
 
 def _over(base: S, own: S) -> S:

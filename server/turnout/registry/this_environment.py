@@ -60,7 +60,9 @@ def attest_environment(repository: Repository, manifest: Manifest, digest: str) 
     attestations.write(repository, manifest.model, manifest.version, ENVIRONMENT_FILE, data)
 
 
+@cache
 def _libraries() -> dict[str, str]:
+    """Reads the versions of packages from the disk, once: it took a third of publishing a small model."""
     found = {}
     for name in _LIBRARIES:
         with suppress(PackageNotFoundError):

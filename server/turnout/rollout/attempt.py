@@ -16,6 +16,7 @@ from turnout.errors import ChangeRefused, InvalidRequest
 from turnout.rollout.evidence import Count, Evidence
 from turnout.rollout.guards import Guards
 from turnout.rollout.history import SlotRecords
+from turnout.rollout.per_server import PerServer
 from turnout.rollout.plan import Plan
 
 _SCHEMA = 1
@@ -123,6 +124,7 @@ class Rollout:
         passed_gate: Number of the last step whose gate was opened.
         pauses: Why it stands still; none while it goes on.
         verdict: Why it ended, or is ending; "" before that.
+        per_server: What is known of each server's part.
         cause: What took the candidate back, of `evidence`, `breaker` and `guard`; "" where it was something else.
         policy_epoch: Of the policy that was put in force for it last.
         routed: That policy, or the one that it began with, as text; another one is somebody else's.
@@ -172,6 +174,7 @@ class Rollout:
     baseline_silent_s: float = 0.0
     step_keyed: tuple[int, int] = (0, 0)
     history: str = ""
+    per_server: PerServer = field(default_factory=PerServer)
 
     @classmethod
     def start(
@@ -203,7 +206,12 @@ class Rollout:
         Rollouts of one model that run at once share the plan's: the chance that any of them is wrong is the sum of
         theirs at most. A share once given away stays so, since what was looked at under it cannot be looked at anew.
         """
-        return self.plan.alpha / self.rivals
+        return self.plan.alpha / self.rivals * self.per_server.share
+
+    @property
+    def servers_alpha(self) -> float:
+        """The same by one server's part alone, for all servers together."""
+        return self.plan.alpha / self.rivals * (1.0 - self.per_server.share)
 
     @property
     def guards(self) -> Guards:
@@ -233,6 +241,7 @@ class Rollout:
             "baseline_silent_s": self.baseline_silent_s,
             "step_keyed": list(self.step_keyed), "history": self.history,
             "step_counts": {metric: [c.requests, c.bad] for metric, c in self.step_counts.items()},
+            "per_server": self.per_server.to_json(),
         }  # fmt: skip
 
     @classmethod
@@ -262,6 +271,7 @@ class Rollout:
                 {metric: Count.from_json(counted) for metric, counted in body.get("step_counts", {}).items()},
                 float(body.get("silent_s", 0.0)), float(body.get("baseline_silent_s", 0.0)),
                 _two(body.get("step_keyed", (0, 0))), body.get("history", ""),
+                PerServer.from_json(body.get("per_server", {"taken": {}, "evidence": {}}), plan.evidence_metrics),
             )  # fmt: skip
         except (KeyError, IndexError, TypeError, AttributeError, ArithmeticError, InvalidRequest) as error:
             raise ValueError(f"not a rollout: {type(error).__name__} {error}") from error
@@ -305,7 +315,7 @@ class Rollout:
             (self.end.final, f"it is to end as {self.end}"),
         )
         problems = [what for fine, what in checks if not fine]
-        return next(iter(problems), "") or self.evidence.problem()
+        return next(iter(problems), "") or self.evidence.problem() or self.per_server.problem()
 
 
 def _two(numbers: Sequence[Any]) -> tuple[int, int]:

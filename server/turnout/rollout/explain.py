@@ -73,7 +73,17 @@ def _silent(rollout: Rollout) -> list[str]:
 
 def verdict_text(rollout: Rollout) -> str:
     """Returns in words and numbers why the candidate is taken back."""
-    evidence = rollout.evidence
+    return _verdict_text(rollout, rollout.evidence, rollout.alpha)
+
+
+def server_verdict_text(rollout: Rollout, server: str) -> str:
+    """Returns in words and numbers why the candidate is taken back for what one server saw."""
+    several = rollout.per_server.evidence
+    said = _verdict_text(rollout, several[server], rollout.servers_alpha / len(several))
+    return f"on {server}, one of {len(several)} servers, {said}"
+
+
+def _verdict_text(rollout: Rollout, evidence: Evidence, alpha: float) -> str:
     strongest = max(evidence.metrics, key=lambda m: m.weight * evidence.of(m.name))
     known = evidence.accumulators[strongest.name]
     share = f"{known.canary.bad} of {known.canary.requests}"
@@ -85,7 +95,7 @@ def verdict_text(rollout: Rollout) -> str:
     units = evidence.effective_units
     if units is not None and not strongest.one_armed:
         seen = f"{seen}; {units:.0f} effective tenants"
-    shown = f"E = {evidence.combined:.3g}, threshold {1 / rollout.alpha:.0f}"
+    shown = f"E = {evidence.combined:.3g}, threshold {1 / alpha:.0f}"
     return f"{rollout.candidate} is worse than {rollout.previous} ({seen}; {shown})"
 
 

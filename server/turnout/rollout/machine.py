@@ -4,14 +4,14 @@ A verdict goes before any progress, and is looked for in every state that is not
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from semver import Version
 
 from turnout.rollout.attempt import STEPPING, Entry, Moved, Pause, Rollout, RolloutState, enter, fresh_step, moved
 from turnout.rollout.breaker import SlotRecord, trip_text, tripped
-from turnout.rollout.evidence import DISAGREEMENT, Count, Tick
-from turnout.rollout.explain import counts_text, lacking, verdict_text
+from turnout.rollout.evidence import DISAGREEMENT, Count, Evidence, Tick
+from turnout.rollout.explain import counts_text, lacking, server_verdict_text, verdict_text
 from turnout.rollout.guards import broken
 from turnout.rollout.overrides import abort, pause, step_to
 
@@ -43,6 +43,7 @@ class Facts:
         thresholds: The baseline's quantiles by metric now, seconds; None where too few requests were seen.
         samples: How many of the baseline's requests were seen.
         patience: The baseline's p50 now, seconds.
+        taken: By server, number of the last tick of its that `ticks` holds.
         slots: What the slots that meet the candidate came to, each server's own.
     """
 
@@ -64,6 +65,7 @@ class Facts:
     thresholds: Mapping[str, float] | None = None
     samples: int = 0
     patience: float = 0.0
+    taken: Mapping[str, int] = field(default_factory=dict)
     slots: Sequence[SlotRecord] = ()
 
 
@@ -107,6 +109,8 @@ def _against(rollout: Rollout, facts: Facts) -> tuple[str, str] | None:
     """Returns what speaks against the candidate, and why, in words and numbers; None where nothing does."""
     if rollout.evidence.worse(rollout.alpha):
         return "evidence", verdict_text(rollout)
+    if (server := rollout.per_server.worse(rollout.servers_alpha)) is not None:
+        return "evidence", server_verdict_text(rollout, server)
     if (record := tripped(rollout.plan.breaker, facts.slots)) is not None:
         return "breaker", trip_text(record)
     if why := broken(rollout.guards, rollout.step_counts, rollout.evidence.phi):
@@ -137,10 +141,13 @@ def _idle(rollout: Rollout, facts: Facts) -> Moved:
 def _observed(rollout: Rollout, facts: Facts) -> Rollout:
     evidence, counts = rollout.evidence, dict(rollout.step_counts)
     canary = baseline = 0
+    per_server = rollout.per_server.with_taken(facts.taken)
+    fresh = Evidence.start(rollout.plan.evidence_metrics, rollout.plan.max_duration_s)
     keyed = rollout.step_keyed
     for tick in facts.ticks:
         keyed = _with_keyed(keyed, tick)
         evidence = evidence.taken(tick)
+        per_server = per_server.with_tick(tick, fresh)
         met = tick.canary
         canary += max((count.requests for count in met.values()), default=0)
         baseline += max((count.requests for count in tick.baseline.values()), default=0)
@@ -150,6 +157,7 @@ def _observed(rollout: Rollout, facts: Facts) -> Rollout:
     return replace(
         rollout,
         evidence=evidence,
+        per_server=per_server,
         step_requests=rollout.step_requests + canary,
         step_baseline=rollout.step_baseline + baseline,
         step_keyed=keyed,

@@ -4,7 +4,7 @@ from collections import Counter
 
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.meter import FalseAlarmMeters
-from turnout.telemetry.rollout import RolloutRecorder, RolloutSample
+from turnout.telemetry.rollout import RolloutRecorder, RolloutSample, ServerSample
 
 
 def record_rollouts(rollouts: RolloutEngine, meters: FalseAlarmMeters, recorder: RolloutRecorder) -> None:
@@ -29,3 +29,7 @@ def record_rollouts(rollouts: RolloutEngine, meters: FalseAlarmMeters, recorder:
     recorder.unreadable = Counter(one.record.model for one in rollouts.unreadable)
     recorder.meters = meters.samples
     recorder.since_tick = rollouts.seconds_since_tick
+    recorder.tick_duration = rollouts.tick_duration
+    recorder.late_counts = rollouts.late_counts
+    recorder.diverted = {diversion.model for diversion in rollouts.diversions}
+    recorder.servers = [ServerSample(one.name, one.alive, one.behind) for one in rollouts.servers]

@@ -38,7 +38,7 @@ RECENT = 4096
 KEPT = (INVALID, STALLED)
 """Metrics that every new plan has: a candidate that answers nobody, or NaN to everybody, has no errors."""
 
-_RETIRED = ("key_cap", "key_window_s")
+RETIRED = ("key_cap", "key_window_s")
 """Fields of earlier releases. They are read, since state stores hold plans that name them, and mean nothing: what one
 routing key may tell is bounded by how much keys differ (`turnout.rollout.evidence.keyed`)."""
 
@@ -204,7 +204,7 @@ class Plan:
             InvalidRequest: A field is unknown, or has a value that it cannot have.
         """
         problems: list[Violation] = []
-        body = {key: value for key, value in body.items() if key not in _RETIRED}
+        body = {key: value for key, value in body.items() if key not in RETIRED}
         top = {key: value for key, value in body.items() if key in cls.__dataclass_fields__}
         there_are = f"unknown; there are {', '.join(sorted(cls.__dataclass_fields__))}"
         unknown = [Violation(str(key), there_are) for key in sorted(body.keys() - top.keys())]

@@ -63,10 +63,11 @@ class GrpcExchange(Generic[MessageT]):
         arrived: `time.monotonic()` when it came.
         heavy: Whether it is to be parsed and decoded in a thread.
         costly: Whether its answer takes long to encode however small the outputs are.
+        data: The message as it came; empty once it has been read.
         parsed: The message; None as long as it is not parsed.
     """
 
-    __slots__ = ("_data", "arrived", "costly", "endpoint", "heavy", "parsed")
+    __slots__ = ("arrived", "costly", "data", "endpoint", "heavy", "parsed")
 
     details = ()
 
@@ -77,7 +78,7 @@ class GrpcExchange(Generic[MessageT]):
         self.heavy = len(data) > SMALL_BYTES and endpoint.reader.heavy(data)
         self.costly = False
         self.parsed: MessageT | None = None
-        self._data = data
+        self.data = data
 
     @property
     def service(self) -> str:
@@ -89,11 +90,15 @@ class GrpcExchange(Generic[MessageT]):
         """What was called, as traces name it."""
         return self.endpoint.operation
 
+    def read(self) -> None:
+        """Reads the message, if that was not done yet. Raises as `parse`."""
+        self.parse()
+
     def parse(self) -> MessageT:
         """Returns the message, which is parsed if that was not done yet. Raises as `MessageReader.parse`."""
         if (message := self.parsed) is None:
-            message = self.parsed = self.endpoint.reader.parse(self._data)
-            self._data = b""  # large ones are not kept twice
+            message = self.parsed = self.endpoint.reader.parse(self.data)
+            self.data = b""  # large ones are not kept twice
         return message
 
     def outcome(self, error: BaseException | None) -> tuple[str, bool]:

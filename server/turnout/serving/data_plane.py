@@ -127,9 +127,9 @@ class DataPlane:
         """
         try:
             if exchange.heavy:
-                await self._conversions.run(exchange.parse)
+                await self._conversions.run(exchange.read)
             else:
-                exchange.parse()
+                exchange.read()
         except Exception as error:  # noqa: BLE001 - told apart there
             trace = None if self._tracer is None else self._traced(self._tracer, exchange)
             return self._undecoded(exchange, trace, error)
@@ -335,7 +335,7 @@ def end(trace: Trace, exchange: Exchange[Any], error: BaseException | None = Non
 
 def _decode(exchange: Exchange[Any]) -> InferenceRequest:
     """Decodes a request whose turn has come, unless nobody waits for its answer any more."""
-    exchange.parse()
+    exchange.read()
     if exchange.deadline is not None and time.monotonic() > exchange.deadline:
         raise DeadlineExceeded("the deadline passed before the request was decoded")
     return exchange.decode()

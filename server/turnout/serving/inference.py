@@ -189,7 +189,7 @@ class Exchange(Protocol[T_co]):
         """Returns the span that the request is part of."""
         ...
 
-    def parse(self) -> object:
+    def read(self) -> None:
         """Reads what came as far as its envelope, if that was not done yet.
 
         Raises:

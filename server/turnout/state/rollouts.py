@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -73,7 +73,7 @@ class RolloutWrite:
         notes: What is to be told; an event each.
         ticks: What was counted, the oldest first.
         needs: Versions that must not be yanked at the moment of the write.
-        counted: The last tick of which all servers' counts were taken: they are removed with this; None: none were.
+        counted: By server, the last tick whose counts were taken: they are removed with this.
     """
 
     attempt: int
@@ -86,7 +86,7 @@ class RolloutWrite:
     notes: Sequence[Note] = ()
     ticks: Sequence[Mapping[str, Any]] = ()
     needs: Sequence[Version] = ()
-    counted: int | None = None
+    counted: Mapping[str, int] = field(default_factory=dict)
 
 
 def write(
@@ -119,7 +119,7 @@ def write(
         connection.execute(insert(schema.rollouts).values(**values, **started))
     else:
         connection.execute(update(schema.rollouts).where(key).values(**values))
-    if wanted.final or wanted.counted is not None:
+    if wanted.final or wanted.counted:
         servers.take(connection, model, wanted.attempt, None if wanted.final else wanted.counted)
     if wanted.ticks:
         first = _last_tick(connection, model, wanted.attempt) + 1

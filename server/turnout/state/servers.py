@@ -135,11 +135,21 @@ def meeting(connection: Connection) -> Meeting:
     return Meeting(clock(connection), servers, found)
 
 
-def take(connection: Connection, model: str, attempt: int, through: int | None) -> None:
-    """Removes the counts of a rollout, of the ticks up to a number; None: all of them."""
+def take(connection: Connection, model: str, attempt: int, taken: Mapping[str, int] | None) -> None:
+    """Removes the counts of a rollout.
+
+    Args:
+        connection: In the transaction that records what they came to.
+        model: Of the rollout.
+        attempt: Its number.
+        taken: By server, the last tick whose counts go; None: all of them.
+    """
     table = schema.rollout_counts
     own = and_(table.c.model == model, table.c.attempt == attempt)
-    connection.execute(delete(table).where(own if through is None else and_(own, table.c.tick <= through)))
+    if taken is None:
+        connection.execute(delete(table).where(own))
+    for server, tick in (taken or {}).items():
+        connection.execute(delete(table).where(and_(own, table.c.server == server, table.c.tick <= tick)))
 
 
 def leave(connection: Connection, name: str, instance: str) -> None:

@@ -1,6 +1,6 @@
 """The part of the state store that servers meet at: who is alive, and what each counted."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from turnout.state import rollouts, servers
 from turnout.state.declaring import Declaring
@@ -12,6 +12,10 @@ _MOST_RUNNING = 10_000
 
 class Sharing(Declaring):
     """What servers tell one another by the store; no part of the log, and no change of the revision."""
+
+    def listen(self, heard: Callable[[], None]) -> None:
+        """Has `heard` called in a thread at each change, if the database can tell of changes."""
+        self._database.listen(heard)
 
     def report_server(self, report: ServerReport, counts: Sequence[CountRecord]) -> bool:
         """Writes what a server says of itself and what it counted, in one transaction; twice is harmless.

@@ -39,7 +39,7 @@ class JsonExchange(HttpExchange):
         selector = self.preferences.selector_of(self.selector)
         self._signature = self._router.describe(self.model, selector).manifest.signature
 
-    def parse(self) -> None:
+    def read(self) -> None:
         """Does nothing: what a body says of the request is in its path and headers."""
 
     def envelope(self) -> InferenceRequest:

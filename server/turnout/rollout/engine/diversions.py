@@ -211,9 +211,7 @@ class Diversions:
         self._current[diversion.model] = diversion
         self._adopted.discard(diversion.model)
         self._changes += 1
-        self._log.warning(
-            "a rollback is in force before it is on record", model=diversion.model, what=diversion.sentence
-        )
+        self._log.info("a rollback is in force before it is on record", model=diversion.model, what=diversion.sentence)
         self._keep(lambda: self._journal.write(diversion), diversion.model)
 
     def end(self, model: str) -> None:

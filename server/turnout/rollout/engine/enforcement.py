@@ -121,9 +121,11 @@ class Enforcement:
         model, attempt = diversion.model, diversion.attempt
         if any(self._awaits_rollback(active.rollout) for active in self._ownership.of(model)):
             return True
-        applied, _ = self._world.in_force(model)
+        applied, policy = self._world.in_force(model)
         if applied is not None and applied.epoch != diversion.epoch:
             return False  # on record by now, or somebody has decided otherwise since
+        if not attempt and policy is not None and policy.baseline == diversion.to and not policy.canaries:
+            return False  # the policy itself says so
         if not attempt or not fresh:
             return True
         return any(

@@ -9,6 +9,7 @@ takes effect in memory as soon as it is decided, and is recorded once the store 
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -23,7 +24,9 @@ from turnout.rollout.clock import Clock, Instant
 from turnout.rollout.engine.active import ActiveRollout
 from turnout.rollout.engine.diversions import Diversion, Diversions, Journal
 from turnout.rollout.engine.enforcement import Enforcement
-from turnout.rollout.engine.origin import set_by_others, set_by_rollout
+from turnout.rollout.engine.exchange import Exchange
+from turnout.rollout.engine.neighbours import Neighbour
+from turnout.rollout.engine.origin import refuse_other_baseline, set_by_rollout, stopped_by_traffic
 from turnout.rollout.engine.ownership import Ownership
 from turnout.rollout.engine.patience import Patience, StillRunning
 from turnout.rollout.engine.ports import RolloutStore, World
@@ -33,6 +36,7 @@ from turnout.rollout.records import UnreadableRollout, recorded
 from turnout.routing.answers import Answers
 from turnout.serving.hold import Hold
 from turnout.state.rollouts import RolloutRecord
+from turnout.state.servers import Meeting
 
 _LEASE_TICKS = 4
 
@@ -45,15 +49,14 @@ _COMMAND_WAIT = 3.0
 _FOLLOW_SECONDS = 0.5
 """Between two looks for rollbacks of other servers that are not on record yet."""
 
-_LATE_TICKS = 3
-"""A tick that comes later than so many ticks counts as that many: a server that stood still made no progress."""
-
 
 class RolloutEngine:
     """The rollouts of one server. Used on the event loop only.
 
     Attributes:
         last_tick: When the last one ended, by the monotonic clock.
+        tick_duration: Seconds that the last one took.
+        late_counts: Ticks of other servers that came too late to be counted.
     """
 
     def __init__(
@@ -80,15 +83,18 @@ class RolloutEngine:
         self._clock = clock
         self._tick_seconds = tick_seconds
         self._log = reports.log
-        self._ownership = Ownership()
+        lease_seconds = _LEASE_TICKS * tick_seconds
+        self._ownership = Ownership(lease_seconds)
         self._diversions = Diversions(world, journal, reports.log)
         self._reads, self._writes = Patience(), Patience()
-        lease_seconds = _LEASE_TICKS * tick_seconds
+        self._exchange = Exchange(world, store, self._ownership, tick_seconds, reports.log)
         self._writer = RolloutWriter(store, self._ownership.driver, lease_seconds, self._writes, reports)
         self._enforcement = Enforcement(world, store, self._ownership, self._diversions, self._writes, reports.log)
         self._lock = asyncio.Lock()
         self._ticked = asyncio.Condition()
         self.last_tick = clock.monotonic()
+        self.tick_duration = 0.0
+        self.late_counts = 0
 
     @property
     def seconds_since_tick(self) -> float:
@@ -120,6 +126,16 @@ class RolloutEngine:
         """The rollbacks that are in force and not on record yet."""
         return self._diversions.current
 
+    @property
+    def server(self) -> str:
+        """This server's name among them."""
+        return self._store.server
+
+    @property
+    def servers(self) -> Sequence[Neighbour]:
+        """The servers that share the state store, this one among them, as far as is known here."""
+        return self._exchange.neighbours.servers
+
     def holds(self, model: str) -> Mapping[Version, Hold]:
         """Returns the versions of a model that rollouts need in memory, and as what."""
         return self._ownership.holds(model)
@@ -144,6 +160,7 @@ class RolloutEngine:
 
     async def tick(self) -> None:
         """Has every rollout go one tick on."""
+        began = self._clock.monotonic()
         async with self._lock:
             fresh = True
             try:
@@ -151,7 +168,9 @@ class RolloutEngine:
             except Unavailable as error:
                 fresh = False
                 self._log.warning("rollouts go on from memory", reason=error.message)
-            await self._take_up_diversions()
+            self._exchange.count(self._clock.monotonic())
+            await self._exchange.report(_TICK_WAIT)
+            self._take_up_diversions()
             self._enforcement.undivert(fresh=fresh)
             for active in self._ownership.active:
                 model = active.rollout.model
@@ -164,6 +183,7 @@ class RolloutEngine:
                 except Exception as error:  # noqa: BLE001 - nor end with it: what is recorded may be damaged
                     self._log.error("a rollout could not be looked at", model=model, exc_info=error)
         self.last_tick = self._clock.monotonic()
+        self.tick_duration = self.last_tick - began
         await self._announce()
 
     async def wait(self, seconds: float) -> None:
@@ -255,8 +275,9 @@ class RolloutEngine:
             before = active.rollout
             refuse_stale(before.candidate, before.epoch, str(before.state), expected_epoch)
             after, entries = decide(self._enforcement.routed(before) if resume else before)
-            self._refuse_other_baseline(before, after)
-            if _stopped_by_traffic(before) and not _stopped_by_traffic(after):
+            applied, _ = self._world.in_force(model)
+            refuse_other_baseline(before, after, applied, self._world.baseline(model))
+            if stopped_by_traffic(before) and not stopped_by_traffic(after):
                 after = self._enforcement.routed(after)  # whoever has it go on takes what stopped it for granted
             await self._decide(active, after, entries)
         await self._announce()
@@ -290,7 +311,7 @@ class RolloutEngine:
         async def operate() -> Done:
             done = await self._store.run(operation)
             await self._world.follow()
-            self._take_up(await self._store.running())
+            self._take_up(*await self._store.running())
             self._enforcement.undivert(fresh=True)
             for rollout, entries in done.endings:
                 self._writer.report(rollout, entries)
@@ -305,8 +326,10 @@ class RolloutEngine:
         """Has a rollback by hand in force at once that is not on record yet."""
         self._diversions.begin(diversion)
 
-    def close(self) -> None:
-        """Waits until what is to outlive this server is kept."""
+    async def close(self) -> None:
+        """Tells the others that this server stops, and waits until what is to outlive it is kept."""
+        with contextlib.suppress(Unavailable):
+            await self._exchange.leave(_TICK_WAIT)
         self._diversions.close()
 
     async def _follow_diversions(self) -> None:
@@ -326,7 +349,7 @@ class RolloutEngine:
         for diversion in gone:
             self._diversions.end(diversion.model)
 
-    async def _take_up_diversions(self) -> None:
+    def _take_up_diversions(self) -> None:
         """Goes on with rollbacks of rollouts that were decided before a restart, or by another server."""
         for diversion in self._diversions.current:
             known = [r for r in self._ownership.of_model(diversion.model) if r.attempt == diversion.attempt]
@@ -348,10 +371,13 @@ class RolloutEngine:
         Raises:
             Unavailable: The state store does not answer within so many seconds.
         """
-        self._take_up(await self._reads.wait(self._store.running(), seconds), mine)
+        self._take_up(*await self._reads.wait(self._store.running(), seconds), mine)
 
-    def _take_up(self, records: Sequence[RolloutRecord], mine: str | None = None) -> None:
-        found = self._ownership.reconcile(records, Instant.of(self._clock), mine=mine)
+    def _take_up(self, records: Sequence[RolloutRecord], meeting: Meeting, mine: str | None = None) -> None:
+        now = self._clock.monotonic()
+        self._exchange.neighbours.met(meeting, now)
+        found = self._ownership.reconcile(records, Instant(now, meeting.now), mine=mine)
+        self._exchange.receive()
         for unreadable in found.unreadable:
             self._log.error("a rollout cannot be read", model=unreadable.record.model, reason=unreadable.sentence)
         for rollout in found.taken_up:
@@ -382,22 +408,6 @@ class RolloutEngine:
         await self._enforcement.apply(active, _COMMAND_WAIT)
         self._enforcement.undivert(fresh=False)
 
-    def _refuse_other_baseline(self, before: Rollout, after: Rollout) -> None:
-        """Refuses to let a rollout go on where somebody has made another version the baseline meanwhile.
-
-        To go on would undo that silently, and compare with a version that has no traffic.
-        """
-        applied, _ = self._world.in_force(before.model)
-        was_stopped = _stopped_by_traffic(before) or set_by_others(before, applied)
-        if not was_stopped or _stopped_by_traffic(after) or after.state.final or after.state is RolloutState.ABORTING:
-            return
-        baseline = self._world.baseline(before.model)
-        if baseline not in ((before.candidate, before.previous) if before.promoted else (before.previous,)):
-            raise ChangeRefused(
-                f"{baseline or 'nothing'} is the baseline of {before.model} by now, and this rollout compares with "
-                f"{before.previous}: abort it and begin anew"
-            )
-
     async def _newer(self, record: RolloutRecord, plan: Plan, candidate: Version) -> None:
         """Deals with a rollout that runs when another is asked for."""
         running = recorded(record)
@@ -408,8 +418,8 @@ class RolloutEngine:
             )
         if plan.on_newer == "replace" and (active := self._ownership.find(record.model, record.attempt)) is not None:
             why = f"{candidate} is rolled out in its place"
-            after, entries = overrides.abort(active.rollout, why, RolloutState.SUPERSEDED, kind="superseded")
-            await self._decide(active, after, entries)
+            moved_on = overrides.abort(active.rollout, why, RolloutState.SUPERSEDED, kind="superseded")
+            await self._decide(active, *moved_on)
 
     async def _advance(self, active: ActiveRollout) -> None:
         rollout = active.rollout
@@ -427,9 +437,12 @@ class RolloutEngine:
                 active.rollout, entries = overrides.abort(rollout, why, RolloutState.SUPERSEDED, kind="superseded")
                 active.entries += entries
         now = self._clock.monotonic()
-        seconds = active.elapsed(now, _LATE_TICKS * self._tick_seconds)
-        facts, counted = self._world.observe(active, seconds, now, self._ownership.rivals(rollout.model))
-        active.note(counted, facts.shadow)
+        seconds = active.elapsed(now, self._exchange.longest_tick)
+        oldest = self._exchange.neighbours.oldest(now)
+        gathered = active.gather(self._store.server, oldest)
+        self.late_counts += gathered.late
+        facts = self._world.observe(active, seconds, gathered, self._ownership.rivals(rollout.model))
+        active.note(gathered, facts.shadow)
         active.rollout, entries = machine.advance(active.rollout, facts)
         active.entries += entries
         self._enforcement.divert(active.rollout, self._clock.now())
@@ -444,8 +457,3 @@ class RolloutEngine:
     async def _announce(self) -> None:
         async with self._ticked:
             self._ticked.notify_all()
-
-
-def _stopped_by_traffic(rollout: Rollout) -> bool:
-    """Tells whether somebody else's change of the traffic has it stand still."""
-    return any(pause.kind == "traffic" for pause in rollout.pauses)

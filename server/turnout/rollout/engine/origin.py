@@ -4,8 +4,9 @@ import json
 
 from semver import Version
 
+from turnout.errors import ChangeRefused
 from turnout.rollout.actors import is_rollout, rollout_actor
-from turnout.rollout.attempt import Rollout
+from turnout.rollout.attempt import Rollout, RolloutState
 from turnout.routing.applied import AppliedPolicy
 from turnout.routing.policy import Policy
 
@@ -34,3 +35,34 @@ def overtaking_baseline(rollout: Rollout, applied: AppliedPolicy | None) -> Vers
     if applied is None or policy is None or policy.baseline in (rollout.previous, rollout.candidate):
         return None
     return policy.baseline if set_by_rollout(applied) and applied.actor != rollout_actor(rollout.attempt) else None
+
+
+def stopped_by_traffic(rollout: Rollout) -> bool:
+    """Tells whether somebody else's change of the traffic has a rollout stand still."""
+    return any(pause.kind == "traffic" for pause in rollout.pauses)
+
+
+def refuse_other_baseline(
+    before: Rollout, after: Rollout, applied: AppliedPolicy | None, baseline: Version | None
+) -> None:
+    """Refuses to let a rollout go on where somebody has made another version the baseline meanwhile.
+
+    To go on would undo that silently, and compare with a version that has no traffic.
+
+    Args:
+        before: As it stands.
+        after: As it would go on.
+        applied: The policy in force.
+        baseline: The version that answers the empty selector now.
+
+    Raises:
+        ChangeRefused: Another version is the baseline.
+    """
+    was_stopped = stopped_by_traffic(before) or set_by_others(before, applied)
+    if not was_stopped or stopped_by_traffic(after) or after.state.final or after.state is RolloutState.ABORTING:
+        return
+    if baseline not in ((before.candidate, before.previous) if before.promoted else (before.previous,)):
+        raise ChangeRefused(
+            f"{baseline or 'nothing'} is the baseline of {before.model} by now, and this rollout compares with "
+            f"{before.previous}: abort it and begin anew"
+        )

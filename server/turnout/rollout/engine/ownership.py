@@ -39,8 +39,13 @@ class Ownership:
         driver: This server's name in leases; another at every start.
     """
 
-    def __init__(self) -> None:
-        """Knows of no rollout before `reconcile`."""
+    def __init__(self, lease_seconds: float) -> None:
+        """Knows of no rollout before `reconcile`.
+
+        Args:
+            lease_seconds: For which nobody else may drive what one drives.
+        """
+        self._lease_seconds = lease_seconds
         self.driver = uuid.uuid4().hex
         self._active: dict[Key, ActiveRollout] = {}
         self._foreign: dict[Key, ActiveRollout] = {}
@@ -135,6 +140,12 @@ class Ownership:
         key = rollout.model, rollout.attempt
         return key in self._active and self._may_advance(key)
 
+    @property
+    def counted(self) -> Sequence[ActiveRollout]:
+        """The rollouts that requests are counted for here: those that go on, whoever drives them."""
+        every = {**self._active, **self._foreign}
+        return [active for key, active in sorted(every.items()) if self._may_advance(key)]
+
     def rivals(self, model: str) -> int:
         """Returns how many rollouts of a model go on."""
         return sum(key[0] == model and self._may_advance(key) for key in (*self._active, *self._foreign))
@@ -144,7 +155,7 @@ class Ownership:
 
         Args:
             records: The rollouts that have not ended.
-            now: The time.
+            now: The time, by the state store's clock.
             mine: Take up this model's whoever drives them; who did finds out at its next write.
         """
         known, foreign = self._unreadable, self._foreign
@@ -191,12 +202,11 @@ class Ownership:
     def _lapsed(self, key: Key, record: RolloutRecord, now: Instant) -> bool:
         """Tells whether nobody drives a rollout any more.
 
-        Its lease is over by the clock on the wall; or, since such clocks jump and differ, nothing was written for as
-        long as a lease lasts by this server's own.
+        Its lease is over by the state store's clock; or, since that may jump, nothing was written for as long as a
+        lease lasts by this server's own.
         """
         number, since = self._last_writes.get(key, (0, now.monotonic))
         if number != record.number:
             since = now.monotonic
         self._last_writes[key] = (record.number, since)
-        lease = (record.driven_until - record.changed).total_seconds()
-        return now.utc >= record.driven_until or now.monotonic - since >= lease
+        return now.utc >= record.driven_until or now.monotonic - since >= self._lease_seconds

@@ -5,7 +5,7 @@ The engine imports neither the catalog nor the state store's engine; `turnout.ap
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from semver import Version
 
@@ -15,12 +15,14 @@ from turnout.rollout.attempt import Rollout
 from turnout.rollout.changes.situation import Situation
 from turnout.rollout.counters import Counted
 from turnout.rollout.engine.active import ActiveRollout
+from turnout.rollout.engine.server_ticks import Gathered
 from turnout.rollout.machine import Facts
 from turnout.routing.answers import Answers
 from turnout.routing.applied import AppliedPolicy
 from turnout.routing.policy import Policy
 from turnout.routing.traffic import Change
 from turnout.state.rollouts import RolloutRecord, RolloutWrite
+from turnout.state.servers import CountRecord, Meeting
 
 T = TypeVar("T")
 
@@ -46,17 +48,29 @@ class TrafficChange:
 class World(Protocol):
     """What is served and routed on this server. Used on the event loop only."""
 
-    def observe(
-        self, active: ActiveRollout, seconds: float, now: float, rivals: int
-    ) -> tuple[Facts, Sequence[Counted]]:
-        """Returns what is so now, and begins the next tick's counts.
+    def count(self, active: ActiveRollout, seconds: float, now: float) -> Sequence[Counted]:
+        """Ends a rollout's tick on this server, begins the next, and returns those that are closed by now.
+
+        Args:
+            active: The rollout, whoever drives it.
+            seconds: That this tick stands for.
+            now: By the monotonic clock, seconds.
+        """
+        ...
+
+    def observe(self, active: ActiveRollout, seconds: float, gathered: Gathered, rivals: int) -> Facts:
+        """Returns what is so now.
 
         Args:
             active: The rollout.
             seconds: That this tick stands for.
-            now: By the monotonic clock, seconds.
+            gathered: What all servers counted.
             rivals: Rollouts of its model that go on, itself among them.
         """
+        ...
+
+    def describe(self) -> Mapping[str, Any]:
+        """Returns what this server tells others of itself, as JSON values: versions in service, epochs, revision."""
         ...
 
     async def apply(self, model: str, change: TrafficChange) -> None:
@@ -150,10 +164,36 @@ class World(Protocol):
 
 
 class RolloutStore(Protocol):
-    """Where rollouts are recorded. Every method raises Unavailable if the state store does not answer."""
+    """Where rollouts are recorded and servers meet. Every method raises Unavailable if the state store does not answer.
 
-    async def running(self) -> Sequence[RolloutRecord]:
-        """Returns the rollouts that have not ended."""
+    Attributes:
+        server: This server's name; another server never has it at the same time.
+    """
+
+    @property
+    def server(self) -> str:
+        """This server's name."""
+        ...
+
+    async def running(self) -> tuple[Sequence[RolloutRecord], Meeting]:
+        """Returns the rollouts that have not ended, and what servers said."""
+        ...
+
+    async def report(self, document: Mapping[str, Any], counts: Sequence[CountRecord], alive_seconds: float) -> bool:
+        """Tells the others that this server is alive, and what it counted.
+
+        Args:
+            document: What it says of itself.
+            counts: What it counted.
+            alive_seconds: For how long a server counts as alive after it said so.
+
+        Returns:
+            False if another server has this one's name, and nothing was written.
+        """
+        ...
+
+    async def leave(self) -> None:
+        """Tells the others that this server stops."""
         ...
 
     async def of(self, model: str) -> Sequence[RolloutRecord]:

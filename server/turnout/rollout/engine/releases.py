@@ -66,24 +66,35 @@ class Releases:
             Conflict: It has moved since the operator looked at it.
             Unavailable: The state store does not answer.
         """
+        why = reason or "rolled back by hand"
+        try:
+            return await self._recorded(model, to, actor, why, expected_epoch, keep_released=keep_released)
+        except Unavailable as error:
+            return self._divert(model, to, actor, why, error, keep_released=keep_released)
+
+    async def _recorded(
+        self,
+        model: str,
+        to: Version | None,
+        actor: str,
+        reason: str,
+        expected_epoch: int | None,
+        *,
+        keep_released: bool,
+    ) -> Done:
         signatures = self._world.signatures(model)
 
         def trouble(version: Version) -> str:
             ready = self._world.is_ready(model, version)
             return "" if ready else f"it is not ready; `turnout load {model}@{version}` first"
 
-        why = reason or "rolled back by hand"
-
-        def record() -> Done:
-            return self._operations.rollback(
-                model, to, actor=actor, reason=why, keep_released=keep_released, expected_epoch=expected_epoch,
+        return await self._engine.operate(
+            lambda: self._operations.rollback(
+                model, to, actor=actor, reason=reason, keep_released=keep_released, expected_epoch=expected_epoch,
                 trouble=trouble, signatures=signatures,
-            )  # fmt: skip
-
-        try:
-            return await self._engine.operate(record, _ROLLBACK_WAIT)
-        except Unavailable as error:
-            return self._divert(model, to, actor, why, error, keep_released=keep_released)
+            ),
+            _ROLLBACK_WAIT,
+        )  # fmt: skip
 
     def record_diversions(self, _: float) -> None:
         """Goes on recording rollbacks by hand that are in force and not on record; called every tick."""
@@ -95,7 +106,7 @@ class Releases:
         for one in pending:
             why = f"{one.reason} (in force since {one.since.isoformat(timespec='seconds')})"
             try:
-                await self.rollback(one.model, one.to, one.actor, why, keep_released=one.keep_released)
+                await self._recorded(one.model, one.to, one.actor, why, None, keep_released=one.keep_released)
             except TurnoutError as error:
                 self._log.warning(
                     "a rollback that is in force cannot be recorded", model=one.model, reason=error.message

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from semver import Version
 
@@ -17,6 +17,7 @@ from turnout.rollout.desired import desired_policy
 from turnout.rollout.engine.active import ActiveRollout
 from turnout.rollout.engine.origin import overtaking_baseline, policy_text, set_by_others
 from turnout.rollout.engine.ports import TrafficChange
+from turnout.rollout.engine.server_ticks import Gathered
 from turnout.rollout.evidence import Count
 from turnout.rollout.machine import Facts
 from turnout.rollout.thresholds import latency_of, rules_of, thresholds_of
@@ -75,25 +76,30 @@ class ServingWorld:
         self._replays = replays
         self._loader = loader
 
-    def observe(
-        self, active: ActiveRollout, seconds: float, now: float, rivals: int
-    ) -> tuple[Facts, Sequence[Counted]]:
-        """Returns what is so now, and begins the next tick's counts. Arguments as of `World.observe`."""
+    def count(self, active: ActiveRollout, seconds: float, now: float) -> Sequence[Counted]:
+        """Ends a rollout's tick on this server, begins the next, and returns those that are closed by now."""
+        rollout = active.rollout
+        candidate = self.entry(rollout.model, rollout.candidate)
+        previous = self.entry(rollout.model, rollout.previous)
+        self._attach(active, candidate, previous, self.in_force(rollout.model)[0], now)
+        active.counters.roll(seconds, now, rules_of(rollout), thresholds_of(rollout))
+        return active.counters.closed(now)
+
+    def observe(self, active: ActiveRollout, seconds: float, gathered: Gathered, rivals: int) -> Facts:
+        """Returns what is so now. Arguments as of `World.observe`."""
         rollout = active.rollout
         candidate = self.entry(rollout.model, rollout.candidate)
         previous = self.entry(rollout.model, rollout.previous)
         thresholds, samples, patience = latency_of(rollout.plan, previous)
         applied, policy = self.in_force(rollout.model)
-        self._attach(active, candidate, previous, applied, now)
-        active.counters.roll(seconds, now, rules_of(rollout), thresholds_of(rollout))
-        counted = active.counters.closed(now)
         desired = desired_policy(rollout, policy)
         released = self._released_over(rollout, policy)
         shadow, incomparable = self._shadowed(active)
-        facts = Facts(
+        return Facts(
             seconds,
-            ticks=[one.tick for one in counted],
-            slots=active.counters.slot_records,
+            ticks=gathered.ticks,
+            taken=gathered.taken,
+            slots=gathered.slots,
             history=active.counters.history if not rollout.history else "",
             shadow=shadow,
             incomparable=incomparable,
@@ -111,7 +117,6 @@ class ServingWorld:
             samples=samples,
             patience=patience,
         )
-        return facts, counted
 
     def entry(self, model: str, version: Version) -> VersionEntry | None:
         """Returns a version as the catalog has it; None if it is not there."""
@@ -217,6 +222,16 @@ class ServingWorld:
         if traffic:
             await self._traffic.refresh()
         await self._loader.refresh()
+
+    def describe(self) -> Mapping[str, Any]:
+        """Returns what this server tells others of itself: versions in service, epochs in force."""
+        versions = {
+            name: [entry.version_text for entry in known.versions.values() if entry.state is LifecycleState.READY]
+            for name, known in self._catalog.snapshot.models.items()
+        }
+        epochs = {name: applied.epoch for name, applied in self._policies.current.items()}
+        diverted = {name: str(to) for name, to in self._policies.diverted.items()}
+        return {"versions": versions, "epochs": epochs, "diverted": diverted}
 
     def load(self) -> None:
         """Has versions loaded that rollouts newly need."""

@@ -73,6 +73,7 @@ class RolloutWriter:
             rollout.attempt, active.number, str(rollout.state), rollout.state.final, rollout.to_json(),
             self._driver, self._lease_seconds, notes, list(active.ticks),
             needs=() if active.number else (rollout.candidate, rollout.previous),
+            counted=dict(active.delivered),
         )  # fmt: skip
         by = next((e.actor for e in active.entries if e.actor), rollout_actor(rollout.attempt))
         why = active.entries[0].text.encode()[:_REASON_BYTES].decode(errors="ignore") if active.entries else ""
@@ -85,6 +86,8 @@ class RolloutWriter:
             active.saved, active.number = active.rollout is rollout, record.number
             self.report(rollout, entries[:told])
             del entries[:told], ticks[:counted]
+            if active.saved:
+                active.delivered.clear()
 
         try:
             await self._patience.wait(write(), seconds)

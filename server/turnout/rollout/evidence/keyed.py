@@ -22,7 +22,6 @@ Every function takes leading axes: a simulation runs a thousand rollouts at once
 of shape (..., 2, groups), the canary first.
 """
 
-from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -31,6 +30,7 @@ import numpy as np
 
 from turnout.rollout.evidence.dispersion import LEAST_UNITS, standardised, weigh
 from turnout.rollout.evidence.metrics import Metric
+from turnout.rollout.evidence.packing import packed, single, unpacked
 from turnout.rollout.evidence.ticks import GROUPS, Floats, Ints, SameArrays, Tick
 
 
@@ -71,7 +71,7 @@ class KeyedTest(SameArrays):
     def to_json(self, some: Ints) -> dict[str, Any]:
         """Returns the form that the state store holds; of `some` groups, all others being empty."""
         return {
-            "expected": packed(self.expected[:, some]), "held": _numbers(self.held), "late": _numbers(self.late),
+            "expected": packed(*self.expected[:, some]), "held": _numbers(self.held), "late": _numbers(self.late),
             "told": _numbers(self.told), "phi": float(self.phi), "units": float(self.units),
         }  # fmt: skip
 
@@ -79,7 +79,7 @@ class KeyedTest(SameArrays):
     def from_json(cls, body: Mapping[str, Any], null: float, ratios: Sequence[float], bad: Floats, some: Ints) -> Self:
         """Reads what `to_json` wrote. Raises ValueError if it is of another test."""
         expected = np.zeros(bad.shape)
-        expected[:, some] = unpacked(body["expected"], (2, len(some)))
+        expected[:, some] = unpacked(body["expected"], "ff")
         held, late, told = (_logs(body[name], len(ratios)) for name in ("held", "late", "told"))
         phi, units = (np.asarray(float(body[name])) for name in ("phi", "units"))
         if not np.isfinite([*expected.ravel(), *held, *told, phi, units]).all() or (late == np.inf).any() or phi < 1:
@@ -105,7 +105,7 @@ class KeyedTest(SameArrays):
             return replace(self, held=held, late=late)
         pairs = [standardised(bad, exposure, self.null) for bad, exposure in strata]
         bad = np.sum([self.bad, *(x for x, _ in pairs)], axis=0)
-        expected = np.sum([self.expected, *(e for _, e in pairs)], axis=0)
+        expected = single(np.sum([self.expected, *(e for _, e in pairs)], axis=0))
         weights, phi, units = weigh(bad, expected, self.null, least_phi)
         enough = (units >= LEAST_UNITS)[..., None]
         told = np.where(enough, self._log_ratio(weights * bad, weights * expected) / phi[..., None], 0.0)
@@ -129,7 +129,8 @@ class Keyed(SameArrays):
 
     Attributes:
         worse, fit: The tests against "not worse" and "not fit for promotion".
-        requests, bad: The canary's own record by slot group, whatever the baseline had; shape (GROUPS,).
+        requests, bad: The canary's own record by slot group, whatever the baseline had, where it matters how rare bad
+            events are (`Metric.fine_rate`); shape (GROUPS,).
     """
 
     worse: KeyedTest
@@ -149,12 +150,12 @@ class Keyed(SameArrays):
         )
 
     def taken(
-        self, metric: str, tick: Tick, worse: Sequence[float], fit: Sequence[float], gamma: float, phi: int
+        self, metric: Metric, tick: Tick, worse: Sequence[float], fit: Sequence[float], gamma: float, phi: int
     ) -> Self:
         """Returns what is known with one more tick.
 
         Args:
-            metric: Its name.
+            metric: What is counted.
             tick: The counts.
             worse: What unkeyed traffic adds to each log M of that test.
             fit: The same of the other.
@@ -163,8 +164,8 @@ class Keyed(SameArrays):
         """
         strata, requests, bad = [], self.requests, self.bad
         for stratum in tick.strata:
-            canary, baseline = stratum.keyed_canary.get(metric), stratum.keyed_baseline.get(metric)
-            if canary is not None:
+            canary, baseline = (arm.get(metric.name) for arm in (stratum.keyed_canary, stratum.keyed_baseline))
+            if canary is not None and metric.fine_rate:
                 requests, bad = requests + canary.requests, bad + canary.bad
             if canary is not None and baseline is not None:
                 arms = canary, baseline
@@ -180,32 +181,22 @@ class Keyed(SameArrays):
         """Returns the form that the state store holds."""
         (some,) = np.nonzero(self.requests + self.worse.expected.sum(0) + self.fit.expected.sum(0))
         return {
-            "groups": some.tolist(), "requests": self.requests[some].tolist(), "bad": self.bad[some].tolist(),
-            "compared": self.worse.bad[:, some].astype(int).tolist(),
+            "groups": packed(some, self.requests[some], self.bad[some], *self.worse.bad[:, some].astype(np.int64)),
             "worse": self.worse.to_json(some), "fit": self.fit.to_json(some),
         }  # fmt: skip
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any], metric: Metric) -> Self:
         """Reads what `to_json` wrote, for the same metric. Raises ValueError if they are no counts."""
-        some = np.asarray(body["groups"], np.int64)
-        requests, bad, compared = np.zeros(GROUPS, np.int64), np.zeros(GROUPS, np.int64), np.zeros((2, GROUPS))
-        requests[some], bad[some], compared[:, some] = body["requests"], body["bad"], body["compared"]
+        groups, *columns = unpacked(body["groups"], "iiiii")
+        some, compared = groups.astype(np.int64), np.zeros((2, GROUPS))
+        requests, bad = np.zeros(GROUPS, np.int64), np.zeros(GROUPS, np.int64)
+        requests[some], bad[some], compared[:, some] = columns[0], columns[1], columns[2:]
         if (bad < 0).any() or (bad > requests).any() or (compared < 0).any():
             raise ValueError("expected requests and bad ones among them, by slot group")
         worse = KeyedTest.from_json(body["worse"], metric.null, metric.alternatives, compared, some)
         fit = KeyedTest.from_json(body["fit"], metric.good_null, metric.good_alternatives, compared, some)
         return cls(worse, fit, requests, bad)
-
-
-def packed(array: Floats) -> str:
-    """Returns an array as text that keeps each double exactly: base64 of its little-endian bytes."""
-    return b64encode(np.ascontiguousarray(array, "<f8").tobytes()).decode()
-
-
-def unpacked(text: str, shape: tuple[int, ...]) -> Floats:
-    """Reads what `packed` wrote. Raises ValueError if it is not of that shape."""
-    return np.frombuffer(b64decode(text, validate=True), "<f8").reshape(shape).astype(np.float64)
 
 
 def _numbers(logs: Floats) -> list[float | None]:

@@ -106,7 +106,7 @@ class Accumulator:
                 for known, steps in ((self.worse, worse), (self.fit, fit))
             )
         else:
-            keyed = keyed.taken(metric.name, tick, worse, fit, gamma, phi)
+            keyed = keyed.taken(metric, tick, worse, fit, gamma, phi)
             log_worse, log_fit = (tuple(test.log_m.tolist()) for test in (keyed.worse, keyed.fit))
         totals = self.canary.plus(canary), self.baseline.plus(baseline)
         return type(self)(log_worse, log_fit, *totals, keyed)

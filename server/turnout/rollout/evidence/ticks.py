@@ -13,14 +13,16 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from turnout.rollout.evidence.packing import packed, single, unpacked
+
 GROUPS = 512
 """Slot groups; a slot's is `slot % GROUPS`: slots are uniform hashes under the rollout's salt already."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_DIGITS = 9
-"""Decimal places of an expectation: what is written as JSON has to be what was taken, and be short."""
+_FEW = 32
+"""Groups up to which counts are written as plain JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,8 @@ class Units(SameArrays):
         requests, bad: As of `Count`; shape (GROUPS,), int64.
         expected: Bad events to expect of each: its requests times its share of bad events before the first step, of the
             same window for both arms, shrunk towards the mean; where nothing is known, its requests times the mean. The
-            scale cancels within a stratum. Shape (GROUPS,), float64; rounded to nine decimal places.
+            scale cancels within a stratum. Shape (GROUPS,), float64, rounded to single floats: what is recorded has to
+            be what was taken, and be short.
     """
 
     requests: Ints
@@ -86,7 +89,7 @@ class Units(SameArrays):
             ValueError: The shapes or values are none that counts can have.
         """
         n, x = (np.asarray(given, np.int64) for given in (requests, bad))
-        e = np.round(np.asarray(expected, np.float64), _DIGITS)
+        e = single(np.asarray(expected, np.float64))
         if not n.shape == x.shape == e.shape == (GROUPS,):
             raise ValueError(f"expected {GROUPS} groups, got shapes {n.shape}, {x.shape} and {e.shape}")
         if (x < 0).any() or (n < x).any() or not np.isfinite(e).all() or (e < 0).any():
@@ -103,15 +106,17 @@ class Units(SameArrays):
         """Returns the sum."""
         return Units(self.requests + other.requests, self.bad + other.bad, self.expected + other.expected)
 
-    def to_json(self) -> list[list[Any]]:
+    def to_json(self) -> str | list[list[Any]]:
         """Returns four columns, of the groups that had requests: group, requests, bad ones, expectation."""
         (some,) = np.nonzero(self.requests)
-        return [some.tolist(), self.requests[some].tolist(), self.bad[some].tolist(), self.expected[some].tolist()]
+        columns = some, self.requests[some], self.bad[some], self.expected[some]
+        return packed(*columns) if len(some) > _FEW else [column.tolist() for column in columns]
 
     @classmethod
-    def from_json(cls, body: Sequence[Sequence[Any]]) -> Self:
+    def from_json(cls, body: str | Sequence[Sequence[Any]]) -> Self:
         """Reads what `to_json` wrote. Raises ValueError if they are no counts."""
-        groups, requests, bad, expected = body
+        columns: Sequence[Any] = unpacked(body, "iiif") if isinstance(body, str) else body
+        groups, requests, bad, expected = columns
         found = np.zeros(GROUPS, np.int64), np.zeros(GROUPS, np.int64), np.zeros(GROUPS)
         try:
             for column, values in zip(found, (requests, bad, expected), strict=True):

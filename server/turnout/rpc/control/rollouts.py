@@ -151,7 +151,7 @@ class RolloutMethods:
 
 
 def read_plan(text: str) -> Plan:
-    """Reads a plan as it came.
+    """Reads a plan as it came, with the metrics that every new rollout looks at.
 
     Raises:
         InvalidRequest: It is no plan.
@@ -164,7 +164,7 @@ def read_plan(text: str) -> Plan:
         raise InvalidRequest.at("plan_json", "expected JSON") from None
     if not isinstance(body, dict):
         raise InvalidRequest.at("plan_json", "expected a JSON object")
-    return Plan.from_json(body)
+    return Plan.from_json(body).complete
 
 
 def _decision(request: pb.CommandRolloutRequest, actor: str, reason: str) -> Callable[[Rollout], Moved]:

@@ -19,6 +19,7 @@ from turnout.oip.tensors import (
     shaped,
     text,
 )
+from turnout.rpc.oip.templates import Templates
 from turnout.serving.limits import DEFAULT_LIMITS, InputLimits, counted
 from turnout.serving.tensor import Array
 from turnout_proto.oip.inference_pb2 import ModelInferRequest
@@ -54,6 +55,9 @@ class InputDecoder:
     """Decodes the inputs of requests, and remembers how tensors were described.
 
     Clients describe theirs in the same bytes call after call: what was checked once takes a third of the time then.
+
+    Attributes:
+        templates: Whole requests that are remembered, for calls that are not to be told apart before they are decoded.
     """
 
     def __init__(self, limits: InputLimits) -> None:
@@ -62,6 +66,7 @@ class InputDecoder:
         Args:
             limits: On what requests may hold.
         """
+        self.templates = Templates()
         self._limits = limits
         self._known: dict[bytes, RawInput] = {}
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from turnout.errors import TurnoutError
 from turnout.oip import exchange
+from turnout.oip.parameters import check_id, read_options
 from turnout.routing.preferences import Preferences
 from turnout.rpc.codec import new_request_id, trailing_metadata
 from turnout.rpc.errors import to_status
@@ -11,6 +12,7 @@ from turnout.rpc.exchange import Endpoint, GrpcExchange, ItemExchange, Opened, U
 from turnout.rpc.oip.answer import FINAL, stream_answer, unary_answer
 from turnout.rpc.oip.codec import InputDecoder
 from turnout.rpc.oip.parameters import plain, wanted_outputs
+from turnout.rpc.oip.templates import Found, Outline, outline
 from turnout.rpc.transport.port import Call
 from turnout.serving.inference import InferenceRequest, InferenceResult
 from turnout_proto.oip.inference_pb2 import ModelInferRequest, ModelStreamInferResponse
@@ -22,27 +24,69 @@ _SHOWN_BYTES = 1024
 class InferExchange(UnaryExchange[ModelInferRequest]):
     """One call of ModelInfer."""
 
-    __slots__ = ("_classes", "_inputs")
+    __slots__ = ("_classes", "_found", "_id", "_inputs", "_outline")
 
     def __init__(self, endpoint: Endpoint[ModelInferRequest], inputs: InputDecoder, data: bytes, call: Call) -> None:
         """Prepares; `inputs` is the service's."""
         super().__init__(endpoint, data, call)
         self._inputs = inputs
+        self._found: Found | None = None
+        self._outline: Outline | None = None
+
+    def read(self) -> None:
+        """Reads the message, as far as it is unlike those before. Raises as `parse`."""
+        if self._found is not None or self.parsed is not None:
+            return
+        data = self.data
+        found = self._found = self._inputs.templates.find(data)
+        if found is not None:
+            self.data, self._id = b"", found.id
+            return
+        message = self.parse()
+        self._id, self._outline = message.id, outline(data, message)
 
     def envelope(self) -> InferenceRequest:
         """Returns what is known of a request that could not be decoded."""
-        return _envelope(self)
+        if self._found is None:
+            return _envelope(self)
+        template = self._found.template
+        logged_id = self._id[: exchange.LOGGED_ID] or new_request_id()
+        return InferenceRequest(template.model, template.selector, {}, request_id=logged_id, arrived=self.arrived)
 
     def decode(self) -> InferenceRequest:
         """Returns the request. Raises as `_decode` and `PreferenceReader.read`."""
-        request, self._classes = _decode(self, self._inputs, self.call.deadline, self.preferences())
-        self.costly = bool(self._classes)
-        return request
+        self.read()
+        preferences, deadline = self.preferences(), self.call.deadline
+        if self._found is None:
+            request, self._classes = _decode(self, self._inputs, deadline, preferences)
+            self.costly = bool(self._classes)
+            if self._outline is not None:
+                options = read_options(plain(self.parse().parameters))
+                self._inputs.templates.remember(self._outline, request.outputs, self._classes, *options)
+            return request
+        template, request_id, inputs = self._found
+        check_id(request_id)
+        self._classes = template.classes
+        self.costly = bool(template.classes)
+        if template.timeout is not None:
+            expiry = self.arrived + template.timeout
+            deadline = expiry if deadline is None else min(deadline, expiry)
+        return InferenceRequest(
+            template.model,
+            preferences.selector_of(template.selector),
+            inputs,
+            template.outputs,
+            request_id[: exchange.LOGGED_ID] or new_request_id(),
+            template.routing_key or preferences.routing_key,
+            deadline,
+            self.arrived,
+            preferences.baseline_only,
+        )
 
     def encode(self, request: InferenceRequest, result: InferenceResult) -> bytes:
         """Returns the answer, serialised; metadata says who gave it. Raises as `unary_answer`, and Exhausted."""
         self.call.trailing = trailing_metadata(result.route)
-        return self.endpoint.sized(unary_answer(self.parse().id, result, self._classes, self.endpoint.limits))
+        return self.endpoint.sized(unary_answer(self._id, result, self._classes, self.endpoint.limits))
 
 
 class InferItem(ItemExchange[ModelInferRequest]):

@@ -19,9 +19,10 @@ stderr, between the lines of JSON that are this server's log (docs/decisions/004
 
 import asyncio
 import contextlib
+import functools
 import os
 import socket
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,21 @@ class H2cornListener:
             self._socket.close()
             return
         lingering = connections(self._address.port)
+        try:
+            await self._finish_begun(last, grace, lingering)
+        except asyncio.CancelledError:
+            for generation in (last, *self._quiet, *self._retired):
+                generation.server.shutdown()
+                generation.calls.end_all(_STOPPED)
+            cut_connections(self._address.port)
+            raise
+        finally:
+            for connection in lingering:
+                connection.close()
+            self._socket.close()
+
+    async def _finish_begun(self, last: _Generation, grace: float, lingering: Sequence[socket.socket]) -> None:
+        """Stops, in the order that loses no answer: `last` took connections until now, `lingering` are all of them."""
         following = await self._begin()
         self._retire(last, None)
         for generation in list(self._quiet):
@@ -241,7 +257,6 @@ class H2cornListener:
         self._retire(following, None)
         following.calls.end_all(_STOPPED)
         await self._let_go()
-        self._socket.close()
 
     async def _let_go(self) -> None:
         """Waits a moment for what was ended to be gone, and cuts the connections of what is not."""
@@ -337,13 +352,7 @@ class H2cornListener:
             max_request_body_size=0,  # the application bounds bodies, and says so in words
             timeout_request_body_idle=limits.body_seconds,
             request_policies=tuple(
-                h2corn.RequestPolicy(
-                    path=path,
-                    max_request_body_size=0,
-                    timeout_request_body_idle=limits.body_seconds,
-                    h2_timeout_response_stall=limits.stall_seconds,
-                )
-                for path in self._unary_paths
+                _request_policy(path, limits.body_seconds, limits.stall_seconds) for path in self._unary_paths
             ),
             limit_connections=limits.connections,
             timeout_handshake=limits.header_seconds,
@@ -354,6 +363,16 @@ class H2cornListener:
             h2_timeout_write=limits.stall_seconds * _BACKLOG_STALLS,
             **_tls_options(identity),
         )
+
+
+@functools.cache
+def _request_policy(path: str, body_seconds: float, stall_seconds: float) -> h2corn.RequestPolicy:
+    return h2corn.RequestPolicy(
+        path=path,
+        max_request_body_size=0,
+        timeout_request_body_idle=body_seconds,
+        h2_timeout_response_stall=stall_seconds,
+    )
 
 
 def _material(identity: ServerIdentity | None) -> TlsMaterial | None:

@@ -109,7 +109,14 @@ class Pages:
         """All models, and the rollouts that run."""
         models = [self._view(known) for known in self._catalog.snapshot.models.values()]
         return self._page(
-            "overview.html", request, models=models, sums=Sums.of(models), rollouts=self._rollouts.running, reach=reach
+            "overview.html",
+            request,
+            models=models,
+            sums=Sums.of(models),
+            rollouts=self._rollouts.running,
+            reach=reach,
+            servers=self._rollouts.servers,
+            answered_by=self._rollouts.server,
         )
 
     @explained

@@ -40,7 +40,7 @@ class RestExchange(HttpExchange):
         self._classes: Mapping[str, int] = {}
         self._wish = BinaryWish({}, False)
 
-    def parse(self) -> None:
+    def read(self) -> None:
         """Reads the body's JSON. Raises as `open_body`."""
         if self._opened is None:
             self._opened = open_body(self.body.plain(), self._header_length, self.limits)
@@ -52,7 +52,7 @@ class RestExchange(HttpExchange):
 
     def decode(self) -> InferenceRequest:
         """Returns the request. Raises as `open_body`, `read_inputs`, `read_outputs` and `request_of`."""
-        self.parse()
+        self.read()
         body = self._opened
         assert body is not None
         outputs, parameters = read_outputs(body), read_parameters(body)
