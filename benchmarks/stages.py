@@ -69,12 +69,15 @@ def stages(services: Services) -> Mapping[str, Mapping[str, Stage]]:
     infer = ModelInferRequest(model_name="tiny", raw_input_contents=[x.tobytes()])
     infer.inputs.add(name="x", datatype="FP32", shape=[1, 64])
     predict = PredictRequest(model="tiny", inputs=[tensors.encode("x", x)])
+    keyed = PredictRequest(model="tiny", inputs=[tensors.encode("x", x)], routing_key="tenant 1")
     predicting = Endpoint.of("bench", "Predict", PredictRequest, preferences, guard)
     inferring = Endpoint.of("bench", "ModelInfer", ModelInferRequest, preferences, guard)
     inputs = InputDecoder(DEFAULT_LIMITS)
     v1, oip = predict.SerializeToString(), infer.SerializeToString()
+    with_key = keyed.SerializeToString()
     return {
         "turnout.v1": _stages(services, lambda: PredictExchange(predicting, v1, _Quiet())),
+        "turnout.v1, with a routing key": _stages(services, lambda: PredictExchange(predicting, with_key, _Quiet())),
         "Open Inference Protocol": _stages(services, lambda: InferExchange(inferring, inputs, oip, _Quiet())),
     }
 

@@ -34,10 +34,13 @@ RUNNING = tuple(state for state in S if not state.final)
 
 def tick(bad: int = 0, requests: int = 100, bad_baseline: int = 0) -> Tick:
     """Returns five seconds of as many requests of each arm."""
-    return Tick(5.0, {"errors": Count(requests, bad)}, {"errors": Count(requests, bad_baseline)})
+    invalid = {"invalid": Count(requests)}
+    return Tick.unkeyed(
+        5.0, {"errors": Count(requests, bad)} | invalid, {"errors": Count(requests, bad_baseline)} | invalid
+    )
 
 
-GOOD = Facts(5.0, ticks=(tick(),), shadow=Count(100, 0))
+GOOD = Facts(5.0, ticks=(tick(),), shadow=Count(100, 0), thresholds={"stalled": 1.0}, samples=200)
 """A tick in which all is well."""
 
 BAD = replace(GOOD, ticks=(tick(60),))

@@ -169,7 +169,7 @@ def replayed(plan: Plan, ticks: Iterable[Mapping[str, Any]]) -> Evidence:
     evidence = Evidence.start(plan.evidence_metrics, plan.max_duration_s)
     for body in ticks:
         shadow = body.get("shadow")
-        tick = Tick(0.0, {DISAGREEMENT: Count(*shadow)}, {}, 1) if shadow else Tick.from_json(body)
+        tick = Tick.unkeyed(0.0, {DISAGREEMENT: Count(*shadow)}, {}, 1) if shadow else Tick.from_json(body)
         evidence = evidence.taken(tick)
     return evidence
 

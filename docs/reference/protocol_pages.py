@@ -23,7 +23,18 @@ files themselves are in [protos/](../../protos/). Fields that are not set have t
 the two apart. A `oneof` holds at most one of its fields.
 """
 
-_ORDER = ("prediction", "catalog", "control", "traffic", "rollout", "activity", "registry", "inference", "model_config")
+_ORDER = (
+    "prediction",
+    "catalog",
+    "control",
+    "traffic",
+    "rollout",
+    "activity",
+    "servers",
+    "registry",
+    "inference",
+    "model_config",
+)
 """Files from what clients use to what operators use; the Open Inference Protocol last."""
 
 _MESSAGES, _ENUMS, _SERVICES, _FIELDS, _NESTED, _NESTED_ENUMS = 4, 5, 6, 2, 3, 4

@@ -5,12 +5,15 @@ run()       the same for a process: until a signal, or until a part that must no
 """
 
 import asyncio
+import functools
 import gc
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 from semver import Version
@@ -34,13 +37,16 @@ from turnout.reload import Reloader
 from turnout.rollout.attempt import Entry, Rollout
 from turnout.rollout.changes.operations import Operations
 from turnout.rollout.clock import SYSTEM_CLOCK, Clock
-from turnout.rollout.controller import Rollouts
-from turnout.rollout.driven import Observer
-from turnout.rollout.enforcement import Enforcement
+from turnout.rollout.engine.diversions import DiversionFiles
+from turnout.rollout.engine.engine import RolloutEngine
+from turnout.rollout.engine.releases import Releases
+from turnout.rollout.engine.serving_world import ServingWorld
+from turnout.rollout.engine.stored import Presence, StoredRollouts
+from turnout.rollout.engine.writer import Reports
+from turnout.rollout.log import RolloutLog
 from turnout.rollout.meter import FalseAlarmMeters
+from turnout.rollout.metrics import record_rollouts
 from turnout.rollout.preview import Previews
-from turnout.rollout.roster import Roster
-from turnout.rollout.shown import record_rollouts
 from turnout.rollout.webhook import Webhook
 from turnout.routing.adoption import Recorder
 from turnout.routing.applied import Policies
@@ -63,6 +69,7 @@ from turnout.serving.catalog import Catalog
 from turnout.serving.conversion import ConversionThread
 from turnout.serving.data_plane import DataPlane
 from turnout.serving.follow import follow
+from turnout.serving.histories import fold_histories
 from turnout.serving.hold import Hold
 from turnout.serving.limits import InputLimits
 from turnout.serving.load_policy import Fallbacks
@@ -188,7 +195,10 @@ async def running(
             return await store.in_thread(look_at_store)
 
         def held(model: str) -> Mapping[Version, Hold]:
-            return {**policies.held(model), **roster.held(model)}  # a rollout's part of a policy is its own to let go
+            return {
+                **policies.held(model),
+                **rollouts.holds(model),
+            }  # a rollout's part of a policy is its own to let go
 
         def fallbacks(model: str) -> Fallbacks:
             return policies.fallbacks.get(model, Fallbacks())
@@ -226,6 +236,8 @@ async def running(
         def tell(model: str, rollout: Rollout, entry: Entry) -> None:
             if rollout.state.final and entry.kind == str(rollout.state):
                 metrics.rollouts.verdicts[model, entry.kind] += 1
+                if str(rollout.state) == "rolled_back":
+                    metrics.rollouts.rollbacks[model, rollout.cause or "other"] += 1
             webhook.tell(model, rollout, entry)
 
         async def refresh() -> None:
@@ -239,20 +251,20 @@ async def running(
         tick = settings.rollout.tick_s
         replays = Replays()
         stack.push_async_callback(replays.close)
-        observer = Observer(catalog, policies, shadows, replays, tick, clock)
-        roster = Roster(store, observer, manager.reconcile, log, clock)
+        world = ServingWorld(catalog, policies, traffic, shadows, replays, manager)
+        journal = DiversionFiles(root, settings.state_url, log)
+        presence = Presence("")  # named once it listens
+        rollouts = RolloutEngine(world, StoredRollouts(store, presence), journal, clock, tick, Reports(tell, log))
+        stack.push_async_callback(rollouts.close)
         operations = Operations(repository, store)
-        enforcement = Enforcement(store, traffic, policies, observer, roster, manager.refresh, tick, tell, log)
-        rollouts = Rollouts(
-            store, policies, catalog, observer, roster, enforcement, operations, manager.reconcile, tick, log, clock
-        )
+        releases, rollout_log = Releases(rollouts, operations, world, log), RolloutLog(store, catalog)
         declarer = Declarer(repository, store)
         uploads = _uploads(repository, store, settings, processes)
         stack.callback(uploads.close)
         meters = FalseAlarmMeters(
-            lambda model: settings.for_model(model).false_alarm_meter, catalog, policies, observer, log, clock
+            lambda model: settings.for_model(model).false_alarm_meter, catalog, policies, world, log
         )
-        previews = Previews(catalog, rollouts, clock)
+        previews = Previews(catalog, world)
         peers = None if member is None else Peers(member, manager, catalog, refresh, log)
         recent = Recent(catalog, peers)
         explainer = Explainer(router, catalog, policies)
@@ -260,7 +272,9 @@ async def running(
         if settings.console.enabled:
             token = settings.console.token.get_secret_value()
             part = "" if peers is None else peers.part
-            console = console_routes(catalog, policies, shadows, rollouts, explainer, recent, token, log, part)
+            console = console_routes(
+                catalog, policies, shadows, rollouts, rollout_log, explainer, recent, token, log, part
+            )
         services = Services(
             inference=inference,
             catalog=catalog,
@@ -272,6 +286,8 @@ async def running(
             policies=policies,
             shadows=shadows,
             rollouts=rollouts,
+            releases=releases,
+            rollout_log=rollout_log,
             registry=_registry(repository, uploads, declarer, operations, store, refresh, settings, stack),
             previews=previews,
             metrics=metrics,
@@ -342,18 +358,32 @@ async def running(
         stack.push_async_callback(side_tasks.cancel)
 
         await refresh()
+        await rollouts.follow_diversions()  # before the first request: what was taken back stays so
         await listeners.start()
+        presence.name = server_name(settings.server_name, listeners.grpc.address, member)
+        presence.about = {
+            "grpc": str(listeners.grpc.address),
+            "control": str(listeners.control.address),
+            "worker": None if member is None else member.start.index,
+            "release": version("turnout"),
+        }
         if peers is not None and member is not None:
             await member.listening()
             side_tasks.start("readiness", peers.tell_ready())
-        side_tasks.start("rollouts", rollouts.run(previews.tick, meters.tick))
+        fold = functools.partial(fold_histories, catalog)
+        beside = (fold, previews.tick, meters.tick, releases.record_diversions)
+        side_tasks.start("rollouts", rollouts.run(*beside))
         side_tasks.start("webhook", webhook.run())
         side_tasks.start("retention", _retain(store, settings.retention, log))
         side_tasks.start("tls", certificates.watch())
         side_tasks.start("uploads", _expire(repository, uploads, settings.transfers.keep_s))
         if console:
             side_tasks.start("recent", recent.run())
-        side_tasks.start("follow", follow(refresh, revision, availability, root, settings.repository, log))
+        told_of_change, loop = asyncio.Event(), asyncio.get_running_loop()
+        store.listen(lambda: _in_loop(loop, told_of_change.set))
+        side_tasks.start(
+            "follow", follow(refresh, revision, availability, root, settings.repository, log, told_of_change)
+        )
         stack.push_async_callback(drain, services, settings, admission, listeners, side_tasks, without_delay)
         try:
             yield Running(
@@ -369,6 +399,23 @@ async def running(
         finally:
             readiness_off.set()
             catalog.swap(catalog.snapshot)  # wakes who watches the health
+
+
+def server_name(given: str, address: Address, member: Member | None) -> str:
+    """Returns what a server goes by among those that share its state store.
+
+    Args:
+        given: By the settings; "" for none.
+        address: Where it listens for requests.
+        member: What it is as one of several workers; None where it is alone.
+    """
+    name = given or f"{socket.gethostname()}:{address.port}"
+    return name if member is None else f"{name}/{member.start.index}"
+
+
+def _in_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    with suppress(RuntimeError):  # the loop is closed: the server has stopped
+        loop.call_soon_threadsafe(call)
 
 
 async def _leave(member: Member, snapshot: Callable[[], Awaitable[bytes]]) -> None:

@@ -266,7 +266,7 @@ def test_a_long_rollout_is_read_page_by_page(models: Path) -> None:
     plan = Plan.from_json({"metrics": ["errors"]})
     begun = Rollout.start("m", Version(1, 1), Version(1), 1, plan, "test", "")
     ended = replace(begun, state=RolloutState.ROLLED_BACK, verdict="enough")
-    ticks = [Tick(5.0, {"errors": Count(1, 0)}, {"errors": Count(n, 0)}).to_json() for n in range(4321)]
+    ticks = [Tick.unkeyed(5.0, {"errors": Count(1, 0)}, {"errors": Count(n, 0)}).to_json() for n in range(4321)]
     with StateStore.open(Settings(models=models).state_url) as store:
         write = RolloutWrite(1, 0, "rolled_back", True, ended.to_json(), "test", 1.0, (), ticks)
         store.put_rollout("m", write, actor="test", reason="")

@@ -38,45 +38,45 @@ HOLDING = """
 import asyncio, json, os
 from pathlib import Path
 from turnout.__main__ import main
-from turnout.rollout.controller import Rollouts
-from turnout.rollout.enforcement import Enforcement
+from turnout.rollout.engine.enforcement import Enforcement
+from turnout.rollout.engine.engine import RolloutEngine
 
 state, place = os.environ.get("HOLD", ":").split(":")
 marks = Path(os.environ["MARKS"])
-apply, look = Enforcement.apply, Rollouts._look
+apply, advance = Enforcement.apply, RolloutEngine._advance
 put, withdraw = Enforcement._put, Enforcement._withdraw
 
 async def hold():
     (marks / "held").touch()
     await asyncio.Event().wait()
 
-async def held(self, driven):
-    rollout = driven.rollout
-    here = driven.saved and state == ("paused" if rollout.pauses else str(rollout.state))
+async def held(self, active):
+    rollout = active.rollout
+    here = active.saved and state == ("paused" if rollout.pauses else str(rollout.state))
     if here and place == "recorded":
         await hold()
-    await apply(self, driven)
+    await apply(self, active)
     if here and place == "applied":
         await hold()
 
-async def putting(self, driven, *more):
-    if state == str(driven.rollout.state) and place == "withdrawing":
+async def putting(self, active, *more):
+    if state == str(active.rollout.state) and place == "withdrawing":
         await hold()
-    await put(self, driven, *more)
+    await put(self, active, *more)
 
 async def withdrawing(self, rollout):
     if state == str(rollout.state) and place == "withdrawing":
         await hold()
     await withdraw(self, rollout)
 
-async def looked(self, driven):
+async def advancing(self, active):
     if not (marks / "taken.json").exists():
-        text = json.dumps(driven.rollout.to_json())
+        text = json.dumps(active.rollout.to_json())
         (marks / "writing").write_text(text)
         (marks / "writing").rename(marks / "taken.json")
-    await look(self, driven)
+    await advance(self, active)
 
-Enforcement.apply, Rollouts._look = held, looked
+Enforcement.apply, RolloutEngine._advance = held, advancing
 Enforcement._put, Enforcement._withdraw = putting, withdrawing
 main()
 """

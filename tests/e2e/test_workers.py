@@ -118,6 +118,17 @@ def answered_by(server: ServerProcess) -> list[int]:
     return [line["worker"] for line in lines if line["event"] == "request"]
 
 
+def test_each_worker_is_a_server_among_those_of_the_state_store(two_workers: ServerProcess) -> None:
+    def listed() -> list[dict[str, object]]:
+        told = turnout("servers", "m", "--server", two_workers.control, "--json").stdout
+        return [one for one in json.loads(told)["servers"] if one["alive"]]
+
+    until(lambda: len(found := listed()) == 2 and found[0]["models"] == found[1]["models"])
+    one, other = listed()
+    assert str(one["name"]).endswith(f":{two_workers.grpc.rpartition(':')[2]}/0")
+    assert str(other["name"]).removesuffix("/1") == str(one["name"]).removesuffix("/0")
+
+
 def test_all_workers_answer_and_one_scrape_has_their_exact_sums(two_workers) -> None:
     before, logged = total(two_workers), len(answered_by(two_workers))
     ask(two_workers, connections=30, each=4)
@@ -153,8 +164,8 @@ def test_both_formats_are_whole_and_say_the_same(two_workers) -> None:
         }
 
     one, other = told(read_text(text)), told(read_openmetrics(openmetrics))
-    assert {key: value for key, value in one.items() if "last_tick" not in key[0]} == {
-        key: value for key, value in other.items() if "last_tick" not in key[0]
+    assert {key: value for key, value in one.items() if "_tick_" not in key[0]} == {
+        key: value for key, value in other.items() if "_tick_" not in key[0]
     }
     assert len({key for key in one if key[0] == "turnout_version_info"}) == 2
 

@@ -84,7 +84,7 @@ async def test_a_release_may_end_the_rollout(server, models, state, local) -> No
     assert ("superseded", "1.2.0 answers plain requests: 1.2.0 was released: a fix") in [
         (e.kind, e.text) for e in last.events
     ]
-    await settled(lambda: not server.services.rollouts.driven)
+    await settled(lambda: not server.services.rollouts.active)
     await until_answered(server, {"1.2.0": 100})
     await ticks(server)
     assert await answered(server) == {"1.2.0": 100}
@@ -249,9 +249,9 @@ async def test_a_change_between_a_ticks_look_and_its_put_is_not_undone(server) -
     await begin(server, "soaking")
     rollouts = server.services.rollouts
     async with rollouts._lock:  # no tick meanwhile
-        (driven,) = rollouts.driven
+        (active,) = rollouts.active
         await put(server, policy("1.0.0"), actor="bob", reason="mine")
-        await rollouts._enforcement.apply(driven)
+        await rollouts._enforcement.apply(active, 1.0)
         assert server.services.policies.current["m"].actor == "bob"
     await until(server, lambda r: bool(r.pauses))
     assert await answered(server) == {"1.0.0": 100}
@@ -262,11 +262,11 @@ async def test_a_rollout_that_was_ended_elsewhere_puts_nothing_in_force_any_more
     await begin(server, "validating")
     rollouts = server.services.rollouts
     async with rollouts._lock:
-        (driven,) = rollouts.driven
+        (active,) = rollouts.active
         await done(server, models, "release", "m@1.2.0", "--supersede", local=True)
         with pytest.raises(Conflict, match="was written by another server meanwhile"):
-            await rollouts._enforcement._traffic.put(
-                "m", Policy(Version(1)), Change("turnout rollout 1", ""), rollout=(1, driven.number)
+            await server.services.traffic.put(
+                "m", Policy(Version(1)), Change("turnout rollout 1", ""), rollout=(1, active.number)
             )
-    await settled(lambda: not rollouts.driven)
+    await settled(lambda: not rollouts.active)
     await until_answered(server, {"1.2.0": 100})

@@ -140,7 +140,7 @@ async def test_what_a_rollback_goes_back_to_stays_loaded_and_a_restart_loads_it(
         server = await start_server(model={"m": {"load": setting}})
         await _until(server, lambda server=server: set(_states(server).values()) == {S.READY})
         assert set(_states(server)) == {"1.0.0", "2.0.0", "3.0.0"}
-    done = await server.services.rollouts.rollback("m", None, "ada", "worse")
+    done = await server.services.releases.rollback("m", None, "ada", "worse")
     assert done.baseline == Version(1)
     assert server.services.policies.current["m"].state.policy == Policy(Version(1))
 
@@ -151,12 +151,12 @@ async def test_a_rollback_is_a_swap_where_nobody_ever_set_a_policy(publish_model
     await _publish(server, publish_model, "1.1.0", "1.2.0")
     await _until(server, lambda: _states(server) == {"1.2.0": S.READY, "1.1.0": S.READY, "1.0.0": S.UNLOADED})
     async with Watch(server, "", "latest") as watch:
-        done = await server.services.rollouts.rollback("m", None, "ada", "worse")
+        done = await server.services.releases.rollback("m", None, "ada", "worse")
         assert (str(done.baseline), await _answering(server)) == ("1.1.0", "1.1.0")
         with pytest.raises(ChangeRefused, match=r"1\.0\.0 cannot answer: .*turnout load m@1\.0\.0"):
-            await server.services.rollouts.rollback("m", None, "ada", "worse")
+            await server.services.releases.rollback("m", None, "ada", "worse")
         await server.services.manager.load("m", Version(1))
-        done = await server.services.rollouts.rollback("m", None, "ada", "worse")
+        done = await server.services.releases.rollback("m", None, "ada", "worse")
         assert (str(done.baseline), await _answering(server)) == ("1.0.0", "1.0.0")
     assert watch.refused == []
 

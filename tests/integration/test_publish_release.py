@@ -38,7 +38,7 @@ async def followed(server, models) -> None:
     with StateStore.open(Settings(models=models).state_url) as store:
         revision = store.revision()
     await settled(lambda: server.services.manager._inventory.revision >= revision, limit=60)
-    await server.services.rollouts._enforcement._traffic.refresh()
+    await server.services.traffic.refresh()
     await settled(
         lambda: all(e.handle for e in server.services.catalog.snapshot.model("m").versions.values()), limit=60
     )

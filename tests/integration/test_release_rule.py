@@ -39,7 +39,7 @@ async def done(server, models, *arguments: str, local: bool = False) -> str:
     if local:
         revision = revision_of(models)
         await settled(lambda: server.services.manager._inventory.revision >= revision, limit=60)
-        await server.services.rollouts._enforcement._traffic.refresh()
+        await server.services.traffic.refresh()
     await check_printed(server, said.out)
     return said.out
 

@@ -94,10 +94,10 @@ async def test_a_frozen_rollout_waits_says_so_and_goes_on_by_itself(server) -> N
         )
         await until(server, in_state("soaking"))
         await freeze(server, True)
-        (driven,) = server.services.rollouts.driven
-        await settled(lambda: driven.rollout.idle_s > 0.3, lambda: driven.rollout)
+        (active,) = server.services.rollouts.active
+        await settled(lambda: active.rollout.idle_s > 0.3, lambda: active.rollout)
         await command(server, pb.ROLLOUT_COMMAND_PROMOTE)  # a word that cannot be put in force yet
-        await settled(lambda: driven.rollout.state == "ramping" and driven.rollout.idle_s > 1, lambda: driven.rollout)
+        await settled(lambda: active.rollout.state == "ramping" and active.rollout.idle_s > 1, lambda: active.rollout)
         held = await latest(server)
         assert (held.step, list(held.pauses)) == (2, [])
         assert "the traffic is frozen" in held.lacking
@@ -157,11 +157,11 @@ async def test_somebody_elses_change_pauses_it_with_who_and_why_and_resume_takes
     assert "by bob: a trial of mine" in held.pauses[0]
     assert str(policy_of(server).canaries[0].version) == "1.2.0", "it is not undone"
     await command(server, pb.ROLLOUT_COMMAND_RESUME, actor="ann")
-    (driven,) = server.services.rollouts.driven
+    (active,) = server.services.rollouts.active
     await settled(
         lambda: {str(c.version): c.weight for c in policy_of(server).canaries} == {"1.2.0": 1000, "1.1.0": 2500}
     )
-    await settled(lambda: driven.rollout.step_s > 0.3)
+    await settled(lambda: active.rollout.step_s > 0.3)
     assert not (await latest(server)).pauses
 
 

@@ -123,7 +123,7 @@ async def test_one_made_slow_is_rolled_back_on_latency(start_pair) -> None:
         return request("m", x=X, n=np.array(500))
 
     last, seen = await rolled_back(server, one, pause=0.01)
-    assert "slower than the baseline's p90" in last.verdict
+    assert "slower than" in last.verdict
     assert not seen.codes
 
 

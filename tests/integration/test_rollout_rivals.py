@@ -103,7 +103,7 @@ async def test_two_beside_one_another_both_get_their_share_and_half_the_alpha(se
     await start(server, "1.2.0", SMALL | {"on_newer": "beside"})
     await attempt_until(server, 2, "soaking")
     assert canaries(server) == {"1.1.0": 1000, "1.2.0": 1000}
-    await settled(lambda: {d.rollout.alpha for d in server.services.rollouts.driven} == {0.005})
+    await settled(lambda: {d.rollout.alpha for d in server.services.rollouts.active} == {0.005})
     epoch = server.services.policies.current["m"].epoch
     for _ in range(8):
         await server.services.rollouts.wait(5)

@@ -83,15 +83,15 @@ async def test_while_the_disk_is_full_no_traffic_goes_forward_and_afterwards_not
     plan = CAREFREE | {"steps": [{"weight": 0.25, "soak_s": 1.0}, {"weight": 0.5, "soak_s": 1.0}]}
     await start(server, "1.1.0", plan)
     await until(server, in_state("soaking"))
-    (driven,) = server.services.rollouts.driven
+    (active,) = server.services.rollouts.active
     fill(small_disk)
-    await settled(lambda: not driven.saved)
+    await settled(lambda: not active.saved)
     await ask(server, KEYLESS)
-    await settled(lambda: driven.rollout.step == 1, lambda: driven.rollout)
+    await settled(lambda: active.rollout.step == 1, lambda: active.rollout)
     for _ in range(5):
         await server.services.rollouts.wait(10)
     assert weight_of(server) == 0.25
-    assert driven.rollout.state == "ramping", (
+    assert active.rollout.state == "ramping", (
         "what is not recorded is not put in force, and what is not goes no further"
     )
     (small_disk / "ballast").unlink()
@@ -114,11 +114,11 @@ async def test_while_the_disk_is_full_a_verdict_holds_in_memory_and_is_recorded_
     async with clients(server, make, pause=0.005) as seen:
         await start(server, "1.1.0", plan)
         await until(server, in_state(state))
-        (driven,) = server.services.rollouts.driven
+        (active,) = server.services.rollouts.active
         fill(small_disk)
-        await settled(lambda: not driven.saved)
+        await settled(lambda: not active.saved)
         make.bad = True
-        await settled(lambda: driven.rollout.state == "aborting", lambda: driven.rollout)
+        await settled(lambda: active.rollout.state == "aborting", lambda: active.rollout)
         await settled(lambda: "m" in server.services.policies.diverted)
         with pytest.raises(grpc.aio.AioRpcError) as refused:  # what is asked for by hand does not undo it
             await command(server, pb.ROLLOUT_COMMAND_RESUME)

@@ -109,20 +109,20 @@ async def test_a_server_that_stood_still_made_no_progress_and_lost_nothing(plain
     await until(server, in_state("soaking"))
     rollouts = server.services.rollouts
     await rollouts.wait(10)
-    (driven,) = rollouts.driven
+    (active,) = rollouts.active
     await ask(server, KEYLESS)
-    before, ticks = driven.rollout.step_s, []
+    before, ticks = active.rollout.step_s, []
     tick = rollouts.tick
 
     async def counted() -> None:
         await tick()
-        ticks.append(driven.rollout.step_s)
+        ticks.append(active.rollout.step_s)
 
     rollouts.tick = counted  # to see each of them
     time.sleep(2)  # noqa: ASYNC251 - the fault: the loop stands still
     await settled(lambda: len(ticks) >= 2)
     assert ticks[0] - before <= 3 * TICK["tick_s"] * 2, "one look may have been under way"
-    await settled(lambda: driven.rollout.evidence.accumulators["errors"].canary.requests >= 10)
+    await settled(lambda: active.rollout.evidence.accumulators["errors"].canary.requests >= 10)
     await check_evidence_when_saved(server)
 
 
@@ -156,16 +156,16 @@ async def test_a_clock_that_jumps_neither_hurries_nor_stops_a_rollout(plain_pair
     server = await start_server(rollout=TICK, clock=clock)
     await start(server, "1.1.0", LONG)
     await until(server, in_state("soaking"))
-    (driven,) = server.services.rollouts.driven
-    before = driven.rollout.step_s
+    (active,) = server.services.rollouts.active
+    before = active.rollout.step_s
     clock.day, clock.measured = day, measured
     clock.reads.clear()
     for _ in range(5):
         await server.services.rollouts.wait(10)
     assert clock.reads["now"] > 0
     assert clock.reads["monotonic"] > 0
-    (same,) = server.services.rollouts.driven
-    assert same is driven, "its own lease is no matter of the clock"
+    (same,) = server.services.rollouts.active
+    assert same is active, "its own lease is no matter of the clock"
     assert before < same.rollout.step_s < before + 60
     await command(server, pb.ROLLOUT_COMMAND_ABORT)
     assert (await until(server, in_state(*FINAL)))[-1].state == "rolled_back"
@@ -178,7 +178,7 @@ async def test_a_clock_set_back_leaves_no_rollout_to_nobody(plain_pair, models) 
         await until(server, in_state("soaking"))
     clock.day = 0.0
     async with one_server(models, clock) as server:
-        await settled(lambda: server.services.rollouts.driven, lambda: "its lease lasts until tomorrow", limit=20)
+        await settled(lambda: server.services.rollouts.active, lambda: "its lease lasts until tomorrow", limit=20)
         await command(server, pb.ROLLOUT_COMMAND_ABORT)
         assert (await until(server, in_state(*FINAL)))[-1].state == "rolled_back"
 
@@ -225,6 +225,6 @@ async def test_a_candidate_that_refuses_what_the_baseline_takes_is_blamed_after_
         await start(server, "1.1.0", LONG)
         await until(server, in_state("soaking"))
     async with one_server(models) as server:
-        await settled(lambda: server.services.rollouts.driven)
-        (driven,) = server.services.rollouts.driven
-        await settled(lambda: driven.counters._canary.baseline is not None)
+        await settled(lambda: server.services.rollouts.active)
+        (active,) = server.services.rollouts.active
+        await settled(lambda: active.counters._canary.baseline is not None)

@@ -149,11 +149,11 @@ async def test_the_metrics_say_what_the_report_says(publish_model, start_server)
     await predict(server, numbered(20, x=X) + numbered(20, 20, x=0 * X))
     told = await settled(server, "1.1.0", 40)
     for _ in range(100):
-        if told.noise_runs == 20:
+        if told.noise_runs == 40:
             break
         await asyncio.sleep(0.02)
         told = await report(server, "1.1.0")
-    assert (told.noise_runs, told.noise_disagreements) == (20, 0)
+    assert (told.noise_runs, told.noise_disagreements) == (40, 0), "each while so many disagree"
     seen = await scrape(server)
     labels = ("model=m", "version=1.1.0")
 

@@ -150,7 +150,7 @@ async def test_a_policy_that_cannot_be_read_is_told_and_replaced(server, models)
         store.put_policy(
             "m", {**record.document, "schema": 99}, expected_epoch=record.epoch, action="set", actor="bob", reason=""
         )
-    await settled(lambda: server.services.rollouts._enforcement._traffic._unreadable)
+    await settled(lambda: server.services.traffic._unreadable)
     assert set(await answered(server)) == {"1.0.0", "1.1.0"}
     assert "`turnout traffic set m --baseline VERSION`" in await refused(server, models, "release", "m@1.2.0")
     said = await run(server, models, "traffic", "set", "m", "--baseline", "1.0.0")

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from rollout_values import BAD, GOOD, PLAN, SILENT, V3, S, reached
 from turnout.rollout.attempt import Rollout
+from turnout.rollout.desired import desired_policy
 from turnout.rollout.machine import advance
-from turnout.rollout.told import rollout_message
-from turnout.rollout.wishes import wished
+from turnout.rollout.messages import rollout_message
 from turnout.routing.policy import Canary, Policy
 
 VALUES = st.recursive(
@@ -47,7 +47,7 @@ def test_a_changed_record_is_refused_or_worked_on(data, state) -> None:
         return
     for facts in (GOOD, SILENT, BAD, GOOD):
         for policy in (None, Policy(V3, (Canary(rollout.candidate, 500),))):
-            wished(rollout, policy)
+            desired_policy(rollout, policy)
         rollout_message(rollout, None)
         json.dumps(rollout.to_json(), allow_nan=False)
         rollout, _ = advance(rollout, facts)

@@ -11,11 +11,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from rollout_values import PLAN, V1, V2, V3, S, begun
 from turnout.errors import ChangeRefused
 from turnout.rollout.attempt import STEPPING, Entry, Pause, Rollout
+from turnout.rollout.desired import desired_policy
 from turnout.rollout.evidence import Count, Tick
 from turnout.rollout.machine import Facts, advance
 from turnout.rollout.overrides import abort, pause, promote, resume, set_weight
 from turnout.rollout.plan import Step
-from turnout.rollout.wishes import wished
 from turnout.routing.policy import UNITS, Canary, Policy, Shadow, malformed
 
 ANY_ABORT = {S.ABORTING}
@@ -32,7 +32,10 @@ LEGAL = {
 }
 """What a tick may make of each state; a command may do more."""
 
-COUNTED = {"evidence", "held", "in_state_s", "step_s", "active_s", "idle_s", "step_requests", "rivals"}
+COUNTED = {
+    "evidence", "held", "in_state_s", "step_s", "active_s", "idle_s", "step_requests", "step_baseline", "step_counts",
+    "step_keyed", "silent_s", "baseline_silent_s", "history", "rivals", "per_server",
+}  # fmt: skip
 """What moves without a new epoch."""
 
 COUNTS = st.integers(0, 40).flatmap(lambda n: st.builds(Count, st.just(n), st.integers(0, min(n, 2))))
@@ -46,7 +49,7 @@ def facts(draw, bad: bool = False) -> Facts:
     odd = st.sampled_from([False] * 9 + [True])
     return Facts(
         draw(st.floats(0.0, 15.0)),
-        ticks=(Tick(5.0, {"errors": canary}, {"errors": Count(100, 0 if bad else 2)}),),
+        ticks=(Tick.unkeyed(5.0, {"errors": canary}, {"errors": Count(100, 0 if bad else 2)}),),
         shadow=draw(st.sampled_from([Count(), Count(30, 0), Count(30, 1)])),
         ready=not draw(odd),
         trouble=draw(st.sampled_from([""] * 19 + ["its bytes changed"])),
@@ -146,7 +149,9 @@ class RolloutMachine(RuleBasedStateMachine):
 
     @rule(times=st.integers(1, 6))
     def all_is_well(self, times) -> None:
-        one = Tick(5.0, {"errors": Count(50, 0), "p90": Count(50, 0)}, {"errors": Count(50, 1), "p90": Count(50, 9)})
+        one = Tick.unkeyed(
+            5.0, {"errors": Count(50, 0), "p90": Count(50, 0)}, {"errors": Count(50, 1), "p90": Count(50, 9)}
+        )
         for _ in range(times):
             self.tick(Facts(5.0, (one,), Count(60, 0), rivals=self.rollout.rivals, thresholds={"p90": 0.01}))
 
@@ -191,29 +196,29 @@ class RolloutMachine(RuleBasedStateMachine):
     @rule(policy=policies())
     def its_wish_is_stable_and_leaves_the_others(self, policy) -> None:
         rollout = self.rollout
-        wish = wished(rollout, policy)
-        if wish is None:
+        desired = desired_policy(rollout, policy)
+        if desired is None:
             return
-        assert wished(rollout, wish) == wish
+        assert desired_policy(rollout, desired) == desired
         ours = {V1, V2}
         if policy is not None:
-            kept = {c for c in policy.canaries if c.version not in ours and c.version != wish.baseline}
-            assert kept <= set(wish.canaries)
-            assert {s for s in policy.shadows if s.version not in ours} - {Shadow(wish.baseline, 100)} <= set(
-                wish.shadows
+            kept = {c for c in policy.canaries if c.version not in ours and c.version != desired.baseline}
+            assert kept <= set(desired.canaries)
+            assert {s for s in policy.shadows if s.version not in ours} - {Shadow(desired.baseline, 100)} <= set(
+                desired.shadows
             )
         assert (
-            {c.version for c in wish.canaries} <= {c.version for c in policy.canaries if policy} | ours
+            {c.version for c in desired.canaries} <= {c.version for c in policy.canaries if policy} | ours
             if policy
             else ours
         )
-        if sum(c.weight for c in wish.canaries) <= UNITS:
-            assert not malformed(wish)
+        if sum(c.weight for c in desired.canaries) <= UNITS:
+            assert not malformed(desired)
         if rollout.state is S.ABORTING:
-            assert V2 not in wish.versions, "nothing goes to what is taken back"
+            assert V2 not in desired.versions, "nothing goes to what is taken back"
         if rollout.state in STEPPING:
-            assert wish.weight(V2) == round(rollout.canary_weight * UNITS)
-            assert wish.baseline == V1
+            assert desired.weight(V2) == round(rollout.canary_weight * UNITS)
+            assert desired.baseline == V1
 
     def teardown(self) -> None:
         if not hasattr(self, "rollout"):

@@ -138,3 +138,15 @@ def test_a_table_that_cannot_be_is_refused(runs) -> None:
     else:
         assert sound
         assert table.slots_of("a") == sum(b - a for a, b in runs)
+
+
+@given(SALTS, SALTS)
+@settings(max_examples=30, deadline=None)
+def test_two_trials_draw_their_slots_independently(one, other) -> None:
+    if one == other:
+        return
+    share = 0.25
+    wanted = {"a": round(share * SLOTS)}
+    first, second = (owned(SlotTable(b"model", order=order).arranged(wanted))["a"] for order in (one, other))
+    expected = share * share * SLOTS
+    assert abs(len(first & second) - expected) <= 6 * math.sqrt(expected)

@@ -12,8 +12,9 @@ from turnout.rollout.counters import Counters
 from turnout.rollout.evidence import Count
 from turnout.rpc.errors import code_name
 from turnout.serving.arms import ArmMeter, Arms, FailedRequest, Rules, attach, detach
+from turnout.serving.keyed import NO_SLOT
 
-RULES = Rules((0.1, 0.2, 1.0), patience=0.05, warm_requests=0)
+RULES = Rules((0.1, 0.2, 1.0), client_timeout=0.05, warm_requests=0)
 LIMITS = {"p90": 0.1, "p99": 0.2, "stalled": 1.0}
 REQUEST = FailedRequest({"x": np.ones(1)}, (), None)
 
@@ -37,17 +38,17 @@ class Two:
     def closed(self):
         return self.counters.closed(self.now)
 
-    def admit(self, part: str = "canary"):
-        return [(meter, meter.admit()) for meter in self.arms[part]]
+    def admit(self, part: str = "canary", slot: int = NO_SLOT):
+        return [meter.admit(slot) for meter in self.arms[part]]
 
-    def answer(self, counted, took: float = 0.01, key: str = "", batch: int = 1) -> None:
-        for meter, cell in counted:
-            meter.answered(cell, key, self.now, took, batch)
+    def answer(self, counted, took: float = 0.01, batch: int = 1, *, invalid: bool = False) -> None:
+        for meter, counts, slot in counted:
+            meter.answered(counts, slot, took, batch, invalid=invalid)
 
-    def fail(self, counted, error: BaseException, took: float = 0.01, key: str = "", patience=None) -> None:
-        failing = FailedRequest(REQUEST.inputs, (), patience)
-        for meter, cell in counted:
-            meter.failed(cell, key, self.now, took, code_name(error), error, failing)
+    def fail(self, counted, error: BaseException, took: float = 0.01, client_timeout=None) -> None:
+        failing = FailedRequest(REQUEST.inputs, (), client_timeout)
+        for meter, counts, slot in counted:
+            meter.failed(counts, slot, took, code_name(error), error, failing)
 
     def only(self):
         """Ends the tick, and returns what the canary's requests came to."""
@@ -78,18 +79,41 @@ def test_slow_is_what_passes_a_threshold(took, slow) -> None:
     assert [seen[name].bad for name in LIMITS] == [1] * slow + [0] * (3 - slow)
 
 
-def test_a_tick_closes_once_what_is_under_way_has_passed_the_largest_threshold_and_that_is_slow() -> None:
+def test_what_is_under_way_at_the_close_is_slow_and_an_error() -> None:
     two = Two()
     hangs = two.admit()
     two.roll()
-    two.now += 1.0
-    assert two.closed() == []
+    two.now += 2.0
+    assert two.closed() == [], "two seconds are given in any case: a threshold may be a millisecond"
     two.now += 0.01
     (closed,) = two.closed()
     assert {name: closed.tick.canary[name] for name in LIMITS} == dict.fromkeys(LIMITS, Count(1, 1))
-    assert closed.tick.canary["errors"] == Count(1, 0)
+    assert closed.tick.canary["errors"] == Count(1, 1)
+    assert closed.tick.canary["invalid"] == Count(1, 0)
     two.fail(hangs, errors.ModelFailure("at last"), 60.0)
     assert two.only()["errors"] == Count(), "what ends after the close counts no more"
+
+
+def test_a_tick_waits_for_the_largest_threshold() -> None:
+    two = Two(Rules((0.1, 30.0), warm_requests=0), {"p90": 0.1, "slo": 30.0})
+    late = two.admit()
+    two.roll()
+    two.now += 29.0
+    assert two.closed() == []
+    two.fail(late, errors.ModelFailure("late"), 29.0)
+    assert two.closed()[0].tick.canary["errors"] == Count(1, 1)
+
+
+@pytest.mark.parametrize(("took", "bad"), [(1.9, 0), (2.1, 1)])
+@pytest.mark.parametrize("how", ["answered", "given up", "refused"])
+def test_a_late_request_is_an_error_however_it_ends(how, took, bad) -> None:
+    two = Two()
+    kind = {"given up": errors.RequestCancelled("left"), "refused": errors.InvalidRequest("nonsense")}
+    if how == "answered":
+        two.answer(two.admit(), took)
+    else:
+        two.fail(two.admit(), kind[how], took)
+    assert two.only()["errors"] == Count(1, bad)
 
 
 def test_without_thresholds_an_error_that_takes_its_time_still_counts() -> None:
@@ -99,15 +123,24 @@ def test_without_thresholds_an_error_that_takes_its_time_still_counts() -> None:
     two.now += 5.0
     assert two.closed() == []
     two.fail(slow, errors.ModelFailure("late"), 5.0)
-    assert two.closed()[0].tick.canary == {"errors": Count(1, 1)}
+    assert two.closed()[0].tick.canary["errors"] == Count(1, 1)
 
 
-def test_without_thresholds_a_request_that_never_ends_holds_nothing_up_for_ever() -> None:
+def test_without_thresholds_a_request_that_never_ends_is_an_error_after_ten_seconds() -> None:
     two = Two(Rules(warm_requests=0), {})
     two.admit()
     two.roll()
     two.now += 10.01
-    assert two.closed()[0].tick.canary == {"errors": Count(1, 0)}
+    assert two.closed()[0].tick.canary == {"errors": Count(1, 1), "invalid": Count(1, 0)}
+
+
+def test_an_invalid_answer_is_counted_and_is_no_error() -> None:
+    two = Two()
+    two.answer(two.admit(), invalid=True)
+    two.answer(two.admit())
+    seen = two.only()
+    assert seen["invalid"] == Count(2, 1)
+    assert seen["errors"] == Count(2, 0)
 
 
 def test_the_first_requests_of_each_batch_size_are_left_out_of_latency_but_not_of_errors() -> None:
@@ -183,8 +216,8 @@ def test_a_request_that_only_the_candidate_refuses_is_its_fault(check, blamed) -
 
 def test_a_caller_less_patient_than_the_baseline_takes_has_itself_to_blame() -> None:
     two = Two()
-    two.fail(two.admit(), errors.DeadlineExceeded("late"), took=0.04, patience=0.04)
-    two.fail(two.admit(), errors.DeadlineExceeded("late"), took=0.06, patience=0.06)
+    two.fail(two.admit(), errors.DeadlineExceeded("late"), took=0.04, client_timeout=0.04)
+    two.fail(two.admit(), errors.DeadlineExceeded("late"), took=0.06, client_timeout=0.06)
     seen = two.only()
     assert seen["errors"] == Count(2, 1)
     assert seen["p90"] == Count(0, 0), "neither says how long the answer would have taken"
@@ -207,33 +240,11 @@ def test_an_error_that_comes_fast_is_not_slow() -> None:
     assert two.only()["p90"] == Count(1, 0)
 
 
-def test_one_key_gives_at_most_so_many_bad_events_of_a_kind_in_a_window() -> None:
-    two = Two(Rules(RULES.thresholds, 0.05, 0, key_cap=3, key_window=60.0))
-    for took in (0.15, 0.3, 5.0, 0.15, 0.3, 5.0):
-        two.answer(two.admit(), took, key="ann")
-        two.fail(two.admit(), errors.ModelFailure("no"), key="ann")
-    two.answer(two.admit(), 0.15, key="bob")
-    seen = two.only()
-    assert seen["errors"] == Count(13, 3)
-    assert seen["p90"] == Count(13, 4), "three of ann's, whatever they passed, and bob's"
-    assert seen["stalled"] == Count(13, 1)
-    two.now += 60
-    two.answer(two.admit(), 0.15, key="ann")
-    assert two.only()["p90"] == Count(1, 1), "a new window"
-
-
-def test_what_one_key_gives_up_on_is_bounded_too() -> None:
-    two = Two(Rules(RULES.thresholds, 0.05, 0, key_cap=3))
-    for _ in range(10):
-        two.fail(two.admit(), errors.RequestCancelled("left"), 0.5, key="ann")
-    assert two.only()["p90"] == Count(10, 3)
-
-
-def test_requests_without_a_key_are_not_bounded() -> None:
+def test_one_key_is_counted_whatever_it_does() -> None:
     two = Two()
-    for _ in range(10):
-        two.answer(two.admit(), 0.5)
-    assert two.only()["p90"] == Count(10, 10)
+    for _ in range(50):
+        two.fail(two.admit(slot=7), errors.ModelFailure("no"))
+    assert two.only()["errors"] == Count(50, 50)
 
 
 def test_two_rollouts_count_the_same_lane_each_for_itself() -> None:
@@ -244,11 +255,11 @@ def test_two_rollouts_count_the_same_lane_each_for_itself() -> None:
     counted = two.admit("baseline")
     assert len(counted) == 2, "attached twice it counts once"
     two.answer(counted, 0.5)
-    cell = other.roll()
-    assert (cell.admitted, cell.settled, cell.slow(0)) == (1, 1, 1)
+    counts = other.roll()
+    assert (counts.admitted, counts.settled, counts.slow(0)) == (1, 1, 1)
     detach(two.arms, "baseline", other)
     two.answer(two.admit("baseline"), 0.5)
-    assert other.cell.admitted == 0
+    assert other.counts.admitted == 0
     two.roll()
     assert two.closed()[0].tick.baseline["p90"] == Count(2, 2)
 
@@ -336,5 +347,5 @@ def test_a_tick_does_not_wait_for_ever_for_what_the_baseline_says() -> None:
     two.roll()
     two.now += 11
     (one,) = two.closed()
-    baseline.settle.pop()(True)
-    assert one.tick.canary["errors"] == Count(1, 0)
+    baseline.settle.pop()(False)
+    assert one.tick.canary["errors"] == Count(1, 1), "what it has not said by then goes by the code"

@@ -62,8 +62,8 @@ def test_the_way_shows_what_is_done_where_it_is_and_what_is_to_come(told: pb.Rol
 @pytest.mark.parametrize("count", [0, 1_000, 1_000_000])
 def test_a_row_is_a_line_in_80_columns_however_many_requests(count: int) -> None:
     lines = shown(rollout("soaking", "ramping", count=count, e_value=1e5))
-    names = [line.split()[0] for line in lines[5:12]]
-    assert names == ["errors", "p99", "p95", "p90", "stalled", "disagreement", "combined"]
+    names = [line.split()[0] for line in lines[5:13]]
+    assert names == ["errors", "invalid", "p99", "p95", "p90", "stalled", "disagreement", "combined"]
 
 
 def test_time_left_pauses_and_the_verdict_are_shown() -> None:

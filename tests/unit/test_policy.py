@@ -1,5 +1,8 @@
 """Policies as values: what makes one, what may come after what, and which requests it decides on."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from semver import Version
 
@@ -18,6 +21,7 @@ from turnout.routing.policy import (
     unfit,
 )
 from turnout.routing.selector import parse
+from turnout.routing.slots import KEY_SALT, SLOTS, Owners, SlotTable, slot_of
 
 V = Version.parse
 SALT, OTHER = b"one", b"two"
@@ -66,10 +70,96 @@ def test_a_weight_becomes_the_nearest_number_of_slots_and_never_none(weight: int
 
 def test_a_new_trial_draws_its_keys_anew_and_a_running_one_keeps_them() -> None:
     trial = state(v3_3_0=500)
-    assert trial.with_policy(policy(v3_3_0=2500), OTHER).table.salt == SALT
-    assert trial.with_policy(policy(v3_3_0=500, v3_4_0=500), OTHER).table.salt == SALT
+    assert trial.with_policy(policy(v3_3_0=2500), OTHER).table.order == SALT
+    assert trial.with_policy(policy(v3_3_0=500, v3_4_0=500), OTHER).table.order == SALT
     none = trial.with_policy(policy(), OTHER)
-    assert none.with_policy(policy(v3_3_0=500), OTHER).table.salt == OTHER
+    assert none.with_policy(policy(v3_3_0=500), OTHER).table.order == OTHER
+
+
+def test_keys_meet_the_same_slots_for_the_life_of_a_model() -> None:
+    """What a slot did before a trial is known when the trial begins, also where there was no policy yet."""
+    trial = state(v3_3_0=500)
+    assert trial.table.salt == PolicyState().table.salt == KEY_SALT
+    ended = trial.with_policy(policy(), OTHER)
+    assert ended.with_policy(policy(v3_3_0=500), OTHER).table.salt == KEY_SALT
+    assert trial.cleared().table.salt == KEY_SALT
+
+
+def test_a_table_of_an_earlier_release_keeps_its_keys_and_their_order() -> None:
+    body = state(v3_3_0=500).to_json()
+    body["schema"] = 1
+    body["slots"] = {"salt": SALT.hex(), "claims": body["slots"]["claims"]}
+    old = PolicyState.from_json(body)
+    assert Owners.of(old.table).by_slot == Owners.of(SlotTable(SALT, old.table.claims)).by_slot
+    grown = old.with_policy(policy(v3_3_0=2500), OTHER)
+    assert (grown.table.salt, grown.table.order) == (SALT, b"")
+    again = old.with_policy(policy(), OTHER).with_policy(policy(v3_3_0=500), OTHER)
+    assert (again.table.salt, again.table.order) == (SALT, OTHER)
+
+
+def owned(table: SlotTable, owner: str) -> set[int]:
+    return set(np.flatnonzero(Owners.of(table).owned(owner)))
+
+
+@pytest.mark.parametrize("canary", [100, 2500, 5000, 9500])
+def test_who_met_the_candidate_stays_with_it_when_it_becomes_the_baseline(canary) -> None:
+    """What is held back comes from those who never met it, as long as there are any."""
+    twin = min(canary, (10_000 - canary) // 2)
+    before = PolicyState().with_policy(replace(policy(v3_3_0=canary), twin=twin), SALT)
+    met = owned(before.table, "3.3.0")
+    promoted = Policy(V("3.3.0"), (Canary(V("3.2.0"), 500),), twin=500)
+    after = before.with_policy(promoted, OTHER)
+    held = owned(after.table, "3.2.0")
+    assert len(held) == round(0.05 * SLOTS)
+    assert not held & met
+    assert after.table.order == SALT, "it is one trial still"
+    assert after.with_policy(promoted, OTHER) == after
+
+
+def test_where_everybody_met_the_candidate_those_who_did_last_are_held_back() -> None:
+    before = PolicyState().with_policy(policy(v3_3_0=2500), SALT)
+    first = owned(before.table, "3.3.0")
+    everybody = before.with_policy(policy(v3_3_0=10_000), OTHER)
+    after = everybody.with_policy(Policy(V("3.3.0"), (Canary(V("3.2.0"), 500),)), OTHER)
+    assert not owned(after.table, "3.2.0") & first
+
+
+def traffic_of(**requests: int) -> np.ndarray:
+    """Requests by slot, for keys named as the arguments."""
+    found = np.zeros(SLOTS, np.int64)
+    for key, count in requests.items():
+        found[slot_of(KEY_SALT, key)] += count
+    return found
+
+
+def with_twin(traffic=None) -> PolicyState:
+    return PolicyState().with_policy(replace(policy(v3_3_0=2500), twin=2500), SALT, traffic)
+
+
+def test_a_twin_without_keys_that_carry_traffic_gets_others() -> None:
+    canary, twin = owned(with_twin().table, "3.3.0"), owned(with_twin().table, "twin")
+    names = [f"key{n}" for n in range(200)]
+    (mine,) = [name for name in names if slot_of(KEY_SALT, name) in canary][:1]
+    (other,) = [name for name in names if slot_of(KEY_SALT, name) not in canary | twin][:1]
+    traffic = traffic_of(**{mine: 1000, other: 900})
+    redrawn = with_twin().with_twin_redrawn(traffic)
+    assert slot_of(KEY_SALT, other) in owned(redrawn.table, "twin")
+    assert owned(redrawn.table, "3.3.0") == canary
+    assert len(owned(redrawn.table, "twin")) == len(twin)
+    assert redrawn.with_twin_redrawn(traffic) == redrawn
+    assert with_twin(traffic) == redrawn, "it is drawn so in the first place where the traffic is known"
+
+
+def test_a_twin_that_carries_its_part_stays() -> None:
+    canary, twin = owned(with_twin().table, "3.3.0"), owned(with_twin().table, "twin")
+    names = [f"key{n}" for n in range(200)]
+    (mine,) = [name for name in names if slot_of(KEY_SALT, name) in canary][:1]
+    (its,) = [name for name in names if slot_of(KEY_SALT, name) in twin][:1]
+    (other,) = [name for name in names if slot_of(KEY_SALT, name) not in canary | twin][:1]
+    assert with_twin(traffic_of(**{mine: 1000, its: 600, other: 1000})) == with_twin()
+    assert with_twin(traffic_of(**{mine: 1000})) == with_twin(), "there is nobody else"
+    assert with_twin(traffic_of(**{other: 1000})) == with_twin(), "nobody's traffic meets the canary yet"
+    assert with_twin(np.zeros(SLOTS, np.int64)) == with_twin()
 
 
 def test_a_canary_at_zero_goes_on_being_a_trial() -> None:

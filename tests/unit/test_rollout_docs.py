@@ -10,6 +10,8 @@ from pathlib import Path
 
 from turnout.cli.rollout_commands import COMMANDS
 from turnout.cli.rollout_plan import PlanOptions
+from turnout.rollout.breaker import Breaker
+from turnout.rollout.guards import Guards
 from turnout.rollout.plan import ON_INSUFFICIENT, ON_NEWER, Plan, ShadowStage, Step
 from turnout.web.report.spans import duration_text, share_text
 
@@ -23,6 +25,8 @@ def written(value: object) -> str:
         return "none"
     if isinstance(value, str):
         return f"`{value}`"
+    if isinstance(value, Breaker):
+        return "on" if value.on else "off"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple) and isinstance(value[0], Step):
@@ -38,7 +42,7 @@ def test_the_table_has_every_field_of_a_plan_with_its_default() -> None:
 
 
 def test_every_field_of_a_stage_and_every_choice_is_named() -> None:
-    for kind in (Step, ShadowStage):
+    for kind in (Step, ShadowStage, Breaker, Guards):
         for field in fields(kind):
             assert f"`{field.name}`" in TEXT
     for choice in (*ON_INSUFFICIENT, *ON_NEWER):

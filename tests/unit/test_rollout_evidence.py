@@ -16,7 +16,7 @@ METRICS = (errors(0.4), latency("p99", 0.6))
 
 
 def tick(canary: Count, baseline: Count, name: str = "errors", seconds: float = 5.0, batch: int = 1) -> Tick:
-    return Tick(seconds, {name: canary}, {name: baseline}, batch)
+    return Tick.unkeyed(seconds, {name: canary}, {name: baseline}, batch)
 
 
 def test_one_tick_by_hand() -> None:
@@ -42,7 +42,7 @@ def test_a_tick_without_an_arm_says_nothing() -> None:
 
 
 def test_requests_that_share_their_fate_weigh_as_one() -> None:
-    start = Evidence.start(METRICS, 3600.0).taken(Tick(0.0, {}, {}, 8))
+    start = Evidence.start(METRICS, 3600.0).taken(Tick.unkeyed(0.0, {}, {}, 8))
     assert start.phi == 8
     step = start.taken(tick(Count(100, 8), Count(900, 8), seconds=0.0)).accumulators["errors"].worse[0]
     single = Evidence.start(METRICS, 3600.0).taken(tick(Count(100, 8), Count(900, 8), seconds=0.0))
@@ -53,7 +53,7 @@ def test_requests_that_share_their_fate_weigh_as_one() -> None:
 def test_the_mass_of_the_mixture_is_at_most_one() -> None:
     seen = Evidence.start(METRICS, 60.0)
     for _ in range(100):
-        seen = seen.taken(Tick(5.0, {}, {}))
+        seen = seen.taken(Tick.unkeyed(5.0, {}, {}))
     assert seen.left == pytest.approx(0.0)
     assert all(math.exp(m) == pytest.approx(1.0) for m in seen.accumulators["errors"].worse)
 
@@ -62,7 +62,7 @@ def test_the_log_replays_to_the_very_same_number() -> None:
     seen = replayed = Evidence.start(METRICS, 3600.0)
     for number in range(200):
         canary = {"errors": Count(12, number % 3), "p99": Count(12, 1)}
-        one = Tick(5.0, canary, {"errors": Count(200, 1)}, 1 + number % 2)
+        one = Tick.unkeyed(5.0, canary, {"errors": Count(200, 1)}, 1 + number % 2)
         seen = seen.taken(one)
         replayed = replayed.taken(Tick.from_json(json.loads(json.dumps(one.to_json()))))
         if number == 100:
@@ -73,9 +73,9 @@ def test_the_log_replays_to_the_very_same_number() -> None:
 
 def test_disagreement_is_tested_against_a_rate_of_its_own() -> None:
     start = Evidence.start((disagreement(1.0, 0.01),), 3600.0)
-    bad = start.taken(Tick(0.0, {DISAGREEMENT: Count(100, 20)}, {}))
+    bad = start.taken(Tick.unkeyed(0.0, {DISAGREEMENT: Count(100, 20)}, {}))
     assert bad.worse(0.01)
-    good = start.taken(Tick(0.0, {DISAGREEMENT: Count(400, 0)}, {}))
+    good = start.taken(Tick.unkeyed(0.0, {DISAGREEMENT: Count(400, 0)}, {}))
     assert good.fit(DISAGREEMENT) >= 20
     assert not good.worse(0.01)
 
@@ -98,7 +98,7 @@ def test_few_errors_among_many_requests_are_fit_although_no_ratio_can_be_shown()
     assert few.fit("errors") < 20
     assert few.unproven(0.05, 0) == []
     assert start.taken(tick(Count(450, 1), Count(450, 1))).unproven(0.05, 0) == ["errors"]
-    shared = start.taken(Tick(0.0, {}, {}, 8)).taken(tick(Count(9_000, 1), Count(9_000, 1), batch=8))
+    shared = start.taken(Tick.unkeyed(0.0, {}, {}, 8)).taken(tick(Count(9_000, 1), Count(9_000, 1), batch=8))
     assert shared.unproven(0.05, 0) == ["errors"], "requests of one batch count as one"
 
 

@@ -3,12 +3,15 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from rollout_values import BAD, GOOD, PLAN, RUNNING, SILENT, V1, V3, S, begun, gone, reached, tick, until
 from turnout.errors import ChangeRefused, InvalidRequest
 from turnout.rollout.attempt import Pause, Rollout
-from turnout.rollout.evidence import Count
+from turnout.rollout.evidence import GROUPS, Count, Stratum, Tick, Units
+from turnout.rollout.explain import lacking
+from turnout.rollout.guards import Guards
 from turnout.rollout.machine import Facts, advance
 from turnout.rollout.overrides import abort, pause, promote, resume, set_weight
 from turnout.rollout.plan import Plan, ShadowStage, Step
@@ -379,7 +382,10 @@ def test_a_record_that_this_release_cannot_read_is_an_error_of_value(change) -> 
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"slo_ms": float("inf")}, {"slo_ms": float("nan")}, {"alpha": float("nan")}, {"key_cap": float("inf")},
+        {"slo_ms": float("inf")}, {"slo_ms": float("nan")}, {"alpha": float("nan")},
+        {"guards": {"error_share": float("inf")}}, {"guards": {"p99_ms": 0}}, {"breaker": {"requests": 0}},
+        {"breaker": {"bad": 2}}, {"steps": [{"weight": 0.5, "soak_s": 1, "guards": {"invalid_share": -1}}]},
+        {"metrics": ["p99"], "from_broken": True},
         {"threshold_samples": 4097}, {"max_duration_s": float("nan")},
         {"shadow": {"min_samples": float("inf")}}, {"shadow": {"rate": float("nan")}}, {"steps": []},
         {"steps": [{"weight": float("nan"), "soak_s": 1}]}, {"steps": [{"weight": 0.5, "soak_s": float("inf")}]},
@@ -408,3 +414,150 @@ def test_copies_that_disagree_are_a_verdict_before_any_step() -> None:
 def test_the_version_that_is_gone_back_to_is_named() -> None:
     assert "traffic goes back to 1.0.0" in gone(reached(S.SOAKING), BAD)[1][-1].text
     assert reached(S.SOAKING).previous == V1
+
+
+# One arm alone, tenants too few, and a baseline that is broken
+
+
+def one_arm(canary: int, baseline: int) -> Facts:
+    return replace(GOOD, ticks=(Tick.unkeyed(5.0, {"errors": Count(canary)}, {"errors": Count(baseline)}),))
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        (one_arm(100, 0), "the part of 1.0.0 that it is compared with had no request in this step"),
+        (one_arm(0, 100), "the canary had no request in this step"),
+    ],
+)
+def test_a_step_that_sees_one_arm_alone_holds_and_says_why(facts: Facts, said: str) -> None:
+    plan = replace(PLAN, min_requests=0)
+    ramping = reached(S.RAMPING, replace(plan, steps=plan.steps[:1]))
+    held = until(ramping, lambda r: bool(r.pauses), facts)[0]
+    assert held.state is S.DECIDING
+    assert said in held.pauses[0].reason
+
+
+def test_an_arm_that_has_fallen_silent_holds_a_step_and_goes_on_where_it_speaks_again() -> None:
+    plan = replace(PLAN, steps=(Step(0.25, 200.0), Step(0.5, 10.0)), step_deadline_s=1000.0)
+    soaking = until(begun(plan), lambda r: r.state is S.SOAKING)[0]
+    heard = gone(soaking, *[GOOD] * 20)[0]
+    silent = until(heard, lambda r: r.state is S.DECIDING, one_arm(100, 0))[0]
+    silent = gone(silent, *[one_arm(100, 0)] * 3)[0]
+    assert (silent.state, silent.step) == (S.DECIDING, 0)
+    assert any("had no request for" in text for text in lacking(silent))
+    assert gone(silent, GOOD)[0].step == 1
+
+
+def test_traffic_that_is_slow_by_nature_is_not_silent() -> None:
+    plan = replace(PLAN, steps=(Step(0.25, 3000.0),), step_deadline_s=9000.0, max_duration_s=9e4)
+    soaking = until(begun(plan), lambda r: r.state is S.SOAKING)[0]
+    sparse = gone(soaking, *[one_arm(1, 1), *[SILENT] * 19] * 10)[0]
+    assert sparse.silent_s > 90
+    assert not any("had no request" in text for text in lacking(sparse))
+
+
+def few_tenants(tenants: int) -> Facts:
+    groups = [[*range(tenants)], [20] * tenants, [4] * tenants, [4.0] * tenants]
+    arm = {"errors": Units.from_json(groups)}
+    return replace(GOOD, ticks=(Tick(5.0, (Stratum("", {}, {}, arm, arm),)),))
+
+
+def test_tenants_too_few_for_a_verdict_are_said_to_be_so_and_promote_nothing() -> None:
+    held = until(begun(replace(PLAN, shadow=None)), lambda r: bool(r.pauses), few_tenants(9))[0]
+    assert (held.state, held.step) == (S.DECIDING, 1)
+    assert "9 effective tenants carry this canary; at least 10 are needed" in held.pauses[0].reason
+    enough = until(begun(replace(PLAN, shadow=None)), lambda r: r.state.final, few_tenants(40))[0]
+    assert enough.state is S.SUCCEEDED
+
+
+def test_a_broken_baseline_does_not_hold_its_fix() -> None:
+    plan = replace(PLAN, shadow=None, metrics=("errors", "p99"))
+    fix = replace(GOOD, thresholds=None, samples=0, ticks=(tick(0, 100, 100),))
+    stuck = until(begun(plan), lambda r: bool(r.pauses), fix)[0]
+    assert stuck.state is S.VALIDATING
+    assert "--from-broken" in stuck.pauses[0].reason
+    mended = until(begun(replace(plan, from_broken=True)), lambda r: r.state.final, fix)[0]
+    assert mended.state is S.SUCCEEDED
+    alone = replace(fix, ticks=(Tick.unkeyed(5.0, {"errors": Count(100)}, {}),))
+    assert until(begun(replace(plan, from_broken=True)), lambda r: r.state.final, alone)[0].state is S.SUCCEEDED
+
+
+def test_a_fix_that_fails_too_is_not_promoted_for_failing_less() -> None:
+    plan = replace(PLAN, shadow=None, from_broken=True)
+    less = replace(GOOD, ticks=(tick(30, 100, 100),))
+    assert begun(plan).evidence.metrics
+    held = until(begun(plan), lambda r: bool(r.pauses), less)[0]
+    assert held.step == 1
+    assert "no evidence yet that errors fit for promotion" in held.pauses[0].reason
+
+
+def test_every_new_rollout_looks_at_stalls_and_invalid_answers() -> None:
+    assert begun(replace(PLAN, metrics=("errors",))).plan.metrics == ("errors", "invalid", "stalled")
+    assert set(Plan().complete.metrics) == set(Plan().metrics)
+
+
+def test_what_earlier_releases_recorded_is_read_as_it_was() -> None:
+    rollout = gone(begun(), *[GOOD] * 4)[0]
+    old = json.loads(json.dumps(rollout.to_json()))
+    old["plan"] |= {"key_cap": 3, "key_window_s": 60.0, "metrics": ["errors"]}
+    for field in ("breaker", "guards", "from_broken"):
+        del old["plan"][field]
+    for step in old["plan"]["steps"]:
+        del step["guards"]
+    for field in ("cause", "step_baseline", "silent_s", "baseline_silent_s", "step_counts"):
+        del old[field]
+    for metric in ("invalid", "stalled"):
+        del old["evidence"]["accumulators"][metric]
+    read = Rollout.from_json(old)
+    assert read.plan.metrics == ("errors",), "evidence that was begun goes on with the weights that it has"
+    assert (read.plan.breaker, read.evidence.combined) == (Plan().breaker, read.evidence.of("errors") * 0.4 / 0.65)
+    assert until(read, lambda r: r.state.final)[0].state is S.SUCCEEDED
+
+
+def test_a_rollout_with_all_that_there_is_comes_back_from_its_record() -> None:
+    plan = replace(PLAN, guards=Guards(error_share=0.5), shadow=None)
+    rollout = gone(begun(plan), *[few_tenants(30)] * 5)[0]
+    assert rollout.step_counts
+    assert Rollout.from_json(json.loads(json.dumps(rollout.to_json()))) == rollout
+
+
+def step(**counts: object) -> Rollout:
+    return replace(reached(S.DECIDING), step_s=1000.0, step_requests=500, step_baseline=500, **counts)
+
+
+def test_keyed_traffic_that_only_the_canary_has_is_compared_with_nothing() -> None:
+    blind = step(step_keyed=(400, 3))
+    assert any("400 requests with a routing key" in one for one in lacking(blind))
+    assert not any("routing key" in one for one in lacking(step(step_keyed=(400, 100))))
+    assert not any("routing key" in one for one in lacking(step(step_keyed=(12, 0)))), "so few say nothing"
+
+
+def test_a_step_whose_keyed_traffic_meets_the_canary_alone_holds_until_its_deadline() -> None:
+    ones = np.ones(GROUPS)
+    units = {"errors": Units(ones, 0 * ones, ones), "invalid": Units(ones, 0 * ones, ones)}
+    counts = {"errors": Count(100), "invalid": Count(100)}
+    alone = Tick(5.0, (Stratum("", counts, counts, keyed_canary=units),))
+    held, _ = until(reached(S.SOAKING), lambda r: bool(r.pauses), replace(GOOD, ticks=(alone,)))
+    assert held.state is S.DECIDING
+    assert "requests with a routing key" in held.pauses[0].reason
+
+
+@pytest.mark.parametrize(("says", "ends"), [("pause", S.SHADOWING), ("abort", S.ABORTING), ("promote", S.RAMPING)])
+def test_a_shadow_with_nothing_to_compare_says_so_and_goes_by_the_plan(says, ends) -> None:
+    why = "the baseline disagrees with itself in 16 of 16 repeats"
+    seen = replace(GOOD, ticks=(), shadow=Count(), incomparable=why)
+    shadowing = until(begun(replace(PLAN, on_insufficient=says)), lambda r: r.state is S.SHADOWING)[0]
+    after, told = until(shadowing, lambda r: bool(r.pauses) or r.state is not S.SHADOWING, seen)
+    assert after.state is ends
+    if says != "promote":
+        assert why in " ".join([entry.text for entry in told] + [pause.reason for pause in after.pauses])
+
+
+def test_the_history_is_kept_from_the_first_step_on() -> None:
+    seen = replace(GOOD, history="packed")
+    before = until(begun(), lambda r: r.state is S.SHADOWING, seen)[0]
+    assert before.history == ""
+    stepping = until(before, lambda r: r.state is S.SOAKING, seen)[0]
+    assert stepping.history == "packed"
+    assert until(stepping, lambda r: r.state.final, replace(GOOD, history="later"))[0].history == "packed"

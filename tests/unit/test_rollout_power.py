@@ -2,15 +2,20 @@
 
 import itertools
 import math
+import sys
 from dataclasses import replace
+from pathlib import Path
 from statistics import NormalDist, fmean
 
 import numpy as np
 import pytest
 
-from turnout.rollout.evidence import Count, Evidence, Tick
+from turnout.rollout.evidence import GROUPS, Count, Evidence, Tick, errors, latency
 from turnout.rollout.plan import Plan, Step
-from turnout.rollout.power import Detection, Traffic, detections, missed
+from turnout.rollout.power import Detection, Traffic, detections, foreseen_units, keyed_text, missed
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import evidence_keyed as keyed_simulation
 
 NORMAL = NormalDist()
 USUAL = {"p90": 0.10, "p95": 0.05, "p99": 0.01}
@@ -36,7 +41,7 @@ def simulated(plan: Plan, bad: dict[str, float], usual: dict[str, float], seed: 
         arms = [
             {m: Count(n, int(rng.binomial(n, p))) for m, p in rates.items()} for n, rates in ((n_c, bad), (n_b, usual))
         ]
-        evidence = evidence.taken(Tick(5.0, *arms))
+        evidence = evidence.taken(Tick.unkeyed(5.0, *arms))
         if evidence.worse(plan.alpha):
             return number * 5.0
     raise AssertionError
@@ -87,3 +92,49 @@ def test_what_the_whole_plan_misses_is_said_and_nothing_else() -> None:
     assert effects == ["errors x2", "errors x5", "errors x10", "latency +20 %"]
     assert missed(Plan(), replace(TRAFFIC, rate=1e5)) == []
     assert missed(Plan(), replace(TRAFFIC, rate=0.0)) == ["there is no traffic now: nothing would be seen at all"]
+
+
+# Traffic with routing keys
+
+
+def groups_of(keys: int, share: float = 1.0, seed: int = 1) -> list[float]:
+    """Shares of all requests by slot group, of keys whose rates follow Zipf's law."""
+    rates = 1 / np.arange(1, keys + 1) ** 0.8
+    groups = np.random.default_rng(seed).integers(0, GROUPS, keys)
+    return [float(one) for one in np.bincount(groups, share * rates / rates.sum(), GROUPS)]
+
+
+@pytest.mark.parametrize("keys", [500, 5000])
+def test_keyed_errors_are_seen_about_when_the_report_says(keys: int) -> None:
+    plan = replace(Plan(), metrics=("errors",))
+    told = found(plan, Step(0.25, 900.0), replace(TRAFFIC, keyed=groups_of(keys)))["errors x10"]
+    case = keyed_simulation.KeyedCase("", "detect", keys, 0.0, errors(1.0), 0.001, 10.0, tick=10.0)
+    seen = float(np.nanmean(keyed_simulation.simulated(case, 100, 1, hours=0.5).minutes))
+    assert told.seconds / 60 == pytest.approx(seen, rel=0.35)
+
+
+def test_units_are_foreseen_about_as_they_come_out() -> None:
+    """Where a group has several keys they are taken to be alike, so that what is foreseen is up to twice too many."""
+    for keys, most in ((50, 1.35), (200, 1.35), (2000, 2.0)):
+        traffic = replace(TRAFFIC, keyed=groups_of(keys), slow={"p90": (0.1, 0.1)})
+        case = keyed_simulation.KeyedCase("", "null", keys, 0.0, latency("p90", 1.0), 0.1)
+        seen = float(np.median(keyed_simulation.simulated(case, 40, 1, hours=0.25).units))
+        assert seen / 1.35 <= foreseen_units(Plan(), Step(0.25, 900.0), traffic) <= seen * most
+
+
+def test_keyed_traffic_is_never_seen_sooner_and_heavy_keys_are_seen_later() -> None:
+    step, plain = Step(0.25, 900.0), found(Plan(), Step(0.25, 900.0))
+    for shares in (groups_of(100), groups_of(1000), [0.5, *groups_of(300, 0.5)[1:]]):
+        keyed = found(Plan(), step, replace(TRAFFIC, keyed=shares))
+        assert all(keyed[effect].seconds >= plain[effect].seconds for effect in plain)
+    half = found(Plan(), step, replace(TRAFFIC, keyed=groups_of(3, 0.5)))
+    twice = found(Plan(), step, replace(TRAFFIC, rate=25.0))
+    assert half["errors x10"].seconds == pytest.approx(twice["errors x10"].seconds, rel=0.01), "only the unkeyed half"
+
+
+def test_a_plan_says_from_which_step_on_keyed_traffic_tells_anything() -> None:
+    (said,) = [text for text in missed(Plan(), replace(TRAFFIC, keyed=groups_of(200))) if "effective tenants" in text]
+    assert "at 5.00%, and 10 are needed: no verdict from keyed traffic before step 3" in said
+    assert "in any step" in keyed_text(Plan(), replace(TRAFFIC, keyed=groups_of(8)))
+    assert keyed_text(Plan(), replace(TRAFFIC, keyed=groups_of(5000))) == ""
+    assert keyed_text(Plan(), TRAFFIC) == ""

@@ -69,9 +69,10 @@ def test_the_replay_meets_the_evidence_that_the_server_had() -> None:
 def test_the_ratio_is_not_fooled_by_weights_that_change_with_the_load() -> None:
     # Both arms fail alike, 1 % at first and 10 % later; the canary has most of its requests later.
     replay = Replay.of(answer([tick((100, 1), (10_000, 100)), tick((5_000, 500), (5_000, 500))]))
-    (metric,) = replay.plan.evidence_metrics
+    metric = replay.plan.evidence_metrics[0]
+    assert metric.name == "errors"
     assert replay.ratio(metric) == pytest.approx(1.0)
-    (finding,) = explain(replay).findings
+    finding = explain(replay).findings[0]
     pooled = (finding.canary_bad / finding.canary_requests) / (finding.baseline_bad / finding.baseline_requests)
     assert pooled > 2
 
@@ -122,7 +123,7 @@ def test_what_lets_a_candidate_be_promoted_is_told_by_its_reason() -> None:
     assert proof([tick((9, 0), (9, 0))], exposure_requests=50) == (False, "no bad one yet, 9 of 50 requests")
     assert proof([tick((100, 1), (100, 1))]) == (False, "not yet")
     assert proof([tick((20_000, 1), (20_000, 1))]) == (True, "shown to be rarer than 0.1%")
-    copies = explain(Replay.of(answer([{"shadow": [10, 9]}], {"shadow": {}}))).findings[1]
+    copies = explain(Replay.of(answer([{"shadow": [10, 9]}], {"shadow": {}}))).findings[-1]
     assert (copies.fit, copies.proof) == (True, "not asked for")
 
 
@@ -135,7 +136,7 @@ def test_few_bad_events_count_as_none_and_that_is_said() -> None:
 def test_copies_are_told_against_the_rate_that_they_may_disagree_at() -> None:
     ticks: list[Mapping[str, Any]] = [{"shadow": [1000, 30]}]
     said = explain(Replay.of(answer(ticks, {"shadow": {"agreement": 0.99}}, state="shadowing")))
-    copies = said.findings[1]
+    copies = said.findings[-1]
     assert (copies.name, copies.ratio_text, copies.baseline_text) == ("disagreement", "3x", "")
 
 

@@ -1,6 +1,7 @@
 from turnout_proto.v1 import activity_pb2 as _activity_pb2
 from turnout_proto.v1 import catalog_pb2 as _catalog_pb2
 from turnout_proto.v1 import rollout_pb2 as _rollout_pb2
+from turnout_proto.v1 import servers_pb2 as _servers_pb2
 from turnout_proto.v1 import traffic_pb2 as _traffic_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor

@@ -6,6 +6,7 @@ import warnings
 from turnout_proto.v1 import activity_pb2 as turnout__proto_dot_v1_dot_activity__pb2
 from turnout_proto.v1 import control_pb2 as turnout__proto_dot_v1_dot_control__pb2
 from turnout_proto.v1 import rollout_pb2 as turnout__proto_dot_v1_dot_rollout__pb2
+from turnout_proto.v1 import servers_pb2 as turnout__proto_dot_v1_dot_servers__pb2
 from turnout_proto.v1 import traffic_pb2 as turnout__proto_dot_v1_dot_traffic__pb2
 
 GRPC_GENERATED_VERSION = '1.76.0'
@@ -82,6 +83,11 @@ class ControlServiceStub(object):
                 '/turnout.v1.ControlService/GetActivity',
                 request_serializer=turnout__proto_dot_v1_dot_activity__pb2.GetActivityRequest.SerializeToString,
                 response_deserializer=turnout__proto_dot_v1_dot_activity__pb2.GetActivityResponse.FromString,
+                _registered_method=True)
+        self.ListServers = channel.unary_unary(
+                '/turnout.v1.ControlService/ListServers',
+                request_serializer=turnout__proto_dot_v1_dot_servers__pb2.ListServersRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_v1_dot_servers__pb2.ListServersResponse.FromString,
                 _registered_method=True)
         self.GetTraffic = channel.unary_unary(
                 '/turnout.v1.ControlService/GetTraffic',
@@ -232,6 +238,13 @@ class ControlServiceServicer(object):
     def GetActivity(self, request, context):
         """Tells what the server does at the moment. Costs about as much as a scrape, and unlike one, has no effect on what the
         next shows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListServers(self, request, context):
+        """Tells which servers share the state store, and how far each is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -401,6 +414,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.GetActivity,
                     request_deserializer=turnout__proto_dot_v1_dot_activity__pb2.GetActivityRequest.FromString,
                     response_serializer=turnout__proto_dot_v1_dot_activity__pb2.GetActivityResponse.SerializeToString,
+            ),
+            'ListServers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListServers,
+                    request_deserializer=turnout__proto_dot_v1_dot_servers__pb2.ListServersRequest.FromString,
+                    response_serializer=turnout__proto_dot_v1_dot_servers__pb2.ListServersResponse.SerializeToString,
             ),
             'GetTraffic': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTraffic,
@@ -727,6 +745,33 @@ class ControlService(object):
             '/turnout.v1.ControlService/GetActivity',
             turnout__proto_dot_v1_dot_activity__pb2.GetActivityRequest.SerializeToString,
             turnout__proto_dot_v1_dot_activity__pb2.GetActivityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListServers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.v1.ControlService/ListServers',
+            turnout__proto_dot_v1_dot_servers__pb2.ListServersRequest.SerializeToString,
+            turnout__proto_dot_v1_dot_servers__pb2.ListServersResponse.FromString,
             options,
             channel_credentials,
             insecure,

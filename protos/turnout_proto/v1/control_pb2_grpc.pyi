@@ -8,6 +8,7 @@ from grpc import aio as _aio
 from turnout_proto.v1 import activity_pb2 as _activity_pb2
 from turnout_proto.v1 import control_pb2 as _control_pb2
 from turnout_proto.v1 import rollout_pb2 as _rollout_pb2
+from turnout_proto.v1 import servers_pb2 as _servers_pb2
 from turnout_proto.v1 import traffic_pb2 as _traffic_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -64,6 +65,8 @@ class ControlServiceStub:
     """Tells what the server does at the moment. Costs about as much as a scrape, and unlike one, has no effect on what the
     next shows.
     """
+    ListServers: _grpc.UnaryUnaryMultiCallable[_servers_pb2.ListServersRequest, _servers_pb2.ListServersResponse]
+    """Tells which servers share the state store, and how far each is."""
     GetTraffic: _grpc.UnaryUnaryMultiCallable[_traffic_pb2.GetTrafficRequest, _traffic_pb2.GetTrafficResponse]
     """Tells how traffic is routed."""
     SetTraffic: _grpc.UnaryUnaryMultiCallable[_traffic_pb2.SetTrafficRequest, _traffic_pb2.SetTrafficResponse]
@@ -137,6 +140,8 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Tells what the server does at the moment. Costs about as much as a scrape, and unlike one, has no effect on what the
     next shows.
     """
+    ListServers: _aio.UnaryUnaryMultiCallable[_servers_pb2.ListServersRequest, _servers_pb2.ListServersResponse]  # type: ignore[assignment]
+    """Tells which servers share the state store, and how far each is."""
     GetTraffic: _aio.UnaryUnaryMultiCallable[_traffic_pb2.GetTrafficRequest, _traffic_pb2.GetTrafficResponse]  # type: ignore[assignment]
     """Tells how traffic is routed."""
     SetTraffic: _aio.UnaryUnaryMultiCallable[_traffic_pb2.SetTrafficRequest, _traffic_pb2.SetTrafficResponse]  # type: ignore[assignment]
@@ -261,6 +266,14 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         """Tells what the server does at the moment. Costs about as much as a scrape, and unlike one, has no effect on what the
         next shows.
         """
+
+    @_abc_1.abstractmethod
+    def ListServers(
+        self,
+        request: _servers_pb2.ListServersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_servers_pb2.ListServersResponse, _abc.Awaitable[_servers_pb2.ListServersResponse]]:
+        """Tells which servers share the state store, and how far each is."""
 
     @_abc_1.abstractmethod
     def GetTraffic(

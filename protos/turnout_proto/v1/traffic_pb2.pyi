@@ -83,7 +83,7 @@ class Answers(_message.Message):
     def __init__(self, selectors: _Optional[_Iterable[_Union[SelectorAnswer, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class TrafficState(_message.Message):
-    __slots__ = ("model", "epoch", "policy", "frozen", "shares", "changed_at", "actor", "reason", "action", "answers")
+    __slots__ = ("model", "epoch", "policy", "frozen", "shares", "changed_at", "actor", "reason", "action", "answers", "diverted")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
@@ -94,6 +94,7 @@ class TrafficState(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     ACTION_FIELD_NUMBER: _ClassVar[int]
     ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    DIVERTED_FIELD_NUMBER: _ClassVar[int]
     model: str
     epoch: int
     policy: Policy
@@ -104,7 +105,8 @@ class TrafficState(_message.Message):
     reason: str
     action: str
     answers: Answers
-    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., frozen: bool = ..., shares: _Optional[_Iterable[_Union[TrafficShare, _Mapping]]] = ..., changed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., action: _Optional[str] = ..., answers: _Optional[_Union[Answers, _Mapping]] = ...) -> None: ...
+    diverted: str
+    def __init__(self, model: _Optional[str] = ..., epoch: _Optional[int] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., frozen: bool = ..., shares: _Optional[_Iterable[_Union[TrafficShare, _Mapping]]] = ..., changed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., action: _Optional[str] = ..., answers: _Optional[_Union[Answers, _Mapping]] = ..., diverted: _Optional[str] = ...) -> None: ...
 
 class GetTrafficRequest(_message.Message):
     __slots__ = ("model",)

@@ -21,6 +21,7 @@ from turnout.cli.release import release, withdraw
 from turnout.cli.rollback import rollback
 from turnout.cli.rollout import application as rollout
 from turnout.cli.serve import serve
+from turnout.cli.servers import servers
 from turnout.cli.shadow import shadow
 from turnout.cli.show import show
 from turnout.cli.sign import sign
@@ -68,7 +69,7 @@ def application(wanted: str = "") -> typer.Typer:
             verify,
             export,
         ),
-        _SERVER: (top, predict, fetch, load, unload, shadow, rollback),
+        _SERVER: (top, servers, predict, fetch, load, unload, shadow, rollback),
     }
     for panel, members in commands.items():
         for command in members:

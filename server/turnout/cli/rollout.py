@@ -10,6 +10,8 @@ from turnout.cli.output import Output, reporting, table
 from turnout.cli.rollout_commands import COMMANDS
 from turnout.cli.rollout_options import (
     AlphaOption,
+    FromBrokenOption,
+    GuardsOption,
     HoldbackOption,
     InsufficientOption,
     MetricsOption,
@@ -54,6 +56,8 @@ def plan(
     on_newer: NewerOption = None,
     watch_for: WatchForOption = None,
     holdback: HoldbackOption = None,
+    guard: GuardsOption = None,
+    from_broken: FromBrokenOption = False,
     server: ServerOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -64,14 +68,18 @@ def plan(
     """
     from turnout.cli.connection import Server
     from turnout.cli.rollout_forecast import forecast_body, forecast_lines
-    from turnout.cli.rollout_plan import PlanOptions, named_fields
+    from turnout.cli.rollout_plan import PlanOptions, named_fields, retired_fields
     from turnout_proto.v1 import rollout_pb2 as pb
 
     with reporting(as_json=as_json) as out:
         options = PlanOptions(
-            plan, steps, shadow, metrics, alpha, min_requests, slo_ms, on_insufficient, on_newer, watch_for, holdback
-        )
-        request = pb.PlanRolloutRequest(model=name, version=to, plan_json=options.to_json())
+            plan, steps, shadow, metrics, alpha, min_requests, slo_ms, on_insufficient, on_newer, watch_for, holdback,
+            guard or (), from_broken,
+        )  # fmt: skip
+        plan_json = options.to_json()
+        for field in retired_fields(plan_json):
+            out.note(f"{field} means nothing any more, and can go from the plan")
+        request = pb.PlanRolloutRequest(model=name, version=to, plan_json=plan_json)
         with named_fields(), Server.named(server, config).control() as control:
             told = control.PlanRollout(request, timeout=_TIMEOUT)
         out.show(forecast_body(told, name, to), *forecast_lines(told, name, to))
@@ -94,6 +102,8 @@ def start(
     on_newer: NewerOption = None,
     watch_for: WatchForOption = None,
     holdback: HoldbackOption = None,
+    guard: GuardsOption = None,
+    from_broken: FromBrokenOption = False,
     wait: Annotated[bool, typer.Option("--wait", metavar="", help="Follow it until it ends.")] = False,
     timeout: Annotated[
         str | None,
@@ -116,7 +126,7 @@ def start(
     from turnout.cli.answers_view import answers_body, answers_line, read_answers
     from turnout.cli.connection import Server
     from turnout.cli.durations import read_duration
-    from turnout.cli.rollout_plan import PlanOptions, named_fields
+    from turnout.cli.rollout_plan import PlanOptions, named_fields, retired_fields
     from turnout.cli.rollout_view import rollout_body, sentence
     from turnout.cli.workspace import actor_or_login
     from turnout.errors import InvalidRequest
@@ -127,10 +137,14 @@ def start(
             raise InvalidRequest("--timeout: only with --wait")
         limit = None if timeout is None else read_duration(timeout)
         options = PlanOptions(
-            plan, steps, shadow, metrics, alpha, min_requests, slo_ms, on_insufficient, on_newer, watch_for, holdback
-        )
+            plan, steps, shadow, metrics, alpha, min_requests, slo_ms, on_insufficient, on_newer, watch_for, holdback,
+            guard or (), from_broken,
+        )  # fmt: skip
+        plan_json = options.to_json()
+        for field in retired_fields(plan_json):
+            out.note(f"{field} means nothing any more, and can go from the plan")
         change = pb.RolloutChange(actor=actor_or_login(actor), reason=reason)
-        request = pb.StartRolloutRequest(model=name, version=to, plan_json=options.to_json(), change=change)
+        request = pb.StartRolloutRequest(model=name, version=to, plan_json=plan_json, change=change)
         named = Server.named(server, config)
         with named_fields(), named.control() as control:
             told = control.StartRollout(request, timeout=_TIMEOUT)

@@ -33,7 +33,7 @@ MetricsOption = Annotated[
     typer.Option(
         "--metrics",
         metavar="NAME,...",
-        help="Of errors, p90, p95, p99, stalled, slo.",
+        help="Of errors, invalid, p90, p95, p99, stalled, slo.",
         show_default=False,
         rich_help_panel=_PLAN,
     ),
@@ -84,3 +84,16 @@ HoldbackOption = Annotated[
         rich_help_panel=_PLAN,
     ),
 ]  # fmt: skip
+GuardsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--guard", metavar="NAME=LIMIT", show_default=False, rich_help_panel=_PLAN,
+        help="Take it back beyond a limit: error_share=1%, p99_ms=250 or invalid_share=0. Repeatable.",
+    ),
+]  # fmt: skip
+FromBrokenOption = Annotated[
+    bool,
+    typer.Option(
+        "--from-broken", metavar="", help="The baseline is broken, and this is its fix.", rich_help_panel=_PLAN
+    ),
+]

@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
@@ -14,7 +14,9 @@ from turnout.cli.output import ServerRefused
 from turnout.cli.shares import read_share
 from turnout.errors import ConfigError, InvalidRequest, Violation
 from turnout.registry.files import explain, read_small
-from turnout.rollout.plan import ShadowStage, Step
+from turnout.rollout.breaker import Breaker
+from turnout.rollout.guards import Guards
+from turnout.rollout.plan import RETIRED, ShadowStage, Step
 
 _MAX_BYTES = 64 << 10
 _UNKNOWN = "unknown; there are "
@@ -35,6 +37,8 @@ class PlanOptions:
         on_insufficient, on_newer: As the plan has them.
         watch_for: Time after promotion.
         holdback: Share that the version before keeps meanwhile.
+        guards: As in `error_share=1%`; they go before the file's, one by one.
+        from_broken: The baseline is broken, and the candidate is its fix.
     """
 
     file: Path | None = None
@@ -48,6 +52,8 @@ class PlanOptions:
     on_newer: str | None = None
     watch_for: str | None = None
     holdback: str | None = None
+    guards: Sequence[str] = ()
+    from_broken: bool = False
 
     def to_json(self) -> str:
         """Returns the plan as JSON. What is not said is left to the server, which checks the values.
@@ -72,6 +78,11 @@ class PlanOptions:
             body["watch_s"] = read_duration(self.watch_for)
         if self.holdback is not None:
             body["holdback"] = read_share(self.holdback)
+        if self.guards:
+            known = body.get("guards")
+            body["guards"] = (dict(known) if isinstance(known, Mapping) else {}) | dict(map(read_guard, self.guards))
+        if self.from_broken:
+            body["from_broken"] = True
         try:
             return json.dumps(body, allow_nan=False)
         except (TypeError, ValueError) as error:
@@ -98,8 +109,33 @@ def read_plan_file(path: Path) -> dict[str, Any]:
     steps = body.get("steps")
     for number, step in enumerate(steps if isinstance(steps, list) else ()):
         _check_keys(f"steps[{number}]", step, Step)
-    _check_keys("shadow", body.get("shadow"), ShadowStage)
+        _check_keys(f"steps[{number}].guards", step.get("guards") if isinstance(step, Mapping) else None, Guards)
+    for place, kind in (("shadow", ShadowStage), ("guards", Guards), ("breaker", Breaker)):
+        _check_keys(place, body.get(place), kind)
     return body
+
+
+def read_guard(text: str) -> tuple[str, float]:
+    """Returns the limit that `error_share=1%` or `p99_ms=250` says.
+
+    Raises:
+        InvalidRequest: It is not of that form, or there is no such limit.
+    """
+    name, equals, limit = text.partition("=")
+    names = [field.name for field in fields(Guards)]
+    if not equals or name not in names:
+        raise InvalidRequest(f"--guard: expected NAME=LIMIT with one of {', '.join(names)}, got {text!r}")
+    if name.endswith("_share"):
+        return name, read_share(limit)
+    try:
+        return name, float(limit)
+    except ValueError:
+        raise InvalidRequest(f"--guard: expected milliseconds such as {name}=250, got {text!r}") from None
+
+
+def retired_fields(plan_json: str) -> list[str]:
+    """Returns the fields that a plan names and that mean nothing any more."""
+    return [name for name in RETIRED if name in json.loads(plan_json)]
 
 
 def read_steps(text: str) -> list[dict[str, Any]]:
@@ -137,7 +173,7 @@ def named_fields() -> Iterator[None]:
         raise ServerRefused(error.kind, message, violations=violations) from None
 
 
-def _check_keys(place: str, table: object, kind: type[Step] | type[ShadowStage]) -> None:
+def _check_keys(place: str, table: object, kind: type[Step | ShadowStage | Guards | Breaker]) -> None:
     known = [field.name for field in fields(kind)]
     for key in table if isinstance(table, Mapping) else ():
         if key not in known:

@@ -60,6 +60,11 @@ def _policy_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
     if not state.HasField("policy"):
         yield "no policy: the highest released version answers"
         return
+    if state.diverted:
+        said = (
+            f"{state.diverted} answers everything: a rollback is in force, and the state store has not recorded it yet"
+        )
+        yield Text(said, style="bold yellow")
     decided = sum(share.decisions for share in state.shares)
     split = sum(share.role != prediction_pb2.ROLE_SHADOW for share in state.shares) > 1  # only then is it counted
     rows = []

@@ -125,6 +125,8 @@ class Settings(BaseSettings):
             on it changes what is served.
         http: The same over HTTP, with metrics, probes and the console.
         control: The operators' listener; loopback, since whoever reaches it decides what is served.
+        server_name: What this server goes by among those that share its state store, in `turnout servers`, metrics and
+            verdicts; "" for HOST:PORT of the data listener. No two may have the same.
         workers: Processes that serve, on the same ports. Each loads every version. Divided between them, 1 each at
             least, are `runtime.runners`, `runtime.processes` and `runtime.arena_limit_bytes`, `loading.concurrency`,
             `shadow.max_inflight`, and of `limits` and `shadow` what bounds queues, connections and requests under way.
@@ -145,6 +147,7 @@ class Settings(BaseSettings):
     grpc: AddressField = Address("0.0.0.0", 8001)  # noqa: S104 - see the docstring
     http: AddressField = Address("0.0.0.0", 8000)  # noqa: S104
     control: AddressField = Address("127.0.0.1", 8003)
+    server_name: Annotated[str, Field(max_length=200, pattern=r"^[\w.:@-]*$")] = ""
     workers: Annotated[Count, Field(le=256)] = 1
     tls: Tls = Tls()
     limits: Limits = Limits()

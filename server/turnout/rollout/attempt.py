@@ -5,7 +5,7 @@ any of them -> Aborting -> RolledBack | Superseded;   Failed where the candidate
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self
@@ -13,7 +13,10 @@ from typing import Any, Self
 from semver import Version
 
 from turnout.errors import ChangeRefused, InvalidRequest
-from turnout.rollout.evidence import Evidence
+from turnout.rollout.evidence import Count, Evidence
+from turnout.rollout.guards import Guards
+from turnout.rollout.history import SlotRecords
+from turnout.rollout.per_server import PerServer
 from turnout.rollout.plan import Plan
 
 _SCHEMA = 1
@@ -81,7 +84,8 @@ class Entry:
     """One line of a rollout's history.
 
     Attributes:
-        kind: What happened: a state's name, a command's, `verdict`, `pause` or `resume`.
+        kind: What happened: a state's name, a command's, `verdict` (by evidence, or a deadline), `breaker`, `guard`,
+            `pause` or `resume`.
         text: A sentence.
         actor: Who; "" for the rollout itself.
     """
@@ -109,13 +113,19 @@ class Rollout:
         active_s: Active seconds of all of it.
         idle_s: Seconds on end without progress: paused, frozen, or without a ready candidate.
         held: What keeps it from going on without being a pause, in words; "" while nothing does.
-        step_requests: Requests of the canary in this step.
+        step_requests, step_baseline: Requests of the canary in this step, and of what it is compared with.
+        step_counts: The canary's counts in this step, by metric: what guards look at.
+        step_keyed: Requests with a key in this step, of the canary and of what it is compared with.
+        history: What slots did before the first step, as `turnout.rollout.history` packs it; "" before that.
+        silent_s, baseline_silent_s: Active seconds since either had its last request in this step.
         thresholds: Seconds, by latency metric, as fixed before this step.
         patience: The baseline's p50, seconds.
         weight: What an operator set in place of the step's; None for the step's own.
         passed_gate: Number of the last step whose gate was opened.
         pauses: Why it stands still; none while it goes on.
         verdict: Why it ended, or is ending; "" before that.
+        per_server: What is known of each server's part.
+        cause: What took the candidate back, of `evidence`, `breaker` and `guard`; "" where it was something else.
         policy_epoch: Of the policy that was put in force for it last.
         routed: That policy, or the one that it began with, as text; another one is somebody else's.
         was_released: The candidate was released before.
@@ -157,12 +167,21 @@ class Rollout:
     end: RolloutState = RolloutState.ROLLED_BACK
     actor: str = ""
     reason: str = ""
+    cause: str = ""
+    step_baseline: int = 0
+    step_counts: Mapping[str, Count] = field(default_factory=dict)
+    silent_s: float = 0.0
+    baseline_silent_s: float = 0.0
+    step_keyed: tuple[int, int] = (0, 0)
+    history: str = ""
+    per_server: PerServer = field(default_factory=PerServer)
 
     @classmethod
     def start(
         cls, model: str, candidate: Version, previous: Version, attempt: int, plan: Plan, actor: str, reason: str
     ) -> Self:
-        """Returns a rollout that has not begun."""
+        """Returns a rollout that has not begun, by its plan made complete."""
+        plan = plan.complete
         evidence = Evidence.start(plan.evidence_metrics, plan.max_duration_s)
         return cls(model, candidate, previous, attempt, plan, evidence, actor=actor, reason=reason)
 
@@ -187,7 +206,17 @@ class Rollout:
         Rollouts of one model that run at once share the plan's: the chance that any of them is wrong is the sum of
         theirs at most. A share once given away stays so, since what was looked at under it cannot be looked at anew.
         """
-        return self.plan.alpha / self.rivals
+        return self.plan.alpha / self.rivals * self.per_server.share
+
+    @property
+    def servers_alpha(self) -> float:
+        """The same by one server's part alone, for all servers together."""
+        return self.plan.alpha / self.rivals * (1.0 - self.per_server.share)
+
+    @property
+    def guards(self) -> Guards:
+        """The absolute limits on the candidate now."""
+        return self.plan.guards_of(self.step if self.state in STEPPING else None)
 
     @property
     def promoted(self) -> bool:
@@ -208,6 +237,11 @@ class Rollout:
             "policy_epoch": self.policy_epoch, "routed": self.routed, "was_released": self.was_released,
             "released": self.released, "finishing": self.finishing, "rivals": self.rivals,
             "end": str(self.end), "actor": self.actor, "reason": self.reason,
+            "cause": self.cause, "step_baseline": self.step_baseline, "silent_s": self.silent_s,
+            "baseline_silent_s": self.baseline_silent_s,
+            "step_keyed": list(self.step_keyed), "history": self.history,
+            "step_counts": {metric: [c.requests, c.bad] for metric, c in self.step_counts.items()},
+            "per_server": self.per_server.to_json(),
         }  # fmt: skip
 
     @classmethod
@@ -232,19 +266,45 @@ class Rollout:
                 int(body["passed_gate"]), tuple(Pause(*p) for p in body["pauses"]), body["verdict"],
                 int(body["policy_epoch"]), body["routed"], bool(body["was_released"]), bool(body["released"]),
                 bool(body["finishing"]), int(body["rivals"]), RolloutState(body["end"]), body["actor"], body["reason"],
+                # Of a release that did not write these: nothing is known of the step so far.
+                body.get("cause", ""), int(body.get("step_baseline", 0)),
+                {metric: Count.from_json(counted) for metric, counted in body.get("step_counts", {}).items()},
+                float(body.get("silent_s", 0.0)), float(body.get("baseline_silent_s", 0.0)),
+                _two(body.get("step_keyed", (0, 0))), body.get("history", ""),
+                PerServer.from_json(body.get("per_server", {"taken": {}, "evidence": {}}), plan.evidence_metrics),
             )  # fmt: skip
         except (KeyError, IndexError, TypeError, AttributeError, ArithmeticError, InvalidRequest) as error:
             raise ValueError(f"not a rollout: {type(error).__name__} {error}") from error
+        if read.history:
+            SlotRecords.unpacked(read.history)  # what is read must not fail at the next tick
         if problem := read._problem():
             raise ValueError(f"not a rollout: {problem}")
         return read
 
     def _problem(self) -> str:
         """Returns what no rollout can be, "" where nothing is so: what is read must not fail at the next tick."""
-        texts: tuple[object, ...] = (self.model, self.held, self.verdict, self.routed, self.actor, self.reason)
+        texts: tuple[object, ...] = (
+            self.model,
+            self.held,
+            self.verdict,
+            self.routed,
+            self.actor,
+            self.reason,
+            self.cause,
+            self.history,
+        )
         texts += tuple(part for pause in self.pauses for part in (pause.kind, pause.reason, pause.actor))
-        seconds = (self.in_state_s, self.step_s, self.active_s, self.idle_s, self.patience, *self.thresholds.values())
-        counts = (self.step, self.epoch, self.step_requests, self.policy_epoch)
+        seconds = (
+            self.in_state_s,
+            self.step_s,
+            self.active_s,
+            self.idle_s,
+            self.patience,
+            self.silent_s,
+            self.baseline_silent_s,
+            *self.thresholds.values(),
+        )
+        counts = (self.step, self.epoch, self.step_requests, self.step_baseline, *self.step_keyed, self.policy_epoch)
         checks = (
             (all(isinstance(text, str) for text in texts), "a text is none"),
             (all(0 <= value < math.inf for value in seconds), "a time is below 0 or no number"),
@@ -255,7 +315,12 @@ class Rollout:
             (self.end.final, f"it is to end as {self.end}"),
         )
         problems = [what for fine, what in checks if not fine]
-        return next(iter(problems), "") or self.evidence.problem()
+        return next(iter(problems), "") or self.evidence.problem() or self.per_server.problem()
+
+
+def _two(numbers: Sequence[Any]) -> tuple[int, int]:
+    first, second = map(int, numbers)
+    return first, second
 
 
 Moved = tuple[Rollout, tuple[Entry, ...]]
@@ -266,6 +331,20 @@ def enter(rollout: Rollout, state: RolloutState, text: str) -> Moved:
     """Returns the rollout in another state, and the line that tells of it."""
     released = rollout.released or (state is _S.PROMOTING and not rollout.was_released)
     return moved(rollout, state=state, in_state_s=0.0, released=released), (Entry(str(state), text),)
+
+
+def fresh_step(rollout: Rollout) -> Rollout:
+    """Returns the rollout with nothing counted in its step yet."""
+    return replace(
+        rollout,
+        step_s=0.0,
+        step_requests=0,
+        step_baseline=0,
+        step_keyed=(0, 0),
+        step_counts={},
+        silent_s=0.0,
+        baseline_silent_s=0.0,
+    )
 
 
 def moved(rollout: Rollout, **changes: Any) -> Rollout:

@@ -1,8 +1,9 @@
 """The time that rollouts go by. They are handed a clock, so that a test can have it jump as a machine's does."""
 
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Protocol, Self
 
 
 class Clock(Protocol):
@@ -31,3 +32,21 @@ class SystemClock:
 
 SYSTEM_CLOCK = SystemClock()
 """What a server goes by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instant:
+    """One reading of both clocks: whatever is decided together is decided by the same one.
+
+    Attributes:
+        monotonic: Seconds since some moment.
+        utc: The time of day.
+    """
+
+    monotonic: float
+    utc: datetime
+
+    @classmethod
+    def of(cls, clock: Clock) -> Self:
+        """Reads a clock."""
+        return cls(clock.monotonic(), clock.now())

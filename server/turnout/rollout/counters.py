@@ -1,13 +1,28 @@
 """Two arms' counts, tick by tick: what the serving path counted becomes what the evidence takes."""
 
+import math
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from turnout.rollout.evidence import ERRORS, Count, Tick
-from turnout.serving.arms import ArmMeter, Arms, Baseline, Cell, Rules, attach, detach
+import numpy as np
+from numpy.typing import NDArray
 
-_UNTIMED_SECONDS = 10.0
-"""How long a tick's last requests are waited for where no threshold says it: an error may take its time to come."""
+from turnout.rollout.breaker import SlotRecord
+from turnout.rollout.evidence import ERRORS, INVALID, STALLED, Count, Stratum, Tick
+from turnout.rollout.history import NO_RECORDS, SlotRecords
+from turnout.rollout.moved_slots import MovedSlots
+from turnout.rollout.units import Shares, keyed_units, unkeyed_counts
+from turnout.routing.slots import Owners
+from turnout.serving.arms import ArmMeter, Arms, Baseline, Rules, TickCounts, attach, detach
+from turnout.serving.keyed import SLOTS, SlotHistory, Window
+
+_ASKED_SECONDS = 10.0
+"""How long the baseline may take to say whether it answers what the candidate failed."""
+
+_STARVED_TICKS = 6
+_STARVED_REQUESTS = 20
+_STARVED_RATIO = 5
 
 Place = tuple[Arms, str]
 """Where an arm's requests come by: whose, and in which part."""
@@ -27,11 +42,38 @@ class Counted:
     baseline_latency: Mapping[int, int]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SlotsInForce:
+    """Who has which slots.
+
+    Attributes:
+        owners: Of the policy in force; None without one.
+        canary, baseline: Names of the owners of the arms' slots.
+        candidate: Names of all owners whose slots meet the candidate.
+    """
+
+    owners: Owners | None
+    canary: str
+    baseline: str
+    candidate: tuple[str, ...]
+
+    def owned(self, *names: str) -> NDArray[np.bool_]:
+        """Returns the slots of these owners, shape (SLOTS,)."""
+        found = np.zeros(SLOTS, np.bool_)
+        for name in names if self.owners is not None else ():
+            found |= self.owners.owned(name)  # type: ignore[union-attr]  # looked at above
+        return found
+
+
 @dataclass(frozen=True, slots=True)
-class _Pair:
+class _Open:
+    """A tick that is over, and whose requests are not."""
+
     names: tuple[str, ...]
-    canary: Cell
-    baseline: Cell
+    canary: TickCounts
+    baseline: TickCounts
+    rest: TickCounts
+    shares: tuple[Shares, Shares]
     seconds: float
     ended: float
 
@@ -39,35 +81,114 @@ class _Pair:
 class Counters:
     """Counts for one rollout. Used on the event loop only."""
 
-    def __init__(self, rules: Rules) -> None:
-        self._names: tuple[str, ...] = ()
-        self._canary, self._baseline = ArmMeter(rules), ArmMeter(rules)
-        self._places: tuple[Place, Place] | None = None
-        self._open: list[_Pair] = []
+    def __init__(self, rules: Rules, *, server: str = "", history: str = "") -> None:
+        """Counts nothing before `attach`.
 
-    def attach(self, canary: Place, baseline: Place, asked: Baseline | None = None) -> None:
-        """Counts what comes by these two places from now on; where it was counted before, it is so no more.
+        Args:
+            rules: What counts.
+            server: This server's name.
+            history: What slots did before the first step, as `history` returned it; "" before that.
+        """
+        self._server = server
+        self._names: tuple[str, ...] = ()
+        self._canary, self._baseline, self._rest = ArmMeter(rules), ArmMeter(rules), ArmMeter(rules)
+        self._rest_meets_candidate = False
+        self._places: tuple[tuple[Place, ArmMeter], ...] = ()
+        self._open: list[_Open] = []
+        self._window: Window | None = None
+        self._restored = SlotRecords.unpacked(history) if history else NO_RECORDS
+        self._records = self._restored
+        self._shares: tuple[Shares, Shares] = ({}, {})
+        self._shares_of: tuple[object, ...] = ()
+        self._share = 0.0
+        self._moved = MovedSlots()
+        self._keyed: deque[tuple[int, int]] = deque(maxlen=_STARVED_TICKS)
+
+    def attach(
+        self,
+        canary: Place,
+        baseline: Place,
+        asked: Baseline | None = None,
+        rest: Place | None = None,
+        *,
+        rest_meets_candidate: bool = False,
+    ) -> None:
+        """Counts what comes by these places from now on; where it was counted before, it is so no more.
 
         Args:
             canary: Where the canary's requests come by.
             baseline: Where the baseline's do.
             asked: Whom to ask about a request that the canary failed: what the baseline fails too is not its fault.
+            rest: Where requests come by that are in neither arm, of one of the two versions.
+            rest_meets_candidate: That version is the candidate.
         """
         self._canary.baseline = asked
-        if self._places is not None and all(
-            old[0] is new[0] and old[1] == new[1] for old, new in zip(self._places, (canary, baseline), strict=True)
-        ):
+        self._rest.baseline = asked if rest_meets_candidate else None
+        self._rest_meets_candidate = rest_meets_candidate
+        meters: tuple[tuple[Place, ArmMeter], ...] = (canary, self._canary), (baseline, self._baseline)
+        if rest is not None:
+            meters = (*meters, (rest, self._rest))
+        if [(id(arms), part) for (arms, part), _ in self._places] == [(id(arms), part) for (arms, part), _ in meters]:
             return
         self.detach()
-        attach(*canary, self._canary)
-        attach(*baseline, self._baseline)
-        self._places = (canary, baseline)
+        for (arms, part), meter in meters:
+            attach(arms, part, meter)
+        self._places = meters
 
     def detach(self) -> None:
         """Counts nothing more."""
-        for place, meter in zip(self._places or (), (self._canary, self._baseline), strict=False):
-            detach(*place, meter)
-        self._places = None
+        for (arms, part), meter in self._places:
+            detach(arms, part, meter)
+        self._places = ()
+
+    def watch(self, slots: SlotsInForce, history: SlotHistory, thresholds: Mapping[str, float], *, began: bool) -> None:
+        """Notes who has which slots in the tick that ends now; called once a tick, before `roll`.
+
+        Args:
+            slots: Who has which.
+            history: Keyed requests of the version that was good before.
+            thresholds: By metric, seconds.
+            began: The first step was taken, so that what comes now is not the history of both arms alike any more.
+        """
+        salt = slots.owners.salt if slots.owners is not None else history.salt
+        present = history.window() if history.salt == salt else Window()
+        if not began:
+            self._window = present
+        rules = self._canary.rules
+        key = (slots.owners, slots.canary, slots.baseline, self._window, tuple(sorted(thresholds.items())))
+        if began and key != self._shares_of:
+            self._shares_of = key
+            if self._window is not None:
+                self._records = SlotRecords.of(self._window, thresholds, rules.late)
+            metrics = (ERRORS, INVALID, *thresholds)
+            arms = slots.owned(slots.canary), slots.owned(slots.baseline)
+            canary, baseline = ({m: self._records.shares(m, owned) for m in metrics} for owned in arms)
+            self._shares = canary, baseline
+            self._moved.own(slots.owned(*slots.candidate), present, self._records, thresholds.get(STALLED, math.inf))
+            self._share = min(float(arms[1].sum()) / max(float(arms[0].sum()), 1.0), 1.0)
+            self._keyed.clear()
+
+    @property
+    def history(self) -> str:
+        """What slots did before the first step, for the rollout to keep; "" before it."""
+        return "" if self._records is NO_RECORDS or not self._records.requests.any() else self._records.packed()
+
+    @property
+    def slot_records(self) -> list[SlotRecord]:
+        """The slots that do badly on the candidate."""
+        return self._moved.records(self._server)
+
+    @property
+    def starved(self) -> bool:
+        """Whether keyed traffic meets the candidate, and hardly any the arm that it is compared with."""
+        if len(self._keyed) < _STARVED_TICKS:
+            return False
+        canary, baseline = (sum(counts) for counts in zip(*self._keyed, strict=True))
+        return bool(canary >= _STARVED_REQUESTS and baseline * _STARVED_RATIO < canary * self._share)
+
+    def redrawn(self) -> None:
+        """Notes that the twin was drawn anew, so that its new keys are given time."""
+        self._keyed.clear()
 
     def roll(self, seconds: float, now: float, rules: Rules, thresholds: Mapping[str, float]) -> None:
         """Ends a tick and begins the next.
@@ -78,31 +199,46 @@ class Counters:
             rules: Of the next.
             thresholds: By metric, seconds; those of `rules`.
         """
-        self._canary.rules = self._baseline.rules = rules
-        self._open.append(_Pair(self._names, self._canary.roll(), self._baseline.roll(), seconds, now))
+        self._canary.rules = self._baseline.rules = self._rest.rules = rules
+        counts = self._canary.roll(), self._baseline.roll(), self._rest.roll()
+        self._open.append(_Open(self._names, *counts, self._shares, seconds, now))
         self._names = tuple(sorted(thresholds, key=lambda name: thresholds[name]))
 
     def closed(self, now: float) -> list[Counted]:
         """Returns the ticks whose requests have ended or are past the largest threshold, the oldest first."""
         done: list[Counted] = []
         while self._open and _over(self._open[0], now):
-            pair = self._open.pop(0)
-            pair.canary.closed = pair.baseline.closed = True
-            largest = max(pair.canary.largest_batch, pair.baseline.largest_batch)
-            canary, baseline = _counts(pair.canary, pair.names), _counts(pair.baseline, pair.names)
-            tick = Tick(pair.seconds, canary, baseline, largest)
-            done.append(Counted(tick, dict(pair.canary.latency), dict(pair.baseline.latency)))
+            done.append(self._close(self._open.pop(0)))
         return done
 
+    def _close(self, tick: _Open) -> Counted:
+        canary, baseline, rest = tick.canary.close(), tick.baseline.close(), tick.rest.close()
+        self._keyed.append((len(canary.admitted), len(baseline.admitted)))
+        self._moved.take(canary)
+        elsewhere = [tick.baseline]
+        if self._rest_meets_candidate:
+            self._moved.take(rest)
+        else:
+            elsewhere.append(tick.rest)
+        self._moved.take_elsewhere(Count(sum(c.admitted for c in elsewhere), sum(c.bad for c in elsewhere)), tick.ended)
+        canary_units, baseline_units = (
+            keyed_units(one, tick.names, shares) for one, shares in zip((canary, baseline), tick.shares, strict=True)
+        )
+        stratum = Stratum(
+            self._server,
+            unkeyed_counts(tick.canary, canary_units, tick.names),
+            unkeyed_counts(tick.baseline, baseline_units, tick.names),
+            canary_units,
+            baseline_units,
+        )
+        largest = max(tick.canary.largest_batch, tick.baseline.largest_batch)
+        closed = Tick(tick.seconds, (stratum,), largest)
+        return Counted(closed, dict(tick.canary.latency), dict(tick.baseline.latency))
 
-def _over(pair: _Pair, now: float) -> bool:
-    cells = pair.canary, pair.baseline
-    waited = now - pair.ended
-    if any(cell.admitted != cell.settled for cell in cells):
-        return waited > max((*pair.canary.thresholds, *pair.baseline.thresholds), default=_UNTIMED_SECONDS)
-    return not any(cell.asked for cell in cells) or waited > _UNTIMED_SECONDS
 
-
-def _counts(cell: Cell, names: tuple[str, ...]) -> dict[str, Count]:
-    slow = {name: Count(cell.timed, cell.slow(index)) for index, name in enumerate(names)}
-    return {ERRORS: Count(cell.admitted, cell.errors), **slow}
+def _over(tick: _Open, now: float) -> bool:
+    counts = tick.canary, tick.baseline, tick.rest
+    waited = now - tick.ended
+    if any(one.unsettled for one in counts):
+        return waited > max(one.late for one in counts)
+    return not any(one.asked for one in counts) or waited > _ASKED_SECONDS

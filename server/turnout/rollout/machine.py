@@ -4,14 +4,16 @@ A verdict goes before any progress, and is looked for in every state that is not
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from semver import Version
 
-from turnout.rollout.attempt import Entry, Moved, Pause, Rollout, RolloutState, enter, moved
-from turnout.rollout.evidence import DISAGREEMENT, Count, Tick
+from turnout.rollout.attempt import STEPPING, Entry, Moved, Pause, Rollout, RolloutState, enter, fresh_step, moved
+from turnout.rollout.breaker import SlotRecord, trip_text, tripped
+from turnout.rollout.evidence import DISAGREEMENT, Count, Evidence, Tick
+from turnout.rollout.explain import counts_text, lacking, server_verdict_text, verdict_text
+from turnout.rollout.guards import broken
 from turnout.rollout.overrides import abort, pause, step_to
-from turnout.rollout.words import counts_text, lacking, verdict_text
 
 _S = RolloutState
 _NONE = Count()
@@ -26,6 +28,8 @@ class Facts:
         seconds: Since the last tick; the clock on the wall has no part in it.
         ticks: Counts that were closed since the last tick, the oldest first.
         shadow: Copies that were compared since, and those that disagreed beyond the baseline's own noise.
+        incomparable: Why no copies can be compared: what the baseline does to itself; "" where they can.
+        history: What slots did before the first step, as `turnout.rollout.history` packs it; "" where nothing is known.
         ready: The candidate and the version to go back to can both answer.
         trouble: Why the candidate can never answer; "" while it may.
         in_force: What is wished is in force.
@@ -39,11 +43,15 @@ class Facts:
         thresholds: The baseline's quantiles by metric now, seconds; None where too few requests were seen.
         samples: How many of the baseline's requests were seen.
         patience: The baseline's p50 now, seconds.
+        taken: By server, number of the last tick of its that `ticks` holds.
+        slots: What the slots that meet the candidate came to, each server's own.
     """
 
     seconds: float
     ticks: Sequence[Tick] = ()
     shadow: Count = _NONE
+    incomparable: str = ""
+    history: str = ""
     ready: bool = True
     trouble: str = ""
     in_force: bool = True
@@ -57,6 +65,8 @@ class Facts:
     thresholds: Mapping[str, float] | None = None
     samples: int = 0
     patience: float = 0.0
+    taken: Mapping[str, int] = field(default_factory=dict)
+    slots: Sequence[SlotRecord] = ()
 
 
 def advance(rollout: Rollout, facts: Facts) -> Moved:
@@ -66,9 +76,11 @@ def advance(rollout: Rollout, facts: Facts) -> Moved:
     rollout = _observed(rollout, facts)
     if rollout.state is _S.ABORTING:
         return _aborting(rollout, facts)
-    if rollout.evidence.worse(rollout.alpha):
+    if (found := _against(rollout, facts)) is not None:
+        cause, why = found
+        kind = "verdict" if cause == "evidence" else cause
         # Whoever released it: ranges and `latest` must not go on meeting what the evidence speaks against.
-        return abort(replace(rollout, released=True), verdict_text(rollout))
+        return abort(replace(rollout, released=True), why, kind=kind, cause=cause)
     if facts.trouble:
         return abort(rollout, f"{rollout.candidate} cannot be served: {facts.trouble}", _S.FAILED)
     if facts.overtaken is not None:
@@ -93,6 +105,19 @@ def advance(rollout: Rollout, facts: Facts) -> Moved:
     return _PROGRESS[rollout.state](rollout, facts)
 
 
+def _against(rollout: Rollout, facts: Facts) -> tuple[str, str] | None:
+    """Returns what speaks against the candidate, and why, in words and numbers; None where nothing does."""
+    if rollout.evidence.worse(rollout.alpha):
+        return "evidence", verdict_text(rollout)
+    if (server := rollout.per_server.worse(rollout.servers_alpha)) is not None:
+        return "evidence", server_verdict_text(rollout, server)
+    if (record := tripped(rollout.plan.breaker, facts.slots)) is not None:
+        return "breaker", trip_text(record)
+    if why := broken(rollout.guards, rollout.step_counts, rollout.evidence.phi):
+        return "guard", why
+    return None
+
+
 def _stopped(rollout: Rollout, facts: Facts, why: Pause) -> Moved:
     """Returns the rollout after a tick that brought a reason to stand still, or found it there still."""
     stopped, told = pause(rollout, why)
@@ -114,14 +139,43 @@ def _idle(rollout: Rollout, facts: Facts) -> Moved:
 
 
 def _observed(rollout: Rollout, facts: Facts) -> Rollout:
-    evidence, seen = rollout.evidence, 0
+    evidence, counts = rollout.evidence, dict(rollout.step_counts)
+    canary = baseline = 0
+    per_server = rollout.per_server.with_taken(facts.taken)
+    fresh = Evidence.start(rollout.plan.evidence_metrics, rollout.plan.max_duration_s)
+    keyed = rollout.step_keyed
     for tick in facts.ticks:
+        keyed = _with_keyed(keyed, tick)
         evidence = evidence.taken(tick)
-        seen += max((count.requests for count in tick.canary.values()), default=0)
+        per_server = per_server.with_tick(tick, fresh)
+        met = tick.canary
+        canary += max((count.requests for count in met.values()), default=0)
+        baseline += max((count.requests for count in tick.baseline.values()), default=0)
+        counts |= {metric: counts.get(metric, _NONE).plus(count) for metric, count in met.items()}
     if facts.shadow.requests:
-        evidence = evidence.taken(Tick(0.0, {DISAGREEMENT: facts.shadow}, {}, 1))
-    rivals = max(rollout.rivals, facts.rivals)
-    return replace(rollout, evidence=evidence, step_requests=rollout.step_requests + seen, rivals=rivals)
+        evidence = evidence.taken(Tick.unkeyed(0.0, {DISAGREEMENT: facts.shadow}, {}, 1))
+    return replace(
+        rollout,
+        evidence=evidence,
+        per_server=per_server,
+        step_requests=rollout.step_requests + canary,
+        step_baseline=rollout.step_baseline + baseline,
+        step_keyed=keyed,
+        step_counts=counts,
+        silent_s=0.0 if canary else rollout.silent_s + facts.seconds,
+        baseline_silent_s=0.0 if baseline else rollout.baseline_silent_s + facts.seconds,
+        rivals=max(rollout.rivals, facts.rivals),
+        history=rollout.history or (facts.history if rollout.state in STEPPING or rollout.promoted else ""),
+    )
+
+
+def _with_keyed(keyed: tuple[int, int], tick: Tick) -> tuple[int, int]:
+    """Returns requests with a key, of the canary and of what it is compared with, with one more tick."""
+    canary, baseline = (
+        sum(max((units.total.requests for units in arm.values()), default=0) for arm in arms)
+        for arms in ([s.keyed_canary for s in tick.strata], [s.keyed_baseline for s in tick.strata])
+    )
+    return keyed[0] + canary, keyed[1] + baseline
 
 
 def _pending(rollout: Rollout, _: Facts) -> Moved:
@@ -135,7 +189,8 @@ def _validating(rollout: Rollout, facts: Facts) -> Moved:
             return rollout, ()
         why = (
             f"only {facts.samples} of the {rollout.plan.threshold_samples} requests that latency thresholds take were "
-            f"seen in {rollout.in_state_s:.0f} s"
+            f"seen in {rollout.in_state_s:.0f} s; if {rollout.previous} is broken and {rollout.candidate} its fix, "
+            "roll it out with --from-broken"
         )
         if (held := _insufficient(rollout, why)) is not None:
             return held
@@ -149,6 +204,8 @@ def _shadowing(rollout: Rollout, facts: Facts) -> Moved:
     assert stage is not None
     if rollout.in_state_s < stage.duration_s:
         return rollout, ()
+    if facts.incomparable:
+        return _insufficient(rollout, facts.incomparable) or step_to(_fixed(rollout, facts), 0)
     known = rollout.evidence.accumulators[DISAGREEMENT].canary
     fit = rollout.evidence.fit(DISAGREEMENT) >= 1 / rollout.plan.beta
     if known.requests >= stage.min_samples and fit:
@@ -165,7 +222,7 @@ def _shadowing(rollout: Rollout, facts: Facts) -> Moved:
 def _ramping(rollout: Rollout, facts: Facts) -> Moved:
     if not facts.in_force:
         return rollout, ()
-    fixed = replace(_fixed(rollout, facts), step_s=0.0, step_requests=0)
+    fixed = fresh_step(_fixed(rollout, facts))
     return enter(fixed, _S.SOAKING, f"{rollout.canary_weight:.2%} of the traffic goes to {rollout.candidate}")
 
 
@@ -193,7 +250,7 @@ def _promoting(rollout: Rollout, facts: Facts) -> Moved:
     if rollout.plan.watch_s == 0:
         return _succeed(replace(rollout, finishing=True), facts)
     kept = f"{rollout.previous}, which keeps {rollout.plan.holdback:.2%}"
-    return enter(rollout, _S.WATCHING, f"watched for {rollout.plan.watch_s:.0f} s beside {kept}")
+    return enter(fresh_step(rollout), _S.WATCHING, f"watched for {rollout.plan.watch_s:.0f} s beside {kept}")
 
 
 def _watching(rollout: Rollout, facts: Facts) -> Moved:

@@ -6,20 +6,21 @@ or where another version becomes the baseline; then the next one begins. The pro
 of the attempts.
 """
 
+import math
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from structlog.typing import FilteringBoundLogger
 
-from turnout.rollout.clock import Clock
-from turnout.rollout.counters import Counters
-from turnout.rollout.driven import Observer, latency_of
-from turnout.rollout.evidence import ERRORS, Evidence
+from turnout.rollout.counters import Counters, SlotsInForce
+from turnout.rollout.engine.serving_world import ServingWorld
+from turnout.rollout.evidence import ERRORS, STALLED, Evidence
 from turnout.rollout.plan import Plan
+from turnout.rollout.thresholds import latency_of
 from turnout.routing.applied import Policies
 from turnout.routing.policy import CONTROL, TWIN
-from turnout.routing.slots import SALT_BYTES, SLOTS, Owners, SlotTable
+from turnout.routing.slots import ORDER_BYTES, SLOTS, Owners, SlotTable
 from turnout.serving.arms import Rules
 from turnout.serving.catalog import Catalog, VersionEntry
 from turnout.telemetry.rollout import MeterSample
@@ -53,9 +54,8 @@ class FalseAlarmMeters:
         share_of: Callable[[str], float],
         catalog: Catalog,
         policies: Policies,
-        observer: Observer,
+        world: ServingWorld,
         log: FilteringBoundLogger,
-        clock: Clock,
     ) -> None:
         """Counts nothing before the first `tick`.
 
@@ -63,16 +63,14 @@ class FalseAlarmMeters:
             share_of: Returns the share of each lane of a model's baseline; 0 for no meter.
             catalog: What is served.
             policies: Told which lanes there are.
-            observer: Tells who the baseline is.
+            world: Tells who the baseline is.
             log: Where false alarms are told.
-            clock: Measures how long attempts go on.
         """
         self._share_of = share_of
         self._catalog = catalog
         self._policies = policies
-        self._observer = observer
+        self._world = world
         self._log = log
-        self._clock = clock
         self._tallies: dict[str, _Tally] = {}
 
     @property
@@ -80,25 +78,28 @@ class FalseAlarmMeters:
         """The meters as they stand."""
         return [_sampled(model, tally) for model, tally in self._tallies.items()]
 
-    def tick(self) -> None:
-        """Looks at every model that has a meter."""
+    def tick(self, now: float) -> None:
+        """Looks at every model that has a meter.
+
+        Args:
+            now: By the monotonic clock, seconds.
+        """
         for model in self._catalog.snapshot.models:
             share = self._share_of(model)
             if not share:
                 continue
             tally = self._tallies.get(model)
             if tally is None:
-                tally = self._tallies[model] = _Tally(looked=self._clock.monotonic())
+                tally = self._tallies[model] = _Tally(looked=now)
                 slots = max(round(share * SLOTS), 1)
-                table = SlotTable(secrets.token_bytes(SALT_BYTES)).arranged({TWIN: slots, CONTROL: slots})
+                table = SlotTable(order=secrets.token_bytes(ORDER_BYTES)).arranged({TWIN: slots, CONTROL: slots})
                 self._policies.meter(model, Owners.of(table))
-            self._look(model, tally)
+            self._look(model, tally, now)
 
-    def _look(self, model: str, tally: _Tally) -> None:
-        now = self._clock.monotonic()
+    def _look(self, model: str, tally: _Tally, now: float) -> None:
         seconds, tally.looked = now - tally.looked, now
-        version = self._observer.baseline(model)
-        entry = self._observer.entry(model, version) if version is not None else None
+        version = self._world.baseline(model)
+        entry = self._world.entry(model, version) if version is not None else None
         attempt = tally.attempt
         if attempt is not None and (entry is None or entry.handle is None or attempt.version != entry.version_text):
             attempt.counters.detach()
@@ -111,6 +112,9 @@ class FalseAlarmMeters:
             return
         attempt.seconds += seconds
         attempt.counters.attach((entry.handle.arms, CONTROL), (entry.handle.arms, TWIN))
+        slots = SlotsInForce(self._policies.meters.get(model), CONTROL, TWIN, ())
+        entry.handle.history.fold(now)
+        attempt.counters.watch(slots, entry.handle.history, attempt.thresholds, began=attempt.seconds > seconds)
         attempt.counters.roll(seconds, now, attempt.rules, attempt.thresholds)
         for counted in attempt.counters.closed(now):
             attempt.evidence = attempt.evidence.taken(counted.tick)
@@ -129,9 +133,8 @@ class FalseAlarmMeters:
         thresholds, _, patience = latency_of(_PLAN, entry)
         if thresholds is None or entry.handle is None:
             return None
-        rules = Rules(
-            tuple(sorted(thresholds.values())), patience, _PLAN.warm_requests, _PLAN.key_cap, _PLAN.key_window_s
-        )
+        stalled = thresholds.get(STALLED, math.inf)
+        rules = Rules(tuple(sorted(thresholds.values())), patience, _PLAN.warm_requests, stalled)
         evidence = Evidence.start(_PLAN.evidence_metrics, _PLAN.max_duration_s)
         return _Attempt(entry.version_text, evidence, Counters(rules), rules, dict(thresholds))
 

@@ -3,7 +3,18 @@
 from dataclasses import replace
 
 from turnout.errors import ChangeRefused
-from turnout.rollout.attempt import STEPPING, Entry, Moved, Pause, Rollout, RolloutState, enter, moved, refuse_final
+from turnout.rollout.attempt import (
+    STEPPING,
+    Entry,
+    Moved,
+    Pause,
+    Rollout,
+    RolloutState,
+    enter,
+    fresh_step,
+    moved,
+    refuse_final,
+)
 
 _S = RolloutState
 
@@ -77,9 +88,23 @@ def set_weight(rollout: Rollout, weight: float, actor: str, reason: str) -> Move
 
 
 def abort(
-    rollout: Rollout, why: str, end: RolloutState = RolloutState.ROLLED_BACK, *, kind: str = "verdict", actor: str = ""
+    rollout: Rollout,
+    why: str,
+    end: RolloutState = RolloutState.ROLLED_BACK,
+    *,
+    kind: str = "verdict",
+    actor: str = "",
+    cause: str = "",
 ) -> Moved:
     """Returns the rollout taking its candidate back; one that does so already goes on, for the reason it has.
+
+    Args:
+        rollout: Which.
+        why: For the record.
+        end: What it ends as.
+        kind: As in `Entry`.
+        actor: As in `Entry`.
+        cause: As in `Rollout`.
 
     Raises:
         ChangeRefused: It has ended.
@@ -88,7 +113,7 @@ def abort(
     if rollout.state is _S.ABORTING:
         return rollout, ()
     if rollout.state is _S.PENDING:  # nothing was put in force for it, and there is nothing to wait for
-        ended = moved(rollout, state=end, in_state_s=0.0, pauses=(), verdict=why, end=end)
+        ended = moved(rollout, state=end, in_state_s=0.0, pauses=(), verdict=why, end=end, cause=cause)
         told = Entry(str(end), f"it had not begun: {why}", actor)
         return ended, (told,) if kind == str(end) else (Entry(kind, why, actor), told)
     after = moved(
@@ -99,6 +124,7 @@ def abort(
         held="",
         verdict=why,
         end=end,
+        cause=cause,
         finishing=False,
         weight=None,
     )
@@ -133,4 +159,4 @@ def step_to(rollout: Rollout, number: int) -> Moved:
         waits = f"step {number + 1} of {len(rollout.plan.steps)} ({step.weight:.2%}) waits for somebody to promote"
         return pause(rollout, Pause("gate", waits))
     text = f"step {number + 1} of {len(rollout.plan.steps)}: {step.weight:.2%}"
-    return enter(replace(rollout, step=number, step_s=0.0, step_requests=0, weight=None), _S.RAMPING, text)
+    return enter(replace(fresh_step(rollout), step=number, weight=None), _S.RAMPING, text)

@@ -4,24 +4,28 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any, Self, TypeVar
 
 from turnout.errors import InvalidRequest, Violation
+from turnout.rollout.breaker import Breaker
 from turnout.rollout.evidence import (
     DISAGREEMENT,
     ERRORS,
+    INVALID,
     LATENCIES,
     SLO,
     STALLED,
     Metric,
     disagreement,
     errors,
+    invalid,
     latency,
 )
+from turnout.rollout.guards import Guards
 
-_WEIGHTS = {ERRORS: 0.4, "p99": 0.2, "p95": 0.2, "p90": 0.2, STALLED: 0.1, SLO: 0.2, DISAGREEMENT: 0.25}
+_WEIGHTS = {ERRORS: 0.4, "p99": 0.2, "p95": 0.2, "p90": 0.2, STALLED: 0.1, INVALID: 0.1, SLO: 0.2, DISAGREEMENT: 0.25}
 """Of each metric before those of a plan are made to sum to 1."""
 
 _MAX_STEPS = 50
@@ -30,6 +34,13 @@ _MAX_SLO_MS = 3_600_000.0
 
 RECENT = 4096
 """Latencies of a version that are kept to take thresholds from; no plan can ask for more."""
+
+KEPT = (INVALID, STALLED)
+"""Metrics that every new plan has: a candidate that answers nobody, or NaN to everybody, has no errors."""
+
+RETIRED = ("key_cap", "key_window_s")
+"""Fields of earlier releases. They are read, since state stores hold plans that name them, and mean nothing: what one
+routing key may tell is bounded by how much keys differ (`turnout.rollout.evidence.keyed`)."""
 
 M = TypeVar("M")
 
@@ -45,11 +56,13 @@ class Step:
         weight: The canary's share, above 0 and at most 1.
         soak_s: Active seconds that it lasts at least.
         gate: Somebody has to let it begin, by `turnout rollout promote`.
+        guards: Limits of its own; what it does not limit is limited as the plan says.
     """
 
     weight: float
     soak_s: float
     gate: bool = False
+    guards: Guards | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +89,9 @@ class Plan:
     Attributes:
         steps: In order; promotion follows the last.
         shadow: The stage before them; None for none.
-        metrics: What is looked at, of `errors`, `p99`, `p95`, `p90`, `stalled` (slower than ten times the baseline's
-            p99) and `slo`.
+        metrics: What is looked at, of `errors`, `invalid` (NaN or infinity in an output), `p99`, `p95`, `p90`,
+            `stalled` (slower than ten times the baseline's p99) and `slo`. A rollout begins with `invalid` and
+            `stalled` among them, named or not.
         alpha: Chance that a candidate that is not worse is ever rolled back.
         beta: Chance that one that is not fit is promoted on the evidence.
         min_requests: Of the canary, in each step.
@@ -86,7 +100,6 @@ class Plan:
         slo_ms: Latency objective of the metric `slo`, milliseconds; None for none.
         threshold_samples: Of the baseline's latency, before the first step.
         warm_requests: First requests of each batch size that latency leaves out.
-        key_cap, key_window_s: Bad events of one kind that one routing key may give, and in how long. A heuristic.
         validating_s: How long the candidate may take to be ready, and the baseline to show its latency.
         step_deadline_s: How long a step may take, active; 0: four times its soak and a minute.
         max_duration_s: How long all of it may take, active.
@@ -98,11 +111,15 @@ class Plan:
             neither's queue or batches are larger for its share.
         watch_s: Active seconds after promotion in which the candidate may still be taken back.
         holdback: Share that the version before keeps meanwhile, to compare with.
+        breaker: When a slot that fails on the candidate takes it back at once; outside of alpha.
+        guards: Absolute limits on the candidate, in every step and while it is watched; outside of alpha.
+        from_broken: The baseline is broken, and the candidate is its fix: no latency is compared, nothing of the
+            baseline's is waited for, and promotion takes the candidate's own record.
     """
 
     steps: tuple[Step, ...] = (Step(0.01, 300.0), Step(0.05, 600.0), Step(0.25, 900.0), Step(0.5, 1800.0))
     shadow: ShadowStage | None = None
-    metrics: tuple[str, ...] = (ERRORS, "p99", "p95", "p90", STALLED)
+    metrics: tuple[str, ...] = (ERRORS, INVALID, "p99", "p95", "p90", STALLED)
     alpha: float = 0.01
     beta: float = 0.05
     min_requests: int = 100
@@ -110,8 +127,6 @@ class Plan:
     slo_ms: float | None = None
     threshold_samples: int = 200
     warm_requests: int = 20
-    key_cap: int = 3
-    key_window_s: float = 60.0
     validating_s: float = 600.0
     step_deadline_s: float = 0.0
     max_duration_s: float = 86_400.0
@@ -121,6 +136,14 @@ class Plan:
     twin: bool = True
     watch_s: float = 1800.0
     holdback: float = 0.05
+    breaker: Breaker = Breaker()  # noqa: RUF009 - a frozen value
+    guards: Guards | None = None
+    from_broken: bool = False
+
+    @property
+    def complete(self) -> "Plan":
+        """The plan with the metrics that every new rollout looks at."""
+        return replace(self, metrics=(*self.metrics, *(name for name in KEPT if name not in self.metrics)))
 
     @property
     def digest(self) -> str:
@@ -131,7 +154,9 @@ class Plan:
     @property
     def evidence_metrics(self) -> tuple[Metric, ...]:
         """What the evidence looks at; the weights sum to 1 and are fixed before the start."""
-        names = [*self.metrics, *([SLO] if self.slo_ms is not None and SLO not in self.metrics else [])]
+        names = [name for name in self.metrics if not (self.from_broken and name in LATENCIES)]
+        if self.slo_ms is not None and SLO not in names:
+            names.append(SLO)
         if self.shadow is not None:
             names.append(DISAGREEMENT)
         total = math.fsum(_WEIGHTS[name] for name in names)
@@ -140,7 +165,12 @@ class Plan:
     @property
     def timed(self) -> tuple[str, ...]:
         """The metrics that take thresholds of the baseline's own."""
-        return tuple(name for name in self.metrics if name in LATENCIES)
+        return () if self.from_broken else tuple(name for name in self.metrics if name in LATENCIES)
+
+    def guards_of(self, step: int | None) -> Guards:
+        """Returns the limits in a step; None for after the last."""
+        own = self.steps[step].guards if step is not None else None
+        return (own or Guards()).over(self.guards)
 
     def deadline(self, step: Step) -> float:
         """Returns how long a step may take, active seconds."""
@@ -149,10 +179,17 @@ class Plan:
     def _metric(self, name: str, weight: float) -> Metric:
         if name == ERRORS:
             return errors(weight)
+        if name == INVALID:
+            return invalid(weight)
         if name == DISAGREEMENT:
             assert self.shadow is not None
             return disagreement(weight, max(1.0 - self.shadow.agreement, 1e-6))
         return latency(name, weight)
+
+    def _limits(self) -> Iterator[tuple[str, Guards]]:
+        """Returns the limits by field."""
+        named = [("guards", self.guards), *((f"steps[{n}].guards", step.guards) for n, step in enumerate(self.steps))]
+        yield from ((field, limits) for field, limits in named if limits is not None)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the form that is stored and that a plan file has."""
@@ -167,6 +204,7 @@ class Plan:
             InvalidRequest: A field is unknown, or has a value that it cannot have.
         """
         problems: list[Violation] = []
+        body = {key: value for key, value in body.items() if key not in RETIRED}
         top = {key: value for key, value in body.items() if key in cls.__dataclass_fields__}
         there_are = f"unknown; there are {', '.join(sorted(cls.__dataclass_fields__))}"
         unknown = [Violation(str(key), there_are) for key in sorted(body.keys() - top.keys())]
@@ -192,7 +230,7 @@ class Plan:
         check("steps", weights == sorted(weights), "weights that do not fall")
         seconds = {
             "validating_s": self.validating_s, "step_deadline_s": self.step_deadline_s, "watch_s": self.watch_s,
-            "max_duration_s": self.max_duration_s, "max_pause_s": self.max_pause_s, "key_window_s": self.key_window_s,
+            "max_duration_s": self.max_duration_s, "max_pause_s": self.max_pause_s,
         }  # fmt: skip
         for number, step in enumerate(self.steps):
             seconds[f"steps[{number}].soak_s"] = step.soak_s
@@ -201,7 +239,7 @@ class Plan:
         check("max_duration_s", self.max_duration_s > 0, "more than 0")
         for level in (self.alpha, self.beta):
             check("alpha, beta", 1e-6 <= level <= 0.5, "0.000001 to 0.5")
-        allowed = (ERRORS, *LATENCIES, SLO)
+        allowed = (ERRORS, INVALID, *LATENCIES, SLO)
         check("metrics", set(self.metrics) <= set(allowed) and len(self.metrics) > 0, f"some of {', '.join(allowed)}")
         check("metrics", len(set(self.metrics)) == len(self.metrics), "each metric once")
         check("slo_ms", SLO not in self.metrics or self.slo_ms is not None, "a number where `slo` is a metric")
@@ -211,7 +249,21 @@ class Plan:
         check("min_requests and the like", all(0 <= n <= 10**9 for n in counts), "whole numbers, 0 or more")
         samples = 0 <= self.threshold_samples <= RECENT
         check("threshold_samples", samples, f"a whole number, 0 to {RECENT}: older ones are not kept")
-        check("key_cap", 1 <= self.key_cap <= 10**9, "a whole number, 1 or more")
+        compared = self.evidence_metrics if set(self.metrics) <= set(allowed) else (ERRORS,)
+        check("metrics", len(compared) > 0, "one that is no latency, where from_broken leaves latencies out")
+        for field, limits in self._limits():
+            shares = (limits.error_share, limits.invalid_share)
+            check(field, all(share is None or 0 <= share < 1 for share in shares), "shares, 0 or more and below 1")
+            fine = limits.p99_ms is None or 0 < limits.p99_ms <= _MAX_SLO_MS
+            check(field, fine, "p99_ms above 0, at most an hour")
+        tripping = self.breaker
+        check(
+            "breaker",
+            1 <= tripping.requests <= 200 and 1 <= tripping.known <= 200,
+            "1 to 200 requests: more are not kept",
+        )
+        limits_of_slots = (tripping.bad, tripping.bad_before, tripping.bad_elsewhere)
+        check("breaker", all(0 <= share <= 1 for share in limits_of_slots) and tripping.bad > 0, "shares, 0 to 1")
         check("on_insufficient", self.on_insufficient in ON_INSUFFICIENT, " or ".join(ON_INSUFFICIENT))
         check("on_newer", self.on_newer in ON_NEWER, " or ".join(ON_NEWER))
         check("holdback", 0 <= self.holdback <= 0.5, "0 to 0.5")
@@ -222,6 +274,9 @@ class Plan:
             check("shadow.agreement", 0.5 <= stage.agreement < 1, "0.5 or more, below 1")
             check("shadow.min_samples", 1 <= stage.min_samples <= 10**9, "a whole number, 1 or more")
         return found
+
+
+_TABLES: Mapping[object, type] = {ShadowStage | None: ShadowStage, Guards | None: Guards, Breaker: Breaker}
 
 
 def _read(kind: type, body: object, where: str, problems: list[Violation]) -> dict[str, Any]:
@@ -247,10 +302,10 @@ def _value(kind: object, value: object, name: str, problems: list[Violation]) ->
     """Returns one value in the type that its field has; whole numbers are numbers too, so that digests agree."""
     # A whole number of 400 digits is none: it is no float.
     number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-    if value is None and kind in (float | None, ShadowStage | None):
+    if value is None and kind in (float | None, ShadowStage | None, Guards | None):
         return None
-    if kind == ShadowStage | None:
-        return _made(ShadowStage, value, name, problems)
+    if (table := _TABLES.get(kind)) is not None:
+        return _made(table, value, name, problems)
     if kind == tuple[Step, ...] and isinstance(value, list | tuple):
         return tuple(_made(Step, one, f"{name}[{index}]", problems) for index, one in enumerate(value))
     if kind == tuple[str, ...] and isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):

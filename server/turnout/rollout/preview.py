@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from semver import Version
 
-from turnout.rollout.clock import Clock
-from turnout.rollout.controller import Rollouts
-from turnout.rollout.driven import Observer, threshold
+from turnout.rollout.engine.serving_world import ServingWorld
 from turnout.rollout.plan import Plan
 from turnout.rollout.power import LEAST_ERROR_RATE, SLOWDOWN, Detection, Traffic, detections, missed
+from turnout.rollout.thresholds import threshold
 from turnout.serving.arms import SERVER_FAULTS
 from turnout.serving.catalog import Catalog, VersionEntry
 from turnout.serving.inference import Role
@@ -41,15 +40,17 @@ class Preview:
 class Previews:
     """Knows how much traffic each model has. Used on the event loop only."""
 
-    def __init__(self, catalog: Catalog, rollouts: Rollouts, clock: Clock) -> None:
+    def __init__(self, catalog: Catalog, world: ServingWorld) -> None:
         self._catalog = catalog
-        self._rollouts = rollouts
-        self._clock = clock
+        self._world = world
         self._seen: dict[str, deque[tuple[float, int]]] = {}
 
-    def tick(self) -> None:
-        """Notes how many unpinned requests each model has had so far."""
-        now = self._clock.monotonic()
+    def tick(self, now: float) -> None:
+        """Notes how many unpinned requests each model has had so far.
+
+        Args:
+            now: By the monotonic clock, seconds.
+        """
         for name, known in self._catalog.snapshot.models.items():
             seen = self._seen.setdefault(name, deque())
             seen.append((now, sum(_unpinned(entry) for entry in known.versions.values())))
@@ -57,20 +58,19 @@ class Previews:
                 seen.popleft()
 
     def of(self, model: str, candidate: Version, plan: Plan) -> Preview:
-        """Returns what a rollout would do. Raises as `Rollouts.refusals`."""
-        refusals = self._rollouts.refusals(model, candidate)
-        observer = self._rollouts.observer
-        traffic = self._traffic(model, observer, plan)
+        """Returns what a rollout would do. Raises as `ServingWorld.refusals`."""
+        refusals = self._world.refusals(model, candidate)
+        traffic = self._traffic(model, plan)
         power = [detections(plan, step, traffic) for step in plan.steps]
-        return Preview(observer.baseline(model), refusals, traffic, power, missed(plan, traffic))
+        return Preview(self._world.baseline(model), refusals, traffic, power, missed(plan, traffic))
 
-    def _traffic(self, model: str, observer: Observer, plan: Plan) -> Traffic:
+    def _traffic(self, model: str, plan: Plan) -> Traffic:
         seen = self._seen.get(model, deque())
         rate = 0.0
         if len(seen) >= 2 and seen[-1][0] > seen[0][0]:
             rate = max(seen[-1][1] - seen[0][1], 0) / (seen[-1][0] - seen[0][0])
-        version = observer.baseline(model)
-        entry = observer.entry(model, version) if version is not None else None
+        version = self._world.baseline(model)
+        entry = self._world.entry(model, version) if version is not None else None
         if entry is None or entry.handle is None:
             return Traffic(rate, LEAST_ERROR_RATE, {})
         recorder = entry.handle.recorder.role(str(Role.BASELINE))

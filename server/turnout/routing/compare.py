@@ -48,6 +48,8 @@ class MismatchKind(StrEnum):
     EXACT = "exact"
 
 
+_VALUES = (MismatchKind.VALUE, MismatchKind.TOP1, MismatchKind.EXACT)
+
 # What clients do with an output breaks first by its form, then by NaN, then by another answer, then by another value.
 _GRAVITY: Mapping[MismatchKind, float] = MappingProxyType(
     {
@@ -147,6 +149,15 @@ class Comparison:
     def agrees(self) -> bool:
         """Whether every output agrees."""
         return all(output.kind is None for output in self.outputs)
+
+    @property
+    def differing(self) -> tuple[str, ...]:
+        """The outputs that disagree: by name where values do, by name and kind where something worse does."""
+        return tuple(
+            output.name if output.kind in _VALUES else f"{output.name} ({output.kind})"
+            for output in self.outputs
+            if output.kind is not None
+        )
 
     @property
     def severity(self) -> float:

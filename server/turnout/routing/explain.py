@@ -8,7 +8,7 @@ from turnout.routing.applied import AppliedPolicy, Policies
 from turnout.routing.policy import TWIN, UNITS, Policy, eligible
 from turnout.routing.router import PolicyRouter
 from turnout.routing.selector import ByDigest, ByTag, Default, Exact, InRange, Latest, Selector, parse
-from turnout.routing.slots import SLOTS, slot_of
+from turnout.routing.slots import SLOTS
 from turnout.routing.split import Split
 from turnout.serving.catalog import Catalog, ModelEntry
 from turnout.serving.inference import Route
@@ -65,6 +65,9 @@ class Explainer:
         else:
             canaries = eligible(parsed, applied.state.policy)
             steps += _policy_steps(applied, applied.state.policy, parsed, canaries)
+            if canaries is not None and (to := self._policies.diverted.get(model)) is not None:
+                steps.append(Step("rollback", f"in force and not on record yet: {to} answers in place of the policy"))
+                canaries = None
         slot = None
         if applied is not None and applied.state.policy is not None and canaries:
             for version in sorted(canaries):
@@ -72,7 +75,7 @@ class Explainer:
             if baseline_only:
                 steps.append(Step("role", "the caller asks for the baseline only: no canary answers"))
             elif routing_key:
-                slot = slot_of(applied.owners.salt, routing_key)
+                slot = applied.owners.slot(routing_key)
                 steps += _slot_steps(applied, slot)
             else:
                 steps.append(Step("key", "there is none: the next of an even sequence, by weight"))

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+from numpy.typing import NDArray
 from semver import Version
 
 from turnout.registry.compat import refusals
@@ -25,7 +26,9 @@ TWIN = "twin"
 CONTROL = "control"
 """The lane that a twin is compared with where there is no canary: what such a comparison finds is a false alarm."""
 
-_SCHEMA = 1
+_SCHEMA = 2
+_READABLE = (1, 2)
+"""The first has tables in which one salt hashes keys and orders slots; a release that knows only it would misroute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,22 +123,44 @@ class PolicyState:
 
     policy: Policy | None = None
     frozen: bool = False
-    table: SlotTable = field(default_factory=lambda: SlotTable(b""))
+    table: SlotTable = field(default_factory=SlotTable)
 
-    def with_policy(self, policy: Policy, salt: bytes) -> Self:
+    def with_policy(self, policy: Policy, order: bytes, traffic: NDArray[Any] | None = None) -> Self:
         """Returns the state in which `policy` is in force.
+
+        A version that was the baseline and is a canary now (what a rollout holds back) gets keys that it had before,
+        as long as there are any: who has met the new baseline stays with it.
 
         Args:
             policy: The new one.
-            salt: Taken where there was no canary before, so that another trial meets other keys; canaries that go on
-                keep theirs.
+            order: Of slots; taken where there was no canary before, so that another trial meets other keys; canaries
+                that go on keep theirs.
+            traffic: Requests by slot, as far as they are known, shape (SLOTS,): a twin whose slots carry too little
+                of it, or too much, gets others.
         """
         begins = policy.canaries and (self.policy is None or not self.policy.canaries)
-        table = SlotTable(salt) if begins else self.table
+        table = SlotTable(self.table.salt, order=order) if begins else self.table
         wanted = {str(c.version): _slots(c.weight) for c in policy.canaries} | {TWIN: _slots(policy.twin)}
-        return replace(self, policy=policy, table=table.arranged(wanted))
+        newcomers = {}
+        if self.policy is not None and policy.baseline != self.policy.baseline:
+            met = next((claim.runs for claim in self.table.claims if claim.owner == str(policy.baseline)), ())
+            newcomers[str(self.policy.baseline)] = met
+            table = table.arranged({name: slots for name, slots in wanted.items() if name != TWIN}, newcomers)
+        table = table.arranged(wanted, newcomers)
+        if traffic is not None and policy.twin and policy.canaries:
+            largest = max(policy.canaries, key=lambda canary: canary.weight)
+            table = table.balanced(TWIN, str(largest.version), traffic)
+        return replace(self, policy=policy, table=table)
 
-    def with_canary(self, canary: Canary, salt: bytes) -> Self:
+    def with_twin_redrawn(self, traffic: NDArray[Any]) -> Self:
+        """Returns the state in which the twin has slots that carry about as much traffic as the canary's.
+
+        Args:
+            traffic: Requests by slot, shape (SLOTS,).
+        """
+        return self if self.policy is None else self.with_policy(self.policy, b"", traffic)
+
+    def with_canary(self, canary: Canary, order: bytes) -> Self:
         """Returns the state in which one canary has another weight, or has come to be one; there is a policy."""
         assert self.policy is not None
         known = self.policy.canaries
@@ -143,11 +168,11 @@ class PolicyState:
             canaries = tuple(canary if c.version == canary.version else c for c in known)
         else:
             canaries = (*known, canary)
-        return self.with_policy(replace(self.policy, canaries=canaries), salt)
+        return self.with_policy(replace(self.policy, canaries=canaries), order)
 
     def cleared(self) -> Self:
         """Returns the state without a policy."""
-        return replace(self, policy=None, table=SlotTable(self.table.salt))
+        return replace(self, policy=None, table=replace(self.table, claims=()))
 
     def with_frozen(self, frozen: bool) -> Self:
         """Returns the state in which changes are refused, or taken again."""
@@ -170,7 +195,7 @@ class PolicyState:
             ValueError: It did not write that, or a later release of Turnout did.
         """
         try:
-            if body["schema"] != _SCHEMA:
+            if body["schema"] not in _READABLE:
                 raise ValueError(f"policy schema {body['schema']!r} is not {_SCHEMA}, the one this release reads")
             policy = None if body["policy"] is None else Policy.from_json(body["policy"])
             return cls(policy, bool(body["frozen"]), SlotTable.from_json(body["slots"]))

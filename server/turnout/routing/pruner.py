@@ -132,6 +132,9 @@ class Expired:
     events: int
 
 
+_GONE_SECONDS = 3600.0
+"""After which a server that was killed is listed no more."""
+
 _EVENTS_AT_ONCE = 1000
 _TICKS_AT_ONCE = 5000
 """Ticks that one transaction removes: some 50 ms for which no other change is recorded."""
@@ -143,6 +146,7 @@ def expire(store: StateStore, retention: Retention) -> Expired:
     Raises:
         Unavailable: The state store does not answer.
     """
+    store.expire_servers(_GONE_SECONDS)
     return Expired(expire_ticks(store, retention.ticks_days), expire_events(store, retention.events_days))
 
 

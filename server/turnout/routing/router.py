@@ -19,10 +19,11 @@ from turnout.routing.applied import AppliedPolicy, Policies
 from turnout.routing.policy import TWIN, Policy, eligible
 from turnout.routing.resolution import VersionIndex, resolve
 from turnout.routing.selector import ByDigest, ByTag, Exact, InRange, Selector, parse
-from turnout.routing.slots import Owners
+from turnout.routing.slots import KEY_SALT, Owners
 from turnout.routing.split import Split, Turn
 from turnout.serving.catalog import Catalog, CatalogSnapshot, Damaged, ModelEntry, VersionEntry
 from turnout.serving.inference import Role, Route
+from turnout.serving.keyed import SlotFinder
 from turnout.serving.lifecycle import LifecycleState
 
 MAX_ROUTES = 4096
@@ -33,6 +34,9 @@ LOADING_RETRY_SECONDS = 1.0
 
 _COMING = (LifecycleState.LOADING, LifecycleState.WARMING)
 _READY = (LifecycleState.READY,)
+
+_FINDER = SlotFinder(KEY_SALT)
+"""Of models that have no policy."""
 
 Way = Route | Split
 """Where requests for one selector go: all to one version, or to one of several."""
@@ -209,9 +213,9 @@ class PolicyRouter:
             resolutions.ways.clear()
         applied = resolutions.policies.get(model)
         if applied is None:
-            way: Way = Route.to(entry, Role.PINNED if selector else Role.BASELINE, warning=warning)
+            way: Way = _unsplit(entry, selector, 0, warning, _FINDER)
         elif applied.state.policy is None or (canaries := eligible(parsed, applied.state.policy)) is None:
-            way = Route.to(entry, Role.PINNED if selector else Role.BASELINE, applied.epoch, warning=warning)
+            way = _unsplit(entry, selector, applied.epoch, warning, applied.owners.finder)
         else:
             versions = resolutions.snapshot.model(model).versions
             target = versions.get(self._policies.diverted.get(model, applied.state.policy.baseline))
@@ -221,9 +225,10 @@ class PolicyRouter:
                         f"{applied.state.policy.baseline} is taken back, and {target.version_text} does not satisfy "
                         f"{selector}"
                     )
-                way = Route.to(target, Role.BASELINE, applied.epoch)
+                way = Route.to(target, Role.BASELINE, applied.epoch, slots=applied.owners.finder)
             else:
-                baseline = Route.to(entry, Role.BASELINE, applied.epoch, applied.observer)
+                finder = applied.owners.finder
+                baseline = Route.to(entry, Role.BASELINE, applied.epoch, applied.observer, slots=finder)
                 able = {str(v): e for v in canaries if (e := versions.get(v)) and e.state is LifecycleState.READY}
                 way = self._split(applied, baseline, able, (model, selector))
         if isinstance(way, Route) and way.role is Role.BASELINE and model in self._policies.meters:
@@ -242,13 +247,14 @@ class PolicyRouter:
             able: Canaries that may answer the selector and can, by version.
             key: Model and selector.
         """
-        names = applied.owners.names
+        names, finder = applied.owners.names, applied.owners.finder
         routes = [baseline]
         for name in names[1:]:
             if name in able:
-                routes.append(Route.to(able[name], Role.CANARY, applied.epoch))
+                routes.append(Route.to(able[name], Role.CANARY, applied.epoch, slots=finder))
             elif name == TWIN:
-                routes.append(Route.to(baseline.entry, Role.BASELINE, applied.epoch, applied.observer, TWIN))
+                observer = applied.observer
+                routes.append(Route.to(baseline.entry, Role.BASELINE, applied.epoch, observer, TWIN, slots=finder))
             else:
                 routes.append(baseline)
         if all(route is baseline for route in routes):
@@ -259,7 +265,7 @@ class PolicyRouter:
     def _metered(self, owners: Owners, baseline: Route, key: tuple[str, str]) -> Way:
         """Returns the way of a selector that only the baseline answers, some of it through lanes apart."""
         lanes = [
-            Route.to(baseline.entry, Role.BASELINE, baseline.epoch, baseline.observer, name)
+            Route.to(baseline.entry, Role.BASELINE, baseline.epoch, baseline.observer, name, slots=owners.finder)
             for name in owners.names[1:]
         ]
         return Split(owners, [baseline, *lanes], None, self._turn(key))
@@ -268,6 +274,13 @@ class PolicyRouter:
         if len(self._turns) >= MAX_ROUTES:
             self._turns.clear()
         return self._turns.setdefault(key, Turn())
+
+
+def _unsplit(entry: VersionEntry, selector: str, epoch: int, warning: str, finder: SlotFinder) -> Route:
+    """Returns the route to a version that the selector names, or that answers for want of a policy."""
+    if selector:
+        return Route.to(entry, Role.PINNED, epoch, warning=warning)
+    return Route.to(entry, Role.BASELINE, epoch, warning=warning, slots=finder)
 
 
 def _damage(damaged: Damaged | None, selector: Selector) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from turnout.routing.slots import SLOTS, Owners, position, slot_of
+from turnout.routing.slots import SLOTS, Owners, position
 from turnout.serving.inference import Route
 
 
@@ -36,7 +36,7 @@ class Split:
             return self.routes[0]
         owners = self.owners
         if routing_key:
-            number = owners.by_slot[slot_of(owners.salt, routing_key)]
+            number = owners.by_slot[owners.slot(routing_key)]
         else:
             self.turn.count += 1
             number = owners.by_position[position(self.turn.count)]
@@ -51,7 +51,7 @@ class Split:
         owners = self.owners
         routes = [self.routes[0] if route.lane else route for route in self.routes]
         if routing_key:
-            return {routes[owners.by_slot[slot_of(owners.salt, routing_key)]]: 1.0}
+            return {routes[owners.by_slot[owners.slot(routing_key)]]: 1.0}
         chances: dict[Route, float] = {}
         for number in owners.by_position:
             route = routes[number]

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 from semver import Version
 from structlog.typing import FilteringBoundLogger
 
@@ -25,9 +26,10 @@ from turnout.routing.policy import (
     unfit,
 )
 from turnout.routing.rollback import HistoryEntry, answered, default_version, rollback_targets
-from turnout.routing.slots import SALT_BYTES, Owners
+from turnout.routing.slots import ORDER_BYTES, SLOTS, Owners
 from turnout.serving.catalog import Catalog, ModelEntry
 from turnout.serving.inference import AnswerObserver
+from turnout.serving.keyed import BySlot
 from turnout.serving.lifecycle import LifecycleState
 from turnout.serving.load_policy import Fallbacks
 from turnout.state.decision import StatusChange
@@ -133,19 +135,32 @@ class Traffic:
             canaries=tuple(replace(c, version=_find(known, c.version)) for c in policy.canaries),
             shadows=tuple(replace(s, version=_find(known, s.version)) for s in policy.shadows),
         )
-        salt = secrets.token_bytes(SALT_BYTES)
+        order = secrets.token_bytes(ORDER_BYTES)
         beside = _Beside(statuses or {}, rollout)
-        return await self._change(model, change, "set", lambda state: state.with_policy(exact, salt), beside)
+        traffic = self._keyed_traffic(model, exact)
+        return await self._change(model, change, "set", lambda state: state.with_policy(exact, order, traffic), beside)
+
+    async def redraw_twin(self, model: str, change: Change) -> AppliedPolicy:
+        """Gives the twin slots that carry about as much keyed traffic as the canary's, if there are any.
+
+        Which they are follows from the traffic alone, and no request meets another version. Raises as `put`.
+        """
+
+        def decide(state: PolicyState) -> PolicyState:
+            known = None if state.policy is None else self._keyed_traffic(model, state.policy)
+            return state if known is None else state.with_twin_redrawn(known)
+
+        return await self._change(model, change, "redraw", decide)
 
     async def ramp(self, model: str, canary: Canary, change: Change) -> AppliedPolicy:
         """Gives one canary another weight; a version that is none yet becomes one. Raises as `put`."""
         exact = replace(canary, version=_find(self._catalog.snapshot.model(model), canary.version))
-        salt = secrets.token_bytes(SALT_BYTES)
+        order = secrets.token_bytes(ORDER_BYTES)
 
         def decide(state: PolicyState) -> PolicyState:
             if state.policy is None:
                 raise ChangeRefused(f"{model} has no policy to ramp in: set one with a baseline first")
-            return state.with_canary(exact, salt)
+            return state.with_canary(exact, order)
 
         return await self._change(model, change, "ramp", decide)
 
@@ -270,6 +285,16 @@ class Traffic:
         }
         if reasons := unfit(policy, facts, force=change.force):
             raise ChangeRefused("; ".join(reasons))
+
+    def _keyed_traffic(self, model: str, policy: Policy) -> BySlot | None:
+        """Returns the requests by slot of the last half hour, as this server saw them; None where none had a key."""
+        versions = self._catalog.snapshot.model(model).versions
+        total = np.zeros(SLOTS, np.int64)
+        for version in policy.versions:
+            entry = versions.get(version)
+            if entry is not None and entry.handle is not None:
+                total += entry.handle.history.window().entries.count()
+        return total if total.any() else None
 
     async def _earlier_baselines(self, model: str) -> set[Version]:
         records = await self._store.in_thread(self._store.policy_history, model, _HISTORY_FOR_BASELINES)

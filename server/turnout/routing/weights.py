@@ -1,7 +1,9 @@
 """Which share of a model's unpinned traffic each version has, as wished for and as in force."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from semver import Version
 
 from turnout.errors import TurnoutError
 from turnout.routing.applied import AppliedPolicy, Policies
@@ -39,8 +41,15 @@ class Share:
     deviation: float = 0.0
 
 
-def shares(known: ModelEntry, applied: AppliedPolicy, policy: Policy) -> list[Share]:
-    """Returns the part of each version of a policy: the baseline, the canaries, the shadows."""
+def shares(known: ModelEntry, applied: AppliedPolicy, policy: Policy, diverted: Version | None = None) -> list[Share]:
+    """Returns the part of each version of a policy: the baseline, the canaries, the shadows.
+
+    Args:
+        known: The model.
+        applied: What is in force.
+        policy: The policy in it.
+        diverted: The version that answers in place of the baseline and the canaries; None if the policy holds.
+    """
     ready = {str(v) for v, entry in known.versions.items() if entry.state is LifecycleState.READY}
     table = applied.state.table
     decisions = dict(zip(applied.owners.names, applied.tally, strict=True))
@@ -60,7 +69,12 @@ def shares(known: ModelEntry, applied: AppliedPolicy, policy: Policy) -> list[Sh
     for shadow in policy.shadows:
         name, rate = str(shadow.version), shadow.rate / UNITS
         found.append(Share(name, Role.SHADOW, rate, rate if name in ready and baseline in ready else 0.0))
-    return found
+    if diverted is None or str(diverted) not in ready:
+        return found
+    found = [replace(share, applied=0.0) for share in found]
+    if baseline == str(diverted):
+        return [replace(found[0], applied=1.0), *found[1:]]
+    return [*found, Share(str(diverted), Role.BASELINE, 0.0, 1.0)]
 
 
 def record_weights(catalog: Catalog, policies: Policies, router: Router) -> None:
@@ -74,7 +88,7 @@ def record_weights(catalog: Catalog, policies: Policies, router: Router) -> None
             parts: Mapping[str, list[Share]] = _without_policy(model, router)
         else:
             parts = {}
-            for share in shares(model, applied, applied.state.policy):
+            for share in shares(model, applied, applied.state.policy, policies.diverted.get(model.name)):
                 parts = {**parts, share.version: [*parts.get(share.version, []), share]}
         for entry in model.versions.values():
             if entry.handle is not None:

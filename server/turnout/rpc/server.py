@@ -9,7 +9,9 @@ from grpc_health.v1 import health_pb2
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Address, Settings
-from turnout.rollout.controller import Rollouts
+from turnout.rollout.engine.engine import RolloutEngine
+from turnout.rollout.engine.releases import Releases
+from turnout.rollout.log import RolloutLog
 from turnout.rollout.preview import Previews
 from turnout.routing.applied import Policies
 from turnout.routing.declarations import Declarer
@@ -75,6 +77,8 @@ class Services:
         policies: In force.
         shadows: The lanes of copies.
         rollouts: How candidates become baselines.
+        releases: Releases, withdrawals and rollbacks by hand.
+        rollout_log: What rollouts did.
         registry: Publishes and fetches by stream.
         previews: What rollouts would do.
         metrics: What is counted.
@@ -94,7 +98,9 @@ class Services:
     explainer: Explainer
     policies: Policies
     shadows: Shadows
-    rollouts: Rollouts
+    rollouts: RolloutEngine
+    releases: Releases
+    rollout_log: RolloutLog
     registry: RegistryServicer
     previews: Previews
     metrics: Metrics
@@ -138,6 +144,8 @@ def control_methods(services: Services, settings: Settings) -> Methods:
         explainer=services.explainer,
         shadows=services.shadows,
         rollouts=services.rollouts,
+        releases=services.releases,
+        rollout_log=services.rollout_log,
         previews=services.previews,
         router=services.router,
         metrics=services.metrics,

@@ -1,14 +1,19 @@
 """Counts, exactly and in the serving path, what two versions' requests came to: the counts a rollout decides by.
 
-A request belongs to the cell of the tick in which it was admitted, whenever it ends, so that a change of weights
-between the two cancels. Used on the event loop only; a request costs one look at a clock that was read anyway.
+A request belongs to the counts of the tick in which it was admitted, whenever it ends, so that a change of weights
+between the two cancels. A request with a routing key is logged by slot as well, which costs two appends; reading the
+logs is left to the end of the tick. Used on the event loop only.
 """
 
+import math
+from array import array
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
+
+import numpy as np
 
 from turnout.errors import (
     InputsRefused,
@@ -18,6 +23,7 @@ from turnout.errors import (
     ModelFailure,
     ModelTimedOut,
 )
+from turnout.serving.keyed import BAD, ERROR, INVALID, NO_SLOT, ROOM, UNTIMED, Entries, KeyedLog
 from turnout.serving.tensor import Array
 from turnout.telemetry.histogram import LATENCY_BOUNDS
 
@@ -26,13 +32,14 @@ SERVER_FAULTS = frozenset(
 )
 """Codes that the caller has no part in."""
 
-_ERROR, _SLOW = "error", "slow"
-"""Kinds of bad events. A slow one counts once, whatever it passes, or a key could give several to one metric."""
-
 _OF_A_RUN = (InputsRefused, ModelFailure, MemoryBudgetExceeded)
 """What the model did with a request, where another version may do better."""
 
-_MAX_KEYS = 100_000
+LATE_SECONDS = 2.0
+"""A request that takes longer than this, and than every threshold, is an error whatever comes of it."""
+
+LATE_UNTIMED_SECONDS = 10.0
+"""The same where no threshold is known."""
 
 Settle = Callable[[bool | None], None]
 """Is told whether the baseline answers a request; None if that could not be found out."""
@@ -50,149 +57,252 @@ class Baseline(Protocol):
         ...
 
 
-@dataclass(slots=True, eq=False)
-class Cell:
-    """What one arm's requests of one tick came to.
-
-    Attributes:
-        thresholds: Latencies, ascending, seconds.
-        admitted: Requests.
-        settled: Those that ended.
-        untimed: Those that latency leaves out: warm-up, and callers who did not wait as long as the baseline takes.
-        errors: Those that the server is to blame for.
-        asked: Failures of which the baseline has not said yet whether it would have answered.
-        passed: By number of thresholds that were passed.
-        latency: Answers by bucket of `LATENCY_BOUNDS`, for people to look at; no decision uses it.
-        largest_batch: Requests in the largest batch.
-        closed: What ends later counts no more.
-    """
-
-    thresholds: tuple[float, ...]
-    admitted: int = 0
-    settled: int = 0
-    untimed: int = 0
-    errors: int = 0
-    asked: int = 0
-    passed: list[int] = field(default_factory=list)
-    latency: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
-    largest_batch: int = 1
-    closed: bool = False
-
-    def __post_init__(self) -> None:
-        self.passed = [0] * (len(self.thresholds) + 1)
-
-    def slow(self, index: int) -> int:
-        """Returns how many requests passed a threshold; those still under way at the close are among them."""
-        return sum(self.passed[index + 1 :]) + (self.admitted - self.settled)
-
-    @property
-    def timed(self) -> int:
-        """Requests that latency looks at."""
-        return self.admitted - self.untimed
-
-
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What counts.
 
     Attributes:
         thresholds: Latencies, ascending, seconds.
-        patience: A caller whose deadline is shorter than this (the baseline's p50), seconds, has itself to blame.
+        client_timeout: A caller whose deadline is shorter than this (the baseline's p50), seconds, has itself to blame.
         warm_requests: First requests of each batch size that latency leaves out.
-        key_cap: Errors, and slow answers, that one routing key may give in a window. A heuristic without a guarantee.
-        key_window: Its length, seconds.
+        stalled: Latency, seconds, beyond which a request is bad for the circuit breaker.
     """
 
     thresholds: tuple[float, ...] = ()
-    patience: float = 0.0
+    client_timeout: float = 0.0
     warm_requests: int = 20
-    key_cap: int = 3
-    key_window: float = 60.0
+    stalled: float = math.inf
+
+    @property
+    def late(self) -> float:
+        """Seconds beyond which a request is an error, whatever comes of it."""
+        return max(self.thresholds[-1], LATE_SECONDS) if self.thresholds else LATE_UNTIMED_SECONDS
+
+
+@dataclass(slots=True, eq=False)
+class TickCounts:
+    """What one arm's requests of one tick came to.
+
+    Attributes:
+        rules: What counts.
+        thresholds, late: Of the rules.
+        notable: Seconds beyond which a request is looked at more closely: the least of what the rules name.
+        admitted: Requests.
+        settled: Those that ended.
+        untimed: Those that latency leaves out: warm-up, and callers who did not wait as long as the baseline takes.
+        errors: Those that the server is to blame for.
+        invalid: Answers with NaN or infinity in an output.
+        bad: Those that are any of this, or stalled.
+        passed: By number of thresholds that were passed.
+        latency: Answers by bucket of `LATENCY_BOUNDS`, for people to look at; no decision uses it.
+        largest_batch: Requests in the largest batch.
+        slots: Of the requests with a key, in the order of admission.
+        keyed: Those of them that ended.
+        blamed: Of those, whose failure was found to be the server's fault after they had ended.
+        replayed: Those that the baseline was asked about and ran as well, `BAD` where it failed them too.
+        asked: Failures of which the baseline has not said yet whether it would have answered.
+        closed: What ends later counts no more.
+    """
+
+    rules: Rules
+    thresholds: tuple[float, ...] = ()
+    late: float = 0.0
+    notable: float = 0.0
+    admitted: int = 0
+    settled: int = 0
+    untimed: int = 0
+    errors: int = 0
+    invalid: int = 0
+    bad: int = 0
+    passed: list[int] = field(default_factory=list)
+    latency: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
+    largest_batch: int = 1
+    slots: "array[int]" = field(default_factory=lambda: array("H"))
+    keyed: KeyedLog = field(default_factory=KeyedLog)
+    blamed: "array[int]" = field(default_factory=lambda: array("I"))
+    replayed: "array[int]" = field(default_factory=lambda: array("I"))
+    asked: "set[_Question]" = field(default_factory=set)
+    closed: bool = False
+
+    def __post_init__(self) -> None:
+        self.thresholds, self.late = self.rules.thresholds, self.rules.late
+        self.notable = min(self.late, self.rules.stalled)
+        self.passed = [0] * (len(self.rules.thresholds) + 1)
+
+    @property
+    def unsettled(self) -> int:
+        """Requests that have not ended."""
+        return self.admitted - self.settled
+
+    def slow(self, index: int) -> int:
+        """Returns how many requests passed a threshold; those still under way at the close are among them."""
+        return sum(self.passed[index + 1 :]) + self.unsettled
+
+    @property
+    def timed(self) -> int:
+        """Requests that latency looks at."""
+        return self.admitted - self.untimed
+
+    def close(self) -> "KeyedCounts":
+        """Counts nothing more. What has not ended by now is late, and what the baseline has not said goes by the code.
+
+        Returns:
+            The requests with a key.
+        """
+        for question in list(self.asked):
+            question.settle(None)
+        self.closed = True
+        self.errors += self.unsettled
+        self.bad += self.unsettled
+        admitted, blamed, replayed = (_untimed(marks) for marks in (self.slots, self.blamed, self.replayed))
+        return KeyedCounts(self.rules, admitted, self.keyed.taken(), blamed, replayed)
+
+
+def _untimed(marks: "array[int]") -> Entries:
+    """Returns requests of which the time does not matter."""
+    return Entries(np.asarray(marks, np.uint32), np.zeros(len(marks)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeyedCounts:
+    """One arm's requests with a key, of one tick that is closed.
+
+    Attributes:
+        rules: What counted.
+        admitted: All, with their slots alone.
+        ended: Those that ended before the close.
+        blamed: Those of them whose fault was found out later, with `ERROR`, and `BAD` where that was news.
+        replayed: Those of them that the baseline ran as well, `BAD` where it failed them too.
+    """
+
+    rules: Rules
+    admitted: Entries
+    ended: Entries
+    blamed: Entries
+    replayed: Entries
 
 
 class ArmMeter:
     """Counts one arm.
 
     Attributes:
-        rules: What counts; takes effect with the next cell.
-        cell: Of the present tick.
+        rules: What counts; takes effect with the next tick.
+        counts: Of the present tick.
         baseline: What a canary is held against; None for the baseline itself.
     """
 
     def __init__(self, rules: Rules, baseline: Baseline | None = None) -> None:
         self.rules = rules
-        self.cell = Cell(rules.thresholds)
+        self.counts = TickCounts(rules)
         self.baseline = baseline
         self._warm: defaultdict[int, int] = defaultdict(int)
-        self._by_key: dict[tuple[str, str], int] = {}
-        self._window_ends = 0.0
 
-    def roll(self) -> Cell:
-        """Starts the next tick's cell and returns the one before."""
-        last, self.cell = self.cell, Cell(self.rules.thresholds)
+    def roll(self) -> TickCounts:
+        """Starts the next tick's counts and returns the ones before."""
+        last, self.counts = self.counts, TickCounts(self.rules)
         return last
 
-    def admit(self) -> Cell:
-        """Counts a request that was routed here; returns the cell that it belongs to."""
-        self.cell.admitted += 1
-        return self.cell
+    def admit(self, slot: int = NO_SLOT) -> tuple["ArmMeter", TickCounts, int]:
+        """Counts a request that was routed here.
 
-    def answered(self, cell: Cell, key: str, now: float, took: float, batch: int) -> None:
+        Args:
+            slot: Of its key; `NO_SLOT` without one.
+
+        Returns:
+            The meter, the counts that the request belongs to, and its slot, or `NO_SLOT` where that has no room.
+        """
+        counts = self.counts
+        counts.admitted += 1
+        if slot >= 0:
+            if len(counts.slots) < ROOM:
+                counts.slots.append(slot)
+            else:
+                slot = NO_SLOT
+        return self, counts, slot
+
+    def answered(self, counts: TickCounts, slot: int, took: float, batch: int, invalid: bool = False) -> None:
         """Counts a request that got its answer.
 
         Args:
-            cell: That it was admitted to.
-            key: Its routing key, "" for none.
-            now: `time.monotonic()`.
+            counts: That it was admitted to.
+            slot: As `admit` returned it.
             took: Seconds from its arrival.
             batch: Requests in its batch.
+            invalid: There is NaN or infinity in an output.
         """
-        cell.settled += 1
-        if cell.closed:
+        counts.settled += 1
+        if counts.closed:
             return
-        cell.largest_batch = max(cell.largest_batch, batch)
-        cell.latency[bisect_left(LATENCY_BOUNDS, took)] += 1
+        if batch > counts.largest_batch:
+            counts.largest_batch = batch
+        counts.latency[bisect_left(LATENCY_BOUNDS, took)] += 1
+        marks = 0
         if self._warm[batch] < self.rules.warm_requests:
             self._warm[batch] += 1
-            cell.untimed += 1
-            return
-        self._passed(cell, key, now, took)
+            counts.untimed += 1
+            marks = UNTIMED
+        else:
+            counts.passed[bisect_left(counts.thresholds, took)] += 1
+            if took > counts.notable:
+                marks = BAD
+                if took > counts.late:
+                    counts.errors += 1
+                    marks = ERROR | BAD
+        if invalid:
+            counts.invalid += 1
+            marks |= INVALID | BAD
+        if marks & BAD:
+            counts.bad += 1
+        if slot >= 0:
+            counts.keyed.add(slot | marks, took)
 
     def failed(
-        self, cell: Cell, key: str, now: float, took: float, code: str, error: BaseException, request: "FailedRequest"
+        self, counts: TickCounts, slot: int, took: float, code: str, error: BaseException, request: "FailedRequest"
     ) -> None:
         """Counts a request that ended otherwise.
 
         Args:
-            cell: That it was admitted to.
-            key: Its routing key, "" for none.
-            now: `time.monotonic()`.
+            counts: That it was admitted to.
+            slot: As `admit` returned it.
             took: Seconds from its arrival.
             code: Status code name that the error becomes.
             error: Why.
             request: What was asked.
         """
-        cell.settled += 1
-        if cell.closed:
+        counts.settled += 1
+        if counts.closed:
             return
-        hasty = request.patience is not None and request.patience < self.rules.patience
+        short_deadline = request.client_timeout is not None and request.client_timeout < self.rules.client_timeout
         given_up = code in ("CANCELLED", "DEADLINE_EXCEEDED")
-        fault = code in SERVER_FAULTS or (code == "DEADLINE_EXCEEDED" and not hasty)
+        fault = code in SERVER_FAULTS or (code == "DEADLINE_EXCEEDED" and not short_deadline)
         if isinstance(error, InvalidTensor):
             fault = self.baseline is not None and self.baseline.accepts(request)
-        if not self._asked(cell, key, now, error, request, fault) and fault:
-            self._blame(cell, key, now)
-        if hasty or (given_up and not bisect_left(cell.thresholds, took)):
-            cell.untimed += 1  # it says nothing about how long the answer would have taken
+        late = took > counts.late and not short_deadline
+        passed = bisect_left(counts.thresholds, took)
+        marks = 0
+        if short_deadline or (given_up and not passed):
+            counts.untimed += 1  # it says nothing about how long the answer would have taken
+            marks = UNTIMED
         else:
-            self._passed(cell, key, now, took)
-
-    def _passed(self, cell: Cell, key: str, now: float, took: float) -> None:
-        passed = bisect_left(cell.thresholds, took)
-        cell.passed[passed if passed and self._may(key, now, _SLOW) else 0] += 1
+            counts.passed[passed] += 1
+            if took > counts.rules.stalled:
+                marks = BAD
+        if late or (not self._asked(counts, slot, marks, error, request, fault) and fault):
+            counts.errors += 1
+            marks |= ERROR | BAD
+        if marks & BAD:
+            counts.bad += 1
+        if slot >= 0:
+            counts.keyed.add(slot | marks, took)
 
     def _asked(
-        self, cell: Cell, key: str, now: float, error: BaseException, request: "FailedRequest", otherwise: bool
+        self,
+        counts: TickCounts,
+        slot: int,
+        marks: int,
+        error: BaseException,
+        request: "FailedRequest",
+        otherwise: bool,
     ) -> bool:
         """Leaves the blame for a failed run to the baseline, which runs the request too; False if that is not done.
 
@@ -200,31 +310,45 @@ class ArmMeter:
         """
         if self.baseline is None or not isinstance(error, _OF_A_RUN) or isinstance(error, ModelCrashed | ModelTimedOut):
             return False
-
-        def settle(answers: bool | None) -> None:
-            cell.asked -= 1
-            if otherwise if answers is None else answers:
-                self._blame(cell, key, now)
-
-        if not self.baseline.ask(request, settle):
-            return False
-        cell.asked += 1
-        return True
-
-    def _blame(self, cell: Cell, key: str, now: float) -> None:
-        if not cell.closed and self._may(key, now, _ERROR):
-            cell.errors += 1
-
-    def _may(self, key: str, now: float, kind: str) -> bool:
-        """Tells whether a key may give one more bad event, which counts as given; without a key, always."""
-        if not key:
+        question = _Question(counts, slot, marks, otherwise)
+        counts.asked.add(question)
+        if self.baseline.ask(request, question.settle):
             return True
-        if now >= self._window_ends or len(self._by_key) > _MAX_KEYS:
-            self._by_key.clear()
-            self._window_ends = now + self.rules.key_window
-        spent = self._by_key.get((key, kind), 0)
-        self._by_key[key, kind] = spent + 1
-        return spent < self.rules.key_cap
+        counts.asked.discard(question)
+        return False
+
+
+@dataclass(slots=True, eq=False)
+class _Question:
+    """A failure of which the baseline is asked whether it would have answered.
+
+    Attributes:
+        counts: That the request belongs to.
+        slot: Of the request; `NO_SLOT` without one.
+        marks: That the request has already.
+        otherwise: Whether the server is to blame if the baseline does not say.
+    """
+
+    counts: TickCounts
+    slot: int
+    marks: int
+    otherwise: bool
+
+    def settle(self, answers: bool | None) -> None:
+        """Takes what the baseline says; None: nothing."""
+        counts = self.counts
+        if self not in counts.asked:
+            return
+        counts.asked.discard(self)
+        if self.slot >= 0 and answers is not None:
+            counts.replayed.append(self.slot | (0 if answers else BAD))
+        if not (self.otherwise if answers is None else answers):
+            return
+        news = 0 if self.marks & BAD else BAD
+        counts.errors += 1
+        counts.bad += bool(news)
+        if self.slot >= 0:
+            counts.blamed.append(self.slot | ERROR | news)
 
 
 Arms = dict[str, tuple[ArmMeter, ...]]
@@ -251,9 +375,9 @@ class FailedRequest:
     Attributes:
         inputs: By name.
         outputs: Names of the outputs wanted.
-        patience: Seconds from arrival to deadline; None for no deadline.
+        client_timeout: Seconds from arrival to deadline; None for no deadline.
     """
 
     inputs: Mapping[str, Array]
     outputs: Sequence[str]
-    patience: float | None
+    client_timeout: float | None

@@ -9,13 +9,13 @@ Whatever happens to a request, it is answered: with outputs, or with the refusal
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeVar
 
 from turnout.errors import DeadlineExceeded, Malformed, ModelFailure, TurnoutError
-from turnout.serving.arms import ArmMeter, Cell, FailedRequest
 from turnout.serving.batcher import Answer
 from turnout.serving.catalog import Catalog
 from turnout.serving.conversion import ConversionThread
+from turnout.serving.counted import Counted
 from turnout.serving.inference import Exchange, InferenceRequest, InferenceResult, Route, Router
 from turnout.telemetry.logging import AccessLog
 from turnout.telemetry.metrics import Metrics
@@ -27,9 +27,6 @@ _WARNED = "warning told"
 _UNEXPECTED = "the request failed inside the server, whose log tells why"
 
 T = TypeVar("T")
-
-Counted: TypeAlias = Sequence[tuple[ArmMeter, Cell]]
-"""Who counts a request for rollouts, and where."""
 
 
 class Pending(Generic[T]):
@@ -44,7 +41,7 @@ class Pending(Generic[T]):
         trace: Trace | None,
         request: InferenceRequest | None = None,
         route: Route | None = None,
-        counted: Counted = (),
+        counted: Counted | None = None,
         result: InferenceResult | None = None,
     ) -> None:
         self.plane = plane
@@ -185,12 +182,12 @@ class DataPlane:
     def _run(self, exchange: Exchange[T], trace: Trace | None, request: InferenceRequest) -> T | Pending[T]:
         """Routes a request, and runs it if its version is quick enough for that."""
         route: Route | None = None
-        counted: Counted = ()
+        counted: Counted | None = None
         try:
             route = self._route(request, trace)
             handle = route.handle
-            if handle.arms:
-                counted = [(meter, meter.admit()) for meter in handle.arms.get(route.part, ())]
+            if handle.arms or request.routing_key:
+                counted = Counted(route, request.routing_key)
             if request.deadline is not None and request.deadline <= request.arrived:
                 # It waited too long on its way: the queue refuses it, and nothing is computed.
                 return Pending(self, exchange, trace, request, route, counted)
@@ -225,7 +222,7 @@ class DataPlane:
         trace: Trace | None,
         request: InferenceRequest,
         route: Route,
-        counted: Counted,
+        counted: Counted | None,
         names: Sequence[str],
         answer: Answer,
     ) -> InferenceResult:
@@ -233,8 +230,8 @@ class DataPlane:
         now = time.monotonic()
         took = now - request.arrived
         route.recorder.answered(took, answer.queue_seconds, answer.compute_seconds)
-        for meter, cell in counted:
-            meter.answered(cell, request.routing_key, now, took, answer.batch_requests)
+        if counted is not None:
+            counted.answered(took, answer)
         if trace is not None:
             trace.note_answer(route, answer, now, took)
         if self._access.sampled():
@@ -273,7 +270,7 @@ class DataPlane:
             self._metrics.faults.malformed[exchange.service] += 1
         if trace is not None:
             trace.note_request(request)
-        return self._failed(exchange, trace, request, None, (), error)
+        return self._failed(exchange, trace, request, None, None, error)
 
     def _failed(
         self,
@@ -281,7 +278,7 @@ class DataPlane:
         trace: Trace | None,
         request: InferenceRequest,
         route: Route | None,
-        counted: Counted,
+        counted: Counted | None,
         error: Exception,
     ) -> T:
         """Counts and logs a request that failed, and returns its refusal."""
@@ -304,7 +301,7 @@ class DataPlane:
         trace: Trace | None,
         request: InferenceRequest,
         route: Route | None,
-        counted: Counted,
+        counted: Counted | None,
         error: BaseException,
     ) -> None:
         now = time.monotonic()
@@ -315,11 +312,8 @@ class DataPlane:
             self._metrics.unrouted(request.model if known else "", code)
         else:
             route.recorder.failed(code, took)
-        if counted:  # also of a request that had a route, and found no other when its version left
-            patience = None if request.deadline is None else request.deadline - request.arrived
-            failed = FailedRequest(request.inputs, request.outputs, patience)
-            for meter, cell in counted:
-                meter.failed(cell, request.routing_key, now, took, code, error, failed)
+        if counted is not None:  # also of a request that had a route, and found no other when its version left
+            counted.failed(request, took, code, error)
         if trace is not None:
             trace.note_failure(route, error, code, took)
         self._access.failed(request, route, code, took, error, trace)

@@ -6,6 +6,7 @@ the server: what was known stays in force, and what is wrong is told.
 """
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -39,6 +40,7 @@ async def follow(
     root: Path,
     settings: RepositorySettings,
     log: FilteringBoundLogger,
+    told: asyncio.Event | None = None,
 ) -> None:
     """Refreshes whenever something changed; runs until it is cancelled.
 
@@ -49,14 +51,20 @@ async def follow(
         root: Of the repository, absolute.
         settings: How often to look, and whether to watch.
         log: Where trouble is told; what was known stays in force meanwhile.
+        told: Set when the state store says by itself that something changed; None if it cannot.
     """
     async with asyncio.TaskGroup() as group:
-        group.create_task(_follow_state(refresh, revision, availability, settings.poll_interval_s), name="follow state")
+        group.create_task(
+            _follow_state(refresh, revision, availability, settings.poll_interval_s, told or asyncio.Event()),
+            name="follow state",
+        )
         if settings.watch:
             group.create_task(_follow_disk(refresh, root, log), name="follow repository")
 
 
-async def _follow_state(refresh: Refresh, revision: Revision, availability: Availability, interval: float) -> None:
+async def _follow_state(
+    refresh: Refresh, revision: Revision, availability: Availability, interval: float, told: asyncio.Event
+) -> None:
     known: int | None = None
     loop = asyncio.get_running_loop()
     read_at = loop.time()
@@ -76,7 +84,9 @@ async def _follow_state(refresh: Refresh, revision: Revision, availability: Avai
                 fault = fault or _words(error)
             read_at = loop.time()
         availability.tell(Part.STATE_STORE, fault)
-        await asyncio.sleep(interval)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(told.wait(), interval)
+        told.clear()
 
 
 def _words(error: TurnoutError | OSError) -> str:

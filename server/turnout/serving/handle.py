@@ -14,6 +14,7 @@ from turnout.errors import InputsRefused, ModelCrashed, ModelFailure, ModelTimed
 from turnout.registry.manifest import Manifest
 from turnout.serving.arms import Arms
 from turnout.serving.batcher import Answer, Batcher, QueueBounds
+from turnout.serving.keyed import SlotHistory
 from turnout.serving.loader import LoadedVersion
 from turnout.serving.plan_in_force import PlanInForce
 from turnout.serving.tensor import Array
@@ -40,6 +41,7 @@ class VersionHandle:
         loaded: What the loader brought.
         recorder: What is counted about the version.
         arms: Who counts its requests for rollouts.
+        history: Its latest requests with a routing key, by slot.
         child_bytes: Memory of its child processes, at the latest `sample`.
     """
 
@@ -64,6 +66,7 @@ class VersionHandle:
         self.loaded: LoadedVersion | None = loaded
         self.recorder = recorder
         self.arms: Arms = {}
+        self.history = SlotHistory()
         self.child_bytes = 0
         self._batch_rows = recorder.batch_rows
         self._restarts_before = recorder.isolated_restarts or 0
@@ -199,6 +202,7 @@ class VersionHandle:
         self.recorder.inflight = self.inflight
         self.recorder.queue_depth = self.queue_depth
         self.recorder.queue_fill = self.queue_fill
+        self.recorder.without_slot = self.history.lost
         if self.loaded is not None and (pool := self.loaded.pool) is not None:
             self.recorder.isolated_restarts = self._restarts_before + pool.deaths
             self.recorder.isolated_processes = len(pool.pids)

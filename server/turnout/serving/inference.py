@@ -6,7 +6,7 @@
 knows nothing of sessions, queues or routes.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
@@ -15,6 +15,7 @@ from turnout.errors import TurnoutError
 from turnout.serving.batcher import Answer
 from turnout.serving.catalog import VersionEntry
 from turnout.serving.handle import VersionHandle
+from turnout.serving.keyed import KeyedLog, SlotFinder
 from turnout.serving.tensor import Array
 from turnout.telemetry.metrics import RoleRecorder
 from turnout.telemetry.tracing.context import SpanContext
@@ -59,6 +60,8 @@ class Route:
         observer: Is told of the answers; None where nobody wants to know.
         lane: Queue of the version that it goes through: "" for the one that everybody shares.
         warning: What the caller should know; "" for nothing.
+        slot: Returns the slot of a routing key; None where keys play no part in the route.
+        history: Where the version's requests with a key are logged by slot; None where they are not.
         memo: What protocols have worked out about the route, by a name of theirs; it goes when the route does.
     """
 
@@ -70,6 +73,8 @@ class Route:
     observer: AnswerObserver | None = None
     lane: str = ""
     warning: str = ""
+    slot: Callable[[str], int] | None = None
+    history: KeyedLog | None = None
     memo: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -81,16 +86,16 @@ class Route:
         observer: AnswerObserver | None = None,
         lane: str = "",
         warning: str = "",
+        slots: SlotFinder | None = None,
     ) -> Self:
-        """Makes the route to a version that is Ready."""
+        """Makes the route to a version that is Ready; `slots` finds those of keys, where these play a part."""
         handle = entry.handle
         assert handle is not None, "a version that is Ready has a handle"
-        return cls(entry, role, epoch, handle, handle.recorder.role(role), observer, lane, warning)
-
-    @property
-    def part(self) -> str:
-        """What a rollout counts it as: its lane, or else its role."""
-        return self.lane or self.role
+        recorder = handle.recorder.role(role)
+        if slots is None:
+            return cls(entry, role, epoch, handle, recorder, observer, lane, warning)
+        history = handle.history.under(slots.salt)
+        return cls(entry, role, epoch, handle, recorder, observer, lane, warning, slots.slot, history)
 
 
 class InferenceRequest(NamedTuple):

@@ -14,6 +14,7 @@ from turnout.registry.manifest import MODEL_NAME
 from turnout.registry.standing import Standing
 from turnout.state import events, policies, schema
 from turnout.state.events import Event, EventKind
+from turnout.state.notifications import notify
 
 _REASON_QUOTED = 200  # characters of another's reason in a message, which is to stay one line
 
@@ -84,6 +85,7 @@ class Change:
         """
         self.revision += 1
         self.connection.execute(update(schema.revision).values(number=self.revision))
+        notify(self.connection)
         time = self.now().astimezone(UTC)
         event = Event(self.revision, time, self.model, kind, subject, self.actor, self.reason, payload)
         return events.append(self.connection, event)

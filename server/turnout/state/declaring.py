@@ -135,17 +135,35 @@ class Declaring:
             decision.set_statuses(change, {version: Standing.RELEASED})
         return True
 
-    def withdraw(self, model: str, version: Version, *, actor: str, reason: str) -> bool:
+    def withdraw(
+        self,
+        model: str,
+        version: Version,
+        *,
+        actor: str,
+        reason: str,
+        rollout: tuple[int, int] | None = None,
+    ) -> bool:
         """Makes a released version a candidate again: a rollout that released it has taken it back.
+
+        Args:
+            model: Its model.
+            version: Which.
+            actor: Who asks.
+            reason: Why.
+            rollout: Attempt and number of the rollout that asks; it must not have been written since.
 
         Returns:
             False where it is not released; nothing is changed or logged then.
 
         Raises:
+            Conflict: Another server wrote the rollout meanwhile.
             InvalidRequest: An argument is too long.
             Unavailable: The database cannot be used now.
         """
         with self._change(model, actor, reason) as change:
+            if rollout is not None:
+                change.refuse_moved_rollout(*rollout)
             if change.standing(version) is not Standing.RELEASED:
                 return False
             decision.set_statuses(change, {version: Standing.CANDIDATE})

@@ -6,7 +6,7 @@ import sqlite3
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from turnout.errors import ConfigError, TurnoutError, Unavailable
 from turnout.state.faults import diagnose
+from turnout.state.notifications import Listener
 from turnout.state.sqlite_file import SqliteFile
 
 LOCK_WAIT = 10.0
@@ -122,6 +123,7 @@ class Database:
         self._running = 0
         self._closed = False
         self._file: SqliteFile | None = None
+        self._listener: Listener | None = None
         self._mark: tuple[int, str] | None = None
         open_ = _open_sqlite if location.url.drivername == "sqlite" else _open_postgresql
         try:
@@ -198,8 +200,18 @@ class Database:
                 self._writes.dispose()  # the reads' too: they share a pool
                 file.renew()
 
+    def listen(self, heard: Callable[[], None]) -> None:
+        """Has `heard` called at each change of the database, in a thread, where the database can tell.
+
+        Args:
+            heard: Quick, and raises nothing.
+        """
+        self._listener = Listener(self._writes, heard)
+
     def close(self) -> None:
         """Waits a bounded time for the transactions that are running, then closes; more of them are refused."""
+        if self._listener is not None:
+            self._listener.close()
         with self._change:
             self._closed = True
             self._change.wait_for(lambda: not self._running, _CLOSE_SECONDS)
@@ -294,16 +306,15 @@ def _keep_private(file: Path) -> None:
 
     One that all may read, as earlier releases left it, is closed to them; what a group may do is its owner's choice.
     What keeps this from being done keeps SQLite from opening the file too, and SQLite says so, or the file is another
-    user's.
+    user's. A file that is there is not opened: closing it would drop all locks that this process has on it, and another
+    process would then take itself for the last one and remove the write-ahead log.
     """
     with contextlib.suppress(OSError):
-        descriptor = os.open(file, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
-            if mode & 0o007:
-                os.fchmod(descriptor, 0o600 if mode & 0o070 == 0o040 else mode & ~0o007)
-        finally:
-            os.close(descriptor)
+        os.close(os.open(file, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    with contextlib.suppress(OSError):
+        mode = stat.S_IMODE(file.stat().st_mode)
+        if mode & 0o007:
+            file.chmod(0o600 if mode & 0o070 == 0o040 else mode & ~0o007)
 
 
 def _enter_wal(file: Path, lock_wait: float) -> None:

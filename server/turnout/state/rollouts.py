@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,7 +10,7 @@ from semver import Version
 from sqlalchemy import Connection, Row, and_, delete, func, insert, select, tuple_, update
 
 from turnout.errors import Conflict
-from turnout.state import schema
+from turnout.state import schema, servers
 from turnout.state.events import EventKind, time_text
 
 _KEYS_AT_ONCE = 200
@@ -28,7 +28,7 @@ class RolloutRecord:
         final: It has ended.
         started, changed: When, UTC.
         driver: The server that drives it.
-        driven_until: Until when no other may, UTC.
+        driven_until: Until when no other may, UTC, by the clock of the database.
         document: The rollout itself, as JSON values; empty where it is no JSON object.
     """
 
@@ -73,6 +73,7 @@ class RolloutWrite:
         notes: What is to be told; an event each.
         ticks: What was counted, the oldest first.
         needs: Versions that must not be yanked at the moment of the write.
+        counted: By server, the last tick whose counts were taken: they are removed with this.
     """
 
     attempt: int
@@ -85,6 +86,7 @@ class RolloutWrite:
     notes: Sequence[Note] = ()
     ticks: Sequence[Mapping[str, Any]] = ()
     needs: Sequence[Version] = ()
+    counted: Mapping[str, int] = field(default_factory=dict)
 
 
 def write(
@@ -104,9 +106,11 @@ def write(
     is_at = row.number if row is not None else 0
     if is_at != wanted.expected:
         raise Conflict(f"attempt {wanted.attempt} of {model} was written by another server meanwhile; look again")
+    # By the database's clock: those of servers differ, and all of them look whether a lease is over.
+    until = servers.clock(connection) + timedelta(seconds=wanted.lease)
     values = {
         "number": wanted.expected + 1, "state": wanted.state, "final": int(wanted.final), "changed": time_text(now),
-        "driver": wanted.driver, "driven_until": time_text(now + timedelta(seconds=wanted.lease)),
+        "driver": wanted.driver, "driven_until": time_text(until),
     }  # fmt: skip
     if wanted.document is not None:
         values["document"] = json.dumps(wanted.document, separators=(",", ":"), allow_nan=False)
@@ -115,6 +119,8 @@ def write(
         connection.execute(insert(schema.rollouts).values(**values, **started))
     else:
         connection.execute(update(schema.rollouts).where(key).values(**values))
+    if wanted.final or wanted.counted:
+        servers.take(connection, model, wanted.attempt, None if wanted.final else wanted.counted)
     if wanted.ticks:
         first = _last_tick(connection, model, wanted.attempt) + 1
         rows = [

@@ -21,6 +21,8 @@ VERSION_LENGTH = 255
 """Most characters of a version: it names a directory, and file systems hold names of 255 bytes."""
 NAME_LENGTH = 63
 """Most characters of a model's name or a tag."""
+SERVER_LENGTH = 255
+"""Most characters of a server's name."""
 ACTOR_LENGTH = 256
 REASON_LENGTH = 1024
 ACTION_LENGTH = 32
@@ -142,3 +144,27 @@ rollout_ticks = Table(
     Column("document", Text, nullable=False),
 )
 """What each tick of a rollout counted, so that a verdict can be replayed."""
+
+servers = Table(
+    "servers",
+    METADATA,
+    Column("name", String(SERVER_LENGTH), primary_key=True),
+    # Another at every start: two servers of one name are told apart by it.
+    Column("instance", String(64), nullable=False),
+    # As in events, by the database's own clock.
+    Column("started", String(27), nullable=False),
+    Column("seen", String(27), nullable=False),
+    Column("document", Text, nullable=False),
+)
+"""The servers that share this store, each as it reported itself last. No part of the log."""
+
+rollout_counts = Table(
+    "rollout_counts",
+    METADATA,
+    Column("model", String(NAME_LENGTH), primary_key=True),
+    Column("attempt", BigInteger, primary_key=True, autoincrement=False),
+    Column("tick", BigInteger, primary_key=True, autoincrement=False),
+    Column("server", String(SERVER_LENGTH), primary_key=True),
+    Column("document", Text, nullable=False),
+)
+"""What each server counted of the rollouts that run, until whoever drives the rollout has taken it."""

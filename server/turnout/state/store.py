@@ -19,11 +19,12 @@ from turnout.state.audit import Audit
 from turnout.state.chain import Head
 from turnout.state.change import check_limit, check_model, check_text
 from turnout.state.decision import ModelChange, ModelView, StatusChange, status_changes
-from turnout.state.declaring import Declaring, Uses, uses, yank_reasons
+from turnout.state.declaring import Uses, uses, yank_reasons
 from turnout.state.engine import LOCK_WAIT, Database, Location
 from turnout.state.events import Event, EventKind
 from turnout.state.policies import PolicyRecord
 from turnout.state.rollouts import RolloutRecord, RolloutWrite
+from turnout.state.sharing import Sharing
 from turnout.threads import Threads
 
 _THREADS = 4
@@ -33,7 +34,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class StateStore(Declaring):
+class StateStore(Sharing):
     """The declarations about all models, their policies and rollouts, and the log of all changes.
 
     Its methods block, and may be called from any thread; any number of processes may have the same store open. Every

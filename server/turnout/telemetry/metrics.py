@@ -115,6 +115,7 @@ class VersionRecorder:
         traffic_weight: By role and kind (`desired`, `applied`), 0 to 1.
         traffic_share: By role: share of the decisions of the policy's present epoch.
         demoted: Times that it stopped sharing runs, since an output of one did not add up.
+        without_slot: Requests with a routing key that were counted without its slot, for want of room.
         scrapes_left: None while the version is known; else how many more scrapes show it.
     """
 
@@ -134,6 +135,7 @@ class VersionRecorder:
     traffic_weight: dict[tuple[str, str], float] = field(default_factory=dict)
     traffic_share: dict[str, Ratio] = field(default_factory=dict)
     demoted: int = 0
+    without_slot: int = 0
     scrapes_left: int | None = None
 
     def role(self, role: str) -> RoleRecorder:
@@ -286,6 +288,11 @@ class Metrics:
             "turnout_batching_demoted_total", "counter",
             "Times that a version stopped sharing runs, since an output of one did not add up.",
             [(v.labels, float(v.demoted)) for v in versions],
+        )  # fmt: skip
+        yield Family(
+            "turnout_requests_without_slot_total", "counter",
+            "Requests with a routing key that were counted as if they had none, for want of room between two ticks.",
+            [(v.labels, float(v.without_slot)) for v in versions],
         )  # fmt: skip
         yield Family(
             "turnout_slo_exceeded_total", "counter",

@@ -41,6 +41,21 @@ class RolloutSample:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerSample:
+    """A server that shares the state store, at a scrape.
+
+    Attributes:
+        name: Its name.
+        alive: It has reported within four ticks.
+        behind: By model, how many epochs it is behind the latest of any server that is alive.
+    """
+
+    name: str
+    alive: bool
+    behind: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class MeterSample:
     """A false-alarm meter at a scrape: a rollout of the baseline against itself.
 
@@ -69,18 +84,31 @@ class RolloutRecorder:
         unreadable: By model, rollouts that have not ended and that this release cannot read.
         since_tick: Seconds since they were last looked at.
         verdicts: By model and final state.
+        rollbacks: By model and what took the candidate back.
         meters: The false-alarm meters, as of this scrape.
+        tick_duration: Seconds that the last look at them took.
+        late_counts: Ticks of other servers that came too late to be counted.
+        diverted: Models of which a rollback is in force and not on record.
+        servers: Those that share the state store.
     """
 
     running: Sequence[RolloutSample] = ()
     unreadable: Mapping[str, int] = field(default_factory=dict)
     since_tick: float = 0.0
     verdicts: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    rollbacks: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     meters: Sequence[MeterSample] = ()
+    tick_duration: float = 0.0
+    late_counts: int = 0
+    diverted: Collection[str] = ()
+    servers: Sequence[ServerSample] = ()
 
 
 VERDICTS = ("succeeded", "rolled_back", "superseded", "failed")
 """How a rollout can end."""
+
+CAUSES = ("evidence", "breaker", "guard", "other")
+"""What can take a candidate back; the last are operators, deadlines and the like. Only the first is within alpha."""
 
 
 def rollout_families(recorder: RolloutRecorder, models: Collection[str]) -> Iterator[Family]:
@@ -129,9 +157,38 @@ def rollout_families(recorder: RolloutRecorder, models: Collection[str]) -> Iter
         "turnout_rollout_verdicts_total", "counter", "Rollouts by how they ended.",
         [({"model": m, "verdict": v}, float(recorder.verdicts.get((m, v), 0))) for m, v in verdicts],
     )  # fmt: skip
+    rollbacks = dict.fromkeys((model, cause) for model in models for cause in CAUSES) | dict(recorder.rollbacks)
+    yield Family(
+        "turnout_rollout_rollbacks_total", "counter",
+        "Candidates taken back, by evidence, circuit breaker, guard or something else.",
+        [({"model": m, "reason_kind": c}, float(recorder.rollbacks.get((m, c), 0))) for m, c in rollbacks],
+    )  # fmt: skip
     yield gauge(
         "turnout_rollout_unreadable", "Rollouts that have not ended and that this release cannot read.",
         [({"model": m}, float(recorder.unreadable.get(m, 0))) for m in dict.fromkeys((*models, *recorder.unreadable))],
+    )  # fmt: skip
+    yield gauge(
+        "turnout_rollout_tick_duration_seconds", "What the last look at rollouts took, waits for the store included.",
+        [({}, recorder.tick_duration)],
+    )  # fmt: skip
+    yield Family(
+        "turnout_rollout_late_counts_total", "counter",
+        "Ticks of other servers that came too late to be counted by whoever drives the rollout.",
+        [({}, float(recorder.late_counts))],
+    )  # fmt: skip
+    yield gauge(
+        "turnout_rollout_unrecorded", "1 while a rollback of the model is in force and not on record.",
+        [({"model": m}, float(m in recorder.diverted)) for m in dict.fromkeys((*models, *recorder.diverted))],
+    )  # fmt: skip
+    alive = sum(one.alive for one in recorder.servers)
+    yield gauge(
+        "turnout_servers", "Servers and workers that share the state store: alive, or silent for more than four ticks.",
+        [({"state": "alive"}, float(alive)), ({"state": "silent"}, float(len(recorder.servers) - alive))],
+    )  # fmt: skip
+    yield gauge(
+        "turnout_server_epochs_behind",
+        "Epochs that a server's policy is behind the latest of any server on the state store.",
+        [({"server": s.name, "model": m}, float(n)) for s in recorder.servers if s.alive for m, n in s.behind.items()],
     )  # fmt: skip
     yield gauge("turnout_rollout_last_tick_seconds", "Since rollouts were last looked at.", [({}, recorder.since_tick)])
     yield Family(

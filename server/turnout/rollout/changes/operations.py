@@ -20,7 +20,7 @@ from turnout.rollout.records import UnreadableRollout, split_records
 from turnout.routing.answers import Answers
 from turnout.routing.policy import PolicyState
 from turnout.routing.rollback import HistoryEntry, answered
-from turnout.routing.slots import SALT_BYTES
+from turnout.routing.slots import ORDER_BYTES
 from turnout.routing.traffic import readable
 from turnout.state.decision import ModelChange, ModelView
 from turnout.state.rollouts import Note, RolloutRecord, RolloutWrite
@@ -87,10 +87,10 @@ class Operations:
             Unavailable: The state store does not answer.
         """
         exact = self._repository.find(model, version).manifest.version
-        salt = secrets.token_bytes(SALT_BYTES)
+        order = secrets.token_bytes(ORDER_BYTES)
 
         def decide(situation: Situation, epoch: int) -> Outcome:
-            return release(situation, exact, salt, traffic=traffic, supersede=supersede, actor=actor, reason=reason)
+            return release(situation, exact, order, traffic=traffic, supersede=supersede, actor=actor, reason=reason)
 
         return self._decide(model, decide, actor, reason, trouble, strict=True)
 
@@ -137,11 +137,11 @@ class Operations:
             Conflict: It has moved since the operator looked at it.
             Unavailable: The state store does not answer.
         """
-        salt = secrets.token_bytes(SALT_BYTES)
+        order = secrets.token_bytes(ORDER_BYTES)
 
         def decide(situation: Situation, epoch: int) -> Outcome:
             _refuse_stale(situation, epoch, expected_epoch)
-            return rollback(situation, to, salt, keep_released=keep_released, actor=actor, reason=reason)
+            return rollback(situation, to, order, keep_released=keep_released, actor=actor, reason=reason)
 
         return self._decide(model, decide, actor, reason, trouble, signatures=signatures)
 

@@ -22,14 +22,14 @@ _S = RolloutState
 
 
 def release(
-    situation: Situation, version: Version, salt: bytes, *, traffic: bool, supersede: bool, actor: str, reason: str
+    situation: Situation, version: Version, order: bytes, *, traffic: bool, supersede: bool, actor: str, reason: str
 ) -> Outcome:
     """Returns what it comes to that a version is released.
 
     Args:
         situation: The model.
         version: One that exists.
-        salt: As of `PolicyState.with_policy`.
+        order: As of `PolicyState.with_policy`.
         traffic: It answers plain requests from now on, if it is higher than what does.
         supersede: Rollouts that run end, where they are in the way.
         actor: Who asks.
@@ -68,11 +68,11 @@ def release(
         endings = tuple(
             end_now(r, why, _S.SUPERSEDED, text, kind="superseded", actor=actor) for r in situation.rollouts
         )
-        state = state_without(state, situation.rollouts, salt)
+        state = state_without(state, situation.rollouts, order)
     if moves and state.policy is not None:
-        state = _moved(situation, state, version, salt)
+        state = _moved(situation, state, version, order)
     elif keeps and before is not None:
-        state = state.with_policy(Policy(before), salt)
+        state = state.with_policy(Policy(before), order)
     statuses = {version: Standing.RELEASED}
     for rollout in situation.rollouts if endings else ():
         if rollout.state is _S.ABORTING and rollout.released and rollout.candidate != version:
@@ -111,14 +111,14 @@ def withdraw(situation: Situation, version: Version) -> Outcome:
     return Outcome(f"{model} {version} is a candidate again", statuses={version: Standing.CANDIDATE})
 
 
-def state_without(state: PolicyState, rollouts: tuple[Rollout, ...], salt: bytes) -> PolicyState:
+def state_without(state: PolicyState, rollouts: tuple[Rollout, ...], order: bytes) -> PolicyState:
     """Returns the policy without what rollouts have in it: their candidates, and the shares of versions before."""
     if state.policy is None:
         return state
     own = {r.candidate for r in rollouts} | {r.previous for r in rollouts if r.promoted or r.state is _S.ABORTING}
     canaries = tuple(c for c in state.policy.canaries if c.version not in own)
     shadows = tuple(s for s in state.policy.shadows if s.version not in own)
-    return state.with_policy(_fitting(replace(state.policy, canaries=canaries, shadows=shadows)), salt)
+    return state.with_policy(_fitting(replace(state.policy, canaries=canaries, shadows=shadows)), order)
 
 
 def _answering(situation: Situation, version: Version) -> Version | None:
@@ -130,7 +130,7 @@ def _answering(situation: Situation, version: Version) -> Version | None:
     return version if higher else policy.baseline
 
 
-def _moved(situation: Situation, state: PolicyState, version: Version, salt: bytes) -> PolicyState:
+def _moved(situation: Situation, state: PolicyState, version: Version, order: bytes) -> PolicyState:
     """Returns the policy with `version` as its baseline; other canaries and shadows keep their shares."""
     policy = state.policy
     assert policy is not None
@@ -144,7 +144,7 @@ def _moved(situation: Situation, state: PolicyState, version: Version, salt: byt
                 f"{part}, which has a part in the traffic of {situation.model}, does not fit the clients of {version} "
                 f"({', '.join(reasons)}): take it out with `turnout traffic set`, or release with --no-traffic"
             )
-    return state.with_policy(_fitting(replace(policy, baseline=version, canaries=canaries, shadows=shadows)), salt)
+    return state.with_policy(_fitting(replace(policy, baseline=version, canaries=canaries, shadows=shadows)), order)
 
 
 def _fitting(policy: Policy) -> Policy:

@@ -18,14 +18,14 @@ _S = RolloutState
 
 
 def rollback(
-    situation: Situation, to: Version | None, salt: bytes, *, keep_released: bool, actor: str, reason: str
+    situation: Situation, to: Version | None, order: bytes, *, keep_released: bool, actor: str, reason: str
 ) -> Outcome:
     """Returns what a rollback comes to.
 
     Args:
         situation: The model.
         to: What to go back to; None: what a rollout goes back to, or else the nearest that answered before.
-        salt: As of `PolicyState.with_policy`.
+        order: As of `PolicyState.with_policy`.
         keep_released: What was gone back from stays released.
         actor: Who asks.
         reason: Why.
@@ -53,7 +53,7 @@ def rollback(
     default = default_version({**situation.statuses, **statuses})
     state = None
     if policy is not None or default != target:
-        wanted = situation.state.with_policy(Policy(target), salt)
+        wanted = situation.state.with_policy(Policy(target), order)
         state = None if wanted == situation.state else wanted
     if not (state or statuses or endings or situation.unreadable):
         raise ChangeRefused(f"{target} answers all plain requests of {model} already; nothing was changed")

@@ -275,13 +275,13 @@ class Lane:
         if self.ledger.compare(comparison, copy.epoch, copy.offered, lag):
             self.ledger.keep(Disagreement(copy.request_id, datetime.now(UTC), comparison, self._kept(copy)))
         self._noise_due += self._settings.noise_rate
-        if self.closed or self._noise_due < 1.0:
+        if self.closed or (self._noise_due < 1.0 and not self.ledger.wants_repeat):
             return
         if (baseline := self._parts.find(self.pair.baseline)) is not None:
-            self._noise_due -= 1.0
+            self._noise_due = max(self._noise_due - 1.0, 0.0)
             (again,) = await self._execute(baseline, [copy], for_shadow=False)
             if not isinstance(again, TurnoutError):
-                self.ledger.noise(await self._compared(expected, again, copy))
+                self.ledger.repeat(await self._compared(expected, again, copy))
 
     async def _compared(self, expected: Mapping[str, Array], actual: Mapping[str, Array], copy: Copy) -> Comparison:
         rules = self._parts.rules()

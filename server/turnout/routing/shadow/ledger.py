@@ -10,6 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from turnout.routing.compare import Comparison, OutputComparison
+from turnout.routing.shadow.noise import Noise
 from turnout.serving.tensor import Array
 from turnout.telemetry.ratios import Agreement, Ratio
 from turnout.telemetry.shadow import ShadowRecorder
@@ -42,12 +43,14 @@ class Sample:
         epoch: Of the policy that had the copy taken.
         offered: `time.monotonic()` when the live answer had left.
         outcome: What became of it.
+        differing: Outputs that disagree.
     """
 
     number: int
     epoch: int
     offered: float
     outcome: Outcome
+    differing: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,18 +115,23 @@ class Ledger:
         recorder: Counts for the metrics.
         compared: Copies whose outputs were compared.
         disagreed: Those that disagreed.
-        noise_runs: Copies that the baseline ran once more.
-        noise_disagreements: Those whose second answer disagreed with the first.
+        noise: What is known of the baseline's disagreement with itself.
         outputs: By name.
         samples: The latest outcomes, the oldest first.
     """
 
-    def __init__(self, recorder: ShadowRecorder, keep_worst: int) -> None:
+    def __init__(self, recorder: ShadowRecorder, keep_worst: int, *, noise: bool = True) -> None:
+        """Starts empty.
+
+        Args:
+            recorder: Counts for the metrics.
+            keep_worst: Disagreements that are kept.
+            noise: Copies are repeated on the baseline.
+        """
         self.recorder = recorder
         self.compared = 0
         self.disagreed = 0
-        self.noise_runs = 0
-        self.noise_disagreements = 0
+        self.noise = Noise(noise)
         self.outputs: dict[str, OutputRecord] = {}
         self.samples: deque[Sample] = deque(maxlen=_KEPT_OUTCOMES)
         self.outcomes: defaultdict[str, int] = defaultdict(int)
@@ -167,7 +175,7 @@ class Ledger:
                 self.recorder.difference(output.name, output.max_abs)
         if not comparison.agrees:
             self.disagreed += 1
-        self._count(Outcome.AGREED if comparison.agrees else Outcome.DISAGREED, epoch, offered)
+        self._count(Outcome.AGREED if comparison.agrees else Outcome.DISAGREED, epoch, offered, comparison.differing)
         self.recorder.agreement = self._agreement
         return not comparison.agrees and self._among_worst(comparison.severity)
 
@@ -179,22 +187,47 @@ class Ledger:
         elif self._keep_worst:
             heapq.heappushpop(self._worst, item)
 
-    def noise(self, comparison: Comparison) -> None:
+    def repeat(self, comparison: Comparison) -> None:
         """Counts a comparison of the baseline with itself."""
-        self.noise_runs += 1
-        self.noise_disagreements += not comparison.agrees
-        self.recorder.noise = Ratio(self.noise_disagreements, self.noise_runs)
+        self.noise.take(comparison.differing)
+        self.recorder.noise = Ratio(self.noise.disagreements, self.noise.runs)
         if self.compared:
             self.recorder.agreement = self._agreement
 
     @property
     def _agreement(self) -> Agreement:
-        return Agreement(self.disagreed, self.compared, self.noise_disagreements, self.noise_runs)
+        return Agreement(self.disagreed, self.compared, self.noise.disagreements, self.noise.runs)
 
     def _among_worst(self, severity: float) -> bool:
         return len(self._worst) < self._keep_worst or (self._keep_worst > 0 and severity >= self._worst[0][0])
 
-    def _count(self, outcome: Outcome, epoch: int, offered: float) -> None:
+    @property
+    def wants_repeat(self) -> bool:
+        """Whether the copy that was compared last is to be repeated on the baseline, whatever share of them is."""
+        return self.noise.wanted(self.compared, self.disagreed)
+
+    @property
+    def judged(self) -> bool:
+        """Whether enough is known of the noise for outcomes to be judged; those of copies that fail need none."""
+        return self.noise.known or not self.compared
+
+    @property
+    def incomparable(self) -> str:
+        """Why nothing is left to compare, in a sentence; "" where something is."""
+        return self.noise.nothing_left(self.outputs.keys())
+
+    def bad(self, sample: Sample, allowed: float) -> bool:
+        """Tells whether a sample counts against the shadow, with what the baseline does to itself taken off.
+
+        Args:
+            sample: One of `samples`.
+            allowed: Rate of disagreements that a shadow may have.
+        """
+        if sample.outcome is Outcome.DISAGREED:
+            return self.noise.counts(sample.differing, sample.number, allowed)
+        return sample.outcome is not Outcome.AGREED
+
+    def _count(self, outcome: Outcome, epoch: int, offered: float, differing: Sequence[str] = ()) -> None:
         self.outcomes[outcome] += 1
         self.recorder.outcomes[outcome] += 1
-        self.samples.append(Sample(sum(self.outcomes.values()), epoch, offered, outcome))
+        self.samples.append(Sample(sum(self.outcomes.values()), epoch, offered, outcome, differing))

@@ -103,7 +103,7 @@ class Shadows:
             ended = lane or self._ended.pop(pair, None)
             settings = self._settings.for_model(pair.model).shadow
             recorder = self._metrics.shadow(pair.model, pair.shadow)
-            ledger = ended.ledger if ended else Ledger(recorder, settings.keep_worst)
+            ledger = ended.ledger if ended else Ledger(recorder, settings.keep_worst, noise=bool(settings.noise_rate))
             lane = self._lanes[pair] = Lane(pair, settings, ledger, self._parts(pair, settings))
         return lane
 

@@ -3,9 +3,11 @@
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 
-from turnout.rollout.controller import Rollouts
-from turnout.rollout.told import rollout_message
+from turnout.rollout.engine.engine import RolloutEngine
+from turnout.rollout.engine.neighbours import Neighbour
+from turnout.rollout.messages import rollout_message, timestamp
 from turnout.routing.applied import Policies
 from turnout.routing.weights import record_weights
 from turnout.rpc.catalog import STANDINGS, STATES
@@ -17,6 +19,7 @@ from turnout.telemetry.histogram import LATENCY_BOUNDS
 from turnout.telemetry.metrics import Metrics, VersionRecorder
 from turnout.workers.peers import Peers
 from turnout_proto.v1 import activity_pb2 as pb
+from turnout_proto.v1 import servers_pb2
 
 _APPLIED = "applied"
 
@@ -30,7 +33,7 @@ class ActivityMethods:
         catalog: Catalog,
         policies: Policies,
         router: Router,
-        rollouts: Rollouts,
+        rollouts: RolloutEngine,
         metrics: Metrics,
         accepting: Callable[[], bool],
         peers: Peers | None,
@@ -39,7 +42,7 @@ class ActivityMethods:
         self._served = catalog
         self._applied = policies
         self._router = router
-        self._driving = rollouts
+        self._rollouts = rollouts
         self._metrics = metrics
         self._accepting = accepting
         self._since = time.monotonic()
@@ -56,6 +59,11 @@ class ActivityMethods:
         told = await self._peers.ask("activity")
         return pooled_activity(own, [pb.GetActivityResponse.FromString(other) for other in told.values()])
 
+    async def ListServers(self, _: servers_pb2.ListServersRequest) -> servers_pb2.ListServersResponse:  # noqa: N802
+        """Tells which servers share the state store, and how far each is."""
+        found = [_server(one) for one in self._rollouts.servers]
+        return servers_pb2.ListServersResponse(servers=found, answered_by=self._rollouts.server)
+
     async def _told(self, _: bytes) -> bytes:
         return self._activity().SerializeToString()
 
@@ -71,8 +79,22 @@ class ActivityMethods:
             versions=[
                 _version(entry) for model in self._served.snapshot.models.values() for entry in model.versions.values()
             ],
-            rollouts=[rollout_message(driven.rollout, None) for driven in self._driving.driven],
+            rollouts=[rollout_message(active.rollout, None) for active in self._rollouts.active],
         )
+
+
+def _server(one: Neighbour) -> servers_pb2.ServerStatus:
+    message = servers_pb2.ServerStatus(
+        name=one.name, alive=one.alive, started_at=timestamp(one.started), address=str(one.about.get("grpc", "")),
+        release=str(one.about.get("release", "")),
+    )  # fmt: skip
+    message.silent.FromTimedelta(timedelta(seconds=one.silent_s))
+    for model in sorted({*one.versions, *one.epochs}):
+        message.models.add(
+            model=model, versions=one.versions.get(model, ()), epoch=one.epochs.get(model, 0),
+            behind=one.behind.get(model, 0), diverted=one.diverted.get(model, ""),
+        )  # fmt: skip
+    return message
 
 
 def _version(entry: VersionEntry) -> pb.VersionActivity:

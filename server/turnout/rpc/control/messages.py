@@ -4,6 +4,7 @@ import math
 from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from semver import Version
 
 from turnout.errors import InvalidRequest
 from turnout.registry.names import parse_version
@@ -82,8 +83,17 @@ def answers_message(answers: Answers) -> pb.Answers:
     )
 
 
-def state_message(known: ModelEntry, applied: AppliedPolicy | None, answers: Answers) -> pb.TrafficState:
-    """Returns how a model's traffic stands."""
+def state_message(
+    known: ModelEntry, applied: AppliedPolicy | None, answers: Answers, diverted: Version | None = None
+) -> pb.TrafficState:
+    """Returns how a model's traffic stands.
+
+    Args:
+        known: The model.
+        applied: What is in force.
+        answers: Who answers what.
+        diverted: The version that a rollback has answer everything before it is on record; None if the policy holds.
+    """
     if applied is None:
         return pb.TrafficState(model=known.name, answers=answers_message(answers))
     policy = applied.state.policy
@@ -101,13 +111,14 @@ def state_message(known: ModelEntry, applied: AppliedPolicy | None, answers: Ans
                 decisions=share.decisions,
                 deviation=share.deviation,
             )
-            for share in ([] if policy is None else shares(known, applied, policy))
+            for share in ([] if policy is None else shares(known, applied, policy, diverted))
         ],
         changed_at=_timestamp(applied.changed_at),
         actor=applied.actor,
         reason=applied.reason,
         action=applied.action,
         answers=answers_message(answers),
+        diverted=str(diverted or ""),
     )
 
 
@@ -148,8 +159,8 @@ def shadow_message(lane: Lane, worst: int) -> pb.ShadowReport:
         outcomes=dict(ledger.outcomes),
         dropped=dict(ledger.dropped),
         agreement=ledger.agreement,
-        noise_runs=ledger.noise_runs,
-        noise_disagreements=ledger.noise_disagreements,
+        noise_runs=ledger.noise.runs,
+        noise_disagreements=ledger.noise.disagreements,
         outputs=[_output_message(name, record) for name, record in sorted(ledger.outputs.items())],
         worst=[_disagreement_message(disagreement) for disagreement in ledger.worst[:worst]],
     )

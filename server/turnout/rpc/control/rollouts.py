@@ -7,10 +7,12 @@ from turnout.errors import InvalidRequest
 from turnout.registry.names import parse_version
 from turnout.rollout import overrides
 from turnout.rollout.attempt import Moved, Pause, Rollout
-from turnout.rollout.controller import Rollouts
+from turnout.rollout.engine.engine import RolloutEngine
+from turnout.rollout.engine.releases import Releases
+from turnout.rollout.log import RolloutLog
+from turnout.rollout.messages import found_message, rollout_message, timestamp
 from turnout.rollout.plan import Plan
 from turnout.rollout.preview import Previews
-from turnout.rollout.told import found_message, rollout_message, timestamp
 from turnout.rpc.control.calls import check_record
 from turnout.rpc.control.messages import answers_message
 from turnout_proto.v1 import rollout_pb2 as pb
@@ -25,8 +27,10 @@ _TICKS_AT_ONCE = 2000
 class RolloutMethods:
     """Changes and tells how candidates become baselines."""
 
-    def __init__(self, rollouts: Rollouts, previews: Previews) -> None:
+    def __init__(self, rollouts: RolloutEngine, releases: Releases, log: RolloutLog, previews: Previews) -> None:
         self._rollouts = rollouts
+        self._releases = releases
+        self._log = log
         self._previews = previews
 
     async def PlanRollout(self, request: pb.PlanRolloutRequest) -> pb.PlanRolloutResponse:  # noqa: N802 - gRPC's
@@ -61,22 +65,23 @@ class RolloutMethods:
         )
 
     async def CommandRollout(self, request: pb.CommandRolloutRequest) -> pb.CommandRolloutResponse:  # noqa: N802
-        """Has an operator's word on a rollout."""
+        """Carries out an operator's decision on a rollout."""
         change = request.change
         check_record(change.actor, change.reason, "change.")
         expected = change.expected_epoch if change.HasField("expected_epoch") else None
         if request.discard:
             if request.command != pb.ROLLOUT_COMMAND_ABORT:
                 raise InvalidRequest.at("discard", "expected with ROLLOUT_COMMAND_ABORT only")
-            await self._rollouts.discard(request.model, request.attempt, change.actor, change.reason)
-            record, found = await self._rollouts.log.found(request.model, request.attempt)
-            events = await self._rollouts.log.events(request.model, record.attempt, _EVENTS)
+            await self._releases.discard(request.model, request.attempt, change.actor, change.reason)
+            record, found = await self._log.found(request.model, request.attempt)
+            events = await self._log.events(request.model, record.attempt, _EVENTS)
             message = found_message(found, record, events)
             return pb.CommandRolloutResponse(
                 rollout=message, answers=answers_message(self._rollouts.answers(request.model))
             )
         if request.command == pb.ROLLOUT_COMMAND_RETRY:
-            rollout = await self._rollouts.retry(request.model, change.actor, change.reason, expected)
+            _, last = await self._log.latest(request.model)
+            rollout = await self._rollouts.retry(last, change.actor, change.reason, expected)
         else:
             decide = _decision(request, change.actor, change.reason)
             resume = request.command == pb.ROLLOUT_COMMAND_RESUME
@@ -91,7 +96,7 @@ class RolloutMethods:
         """Tells the rollouts that are and were."""
         if request.limit > _MAX_LIMIT:
             raise InvalidRequest.at("limit", f"expected at most {_MAX_LIMIT}")
-        known = await self._rollouts.log.history(request.model or None, request.limit or 20)
+        known = await self._log.history(request.model or None, request.limit or 20)
         return pb.ListRolloutsResponse(rollouts=[found_message(found, record) for record, found in known])
 
     async def WatchRollout(  # noqa: N802
@@ -100,8 +105,8 @@ class RolloutMethods:
         """Tells a rollout as it goes."""
         last = b""
         while True:
-            record, found = await self._rollouts.log.found(request.model, request.attempt)
-            events = await self._rollouts.log.events(request.model, record.attempt, _EVENTS)
+            record, found = await self._log.found(request.model, request.attempt)
+            events = await self._log.events(request.model, record.attempt, _EVENTS)
             message = found_message(found, record, events)
             if (text := message.SerializeToString(deterministic=True)) != last:
                 last = text
@@ -112,16 +117,16 @@ class RolloutMethods:
 
     async def GetRolloutTicks(self, request: pb.GetRolloutTicksRequest) -> pb.GetRolloutTicksResponse:  # noqa: N802
         """Tells what each tick of a rollout counted."""
-        record, rollout = await self._rollouts.log.latest(request.model, request.attempt)
-        events = await self._rollouts.log.events(request.model, rollout.attempt, _MAX_LIMIT)
-        ticks = await self._rollouts.log.ticks(request.model, rollout.attempt, request.after, _TICKS_AT_ONCE + 1)
-        told = ticks[:_TICKS_AT_ONCE]
+        record, rollout = await self._log.latest(request.model, request.attempt)
+        events = await self._log.events(request.model, rollout.attempt, _MAX_LIMIT)
+        ticks = await self._log.ticks(request.model, rollout.attempt, request.after, _TICKS_AT_ONCE + 1)
+        page = ticks[:_TICKS_AT_ONCE]
         return pb.GetRolloutTicksResponse(
             rollout=rollout_message(rollout, record, events),
-            ticks_json=[json.dumps(tick) for _, _, tick in told],
-            times=[timestamp(time) for _, time, _ in told],
-            last_tick=told[-1][0] if told else request.after,
-            more=len(ticks) > len(told),
+            ticks_json=[json.dumps(tick) for _, _, tick in page],
+            times=[timestamp(time) for _, time, _ in page],
+            last_tick=page[-1][0] if page else request.after,
+            more=len(ticks) > len(page),
         )
 
     async def RollBack(self, request: pb.RollBackRequest) -> pb.RollBackResponse:  # noqa: N802
@@ -130,7 +135,7 @@ class RolloutMethods:
         to = parse_version(request.version) if request.version else None
         change = request.change
         expected = change.expected_epoch if change.HasField("expected_epoch") else None
-        done = await self._rollouts.rollback(
+        done = await self._releases.rollback(
             request.model, to, change.actor, change.reason, expected, keep_released=request.keep_released
         )
         return pb.RollBackResponse(
@@ -141,14 +146,12 @@ class RolloutMethods:
         )
 
     async def _message(self, rollout: Rollout) -> pb.Rollout:
-        record = await self._rollouts.log.record(rollout)
-        return rollout_message(
-            rollout, record, await self._rollouts.log.events(rollout.model, rollout.attempt, _EVENTS)
-        )
+        record = await self._log.record(rollout)
+        return rollout_message(rollout, record, await self._log.events(rollout.model, rollout.attempt, _EVENTS))
 
 
 def read_plan(text: str) -> Plan:
-    """Reads a plan as it came.
+    """Reads a plan as it came, with the metrics that every new rollout looks at.
 
     Raises:
         InvalidRequest: It is no plan.
@@ -161,7 +164,7 @@ def read_plan(text: str) -> Plan:
         raise InvalidRequest.at("plan_json", "expected JSON") from None
     if not isinstance(body, dict):
         raise InvalidRequest.at("plan_json", "expected a JSON object")
-    return Plan.from_json(body)
+    return Plan.from_json(body).complete
 
 
 def _decision(request: pb.CommandRolloutRequest, actor: str, reason: str) -> Callable[[Rollout], Moved]:

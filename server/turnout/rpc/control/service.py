@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
-from turnout.rollout.controller import Rollouts
+from turnout.rollout.engine.engine import RolloutEngine
+from turnout.rollout.engine.releases import Releases
+from turnout.rollout.log import RolloutLog
 from turnout.rollout.preview import Previews
 from turnout.routing.applied import Policies
 from turnout.routing.explain import Explainer
@@ -31,14 +33,16 @@ class ControlServicer(VersionMethods, TrafficMethods, RolloutMethods, ActivityMe
         policies: Policies,
         explainer: Explainer,
         shadows: Shadows,
-        rollouts: Rollouts,
+        rollouts: RolloutEngine,
+        releases: Releases,
+        rollout_log: RolloutLog,
         previews: Previews,
         router: Router,
         metrics: Metrics,
         accepting: Callable[[], bool],
         peers: Peers | None,
     ) -> None:
-        VersionMethods.__init__(self, peers or manager, manager.refresh, catalog, declarer, rollouts)
+        VersionMethods.__init__(self, peers or manager, manager.refresh, catalog, declarer, releases)
         TrafficMethods.__init__(self, traffic, policies, catalog, explainer, shadows, rollouts.answers, peers)
-        RolloutMethods.__init__(self, rollouts, previews)
+        RolloutMethods.__init__(self, rollouts, releases, rollout_log, previews)
         ActivityMethods.__init__(self, manager, catalog, policies, router, rollouts, metrics, accepting, peers)

@@ -137,7 +137,7 @@ class TrafficMethods:
 
     def _state(self, model: str) -> pb.TrafficState:
         known, applied = self._models.snapshot.model(model), self._policies.current.get(model)
-        return state_message(known, applied, self._answers_now(model))
+        return state_message(known, applied, self._answers_now(model), self._policies.diverted.get(model))
 
 
 def _change(message: pb.TrafficChange) -> Change:

@@ -9,7 +9,7 @@ from semver import Version
 from turnout.errors import InvalidRequest, ModelNotFound, Unavailable
 from turnout.registry.names import parse_version
 from turnout.registry.standing import Standing
-from turnout.rollout.controller import Rollouts
+from turnout.rollout.engine.releases import Releases
 from turnout.routing.declarations import WayBack
 from turnout.rpc.catalog import version_message
 from turnout.rpc.control.calls import check_record
@@ -63,13 +63,13 @@ class VersionMethods:
         refresh: Callable[[], Awaitable[None]],
         catalog: Catalog,
         declarer: Declarer,
-        rollouts: Rollouts,
+        releases: Releases,
     ) -> None:
         self._loads = loads
         self._refresh = refresh
         self._catalog = catalog
         self._declarer = declarer
-        self._releases = rollouts
+        self._releases = releases
 
     async def LoadVersion(self, request: pb.LoadVersionRequest) -> pb.LoadVersionResponse:  # noqa: N802
         """Loads a version and waits until it is Ready."""

@@ -12,7 +12,7 @@ from turnout.errors import InvalidRequest, PermissionDenied, TurnoutError
 from turnout.rollout import overrides
 from turnout.rollout.actors import check_person
 from turnout.rollout.attempt import Moved, Pause, Rollout
-from turnout.rollout.controller import Rollouts
+from turnout.rollout.engine.engine import RolloutEngine
 from turnout.web.console.pages import Pages, attempt_of
 from turnout.web.console.rendering import HEADERS, page
 from turnout.web.console.session import Sessions, actor_name, over_https, same_origin
@@ -50,7 +50,7 @@ def decision(command: str, actor: str, reason: str) -> Decide:
 class Actions:
     """Takes what is posted. Each answer is a redirect to the page that shows what came of it, or says why not."""
 
-    def __init__(self, rollouts: Rollouts, pages: Pages, sessions: Sessions, log: FilteringBoundLogger) -> None:
+    def __init__(self, rollouts: RolloutEngine, pages: Pages, sessions: Sessions, log: FilteringBoundLogger) -> None:
         self._rollouts = rollouts
         self._pages = pages
         self._sessions = sessions

@@ -7,7 +7,8 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
-from turnout.rollout.controller import Rollouts
+from turnout.rollout.engine.engine import RolloutEngine
+from turnout.rollout.log import RolloutLog
 from turnout.routing.applied import Policies
 from turnout.routing.explain import Explainer
 from turnout.routing.shadow.service import Shadows
@@ -25,7 +26,8 @@ def console_routes(
     catalog: Catalog,
     policies: Policies,
     shadows: Shadows,
-    rollouts: Rollouts,
+    rollouts: RolloutEngine,
+    rollout_log: RolloutLog,
     explainer: Explainer,
     recent: Recent,
     token: str,
@@ -39,6 +41,7 @@ def console_routes(
         policies: What is routed.
         shadows: What is compared.
         rollouts: What is rolled out.
+        rollout_log: What was.
         explainer: Explains routes.
         recent: The last hour.
         token: Whoever knows it may change things; "" where nobody may.
@@ -46,7 +49,7 @@ def console_routes(
         part: As of `Pages`.
     """
     sessions = Sessions(token)
-    pages = Pages(catalog, policies, shadows, rollouts, explainer, recent, sessions, part)
+    pages = Pages(catalog, policies, shadows, rollouts, rollout_log, explainer, recent, sessions, part)
     actions = Actions(rollouts, pages, sessions, log)
     return [
         Route("/", _home),

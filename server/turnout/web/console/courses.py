@@ -13,8 +13,8 @@ from typing import Any
 
 from turnout.rollout.evidence import Evidence, Metric
 from turnout.rollout.log import RolloutLog
+from turnout.rollout.messages import rollout_message
 from turnout.rollout.plan import Plan
-from turnout.rollout.told import rollout_message
 from turnout.threads import Threads
 from turnout.web.report.page import MOST_POINTS, Point, drawing
 from turnout.web.report.replay import Told, ratio_of, worse_and_better

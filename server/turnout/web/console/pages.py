@@ -10,7 +10,8 @@ from starlette.responses import JSONResponse, Response
 from turnout.errors import InvalidRequest, NotFound, TurnoutError, Unavailable
 from turnout.registry.names import parse_version
 from turnout.rollout.attempt import Rollout
-from turnout.rollout.controller import Rollouts
+from turnout.rollout.engine.engine import RolloutEngine
+from turnout.rollout.log import RolloutLog
 from turnout.rollout.records import UnreadableRollout
 from turnout.routing.applied import Policies
 from turnout.routing.explain import Explainer
@@ -53,7 +54,8 @@ class Pages:
         catalog: Catalog,
         policies: Policies,
         shadows: Shadows,
-        rollouts: Rollouts,
+        rollouts: RolloutEngine,
+        rollout_log: RolloutLog,
         explainer: Explainer,
         recent: Recent,
         sessions: Sessions,
@@ -66,6 +68,7 @@ class Pages:
             policies: What is routed.
             shadows: What is compared.
             rollouts: What is rolled out.
+            rollout_log: What was.
             explainer: Explains routes.
             recent: The last hour.
             sessions: Who is signed in.
@@ -76,9 +79,10 @@ class Pages:
         self._policies = policies
         self._shadows = shadows
         self._rollouts = rollouts
+        self._rollout_log = rollout_log
         self._explainer = explainer
         self._recent = recent
-        self._courses = Courses(rollouts.log)
+        self._courses = Courses(rollout_log)
         self.sessions = sessions
 
     def _page(self, template: str, request: Request, **context: Any) -> Response:
@@ -105,7 +109,14 @@ class Pages:
         """All models, and the rollouts that run."""
         models = [self._view(known) for known in self._catalog.snapshot.models.values()]
         return self._page(
-            "overview.html", request, models=models, sums=Sums.of(models), rollouts=self._rollouts.running, reach=reach
+            "overview.html",
+            request,
+            models=models,
+            sums=Sums.of(models),
+            rollouts=self._rollouts.running,
+            reach=reach,
+            servers=self._rollouts.servers,
+            answered_by=self._rollouts.server,
         )
 
     @explained
@@ -115,7 +126,7 @@ class Pages:
         history: Sequence[tuple[RolloutRecord, Rollout]] = ()
         trouble, unread = "", list[str]()
         try:
-            found = await self._rollouts.log.history(known.name, _HISTORY)
+            found = await self._rollout_log.history(known.name, _HISTORY)
             history = [(record, rollout) for record, rollout in found if isinstance(rollout, Rollout)]
             unread = [one.sentence for _, one in found if isinstance(one, UnreadableRollout)]
         except TurnoutError as error:

@@ -67,7 +67,7 @@ def model_view(
     applied = policies.current.get(known.name)
     split: tuple[Share, ...] = ()
     if applied is not None and applied.state.policy is not None:
-        split = tuple(shares(known, applied, applied.state.policy))
+        split = tuple(shares(known, applied, applied.state.policy, policies.diverted.get(known.name)))
     parts: dict[str, list[Share]] = {}
     for share in split:
         parts.setdefault(share.version, []).append(share)

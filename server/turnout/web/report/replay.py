@@ -44,7 +44,7 @@ class Told:
         try:
             if "shadow" in body:
                 requests, bad = body["shadow"]
-                tick = Tick(0.0, {DISAGREEMENT: Count(int(requests), int(bad))}, {}, 1)
+                tick = Tick.unkeyed(0.0, {DISAGREEMENT: Count(int(requests), int(bad))}, {}, 1)
             else:
                 tick = Tick.from_json(body)
             weight, latency = body.get("weight"), body.get("latency") or {}
@@ -118,6 +118,9 @@ class Replay:
         return ratio_of(sum(worse for worse, _ in parts), sum(better for _, better in parts))
 
 
+ARMS = ("canary", "baseline")
+
+
 class Seen(Protocol):
     """A rollout with what it saw, however that is kept."""
 
@@ -139,11 +142,19 @@ class Seen(Protocol):
 
 def worse_and_better(tick: Tick, metric: str) -> tuple[float, float]:
     """Returns what a tick adds to both sums of the ratio of Mantel and Haenszel."""
-    a, b = tick.canary.get(metric, Count()), tick.baseline.get(metric, Count())
-    if not a.requests or not b.requests:
-        return 0.0, 0.0
-    total = a.requests + b.requests
-    return a.bad * b.requests / total, b.bad * a.requests / total
+    worse = better = 0.0
+    for stratum in tick.strata:
+        unkeyed = stratum.canary.get(metric), stratum.baseline.get(metric)
+        keyed = stratum.keyed_canary.get(metric), stratum.keyed_baseline.get(metric)
+        # Keyed requests by what was to be expected of them: a tenant that was always slow is no news.
+        for pair in (
+            [(one.requests, one.bad) for one in unkeyed if one is not None],
+            [(float(one.expected.sum()), one.total.bad) for one in keyed if one is not None],
+        ):
+            if len(pair) == len(ARMS) and all(exposure > 0 for exposure, _ in pair):
+                (a, a_bad), (b, b_bad) = pair
+                worse, better = worse + a_bad * b / (a + b), better + b_bad * a / (a + b)
+    return worse, better
 
 
 def ratio_of(worse: float, better: float) -> float | None:

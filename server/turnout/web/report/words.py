@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from turnout.rollout.evidence import LEAST_BAD, Fitness, Metric
+from turnout.rollout.explain import few_units_text
 from turnout.rollout.plan import Plan
 from turnout.web.report.replay import Seen
 from turnout.web.report.spans import duration_text, share_text
@@ -143,6 +144,8 @@ def meaning(name: str, threshold_seconds: float) -> str:
     match name:
         case "errors":
             return "failed by the server's fault"
+        case "invalid":
+            return "answered with NaN or infinity"
         case "stalled":
             return f"slower than ten times the baseline's p99{limit}"
         case "disagreement":
@@ -177,7 +180,7 @@ def _proof(metric: Metric, replay: Seen) -> tuple[bool, str]:
     """Returns whether a metric lets the candidate be promoted, and why."""
     plan, evidence = replay.plan, replay.last
     seen, enough = evidence.accumulators[metric.name].canary, max(plan.exposure_requests, 1)
-    found = evidence.fitness(metric, plan.beta, plan.exposure_requests)
+    found = evidence.fitness(metric, plan.beta, plan.exposure_requests, alone=plan.from_broken)
     words = {
         Fitness.NOT_ASKED: "not asked for",
         Fitness.SHOWN: "shown",
@@ -196,6 +199,10 @@ def _reading(replay: Seen, findings: tuple[Finding, ...]) -> Iterator[str]:
         f"Combined evidence that {rollout.candidate} is worse: {evidence_text(rollout.e_value)}, "
         f"{'which reaches' if worse else 'below'} the threshold of {evidence_text(rollout.threshold)}."
     )
+    if (units := replay.last.effective_units) is not None:
+        yield few_units_text(replay.last) or (
+            f"{units:.0f} effective tenants carry this canary: keyed requests count by tenant, not one by one."
+        )
     yield (
         f"At most {share_text(alpha)} of rollouts of candidates that are not worse ever get that far, however "
         f"often one looks{shared}."

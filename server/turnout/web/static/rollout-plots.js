@@ -3,7 +3,7 @@
   "use strict";
   let data = null;
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  const hues = { errors: "#d1495b", p99: "#7b5cd6", p95: "#2f7fd1", p90: "#1b998b", stalled: "#5f6b2d", slo: "#c77d0a", disagreement: "#8d6e63" };
+  const hues = { errors: "#d1495b", p99: "#7b5cd6", p95: "#2f7fd1", p90: "#1b998b", stalled: "#5f6b2d", invalid: "#b5179e", slo: "#c77d0a", disagreement: "#8d6e63" };
   const drawn = new Map();
   let low = 0.1, high = 1;
   function axis(extra) {

@@ -2,16 +2,16 @@
 
 from collections import Counter
 
-from turnout.rollout.controller import Rollouts
+from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.meter import FalseAlarmMeters
-from turnout.telemetry.rollout import RolloutRecorder, RolloutSample
+from turnout.telemetry.rollout import RolloutRecorder, RolloutSample, ServerSample
 
 
-def record_rollouts(rollouts: Rollouts, meters: FalseAlarmMeters, recorder: RolloutRecorder) -> None:
+def record_rollouts(rollouts: RolloutEngine, meters: FalseAlarmMeters, recorder: RolloutRecorder) -> None:
     """Notes the rollouts that this server drives, and its meters; called before a scrape."""
     samples = []
-    for driven in rollouts.driven:
-        rollout = driven.rollout
+    for active in rollouts.active:
+        rollout = active.rollout
         evidence = rollout.evidence
         bad = {
             (arm, name): count.bad
@@ -29,3 +29,7 @@ def record_rollouts(rollouts: Rollouts, meters: FalseAlarmMeters, recorder: Roll
     recorder.unreadable = Counter(one.record.model for one in rollouts.unreadable)
     recorder.meters = meters.samples
     recorder.since_tick = rollouts.seconds_since_tick
+    recorder.tick_duration = rollouts.tick_duration
+    recorder.late_counts = rollouts.late_counts
+    recorder.diverted = {diversion.model for diversion in rollouts.diversions}
+    recorder.servers = [ServerSample(one.name, one.alive, one.behind) for one in rollouts.servers]

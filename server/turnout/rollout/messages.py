@@ -6,8 +6,8 @@ from datetime import datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from turnout.rollout.attempt import Rollout
+from turnout.rollout.explain import lacking
 from turnout.rollout.records import UnreadableRollout
-from turnout.rollout.words import lacking
 from turnout.state.events import Event
 from turnout.state.rollouts import RolloutRecord
 from turnout_proto.v1 import rollout_pb2 as pb

@@ -1,4 +1,4 @@
-"""What a rollout wishes to be routed, beside what others wish."""
+"""What a policy that a rollout asks for, beside what others ask for."""
 
 from dataclasses import replace
 
@@ -6,9 +6,9 @@ import pytest
 
 from rollout_values import PLAN, V1, V2, V3, S, begun, gone, reached
 from turnout.rollout.attempt import Rollout
+from turnout.rollout.desired import desired_policy
 from turnout.rollout.machine import Facts
 from turnout.rollout.plan import Step
-from turnout.rollout.wishes import wished
 from turnout.routing.policy import Canary, Policy, Shadow, malformed
 
 NO_TWIN = replace(PLAN, twin=False)
@@ -20,7 +20,7 @@ def rival(state: S, **changes: object) -> Rollout:
 
 
 def wish(rollout: Rollout, policy: Policy | None = None) -> Policy:
-    found = wished(rollout, policy)
+    found = desired_policy(rollout, policy)
     assert found is not None
     return found
 
@@ -39,7 +39,7 @@ def wish(rollout: Rollout, policy: Policy | None = None) -> Policy:
     ],
 )
 def test_each_state_has_a_wish_of_its_own(state, expected) -> None:
-    assert wished(reached(state), None) == expected
+    assert desired_policy(reached(state), None) == expected
 
 
 @pytest.mark.parametrize(
@@ -73,8 +73,8 @@ def test_two_that_run_beside_one_another_leave_each_other_where_they_stand() -> 
     policy = wish(other, wish(one))
     assert {c.version for c in policy.canaries} == {V2, V3}
     for _ in range(3):
-        assert wished(one, policy) == policy
-        assert wished(other, policy) == policy
+        assert desired_policy(one, policy) == policy
+        assert desired_policy(other, policy) == policy
 
 
 def test_one_that_is_overtaken_leaves_the_others_holdback_alone() -> None:
@@ -103,7 +103,7 @@ def test_the_version_that_becomes_the_baseline_is_no_shadow_of_itself() -> None:
 
 
 def test_one_that_waits_wishes_for_nothing() -> None:
-    assert wished(begun(), Policy(V1, (Canary(V3, 100),))) is None
+    assert desired_policy(begun(), Policy(V1, (Canary(V3, 100),))) is None
 
 
 def test_a_promotion_leaves_the_others_canaries_and_shadows() -> None:

@@ -1,4 +1,4 @@
-"""What a rollout wishes to be routed: it follows from its state alone. Pure.
+"""The policy that a rollout asks for: it follows from its state alone. Pure.
 
 Putting it in force twice is harmless, and a restart needs nothing but the state.
 """
@@ -15,12 +15,12 @@ from turnout.routing.policy import UNITS, Canary, Policy, Shadow
 _S = RolloutState
 
 
-def wished(rollout: Rollout, policy: Policy | None) -> Policy | None:
-    """Returns the policy that `rollout` wishes for, given the one in force; None where it wishes for nothing else.
+def desired_policy(rollout: Rollout, policy: Policy | None) -> Policy | None:
+    """Returns the policy that `rollout` asks for, given the one in force; None if it asks for no change.
 
-    Canaries and shadows that are not its own stay. What comes out for its own wish comes out again for the result.
+    Canaries and shadows that are not its own stay. Asked again of its own result, it returns the same.
     """
-    after = _wished(rollout, policy)
+    after = _desired(rollout, policy)
     if after is None:
         return None
     if rollout.plan.twin:
@@ -38,7 +38,7 @@ def _twin(canaries: Sequence[Canary]) -> int:
     return max(min(max((c.weight for c in canaries), default=0), _left(canaries) // 2), 0)
 
 
-def _wished(rollout: Rollout, policy: Policy | None) -> Policy | None:
+def _desired(rollout: Rollout, policy: Policy | None) -> Policy | None:
     candidate, previous = rollout.candidate, rollout.previous
     canaries = policy.canaries if policy is not None else ()
     shadows = policy.shadows if policy is not None else ()

@@ -1,0 +1,237 @@
+"""Canaries whose requests carry routing keys, simulated a thousand at a time by the shipped evidence.
+
+Each key has a Poisson rate (Zipf) and its own share of bad events (lognormal), and stays with the candidate, its twin,
+or neither. Counts go to `turnout.rollout.evidence.keyed.KeyedTest`, which takes all runs of a case along a leading
+axis; `tests/unit/test_rollout_keyed.py` holds it to what `Evidence` makes of
+the same ticks.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from turnout.rollout.evidence import GAMMA_0, GROUPS, Metric, errors, latency
+from turnout.rollout.evidence.keyed import KeyedTest
+from turnout.rollout.evidence.ticks import Floats
+
+ALPHA = 0.01
+RATE = 50.0
+HISTORY_SECONDS = 1800.0
+_PRIOR = 2.0
+"""Events that a unit's share of bad ones is shrunk towards the mean by."""
+
+Varying = Callable[[int], float]
+"""A factor by tick."""
+
+
+@dataclass(frozen=True)
+class KeyedCase:
+    """One row.
+
+    Attributes:
+        name: What is so.
+        kind: `null`: nothing is wrong, and what is rolled back is so falsely; `detect`: something is.
+        keys: Routing keys.
+        sigma: Of the lognormal factors by which keys differ in their shares of bad events.
+        metric: The one metric that is looked at, with all of the weight.
+        share: Bad events a request, on average.
+        effect: By how much the candidate multiplies them.
+        weight: Of the canary, and of its twin as far as there is room.
+        heavy: Share of the traffic that one more key has.
+        slow: Share of the traffic that one more key has, whose share of bad events is thrice the highest.
+        batch: Requests that share their fate.
+        load: Factor of the traffic, by tick.
+        grows: Weights that the canary and its twin have, one after the other; () for `weight` throughout.
+        late: Share of the time after which the effect begins.
+        history: Whether the keys' own shares are known from the time before.
+        zipf: Exponent of the keys' rates.
+        twin: The canary is compared with a part of the baseline like its own; else with all of it.
+        bursts: Chance that a unit fails all by itself in a tick, whatever version answers it: nine requests in ten.
+        expected: Share taken back and median minutes of EVIDENCE.md's table; None where it has none.
+        tick: Seconds.
+    """
+
+    name: str
+    kind: str
+    keys: int
+    sigma: float
+    metric: Metric
+    share: float
+    effect: float = 1.0
+    weight: float = 0.25
+    heavy: float = 0.0
+    slow: float = 0.0
+    batch: int = 1
+    load: Varying = lambda _: 1.0
+    grows: tuple[float, ...] = ()
+    late: float = 0.0
+    history: bool = True
+    zipf: float = 0.8
+    twin: bool = True
+    bursts: float = 0.0
+    expected: tuple[float, float] | None = None
+    tick: float = 30.0
+
+
+P90, ERROR = latency("p90", 1.0), errors(1.0)
+SIZES = ((20, 1.0), (50, 0.0), (50, 1.0), (200, 0.5), (200, 1.0), (500, 0.5), (2000, 0.5), (5000, 0.0))
+_TABLE = {
+    (5000, 0.0): ((1.0, 2.5), (1.0, 4.0)), (2000, 0.5): ((0.94, 2.5), (0.96, 4.0)),
+    (500, 0.5): ((0.78, 3.0), (0.87, 4.5)), (200, 1.0): ((0.42, 4.0), (0.49, 6.5)),
+}  # fmt: skip
+"""EVIDENCE.md's: share taken back and median minutes, of p90 x1.8 and errors x10."""
+
+
+def keyed_cases() -> Iterator[KeyedCase]:
+    """The rows: EVIDENCE.md's table, and what could deceive a weaker test."""
+    for keys, sigma in SIZES:
+        named = f"{keys:,} keys, sigma {sigma:g}"
+        p90 = KeyedCase(f"p90: no difference, {named}", "null", keys, sigma, P90, 0.1)
+        failing = KeyedCase(f"errors: no difference, {named}", "null", keys, sigma, ERROR, 0.001)
+        for case in (p90, failing):
+            yield case
+            yield replace(case, name=case.name.replace("no difference", "exactly r0"), effect=case.metric.null)
+    p90 = KeyedCase("", "null", 200, 1.0, P90, 0.1)
+    for name, changed in {
+        "200 keys, sigma 1, 5 % weight": {"weight": 0.05},
+        "2,000 keys, sigma 0.5, 5 % weight": {"keys": 2000, "sigma": 0.5, "weight": 0.05},
+        "500 alike and one heavy key (30 %)": {"keys": 500, "sigma": 0.0, "heavy": 0.3},
+        "200 keys, sigma 1, one heavy key (30 %)": {"heavy": 0.3},
+        "500 alike and one slow key": {"keys": 500, "sigma": 0.0, "slow": 0.005, "share": 0.003},
+        "200 keys, sigma 0.5, batches of 8": {"sigma": 0.5, "batch": 8},
+        "2,000 keys, sigma 0, batches of 8": {"keys": 2000, "sigma": 0.0, "batch": 8},
+        "200 keys, sigma 0.5, load drifts tenfold": {"sigma": 0.5, "load": lambda tick: 10 ** math.sin(tick / 25)},
+        "500 keys, sigma 0.5, weights 1 5 25 40 %": {"keys": 500, "sigma": 0.5, "grows": (0.01, 0.05, 0.25, 0.4)},
+        "200 keys, sigma 1, no history": {"history": False},
+        "200 keys alike in rate, sigma 1": {"zipf": 0.0},
+        "500 keys, sigma 2": {"keys": 500, "sigma": 2.0},
+        "200 keys, sigma 1, ticks of 5 s": {"tick": 5.0},
+        "500 keys, sigma 0.5, 5 % weight, no twin": {"keys": 500, "sigma": 0.5, "weight": 0.05, "twin": False},
+        "500 keys, sigma 0.5, keys fail in bursts": {"keys": 500, "sigma": 0.5, "share": 0.003, "bursts": 0.0002},
+    }.items():
+        case = replace(p90, name=f"p90: no difference, {name}", **changed)  # type: ignore[arg-type]
+        yield case
+        yield replace(case, name=f"p90: exactly r0, {name}", effect=case.metric.null)
+    for (keys, sigma), (as_slow, as_failing) in _TABLE.items():
+        named = f"{keys:,} keys, sigma {sigma:g}"
+        yield KeyedCase(f"p90 exceedances x1.8, {named}", "detect", keys, sigma, P90, 0.1, 1.8, expected=as_slow)
+        yield KeyedCase(f"errors 0.1 % x10, {named}", "detect", keys, sigma, ERROR, 0.001, 10.0, expected=as_failing)
+    yield KeyedCase("p90 exceedances x1.8, 50 keys, sigma 1", "detect", 50, 1.0, P90, 0.1, 1.8)
+    yield KeyedCase(
+        "p90 exceedances x1.8 after an hour, 500 keys, sigma 0.5", "detect", 500, 0.5, P90, 0.1, 1.8, late=0.5
+    )
+    yield KeyedCase(
+        "p90 exceedances x1.8, 500 keys, one heavy key (30 %)", "detect", 500, 0.5, P90, 0.1, 1.8, heavy=0.3
+    )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the runs of a case.
+
+    Attributes:
+        minutes: Until the candidate was taken back; NaN where it was not.
+        units: Effective units of the smaller arm at the end.
+        evidence: Combined evidence at the end, which comes sooner where all runs are taken back.
+    """
+
+    minutes: Floats
+    units: Floats
+    evidence: Floats
+
+
+class Population:
+    """The keys of many runs: how often each unit asks, and how often it goes wrong; shape (runs, 2, groups)."""
+
+    def __init__(self, case: KeyedCase, runs: int, rng: np.random.Generator) -> None:
+        """Draws keys and assigns them, for good: a key's place decides whether a weight takes it."""
+        self._twin = case.twin
+        rate = np.tile(1 / np.arange(1, case.keys + 1) ** case.zipf, (runs, 1))
+        rate *= RATE / rate.sum(1, keepdims=True)
+        factor = np.exp(rng.normal(0, case.sigma, rate.shape))
+        factor /= (factor * rate).sum(1, keepdims=True) / RATE
+        for more, times in ((case.heavy, 1.0), (case.slow, 3.0)):
+            if more:
+                rate = np.column_stack([rate * (1 - more), np.full(runs, RATE * more)])
+                factor = np.column_stack([factor, times * factor.max(1) if times > 1 else np.ones(runs)])
+        self._rate, self._bad = rate, rate * np.minimum(case.share * factor, 0.9)
+        self._place, self._group = rng.random(rate.shape), rng.integers(0, GROUPS, rate.shape)
+        self._history = self._shares(case, rng)
+
+    def _shares(self, case: KeyedCase, rng: np.random.Generator) -> Floats:
+        """Returns each key's share of bad events before the first step, shrunk towards the mean."""
+        bad = rng.poisson(self._bad * HISTORY_SECONDS)
+        requests = bad + rng.poisson((self._rate - self._bad) * HISTORY_SECONDS)
+        mean = np.maximum(bad.sum(1) / requests.sum(1), 1e-6)[:, None]
+        shares: Floats = (bad + _PRIOR) / (requests + _PRIOR / mean) if case.history else np.zeros(bad.shape) + mean
+        return shares
+
+    def units(self, weights: Sequence[float]) -> list[tuple[Floats, Floats, Floats]]:
+        """Returns, for each weight, each unit's requests and bad ones a second, and its share of bad ones before.
+
+        Groups without a key have no column; those of the two arms are not the same ones, as none is compared.
+        """
+        found = [self._summed(weight) for weight in weights]
+        active = np.any([requests > 0 for requests, _, _ in found], axis=0)
+        columns = np.argsort(~active, axis=-1, kind="stable")[..., : int(active.sum(-1).max())]
+        return [
+            tuple(np.take_along_axis(one, columns, -1) for one in (n, x, e / np.maximum(n, 1e-300)))  # type: ignore[misc]
+            for n, x, e in found
+        ]
+
+    def _summed(self, weight: float) -> list[Floats]:
+        twin = min(weight, (1 - weight) / 2) if self._twin else 1 - weight
+        arm = np.where(self._place < weight, 0, np.where(self._place >= 1 - twin, 1, 2))
+        runs = len(arm)
+        index = (np.arange(runs)[:, None] * 3 + arm) * GROUPS + self._group
+        return [
+            np.bincount(index.ravel(), one.ravel(), runs * 3 * GROUPS).astype(float).reshape(runs, 3, GROUPS)[:, :2]
+            for one in (self._rate, self._bad, self._rate * self._history)
+        ]
+
+
+def simulated(case: KeyedCase, runs: int, seed: int, hours: float = 2.0) -> Outcome:
+    """Simulates a case `runs` times at once."""
+    rng = np.random.default_rng(seed)
+    weights = case.grows or (case.weight,)
+    stages = Population(case, runs, rng).units(weights)
+    metric, ticks = case.metric, round(hours * 3600 / case.tick)
+    mass = np.full((runs, len(metric.alternatives)), math.log(GAMMA_0))
+    test = KeyedTest.start(metric.null, metric.alternatives, mass, stages[0][0].shape[-1])
+    minutes, canary_bad, gamma = np.full(runs, np.nan), np.zeros(runs), (1 - GAMMA_0) / ticks
+    for number in range(ticks):
+        rates, bad_rates, shares = stages[number * len(stages) // ticks]
+        seconds = case.tick * case.load(number)
+        effect = np.array([case.effect if number >= case.late * ticks else 1.0, 1.0])[:, None]
+        wrong = np.minimum(bad_rates * effect, rates)
+        if case.bursts:
+            wrong = np.where(rng.random(rates.shape) < case.bursts, 0.9 * rates, wrong)
+        bad = case.batch * rng.poisson(wrong * seconds / case.batch).astype(float)
+        requests = bad + rng.poisson((rates - wrong) * seconds)
+        test = test.taken([(bad, requests * shares)], np.zeros(1), gamma, case.batch)
+        canary_bad += bad[:, 0].sum(-1)
+        evidence = np.where(canary_bad >= metric.floor, np.exp(np.minimum(test.log_m, 700.0)).mean(-1), 0.0)
+        found = (evidence >= 1 / ALPHA) & np.isnan(minutes)
+        minutes[found] = (number + 1) * case.tick / 60
+        if not np.isnan(minutes).any():
+            break
+    return Outcome(minutes, test.units, evidence)
+
+
+def keyed_row(case: KeyedCase, runs: int, seed: int, hours: float = 2.0, at_once: int = 50) -> dict[str, object]:
+    """Simulates a case and returns its row; `at_once` runs share the arrays, which fit into a cache so."""
+    seeds = np.random.SeedSequence(seed).generate_state(-(-runs // at_once))
+    sizes = [min(at_once, runs - start) for start in range(0, runs, at_once)]
+    found = [simulated(case, size, int(one), hours) for one, size in zip(seeds, sizes, strict=True)]
+    minutes, units = (np.concatenate([getattr(one, name) for one in found]) for name in ("minutes", "units"))
+    back = minutes[~np.isnan(minutes)]
+    median, p90, p99 = (round(float(np.quantile(back, q)), 1) if len(back) else None for q in (0.5, 0.9, 0.99))
+    expected_ratio, expected_minutes = case.expected or (None, None)
+    return {
+        "case": case.name, "kind": case.kind, "keys": case.keys, "effective_units": round(float(np.median(units)), 1),
+        "weight": max(case.grows or (case.weight,)), "rolled_back_ratio": len(back) / runs,
+        "median_minutes": median, "p90_minutes": p90, "p99_minutes": p99,
+        "expected_ratio": expected_ratio, "expected_median_minutes": expected_minutes,
+    }  # fmt: skip

@@ -1,0 +1,61 @@
+"""`turnout servers`."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from turnout.cli.options import ConfigOption, JsonOption, ServerOption
+from turnout.cli.output import reporting
+
+if TYPE_CHECKING:
+    from turnout_proto.v1 import servers_pb2 as pb
+
+
+def servers(
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="The model; all of them if it is left out.")] = "",
+    server: ServerOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the servers and workers that share the state store: who is alive, what each has loaded, who is behind."""
+    from rich.text import Text
+
+    from turnout.cli.connection import Server
+    from turnout.cli.output import table
+    from turnout_proto.v1 import servers_pb2
+
+    with reporting(as_json=as_json) as out, Server.named(server, config).control() as control:
+        told = control.ListServers(servers_pb2.ListServersRequest(), timeout=30.0)
+        rows = []
+        for one in told.servers:
+            alive = (
+                Text("alive") if one.alive else Text(f"silent {one.silent.ToTimedelta().total_seconds():.0f} s", "red")
+            )
+            label = Text(one.name, "bold" if one.name == told.answered_by else "")
+            models = [model for model in one.models if name in ("", model.model)]
+            for number, model in enumerate(models or [servers_pb2.ServerModel()]):
+                head = (label, alive, one.release) if number == 0 else ("", "", "")
+                rows.append((*head, model.model, ", ".join(model.versions), _epoch_text(model)))
+        body = {"answered_by": told.answered_by, "servers": [_body(one, name) for one in told.servers]}
+        out.show(body, table(("SERVER", "STATE", "RELEASE", "MODEL", "READY", "EPOCH"), rows))
+
+
+def _epoch_text(model: "pb.ServerModel") -> str:
+    behind = f" ({model.behind} behind)" if model.behind else ""
+    diverted = f", all to {model.diverted}: a rollback that is not on record" if model.diverted else ""
+    return f"{model.epoch or ''}{behind}{diverted}"
+
+
+def _body(one: "pb.ServerStatus", name: str) -> dict[str, object]:
+    return {
+        "name": one.name, "alive": one.alive, "started_at": one.started_at.ToJsonString(),
+        "silent_s": round(one.silent.ToTimedelta().total_seconds(), 3), "address": one.address, "release": one.release,
+        "models": [
+            {
+                "model": model.model, "versions": list(model.versions), "epoch": model.epoch, "behind": model.behind,
+                "diverted": model.diverted,
+            }
+            for model in one.models
+            if name in ("", model.model)
+        ],
+    }  # fmt: skip

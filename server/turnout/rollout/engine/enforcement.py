@@ -1,0 +1,185 @@
+"""Puts in force what a recorded rollout asks for. What is not recorded goes nowhere.
+
+A rollback alone takes effect at once, in memory; it is recorded, and put in force by the policy, as soon as the state
+store answers.
+"""
+
+from dataclasses import replace
+from datetime import datetime
+
+from structlog.typing import FilteringBoundLogger
+
+from turnout.errors import Conflict, TurnoutError, Unavailable
+from turnout.registry.standing import Standing
+from turnout.rollout.actors import rollout_actor
+from turnout.rollout.attempt import Rollout, RolloutState
+from turnout.rollout.desired import desired_policy
+from turnout.rollout.engine.active import ActiveRollout
+from turnout.rollout.engine.diversions import Diversion, Diversions
+from turnout.rollout.engine.origin import policy_text, set_by_others
+from turnout.rollout.engine.ownership import Ownership
+from turnout.rollout.engine.patience import Patience
+from turnout.rollout.engine.ports import RolloutStore, TrafficChange, World
+from turnout.routing.applied import AppliedPolicy
+from turnout.routing.policy import Policy
+from turnout.routing.traffic import Change
+
+
+class Enforcement:
+    """What rollouts do to the traffic. Used on the event loop only."""
+
+    def __init__(
+        self,
+        world: World,
+        store: RolloutStore,
+        ownership: Ownership,
+        diversions: Diversions,
+        patience: Patience,
+        log: FilteringBoundLogger,
+    ) -> None:
+        """Takes what it works on.
+
+        Args:
+            world: What is served and routed.
+            store: Keeps the releases.
+            ownership: The rollouts that run.
+            diversions: Rollbacks that are not on record yet.
+            patience: Bounds the wait for the store.
+            log: Where trouble is logged.
+        """
+        self._world = world
+        self._store = store
+        self._ownership = ownership
+        self._diversions = diversions
+        self._patience = patience
+        self._log = log
+
+    def divert(self, rollout: Rollout, now: datetime) -> None:
+        """Has a rollback take effect at once, in memory. Nothing happens unless the rollout is being taken back.
+
+        Args:
+            rollout: The rollout.
+            now: The time.
+        """
+        if not self._awaits_rollback(rollout):
+            return
+        applied, policy = self._world.in_force(rollout.model)
+        desired = desired_policy(rollout, policy)
+        to = rollout.previous if desired is None else desired.baseline
+        epoch = applied.epoch if applied is not None else 0
+        self._diversions.begin(Diversion(rollout.model, to, epoch, rollout.attempt, "", rollout.verdict, now))
+
+    async def apply(self, active: ActiveRollout, seconds: float) -> None:
+        """Puts in force what the recorded state asks for.
+
+        Args:
+            active: The rollout.
+            seconds: To wait for the state store, at most.
+        """
+        rollout = active.rollout
+        if not active.saved:
+            return
+        if rollout.state.final:
+            self._ownership.drop(rollout)
+            return
+        aborting = rollout.state is RolloutState.ABORTING
+        applied, policy = self._world.in_force(rollout.model)
+        if not aborting and set_by_others(rollout, applied):
+            # Somebody changed it since this tick looked: the next one says so, and until then nothing of it is undone.
+            return
+        desired = desired_policy(rollout, policy)
+        frozen = applied is not None and applied.state.frozen
+        settled = desired is None or desired == policy
+        if not aborting and not frozen and desired is not None and settled and active.counters.starved:
+            await self._redraw_twin(active, seconds)
+        if not aborting and (rollout.pauses or frozen or settled or not self._ready(rollout)):
+            return
+        try:
+            if desired is not None and not settled:
+                await self._patience.wait(self._put(active, desired, applied), seconds)
+            elif aborting and rollout.released:
+                await self._patience.wait(self._withdraw(active), seconds)
+        except (Conflict, Unavailable, OSError) as error:
+            self._log.warning("a rollout tries again", model=rollout.model, reason=str(error))
+        except TurnoutError as error:
+            self._log.warning("a rollout's traffic was refused", model=rollout.model, reason=error.message)
+            active.refused = error.message
+        else:
+            active.refused = ""
+
+    def undivert(self, *, fresh: bool) -> None:
+        """Has policies hold again where a rollback that was not on record is, or has ended otherwise.
+
+        Args:
+            fresh: It is known which rollouts run.
+        """
+        for diversion in self._diversions.current:
+            if not self._needed(diversion, fresh=fresh):
+                self._diversions.end(diversion.model)
+
+    def _needed(self, diversion: Diversion, *, fresh: bool) -> bool:
+        model, attempt = diversion.model, diversion.attempt
+        if any(self._awaits_rollback(active.rollout) for active in self._ownership.of(model)):
+            return True
+        applied, policy = self._world.in_force(model)
+        if applied is not None and applied.epoch != diversion.epoch:
+            return False  # on record by now, or somebody has decided otherwise since
+        if not attempt and policy is not None and policy.baseline == diversion.to and not policy.canaries:
+            return False  # the policy itself says so
+        if not attempt or not fresh:
+            return True
+        return any(
+            r.attempt == attempt and r.state is not RolloutState.ABORTING for r in self._ownership.of_model(model)
+        )
+
+    def _awaits_rollback(self, rollout: Rollout) -> bool:
+        """Tells whether a rollout is being taken back and its traffic has not gone back yet."""
+        if rollout.state is not RolloutState.ABORTING:
+            return False
+        _, policy = self._world.in_force(rollout.model)
+        desired = desired_policy(rollout, policy)
+        return desired is not None and desired != policy
+
+    def routed(self, rollout: Rollout) -> Rollout:
+        """Returns the rollout that takes the traffic of now for granted."""
+        applied, policy = self._world.in_force(rollout.model)
+        epoch = applied.epoch if applied is not None else 0
+        return replace(rollout, policy_epoch=epoch, routed=policy_text(policy))
+
+    async def _put(self, active: ActiveRollout, desired: Policy, applied: AppliedPolicy | None) -> None:
+        rollout = active.rollout
+        change = Change(rollout_actor(rollout.attempt), _reason(rollout), applied.epoch if applied is not None else 0)
+        statuses = {}
+        if rollout.released:
+            aborting = rollout.state is RolloutState.ABORTING
+            statuses[rollout.candidate] = Standing.CANDIDATE if aborting else Standing.RELEASED
+        wanted = TrafficChange(desired, change, rollout.attempt, active.number, statuses)
+        await self._world.apply(rollout.model, wanted)
+        active.rollout = self.routed(rollout)
+
+    async def _redraw_twin(self, active: ActiveRollout, seconds: float) -> None:
+        """Gives the arm that the canary is compared with other keys, where it has hardly any requests with one."""
+        rollout = active.rollout
+        active.counters.redrawn()
+        why = f"{_reason(rollout)}: the keys of the baseline's twin carry too little traffic"
+        change = Change(rollout_actor(rollout.attempt), why)
+        try:
+            await self._patience.wait(self._world.redraw_twin(rollout.model, change), seconds)
+        except (TurnoutError, OSError) as error:
+            self._log.warning("a twin was not drawn anew", model=rollout.model, reason=str(error))
+            return
+        active.rollout = self.routed(rollout)
+
+    async def _withdraw(self, active: ActiveRollout) -> None:
+        rollout, by = active.rollout, rollout_actor(active.rollout.attempt)
+        written = (rollout.attempt, active.number)
+        await self._store.withdraw(rollout.model, rollout.candidate, actor=by, reason=_reason(rollout), rollout=written)
+        await self._world.follow(traffic=False)
+
+    def _ready(self, rollout: Rollout) -> bool:
+        versions = rollout.candidate, rollout.previous
+        return all(self._world.is_ready(rollout.model, version) for version in versions)
+
+
+def _reason(rollout: Rollout) -> str:
+    return f"rollout of {rollout.candidate}, attempt {rollout.attempt}: {rollout.state}"

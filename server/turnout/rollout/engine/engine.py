@@ -1,0 +1,459 @@
+"""Drives rollouts: observes, decides by `turnout.rollout.machine`, records, and only then puts in force.
+
+a tick:     observe -> advance (pure) -> state store -> traffic
+a command:  the same, with an operator's decision in place of what was observed
+
+Which policy is desired follows from the recorded state, so that a server that was killed between two of these goes
+on where it stood. While the state store does not answer nothing goes forward. A rollback alone does not wait for it: it
+takes effect in memory as soon as it is decided, and is recorded once the store answers.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from semver import Version
+
+from turnout.errors import ChangeRefused, Conflict, TurnoutError, Unavailable
+from turnout.rollout import machine, overrides
+from turnout.rollout.attempt import Entry, Moved, Rollout, RolloutState, moved
+from turnout.rollout.changes.operations import Done, refuse_stale
+from turnout.rollout.clock import Clock, Instant
+from turnout.rollout.engine.active import ActiveRollout
+from turnout.rollout.engine.diversions import Diversion, Diversions, Journal
+from turnout.rollout.engine.enforcement import Enforcement
+from turnout.rollout.engine.exchange import Exchange
+from turnout.rollout.engine.neighbours import Neighbour
+from turnout.rollout.engine.origin import refuse_other_baseline, set_by_rollout, stopped_by_traffic
+from turnout.rollout.engine.ownership import Ownership
+from turnout.rollout.engine.patience import Patience, StillRunning
+from turnout.rollout.engine.ports import RolloutStore, World
+from turnout.rollout.engine.writer import Reports, RolloutWriter
+from turnout.rollout.plan import Plan
+from turnout.rollout.records import UnreadableRollout, recorded
+from turnout.routing.answers import Answers
+from turnout.serving.hold import Hold
+from turnout.state.rollouts import RolloutRecord
+from turnout.state.servers import Meeting
+
+_LEASE_TICKS = 4
+
+_TICK_WAIT = 0.5
+"""Seconds that a tick waits for the state store, which takes milliseconds; then it goes on from memory."""
+
+_COMMAND_WAIT = 3.0
+"""Seconds that a command waits for it. No tick runs meanwhile."""
+
+_FOLLOW_SECONDS = 0.5
+"""Between two looks for rollbacks of other servers that are not on record yet."""
+
+
+class RolloutEngine:
+    """The rollouts of one server. Used on the event loop only.
+
+    Attributes:
+        last_tick: When the last one ended, by the monotonic clock.
+        tick_duration: Seconds that the last one took.
+        late_counts: Ticks of other servers that came too late to be counted.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        store: RolloutStore,
+        journal: Journal,
+        clock: Clock,
+        tick_seconds: float,
+        reports: Reports,
+    ) -> None:
+        """Prepares; nothing is driven before `run`.
+
+        Args:
+            world: What is served and routed.
+            store: Keeps the rollouts.
+            journal: Keeps rollbacks that are not on record there.
+            clock: That they go by.
+            tick_seconds: Between two ticks; a lease lasts for four.
+            reports: Told of what happens.
+        """
+        self._world = world
+        self._store = store
+        self._clock = clock
+        self._tick_seconds = tick_seconds
+        self._log = reports.log
+        lease_seconds = _LEASE_TICKS * tick_seconds
+        self._ownership = Ownership(lease_seconds)
+        self._diversions = Diversions(world, journal, reports.log)
+        self._reads, self._writes = Patience(), Patience()
+        self._exchange = Exchange(world, store, self._ownership, tick_seconds, reports.log)
+        self._writer = RolloutWriter(store, self._ownership.driver, lease_seconds, self._writes, reports)
+        self._enforcement = Enforcement(world, store, self._ownership, self._diversions, self._writes, reports.log)
+        self._lock = asyncio.Lock()
+        self._ticked = asyncio.Condition()
+        self.last_tick = clock.monotonic()
+        self.tick_duration = 0.0
+        self.late_counts = 0
+
+    @property
+    def seconds_since_tick(self) -> float:
+        """How long the last tick is ago."""
+        return self._clock.monotonic() - self.last_tick
+
+    @property
+    def active(self) -> Sequence[ActiveRollout]:
+        """The rollouts that this server drives."""
+        return self._ownership.active
+
+    @property
+    def unreadable(self) -> Sequence[UnreadableRollout]:
+        """The rollouts that have not ended and that this release cannot read."""
+        return self._ownership.unreadable
+
+    @property
+    def running(self) -> Sequence[Rollout]:
+        """The rollouts that have not ended, whoever drives them."""
+        return self._ownership.running
+
+    @property
+    def now(self) -> datetime:
+        """The time of day that they go by."""
+        return self._clock.now()
+
+    @property
+    def diversions(self) -> Sequence[Diversion]:
+        """The rollbacks that are in force and not on record yet."""
+        return self._diversions.current
+
+    @property
+    def server(self) -> str:
+        """This server's name among them."""
+        return self._store.server
+
+    @property
+    def servers(self) -> Sequence[Neighbour]:
+        """The servers that share the state store, this one among them, as far as is known here."""
+        return self._exchange.neighbours.servers
+
+    def holds(self, model: str) -> Mapping[Version, Hold]:
+        """Returns the versions of a model that rollouts need in memory, and as what."""
+        return self._ownership.holds(model)
+
+    async def run(self, *beside: Callable[[float], None]) -> None:
+        """Ticks for as long as the server runs.
+
+        Args:
+            beside: Called every tick with the monotonic clock's time, before the rollouts are looked at.
+        """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow_diversions(), name="follow diversions")
+            while True:
+                now = self._clock.monotonic()
+                for call in beside:
+                    call(now)
+                try:
+                    await self.tick()
+                except TurnoutError as error:
+                    self._log.error("rollouts could not be looked at", reason=error.message)
+                await asyncio.sleep(self._tick_seconds)
+
+    async def tick(self) -> None:
+        """Has every rollout go one tick on."""
+        began = self._clock.monotonic()
+        async with self._lock:
+            fresh = True
+            try:
+                await self._reconcile(_TICK_WAIT)
+            except Unavailable as error:
+                fresh = False
+                self._log.warning("rollouts go on from memory", reason=error.message)
+            self._exchange.count(self._clock.monotonic())
+            await self._exchange.report(_TICK_WAIT)
+            self._take_up_diversions()
+            self._enforcement.undivert(fresh=fresh)
+            for active in self._ownership.active:
+                model = active.rollout.model
+                if not self._ownership.may_advance(active.rollout):
+                    continue
+                try:
+                    await self._advance(active)
+                except TurnoutError as error:  # the others' verdicts must not wait for this one
+                    self._log.error("a rollout could not be looked at", model=model, reason=error.message)
+                except Exception as error:  # noqa: BLE001 - nor end with it: what is recorded may be damaged
+                    self._log.error("a rollout could not be looked at", model=model, exc_info=error)
+        self.last_tick = self._clock.monotonic()
+        self.tick_duration = self.last_tick - began
+        await self._announce()
+
+    async def wait(self, seconds: float) -> None:
+        """Returns after the next tick or command, or after `seconds`."""
+        async with self._ticked:
+            try:
+                await asyncio.wait_for(self._ticked.wait(), seconds)
+            except TimeoutError:
+                return
+
+    def refusals(self, model: str, candidate: Version) -> list[str]:
+        """Returns why a candidate cannot be rolled out. Raises as `World.refusals`."""
+        return self._world.refusals(model, candidate)
+
+    def answers(self, model: str) -> Answers:
+        """Returns who answers what of a model now, as far as this server knows.
+
+        Raises:
+            ModelNotFound: There is no such model.
+        """
+        return self._world.answers(model, [r for r in self.running if r.model == model])
+
+    async def start(self, model: str, candidate: Version, plan: Plan, actor: str, reason: str) -> Rollout:
+        """Begins a rollout.
+
+        Raises:
+            ModelNotFound, NotFound: There is no such model or version.
+            ChangeRefused: `refusals` says why, another rollout runs, or one of its versions was yanked in this moment.
+            Unavailable: The state store does not answer.
+        """
+        if why := self.refusals(model, candidate):
+            raise ChangeRefused("; ".join(why))
+        async with self._lock:
+            previous = self._world.baseline(model)
+            assert previous is not None
+            await self._reconcile(_COMMAND_WAIT, mine=model if plan.on_newer == "replace" else None)
+            records = await self._reads.wait(self._store.of(model), _COMMAND_WAIT)
+            for record in records:
+                if not record.final:
+                    await self._newer(record, plan, candidate)
+            attempt = max((record.attempt for record in records), default=0) + 1
+            rollout = Rollout.start(model, candidate, previous, attempt, plan, actor, reason)
+            released = self._world.is_released(model, candidate)
+            rollout = replace(self._enforcement.routed(rollout), was_released=released)
+            active = ActiveRollout.begin(rollout, 0, self._clock.monotonic())
+            active.entries.append(Entry("start", reason or f"{candidate} is rolled out over {previous}", actor))
+            self._ownership.add(active)
+            try:
+                await self._writer.save(active, _COMMAND_WAIT, strict=True)
+            except TurnoutError:
+                self._ownership.drop(rollout)
+                raise
+            self._world.load()
+        await self._announce()
+        return active.rollout
+
+    async def command(
+        self,
+        model: str,
+        decide: Callable[[Rollout], Moved],
+        expected_epoch: int | None,
+        *,
+        attempt: int = 0,
+        resume: bool = False,
+    ) -> Rollout:
+        """Carries out an operator's decision on the model's rollout.
+
+        Args:
+            model: Its model.
+            decide: Makes the rollout's next state.
+            expected_epoch: That the operator looked at; None for whatever it is.
+            attempt: Which; 0 for the one that runs.
+            resume: The traffic as it is now is taken for granted.
+
+        Raises:
+            NotFound: No such rollout of the model runs.
+            Conflict: The rollout has moved since.
+            ChangeRefused: It cannot be done now, or several run and none was named.
+            Unavailable: The state store does not answer.
+        """
+        async with self._lock:
+            try:
+                await self._reconcile(_COMMAND_WAIT, mine=model)
+            except Unavailable:
+                self._ownership.take(model)  # as it is known here: a rollback does not wait for the store
+                if not self._ownership.of(model):
+                    raise
+            active = self._ownership.named(model, attempt)
+            before = active.rollout
+            refuse_stale(before.candidate, before.epoch, str(before.state), expected_epoch)
+            after, entries = decide(self._enforcement.routed(before) if resume else before)
+            applied, _ = self._world.in_force(model)
+            refuse_other_baseline(before, after, applied, self._world.baseline(model))
+            if stopped_by_traffic(before) and not stopped_by_traffic(after):
+                after = self._enforcement.routed(after)  # whoever has it go on takes what stopped it for granted
+            await self._decide(active, after, entries)
+        await self._announce()
+        return active.rollout
+
+    async def retry(self, last: Rollout, actor: str, reason: str, expected_epoch: int | None = None) -> Rollout:
+        """Begins another attempt with the candidate and the plan of the last one.
+
+        Raises:
+            ChangeRefused: The last one still runs, or as `start`.
+            Conflict: It has moved since the operator looked at it.
+        """
+        refuse_stale(last.candidate, last.epoch, str(last.state), expected_epoch)
+        if not last.state.final:
+            raise ChangeRefused(f"attempt {last.attempt} of {last.model} still runs ({last.state})")
+        why = reason or f"again after attempt {last.attempt}"
+        return await self.start(last.model, last.candidate, last.plan, actor, why)
+
+    async def operate(self, operation: Callable[[], Done], seconds: float = _COMMAND_WAIT) -> Done:
+        """Has something changed in the state store while no tick runs here, and follows it.
+
+        Args:
+            operation: A blocking change, as `turnout.rollout.changes.operations` has them.
+            seconds: To wait for the state store, at most.
+
+        Raises:
+            TurnoutError: As `operation`.
+            Unavailable: The state store does not answer.
+        """
+
+        async def operate() -> Done:
+            done = await self._store.run(operation)
+            await self._world.follow()
+            self._take_up(*await self._store.running())
+            self._enforcement.undivert(fresh=True)
+            for rollout, entries in done.endings:
+                self._writer.report(rollout, entries)
+            return done
+
+        async with self._lock:
+            done = await self._writes.wait(operate(), seconds)
+        await self._announce()
+        return done
+
+    def divert(self, diversion: Diversion) -> None:
+        """Has a rollback by hand in force at once that is not on record yet."""
+        self._diversions.begin(diversion)
+
+    async def close(self) -> None:
+        """Tells the others that this server stops, and waits until what is to outlive it is kept."""
+        with contextlib.suppress(Unavailable):
+            await self._exchange.leave(_TICK_WAIT)
+        self._diversions.close()
+
+    async def _follow_diversions(self) -> None:
+        while True:
+            await asyncio.sleep(_FOLLOW_SECONDS)
+            await self.follow_diversions()
+
+    async def follow_diversions(self) -> None:
+        """Has rollbacks in force that another server, or this one before a restart, could not record."""
+        gone = await self._diversions.follow(self._epoch)
+        if not gone:
+            return
+        try:
+            await self._reads.wait(self._world.follow(), _COMMAND_WAIT)
+        except (TurnoutError, OSError):
+            return  # another time: until what was recorded is known here, the rollback holds as it is
+        for diversion in gone:
+            self._diversions.end(diversion.model)
+
+    def _take_up_diversions(self) -> None:
+        """Goes on with rollbacks of rollouts that were decided before a restart, or by another server."""
+        for diversion in self._diversions.current:
+            known = [r for r in self._ownership.of_model(diversion.model) if r.attempt == diversion.attempt]
+            if not known or known[0].state is RolloutState.ABORTING:
+                continue
+            self._ownership.take(diversion.model, diversion.attempt)
+            active = self._ownership.find(diversion.model, diversion.attempt)
+            assert active is not None
+            active.rollout, entries = overrides.abort(active.rollout, diversion.reason, kind="verdict")
+            active.entries += entries
+
+    def _epoch(self, model: str) -> int:
+        applied, _ = self._world.in_force(model)
+        return applied.epoch if applied is not None else 0
+
+    async def _reconcile(self, seconds: float, *, mine: str | None = None) -> None:
+        """Notes what the state store holds; takes up what nobody drives, and all of the model `mine`.
+
+        Raises:
+            Unavailable: The state store does not answer within so many seconds.
+        """
+        self._take_up(*await self._reads.wait(self._store.running(), seconds), mine)
+
+    def _take_up(self, records: Sequence[RolloutRecord], meeting: Meeting, mine: str | None = None) -> None:
+        now = self._clock.monotonic()
+        self._exchange.neighbours.met(meeting, now)
+        found = self._ownership.reconcile(records, Instant(now, meeting.now), mine=mine)
+        self._exchange.receive()
+        for unreadable in found.unreadable:
+            self._log.error("a rollout cannot be read", model=unreadable.record.model, reason=unreadable.sentence)
+        for rollout in found.taken_up:
+            self._log.info("rollout taken up", model=rollout.model, attempt=rollout.attempt, state=str(rollout.state))
+        self._world.load()
+
+    async def _decide(self, active: ActiveRollout, after: Rollout, entries: Sequence[Entry]) -> None:
+        """Records what somebody decided on a rollout, and puts it in force; void if it cannot be recorded.
+
+        A rollback alone is in force at once, and stays so while it cannot be recorded.
+        """
+        before, saved, unrecorded = active.rollout, active.saved, list(active.entries)
+        active.rollout = after
+        active.entries += entries
+        aborting = after.state is RolloutState.ABORTING
+        if aborting:
+            self._enforcement.divert(after, self._clock.now())
+        try:
+            await self._writer.save(active, _COMMAND_WAIT, strict=not aborting)
+        except StillRunning:
+            raise  # it may be recorded yet
+        except TurnoutError:
+            active.rollout, active.saved, active.entries = before, saved, unrecorded
+            if aborting and before.state is not RolloutState.ABORTING:
+                self._diversions.end(after.model)
+            raise
+        active.refused = ""
+        await self._enforcement.apply(active, _COMMAND_WAIT)
+        self._enforcement.undivert(fresh=False)
+
+    async def _newer(self, record: RolloutRecord, plan: Plan, candidate: Version) -> None:
+        """Deals with a rollout that runs when another is asked for."""
+        running = recorded(record)
+        if plan.on_newer == "refuse" or (plan.on_newer == "beside" and running.candidate == candidate):
+            raise ChangeRefused(
+                f"{running.candidate} is being rolled out (attempt {record.attempt}, {running.state}): "
+                "abort it first, or say on_newer = 'queue', 'replace' or 'beside'"
+            )
+        if plan.on_newer == "replace" and (active := self._ownership.find(record.model, record.attempt)) is not None:
+            why = f"{candidate} is rolled out in its place"
+            moved_on = overrides.abort(active.rollout, why, RolloutState.SUPERSEDED, kind="superseded")
+            await self._decide(active, *moved_on)
+
+    async def _advance(self, active: ActiveRollout) -> None:
+        rollout = active.rollout
+        if set_by_rollout(self._world.in_force(rollout.model)[0]):
+            # What a rival brought is nobody else's change, whoever freezes it afterwards.
+            rollout = active.rollout = self._enforcement.routed(rollout)
+        baseline = self._world.baseline(rollout.model)
+        if rollout.state is RolloutState.PENDING and baseline is not None:
+            rollout = self._enforcement.routed(rollout)
+            if baseline != rollout.previous:
+                rollout = moved(rollout, previous=baseline)
+            active.rollout = rollout
+            if baseline == rollout.candidate:
+                why = "it is the baseline already"
+                active.rollout, entries = overrides.abort(rollout, why, RolloutState.SUPERSEDED, kind="superseded")
+                active.entries += entries
+        now = self._clock.monotonic()
+        seconds = active.elapsed(now, self._exchange.longest_tick)
+        oldest = self._exchange.neighbours.oldest(now)
+        gathered = active.gather(self._store.server, oldest)
+        self.late_counts += gathered.late
+        facts = self._world.observe(active, seconds, gathered, self._ownership.rivals(rollout.model))
+        active.note(gathered, facts.shadow)
+        active.rollout, entries = machine.advance(active.rollout, facts)
+        active.entries += entries
+        self._enforcement.divert(active.rollout, self._clock.now())
+        try:
+            await self._writer.save(active, _TICK_WAIT)
+        except Conflict:
+            self._ownership.drop(rollout)
+            return
+        await self._enforcement.apply(active, _TICK_WAIT)
+        self._enforcement.undivert(fresh=False)
+
+    async def _announce(self) -> None:
+        async with self._ticked:
+            self._ticked.notify_all()

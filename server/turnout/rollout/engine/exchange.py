@@ -1,0 +1,98 @@
+"""Counts for every rollout that runs, and tells others: what each server saw travels by the state store once a tick."""
+
+from structlog.typing import FilteringBoundLogger
+
+from turnout.errors import Unavailable
+from turnout.rollout.engine.neighbours import Neighbours
+from turnout.rollout.engine.ownership import Ownership
+from turnout.rollout.engine.patience import Patience
+from turnout.rollout.engine.ports import RolloutStore, World
+from turnout.state.servers import CountRecord
+
+_LATE_TICKS = 3
+"""A tick that comes later than so many ticks counts as that many: a server that stood still made no progress."""
+
+
+class Exchange:
+    """What this server counts, and what it hears of the others. Used on the event loop only."""
+
+    def __init__(
+        self, world: World, store: RolloutStore, ownership: Ownership, tick_seconds: float, log: FilteringBoundLogger
+    ) -> None:
+        """Takes what it works on.
+
+        Args:
+            world: Where requests are counted.
+            store: Where servers meet.
+            ownership: The rollouts that run.
+            tick_seconds: Seconds of a tick.
+            log: Where trouble is logged.
+        """
+        self._world = world
+        self._store = store
+        self._ownership = ownership
+        self._tick_seconds = tick_seconds
+        self._log = log
+        self._patience = Patience()
+        self.neighbours = Neighbours(tick_seconds)
+
+    @property
+    def longest_tick(self) -> float:
+        """Most seconds that one tick counts as."""
+        return _LATE_TICKS * self._tick_seconds
+
+    def receive(self) -> None:
+        """Has what servers told come to the rollouts that this one drives: its own too, from when another did."""
+        for active in self._ownership.active:
+            for part in self.neighbours.parts(active.rollout):
+                active.receive(part)
+
+    def count(self, now: float) -> None:
+        """Ends the tick of every rollout that runs, whoever drives it, and begins the next.
+
+        Args:
+            now: By the monotonic clock, seconds.
+        """
+        own, number = self._store.server, self.neighbours.tick(now)
+        for active in self._ownership.counted:
+            seconds = min(now - active.counted_at, self.longest_tick)
+            active.counted_at = now
+            active.begin_tick(number, own)
+            active.counted(self._world.count(active, seconds, now), own)
+
+    async def report(self, seconds: float) -> None:
+        """Tells who drives the others' rollouts what was counted here, and everybody that this server is alive.
+
+        Args:
+            seconds: To wait for the state store, at most; what it does not take now is told with the next tick.
+        """
+        own = self._store.server
+        counts = {
+            (active.rollout.model, active.rollout.attempt, number): part
+            for active in self._ownership.foreign
+            for (number, server), part in active.parts.items()
+            if server == own
+        }
+        records = [CountRecord(*key, own, part.to_json()) for key, part in counts.items()]
+        document = {**self._world.describe(), "tick_seconds": self._tick_seconds}
+
+        async def report() -> None:
+            if not await self._store.report(document, records, self.neighbours.alive_seconds):
+                return
+            for active in self._ownership.foreign:
+                for model, attempt, number in counts:
+                    if (model, attempt) == (active.rollout.model, active.rollout.attempt):
+                        active.parts.pop((number, own), None)
+
+        try:
+            await self._patience.wait(report(), seconds)
+        except Unavailable as error:
+            self._log.warning("what was counted here is told later", reason=error.message)
+
+    async def leave(self, seconds: float) -> None:
+        """Tells the others that this server stops.
+
+        Raises:
+            Unavailable: The state store does not answer within so many seconds.
+        """
+        await self._patience.wait(self._store.leave(), seconds)

@@ -1,0 +1,60 @@
+"""Bounds how long rollouts wait for the state store: a verdict must not wait for a lock that somebody else holds."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from turnout.errors import Unavailable
+
+T = TypeVar("T")
+
+
+class StillRunning(Unavailable):
+    """The state store has not answered in time; what was asked of it goes on, and may still be done."""
+
+
+class Patience:
+    """Work on the state store that nobody waits for longer than a bound. Used on the event loop only.
+
+    What takes longer goes on by itself. Until it has ended nothing else is begun: a store that is locked gets one
+    request and not a queue of them.
+    """
+
+    def __init__(self) -> None:
+        self._late: set[asyncio.Task[Any]] = set()
+
+    @property
+    def exhausted(self) -> bool:
+        """Work that was not waited for any longer still goes on."""
+        return bool(self._late)
+
+    async def wait(self, work: Coroutine[Any, Any, T], seconds: float) -> T:
+        """Returns what the work returns.
+
+        Args:
+            work: What to do.
+            seconds: To wait for it, at most.
+
+        Raises:
+            StillRunning: It takes longer, and goes on.
+            Unavailable: Earlier work still goes on, so this was not begun.
+        """
+        if self._late:
+            work.close()
+            raise Unavailable("the state store has not answered an earlier request yet", retry_after=1.0)
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait({task}, timeout=seconds)
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        if task.done():
+            return task.result()
+        self._late.add(task)
+        task.add_done_callback(self._ended)
+        raise StillRunning(f"the state store has not answered within {seconds:g} s", retry_after=1.0)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._late.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever began it has stopped waiting; what came of it is looked up at the next tick

@@ -1,0 +1,151 @@
+"""Releases, withdrawals and rollbacks by hand, on a running server: recorded while no tick runs, then followed."""
+
+import asyncio
+from collections.abc import Sequence
+
+from semver import Version
+from structlog.typing import FilteringBoundLogger
+
+from turnout.errors import TurnoutError, Unavailable
+from turnout.rollout.changes.operations import Done, Operations
+from turnout.rollout.changes.rollback import rollback
+from turnout.rollout.engine.diversions import Diversion
+from turnout.rollout.engine.engine import RolloutEngine
+from turnout.rollout.engine.ports import World
+from turnout.routing.answers import Answers
+
+_ROLLBACK_WAIT = 1.0
+"""Seconds that a rollback by hand waits for the state store; then it is in force before it is on record."""
+
+
+class Releases:
+    """What operators change about who answers. Used on the event loop only."""
+
+    def __init__(self, engine: RolloutEngine, operations: Operations, world: World, log: FilteringBoundLogger) -> None:
+        """Takes what it works on.
+
+        Args:
+            engine: Drives the rollouts that may be in the way.
+            operations: Decide and record.
+            world: Tells which versions can answer.
+            log: Where trouble is reported.
+        """
+        self._engine = engine
+        self._operations = operations
+        self._world = world
+        self._log = log
+        self._recording: asyncio.Future[None] | None = None
+
+    def answers(self, model: str) -> Answers:
+        """Returns who answers what of a model now. Raises as `RolloutEngine.answers`."""
+        return self._engine.answers(model)
+
+    async def rollback(
+        self,
+        model: str,
+        to: Version | None,
+        actor: str,
+        reason: str,
+        expected_epoch: int | None = None,
+        *,
+        keep_released: bool = False,
+    ) -> Done:
+        """Gives all of a model's traffic back to a version that had it before, and ends its rollouts.
+
+        Args:
+            model: Its model.
+            to: The version; None for what a rollout goes back to, or the nearest that answered before.
+            actor: Who asks.
+            reason: Why.
+            expected_epoch: That the operator looked at: of the one rollout that runs, or else of the traffic.
+            keep_released: What is gone back from stays released.
+
+        Raises:
+            ModelNotFound: There is no such model.
+            ChangeRefused: There is nothing to go back to, or it is not ready.
+            Conflict: It has moved since the operator looked at it.
+            Unavailable: The state store does not answer.
+        """
+        why = reason or "rolled back by hand"
+        try:
+            return await self._recorded(model, to, actor, why, expected_epoch, keep_released=keep_released)
+        except Unavailable as error:
+            return self._divert(model, to, actor, why, error, keep_released=keep_released)
+
+    async def _recorded(
+        self,
+        model: str,
+        to: Version | None,
+        actor: str,
+        reason: str,
+        expected_epoch: int | None,
+        *,
+        keep_released: bool,
+    ) -> Done:
+        signatures = self._world.signatures(model)
+
+        def trouble(version: Version) -> str:
+            ready = self._world.is_ready(model, version)
+            return "" if ready else f"it is not ready; `turnout load {model}@{version}` first"
+
+        return await self._engine.operate(
+            lambda: self._operations.rollback(
+                model, to, actor=actor, reason=reason, keep_released=keep_released, expected_epoch=expected_epoch,
+                trouble=trouble, signatures=signatures,
+            ),
+            _ROLLBACK_WAIT,
+        )  # fmt: skip
+
+    def record_diversions(self, _: float) -> None:
+        """Goes on recording rollbacks by hand that are in force and not on record; called every tick."""
+        pending = [diversion for diversion in self._engine.diversions if not diversion.attempt]
+        if pending and (self._recording is None or self._recording.done()):
+            self._recording = asyncio.ensure_future(self._record(pending))
+
+    async def _record(self, pending: Sequence[Diversion]) -> None:
+        for one in pending:
+            why = f"{one.reason} (in force since {one.since.isoformat(timespec='seconds')})"
+            try:
+                await self._recorded(one.model, one.to, one.actor, why, None, keep_released=one.keep_released)
+            except TurnoutError as error:
+                self._log.warning(
+                    "a rollback that is in force cannot be recorded", model=one.model, reason=error.message
+                )
+
+    def _divert(
+        self, model: str, to: Version | None, actor: str, reason: str, error: Unavailable, *, keep_released: bool
+    ) -> Done:
+        """Has a rollback in force in memory, where the state store does not answer, and says so."""
+        situation = self._world.situation(model, [r for r in self._engine.running if r.model == model])
+        outcome = rollback(situation, to, b"", keep_released=keep_released, actor=actor, reason=reason)
+        target = situation.after(outcome).answering
+        applied, policy = self._world.in_force(model)
+        if target is None or applied is None or policy is None:
+            raise error
+        now = self._engine.now
+        diversion = Diversion(model, target, applied.epoch, 0, actor, reason, now, keep_released)
+        self._engine.divert(diversion)
+        sentence = f"{model} went back to {target} on this server; it is recorded once the state store answers"
+        return Done(f"{sentence} ({error.message})", True, self._engine.answers(model), target, applied.epoch)
+
+    async def release(
+        self, model: str, version: Version, actor: str, reason: str, *, traffic: bool = True, supersede: bool = False
+    ) -> Done:
+        """Declares a version fit for general traffic. Raises as `Operations.release`."""
+        return await self._engine.operate(
+            lambda: self._operations.release(
+                model, version, actor=actor, reason=reason, traffic=traffic, supersede=supersede,
+                trouble=lambda exact: self._world.load_failure(model, exact),
+            )
+        )  # fmt: skip
+
+    async def withdraw(self, model: str, version: Version, actor: str, reason: str) -> Done:
+        """Takes a release back. Raises as `Operations.withdraw`."""
+        return await self._engine.operate(lambda: self._operations.withdraw(model, version, actor=actor, reason=reason))
+
+    async def discard(self, model: str, attempt: int, actor: str, reason: str) -> Done:
+        """Ends rollouts that cannot be read. Raises as `Operations.discard`."""
+        signatures = self._world.signatures(model)
+        return await self._engine.operate(
+            lambda: self._operations.discard(model, attempt, actor=actor, reason=reason, signatures=signatures)
+        )

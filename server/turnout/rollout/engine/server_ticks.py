@@ -1,0 +1,124 @@
+"""One server's part of one tick: what travels from each server to whoever drives the rollout. Pure."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from turnout.rollout.breaker import SlotRecord
+from turnout.rollout.evidence import Count, Stratum, Tick
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTick:
+    """What one server counted of one rollout in one tick.
+
+    Attributes:
+        number: Of the tick, by the state store's clock.
+        seconds: That it covers.
+        largest_batch: Requests in the largest batch.
+        stratum: The counts.
+        slots: What the slots that meet the candidate came to.
+        latency: By arm, answers by bucket of latency, for people to look at.
+    """
+
+    number: int
+    seconds: float
+    largest_batch: int
+    stratum: Stratum
+    slots: tuple[SlotRecord, ...]
+    latency: Mapping[str, Mapping[str, int]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the form that the state store holds; the tick's number and the server are kept beside it."""
+        slots = [
+            [one.slot, *(part for c in (one.candidate, one.before, one.elsewhere) for part in (c.requests, c.bad))]
+            for one in self.slots
+        ]
+        return {
+            "seconds": self.seconds, "largest_batch": self.largest_batch, "stratum": self.stratum.to_json(),
+            "slots": slots, "latency": self.latency,
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, number: int, server: str, body: Mapping[str, Any]) -> Self:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueError: It did not write that, or a later release of Turnout did.
+        """
+        try:
+            slots = tuple(
+                SlotRecord(server, int(one[0]), *(Count(int(one[at]), int(one[at + 1])) for at in (1, 3, 5)))
+                for one in body["slots"]
+            )
+            latency = {
+                arm: {str(bucket): int(count) for bucket, count in body["latency"][arm].items()}
+                for arm in ("canary", "baseline")
+            }
+            stratum = Stratum.from_json({**body["stratum"], "server": server})
+            return cls(number, float(body["seconds"]), int(body["largest_batch"]), stratum, slots, latency)
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise ValueError(f"not what a server counted: {type(error).__name__} {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What is taken at one look.
+
+    Attributes:
+        ticks: For the evidence, in order; a stratum each server.
+        latency: Of each of them, by arm, by bucket.
+        slots: What the slots that meet the candidate came to, as each server said last.
+        taken: By server, number of the last tick that is taken.
+        late: Server ticks that came too late and are left out.
+    """
+
+    ticks: Sequence[Tick]
+    latency: Sequence[Mapping[str, Mapping[str, int]]]
+    slots: Sequence[SlotRecord]
+    taken: Mapping[str, int]
+    late: int = 0
+
+
+def gather(parts: Iterable[ServerTick], taken: Mapping[str, int], own: str, oldest: int) -> Gathered:
+    """Returns what is to be taken of what servers counted.
+
+    A server's ticks are taken in order, each once: a number up to `taken` is one that was taken before. No server's
+    ticks wait for another's, since each is compared within itself alone: what a server counted counts as soon as it is
+    known, and a server that is silent holds up nobody.
+
+    Args:
+        parts: What is known.
+        taken: By server, the last number that was taken.
+        own: Name of the server that drives; the seconds of its ticks are those of the rollout.
+        oldest: Ticks of other servers below this number came too late.
+    """
+    fresh = [one for one in parts if one.number > taken.get(one.stratum.server, -1)]
+    in_time = [one for one in fresh if one.number >= oldest or one.stratum.server == own]
+    by_number: dict[int, list[ServerTick]] = {}
+    for one in in_time:
+        by_number.setdefault(one.number, []).append(one)
+    ticks, latency = [], []
+    for number in sorted(by_number):
+        several = sorted(by_number[number], key=lambda one: one.stratum.server)
+        seconds = sum(one.seconds for one in several if one.stratum.server == own)
+        batch = max(one.largest_batch for one in several)
+        ticks.append(Tick(seconds, tuple(one.stratum for one in several), batch))
+        latency.append({arm: _summed([one.latency[arm] for one in several]) for arm in ("canary", "baseline")})
+    latest: dict[str, ServerTick] = {}
+    for one in fresh:
+        name = one.stratum.server
+        if name not in latest or latest[name].number < one.number:
+            latest[name] = one
+    slots = [record for one in latest.values() if one in in_time for record in one.slots]
+    return Gathered(
+        ticks, latency, slots, {name: one.number for name, one in latest.items()}, len(fresh) - len(in_time)
+    )
+
+
+def _summed(several: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for one in several:
+        total.update(one)
+    return dict(sorted(total.items(), key=lambda item: int(item[0])))

@@ -1,0 +1,87 @@
+"""How much each unit of keyed traffic counts, and how much more units vary than independent events would. Pure.
+
+Requests of one routing key share their arm, so that counting them as independent takes tenants that differ for an
+effect. The unit is what was assigned: an (arm, slot group) pair. Arrays are of shape (..., 2, groups), the canary
+first.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from turnout.rollout.evidence.ticks import Floats
+
+LEAST_UNITS = 10
+"""Effective units of the smaller arm below which keyed traffic tells nothing."""
+
+LEAST_SPREAD = 0.01
+"""Variance of the units' own ratios that is taken for granted: tenants differ by a tenth where nothing is known yet."""
+
+_TINY = 1e-300
+
+
+class Weighing(NamedTuple):
+    """How much each unit counts.
+
+    Attributes:
+        weights: Of each unit, above 0 and at most 1; shape (..., 2, groups).
+        phi: What the log likelihood ratio is divided by; shape (...).
+        units: Effective units of the smaller arm; shape (...).
+    """
+
+    weights: Floats
+    phi: Floats
+    units: Floats
+
+
+def standardised(bad: Floats, exposure: Floats, null: float) -> tuple[Floats, Floats]:
+    """Returns a tick's bad events and what was to be expected at its own base rate; zeros where an arm had no traffic.
+
+    The base rate is the one that the null hypothesis gives: all bad events over `null` e_c + e_b. Weights that change
+    then leave the ratio where it is under the null, and move it towards the null elsewhere.
+    """
+    canary, baseline = np.moveaxis(exposure.sum(-1), -1, 0)
+    both = (canary > 0) & (baseline > 0)
+    rate = np.where(both, bad.sum((-2, -1)) / np.maximum(null * canary + baseline, _TINY), 0.0)
+    return bad * both[..., None, None], exposure * rate[..., None, None]
+
+
+def weigh(bad: Floats, expected: Floats, null: float, least_phi: int) -> Weighing:
+    """Returns how much each unit counts, and how much more the sum of units varies than independent events would."""
+    mu = _ratio(bad, expected) * expected
+    squares = (bad - mu) ** 2 * _small_sample(expected)
+    first = 1.0 / (1.0 + LEAST_SPREAD * mu)
+    excess, scale = ((first**2 * one).sum((-2, -1)) for one in (squares - mu, mu**2))
+    spread = np.maximum(excess / np.maximum(scale, _TINY), LEAST_SPREAD)
+    weights = 1.0 / (1.0 + spread[..., None, None] * mu)
+
+    weighted_bad, weighted = weights * bad, weights * expected
+    residual = weighted_bad - _ratio(weighted_bad, weighted) * weighted
+    between = (residual**2 * _small_sample(expected)).sum(-1)
+    canary, baseline = np.moveaxis(weighted.sum(-1), -1, 0)
+    theta = null * canary / np.maximum(null * canary + baseline, _TINY)
+    score = np.stack([1.0 - theta, theta], -1) ** 2
+    within = (score * weighted_bad.sum(-1)).sum(-1)
+    phi = np.maximum((score * between).sum(-1) / np.maximum(within, _TINY), 1.0)
+    units = effective_units(weighted).min(-1)
+    inflation = np.where(units > 3.0, (units - 1.0) / np.maximum(units - 3.0, _TINY), 1.0)
+    return Weighing(weights, np.maximum(phi * inflation, least_phi), units)
+
+
+def effective_units(exposure: Floats) -> Floats:
+    """Returns how many units of equal exposure tell as much as these (Kish 1965); shape (..., groups) to (...)."""
+    units: Floats = exposure.sum(-1) ** 2 / np.maximum((exposure**2).sum(-1), _TINY)
+    return units
+
+
+def _ratio(bad: Floats, expected: Floats) -> Floats:
+    """Returns each arm's bad events over what was expected of it; shape (..., 2, 1). Half an event smooths both."""
+    ratio: Floats = (bad.sum(-1, keepdims=True) + 0.5) / (expected.sum(-1, keepdims=True) + 0.5)
+    return ratio
+
+
+def _small_sample(expected: Floats) -> Floats:
+    """Returns what a sum of squares about an estimated mean falls short by; shape (..., 2, 1)."""
+    active = (expected > 0).sum(-1, keepdims=True)
+    short: Floats = active / np.maximum(active - 1, 1)
+    return short

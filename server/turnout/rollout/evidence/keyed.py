@@ -1,0 +1,216 @@
+"""Keyed traffic: a sequential test whose sample is units, not requests. Pure.
+
+A unit is an (arm, slot group) pair: requests of one routing key share their arm, so that counting them as independent
+takes tenants that differ for an effect. Four things keep the promise (EVIDENCE.md, "The unit is the slot"):
+
+    standardise   e = requests x the unit's own share of bad events before the first step, times the base rate of each
+                  tick, which makes drifting load, changed weights, changed thresholds and differing servers cancel
+    weigh         w = 1 / (1 + s mu) for a unit with mu expected bad events, where s is the variance between units' own
+                  ratios: what a unit can tell is bounded by how much units differ, however many requests it has (the
+                  weights of a random-effects model: DerSimonian & Laird 1986; Breslow 1984 for counts)
+    disperse      phi = robust variance of the weighted score between units over what independent events would have
+                  (Deng, Knoblich & Lu 2018, arXiv 1803.06336), at least 1, inflated by (m-1)/(m-3)
+    floor         nothing below m = 10 effective units, m = (sum w e)^2 / sum (w e)^2 of the smaller arm
+
+    log M         mass that was there when keyed traffic began: S / phi, anew with every tick
+                  mass that starts later: the increments of its ticks, by w^2 and phi as they were then. What a unit
+                  has shown before it goes on showing, and what is new of mu events more is the derivative of
+                  mu / (1 + s mu), which is w^2. By w, units that merely differ would add up without bound.
+
+It is asymptotic in the number of units; for unkeyed traffic the guarantee stays exact.
+Every function takes leading axes: a simulation runs a thousand rollouts at once through the very same code. Arrays are
+of shape (..., 2, groups), the canary first.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+
+from turnout.rollout.evidence.dispersion import LEAST_UNITS, standardised, weigh
+from turnout.rollout.evidence.metrics import Metric
+from turnout.rollout.evidence.packing import packed, single, unpacked
+from turnout.rollout.evidence.ticks import GROUPS, Floats, Ints, SameArrays, Tick
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeyedTest(SameArrays):
+    """One test of one metric on keyed traffic, against one null hypothesis.
+
+    Attributes:
+        null: Rate ratio of the null hypothesis.
+        ratios: The alternatives.
+        bad: Bad events by unit, of ticks in which both arms had traffic; shape (..., 2, groups).
+        expected: What they are held against: exposures times the base rate of each tick; same shape.
+        held: log M of each alternative without keyed traffic, of the mass that was there when it began; shape (..., J).
+        late: log M of the mass that started since; same shape.
+        told: What the units tell of `held` by now, S / phi; same shape.
+        phi, units: As of `Weighing`, by the last tick with a bad event.
+    """
+
+    null: float
+    ratios: tuple[float, ...]
+    bad: Floats
+    expected: Floats
+    held: Floats
+    late: Floats
+    told: Floats
+    phi: Floats
+    units: Floats
+
+    @classmethod
+    def start(cls, null: float, ratios: Sequence[float], log_m: Floats, groups: int) -> Self:
+        """Returns the test before any keyed request, with what the unkeyed ones have shown."""
+        leading = log_m.shape[:-1]
+        nothing = np.zeros((*leading, 2, groups))
+        never = np.full(log_m.shape, -np.inf)
+        one, zero = np.ones(leading), np.zeros(leading)
+        return cls(null, tuple(ratios), nothing, nothing, log_m, never, np.zeros(log_m.shape), one, zero)
+
+    def to_json(self, some: Ints) -> dict[str, Any]:
+        """Returns the form that the state store holds; of `some` groups, all others being empty."""
+        return {
+            "expected": packed(*self.expected[:, some]), "held": _numbers(self.held), "late": _numbers(self.late),
+            "told": _numbers(self.told), "phi": float(self.phi), "units": float(self.units),
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any], null: float, ratios: Sequence[float], bad: Floats, some: Ints) -> Self:
+        """Reads what `to_json` wrote. Raises ValueError if it is of another test."""
+        expected = np.zeros(bad.shape)
+        expected[:, some] = unpacked(body["expected"], "ff")
+        held, late, told = (_logs(body[name], len(ratios)) for name in ("held", "late", "told"))
+        phi, units = (np.asarray(float(body[name])) for name in ("phi", "units"))
+        if not np.isfinite([*expected.ravel(), *held, *told, phi, units]).all() or (late == np.inf).any() or phi < 1:
+            raise ValueError("expected the numbers of a test on keyed traffic")
+        return cls(null, tuple(ratios), bad, expected, held, late, told, phi, units)
+
+    @property
+    def log_m(self) -> Floats:
+        """The log M of each alternative; shape (..., J)."""
+        return np.logaddexp(self.held + self.told, self.late)
+
+    def taken(self, strata: Sequence[tuple[Floats, Floats]], unkeyed: Floats, gamma: float, least_phi: int) -> Self:
+        """Returns the test with one more tick.
+
+        Args:
+            strata: Of each server: bad events and exposures by unit; shape (..., 2, groups).
+            unkeyed: What unkeyed traffic adds to log M in this tick; shape (..., J).
+            gamma: Mass that starts with this tick.
+            least_phi: Requests that share their fate.
+        """
+        held, late = self.held + unkeyed, _started(self.late, gamma) + unkeyed
+        if not any(bad.any() for bad, _ in strata):
+            return replace(self, held=held, late=late)
+        pairs = [standardised(bad, exposure, self.null) for bad, exposure in strata]
+        bad = np.sum([self.bad, *(x for x, _ in pairs)], axis=0)
+        expected = single(np.sum([self.expected, *(e for _, e in pairs)], axis=0))
+        weights, phi, units = weigh(bad, expected, self.null, least_phi)
+        enough = (units >= LEAST_UNITS)[..., None]
+        told = np.where(enough, self._log_ratio(weights * bad, weights * expected) / phi[..., None], 0.0)
+        steps = np.sum([self._log_ratio(weights**2 * x, weights**2 * e) for x, e in pairs], axis=0)
+        late = late + np.where(enough, steps / phi[..., None], 0.0)
+        return replace(self, bad=bad, expected=expected, held=held, late=late, told=told, phi=phi, units=units)
+
+    def _log_ratio(self, bad: Floats, exposure: Floats) -> Floats:
+        """Returns the log likelihood ratios of the canary's share of the bad events, alternatives against the null."""
+        (x_c, x_b), (e_c, e_b) = (np.moveaxis(one.sum(-1)[..., None], -2, 0) for one in (bad, exposure))
+        both = (e_c > 0) & (e_b > 0)
+        a, b = np.where(both, e_c, 1.0), np.where(both, e_b, 1.0)
+        ratios = np.asarray(self.ratios)
+        common = np.log((self.null * a + b) / (ratios * a + b))
+        return np.where(both, x_c * (np.log(ratios / self.null) + common) + x_b * common, 0.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Keyed(SameArrays):
+    """What keyed traffic has shown of one metric.
+
+    Attributes:
+        worse, fit: The tests against "not worse" and "not fit for promotion".
+        requests, bad: The canary's own record by slot group, whatever the baseline had, where it matters how rare bad
+            events are (`Metric.fine_rate`); shape (GROUPS,).
+    """
+
+    worse: KeyedTest
+    fit: KeyedTest
+    requests: Ints
+    bad: Ints
+
+    @classmethod
+    def start(cls, metric: Metric, worse: Sequence[float], fit: Sequence[float]) -> Self:
+        """Returns what is known before the first keyed request, with what unkeyed ones have shown: log M each."""
+        none = np.zeros(GROUPS, np.int64)
+        return cls(
+            KeyedTest.start(metric.null, metric.alternatives, np.asarray(worse), GROUPS),
+            KeyedTest.start(metric.good_null, metric.good_alternatives, np.asarray(fit), GROUPS),
+            none,
+            none,
+        )
+
+    def taken(
+        self, metric: Metric, tick: Tick, worse: Sequence[float], fit: Sequence[float], gamma: float, phi: int
+    ) -> Self:
+        """Returns what is known with one more tick.
+
+        Args:
+            metric: What is counted.
+            tick: The counts.
+            worse: What unkeyed traffic adds to each log M of that test.
+            fit: The same of the other.
+            gamma: Mass that starts with this tick.
+            phi: Requests that share their fate.
+        """
+        strata, requests, bad = [], self.requests, self.bad
+        for stratum in tick.strata:
+            canary, baseline = (arm.get(metric.name) for arm in (stratum.keyed_canary, stratum.keyed_baseline))
+            if canary is not None and metric.fine_rate:
+                requests, bad = requests + canary.requests, bad + canary.bad
+            if canary is not None and baseline is not None:
+                arms = canary, baseline
+                strata.append((np.array([a.bad for a in arms], float), np.array([a.expected for a in arms])))
+        return type(self)(
+            self.worse.taken(strata, np.asarray(worse), gamma, phi),
+            self.fit.taken(strata, np.asarray(fit), gamma, phi),
+            requests,
+            bad,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the form that the state store holds."""
+        (some,) = np.nonzero(self.requests + self.worse.expected.sum(0) + self.fit.expected.sum(0))
+        return {
+            "groups": packed(some, self.requests[some], self.bad[some], *self.worse.bad[:, some].astype(np.int64)),
+            "worse": self.worse.to_json(some), "fit": self.fit.to_json(some),
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any], metric: Metric) -> Self:
+        """Reads what `to_json` wrote, for the same metric. Raises ValueError if they are no counts."""
+        groups, *columns = unpacked(body["groups"], "iiiii")
+        some, compared = groups.astype(np.int64), np.zeros((2, GROUPS))
+        requests, bad = np.zeros(GROUPS, np.int64), np.zeros(GROUPS, np.int64)
+        requests[some], bad[some], compared[:, some] = columns[0], columns[1], columns[2:]
+        if (bad < 0).any() or (bad > requests).any() or (compared < 0).any():
+            raise ValueError("expected requests and bad ones among them, by slot group")
+        worse = KeyedTest.from_json(body["worse"], metric.null, metric.alternatives, compared, some)
+        fit = KeyedTest.from_json(body["fit"], metric.good_null, metric.good_alternatives, compared, some)
+        return cls(worse, fit, requests, bad)
+
+
+def _numbers(logs: Floats) -> list[float | None]:
+    """Returns logarithms as JSON has them; None for that of nothing."""
+    return [None if one == -np.inf else float(one) for one in logs]
+
+
+def _logs(numbers: Sequence[float | None], length: int) -> Floats:
+    logs = np.array([-np.inf if one is None else float(one) for one in numbers])
+    if logs.shape != (length,):
+        raise ValueError(f"expected {length} alternatives, got {logs.shape}")
+    return logs
+
+
+def _started(log_m: Floats, gamma: float) -> Floats:
+    """Returns log(exp(log_m) + gamma)."""
+    return np.logaddexp(log_m, np.log(gamma)) if gamma > 0 else log_m

@@ -1,0 +1,40 @@
+"""Log likelihood ratios of counts, and mixtures of e-values in logarithms. Pure."""
+
+import math
+from collections.abc import Sequence
+
+from turnout.rollout.evidence.ticks import Count
+
+
+def share_ratio(canary: Count, baseline: Count, null: float, other: float) -> float:
+    """Returns the log likelihood ratio of the canary's share of the bad events, `other` against `null`."""
+    if not canary.requests or not baseline.requests:
+        return 0.0
+    a, b = canary.requests, baseline.requests
+    # theta(r) / theta(s) = (r / s) (s a + b) / (r a + b), and (1 - theta(r)) / (1 - theta(s)) = (s a + b) / (r a + b).
+    common = math.log((null * a + b) / (other * a + b))
+    return canary.bad * (math.log(other / null) + common) + baseline.bad * common
+
+
+def rate_ratio(count: Count, null: float, other: float) -> float:
+    """Returns the log likelihood ratio of a binomial rate, `other` against `null`; both are kept off 0 and 1."""
+    p, q = min(max(null, 1e-9), 0.999), min(max(other, 1e-9), 0.999)
+    return count.bad * math.log(q / p) + (count.requests - count.bad) * math.log((1 - q) / (1 - p))
+
+
+def started(log_m: float, gamma: float) -> float:
+    """Returns log(exp(log_m) + gamma)."""
+    if gamma <= 0:
+        return log_m
+    log_gamma = math.log(gamma)
+    high, low = max(log_m, log_gamma), min(log_m, log_gamma)
+    return high + math.log1p(math.exp(low - high))
+
+
+def mean_exp(logs: Sequence[float]) -> float:
+    """Returns the mean of the exponentials, as large as a double holds."""
+    high = max(logs, default=-math.inf)
+    if high == -math.inf:
+        return 0.0
+    log_mean = high + math.log(math.fsum(math.exp(m - high) for m in logs) / len(logs))
+    return math.exp(min(log_mean, 700.0))

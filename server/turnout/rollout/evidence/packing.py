@@ -1,0 +1,49 @@
+"""Columns of numbers as text that keeps each exactly, for records that hold thousands of them. Pure.
+
+Base64 of the compressed little-endian bytes; whole numbers as 32 bits unsigned, others as single floats, to which they
+have to be rounded beforehand.
+"""
+
+import zlib
+from base64 import b64decode, b64encode
+
+import numpy as np
+from numpy.typing import NDArray
+
+_WHOLE, _FLOAT = "<u4", "<f4"
+
+
+def packed(*columns: NDArray[np.int64] | NDArray[np.float64]) -> str:
+    """Returns columns of equal length as text. Raises ValueError if a number does not fit."""
+    parts = [np.asarray(one, _WHOLE if one.dtype.kind in "iu" else _FLOAT) for one in columns]
+    if not all(np.array_equal(part, one) for part, one in zip(parts, columns, strict=True)):
+        raise ValueError("expected whole numbers below 2^32, and single floats")
+    return b64encode(zlib.compress(b"".join(part.tobytes() for part in parts), 1)).decode()
+
+
+def unpacked(text: str, kinds: str) -> list[NDArray[np.float64]]:
+    """Reads what `packed` wrote.
+
+    Args:
+        text: What it wrote.
+        kinds: Of each column, `i` or `f`.
+
+    Raises:
+        ValueError: It is not of such columns.
+    """
+    try:
+        content = zlib.decompress(b64decode(text, validate=True))
+    except zlib.error as error:
+        raise ValueError(f"expected packed columns: {error}") from None
+    length, rest = divmod(len(content), 4 * len(kinds))
+    if rest:
+        raise ValueError(f"expected {len(kinds)} columns of equal length")
+    return [
+        np.frombuffer(content, _WHOLE if kind == "i" else _FLOAT, length, 4 * length * number).astype(np.float64)
+        for number, kind in enumerate(kinds)
+    ]
+
+
+def single(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns numbers rounded to what a single float holds."""
+    return numbers.astype(np.float32).astype(np.float64)

@@ -1,0 +1,269 @@
+"""Whether a candidate is worse than the baseline, by evidence that stays valid however often one looks. Pure.
+
+Every metric is a count of bad events. Within a tick the canary's share of the bad events is compared with its share of
+the requests, so that drifting load and changed weights cancel. The likelihood ratios multiply up to e-processes (Ville
+1939; Lindon & Malek 2022, arXiv 2011.03567; Turner & Gruenwald 2023, arXiv 2302.11401): under "not worse",
+P(E ever reaches 1/alpha) <= alpha. Late regressions are caught by a mixture over start times (Shin, Ramdas & Rinaldo
+2022, e-detectors).
+
+    theta(r)  = r n_c / (r n_c + n_b)
+    log L_j   = (x_c ln(theta(r_j) / theta(r_0)) + x_b ln((1 - theta(r_j)) / (1 - theta(r_0)))) / phi
+    M_j      <- (M_j + gamma_t) L_j          gamma_0 = 0.5, the rest spread evenly over the plan's maximum duration
+    E         = sum over metrics of w_m mean over j of M_j
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any, Self
+
+from turnout.rollout.evidence.keyed import Keyed
+from turnout.rollout.evidence.likelihood import mean_exp, rate_ratio, share_ratio, started
+from turnout.rollout.evidence.metrics import INVALID, Metric
+from turnout.rollout.evidence.rarity import is_rare
+from turnout.rollout.evidence.ticks import NOTHING, Count, Stratum, Tick
+
+GAMMA_0 = 0.5
+"""Mass of the mixture that starts with the rollout; what is left starts evenly over its maximum duration."""
+
+
+class Fitness(StrEnum):
+    """Whether a metric shows the candidate fit for promotion, and how."""
+
+    NOT_ASKED = "not_asked"
+    SHOWN = "shown"
+    """The ratio is shown to be below what forbids promotion."""
+    CLEAN = "clean"
+    """The canary had no bad event in requests enough."""
+    FINE = "fine"
+    """The canary's rate of bad events is shown to be below one that nobody minds."""
+    OPEN = "open"
+
+    @property
+    def fit(self) -> bool:
+        """Whether it stands in the way of no promotion."""
+        return self is not Fitness.OPEN
+
+
+@dataclass(frozen=True, slots=True)
+class Accumulator:
+    """What one metric has shown so far.
+
+    Attributes:
+        worse: log M of each alternative, against "not worse".
+        fit: log M of each alternative, against "not fit for promotion".
+        canary, baseline: Sums of the counts.
+        keyed: What keyed traffic has shown; None while there was none.
+    """
+
+    worse: tuple[float, ...]
+    fit: tuple[float, ...]
+    canary: Count = NOTHING
+    baseline: Count = NOTHING
+    keyed: Keyed | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the form that the state store holds."""
+        body = {
+            "worse": list(self.worse), "fit": list(self.fit),
+            "canary": [self.canary.requests, self.canary.bad],
+            "baseline": [self.baseline.requests, self.baseline.bad],
+        }  # fmt: skip
+        return body if self.keyed is None else {**body, "keyed": self.keyed.to_json()}
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any], metric: Metric | None) -> Self:
+        """Reads what `to_json` wrote, in an earlier release too. Raises ValueError if it is of another metric."""
+        worse, fit = (tuple(map(float, body[name])) for name in ("worse", "fit"))
+        counts = Count.from_json(body["canary"]), Count.from_json(body["baseline"])
+        if body.get("keyed") is None:
+            return cls(worse, fit, *counts)
+        if metric is None:
+            raise ValueError("keyed traffic of a metric that the plan does not have")
+        return cls(worse, fit, *counts, Keyed.from_json(body["keyed"], metric))
+
+    def taken(self, metric: Metric, tick: Tick, gamma: float, phi: int) -> Self:
+        """Returns what the metric has shown with one more tick.
+
+        Args:
+            metric: What is counted.
+            tick: The counts.
+            gamma: Mass of the mixture that starts with this tick.
+            phi: Requests that share their fate.
+        """
+        canary, baseline = tick.counts(metric.name)
+        worse, fit = (
+            tuple(sum(_log_ratio(metric, stratum, null, other) for stratum in tick.strata) / phi for other in others)
+            for null, others in _hypotheses(metric)
+        )
+        keyed = self.keyed
+        if keyed is None and any(metric.name in s.keyed_canary or metric.name in s.keyed_baseline for s in tick.strata):
+            keyed = Keyed.start(metric, self.worse, self.fit)
+        if keyed is None:
+            log_worse, log_fit = (
+                tuple(started(m, gamma) + step for m, step in zip(known, steps, strict=True))
+                for known, steps in ((self.worse, worse), (self.fit, fit))
+            )
+        else:
+            keyed = keyed.taken(metric, tick, worse, fit, gamma, phi)
+            log_worse, log_fit = (tuple(test.log_m.tolist()) for test in (keyed.worse, keyed.fit))
+        totals = self.canary.plus(canary), self.baseline.plus(baseline)
+        return type(self)(log_worse, log_fit, *totals, keyed)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known about one attempt; a value that `taken` makes the next of.
+
+    Attributes:
+        metrics: What is counted.
+        duration: The plan's maximum duration, seconds; the mass of late starts is spread over it.
+        accumulators: By metric.
+        left: Mass of the mixture that has not started.
+        phi: Requests that share their fate: the largest batch seen before the next tick.
+        peak: Highest combined E so far.
+    """
+
+    metrics: tuple[Metric, ...]
+    duration: float
+    accumulators: Mapping[str, Accumulator] = field(default_factory=dict)
+    left: float = 1.0 - GAMMA_0
+    phi: int = 1
+    peak: float = 0.0
+
+    @classmethod
+    def start(cls, metrics: Sequence[Metric], duration: float) -> Self:
+        """Returns the evidence before anything was seen.
+
+        Args:
+            metrics: Their weights sum to 1.
+            duration: Seconds over which late regressions are looked for.
+        """
+        gamma = math.log(GAMMA_0)
+        start = {
+            m.name: Accumulator((gamma,) * len(m.alternatives), (gamma,) * len(m.good_alternatives)) for m in metrics
+        }
+        return cls(tuple(metrics), duration, start)
+
+    def taken(self, tick: Tick) -> Self:
+        """Returns the evidence with one more tick."""
+        gamma = min((1.0 - GAMMA_0) * tick.seconds / self.duration, self.left) if self.duration > 0 else 0.0
+        accumulators = {m.name: self.accumulators[m.name].taken(m, tick, gamma, self.phi) for m in self.metrics}
+        after = replace(
+            self,
+            accumulators=accumulators,
+            left=self.left - gamma,
+            phi=max(self.phi, tick.largest_batch),
+        )
+        return replace(after, peak=max(self.peak, after.combined))
+
+    def of(self, metric: str) -> float:
+        """Returns the e-value that a metric has against "not worse"; 0 below its floor."""
+        spec, known = self._spec(metric), self.accumulators[metric]
+        return mean_exp(known.worse) if known.canary.bad >= spec.floor else 0.0
+
+    def fit(self, metric: str) -> float:
+        """Returns the e-value that a metric has against "not fit for promotion"."""
+        return mean_exp(self.accumulators[metric].fit)
+
+    @property
+    def combined(self) -> float:
+        """The weighted mean of the metrics' e-values, which is an e-value whatever their dependence."""
+        return math.fsum(m.weight * self.of(m.name) for m in self.metrics)
+
+    def worse(self, alpha: float) -> bool:
+        """Tells whether the candidate is to be taken back."""
+        return self.combined >= 1.0 / alpha
+
+    def unproven(self, beta: float, exposure: int, *, alone: bool = False) -> list[str]:
+        """Returns the metrics that do not yet show the candidate fit for promotion.
+
+        Args:
+            beta: 1/beta is the e-value that shows it.
+            exposure: Requests of the canary that suffice where it had no bad event, since no ratio can be shown then.
+            alone: The baseline is broken, and to be better than it shows nothing.
+        """
+        return [m.name for m in self.metrics if not self.fitness(m, beta, exposure, alone=alone).fit]
+
+    def fitness(self, metric: Metric, beta: float, exposure: int, *, alone: bool = False) -> Fitness:
+        """Returns whether one metric shows the candidate fit for promotion. Arguments as of `unproven`."""
+        known = self.accumulators[metric.name]
+        if not metric.promotes:
+            return Fitness.NOT_ASKED
+        if metric.name == INVALID and not known.canary.requests and not known.baseline.requests:
+            return Fitness.NOT_ASKED  # no output of the model can hold NaN or infinity
+        if self.fit(metric.name) >= 1.0 / beta and not alone:
+            return Fitness.SHOWN
+        if known.canary.bad == 0 and known.canary.requests >= max(exposure, 1):
+            return Fitness.CLEAN
+        if (
+            known.canary.bad
+            and metric.fine_rate
+            and is_rare(known.canary, known.keyed, metric.fine_rate, self.phi, beta)
+        ):
+            return Fitness.FINE
+        return Fitness.OPEN
+
+    @property
+    def effective_units(self) -> float | None:
+        """How many units of equal exposure the keyed traffic is worth, of the metric with most bad events in it.
+
+        That is what it can be judged by; None where nothing keyed was bad in either arm.
+        """
+        tests = [known.keyed.worse for known in self.accumulators.values() if known.keyed is not None]
+        most = max(tests, key=lambda test: float(test.bad.sum()), default=None)
+        return float(most.units) if most is not None and most.bad.any() else None
+
+    def problem(self) -> str:
+        """Returns what no evidence can be, "" where nothing is so."""
+        if set(self.accumulators) != {metric.name for metric in self.metrics}:
+            return "its evidence is of other metrics than its plan"
+        if not (self.phi >= 1 and all(math.isfinite(x) for x in (self.duration, self.left, self.peak))):
+            return "its evidence holds a number that none is"
+        for metric in self.metrics:
+            known = self.accumulators[metric.name]
+            if len(known.worse) != len(metric.alternatives) or len(known.fit) != len(metric.good_alternatives):
+                return f"its evidence of {metric.name} is of other alternatives"
+            if not all(math.isfinite(x) for x in (*known.worse, *known.fit)):
+                return f"its evidence of {metric.name} holds a number that none is"
+            for count in (known.canary, known.baseline):
+                numbers = (count.requests, count.bad)
+                if not all(isinstance(n, int) and n >= 0 for n in numbers) or count.bad > count.requests:
+                    return f"its counts of {metric.name} are none"
+        return ""
+
+    def _spec(self, metric: str) -> Metric:
+        return next(m for m in self.metrics if m.name == metric)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the form that the state store holds; JSON keeps each double exactly, so a replay meets the same."""
+        return {
+            "duration": self.duration, "left": self.left, "phi": self.phi, "peak": self.peak,
+            "accumulators": {name: a.to_json() for name, a in self.accumulators.items()},
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any], metrics: Sequence[Metric]) -> Self:
+        """Reads what `to_json` wrote, for the same metrics."""
+        known = {metric.name: metric for metric in metrics}
+        accumulators = {name: Accumulator.from_json(a, known.get(name)) for name, a in body["accumulators"].items()}
+        return cls(
+            tuple(metrics), float(body["duration"]), accumulators,
+            float(body["left"]), int(body["phi"]), float(body["peak"]),
+        )  # fmt: skip
+
+
+def _hypotheses(metric: Metric) -> tuple[tuple[float, tuple[float, ...]], tuple[float, tuple[float, ...]]]:
+    """Returns null and alternatives of "it is worse" and of "it is fit"; of a rate of its own, as rates."""
+    if not metric.one_armed:
+        return (metric.null, metric.alternatives), (metric.good_null, metric.good_alternatives)
+    worse, fit = (tuple(metric.null * r for r in ratios) for ratios in (metric.alternatives, metric.good_alternatives))
+    return (metric.null, worse), (metric.null * metric.good_null, fit)
+
+
+def _log_ratio(metric: Metric, stratum: Stratum, null: float, other: float) -> float:
+    canary = stratum.canary.get(metric.name, NOTHING)
+    if metric.one_armed:
+        return rate_ratio(canary, null, other)
+    return share_ratio(canary, stratum.baseline.get(metric.name, NOTHING), null, other)

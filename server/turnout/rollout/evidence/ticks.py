@@ -1,0 +1,228 @@
+"""What was counted in one tick: both arms, by metric; keyed and unkeyed traffic, and each server, apart. Pure.
+
+A canary assigns slots, and a routing key keeps its slot. Requests of one key share their arm and are no independent
+draws, so keyed traffic is counted by *unit*: an (arm, slot group) pair. A request without a key is a unit of its own,
+and a sum is all there is to know of those.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import reduce
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from turnout.rollout.evidence.packing import packed, single, unpacked
+
+GROUPS = 512
+"""Slot groups; a slot's is `slot % GROUPS`: slots are uniform hashes under the rollout's salt already."""
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+_FEW = 32
+"""Groups up to which counts are written as plain JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """One arm's count of one metric in one tick.
+
+    Attributes:
+        requests: Admitted in the tick, of those that the metric looks at.
+        bad: Bad ones among them.
+    """
+
+    requests: int = 0
+    bad: int = 0
+
+    def plus(self, other: "Count") -> "Count":
+        """Returns the sum."""
+        return Count(self.requests + other.requests, self.bad + other.bad)
+
+    @classmethod
+    def from_json(cls, counted: Sequence[Any]) -> Self:
+        """Reads requests, and bad ones among them. Raises ValueError if they are no counts."""
+        requests, bad = map(int, counted)
+        if not 0 <= bad <= requests < 1 << 63:
+            raise ValueError(f"expected requests and bad ones among them, got {requests} and {bad}")
+        return cls(requests, bad)
+
+
+NOTHING = Count()
+
+
+class SameArrays:
+    """A value with arrays among its fields: equal if each field is, element by element."""
+
+    __slots__ = ()
+    __hash__ = None  # type: ignore[assignment]  # arrays have no hash
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return NotImplemented
+        names = [one.name for one in fields(self)]  # type: ignore[arg-type]  # its subclasses are dataclasses
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in names)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Units(SameArrays):
+    """One arm's keyed traffic of one metric in one tick, by slot group.
+
+    Attributes:
+        requests, bad: As of `Count`; shape (GROUPS,), int64.
+        expected: Bad events to expect of each: its requests times its share of bad events before the first step, of the
+            same window for both arms, shrunk towards the mean; where nothing is known, its requests times the mean. The
+            scale cancels within a stratum. Shape (GROUPS,), float64, rounded to single floats: what is recorded has to
+            be what was taken, and be short.
+    """
+
+    requests: Ints
+    bad: Ints
+    expected: Floats
+
+    def __init__(self, requests: ArrayLike, bad: ArrayLike, expected: ArrayLike) -> None:
+        """Takes what converts to the arrays.
+
+        Raises:
+            ValueError: The shapes or values are none that counts can have.
+        """
+        n, x = (np.asarray(given, np.int64) for given in (requests, bad))
+        e = single(np.asarray(expected, np.float64))
+        if not n.shape == x.shape == e.shape == (GROUPS,):
+            raise ValueError(f"expected {GROUPS} groups, got shapes {n.shape}, {x.shape} and {e.shape}")
+        if (x < 0).any() or (n < x).any() or not np.isfinite(e).all() or (e < 0).any():
+            raise ValueError("expected requests, bad ones among them, and expectations of 0 or more")
+        for name, value in (("requests", n), ("bad", x), ("expected", e)):
+            object.__setattr__(self, name, value)
+
+    @property
+    def total(self) -> Count:
+        """The sum over all groups."""
+        return Count(int(self.requests.sum()), int(self.bad.sum()))
+
+    def plus(self, other: "Units") -> "Units":
+        """Returns the sum."""
+        return Units(self.requests + other.requests, self.bad + other.bad, self.expected + other.expected)
+
+    def to_json(self) -> str | list[list[Any]]:
+        """Returns four columns, of the groups that had requests: group, requests, bad ones, expectation."""
+        (some,) = np.nonzero(self.requests)
+        columns = some, self.requests[some], self.bad[some], self.expected[some]
+        return packed(*columns) if len(some) > _FEW else [column.tolist() for column in columns]
+
+    @classmethod
+    def from_json(cls, body: str | Sequence[Sequence[Any]]) -> Self:
+        """Reads what `to_json` wrote. Raises ValueError if they are no counts."""
+        columns: Sequence[Any] = unpacked(body, "iiif") if isinstance(body, str) else body
+        groups, requests, bad, expected = columns
+        found = np.zeros(GROUPS, np.int64), np.zeros(GROUPS, np.int64), np.zeros(GROUPS)
+        try:
+            for column, values in zip(found, (requests, bad, expected), strict=True):
+                column[np.asarray(groups, np.int64)] = values
+        except (IndexError, OverflowError) as error:
+            raise ValueError(f"not the counts of {GROUPS} groups: {error}") from None
+        return cls(*found)
+
+
+Counts = Mapping[str, Count]
+"""One arm's unkeyed counts, by metric."""
+
+UnitCounts = Mapping[str, Units]
+"""One arm's keyed counts, by metric."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stratum:
+    """One server's part of a tick. Arms are compared within it, so that no difference between servers confounds.
+
+    Attributes:
+        server: Its name; "" where one server is all there is.
+        canary, baseline: Traffic without routing keys, by metric.
+        keyed_canary, keyed_baseline: Traffic with keys, by metric.
+    """
+
+    server: str = ""
+    canary: Counts = field(default_factory=dict)
+    baseline: Counts = field(default_factory=dict)
+    keyed_canary: UnitCounts = field(default_factory=dict)
+    keyed_baseline: UnitCounts = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the form that the state store holds."""
+        body: dict[str, Any] = {
+            "server": self.server,
+            "canary": {metric: [c.requests, c.bad] for metric, c in self.canary.items()},
+            "baseline": {metric: [c.requests, c.bad] for metric, c in self.baseline.items()},
+        }
+        keyed = {"keyed_canary": self.keyed_canary, "keyed_baseline": self.keyed_baseline}
+        for name, arm in keyed.items():
+            if arm:
+                body[name] = {metric: units.to_json() for metric, units in arm.items()}
+        return body
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Self:
+        """Reads what `to_json` wrote. Raises ValueError if they are no counts."""
+        canary, baseline = (
+            {metric: Count.from_json(counted) for metric, counted in body[arm].items()}
+            for arm in ("canary", "baseline")
+        )
+        keyed = [
+            {metric: Units.from_json(counted) for metric, counted in body.get(arm, {}).items()}
+            for arm in ("keyed_canary", "keyed_baseline")
+        ]
+        return cls(str(body.get("server", "")), canary, baseline, *keyed)
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """What was counted in one tick, or in one part of it.
+
+    Attributes:
+        seconds: Active seconds that it covers; 0 for what belongs to a tick that was told before.
+        strata: A part of it each.
+        largest_batch: Requests in the largest batch that ran.
+    """
+
+    seconds: float
+    strata: tuple[Stratum, ...] = ()
+    largest_batch: int = 1
+
+    @classmethod
+    def unkeyed(cls, seconds: float, canary: Counts, baseline: Counts, largest_batch: int = 1) -> Self:
+        """Returns the tick of one server whose traffic has no routing keys."""
+        return cls(seconds, (Stratum("", canary, baseline),), largest_batch)
+
+    @property
+    def canary(self) -> dict[str, Count]:
+        """All of the canary's counts, keyed or not, by metric."""
+        return {metric: self.counts(metric)[0] for s in self.strata for metric in (*s.canary, *s.keyed_canary)}
+
+    @property
+    def baseline(self) -> dict[str, Count]:
+        """All of the baseline's counts, keyed or not, by metric."""
+        return {metric: self.counts(metric)[1] for s in self.strata for metric in (*s.baseline, *s.keyed_baseline)}
+
+    def counts(self, metric: str) -> tuple[Count, Count]:
+        """Returns the canary's and the baseline's counts of a metric, keyed or not."""
+        canary = [_both(s.canary, s.keyed_canary, metric) for s in self.strata]
+        baseline = [_both(s.baseline, s.keyed_baseline, metric) for s in self.strata]
+        return reduce(Count.plus, canary, NOTHING), reduce(Count.plus, baseline, NOTHING)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the form that the log holds."""
+        strata = [stratum.to_json() for stratum in self.strata]
+        return {"seconds": self.seconds, "strata": strata, "largest_batch": self.largest_batch}
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Self:
+        """Reads what `to_json` wrote, or an earlier release: then a tick was one server's sums. Raises ValueError."""
+        strata = body.get("strata", [body])
+        return cls(float(body["seconds"]), tuple(map(Stratum.from_json, strata)), int(body["largest_batch"]))
+
+
+def _both(counts: Counts, units: UnitCounts, metric: str) -> Count:
+    unkeyed = counts.get(metric, NOTHING)
+    return unkeyed.plus(units[metric].total) if metric in units else unkeyed

@@ -1,0 +1,73 @@
+"""Absolute guards: limits that a plan sets on the candidate alone, whatever the baseline does. Pure.
+
+The evidence asks whether the candidate is worse than the baseline. A guard asks whether it is good enough: a share of
+errors or invalid answers, a p99 in milliseconds. It trips where the candidate's requests of the step show that its own
+rate is above the limit, by a binomial e-value of 100; so a limit of 1 % is not broken by the first error in ten
+requests, and a limit of 0 is by the first. Guards are outside of alpha, as is the circuit breaker.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+
+from turnout.rollout.evidence import ERRORS, INVALID, Count
+from turnout.rollout.evidence.likelihood import mean_exp, rate_ratio
+
+LIMIT = "limit"
+"""Name under which ticks count the requests slower than `p99_ms`."""
+
+_P99 = 0.01
+_MULTIPLES = (1.5, 2.0, 5.0, 20.0)
+_ENOUGH = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Guards:
+    """Limits; None for none.
+
+    Attributes:
+        error_share: Of the candidate's requests that fail by the server's fault, at most.
+        p99_ms: Milliseconds that at most one in a hundred of its requests may take longer than.
+        invalid_share: Of its answers with NaN or infinity in an output, at most.
+    """
+
+    error_share: float | None = None
+    p99_ms: float | None = None
+    invalid_share: float | None = None
+
+    def over(self, other: "Guards | None") -> "Guards":
+        """Returns these limits, and those of `other` where they have none."""
+        if other is None:
+            return self
+        missing = {f.name: getattr(other, f.name) for f in fields(self) if getattr(self, f.name) is None}
+        return replace(self, **missing)
+
+
+def broken(guards: Guards, counts: Mapping[str, Count], phi: int) -> str:
+    """Returns which limit the candidate breaks, in words and numbers; "" where it keeps them all.
+
+    Args:
+        guards: The limits.
+        counts: The candidate's in this step, by metric; `LIMIT` counts what was slower than `p99_ms`.
+        phi: Requests that share their fate.
+    """
+    return next((text for name, share, text in _limits(guards, counts) if _above(counts[name], share, phi)), "")
+
+
+def _limits(guards: Guards, counts: Mapping[str, Count]) -> Iterator[tuple[str, float, str]]:
+    wanted = (
+        (ERRORS, guards.error_share, "requests failed, where the plan allows {:.3%}"),
+        (INVALID, guards.invalid_share, "answers had NaN or infinity in them, where the plan allows {:.3%}"),
+        (LIMIT, None if guards.p99_ms is None else _P99, f"requests took longer than the {guards.p99_ms} ms"
+         " that the plan sets as p99"),
+    )  # fmt: skip
+    for name, share, text in wanted:
+        if share is not None and name in counts:
+            seen = counts[name]
+            yield name, share, f"guard: {seen.bad} of {seen.requests} {text.format(share)}"
+
+
+def _above(count: Count, share: float, phi: int) -> bool:
+    if not count.bad or count.bad <= share * count.requests:
+        return False
+    logs = [rate_ratio(count, share, max(share, 1e-3) * multiple) / phi for multiple in _MULTIPLES]
+    return mean_exp(logs) >= _ENOUGH

@@ -1,0 +1,64 @@
+"""The latency thresholds that a rollout counts by: fixed before a step, at the baseline's own quantiles."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from turnout.rollout.attempt import Rollout
+from turnout.rollout.evidence import SLO, STALLED
+from turnout.rollout.guards import LIMIT
+from turnout.rollout.plan import Plan
+from turnout.serving.arms import Rules
+from turnout.serving.catalog import VersionEntry
+from turnout.serving.inference import Role
+
+QUANTILES = {"p90": 0.90, "p95": 0.95, "p99": 0.99}
+"""What the latency metrics' thresholds are of the baseline's own latency."""
+
+_STALL_FACTOR = 10.0
+
+
+def latency_of(plan: Plan, entry: VersionEntry | None) -> tuple[Mapping[str, float] | None, int, float]:
+    """Returns a baseline's own latency: quantiles by metric (None: too few requests), requests seen, and the median.
+
+    Seconds; of the latest 4,096 requests that it answered as a baseline.
+    """
+    handle = entry.handle if entry is not None else None
+    if handle is None:
+        return None, 0, 0.0
+    recent = handle.recorder.role(str(Role.BASELINE)).recent
+    if len(recent) < max(plan.threshold_samples, 2):
+        return None, len(recent), 0.0
+    seen = np.fromiter(recent, np.float64, len(recent))
+    found = {name: threshold(name, seen) for name in plan.timed}
+    return found, len(recent), float(np.quantile(seen, 0.5))
+
+
+def threshold(metric: str, latencies: NDArray[np.float64]) -> float:
+    """Returns the threshold of a latency metric, seconds, by a baseline's own latencies.
+
+    A stall is slower than ten times the p99: where a candidate that hangs takes the baseline's cores as well, most
+    requests of both pass the quantiles, and the shares that pass tell no difference any more.
+    """
+    if metric == STALLED:
+        return _STALL_FACTOR * float(np.quantile(latencies, QUANTILES["p99"]))
+    return float(np.quantile(latencies, QUANTILES[metric]))
+
+
+def thresholds_of(rollout: Rollout) -> dict[str, float]:
+    """Returns the thresholds by metric, the objective's and a guard's too, seconds."""
+    own = dict(rollout.thresholds)
+    if rollout.plan.slo_ms is not None:
+        own[SLO] = rollout.plan.slo_ms / 1e3
+    if (limit := rollout.guards.p99_ms) is not None:
+        own[LIMIT] = limit / 1e3
+    return own
+
+
+def rules_of(rollout: Rollout) -> Rules:
+    """Returns what counts as bad in a rollout now."""
+    plan = rollout.plan
+    thresholds = tuple(sorted(thresholds_of(rollout).values()))
+    return Rules(thresholds, rollout.patience, plan.warm_requests, rollout.thresholds.get(STALLED, math.inf))

@@ -1,0 +1,60 @@
+"""One request as rollouts count it: by the arms that it belongs to, and by its slot in its version's history."""
+
+from collections.abc import Sequence
+
+from turnout.serving.arms import SERVER_FAULTS, ArmMeter, FailedRequest, TickCounts
+from turnout.serving.batcher import Answer
+from turnout.serving.finite import all_finite
+from turnout.serving.inference import InferenceRequest, Route
+from turnout.serving.keyed import ERROR, INVALID, NO_SLOT, UNTIMED, KeyedLog
+
+_NOBODY: Sequence[tuple[ArmMeter, TickCounts, int]] = ()
+
+
+class Counted:
+    """A request that was admitted and has to be counted when it ends."""
+
+    __slots__ = ("_history", "_meters", "_slot")
+
+    def __init__(self, route: Route, key: str) -> None:
+        """Counts the request as admitted.
+
+        Args:
+            route: Its route.
+            key: Its routing key, "" for none.
+        """
+        if key and route.slot is not None:
+            self._slot = route.slot(key)
+            self._history: KeyedLog | None = route.history
+        else:
+            self._slot = NO_SLOT
+            self._history = None
+        self._meters = _NOBODY
+        if (arms := route.handle.arms) and (meters := arms.get(route.lane or route.role)):
+            # One, but where rollouts go side by side: a comprehension costs as much again as the rest.
+            slot = self._slot
+            self._meters = (meters[0].admit(slot),) if len(meters) == 1 else [m.admit(slot) for m in meters]
+
+    def answered(self, took: float, answer: Answer) -> None:
+        """Counts the answer, `took` seconds after the request arrived."""
+        slot = self._slot
+        if self._meters:
+            invalid, batch = not all_finite(answer.outputs), answer.batch_requests
+            for meter, counts, known in self._meters:
+                meter.answered(counts, known, took, batch, invalid)
+            if invalid:
+                slot |= INVALID
+        if self._history is not None:
+            self._history.add(slot, took)
+
+    def failed(self, request: InferenceRequest, took: float, code: str, error: BaseException) -> None:
+        """Counts the failure, `took` seconds after the request arrived; `code` is the status that it becomes."""
+        if self._meters:
+            timeout = None if request.deadline is None else request.deadline - request.arrived
+            failure = FailedRequest(request.inputs, request.outputs, timeout)
+            for meter, counts, known in self._meters:
+                meter.failed(counts, known, took, code, error, failure)
+        if self._history is not None:
+            fault = ERROR if code in SERVER_FAULTS or code == "DEADLINE_EXCEEDED" else 0
+            given_up = UNTIMED if code in ("CANCELLED", "DEADLINE_EXCEEDED") else 0
+            self._history.add(self._slot | fault | given_up, took)

@@ -1,0 +1,179 @@
+"""Where servers meet: who is alive, and what each counted of the rollouts that run. By the database's own clock."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, TextClause, and_, delete, select, text, update
+
+from turnout.state import schema
+from turnout.state.events import time_text
+
+_CLOCK = {
+    "sqlite": "SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')",
+    "postgresql": "SELECT clock_timestamp()",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ServerReport:
+    """What a server says of itself.
+
+    Attributes:
+        name: Its name.
+        instance: Another at every start.
+        document: JSON values.
+        alive_seconds: For how long another instance of this name counts as alive after its last report.
+    """
+
+    name: str
+    instance: str
+    document: Mapping[str, Any]
+    alive_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServerRecord:
+    """A server as it reported itself last.
+
+    Attributes:
+        name: Its name.
+        instance: Another at every start.
+        started, seen: When it reported first and last, UTC, by the database's clock.
+        document: What it said, JSON values.
+    """
+
+    name: str
+    instance: str
+    started: datetime
+    seen: datetime
+    document: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CountRecord:
+    """What one server counted of one rollout in one tick.
+
+    Attributes:
+        model, attempt: The rollout.
+        tick: Number of the tick: the database's time divided by the seconds of a tick.
+        server: The server's name.
+        document: The counts, JSON values.
+    """
+
+    model: str
+    attempt: int
+    tick: int
+    server: str
+    document: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """What servers said, as of one moment.
+
+    Attributes:
+        now: The database's time, UTC.
+        servers: Those that are alive or were.
+        counts: Of rollouts that run, those that nobody has taken yet.
+    """
+
+    now: datetime
+    servers: Sequence[ServerRecord] = ()
+    counts: Sequence[CountRecord] = field(default_factory=tuple)
+
+
+def clock(connection: Connection) -> datetime:
+    """Returns the database's time, UTC."""
+    now = connection.execute(text(_CLOCK[connection.dialect.name])).scalar_one()
+    if isinstance(now, datetime):
+        return now.astimezone(UTC)
+    return datetime.fromisoformat(str(now)).replace(tzinfo=UTC)
+
+
+def report(connection: Connection, server: ServerReport, counts: Iterable[CountRecord]) -> datetime | None:
+    """Writes what a server says of itself, and what it counted; a count that is there already stays as it is.
+
+    Returns:
+        The database's time; None where another server of this name is alive, and nothing was written.
+    """
+    now, table = clock(connection), schema.servers
+    row = connection.execute(select(table).where(table.c.name == server.name)).one_or_none()
+    values = {"instance": server.instance, "seen": time_text(now), "document": _text(server.document)}
+    if row is None:
+        fresh = {"name": server.name, "started": time_text(now), **values}
+        connection.execute(_inserted("servers", fresh), fresh)
+    elif row.instance == server.instance:
+        connection.execute(update(table).where(table.c.name == server.name).values(**values))
+    elif now - datetime.fromisoformat(row.seen) < timedelta(seconds=server.alive_seconds):
+        return None
+    else:
+        connection.execute(update(table).where(table.c.name == server.name).values(started=time_text(now), **values))
+    rows = [
+        {"model": c.model, "attempt": c.attempt, "tick": c.tick, "server": c.server, "document": _text(c.document)}
+        for c in counts
+    ]
+    if rows:
+        connection.execute(_inserted("rollout_counts", rows[0]), rows)
+    return now
+
+
+def meeting(connection: Connection) -> Meeting:
+    """Reads what servers said."""
+    table, counts = schema.servers, schema.rollout_counts
+    servers = [
+        ServerRecord(
+            row.name, row.instance, datetime.fromisoformat(row.started), datetime.fromisoformat(row.seen),
+            json.loads(row.document),
+        )
+        for row in connection.execute(select(table).order_by(table.c.name))
+    ]  # fmt: skip
+    rows = connection.execute(select(counts).order_by(counts.c.model, counts.c.attempt, counts.c.tick, counts.c.server))
+    found = [CountRecord(row.model, row.attempt, row.tick, row.server, json.loads(row.document)) for row in rows]
+    return Meeting(clock(connection), servers, found)
+
+
+def take(connection: Connection, model: str, attempt: int, taken: Mapping[str, int] | None) -> None:
+    """Removes the counts of a rollout.
+
+    Args:
+        connection: In the transaction that records what they came to.
+        model: Of the rollout.
+        attempt: Its number.
+        taken: By server, the last tick whose counts go; None: all of them.
+    """
+    table = schema.rollout_counts
+    own = and_(table.c.model == model, table.c.attempt == attempt)
+    if taken is None:
+        connection.execute(delete(table).where(own))
+    for server, tick in (taken or {}).items():
+        connection.execute(delete(table).where(and_(own, table.c.server == server, table.c.tick <= tick)))
+
+
+def leave(connection: Connection, name: str, instance: str) -> None:
+    """Removes a server that has stopped."""
+    table = schema.servers
+    connection.execute(delete(table).where(and_(table.c.name == name, table.c.instance == instance)))
+
+
+def expire(connection: Connection, gone_seconds: float) -> int:
+    """Removes servers that have not reported for so long, and counts of rollouts that run no more; returns how many."""
+    table, counts, running = schema.servers, schema.rollout_counts, schema.rollouts
+    before = time_text(clock(connection) - timedelta(seconds=gone_seconds))
+    removed = connection.execute(delete(table).where(table.c.seen < before)).rowcount
+    alive = select(running.c.attempt).where(
+        running.c.model == counts.c.model, running.c.attempt == counts.c.attempt, running.c.final == 0
+    )
+    return int(removed + connection.execute(delete(counts).where(~alive.exists())).rowcount)
+
+
+def _inserted(table: str, columns: Mapping[str, object]) -> TextClause:
+    """Returns the statement that inserts what is not there yet; both databases know it."""
+    names, values = ", ".join(columns), ", ".join(f":{name}" for name in columns)
+    return text(f"INSERT INTO {table} ({names}) VALUES ({values}) ON CONFLICT DO NOTHING")  # noqa: S608 - our own names
+
+
+def _text(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, separators=(",", ":"), allow_nan=False)

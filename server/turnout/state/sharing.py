@@ -1,0 +1,67 @@
+"""The part of the state store that servers meet at: who is alive, and what each counted."""
+
+from collections.abc import Callable, Sequence
+
+from turnout.state import rollouts, servers
+from turnout.state.declaring import Declaring
+from turnout.state.rollouts import RolloutRecord
+from turnout.state.servers import CountRecord, Meeting, ServerReport
+
+_MOST_RUNNING = 10_000
+
+
+class Sharing(Declaring):
+    """What servers tell one another by the store; no part of the log, and no change of the revision."""
+
+    def listen(self, heard: Callable[[], None]) -> None:
+        """Has `heard` called in a thread at each change, if the database can tell of changes."""
+        self._database.listen(heard)
+
+    def report_server(self, report: ServerReport, counts: Sequence[CountRecord]) -> bool:
+        """Writes what a server says of itself and what it counted, in one transaction; twice is harmless.
+
+        Returns:
+            False if another server of this name is alive, and nothing was written.
+
+        Raises:
+            Unavailable: The database cannot be used now.
+        """
+        with self._database.writing() as connection:
+            return servers.report(connection, report, counts) is not None
+
+    def leave_server(self, name: str, instance: str) -> None:
+        """Removes a server that stops.
+
+        Raises:
+            Unavailable: The database cannot be used now.
+        """
+        with self._database.writing() as connection:
+            servers.leave(connection, name, instance)
+
+    def meeting(self) -> Meeting:
+        """Returns who is alive, and what nobody has taken yet of what they counted.
+
+        Raises:
+            Unavailable: The database cannot be used now.
+        """
+        with self._database.reading() as connection:
+            return servers.meeting(connection)
+
+    def running_rollouts(self) -> tuple[list[RolloutRecord], Meeting]:
+        """Returns the rollouts that have not ended, and what `meeting` does, as of one moment.
+
+        Raises:
+            Unavailable: The database cannot be used now.
+        """
+        with self._database.reading() as connection:
+            records = rollouts.latest(connection, None, _MOST_RUNNING, running=True)
+            return records, servers.meeting(connection)
+
+    def expire_servers(self, gone_seconds: float) -> int:
+        """Removes servers that have been silent for so long, and counts of ended rollouts; returns how many rows.
+
+        Raises:
+            Unavailable: The database cannot be used now.
+        """
+        with self._database.writing() as connection:
+            return servers.expire(connection, gone_seconds)

@@ -1,0 +1,124 @@
+"""While another process holds the state store's write lock: a rollback is in force at once, and on record later."""
+
+import asyncio
+import time
+
+import grpc
+import pytest
+from semver import Version
+
+from answer_wire import run
+from conftest import make_settings
+from locked_store import locked
+from onnx_models import look_up, look_up_safely
+from rollout_wire import FINAL, LONG, TICK, Lookups, clients, command, in_state, latest, settled, start, until
+from routing_wire import policy, put
+from turnout.app import running
+from turnout.routing.policy import Policy
+from turnout.telemetry.logging import make_logger
+from turnout_proto.v1 import rollout_pb2 as pb
+
+
+@pytest.fixture
+def pair(publish_model):
+    """A baseline that always answers, and a candidate that raises on some requests."""
+    publish_model("m", "1.0.0", look_up_safely())
+    publish_model("m", "1.1.0", look_up(), release=False)
+
+
+def serving(models, **settings):
+    return running(make_settings(models, rollout=TICK, **settings), make_logger("json", "error"))
+
+
+async def complete(server):
+    await server.services.catalog.wait_for(lambda snapshot: snapshot.complete)
+    return server
+
+
+async def test_a_verdict_is_in_force_within_a_tick_and_outlives_a_restart_until_it_is_on_record(pair, models) -> None:
+    make = Lookups()
+    async with serving(models) as server:
+        await complete(server)
+        async with clients(server, make, pause=0.005) as seen:
+            await start(server, "1.1.0", LONG)
+            await until(server, in_state("soaking"))
+            (active,) = server.services.rollouts.active
+            await settled(lambda: active.rollout.evidence.accumulators["errors"].canary.requests > 20)
+            async with locked(models):
+                make.bad = True
+                await settled(lambda: active.rollout.evidence.combined >= 100, lambda: active.rollout.evidence)
+                decided = time.monotonic()
+                await settled(lambda: "m" in server.services.policies.diverted)
+                assert time.monotonic() - decided < 1.5, "while the store waits 10 s for the lock"
+                await _all_from(seen, "1.0.0")
+                shown = await run(server, models, "traffic", "show", "m")
+                assert "1.0.0 answers everything: a rollback is in force" in " ".join(shown.out.split()), shown.out
+                assert "not on record" in (await run(server, models, "traffic", "explain", "m")).out
+                assert (await latest(server)).state == "soaking", "as it is recorded"
+                seen.stop.set()
+                async with serving(models) as other:  # as after a restart: it only knows what is kept
+                    await complete(other)
+                    assert other.services.policies.diverted == {"m": Version(1)}
+                    async with clients(other, make, pause=0.005) as again:
+                        await _all_from(again, "1.0.0")
+                        assert not again.codes
+            last = (await until(server, in_state(*FINAL)))[-1]
+    assert last.state == "rolled_back", last
+    assert [event.kind for event in last.events][-3:] == ["verdict", "aborting", "rolled_back"]
+    assert "is worse than" in last.verdict
+    async with serving(models) as server:
+        await complete(server)
+        assert server.services.policies.diverted == {}
+        assert server.services.policies.current["m"].state.policy == Policy(Version(1))
+
+
+async def _all_from(seen, version: str) -> None:
+    for _ in range(2):  # what was under way when it changed is let pass
+        seen.answers.clear()
+        await settled(lambda: seen.answers.total() > 30, lambda: seen)
+    assert set(seen.answers) == {version}
+
+
+@pytest.mark.parametrize("rolls", [True, False], ids=["rollout", "traffic"])
+async def test_a_rollback_by_hand_is_in_force_at_once_and_on_record_later(pair, models, start_server, rolls) -> None:
+    server = await start_server(rollout=TICK)
+    make = Lookups()
+    async with clients(server, make, pause=0.005) as seen:
+        if rolls:
+            await start(server, "1.1.0", LONG)
+            await until(server, in_state("soaking"))
+        else:
+            await put(server, policy("1.0.0", v1_1_0=0.5))
+        async with locked(models):
+            said = await asyncio.wait_for(run(server, models, "rollback", "m", "--reason", "I see smoke"), 9)
+            if not rolls and said.code:
+                pytest.fail(said.err)
+            assert said.code == 0, said.err
+            assert "recorded once the state store answers" in " ".join(said.out.split()), said.out
+            await _all_from(seen, "1.0.0")
+        await settled(lambda: not server.services.policies.diverted, lambda: server.services.policies)
+        applied = server.services.policies.current["m"]
+        assert applied.state.policy == Policy(Version(1))
+        assert "I see smoke" in applied.reason
+        if rolls:
+            assert (await latest(server)).state == "rolled_back"
+        seen.answers.clear()
+        await settled(lambda: seen.answers.total() > 30)
+        assert set(seen.answers) == {"1.0.0"}
+
+
+async def test_an_abort_by_hand_is_in_force_at_once_and_other_commands_are_refused(pair, models, start_server) -> None:
+    server = await start_server(rollout=TICK)
+    async with clients(server, Lookups(), pause=0.005) as seen:
+        await start(server, "1.1.0", LONG)
+        await until(server, in_state("soaking"))
+        async with locked(models):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await asyncio.wait_for(command(server, pb.ROLLOUT_COMMAND_PROMOTE), 9)
+            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+            said = await asyncio.wait_for(command(server, pb.ROLLOUT_COMMAND_ABORT, reason="enough"), 9)
+            assert said.state == "aborting"
+            await _all_from(seen, "1.0.0")
+        last = (await until(server, in_state(*FINAL)))[-1]
+    assert last.state == "rolled_back"
+    assert "enough" in last.verdict

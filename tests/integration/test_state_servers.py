@@ -1,0 +1,91 @@
+"""Where servers meet in the state store: reports, counts, and who may write what."""
+
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import update
+
+from turnout.errors import Conflict
+from turnout.state import schema
+from turnout.state.events import time_text
+from turnout.state.rollouts import RolloutWrite
+from turnout.state.servers import CountRecord, ServerReport
+from turnout.state.store import StateStore
+
+pytest_plugins = ["postgres_fixture"]
+
+ADA = ServerReport("ada", "one", {"epochs": {"m": 1}}, 2.0)
+
+
+@pytest.fixture
+def store(state_url: str):
+    # A server whose clock is a day off: nothing here goes by it.
+    with closing(StateStore.open(state_url, now=lambda: datetime.now(UTC) + timedelta(days=1))) as opened:
+        yield opened
+
+
+def write(number: int, *, final: bool = False, counted: dict[str, int] | None = None) -> RolloutWrite:
+    return RolloutWrite(1, number, "soaking", final, {"a": 1}, "ada", 20.0, counted=counted or {})
+
+
+def counts(*keys: tuple[int, str]) -> list[CountRecord]:
+    return [CountRecord("m", 1, tick, server, {"tick": tick}) for tick, server in keys]
+
+
+def told(store: StateStore) -> list[tuple[int, str]]:
+    return [(one.tick, one.server) for one in store.meeting().counts]
+
+
+def test_a_report_told_twice_is_there_once(store) -> None:
+    revision = store.revision()
+    for _ in range(2):
+        assert store.report_server(ADA, counts((7, "ada"), (8, "ada")))
+    met = store.meeting()
+    assert [(one.name, one.document) for one in met.servers] == [("ada", {"epochs": {"m": 1}})]
+    assert told(store) == [(7, "ada"), (8, "ada")]
+    assert abs((met.now - datetime.now(UTC)).total_seconds()) < 60, "by the database's clock"
+    assert abs((met.servers[0].seen - met.now).total_seconds()) < 60
+    assert store.revision() == revision, "what servers tell one another is no change"
+
+
+def test_a_name_has_one_server_at_a_time_and_that_of_a_killed_one_is_free_again(store) -> None:
+    twin = ServerReport("ada", "two", {}, 2.0)
+    assert store.report_server(ADA, ())
+    assert not store.report_server(twin, counts((7, "ada")))
+    assert told(store) == [], "nothing of it is written"
+    with store._database.writing() as connection:
+        long_ago = time_text(datetime.now(UTC) - timedelta(seconds=3))
+        connection.execute(update(schema.servers).values(seen=long_ago))
+    assert store.report_server(twin, ())
+    store.leave_server("ada", "one")
+    assert [one.instance for one in store.meeting().servers] == ["two"]
+    store.leave_server("ada", "two")
+    assert store.meeting().servers == []
+
+
+def test_counts_go_with_the_write_that_took_them_and_not_without_it(store) -> None:
+    store.put_rollout("m", write(0), actor="ada", reason="")
+    store.report_server(ADA, counts((7, "ada"), (7, "bob"), (8, "ada"), (9, "bob")))
+    with pytest.raises(Conflict):
+        store.put_rollout("m", write(5, counted={"ada": 8}), actor="ada", reason="")
+    assert len(told(store)) == 4
+    store.put_rollout("m", write(1, counted={"ada": 8, "bob": 7}), actor="ada", reason="")
+    assert told(store) == [(9, "bob")]
+    store.put_rollout("m", write(2, final=True), actor="ada", reason="")
+    assert told(store) == []
+
+
+def test_a_lease_ends_by_the_databases_clock(store) -> None:
+    record = store.put_rollout("m", write(0), actor="ada", reason="")
+    assert abs((record.driven_until - datetime.now(UTC)).total_seconds() - 20) < 60
+
+
+def test_servers_that_are_gone_and_counts_of_ended_rollouts_are_let_go(store) -> None:
+    store.put_rollout("m", write(0, final=True), actor="ada", reason="")
+    store.report_server(ADA, counts((7, "ada")))  # it came after the end
+    assert store.expire_servers(3600.0) == 1
+    assert told(store) == []
+    assert len(store.meeting().servers) == 1
+    assert store.expire_servers(0.0) == 1
+    assert store.meeting().servers == []

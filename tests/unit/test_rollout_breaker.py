@@ -1,0 +1,113 @@
+"""What takes a candidate back beside the evidence: the circuit breaker and a plan's guards."""
+
+from dataclasses import replace
+
+import pytest
+
+from rollout_values import GOOD, PLAN, RUNNING, SILENT, S, begun, gone, reached, tick, until
+from turnout.rollout.breaker import Breaker, SlotRecord, trip_text, tripped
+from turnout.rollout.evidence import Count
+from turnout.rollout.guards import LIMIT, Guards, broken
+from turnout.rollout.machine import advance
+from turnout.rollout.overrides import abort
+from turnout.rollout.plan import Plan, Step
+
+JUDGED = [state for state in RUNNING if state not in (S.PENDING, S.ABORTING)]
+FAILING = SlotRecord("a", 7, Count(20, 20), Count(200, 0), Count(500, 3))
+BREAKER = Breaker()
+
+
+def test_a_slot_that_did_well_and_fails_now_trips_it_and_is_named() -> None:
+    worst = replace(FAILING, slot=9, candidate=Count(200, 150))
+    assert tripped(BREAKER, [FAILING, worst, replace(FAILING, candidate=Count(50, 0))]) is worst
+    text = trip_text(worst)
+    for part in ("150 of 200", "slot 9 on a", "0 of 200 before", "3 of 500"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"candidate": Count(19, 19)}, {"candidate": Count(200, 99)}, {"before": Count(19, 0)},
+        {"before": Count(200, 3)}, {"before": Count(50, 1)}, {"elsewhere": Count(100, 5)}, {"elsewhere": Count(1, 1)},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_too_little_a_bad_past_or_trouble_for_everybody_trips_nothing(changes) -> None:
+    assert tripped(BREAKER, [replace(FAILING, **changes)]) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"candidate": Count(20, 10)}, {"before": Count(20, 0)}, {"before": Count(200, 2)},
+        {"elsewhere": Count(100, 4)}, {"elsewhere": Count(0, 0)},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_its_limits_are_those_of_the_plan(changes) -> None:
+    record = replace(FAILING, **changes)
+    assert tripped(BREAKER, [record]) is record
+    assert tripped(replace(BREAKER, on=False), [record]) is None
+
+
+@pytest.mark.parametrize("state", JUDGED)
+@pytest.mark.parametrize("hindrance", [{}, {"frozen": True}, {"ready": False}, {"other": "epoch 7"}], ids=str)
+def test_it_takes_back_in_every_state_whatever_else_is_so(state, hindrance) -> None:
+    after, told = advance(reached(state), replace(SILENT, slots=[FAILING], **hindrance))
+    assert (after.state, after.end, after.cause) == (S.ABORTING, S.ROLLED_BACK, "breaker")
+    assert [entry.kind for entry in told] == ["breaker", "aborting"]
+    assert "slot 7 on a" in after.verdict
+    assert after.released
+
+
+def test_what_took_a_candidate_back_is_kept_apart() -> None:
+    plan = replace(PLAN, guards=Guards(error_share=0.01))
+    soaking = reached(S.SOAKING, plan)
+    by_guard = gone(soaking, *[replace(GOOD, ticks=(tick(20, 100, 20),))])[0]
+    assert (by_guard.cause, by_guard.state) == ("guard", S.ABORTING)
+    assert gone(soaking, replace(GOOD, ticks=(tick(60),)))[0].cause == "evidence"
+    assert abort(soaking, "by hand")[0].cause == ""
+
+
+def test_a_guard_takes_back_what_is_no_worse_than_the_baseline_and_too_bad_all_the_same() -> None:
+    both = replace(GOOD, ticks=(tick(20, 100, 20),))
+    free = gone(reached(S.SOAKING), *[both] * 5)[0]
+    assert free.state is not S.ABORTING
+    held = gone(reached(S.SOAKING, replace(PLAN, guards=Guards(error_share=0.01))), both)[0]
+    assert "20 of 100 requests failed, where the plan allows 1.000%" in held.verdict
+    watched = gone(reached(S.WATCHING, replace(PLAN, guards=Guards(error_share=0.01))), both)[0]
+    assert watched.cause == "guard"
+
+
+def test_a_guard_wants_more_than_chance_and_a_limit_of_nothing_wants_none() -> None:
+    limits = Guards(error_share=0.01, invalid_share=0.0, p99_ms=200.0)
+    assert broken(limits, {"errors": Count(50, 1), "invalid": Count(50, 0), LIMIT: Count(50, 1)}, 1) == ""
+    assert broken(limits, {"errors": Count(10_000, 100)}, 1) == ""
+    assert "100 of 2000 requests failed" in broken(limits, {"errors": Count(2000, 100)}, 1)
+    assert "1 of 5000 answers had NaN" in broken(limits, {"invalid": Count(5000, 1)}, 1)
+    assert "60 of 1000 requests took longer than the 200.0 ms" in broken(limits, {LIMIT: Count(1000, 60)}, 1)
+    assert broken(Guards(), {"errors": Count(10, 10)}, 1) == ""
+    eight = {"errors": Count(160, 8)}
+    assert broken(limits, eight, 1)
+    assert not broken(limits, eight, 8), "requests of one batch count as one"
+
+
+def test_a_steps_own_limit_goes_before_the_plans_and_the_watch_has_the_plans() -> None:
+    plan = Plan(
+        steps=(Step(0.1, 10.0, guards=Guards(p99_ms=50.0)), Step(0.5, 10.0)),
+        guards=Guards(error_share=0.02, p99_ms=200.0),
+    )
+    assert plan.guards_of(0) == Guards(0.02, 50.0)
+    assert plan.guards_of(1) == plan.guards_of(None) == Guards(0.02, 200.0)
+    assert Plan.from_json(plan.to_json()) == plan
+    assert Plan().guards_of(0) == Guards()
+
+
+def test_a_guard_looks_at_its_own_step() -> None:
+    first = until(begun(replace(PLAN, shadow=None)), lambda r: r.state is S.SOAKING)[0]
+    first = gone(first, replace(GOOD, ticks=(tick(6, 100, 6),)))[0]
+    assert first.step_counts["errors"] == Count(100, 6)
+    second = until(first, lambda r: r.state is S.SOAKING and r.step == 1)[0]
+    assert not second.step_counts
+    assert not reached(S.WATCHING).step_counts
