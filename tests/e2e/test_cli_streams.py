@@ -57,7 +57,8 @@ def test_closed_streams_are_no_files_of_ours(publish_model, models) -> None:
     publish_model("m", "1.0.0", scaled(2))
     # All that a command opens stands above the three standard streams.
     program = "import os; from turnout.__main__ import main; import turnout.cli.main as m\n"
-    program += "m.application = lambda *_, **__: lambda *_, **__: print(os.open('/etc/hostname', 0), file=open(PATH, 'w'))\nmain()"
+    program += "said = lambda *_, **__: print(os.open('/etc/hostname', 0), file=open(PATH, 'w'))\n"
+    program += "m.application = lambda *_, **__: said\nmain()"
     path = models.parent / "number"
     words = [TURNOUT[0], "-c", program.replace("PATH", repr(str(path)))]
     assert subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *words], timeout=60).returncode == 0
