@@ -26,7 +26,7 @@ from turnout.rollout.engine.diversions import Diversion, Diversions, Journal
 from turnout.rollout.engine.enforcement import Enforcement
 from turnout.rollout.engine.exchange import Exchange
 from turnout.rollout.engine.neighbours import Neighbour
-from turnout.rollout.engine.origin import refuse_other_baseline, set_by_rollout, stopped_by_traffic
+from turnout.rollout.engine.origin import refuse_newer, refuse_other_baseline, set_by_rollout, stopped_by_traffic
 from turnout.rollout.engine.ownership import Ownership
 from turnout.rollout.engine.patience import Patience, StillRunning
 from turnout.rollout.engine.ports import RolloutStore, World
@@ -45,6 +45,9 @@ _TICK_WAIT = 0.5
 
 _COMMAND_WAIT = 3.0
 """Seconds that a command waits for it. No tick runs meanwhile."""
+
+_COMMAND_TRIES = 4
+"""How often a command is tried where another server, that drove the rollout, writes in between."""
 
 _FOLLOW_SECONDS = 0.5
 """Between two looks for rollbacks of other servers that are not on record yet."""
@@ -264,22 +267,29 @@ class RolloutEngine:
             ChangeRefused: It cannot be done now, or several run and none was named.
             Unavailable: The state store does not answer.
         """
-        async with self._lock:
-            try:
-                await self._reconcile(_COMMAND_WAIT, mine=model)
-            except Unavailable:
-                self._ownership.take(model)  # as it is known here: a rollback does not wait for the store
-                if not self._ownership.of(model):
-                    raise
-            active = self._ownership.named(model, attempt)
-            before = active.rollout
-            refuse_stale(before.candidate, before.epoch, str(before.state), expected_epoch)
-            after, entries = decide(self._enforcement.routed(before) if resume else before)
-            applied, _ = self._world.in_force(model)
-            refuse_other_baseline(before, after, applied, self._world.baseline(model))
-            if stopped_by_traffic(before) and not stopped_by_traffic(after):
-                after = self._enforcement.routed(after)  # whoever has it go on takes what stopped it for granted
-            await self._decide(active, after, entries)
+        for left in reversed(range(_COMMAND_TRIES)):
+            async with self._lock:
+                try:
+                    await self._reconcile(_COMMAND_WAIT, mine=model)
+                except Unavailable:
+                    self._ownership.take(model)  # as it is known here: a rollback does not wait for the store
+                    if not self._ownership.of(model):
+                        raise
+                active = self._ownership.named(model, attempt)
+                before = active.rollout
+                refuse_stale(before.candidate, before.epoch, str(before.state), expected_epoch)
+                after, entries = decide(self._enforcement.routed(before) if resume else before)
+                applied, _ = self._world.in_force(model)
+                refuse_other_baseline(before, after, applied, self._world.baseline(model))
+                if stopped_by_traffic(before) and not stopped_by_traffic(after):
+                    after = self._enforcement.routed(after)  # whoever has it go on takes what stopped it for granted
+                try:
+                    await self._decide(active, after, entries)
+                    break
+                except Conflict:  # whoever drove it wrote a tick in between: that decides nothing
+                    self._ownership.drop(before)
+                    if not left:
+                        raise
         await self._announce()
         return active.rollout
 
@@ -410,12 +420,7 @@ class RolloutEngine:
 
     async def _newer(self, record: RolloutRecord, plan: Plan, candidate: Version) -> None:
         """Deals with a rollout that runs when another is asked for."""
-        running = recorded(record)
-        if plan.on_newer == "refuse" or (plan.on_newer == "beside" and running.candidate == candidate):
-            raise ChangeRefused(
-                f"{running.candidate} is being rolled out (attempt {record.attempt}, {running.state}): "
-                "abort it first, or say on_newer = 'queue', 'replace' or 'beside'"
-            )
+        refuse_newer(recorded(record), plan, candidate)
         if plan.on_newer == "replace" and (active := self._ownership.find(record.model, record.attempt)) is not None:
             why = f"{candidate} is rolled out in its place"
             moved_on = overrides.abort(active.rollout, why, RolloutState.SUPERSEDED, kind="superseded")

@@ -1,4 +1,4 @@
-"""Who put the policy in force: this rollout, another one, or somebody else. Pure but for the type it looks at."""
+"""Who else has a say: who put the policy in force, and which rollouts are in each other's way. Does no I/O."""
 
 import json
 
@@ -7,6 +7,7 @@ from semver import Version
 from turnout.errors import ChangeRefused
 from turnout.rollout.actors import is_rollout, rollout_actor
 from turnout.rollout.attempt import Rollout, RolloutState
+from turnout.rollout.plan import Plan
 from turnout.routing.applied import AppliedPolicy
 from turnout.routing.policy import Policy
 
@@ -65,4 +66,17 @@ def refuse_other_baseline(
         raise ChangeRefused(
             f"{baseline or 'nothing'} is the baseline of {before.model} by now, and this rollout compares with "
             f"{before.previous}: abort it and begin anew"
+        )
+
+
+def refuse_newer(running: Rollout, plan: Plan, candidate: Version) -> None:
+    """Refuses to begin a rollout beside one that runs, unless its plan says what becomes of that.
+
+    Raises:
+        ChangeRefused: It is in the way.
+    """
+    if plan.on_newer == "refuse" or (plan.on_newer == "beside" and running.candidate == candidate):
+        raise ChangeRefused(
+            f"{running.candidate} is being rolled out (attempt {running.attempt}, {running.state}): "
+            "abort it first, or say on_newer = 'queue', 'replace' or 'beside'"
         )
