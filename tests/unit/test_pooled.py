@@ -40,7 +40,7 @@ class Lane(SimpleNamespace):
             if ledger.compare(comparison, 1, 0.0, 0.01):
                 ledger.keep(Disagreement("id", datetime(2026, 1, 1, tzinfo=UTC), comparison, {}))
             if again is not None:
-                ledger.noise(again)
+                ledger.repeat(again)
 
 
 @given(st.lists(st.lists(st.tuples(comparisons(), st.none() | comparisons()), max_size=8), min_size=1, max_size=3))
