@@ -107,7 +107,7 @@ class SlotRecords:
             count = len(body) // (2 + 4 * (1 + len(metrics)))
             slots = np.frombuffer(body, "<u2", count)
             columns = np.frombuffer(body, "<u4", offset=2 * count).reshape(1 + len(metrics), count)
-        except (zlib.error, UnicodeDecodeError) as error:
+        except (zlib.error, UnicodeDecodeError, TypeError) as error:
             raise ValueError(f"not the history of slots: {error}") from None
         found = np.zeros((1 + len(metrics), SLOTS), np.int64)
         found[:, slots] = columns

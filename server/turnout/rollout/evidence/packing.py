@@ -33,7 +33,7 @@ def unpacked(text: str, kinds: str) -> list[NDArray[np.float64]]:
     """
     try:
         content = zlib.decompress(b64decode(text, validate=True))
-    except zlib.error as error:
+    except (zlib.error, TypeError) as error:
         raise ValueError(f"expected packed columns: {error}") from None
     length, rest = divmod(len(content), 4 * len(kinds))
     if rest:
