@@ -54,6 +54,7 @@ AT_SERVER = {
     "rollback": "rollback m --reason slow",
     "traffic": "traffic explain m --key ann",
     "rollout": "rollout plan m --to 2.0.0",
+    "servers": "servers m",
 }
 """Commands that ask a server, and come to the same the second time."""
 

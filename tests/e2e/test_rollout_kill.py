@@ -50,12 +50,12 @@ async def hold():
     (marks / "held").touch()
     await asyncio.Event().wait()
 
-async def held(self, active):
+async def held(self, active, *more):
     rollout = active.rollout
     here = active.saved and state == ("paused" if rollout.pauses else str(rollout.state))
     if here and place == "recorded":
         await hold()
-    await apply(self, active)
+    await apply(self, active, *more)
     if here and place == "applied":
         await hold()
 
@@ -64,17 +64,17 @@ async def putting(self, active, *more):
         await hold()
     await put(self, active, *more)
 
-async def withdrawing(self, rollout):
-    if state == str(rollout.state) and place == "withdrawing":
+async def withdrawing(self, active, *more):
+    if state == str(active.rollout.state) and place == "withdrawing":
         await hold()
-    await withdraw(self, rollout)
+    await withdraw(self, active, *more)
 
-async def advancing(self, active):
+async def advancing(self, active, *more):
     if not (marks / "taken.json").exists():
         text = json.dumps(active.rollout.to_json())
         (marks / "writing").write_text(text)
         (marks / "writing").rename(marks / "taken.json")
-    await advance(self, active)
+    await advance(self, active, *more)
 
 Enforcement.apply, RolloutEngine._advance = held, advancing
 Enforcement._put, Enforcement._withdraw = putting, withdrawing

@@ -214,8 +214,11 @@ async def test_unfinished_messages_share_a_budget() -> None:
         Http2Client(server.address.host, server.address.port) as client,
     ):
         streams = [await client.begin(SERVICE + method) for method in ("Echo", "Duplex", "Echo")]
-        for stream in streams:
+        for held, stream in zip((90_000, 180_000, 180_000), streams, strict=True):
             await client.send(stream, PREFIX.pack(0, 1 << 20) + bytes(90_000))
+            async with asyncio.timeout(10):
+                while server.budget.held != held:
+                    await asyncio.sleep(0.01)
         refused = await client.answer(streams[2])
         assert (refused.grpc_status, "limits.max_unfinished_bytes" in refused.grpc_message) == (
             code_pb2.RESOURCE_EXHAUSTED,
