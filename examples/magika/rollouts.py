@@ -99,7 +99,7 @@ SCENES: Mapping[str, Scene] = {
     "hangs": _bad(
         "hangs",
         "one that hangs",
-        "slower than",
+        "is worse than",  # its answers come too late, which is an error, a stall and slower than any threshold
         PLAN | {"metrics": LATENCY},
         rate=RATE / 2,
         in_flight=200,

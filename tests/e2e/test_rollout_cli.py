@@ -164,7 +164,7 @@ def test_a_bad_one_is_taken_back_explained_reported_and_tried_again(server: Serv
     assert [r["attempt"] for r in told(server, "history", "m")["rollouts"]] == [2, 1]
 
     said = told(server, "explain", "m", "--attempt", "1")
-    (errors,) = said["metrics"]
+    (errors,) = (metric for metric in said["metrics"] if metric["name"] == "errors")
     assert said["rollout"]["attempt"] == 1
     assert said["e_value"] >= said["threshold"] == 100
     assert (errors["baseline_bad"], errors["ratio"]) == (0, "Infinity")
@@ -273,7 +273,7 @@ def test_a_long_rollout_is_read_page_by_page(models: Path) -> None:
     with serving_in_thread(models, rollout={"tick_s": 0.1}) as server:
         with Client(server.grpc) as client:
             client.wait_ready("m", timeout=90)
-        (errors,) = told(server, "explain", "m")["metrics"]
+        (errors,) = (metric for metric in told(server, "explain", "m")["metrics"] if metric["name"] == "errors")
     assert (errors["canary_requests"], errors["baseline_requests"]) == (4321, sum(range(4321)))
 
 

@@ -51,9 +51,8 @@ class Ahead:
 
 async def stop_ticking(server) -> None:
     """Ends the side task that drives rollouts, from one moment to the next."""
-    for task in asyncio.all_tasks():
-        frame = task.get_coro().cr_frame
-        if task.get_name() == "rollouts" and frame.f_locals["self"] is server.services.rollouts:
+    for task in [task for task in asyncio.all_tasks() if task.get_name() == "rollouts"]:
+        if task.get_coro().cr_frame.f_locals["self"] is server.services.rollouts:
             task.cancel()
             await asyncio.wait({task})
 
