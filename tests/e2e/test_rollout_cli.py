@@ -210,6 +210,7 @@ def test_an_operator_has_the_last_word_and_a_stale_epoch_is_refused(server: Serv
     assert refused(server, "status", "m") == "error: m has had no rollout"
     with load(server):
         begun = run(server, "start", "m", "--to", "1.1.0", *LONG, "--wait", "--timeout", "1s", code=3)
+        assert "the rollout goes on" in run(server, "watch", "m", "--timeout", "0.2s", code=3).stderr
         assert begun.stderr == (
             "the time is over, and the rollout goes on: `turnout rollout watch m` shows how it goes on\n"
         )

@@ -230,6 +230,9 @@ def explain(
 @application.command()
 def watch(
     name: NameArgument,
+    timeout: Annotated[
+        str | None, typer.Option("--timeout", metavar="TIME", help="At most that long.", show_default=False)
+    ] = None,
     server: ServerOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -241,12 +244,15 @@ def watch(
     Exit codes:
     0    the candidate became the baseline
     1    it was taken back, replaced, or could not be served
+    3    it still runs when --timeout is over
     130  Ctrl-C; the rollout goes on running
     """
     from turnout.cli.connection import Server
+    from turnout.cli.durations import read_duration
 
     with reporting(as_json=as_json) as out:
-        _watch_to_the_end(out, Server.named(server, config), name, 0, None)
+        limit = None if timeout is None else read_duration(timeout)
+        _watch_to_the_end(out, Server.named(server, config), name, 0, limit)
 
 
 @application.command()

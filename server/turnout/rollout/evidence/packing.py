@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 _WHOLE, _FLOAT = "<u4", "<f4"
 
+_MOST_BYTES = 1 << 20
+"""Of all columns of a record; those of 512 slot groups have 20 kB."""
+
 
 def packed(*columns: NDArray[np.int64] | NDArray[np.float64]) -> str:
     """Returns columns of equal length as text. Raises ValueError if a number does not fit."""
@@ -31,10 +34,7 @@ def unpacked(text: str, kinds: str) -> list[NDArray[np.float64]]:
     Raises:
         ValueError: It is not of such columns.
     """
-    try:
-        content = zlib.decompress(b64decode(text, validate=True))
-    except (zlib.error, TypeError) as error:
-        raise ValueError(f"expected packed columns: {error}") from None
+    content = inflated(text, _MOST_BYTES)
     length, rest = divmod(len(content), 4 * len(kinds))
     if rest:
         raise ValueError(f"expected {len(kinds)} columns of equal length")
@@ -47,3 +47,19 @@ def unpacked(text: str, kinds: str) -> list[NDArray[np.float64]]:
 def single(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
     """Returns numbers rounded to what a single float holds."""
     return numbers.astype(np.float32).astype(np.float64)
+
+
+def inflated(text: str, most: int) -> bytes:
+    """Returns what base64 of compressed bytes holds.
+
+    Raises:
+        ValueError: It is no such text, or holds more than `most` bytes.
+    """
+    inflate = zlib.decompressobj()
+    try:
+        content = inflate.decompress(b64decode(text, validate=True), most)
+    except (zlib.error, TypeError) as error:
+        raise ValueError(f"expected base64 of compressed bytes: {error}") from None
+    if not inflate.eof:
+        raise ValueError(f"expected at most {most} compressed bytes, and all of them")
+    return content
