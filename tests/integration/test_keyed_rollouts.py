@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import re
 import sys
 import time
 from collections import Counter
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 import grpc
 import numpy as np
 import pytest
+from semver import Version
 
 import onnx_models
 from conftest import make_settings
@@ -20,6 +22,7 @@ from rollout_wire import CAREFREE, FINAL, LONG, QUICK, TICK, clients, in_state, 
 from routing_wire import ask, scrape
 from turnout.app import Running, running
 from turnout.rollout.history import SlotRecords
+from turnout.rollout.plan import Plan
 from turnout.routing.policy import TWIN
 from turnout.telemetry.logging import make_logger
 from turnout_proto.v1 import prediction_pb2 as v1
@@ -117,6 +120,19 @@ async def begun(server: Running, plan: Mapping[str, object]) -> None:
     """Starts the rollout and waits until the first step is in force."""
     await start(server, "1.1.0", plan)
     await settled(lambda: weight_of(server) > 0)
+
+
+@pytest.mark.parametrize(("keys", "told_so"), [(2, True), (200, False)], ids=["two tenants", "many"])
+async def test_what_too_few_tenants_could_show_is_foreseen(serve, keys, told_so) -> None:
+    server = await serve(look_up_safely(), look_up())
+    plan = Plan.from_json({**CAREFREE, "steps": [{"weight": 0.4, "soak_s": 600.0}]})
+    async with sent(server, Load([f"tenant {n}" for n in range(keys)])):
+        previews = server.services.previews
+        await settled(lambda: np.count_nonzero(previews.of("m", Version(1, 1), plan).traffic.keyed) > keys / 2)
+        missed = previews.of("m", Version(1, 1), plan).missed
+    sentence = next((one for one in missed if "effective tenants" in one), "")
+    assert bool(sentence) is told_so, missed
+    assert not told_so or re.search(r"^\d+% of the traffic has routing keys, about \d effective tenants", sentence)
 
 
 HALF = LONG | {"steps": [{"weight": 0.5, "soak_s": 600.0}]}

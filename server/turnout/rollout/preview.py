@@ -7,6 +7,7 @@ import numpy as np
 from semver import Version
 
 from turnout.rollout.engine.serving_world import ServingWorld
+from turnout.rollout.evidence import GROUPS
 from turnout.rollout.plan import Plan
 from turnout.rollout.power import LEAST_ERROR_RATE, SLOWDOWN, Detection, Traffic, detections, missed
 from turnout.rollout.thresholds import threshold
@@ -84,7 +85,10 @@ class Previews:
                 for name in plan.timed
                 for edge in (threshold(name, recent),)
             }
-        return Traffic(rate, max(failed / total if total else 0.0, LEAST_ERROR_RATE), slow)
+        keyed = entry.handle.history.since(seen[0][0]).count(modulus=GROUPS) if rate else np.zeros(GROUPS)
+        requests = max(seen[-1][1] - seen[0][1], int(keyed.sum())) if rate else 1
+        shares = tuple((keyed / requests).tolist())
+        return Traffic(rate, max(failed / total if total else 0.0, LEAST_ERROR_RATE), slow, shares)
 
 
 def _unpinned(entry: VersionEntry) -> int:

@@ -185,6 +185,10 @@ class SlotHistory:
         while self._parts and (self._kept > _HISTORY_REQUESTS or now - self._parts[0][0] > _HISTORY_SECONDS):
             self._kept -= len(self._parts.popleft()[1])
 
+    def since(self, moment: float) -> Entries:
+        """Returns what was taken in after `moment`, by `time.monotonic()`."""
+        return joined([entries for folded, entries in self._parts if folded > moment])
+
     def window(self) -> "Window":
         """Returns what is kept now; it stays as it is."""
         return Window(tuple(entries for _, entries in self._parts))
