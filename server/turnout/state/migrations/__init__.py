@@ -59,7 +59,7 @@ def upgrade(database: Database) -> None:
 def _create(connection: Connection, name: str) -> None:
     """Makes the schema of this release in the database called `name`, which has none.
 
-    It takes 6 ms of CPU; the files of `versions/` one after the other took 40 more, and the import of alembic takes 300.
+    It takes 6 ms of CPU. The files of `versions/`, one after the other, took 45, and the import of alembic 300.
 
     Raises:
         ConfigError: Its tables are another program's.
