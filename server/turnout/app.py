@@ -195,10 +195,8 @@ async def running(
             return await store.in_thread(look_at_store)
 
         def held(model: str) -> Mapping[Version, Hold]:
-            return {
-                **policies.held(model),
-                **rollouts.holds(model),
-            }  # a rollout's part of a policy is its own to let go
+            # A rollout's part of a policy is its own to let go.
+            return {**policies.held(model), **rollouts.holds(model)}
 
         def fallbacks(model: str) -> Fallbacks:
             return policies.fallbacks.get(model, Fallbacks())

@@ -137,10 +137,10 @@ def test_a_request_is_bad_once_for_the_circuit_breaker(requests) -> None:
         error, invalid, timed, _ = events(one)
         seen[one.slot] += 1
         bad[one.slot] += error or invalid or (timed and one.took > RULES.stalled) or one.how == "hangs"
-    found = {record.slot: record.candidate for record in moved.records("")}
+    found = {record.slot: record.candidate for record in moved.records()}
     ran = Counter(one.slot for one in requests if one.how in ("asked", "excused") and one.took <= LATE)
     excused = Counter(one.slot for one in requests if one.how == "excused" and one.took <= LATE)
-    for record in moved.records(""):
+    for record in moved.records():
         assert record.before == Count(ran[record.slot], excused[record.slot]), "the baseline ran what failed"
     assert found == {slot: Count(seen[slot], bad[slot]) for slot in seen if slot != NO_SLOT and bad[slot]}
     assert tick.canary.bad == sum(bad.values())

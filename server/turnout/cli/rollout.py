@@ -26,6 +26,7 @@ from turnout.cli.rollout_options import (
 
 if TYPE_CHECKING:
     from turnout.cli.connection import Server
+    from turnout.cli.rollout_plan import PlanOptions
 
 _TIMEOUT = 30.0
 _RUNNING, _INTERRUPTED = 3, 130
@@ -68,7 +69,7 @@ def plan(
     """
     from turnout.cli.connection import Server
     from turnout.cli.rollout_forecast import forecast_body, forecast_lines
-    from turnout.cli.rollout_plan import PlanOptions, named_fields, retired_fields
+    from turnout.cli.rollout_plan import PlanOptions, named_fields
     from turnout_proto.v1 import rollout_pb2 as pb
 
     with reporting(as_json=as_json) as out:
@@ -76,9 +77,7 @@ def plan(
             plan, steps, shadow, metrics, alpha, min_requests, slo_ms, on_insufficient, on_newer, watch_for, holdback,
             guard or (), from_broken,
         )  # fmt: skip
-        plan_json = options.to_json()
-        for field in retired_fields(plan_json):
-            out.note(f"{field} means nothing any more, and can go from the plan")
+        plan_json = _plan_json(out, options)
         request = pb.PlanRolloutRequest(model=name, version=to, plan_json=plan_json)
         with named_fields(), Server.named(server, config).control() as control:
             told = control.PlanRollout(request, timeout=_TIMEOUT)
@@ -126,7 +125,7 @@ def start(
     from turnout.cli.answers_view import answers_body, answers_line, read_answers
     from turnout.cli.connection import Server
     from turnout.cli.durations import read_duration
-    from turnout.cli.rollout_plan import PlanOptions, named_fields, retired_fields
+    from turnout.cli.rollout_plan import PlanOptions, named_fields
     from turnout.cli.rollout_view import rollout_body, sentence
     from turnout.cli.workspace import actor_or_login
     from turnout.errors import InvalidRequest
@@ -140,9 +139,7 @@ def start(
             plan, steps, shadow, metrics, alpha, min_requests, slo_ms, on_insufficient, on_newer, watch_for, holdback,
             guard or (), from_broken,
         )  # fmt: skip
-        plan_json = options.to_json()
-        for field in retired_fields(plan_json):
-            out.note(f"{field} means nothing any more, and can go from the plan")
+        plan_json = _plan_json(out, options)
         change = pb.RolloutChange(actor=actor_or_login(actor), reason=reason)
         request = pb.StartRolloutRequest(model=name, version=to, plan_json=plan_json, change=change)
         named = Server.named(server, config)
@@ -285,6 +282,16 @@ def report(
 
 for _command in COMMANDS:
     application.command(name=_command.__name__.replace("_", "-"))(_command)
+
+
+def _plan_json(out: Output, options: "PlanOptions") -> str:
+    """Returns the plan as JSON; tells of fields that mean nothing any more."""
+    from turnout.cli.rollout_plan import retired_fields
+
+    plan_json = options.to_json()
+    for field in retired_fields(plan_json):
+        out.note(f"{field} means nothing any more, and can go from the plan")
+    return plan_json
 
 
 def _watch_to_the_end(out: Output, server: "Server", name: str, attempt: int, timeout: float | None) -> None:

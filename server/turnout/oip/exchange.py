@@ -52,21 +52,37 @@ def request_of(
     limits.check_name("model_version", selector)
     names, classes = read_outputs(outputs)
     timeout, routing_key = read_options(parameters)
+    request = assembled(model, selector, inputs, names, logged_id, routing_key, timeout, arrived, deadline, preferences)
+    return request, classes
+
+
+def assembled(
+    model: str,
+    selector: str,
+    inputs: Mapping[str, Array],
+    outputs: Sequence[str],
+    logged_id: str,
+    routing_key: str,
+    timeout: float | None,
+    arrived: float,
+    deadline: float | None,
+    preferences: Preferences,
+) -> InferenceRequest:
+    """Returns a request of which all was checked. Arguments as of `request_of`, and as `read_options` returns them."""
     if timeout is not None:
         expiry = arrived + timeout
         deadline = expiry if deadline is None else min(deadline, expiry)
-    request = InferenceRequest(
+    return InferenceRequest(
         model,
         preferences.selector_of(selector),
         inputs,
-        names,
+        outputs,
         logged_id,
         routing_key or preferences.routing_key,
         deadline,
         arrived,
         preferences.baseline_only,
     )
-    return request, classes
 
 
 def answered(

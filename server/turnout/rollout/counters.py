@@ -79,17 +79,15 @@ class _Open:
 
 
 class Counters:
-    """Counts for one rollout. Used on the event loop only."""
+    """Counts for one rollout, of a server that is named where its counts go. Used on the event loop only."""
 
-    def __init__(self, rules: Rules, *, server: str = "", history: str = "") -> None:
+    def __init__(self, rules: Rules, *, history: str = "") -> None:
         """Counts nothing before `attach`.
 
         Args:
             rules: What counts.
-            server: This server's name.
             history: What slots did before the first step, as `history` returned it; "" before that.
         """
-        self._server = server
         self._names: tuple[str, ...] = ()
         self._canary, self._baseline, self._rest = ArmMeter(rules), ArmMeter(rules), ArmMeter(rules)
         self._rest_meets_candidate = False
@@ -176,7 +174,7 @@ class Counters:
     @property
     def slot_records(self) -> list[SlotRecord]:
         """The slots that do badly on the candidate."""
-        return self._moved.records(self._server)
+        return self._moved.records()
 
     @property
     def starved(self) -> bool:
@@ -225,7 +223,7 @@ class Counters:
             keyed_units(one, tick.names, shares) for one, shares in zip((canary, baseline), tick.shares, strict=True)
         )
         stratum = Stratum(
-            self._server,
+            "",
             unkeyed_counts(tick.canary, canary_units, tick.names),
             unkeyed_counts(tick.baseline, baseline_units, tick.names),
             canary_units,

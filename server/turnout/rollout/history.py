@@ -5,8 +5,6 @@ them: requests x the unit's own share of bad events before, shrunk towards every
 is the same for both arms and for all steps, and ends before the first one.
 """
 
-import base64
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
@@ -14,16 +12,13 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from turnout.rollout.evidence import ERRORS, GROUPS, INVALID
-from turnout.rollout.evidence.packing import inflated
+from turnout.rollout.evidence import ERRORS, GROUPS, INVALID, STALLED
+from turnout.rollout.evidence.packing import packed, unpacked
 from turnout.serving.keyed import ERROR, SLOTS, BySlot, Window
 from turnout.serving.keyed import INVALID as INVALID_MARK
 
 _PRIOR_EVENTS = 2.0
 _LEAST_SHARE = 1e-6
-
-_MOST_BYTES = 1 << 20
-"""Of a history that is read; one of 1,024 slots and eight metrics has 40 kB."""
 
 PACKED_SLOTS = 1024
 """Slots that survive a restart, those with the most requests; the others count as unknown then."""
@@ -88,33 +83,28 @@ class SlotRecords:
             Requests and bad ones of each slot, shapes (SLOTS,).
         """
         known = np.minimum(self.requests, LATEST)
-        bad = sum((self.bad[name] for name in (ERRORS, INVALID, "stalled") if name in self.bad), np.zeros(SLOTS, int))
+        bad = sum((self.bad[name] for name in (ERRORS, INVALID, STALLED) if name in self.bad), np.zeros(SLOTS, int))
         return known, np.ceil(np.minimum(bad, self.requests) * known / np.maximum(self.requests, 1)).astype(np.int64)
 
     def packed(self) -> str:
         """Returns the form that a rollout keeps, a few kB of text."""
         slots = np.argsort(-self.requests, kind="stable")[:PACKED_SLOTS]
         slots = np.sort(slots[self.requests[slots] > 0])
-        columns = [slots.astype("<u2").tobytes()]
-        columns += [counts[slots].astype("<u4").tobytes() for counts in (self.requests, *self.bad.values())]
-        body = ",".join(self.bad).encode() + b"\0" + b"".join(columns)
-        return base64.b64encode(zlib.compress(body, 9)).decode()
+        columns = (counts[slots] for counts in (self.requests, *self.bad.values()))
+        return f"{','.join(self.bad)} {packed(slots, *columns)}"
 
     @classmethod
     def unpacked(cls, text: str) -> Self:
         """Reads what `packed` wrote. Raises ValueError if it did not write that."""
-        try:
-            names, end, body = inflated(text, _MOST_BYTES).partition(b"\0")
-            if not end:
-                raise ValueError("it names no metrics")
-            metrics = names.decode().split(",")
-            count = len(body) // (2 + 4 * (1 + len(metrics)))
-            slots = np.frombuffer(body, "<u2", count)
-            columns = np.frombuffer(body, "<u4", offset=2 * count).reshape(1 + len(metrics), count)
-        except UnicodeDecodeError as error:
-            raise ValueError(f"not the history of slots: {error}") from None
+        if not isinstance(text, str) or " " not in text:
+            raise ValueError("expected the names of metrics, and packed columns")
+        names, columns = text.split(" ", 1)
+        metrics = names.split(",")
+        slots, *counts = (one.astype(np.int64) for one in unpacked(columns, "i" * (2 + len(metrics))))
+        if (slots >= SLOTS).any():
+            raise ValueError(f"expected slots below {SLOTS}")
         found = np.zeros((1 + len(metrics), SLOTS), np.int64)
-        found[:, slots] = columns
+        found[:, slots] = counts
         return cls(found[0], dict(zip(metrics, found[1:], strict=True)))
 
 

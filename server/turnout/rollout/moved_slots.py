@@ -73,14 +73,14 @@ class MovedSlots:
         while ended - self._elsewhere[0][0] > _ELSEWHERE_SECONDS:
             self._elsewhere.popleft()
 
-    def records(self, server: str) -> list[SlotRecord]:
+    def records(self) -> list[SlotRecord]:
         """Returns the slots that have bad requests on the candidate, at most 64, those with the most first."""
         slots = np.flatnonzero(self._owned & (self._bad >= 0.5))
         slots = slots[np.argsort(-self._bad[slots], kind="stable")][:_MOST_RECORDS]
         elsewhere = Count(sum(c.requests for _, c in self._elsewhere), sum(c.bad for _, c in self._elsewhere))
         return [
             SlotRecord(
-                server,
+                "",
                 int(slot),
                 Count(round(self._requests[slot]), round(min(self._bad[slot], self._requests[slot]))),
                 Count(*(int(before[slot]) for before in self._before)),

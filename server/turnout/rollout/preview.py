@@ -1,6 +1,7 @@
 """What a rollout would do and see, with a model's present traffic. Changes nothing."""
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,9 +68,10 @@ class Previews:
 
     def _traffic(self, model: str, plan: Plan) -> Traffic:
         seen = self._seen.get(model, deque())
-        rate = 0.0
+        requests, rate = 0, 0.0
         if len(seen) >= 2 and seen[-1][0] > seen[0][0]:
-            rate = max(seen[-1][1] - seen[0][1], 0) / (seen[-1][0] - seen[0][0])
+            requests = max(seen[-1][1] - seen[0][1], 0)
+            rate = requests / (seen[-1][0] - seen[0][0])
         version = self._world.baseline(model)
         entry = self._world.entry(model, version) if version is not None else None
         if entry is None or entry.handle is None:
@@ -85,9 +87,10 @@ class Previews:
                 for name in plan.timed
                 for edge in (threshold(name, recent),)
             }
-        keyed = entry.handle.history.since(seen[0][0]).count(modulus=GROUPS) if rate else np.zeros(GROUPS)
-        requests = max(seen[-1][1] - seen[0][1], int(keyed.sum())) if rate else 1
-        shares = tuple((keyed / requests).tolist())
+        shares: Sequence[float] = ()
+        if requests:
+            keyed = entry.handle.history.since(seen[0][0]).count(modulus=GROUPS)
+            shares = (keyed / max(requests, int(keyed.sum()))).tolist()
         return Traffic(rate, max(failed / total if total else 0.0, LEAST_ERROR_RATE), slow, shares)
 
 

@@ -287,7 +287,12 @@ class Traffic:
             raise ChangeRefused("; ".join(reasons))
 
     def _keyed_traffic(self, model: str, policy: Policy) -> BySlot | None:
-        """Returns the requests by slot of the last half hour, as this server saw them; None where none had a key."""
+        """Returns the requests by slot of the last half hour, as this server saw them, for a twin to be drawn by.
+
+        None if no request had a key, or the policy has no twin to draw.
+        """
+        if not (policy.twin and policy.canaries):
+            return None
         versions = self._catalog.snapshot.model(model).versions
         total = np.zeros(SLOTS, np.int64)
         for version in policy.versions:

@@ -38,17 +38,10 @@ class Sharing(Declaring):
         with self._database.writing() as connection:
             servers.leave(connection, name, instance)
 
-    def meeting(self) -> Meeting:
-        """Returns who is alive, and what nobody has taken yet of what they counted.
-
-        Raises:
-            Unavailable: The database cannot be used now.
-        """
-        with self._database.reading() as connection:
-            return servers.meeting(connection)
-
     def running_rollouts(self) -> tuple[list[RolloutRecord], Meeting]:
-        """Returns the rollouts that have not ended, and what `meeting` does, as of one moment.
+        """Returns the rollouts that have not ended, who is alive, and what nobody has taken yet of what they counted.
+
+        All of it as of one moment.
 
         Raises:
             Unavailable: The database cannot be used now.

@@ -68,21 +68,18 @@ class Exchange:
         """
         own = self._store.server
         counts = {
-            (active.rollout.model, active.rollout.attempt, number): part
+            (active.rollout.model, active.rollout.attempt): [p for (_, s), p in active.parts.items() if s == own]
             for active in self._ownership.foreign
-            for (number, server), part in active.parts.items()
-            if server == own
         }
-        records = [CountRecord(*key, own, part.to_json()) for key, part in counts.items()]
+        records = [CountRecord(*key, one.number, own, one.to_json()) for key, parts in counts.items() for one in parts]
         document = {**self._world.describe(), "tick_seconds": self._tick_seconds}
 
         async def report() -> None:
             if not await self._store.report(document, records, self.neighbours.alive_seconds):
                 return
             for active in self._ownership.foreign:
-                for model, attempt, number in counts:
-                    if (model, attempt) == (active.rollout.model, active.rollout.attempt):
-                        active.parts.pop((number, own), None)
+                for one in counts.get((active.rollout.model, active.rollout.attempt), ()):
+                    active.parts.pop((one.number, own), None)
 
         try:
             await self._patience.wait(report(), seconds)

@@ -20,8 +20,7 @@ class Neighbour:
 
     Attributes:
         name: Its name.
-        instance: Another at every start.
-        started, seen: When it reported first and last, by the state store's clock.
+        started: When it reported first, by the state store's clock.
         silent_s: Seconds since it reported last.
         alive: It has reported within four ticks.
         versions: By model, the versions that it can answer with.
@@ -32,9 +31,7 @@ class Neighbour:
     """
 
     name: str
-    instance: str
     started: datetime
-    seen: datetime
     silent_s: float
     alive: bool
     versions: Mapping[str, Sequence[str]]
@@ -108,7 +105,7 @@ class Neighbours:
             silent = max((now - record.seen).total_seconds(), 0.0)
             found.append(
                 Neighbour(
-                    record.name, record.instance, record.started, record.seen, silent, record in alive,
+                    record.name, record.started, silent, record in alive,
                     {m: list(v) for m, v in _mapping(record.document, "versions").items()}, epochs,
                     {m: str(v) for m, v in _mapping(record.document, "diverted").items()}, behind, record.document,
                 )

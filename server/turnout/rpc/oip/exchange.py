@@ -50,8 +50,9 @@ class InferExchange(UnaryExchange[ModelInferRequest]):
         if self._found is None:
             return _envelope(self)
         template = self._found.template
-        logged_id = self._id[: exchange.LOGGED_ID] or new_request_id()
-        return InferenceRequest(template.model, template.selector, {}, request_id=logged_id, arrived=self.arrived)
+        return InferenceRequest(
+            template.model, template.selector, {}, request_id=_logged_id(self._id), arrived=self.arrived
+        )
 
     def decode(self) -> InferenceRequest:
         """Returns the request. Raises as `_decode` and `PreferenceReader.read`."""
@@ -68,19 +69,10 @@ class InferExchange(UnaryExchange[ModelInferRequest]):
         check_id(request_id)
         self._classes = template.classes
         self.costly = bool(template.classes)
-        if template.timeout is not None:
-            expiry = self.arrived + template.timeout
-            deadline = expiry if deadline is None else min(deadline, expiry)
-        return InferenceRequest(
-            template.model,
-            preferences.selector_of(template.selector),
-            inputs,
-            template.outputs,
-            request_id[: exchange.LOGGED_ID] or new_request_id(),
-            template.routing_key or preferences.routing_key,
-            deadline,
-            self.arrived,
-            preferences.baseline_only,
+        model, selector, outputs, _, timeout, routing_key, _ = template
+        logged_id = _logged_id(request_id)
+        return exchange.assembled(
+            model, selector, inputs, outputs, logged_id, routing_key, timeout, self.arrived, deadline, preferences
         )
 
     def encode(self, request: InferenceRequest, result: InferenceResult) -> bytes:
@@ -125,10 +117,15 @@ class InferItem(ItemExchange[ModelInferRequest]):
         return response.SerializeToString()
 
 
+def _logged_id(request_id: str) -> str:
+    """Returns what names a request in logs: its id, or one that is made for it."""
+    return request_id[: exchange.LOGGED_ID] or new_request_id()
+
+
 def _envelope(item: GrpcExchange[ModelInferRequest]) -> InferenceRequest:
     if (message := item.parsed) is None:
         return InferenceRequest("", "", {}, request_id=new_request_id(), arrived=item.arrived)
-    request_id = message.id[: exchange.LOGGED_ID] or new_request_id()
+    request_id = _logged_id(message.id)
     return InferenceRequest(message.model_name, message.model_version, {}, request_id=request_id, arrived=item.arrived)
 
 
@@ -146,7 +143,7 @@ def _decode(
         model=message.model_name,
         selector=message.model_version,
         request_id=message.id,
-        logged_id=message.id[: exchange.LOGGED_ID] or new_request_id(),
+        logged_id=_logged_id(message.id),
         inputs=inputs.decode(message),
         outputs=wanted_outputs(message.outputs, limits),
         parameters=plain(message.parameters),
