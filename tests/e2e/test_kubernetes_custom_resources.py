@@ -54,12 +54,16 @@ def complaints(node: Path, documents: list[Document], folder: Path) -> str:
 
 
 def custom_resources() -> list[Document]:
-    return [document for document in rendered(replicas()) if document["apiVersion"] in MODULES]
+    documents = [document for document in rendered(replicas()) if document["apiVersion"] in MODULES]
+    for file in sorted((KUBERNETES.parent / "argo-rollouts").glob("*.yaml")):
+        documents += yaml.safe_load_all(file.read_text())
+    return documents
 
 
 def test_the_operators_know_every_field(node: Path, tmp_path: Path) -> None:
     documents = custom_resources()
-    assert {document["kind"] for document in documents} == {"PodMonitor", "PrometheusRule", "ScaledObject"}
+    kinds = {document["kind"] for document in documents}
+    assert kinds == {"AnalysisTemplate", "PodMonitor", "PrometheusRule", "Rollout", "ScaledObject"}
     assert complaints(node, documents, tmp_path) == ""
 
 
