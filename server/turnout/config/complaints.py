@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
+from turnout.config.auth import JwtIssuer
 from turnout.config.rendering import without_passwords
 from turnout.config.settings import MODEL_KEY, ModelOverrides, Settings
 
@@ -129,8 +130,10 @@ def _nearest(path: list[str]) -> list[str]:
 
 
 def _known(path: list[str]) -> list[str]:
-    """Returns all dotted keys, those of the model that `path` leads to included."""
+    """Returns all dotted keys, those of the model or issuer that `path` leads to included."""
     known = list(_keys(Settings, ""))
+    if path[:2] == ["auth", "jwt"] and len(path) > 2:
+        return [*known, *_keys(JwtIssuer, f"auth.jwt.{path[2]}.")]
     return [*known, *_keys(ModelOverrides, f"model.{path[1]}.")] if path[0] == "model" and len(path) > 1 else known
 
 

@@ -73,6 +73,10 @@ class RegistryServicer:
         self._working: set[Cancellation] = set()
         self._stopped: TurnoutError | None = None
 
+    def model_of_upload(self, upload_id: str) -> str | None:
+        """Returns the model that an upload is of; None if there is no such upload."""
+        return self._uploads.model_of(upload_id)
+
     def stop(self, cause: TurnoutError) -> None:
         """Ends all work that goes on, and refuses what would begin: whoever waits for it is told the cause."""
         self._stopped = cause
