@@ -78,7 +78,9 @@ def console_routes(
 def console_refusal(request: Request, error: TurnoutError) -> Response:
     """Answers a request for a page that its caller may not have: where nobody knows them, by the way to sign in."""
     if request.url.path.endswith(".json"):
-        return told_as_json(error)
+        told = told_as_json(error)
+        told.headers.update(headers_of(error))
+        return told
     if isinstance(error, Unauthenticated) and request.method == "GET" and "authorization" not in request.headers:
         return RedirectResponse(f"/console/sign-in?next={quote(request.url.path)}", 303, HEADERS)
     again, headers = False, headers_of(error)
