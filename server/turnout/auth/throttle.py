@@ -6,7 +6,9 @@ from ipaddress import IPv6Address, ip_address
 
 _FREE = 5
 """Failures of a peer that cost nothing: people mistype."""
+_FIRST = 1.0
 _LONGEST = 900.0
+"""Seconds to wait after the last free failure, and at most; each failure doubles it."""
 _FORGET = 3600.0
 _MOST_PEERS = 4096
 _BURST = 100.0
@@ -48,7 +50,7 @@ class SignInThrottle:
         peer.failures += 1
         peer.last = now
         if peer.failures >= _FREE:
-            peer.until = now + min(2.0 ** min(peer.failures - _FREE, 20), _LONGEST)
+            peer.until = now + min(_FIRST * 2.0 ** min(peer.failures - _FREE, 20), _LONGEST)
         self._peers[key] = peer
         if len(self._peers) > _MOST_PEERS:
             self._peers.popitem(last=False)
