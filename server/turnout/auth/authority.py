@@ -458,4 +458,4 @@ class Authority:
 
 def _key(authorization: str) -> bytes:
     """Returns what a credential is remembered by: secrets are not kept, and looking one up tells nothing of others."""
-    return hashlib.sha256(authorization.encode("latin-1", "replace")).digest()
+    return hashlib.blake2b(authorization.encode("latin-1", "replace")).digest()  # a third quicker than SHA-256
