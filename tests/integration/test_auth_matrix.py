@@ -372,6 +372,45 @@ async def test_a_refusal_is_the_same_whether_there_is_such_a_model_or_not(
     }
 
 
+async def test_no_answer_names_a_model_that_its_caller_may_not_see(server: Running, shown: list[Credential]) -> None:
+    mine = next(one for one in shown if (one.role, one.pattern) == ("admin", GHOST))
+    told = []
+    async with grpc.aio.insecure_channel(str(server.control)) as control:
+        for path, method, request, _ in methods_of_all_services():
+            if METHOD_RULES[path].on not in ("model", "some") or method.client_streaming:
+                continue
+            for message in filled(path, request):
+                try:
+                    if method.server_streaming:
+                        stream = control.unary_stream(path)(message, metadata=bearer(mine.token))
+                        told.append((path, await stream.read()))
+                        stream.cancel()
+                    else:
+                        told.append((path, await control.unary_unary(path)(message, metadata=bearer(mine.token))))
+                except grpc.aio.AioRpcError as error:
+                    told.append((path, f"{error.code().name} {error.details()}"))
+    assert len({path for path, _ in told}) > 30
+    assert sum("no model is named 'ghost'; there are no models" in str(said) for _, said in told) > 15
+    assert [(path, said) for path, said in told if REAL in str(said)] == []
+
+
+def filled(path: str, request: type[Message]) -> Iterable[bytes]:
+    """Returns requests about the model that there is none of; all else in them is as of one that there is."""
+    message: Any = request.FromString(message_of(path, request, ""))
+    for name, value in {"version": "1.0.0", "tag": "stable", "epoch": 1, "frozen": True, "i_know_why": True}.items():
+        if name in message.DESCRIPTOR.fields_by_name:
+            setattr(message, name, value)
+    if "policy" in message.DESCRIPTOR.fields_by_name:
+        message.policy.baseline = "1.0.0"
+    if "canary" in message.DESCRIPTOR.fields_by_name:
+        message.canary.version, message.canary.weight = "1.0.0", 0.5
+    if "command" in message.DESCRIPTOR.fields_by_name:
+        message.command = 1
+    yield message.SerializeToString()
+    if METHOD_RULES[path].on == "some" or path.endswith(("/GetTraffic", "/ListRollouts")):
+        yield b""
+
+
 async def test_publishing_with_a_release_takes_the_right_to_release(server: Running, shown: list[Credential]) -> None:
     by_role = {one.role: one.token for one in shown if one.pattern == GHOST}
     upload = registry_pb2.BeginUploadRequest(model=GHOST, version="1.0.0", metadata_json="{}")

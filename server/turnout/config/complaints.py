@@ -38,6 +38,10 @@ def complaints(error: ValidationError, origins: Mapping[str, str]) -> Iterator[t
         key = ".".join(path)
         if one["type"] == "extra_forbidden":
             yield key, _unknown(path, _origin(key, origins))
+        elif one["type"] == "missing":
+            yield key, f"{key}: missing; it has to be set"
+        elif one["loc"][-1] == "[key]" and path[:2] == ["auth", "jwt"]:
+            yield key, f"{_place(key, _origin(key, origins))}: expected a name of a-z, 0-9, _ and -, got {path[-1]!r}"
         elif one["loc"][-1] == "[key]" and path[0] != "model":
             yield key, f"{_place(key, _origin(key, origins))}: expected {_expected(one)}, got {path[-1]!r}"
         elif one["loc"][-1] == "[key]":

@@ -1,6 +1,7 @@
 """Publishing and fetching by stream. What touches the disk runs in threads of its own, behind live traffic."""
 
 import asyncio
+import contextvars
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from typing import ParamSpec, TypeAlias, TypeVar
@@ -212,7 +213,8 @@ class RegistryServicer:
             with cancellation.applies():
                 return call(*args, **kwargs)
 
-        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        context = contextvars.copy_context()  # it says which models whoever asks may be told of
+        future = asyncio.get_running_loop().run_in_executor(self._threads, context.run, work)
         self._working.add(cancellation)
         try:
             return await asyncio.shield(future)
