@@ -41,6 +41,8 @@ HERE = {
     "export": "export m@1.0.0 --to again",
     "import": "import out --models other",
     "key": "key show key.pem",
+    "token": "token list",
+    "auth": "auth explain dns:a read m",
 }
 """Commands on a repository, with what they are given; each on a copy of its own."""
 

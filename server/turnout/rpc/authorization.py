@@ -6,7 +6,7 @@ says of its actor; and takes out of the answer what they may not see. Inference 
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from google.protobuf.descriptor import MethodDescriptor
@@ -15,11 +15,12 @@ from google.protobuf.message import Message
 from turnout.auth.authority import Authority
 from turnout.auth.caller import Caller
 from turnout.auth.needs import METHODS, Kind, Need
+from turnout.auth.quotas import Quota
 from turnout.auth.remarks import with_remark
 from turnout.auth.roles import SERVER, Role
 from turnout.errors import MODEL_SEEN, TurnoutError, Unauthenticated
 from turnout.rpc.errors import to_status
-from turnout.rpc.transport.port import Call, Method, Methods, StatusError, Stream, Streaming, Unary
+from turnout.rpc.transport.port import Call, Method, Methods, StatusError, Stream, Unary
 
 _HEALTH_MODEL = "model:"
 
@@ -58,69 +59,131 @@ def protected(methods: Methods, authority: Authority | None) -> Methods:
 def _protected(path: str, need: Need, method: Method, authority: Authority) -> Method:
     if need.kind is Kind.PUBLIC:
         return method
+    entrance = _Entrance(path, need, authority)
+    if isinstance(method, Unary):
+        return replace(method, answer=_unary(method.answer, entrance))
+    return replace(method, serve=_streaming(method.serve, entrance))
 
-    async def admit(call: Call) -> Caller | None:
+
+@dataclass(frozen=True, slots=True)
+class _Entrance:
+    """Where calls of one method come in.
+
+    Attributes:
+        path: Of the method.
+        need: What it needs.
+        authority: Says who may.
+    """
+
+    path: str
+    need: Need
+    authority: Authority
+
+    async def identify(self, call: Call) -> Caller | None:
+        """Returns who calls; None where nobody knows, and that is allowed. Raises Unauthenticated."""
         try:
-            caller = authority.known(call) or await authority.identify(call)
+            return await self.authority.identify(call)
         except Unauthenticated:
-            if need.kind is not Kind.HEALTH:
+            if self.need.kind is not Kind.HEALTH:
                 raise
             return None  # the server's own health is for everybody, whatever they show
+
+    def check(self, caller: Caller) -> None:
+        """Passes if somebody may call the method at all. Raises as `Authority.check`."""
+        need, authority = self.need, self.authority
         if need.kind is Kind.SERVER:
-            authority.check(caller, need.roles, SERVER, path)
+            authority.check(caller, need.roles, SERVER, self.path)
         elif need.kind is Kind.LISTED:
-            authority.check_any(caller, need.roles, path)
+            authority.check_any(caller, need.roles, self.path)
         elif need.kind is not Kind.HEALTH:
-            authority.check_known(caller, path)
-        return caller
+            authority.check_known(caller, self.path)
 
-    if isinstance(method, Unary):
-        return Unary(_unary(method.answer, admit, authority))
-    return Streaming(_streaming(method.serve, admit, authority, counted=need.kind is not Kind.INFERENCE))
+    def enter(self, call: Call, caller: Caller | None) -> Quota | None:
+        """Notes who calls, checks that they may, and counts the call. Raises as `check` and `Authority.enter`.
+
+        Returns:
+            What is to be left at the call's end; None for nothing.
+        """
+        call.caller = caller
+        if caller is None:
+            return None
+        self.check(caller)
+        return self.authority.enter(caller)
 
 
-Admit = Callable[[Call], Awaitable[Caller | None]]
+_Answer = Callable[[bytes, Call], Any]
+"""Returns the response, or an awaitable of it."""
 
 
-def _unary(
-    behaviour: Callable[[bytes, Call], Awaitable[bytes]], admit: Admit, authority: Authority
-) -> Callable[[bytes, Call], Awaitable[bytes]]:
-    async def answer(message: bytes, call: Call) -> bytes:
+def _unary(behaviour: _Answer, entrance: _Entrance) -> _Answer:
+    """Returns what answers calls of those who may; a caller that is known costs no step of the event loop."""
+    known = entrance.authority.known
+
+    def answer(message: bytes, call: Call) -> Any:
         try:
-            caller = call.caller = await admit(call)
-            quota = None if caller is None else authority.enter(caller)
+            if (caller := known(call)) is None:
+                return identified(message, call)
+            quota = entrance.enter(call, caller)
         except TurnoutError as error:
             status = to_status(error)
         else:
-            seen = MODEL_SEEN.set(None if caller is None or caller.knows(SERVER) else caller.knows)
-            try:
-                return await behaviour(message, call)
-            finally:
-                MODEL_SEEN.reset(seen)
-                if quota is not None:
-                    quota.leave()
+            return entered(message, call, caller, quota)
+        raise StatusError(status)
+
+    async def identified(message: bytes, call: Call) -> Any:
+        try:
+            caller = await entrance.identify(call)
+            quota = entrance.enter(call, caller)
+        except TurnoutError as error:
+            status = to_status(error)
+        else:
+            done = entered(message, call, caller, quota)
+            return done if isinstance(done, bytes) else await done
         del message
         raise StatusError(status)
+
+    def entered(message: bytes, call: Call, caller: Caller | None, quota: Quota | None) -> Any:
+        # Each call sets it, so nobody has to take it back: where there is no task yet, that could be another context.
+        MODEL_SEEN.set(seen_by(caller))
+        if quota is None:
+            return behaviour(message, call)
+        try:
+            done = behaviour(message, call)
+        except BaseException:
+            quota.leave()
+            raise
+        if isinstance(done, bytes):
+            quota.leave()
+            return done
+        return left(done, quota)
+
+    async def left(done: Awaitable[bytes], quota: Quota) -> bytes:
+        try:
+            return await done
+        finally:
+            quota.leave()
 
     return answer
 
 
 def _streaming(
-    behaviour: Callable[[Stream], Awaitable[None]], admit: Admit, authority: Authority, *, counted: bool
+    behaviour: Callable[[Stream], Awaitable[None]], entrance: _Entrance
 ) -> Callable[[Stream], Awaitable[None]]:
+    counted = entrance.need.kind is not Kind.INFERENCE  # there each message counts
+
     async def serve(stream: Stream) -> None:
         try:
-            caller = stream.caller = await admit(stream)
+            caller = stream.caller = entrance.authority.known(stream) or await entrance.identify(stream)
             if caller is None:
                 await behaviour(stream)
                 return
-            quota = authority.enter(caller) if counted else None  # of inference, each message counts
-            seen = MODEL_SEEN.set(None if caller.knows(SERVER) else caller.knows)
+            entrance.check(caller)
+            quota = entrance.authority.enter(caller) if counted else None
+            MODEL_SEEN.set(seen_by(caller))
             try:
-                with authority.stream(caller):
+                with entrance.authority.stream(caller):
                     await behaviour(stream)
             finally:
-                MODEL_SEEN.reset(seen)
                 if quota is not None:
                     quota.leave()
             return
@@ -129,6 +192,11 @@ def _streaming(
         raise StatusError(status)
 
     return serve
+
+
+def seen_by(caller: Caller | None) -> Callable[[str], bool] | None:
+    """Returns what tells which models a caller may be told of; None for all."""
+    return None if caller is None or caller.knows(SERVER) else caller.knows
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,11 +128,10 @@ class _Protected:
             quota = authority.enter(caller)
         except TurnoutError as error:
             return await self._refuse(Request(scope), error)(scope, receive, send)
-        seen = MODEL_SEEN.set(None if caller.knows(SERVER) else caller.knows)
+        MODEL_SEEN.set(None if caller.knows(SERVER) else caller.knows)
         try:
             return await self._application(scope, receive, send)
         finally:
-            MODEL_SEEN.reset(seen)
             if quota is not None:
                 quota.leave()
 
