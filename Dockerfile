@@ -2,7 +2,10 @@
 # An image that serves the models mounted at /models.
 #   docker build -t turnout .                                   CPU
 #   docker build -t turnout:gpu --build-arg EXTRAS=gpu,postgresql .   with the CUDA and cuDNN libraries from pip
-#   docker run -p 8001:8001 -p 8000:8000 -v "$PWD/models:/models" turnout        (add --gpus all for a GPU)
+#   docker run -e TURNOUT_INSECURE=true -p 127.0.0.1:8001:8001 -p 127.0.0.1:8000:8000 -v "$PWD/models:/models" turnout
+# (add --gpus all for a GPU). It listens on every interface of its container, so it does not start without knowing who
+# comes: give it certificates and TURNOUT_AUTH__ENABLED=true (docs/security.md), or say TURNOUT_INSECURE=true where, as
+# above, the ports are published on loopback alone.
 ARG PYTHON=3.12
 
 FROM python:${PYTHON}-slim-bookworm AS build
@@ -25,7 +28,9 @@ RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin turn
 COPY --from=build /opt/turnout /opt/turnout
 ENV PATH=/opt/turnout/bin:$PATH \
     PYTHONUNBUFFERED=1 \
-    TURNOUT_MODELS=/models
+    TURNOUT_MODELS=/models \
+    TURNOUT_GRPC=0.0.0.0:8001 \
+    TURNOUT_HTTP=0.0.0.0:8000
 USER 10001
 VOLUME /models
 EXPOSE 8000 8001

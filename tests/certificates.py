@@ -85,6 +85,7 @@ def _sign(
     issuer: Authority | None,
     *,
     hosts: tuple[str, ...] = (),
+    san: tuple[x509.GeneralName, ...] = (),
     authority: bool = False,
     days: float = 30,
     starts: float = -60,
@@ -103,8 +104,9 @@ def _sign(
         .not_valid_after(now + timedelta(days=days))
         .add_extension(x509.BasicConstraints(authority, None), critical=True)
     )
-    if hosts:
+    if hosts or san:
         names = [x509.IPAddress(ip_address(h)) if h[0].isdigit() else x509.DNSName(h) for h in hosts]
+        names += san
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     signed = builder.sign(issuer.private if issuer else key, hashes.SHA256())
     return Certified(signed, key, issuer.chain if issuer else ())

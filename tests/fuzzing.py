@@ -9,6 +9,7 @@ import gzip
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 from random import Random
 from typing import Any
 
@@ -21,6 +22,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from turnout.wire_format import delimited, varint
+from turnout_client import Tls
 from turnout_proto import tensors
 from turnout_proto.oip import inference_pb2
 from turnout_proto.v1 import catalog_pb2, control_pb2, prediction_pb2, registry_pb2
@@ -301,11 +303,22 @@ def _twisted(value: Any, random: Random, depth: int) -> Any:
 class Sender:
     """Sends messages to a server."""
 
-    def __init__(self, data: str, control: str, http: str) -> None:
-        """Prepares to send to the listeners at these addresses."""
+    def __init__(
+        self, data: str, control: str, http: str, tls: Tls | None = None, tokens: Sequence[str] = ("",)
+    ) -> None:
+        """Prepares to send to the listeners at these addresses; each message shows the next of `tokens`, "": none."""
         options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
-        self._data = grpc.aio.insecure_channel(data, options=options)
-        self._control = grpc.aio.insecure_channel(control, options=options)
+        if tls is None:
+            self._data, self._control = (grpc.aio.insecure_channel(to, options=options) for to in (data, control))
+        else:
+            credentials = tls.credentials()
+            self._data, self._control = (
+                grpc.aio.secure_channel(to, credentials, options=options) for to in (data, control)
+            )
+        self._context = None if tls is None else tls.context()
+        if self._context is not None:
+            self._context.set_alpn_protocols(["http/1.1"])
+        self._tokens = cycle(tokens)
         self._http = http.rpartition(":")
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
         self.answers: dict[str, int] = {}
@@ -336,23 +349,27 @@ class Sender:
             code, details = error.code(), error.details() or ""
             if details == _CLIENTS_OWN and len(call.payloads) > 1:
                 return await self._call(replace(call, payloads=call.payloads[:1]))
+            if details == _CLIENTS_OWN and self._context is not None and call.streams[0]:
+                return "refused while its client wrote", ""
             wrong = f"{code.name}: {details}" if code in _NEVER or "Traceback" in details or "Error:" in details else ""
             return code.name, wrong
         return "OK", ""
 
     async def _answers(self, channel: grpc.aio.Channel, call: Call) -> None:
+        token = next(self._tokens)
+        shown = (("authorization", f"Bearer {token}"),) if token else ()
         if call.streams == (False, False):
-            await channel.unary_unary(call.method)(call.payloads[0])
+            await channel.unary_unary(call.method)(call.payloads[0], metadata=shown)
         elif call.streams == (True, False):
-            await channel.stream_unary(call.method)(iter(call.payloads))
+            await channel.stream_unary(call.method)(iter(call.payloads), metadata=shown)
         elif call.streams == (False, True):
-            stream = channel.unary_stream(call.method)(call.payloads[0])
+            stream = channel.unary_stream(call.method)(call.payloads[0], metadata=shown)
             while await stream.read() is not grpc.aio.EOF:
                 if call.method.endswith("/Watch"):
                     stream.cancel()
                     return
         else:
-            stream = channel.stream_stream(call.method)(iter(call.payloads))
+            stream = channel.stream_stream(call.method)(iter(call.payloads), metadata=shown)
             while (answer := await stream.read()) is not grpc.aio.EOF:
                 _check_item(call.method, answer)
 
@@ -360,9 +377,11 @@ class Sender:
         if self._idle:
             reader, writer = self._idle.pop()
         else:
-            reader, writer = await asyncio.open_connection(self._http[0], int(self._http[2]))
+            reader, writer = await asyncio.open_connection(self._http[0], int(self._http[2]), ssl=self._context)
+        token = next(self._tokens)
+        shown = f"\r\nAuthorization: Bearer {token}\r\n".encode() if token else b"\r\n"
         try:
-            writer.write(request.head + request.body)
+            writer.write(request.head.replace(b"\r\n", shown, 1) + request.body)
             head = await reader.readuntil(b"\r\n\r\n")
             fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
             body = await reader.readexactly(int(fields[b"content-length"]))

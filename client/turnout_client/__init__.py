@@ -45,6 +45,7 @@ from turnout_client.model import (
 )
 from turnout_client.retry import RetryPolicy
 from turnout_client.tls import Tls
+from turnout_client.token import TokenFile
 
 __all__ = [
     "Aborted",
@@ -70,6 +71,7 @@ __all__ = [
     "TensorInfo",
     "Timing",
     "Tls",
+    "TokenFile",
     "Transport",
     "TurnoutClientError",
     "Unauthenticated",

@@ -5,8 +5,8 @@
     ├── NotFound              no such model, version or tag; the message names the nearest
     ├── AlreadyExists         other content stands under that version
     ├── FailedPrecondition    the version is known, but not in service
-    ├── PermissionDenied      this listener does not do that
-    ├── Unauthenticated
+    ├── PermissionDenied      you may not, or this listener does not do that
+    ├── Unauthenticated       no token or certificate, or one that is worth nothing
     ├── Unimplemented         the server does not speak that part of the protocol
     ├── OutOfRange
     ├── Unavailable           not now: still loading, draining, or no connection     retried
@@ -103,13 +103,13 @@ class FailedPrecondition(TurnoutClientError):
 
 
 class PermissionDenied(TurnoutClientError):
-    """The listener that was asked does not do this."""
+    """Whoever asks may not, or the listener that was asked does not do this."""
 
     code = grpc.StatusCode.PERMISSION_DENIED
 
 
 class Unauthenticated(TurnoutClientError):
-    """The server does not know who asks."""
+    """The server does not know who asks: no token or certificate came, or one that is worth nothing (any more)."""
 
     code = grpc.StatusCode.UNAUTHENTICATED
 

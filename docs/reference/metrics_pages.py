@@ -5,6 +5,7 @@ no series after that is an error: its labels would be left out.
 """
 
 from markdown_text import page, prose, table
+from turnout.telemetry.auth import AuthRecorder
 from turnout.telemetry.exposition import Family
 from turnout.telemetry.gpu import Gpu
 from turnout.telemetry.histogram import BATCH_BOUNDS, LATENCY_BOUNDS
@@ -32,6 +33,7 @@ _AREAS = {
     "turnout_repository_": "The server",
     "turnout_state_": "The server",
     "turnout_tls_": "The server",
+    "turnout_auth_": "The server",
     "turnout_worker_": "The server",
     "turnout_requests_refused_": "The server",
     "turnout_requests_under_": "The server",
@@ -99,4 +101,5 @@ def _one_of_everything() -> Metrics:
     metrics.faults.watch("grpc.health.v1.Health")
     metrics.server.missing_versions = {"m": 0}
     metrics.server.tls = TlsRecorder({"grpc": 0.0}, {"grpc": 0}, {"grpc": False})
+    metrics.server.auth = AuthRecorder(enabled=True, limited={("batch", "rate"): 1}, keys_failing={"corp": False})
     return metrics

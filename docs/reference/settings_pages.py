@@ -11,6 +11,7 @@ from pydantic import BaseModel, ByteSize, SecretStr
 from pydantic.fields import FieldInfo
 
 from markdown_text import code, page, prose, table
+from turnout.config.auth import JwtIssuer
 from turnout.config.rendering import value_text
 from turnout.config.sections import OutputTolerance
 from turnout.config.settings import ModelOverrides, Settings
@@ -41,6 +42,7 @@ def settings_page() -> str:
         f"Its tables {', '.join(f'`{name}`' for name in sections)} have the keys of the tables of the same name above, "
         "`limits` those of queues only.",
         *_section("Tolerances of an output", OutputTolerance),
+        *_section("[auth.jwt.NAME]", JwtIssuer),
     ]
     return page("Settings", "`server/turnout/config/settings.py`", _INTRODUCTION, *blocks)
 
@@ -73,7 +75,8 @@ def _table_of(model: type[BaseModel], names: list[str]) -> str:
         field = model.model_fields[name]
         if name not in told:
             raise ValueError(f"{model.__name__}.{name}: its class's docstring says nothing of it")
-        rows.append((f"`{name}`", code(_default(field)), prose(_takes(field)), prose(told[name])))
+        default = "has to be set" if field.is_required() else code(_default(field))
+        rows.append((f"`{name}`", default, prose(_takes(field)), prose(told[name])))
     return table(("key", "default", "takes", ""), rows)
 
 

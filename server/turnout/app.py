@@ -21,12 +21,13 @@ from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
 from turnout.admission import Admission, ReceiveBudget
-from turnout.config import Address, ModelTable, Retention, Settings, misread_variables
+from turnout.config import Address, ModelTable, Retention, Settings, is_loopback, misread_variables
 from turnout.errors import Unavailable
 from turnout.host import lower_priority, return_freed_memory
 from turnout.life import SideTasks, drain
 from turnout.listeners import open_listeners
 from turnout.oip.description import Description
+from turnout.protection import POLICY_FAILING, open_authority, protection, with_secrets
 from turnout.publishing import Publisher
 from turnout.registry.announcement import Bounds
 from turnout.registry.repository import Repository
@@ -94,8 +95,9 @@ from turnout.web.admission import AdmissionGate
 from turnout.web.body import BodyReceiver
 from turnout.web.console.application import console_routes
 from turnout.web.console.recent import Recent
+from turnout.web.console.session import Sessions
 from turnout.web.exchange import HttpInference
-from turnout.web.guard import Guard, is_loopback
+from turnout.web.guard import Guard
 from turnout.web.oip.description import DescriptionEndpoints
 from turnout.web.oip.routes import oip_routes
 from turnout.web.predict import predict_routes
@@ -172,6 +174,11 @@ async def running(
         certificates = Certificates(settings.tls, metrics.server.tls, log)
         stack.callback(certificates.close)
         await starting.run(certificates.load)
+        authority = await starting.run(open_authority, settings, metrics.server.auth, log)
+        if authority is not None:
+            stack.callback(authority.close)
+            await authority.start()
+        settings = await starting.run(with_secrets, settings)
         await starting.run(providers.start_runtime)
         root = await starting.run(prepare_repository, settings, log)
         store = await starting.run(StateStore.open, settings.state_url, now=clock.now)
@@ -207,12 +214,14 @@ async def running(
         tracer = await stack.enter_async_context(tracing(settings.tracing, metrics.server.spans, log))
         conversions = ConversionThread()
         stack.callback(conversions.close)
-        inference = DataPlane(router, catalog, metrics, access, code_name, conversions, tracer)
+        inference = DataPlane(router, catalog, metrics, access, code_name, conversions, tracer, authority)
         availability = Availability(metrics.server, log)
         if new_store:
             availability.note(
                 NEW_STORE, lambda: not any(m.declarations.standings for m in catalog.snapshot.models.values())
             )
+        if authority is not None:
+            availability.note(POLICY_FAILING, lambda: authority.policy_failing)
         processes = start_processes()
         stack.callback(processes.close)
         manager = Manager(
@@ -247,6 +256,11 @@ async def running(
                 raise
             await manager.refresh()
 
+        async def follow_all() -> None:
+            if authority is not None:  # first: whatever else cannot be followed, a token that is revoked is
+                authority.put_tokens(await store.in_thread(store.tokens, revoked=False))
+            await refresh()
+
         tick = settings.rollout.tick_s
         replays = Replays()
         stack.push_async_callback(replays.close)
@@ -268,11 +282,12 @@ async def running(
         recent = Recent(catalog, peers)
         explainer = Explainer(router, catalog, policies)
         console: Sequence[Route] = ()
+        sessions = Sessions(settings.console.token.get_secret_value(), authority)
         if settings.console.enabled:
-            token = settings.console.token.get_secret_value()
             part = "" if peers is None else peers.part
+            recorder = metrics.server.auth
             console = console_routes(
-                catalog, policies, shadows, rollouts, rollout_log, explainer, recent, token, log, part
+                catalog, policies, shadows, rollouts, rollout_log, explainer, recent, sessions, recorder, log, part
             )
         services = Services(
             inference=inference,
@@ -295,6 +310,7 @@ async def running(
             log=log,
             availability=availability,
             peers=peers,
+            authority=authority,
         )
         readiness_off = asyncio.Event()
 
@@ -337,14 +353,9 @@ async def running(
             limits,
         )
         told = scrape if member is None else member.scrape
-        web = Web(
-            told,
-            services.ready,
-            availability,
-            metrics.faults,
-            [*predict_routes(runs, router, limits), *oip, *rollout_routes(rollout_log)],
-            console,
-        )
+        guarding = protection(settings, authority, sessions)
+        endpoints = [*predict_routes(runs, router, limits), *oip, *rollout_routes(rollout_log)]
+        web = Web(told, services.ready, availability, metrics.faults, endpoints, console, guarding)
         if peers is not None and member is not None:
             member.answers("snapshot", snapshot)
             stack.push_async_callback(_leave, member, snapshot)
@@ -356,12 +367,18 @@ async def running(
         listeners = open_listeners(services, settings, gate, certificates, admission, budget, stack)
         without_delay = asyncio.Event()
         threshold = threshold or Threshold(settings.log.level)
-        reloader = Reloader(read, models, threshold, certificates.reload, refresh, log)
+
+        async def reread_files() -> None:
+            await certificates.reload()
+            if authority is not None:
+                await authority.reload()
+
+        reloader = Reloader(read, models, threshold, reread_files, refresh, log)
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         side_tasks = SideTasks(failed)
         stack.push_async_callback(side_tasks.cancel)
 
-        await refresh()
+        await follow_all()
         await rollouts.follow_diversions()  # before the first request: what was taken back stays so
         await listeners.start()
         presence.name = server_name(settings.server_name, listeners.grpc.address, member)
@@ -380,13 +397,15 @@ async def running(
         side_tasks.start("webhook", webhook.run())
         side_tasks.start("retention", _retain(store, settings.retention, log))
         side_tasks.start("tls", certificates.watch())
+        if authority is not None:
+            side_tasks.start("auth", authority.watch())
         side_tasks.start("uploads", _expire(repository, uploads, settings.transfers.keep_s))
         if console:
             side_tasks.start("recent", recent.run())
         told_of_change, loop = asyncio.Event(), asyncio.get_running_loop()
         store.listen(lambda: _in_loop(loop, told_of_change.set))
         side_tasks.start(
-            "follow", follow(refresh, revision, availability, root, settings.repository, log, told_of_change)
+            "follow", follow(follow_all, revision, availability, root, settings.repository, log, told_of_change)
         )
         stack.push_async_callback(drain, services, settings, admission, listeners, side_tasks, without_delay)
         try:

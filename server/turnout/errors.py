@@ -25,6 +25,7 @@
     │   └── MemoryBudgetExceeded
     ├── DeadlineExceeded
     ├── RequestCancelled
+    ├── Unauthenticated           nobody knows who asks, or what they show proves nothing
     ├── PermissionDenied
     ├── Unsupported
     ├── DigestMismatch            bytes changed since they were published
@@ -37,7 +38,8 @@ No error here knows of gRPC or HTTP: `turnout.rpc.errors` is the one table to st
 that a client may read: it holds no path, no traceback and no payload.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Self
@@ -47,6 +49,9 @@ _COMPARED = 64
 
 _MOST_COMPARED = 256
 """Known names that an unknown one is held against: some 10 us each."""
+
+MODEL_SEEN: ContextVar[Callable[[str], bool] | None] = ContextVar("MODEL_SEEN", default=None)
+"""Tells whether the caller of the task that runs may know of a model; None where everybody may know of every one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +122,8 @@ class ModelNotFound(NotFound):
     @classmethod
     def named(cls, name: str, known: Sequence[str]) -> "ModelNotFound":
         """Makes the error for the model `name`, with the nearest of the `known` names."""
+        if (seen := MODEL_SEEN.get()) is not None:
+            known = [one for one in known if seen(one)]
         return cls(f"no model is named {name[:64]!r}; {_nearest(name, known, 'models')}")
 
 
@@ -195,8 +202,12 @@ class RequestCancelled(TurnoutError):
     """The caller gave the request up."""
 
 
+class Unauthenticated(TurnoutError):
+    """Nobody knows who asks, or what they show proves nothing."""
+
+
 class PermissionDenied(TurnoutError):
-    """The listener that was asked does not do this; another may."""
+    """Whoever asks may not; or the listener that was asked does not do this, and another may."""
 
 
 class Unsupported(TurnoutError):

@@ -42,6 +42,8 @@ HERE = {
     "import": "import out --models other",
     "key": "key show key.pem",
     "state": "state backup backup.db",
+    "token": "token list",
+    "auth": "auth explain dns:a read m",
 }
 """Commands on a repository, with what they are given; each on a copy of its own."""
 

@@ -3,17 +3,22 @@
 import asyncio
 import re
 from itertools import islice
+from pathlib import Path
 
 import httpx
 import pytest
 
+from auth_wire import AUTH, bearer, make_token
+from certificates import Authority, put
 from fuzzing import Sender, messages
 from onnx_models import scaled, string_identity
+from turnout_client import Tls
 from wire import X, outputs_of, request, stub_of
 
 pytestmark = pytest.mark.both_transports
 
 MESSAGES = 2500
+SECURED = 900
 SEED = 15
 
 
@@ -46,3 +51,39 @@ async def test_no_message_gets_an_answer_that_nobody_foresaw(publish_model, star
         "turnout.v1.ControlService", "turnout.v1.RegistryService", "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection", "grpc.channelz.v1.Channelz",
     }  # fmt: skip
+
+
+async def test_no_message_through_tls_gets_one_either_whoever_sends_it(
+    publish_model, start_server, models: Path, tmp_path: Path
+) -> None:
+    publish_model("f", "1.0.0", scaled(2))
+    publish_model("s", "1.0.0", string_identity())
+    authority = Authority.make()
+    cert, key = authority.issue().write(tmp_path, "server")
+    ca = put(tmp_path / "ca.pem", authority.pem)
+    right = make_token(models, "fuzz", ["admin"], ["*"])
+    weak = make_token(models, "weak", ["predict", "read"], ["f"])
+    server = await start_server(auth=AUTH, tls={"cert": str(cert), "key": str(key)}, log={"level": "error"})
+    tokens = (right, "", right, weak, right, right[:-2] + "AA", "eyJhbGciOiJub25lIn0.e30.", right)
+    addresses = [f"localhost:{address.port}" for address in (server.grpc, server.control, server.http)]
+    sender = Sender(*addresses, Tls(ca=ca), tokens)
+    all_messages = islice(messages(SEED + 1), SECURED)
+    faults: list[str] = []
+
+    async def send_some() -> None:
+        for message in all_messages:
+            faults.extend(filter(None, [await sender.send(message)]))
+
+    await asyncio.gather(*(send_some() for _ in range(8)))
+    await sender.close()
+
+    assert not faults, faults[0]
+    assert sender.answers["OK"] > SECURED // 40, "valid messages are among them"
+    assert min(sender.answers[one] for one in ("UNAUTHENTICATED", "PERMISSION_DENIED", "401", "403")) > 0
+    headers = dict(bearer(right))
+    verify = Tls(ca=ca).context()
+    verify.set_alpn_protocols(["http/1.1"])
+    async with httpx.AsyncClient(base_url=f"https://{addresses[2]}", verify=verify, headers=headers) as client:
+        metrics = (await client.get("/metrics")).text
+    unexpected = re.findall(r"^turnout_unexpected_errors_total\{.*\} (.*)$", metrics, re.MULTILINE)
+    assert set(unexpected) == {"0"}

@@ -3,7 +3,8 @@
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from turnout.web.guard import Guard, host_name, is_loopback
+from turnout.config import is_loopback
+from turnout.web.guard import Guard, host_name
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from turnout_client.errors import TurnoutClientError
 from turnout_client.model import ModelInfo, Prediction, VersionInfo
 from turnout_client.retry import Attempts, RetryPolicy
 from turnout_client.tls import Security, Tls
+from turnout_client.token import Token, bearer_of
 from turnout_client.wire import PredictCall, read_model, read_prediction, read_version
 from turnout_proto.v1.catalog_pb2 import GetModelRequest, GetVersionRequest, ListModelsRequest
 
@@ -45,11 +46,14 @@ class Client:
         retries: How often a call is tried again, or the whole policy.
         tls: Whom to trust, and what to show, where the server speaks TLS; None for plain text.
         credentials: Of the channel, instead of `tls`, for what that cannot say.
+        token: Shown to the server with each call: a token or JWT, or what returns the one of now, as `TokenFile` does.
+        plaintext_token: Send it unencrypted to other machines, too.
         metadata: Pairs sent with each call. Where OpenTelemetry has a current span, it is sent along too.
         options: gRPC channel arguments; they replace this client's own of the same name.
 
     Raises:
-        ValueError: The target, transport or number of retries is none, or a file of `tls` cannot be used.
+        ValueError: The target, transport or number of retries is none, a file of `tls` cannot be used, or the token
+            would travel unencrypted to another machine.
     """
 
     def __init__(
@@ -62,6 +66,8 @@ class Client:
         retries: int | RetryPolicy = 3,
         tls: Tls | None = None,
         credentials: grpc.ChannelCredentials | None = None,
+        token: Token | None = None,
+        plaintext_token: bool = False,
         metadata: Metadata = (),
         options: Options = (),
     ) -> None:
@@ -72,7 +78,9 @@ class Client:
         self._policy = RetryPolicy(retries) if isinstance(retries, int) else retries
         security = Security.of(tls, credentials)
         options = channel_options((*security.options, *options), target)
-        self._connection = Connection(checked_target(target), security, options, metadata)
+        target = checked_target(target)
+        bearer = bearer_of(token, target, metadata, plain=security.plain, plaintext_token=plaintext_token)
+        self._connection = Connection(target, security, options, metadata, bearer)
         self._transport = (StreamTransport if transport == "stream" else UnaryTransport)(self._connection)
 
     def predict(

@@ -14,6 +14,7 @@ from turnout_client.config import Metadata, Options
 from turnout_client.errors import ClientClosed, FailedCall, TurnoutClientError, error_of_break, error_of_call
 from turnout_client.obstacles import explained, find_obstacle
 from turnout_client.tls import Security
+from turnout_client.token import Bearer
 from turnout_client.tracing import traced
 from turnout_proto.v1.catalog_pb2_grpc import CatalogServiceStub
 from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
@@ -37,11 +38,12 @@ class Connection:
     """One channel and what each call over it needs. Threads may share it.
 
     Attributes:
-        metadata: Sent with each call.
+        bearer: Whom each call is made for.
     """
 
-    def __init__(self, target: str, security: Security, options: Options, metadata: Metadata) -> None:
-        self.metadata = tuple(metadata)
+    def __init__(self, target: str, security: Security, options: Options, metadata: Metadata, bearer: Bearer) -> None:
+        self.bearer = bearer
+        self._metadata = tuple(metadata)
         self._target = target
         self._security = security
         self._options = options
@@ -49,6 +51,11 @@ class Connection:
         self._channel: grpc.Channel | None = None
         self._stubs: Stubs | None = None
         self._closed = False
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        """What is sent with each call. Raises ValueError if its token cannot be read."""
+        return self.bearer.with_token(self._metadata)
 
     @property
     def stubs(self) -> Stubs:

@@ -1,5 +1,6 @@
 """Commands that talk to a running server."""
 
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +12,9 @@ import grpc
 from cryptography import x509
 
 from turnout.cli.answers_view import read_answers
+from turnout.cli.interceptor import TokenInterceptor
 from turnout.cli.output import ServerRefused
-from turnout.cli.tls_options import GIVEN
+from turnout.cli.tls_options import GIVEN, GIVEN_TOKEN, GivenToken
 from turnout.config import Address, load_settings
 from turnout.errors import ConfigError, Violation
 from turnout.routing.answers import Answers
@@ -21,6 +23,7 @@ from turnout_client.config import channel_options
 from turnout_client.errors import FailedCall, error_of_call
 from turnout_client.model import VersionInfo
 from turnout_client.obstacles import explained
+from turnout_client.token import Bearer, TokenFile, bearer_of, token_from_environ
 from turnout_client.wire import read_version
 from turnout_proto.v1.control_pb2 import (
     LoadVersionRequest,
@@ -114,7 +117,12 @@ class Server:
         Args:
             timeout: Seconds that a call may take.
         """
-        with self._translated(), Client(str(self.address), timeout=timeout, retries=0, tls=self._tls()) as client:
+        tls, target = self._tls(), str(self.address)
+        bearer = self._bearer(plain=tls is None)
+        with (
+            self._translated(),
+            Client(target, timeout=timeout, retries=0, tls=tls, token=bearer.token, plaintext_token=True) as client,
+        ):
             yield client
 
     def load(self, model: str, version: str, timeout: float) -> VersionInfo:
@@ -186,16 +194,35 @@ class Server:
     def _channel(self) -> Iterator[grpc.Channel]:
         tls, target = self._tls(), str(self.address)
         options = channel_options(tls.options() if tls is not None else ())
+        bearer = self._bearer(plain=tls is None)
         if tls is None:
             opened = grpc.insecure_channel(target, options=options)
         else:
             opened = grpc.secure_channel(target, tls.credentials(), options=options)
         with self._translated(), opened as channel:
             try:
-                yield channel
+                yield channel if bearer.token is None else grpc.intercept_channel(channel, TokenInterceptor(bearer))
             except grpc.RpcError as error:
                 refused = error_of_call(cast(FailedCall, error))
                 raise explained(refused, target, tls, plain=tls is None) from error
+
+    def _bearer(self, *, plain: bool) -> Bearer:
+        """Returns the token that the server is shown.
+
+        Raises:
+            ConfigError: It cannot be read, or would travel unencrypted to another machine.
+        """
+        given = GIVEN_TOKEN.get(GivenToken())
+        token = TokenFile(given.file) if given.file else token_from_environ({**os.environ, "TURNOUT_TOKEN_FILE": ""})
+        try:
+            found = bearer_of(token, str(self.address), (), plain=plain, plaintext_token=given.plaintext)
+            found.with_token(())
+        except ValueError as error:
+            text = str(error).replace(
+                "give tls=Tls(...), or plaintext_token=True", "give --tls-ca, or --plaintext-token"
+            )
+            raise ConfigError(text) from None
+        return found
 
     def _tls(self) -> Tls | None:
         """Returns how the server is called.

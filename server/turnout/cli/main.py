@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from turnout.cli.auth import application as auth
 from turnout.cli.diff import diff
 from turnout.cli.doctor import doctor
 from turnout.cli.export import export
@@ -28,6 +29,7 @@ from turnout.cli.sign import sign
 from turnout.cli.state import application as state
 from turnout.cli.tag import tag
 from turnout.cli.tls_options import add_tls_options
+from turnout.cli.token import application as token
 from turnout.cli.top import top
 from turnout.cli.traffic import application as traffic
 from turnout.cli.verify import verify
@@ -76,6 +78,8 @@ def application(wanted: str = "") -> typer.Typer:
         for command in members:
             app.command(rich_help_panel=panel)(command)
     app.add_typer(key, name="key", rich_help_panel=_HERE)
+    app.add_typer(auth, name="auth", rich_help_panel=_HERE)
+    app.add_typer(token, name="token", rich_help_panel=_REPOSITORY)
     app.command(name="import", rich_help_panel=_REPOSITORY)(import_version)
     app.add_typer(state, name="state", rich_help_panel=_REPOSITORY)
     app.add_typer(traffic, name="traffic", rich_help_panel=_SERVER)

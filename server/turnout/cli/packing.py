@@ -68,7 +68,8 @@ def dockerfile(published: Published, wheel: str | None) -> str:
 # syntax=docker/dockerfile:1
 # Serves {name} {version} and nothing else:
 #   docker build -t {name}:{image_tag} .
-#   docker run -p 8001:8001 -p 8000:8000 {name}:{image_tag}
+#   docker run -e TURNOUT_INSECURE=true -p 127.0.0.1:8001:8001 -p 127.0.0.1:8000:8000 {name}:{image_tag}
+# For other machines give it certificates and TURNOUT_AUTH__ENABLED=true in place of TURNOUT_INSECURE=true.
 FROM python:{python}-slim-bookworm AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /src
@@ -85,7 +86,9 @@ RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin turn
 COPY --from=build /opt/turnout /opt/turnout
 ENV PATH=/opt/turnout/bin:$PATH \\
     PYTHONUNBUFFERED=1 \\
-    TURNOUT_MODELS=/models
+    TURNOUT_MODELS=/models \\
+    TURNOUT_GRPC=0.0.0.0:8001 \\
+    TURNOUT_HTTP=0.0.0.0:8000
 USER 10001
 COPY --chown=10001 models /models
 RUN turnout verify {name}@{published.digest} \\

@@ -12,11 +12,11 @@ from turnout.cli.output import reporting
 def serve(
     grpc: Annotated[
         str | None,
-        typer.Option("--grpc", metavar="HOST:PORT", help="gRPC data listener. (default: 0.0.0.0:8001)"),
+        typer.Option("--grpc", metavar="HOST:PORT", help="gRPC data listener. (default: 127.0.0.1:8001)"),
     ] = None,
     http: Annotated[
         str | None,
-        typer.Option("--http", metavar="HOST:PORT", help="HTTP listener. (default: 0.0.0.0:8000)"),
+        typer.Option("--http", metavar="HOST:PORT", help="HTTP listener. (default: 127.0.0.1:8000)"),
     ] = None,
     control: Annotated[
         str | None,
@@ -25,6 +25,12 @@ def serve(
     workers: Annotated[
         int | None, typer.Option("--workers", metavar="N", min=1, max=256, help="Processes that serve. (default: 1)")
     ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure", metavar="", help="Listen to other machines without TLS, or without asking who calls."
+        ),
+    ] = False,
     models: ModelsOption = None,
     state: StateOption = None,
     config: ConfigOption = None,
@@ -36,17 +42,19 @@ def serve(
     ] = False,
 ) -> None:
     """Serve every version in the repository, until SIGTERM."""
-    from turnout.config import SettingsSource
+    from turnout.config import SettingsSource, check_exposure
     from turnout.config.rendering import as_data, render_toml
 
     with reporting(as_json=as_json) as out:
         flags = {"grpc": grpc, "http": http, "control": control, "workers": workers, "models": models, "state": state}
+        flags |= {"insecure": insecure or None}
         source = SettingsSource(config, flags, as_json)
         loaded = source.load()
         settings = loaded.settings
         if print_config:
             out.show(as_data(settings), render_toml(settings, loaded.origins).rstrip("\n"))
             return
+        check_exposure(settings)
         from turnout.cli.machine import cuda_driver
         from turnout.event_loop import loop_factory
         from turnout.threads import end_process

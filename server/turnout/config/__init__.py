@@ -3,9 +3,10 @@
 `Settings(...)` reads nothing but its arguments; `load_settings` reads `turnout.toml`, `TURNOUT_*` and flags.
 """
 
+from turnout.config.auth import Auth, JwtIssuer
+from turnout.config.exposure import check_exposure, open_to_anybody
 from turnout.config.sections import (
     Batching,
-    Console,
     Drain,
     Limits,
     Loading,
@@ -23,20 +24,22 @@ from turnout.config.sections import (
     Transfers,
     Transport,
     Trials,
-    Web,
 )
 from turnout.config.settings import ModelOverrides, ModelSettings, ModelTable, Settings, in_force
 from turnout.config.sources import Loaded, SettingsSource, load_settings, misread_variables
 from turnout.config.tls import LISTENERS, ClientCertificates, ListenerName, ListenerTls, Tls
-from turnout.config.values import Address, Load, LoadAll, LoadLatest, LoadSelectors, Provider
+from turnout.config.values import Address, Load, LoadAll, LoadLatest, LoadSelectors, Provider, is_loopback
+from turnout.config.web import Console, Web
 
 __all__ = [
     "LISTENERS",
     "Address",
+    "Auth",
     "Batching",
     "ClientCertificates",
     "Console",
     "Drain",
+    "JwtIssuer",
     "Limits",
     "ListenerName",
     "ListenerTls",
@@ -68,7 +71,10 @@ __all__ = [
     "Transport",
     "Trials",
     "Web",
+    "check_exposure",
     "in_force",
+    "is_loopback",
     "load_settings",
     "misread_variables",
+    "open_to_anybody",
 ]

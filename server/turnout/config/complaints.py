@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
+from turnout.config.auth import JwtIssuer
 from turnout.config.rendering import without_passwords
 from turnout.config.settings import MODEL_KEY, ModelOverrides, Settings
 
@@ -37,6 +38,10 @@ def complaints(error: ValidationError, origins: Mapping[str, str]) -> Iterator[t
         key = ".".join(path)
         if one["type"] == "extra_forbidden":
             yield key, _unknown(path, _origin(key, origins))
+        elif one["type"] == "missing":
+            yield key, f"{key}: missing; it has to be set"
+        elif one["loc"][-1] == "[key]" and path[:2] == ["auth", "jwt"]:
+            yield key, f"{_place(key, _origin(key, origins))}: expected a name of a-z, 0-9, _ and -, got {path[-1]!r}"
         elif one["loc"][-1] == "[key]" and path[0] != "model":
             yield key, f"{_place(key, _origin(key, origins))}: expected {_expected(one)}, got {path[-1]!r}"
         elif one["loc"][-1] == "[key]":
@@ -129,8 +134,10 @@ def _nearest(path: list[str]) -> list[str]:
 
 
 def _known(path: list[str]) -> list[str]:
-    """Returns all dotted keys, those of the model that `path` leads to included."""
+    """Returns all dotted keys, those of the model or issuer that `path` leads to included."""
     known = list(_keys(Settings, ""))
+    if path[:2] == ["auth", "jwt"] and len(path) > 2:
+        return [*known, *_keys(JwtIssuer, f"auth.jwt.{path[2]}.")]
     return [*known, *_keys(ModelOverrides, f"model.{path[1]}.")] if path[0] == "model" and len(path) > 1 else known
 
 

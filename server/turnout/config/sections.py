@@ -14,16 +14,15 @@ from turnout.config.values import (
     CountOrNone,
     DeviceIds,
     Duration,
+    FilePath,
     HeaderName,
     HeaderValue,
-    HostNames,
     Networks,
     OtlpEndpoint,
     Providers,
     Share,
     Size,
     SizeOrNone,
-    Token,
 )
 
 _MIB = 1024 * 1024
@@ -363,6 +362,7 @@ class Rollout(Section):
         webhook_secret: Signs what is sent: `X-Turnout-Signature: sha256=HMAC(body)`; "" for no signature.
         webhook_format: `plain` sends the event itself; `cloudevents` puts it into a CloudEvent 1.0 (structured JSON).
         webhook_source: `source` of the CloudEvents, a URI reference: what tells these servers from others.
+        webhook_secret_file: A file with the secret, instead.
     """
 
     tick_s: Annotated[Duration, Field(ge=0.05, le=60)] = 5.0
@@ -370,30 +370,7 @@ class Rollout(Section):
     webhook_secret: SecretStr = SecretStr("")
     webhook_format: Literal["plain", "cloudevents"] = "plain"
     webhook_source: Annotated[str, Field(pattern=r"^[!-~]{1,200}$")] = "/turnout"
-
-
-class Web(Section):
-    """What browsers are told on the HTTP listener.
-
-    Attributes:
-        hosts: Names that the server is reached by. A request with another name in its Host header is refused: whoever
-            owns that name could have a browser take this server for their site. Addresses and localhost always pass.
-            If it is empty: on a loopback listener no name but localhost, elsewhere any.
-    """
-
-    hosts: HostNames = ()
-
-
-class Console(Section):
-    """The console, on the HTTP listener.
-
-    Attributes:
-        enabled: Whether it is there at all.
-        token: Whoever knows it may pause, promote and abort from there; "" leaves it read-only. At least 16 characters.
-    """
-
-    enabled: bool = True
-    token: Token = SecretStr("")
+    webhook_secret_file: FilePath = ""
 
 
 class Oip(Section):

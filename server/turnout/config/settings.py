@@ -9,9 +9,9 @@ from urllib.parse import quote
 from pydantic import Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from turnout.config.auth import Auth
 from turnout.config.sections import (
     Batching,
-    Console,
     Drain,
     Limits,
     Loading,
@@ -30,7 +30,6 @@ from turnout.config.sections import (
     Transfers,
     Transport,
     Trials,
-    Web,
 )
 from turnout.config.tls import Tls
 from turnout.config.values import (
@@ -44,6 +43,7 @@ from turnout.config.values import (
     LoadAll,
     LoadField,
 )
+from turnout.config.web import Console, Web
 
 MODEL_KEY = r"[a-z0-9][a-z0-9_-]{0,62}"
 """Names that `[model.<name>]` takes: `turnout.registry.manifest.MODEL_NAME`, which lies above this module."""
@@ -121,10 +121,10 @@ class Settings(BaseSettings):
     Attributes:
         models: Root of the model repository.
         state: URL of the state store; "" for a SQLite file in the repository.
-        grpc: The data listener. It listens on every interface, since a model server's clients are elsewhere; nothing
-            on it changes what is served.
+        grpc: The data listener; nothing on it changes what is served.
         http: The same over HTTP, with metrics, probes and the console.
-        control: The operators' listener; loopback, since whoever reaches it decides what is served.
+        control: The operators' listener.
+        insecure: Listen on addresses that other machines reach without TLS, or without asking who calls.
         server_name: What this server goes by among those that share its state store, in `turnout servers`, metrics and
             verdicts; "" for HOST:PORT of the data listener. No two may have the same.
         workers: Processes that serve, on the same ports. Each loads every version. Divided between them, 1 each at
@@ -144,12 +144,14 @@ class Settings(BaseSettings):
 
     models: Directory = Path("models")
     state: DatabaseUrl = ""
-    grpc: AddressField = Address("0.0.0.0", 8001)  # noqa: S104 - see the docstring
-    http: AddressField = Address("0.0.0.0", 8000)  # noqa: S104
+    grpc: AddressField = Address("127.0.0.1", 8001)
+    http: AddressField = Address("127.0.0.1", 8000)
     control: AddressField = Address("127.0.0.1", 8003)
+    insecure: bool = False
     server_name: Annotated[str, Field(max_length=200, pattern=r"^[\w.:@-]*$")] = ""
     workers: Annotated[Count, Field(le=256)] = 1
     tls: Tls = Tls()
+    auth: Auth = Auth()
     limits: Limits = Limits()
     batching: Batching = Batching()
     runtime: Runtime = Runtime()

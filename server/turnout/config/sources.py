@@ -23,7 +23,10 @@ PREFIX = "TURNOUT_"
 FILE_VARIABLE = "TURNOUT_CONFIG"
 """Names the file; no setting itself."""
 
-CLIENT_VARIABLES = ("TURNOUT_TLS_CA", "TURNOUT_TLS_CERT", "TURNOUT_TLS_KEY", "TURNOUT_TLS_SERVER_NAME")
+CLIENT_VARIABLES = (
+    "TURNOUT_TLS_CA", "TURNOUT_TLS_CERT", "TURNOUT_TLS_KEY", "TURNOUT_TLS_SERVER_NAME", "TURNOUT_TOKEN",
+    "TURNOUT_TOKEN_FILE",
+)  # fmt: skip
 """What commands trust and present where they call a server; no settings of a server."""
 
 _NO_SETTINGS = frozenset((FILE_VARIABLE, *CLIENT_VARIABLES))

@@ -4,7 +4,7 @@ import json
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
@@ -43,6 +43,17 @@ class Address:
         if match is None or int(match["port"]) > 65535:
             raise ValueError("expected HOST:PORT, such as 127.0.0.1:8001 or [::1]:8001, with a port of 0 to 65535")
         return cls(match["v6"] or match["host"], int(match["port"]))
+
+
+LOOPBACK_NAMES = frozenset({"localhost", "localhost.localdomain"})
+
+
+def is_loopback(host: str) -> bool:
+    """Tells whether a listener on `host` is reached from this machine only."""
+    try:
+        return host in LOOPBACK_NAMES or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +104,7 @@ def _parse_address(value: Any) -> Address:
 
 
 def _parse_load(value: Any) -> Load:
-    value = _listed(value) if isinstance(value, str) and value.startswith("[") else value
+    value = listed(value) if isinstance(value, str) and value.startswith("[") else value
     if isinstance(value, LoadAll | LoadLatest | LoadSelectors):
         return value
     if value == "all":
@@ -109,7 +120,7 @@ def _load_text(load: Load) -> str | list[str]:
     return list(load.selectors) if isinstance(load, LoadSelectors) else str(load)
 
 
-def _listed(value: Any) -> Any:
+def listed(value: Any) -> Any:
     """Turns what an environment variable can hold of a list, `a,b` or `["a", "b"]`, into that list."""
     if not isinstance(value, str):
         return value
@@ -124,7 +135,7 @@ def _listed(value: Any) -> Any:
 def _parse_providers(value: Any) -> Literal["auto"] | tuple[Provider, ...]:
     if value == "auto":
         return "auto"
-    names = _listed(value)
+    names = listed(value)
     if isinstance(names, list | tuple) and names and all(name in list(Provider) for name in names):
         return tuple(Provider(name) for name in names)
     raise ValueError(f'expected "auto" or a list of {", ".join(Provider)}')
@@ -152,7 +163,7 @@ def _parse_url(value: Any) -> str:
 
 
 def _parse_networks(value: Any) -> tuple[Network, ...]:
-    names = _listed(value) if value else []
+    names = listed(value) if value else []
     if not isinstance(names, list | tuple):
         raise ValueError("expected a list of networks, such as 127.0.0.0/8 or ::1")
     try:
@@ -213,6 +224,7 @@ def _header_value(secret: SecretStr) -> SecretStr:
 LEAST_TOKEN = 16
 """Characters of a token that is set: nobody is to guess it."""
 
+FilePath = Annotated[str, Field(max_length=4096), AfterValidator(plain_text)]
 AddressField = Annotated[Address, NoDecode, PlainValidator(_parse_address), PlainSerializer(str)]
 LoadField = Annotated[Load, NoDecode, PlainValidator(_parse_load), PlainSerializer(_load_text)]
 Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
@@ -227,10 +239,10 @@ Providers = Annotated[
 Networks = Annotated[tuple[Network, ...], NoDecode, PlainValidator(_parse_networks), PlainSerializer(_networks_text)]
 Token = Annotated[SecretStr, AfterValidator(_long_enough)]
 OtlpEndpoint = Annotated[str, PlainValidator(_parse_endpoint)]
-HostNames = Annotated[tuple[Annotated[str, AfterValidator(_host_name)], ...], NoDecode, BeforeValidator(_listed)]
+HostNames = Annotated[tuple[Annotated[str, AfterValidator(_host_name)], ...], NoDecode, BeforeValidator(listed)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 HeaderValue = Annotated[SecretStr, AfterValidator(_header_value)]
 DatabaseUrl = Annotated[str, PlainValidator(_parse_url), AfterValidator(plain_text)]
 Directory = Annotated[Path, AfterValidator(plain_text)]
-Durations = Annotated[tuple[Duration, ...], NoDecode, BeforeValidator(_listed)]
-DeviceIds = Annotated[tuple[CountOrNone, ...], NoDecode, BeforeValidator(_listed), Field(min_length=1)]
+Durations = Annotated[tuple[Duration, ...], NoDecode, BeforeValidator(listed)]
+DeviceIds = Annotated[tuple[CountOrNone, ...], NoDecode, BeforeValidator(listed), Field(min_length=1)]

@@ -168,6 +168,11 @@ class Uploads:
         """
         self._find(upload_id).write(file, offset, data, self._clock())
 
+    def model_of(self, upload_id: str) -> str | None:
+        """Returns the model that an upload is of; None if there is no such upload."""
+        upload = self._uploads.get(upload_id)
+        return None if upload is None else upload.announcement.model
+
     def received(self, upload_id: str) -> tuple[int, ...]:
         """Returns the bytes that are there of each file.
 

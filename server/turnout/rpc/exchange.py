@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic
 
+from turnout.auth.caller import Caller
 from turnout.errors import TurnoutError
 from turnout.routing.preferences import NO_PREFERENCES, PreferenceReader, Preferences
 from turnout.rpc.errors import code_name, to_status
@@ -117,6 +118,11 @@ class UnaryExchange(GrpcExchange[MessageT]):
         self.call = call
 
     @property
+    def caller(self) -> Caller | None:
+        """Who calls."""
+        return self.call.caller
+
+    @property
     def deadline(self) -> float | None:
         """`time.monotonic()` after which the caller waits no longer."""
         return self.call.deadline
@@ -177,6 +183,11 @@ class ItemExchange(GrpcExchange[MessageT]):
         self.opened = opened
         self.key = ""
         self.cancels: str | None = None
+
+    @property
+    def caller(self) -> Caller | None:
+        """Who calls."""
+        return self.opened.stream.caller
 
     @property
     def deadline(self) -> float | None:

@@ -14,7 +14,9 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc.status_pb2 import Status
 from structlog.typing import FilteringBoundLogger
 
+from turnout.auth.authority import Authority
 from turnout.errors import Exhausted, InvalidRequest, Malformed, ModelFailure, TurnoutError
+from turnout.rpc.authorization import MessageCheck, ModelOfUpload
 from turnout.rpc.errors import to_status
 from turnout.rpc.reading import MessageReader, MessageT
 from turnout.rpc.transport.port import Call, Method, Methods, StatusError, Stream, Streaming, Unary
@@ -35,6 +37,8 @@ class Guard:
         thread: Parses large messages.
         faults: Counts what cannot be parsed and what nobody foresaw.
         log: Tells of both.
+        authority: Says who may call what; None where everybody is taken at their word.
+        model_of_upload: Finds the model of an upload, for that.
     """
 
     limits: InputLimits
@@ -42,6 +46,8 @@ class Guard:
     thread: ConversionThread
     faults: FaultRecorder
     log: FilteringBoundLogger
+    authority: Authority | None = None
+    model_of_upload: ModelOfUpload = lambda _: None
 
     def reader(self, message: type[MessageT]) -> MessageReader[MessageT]:
         """Returns what parses messages of a type."""
@@ -131,38 +137,46 @@ class Guard:
     def _method(self, service: str, method: MethodDescriptor, behaviour: Callable[..., Awaitable[Any]]) -> Method:
         """Returns a method that generated messages describe, of any of the four kinds."""
         reader = self.reader(GetMessageClass(method.input_type))
+        check = MessageCheck.of(f"/{service}/{method.name}", method, self.authority, self.model_of_upload)
 
-        async def parsed(data: bytes) -> Message:
+        async def parsed(data: bytes, call: Call, *, first: bool = True) -> Message:
             try:
-                return await reader.read(data)
+                request = await reader.read(data)
             except InvalidRequest as error:
                 if isinstance(error, Malformed):
                     self.faults.malformed[service] += 1
                 self.log.warning("refused a message", service=service, method=method.name, error=error.message)
                 raise
+            if check is not None and first:  # what follows on a stream goes on with what the first began
+                check.request(call, request)
+            return request
 
-        def ready(answer: Message) -> bytes:
+        def ready(answer: Message, call: Call) -> bytes:
+            if check is not None:
+                check.response(call, answer)
             return self.sized(answer.SerializeToString())
 
         if not method.client_streaming and not method.server_streaming:
 
-            async def answer(data: bytes, _: Call) -> bytes:
-                return ready(await behaviour(await parsed(data)))
+            async def answer(data: bytes, call: Call) -> bytes:
+                return ready(await behaviour(await parsed(data, call)), call)
 
             return self.unary(service, answer)
 
         async def requests(stream: Stream) -> AsyncIterator[Message]:
+            first = True
             while (data := await stream.read()) is not None:
-                yield await parsed(data)
+                yield await parsed(data, stream, first=first)
+                first = False
 
         async def only(stream: Stream) -> Message:
             if (data := await stream.read()) is None:
                 raise InvalidRequest("expected a message, and none came")
-            return await parsed(data)
+            return await parsed(data, stream)
 
         async def serve(stream: Stream) -> None:
             async def write(answer: Message) -> None:
-                await stream.write(ready(answer))
+                await stream.write(ready(answer, stream))
 
             request = requests(stream) if method.client_streaming else await only(stream)
             if method.server_streaming:

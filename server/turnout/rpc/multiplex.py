@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
-from turnout.errors import Draining, InvalidRequest
+from turnout.auth.quotas import Quota
+from turnout.errors import Draining, Exhausted, InvalidRequest
 from turnout.rpc.transport.port import Stream
 from turnout.serving.data_plane import DataPlane, Pending
 from turnout.serving.inference import Exchange
@@ -130,18 +131,33 @@ class Multiplexer:
             repeated = f"{key[:_SHOWN_KEY]!r} is under way on this stream"
             self._put(self._plane.refuse(item, InvalidRequest.at("request.request_id", repeated)))
             return
+        try:
+            quota = self._entered()
+        except Exhausted as error:
+            self._put(self._plane.refuse(item, error))
+            return
         done = self._plane.begin(item)
         if not isinstance(done, Pending):
+            if quota is not None:
+                quota.leave()
             self._put(done)
             return
         task = asyncio.create_task(done.finish())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        if quota is not None:
+            task.add_done_callback(lambda _: quota.leave())
         if key:
             self._by_key[key] = task
             task.add_done_callback(lambda _: self._by_key.pop(key))
         self._unanswered += 1
         self._ordering(task, self._enter)
+
+    def _entered(self) -> Quota | None:
+        """Counts one more request of the caller. Raises Exhausted if they make too many."""
+        if (authority := self._plane.authority) is None or (caller := self._stream.caller) is None:
+            return None
+        return authority.enter(caller)
 
     def _put(self, answer: bytes) -> None:
         self._unanswered += 1

@@ -8,6 +8,7 @@ from grpc_channelz.v1 import channelz_pb2
 from grpc_health.v1 import health_pb2
 from structlog.typing import FilteringBoundLogger
 
+from turnout.auth.authority import Authority
 from turnout.config import Address, Settings
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.engine.releases import Releases
@@ -19,6 +20,7 @@ from turnout.routing.explain import Explainer
 from turnout.routing.preferences import PreferenceReader
 from turnout.routing.shadow.service import Shadows
 from turnout.routing.traffic import Traffic
+from turnout.rpc.authorization import protected
 from turnout.rpc.catalog import CatalogServicer
 from turnout.rpc.channelz import ChannelzServicer
 from turnout.rpc.control.following import followed
@@ -87,6 +89,7 @@ class Services:
         log: Tells of messages that are refused, and of errors that nobody foresaw.
         availability: What the server depends on and cannot reach now.
         peers: The other workers; None where this server is alone.
+        authority: Says who may do what; None where everybody is taken at their word.
     """
 
     inference: DataPlane
@@ -109,6 +112,7 @@ class Services:
     log: FilteringBoundLogger
     availability: Availability
     peers: Peers | None = None
+    authority: Authority | None = None
 
     @property
     def loads(self) -> Manager | Peers:
@@ -126,10 +130,11 @@ def data_methods(services: Services, settings: Settings) -> Methods:
     guard = _guard(services, settings)
     allowed = settings.oip.allow_repository_control
     described = {PREDICTION: _PREDICTION, CATALOG: _CATALOG, OIP_SERVICE: OIP_DESCRIPTOR, HEALTH: _HEALTH}
-    return {
+    methods = {
         **_data_methods(guard, services, settings, allow_repository_control=allowed),
         **_server_methods(guard, services, described),
     }
+    return protected(methods, services.authority)
 
 
 def control_methods(services: Services, settings: Settings) -> Methods:
@@ -161,13 +166,14 @@ def control_methods(services: Services, settings: Settings) -> Methods:
         CHANNELZ: _CHANNELZ,
         HEALTH: _HEALTH,
     }
-    return {
+    methods = {
         **_data_methods(guard, services, settings, allow_repository_control=True),
         **followed(guard.methods(_CONTROL, control), services.peers),
         **followed(guard.methods(_REGISTRY, services.registry), services.peers),
         **guard.methods(_CHANNELZ, ChannelzServicer()),
         **_server_methods(guard, services, described),
     }
+    return protected(methods, services.authority)
 
 
 def listen(
@@ -205,6 +211,8 @@ def _guard(services: Services, settings: Settings) -> Guard:
         services.conversions,
         services.metrics.faults,
         services.log,
+        services.authority,
+        services.registry.model_of_upload,
     )
 
 

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
+from turnout.auth.authority import Authority
+from turnout.auth.roles import Role
 from turnout.errors import DeadlineExceeded, Malformed, ModelFailure, TurnoutError
 from turnout.serving.batcher import Answer
 from turnout.serving.catalog import Catalog
@@ -23,6 +25,8 @@ from turnout.telemetry.tracing.trace import Trace
 from turnout.telemetry.tracing.tracer import Tracer
 
 _WARNED = "warning told"
+
+_PREDICT = (Role.PREDICT,)
 
 _UNEXPECTED = "the request failed inside the server, whose log tells why"
 
@@ -67,6 +71,7 @@ class DataPlane:
 
     Attributes:
         draining: Set by `drain`; what is long-lived on a connection ends then.
+        authority: Says who may run which model; None where everybody is taken at their word.
     """
 
     def __init__(
@@ -78,6 +83,7 @@ class DataPlane:
         code_of: Callable[[BaseException], str],
         conversions: ConversionThread,
         tracer: Tracer | None = None,
+        authority: Authority | None = None,
     ) -> None:
         """Puts the data plane together.
 
@@ -89,6 +95,7 @@ class DataPlane:
             code_of: Name of the status code that an error becomes; the protocols' one table.
             conversions: Decodes and encodes what is large.
             tracer: Traces requests; None where tracing is off.
+            authority: Says who may run which model; None where everybody is taken at their word.
         """
         self._router = router
         self._catalog = catalog
@@ -97,6 +104,7 @@ class DataPlane:
         self._code_of = code_of
         self._conversions = conversions
         self._tracer = tracer
+        self.authority = authority
         metrics.faults.watch("inference")
         self.draining = asyncio.Event()
 
@@ -184,6 +192,8 @@ class DataPlane:
         route: Route | None = None
         counted: Counted | None = None
         try:
+            if self.authority is not None:
+                self.authority.check(exchange.caller, _PREDICT, request.model, exchange.service)
             route = self._route(request, trace)
             handle = route.handle
             if handle.arms or request.routing_key:

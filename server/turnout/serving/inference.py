@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
+from turnout.auth.caller import Caller
 from turnout.errors import TurnoutError
 from turnout.serving.batcher import Answer
 from turnout.serving.catalog import VersionEntry
@@ -168,6 +169,11 @@ class Exchange(Protocol[T_co]):
     @property
     def details(self) -> tuple[tuple[str, str], ...]:
         """What else traces tell of the call."""
+        ...
+
+    @property
+    def caller(self) -> Caller | None:
+        """Who calls; None where nobody asked."""
         ...
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 from semver import Version
 from sqlalchemy import Connection, func, select
 
-from turnout.state import chain, policies, schema
+from turnout.state import chain, policies, schema, tokens
 from turnout.state.chain import ChainReport, Head
 from turnout.state.change import version_key
 from turnout.state.events import EventKind
@@ -40,6 +40,7 @@ class _Replay:
     policies: dict[tuple[str, str], str] = field(default_factory=dict)
     published: dict[tuple[str, str], str] = field(default_factory=dict)
     rollouts: dict[tuple[str, str], str | None] = field(default_factory=dict)
+    tokens: dict[tuple[str, str], str] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
 
     def visit(self, row: Mapping[str, Any]) -> None:
@@ -65,6 +66,11 @@ class _Replay:
                 self.rollouts[key] = payload.get("state", self.rollouts.get(key))
             case EventKind.PUBLISHED:
                 self.published[model, payload["version"]] = payload["digest"]
+            case EventKind.TOKEN_CREATED:
+                self.tokens[payload["name"], payload["id"]] = _token_text(payload)
+            case EventKind.TOKEN_REVOKED:
+                key = payload["name"], payload["id"]
+                self.tokens[key] = f"revoked {self.tokens.get(key, '')}"
 
 
 def read(connection: Connection, kept: Head | None) -> Audit:
@@ -88,6 +94,14 @@ def read(connection: Connection, kept: Head | None) -> Audit:
             {(r.model, str(r.epoch)): r.document for r in connection.execute(select(epochs))},
             lambda model, epoch: f"epoch {epoch} of the policy of {model}",
         ),
+        (
+            replay.tokens,
+            {
+                (one.name, one.id): f"{'revoked ' if one.revoked else ''}{_token_text(tokens.described(one))}"
+                for one in tokens.read(connection)
+            },
+            lambda name, token_id: f"the token {token_id} of {name}",
+        ),
     ]
     found = list(replay.unread)
     for by_log, by_table, name in tables:
@@ -97,6 +111,11 @@ def read(connection: Connection, kept: Head | None) -> Audit:
                 found.append(f"{name(*key)} is {_short(stands)} in the store, and {_short(said)} by the log")
     found += _rollouts(connection, replay.rollouts)
     return Audit(report, tuple(found[:_TOLD]), replay.published)
+
+
+def _token_text(payload: Mapping[str, Any]) -> str:
+    """Returns what the log and the store have to agree on of a token."""
+    return policies.text({key: payload[key] for key in ("roles", "models", "expires", "fingerprint")})
 
 
 def _rollouts(connection: Connection, by_log: Mapping[tuple[str, str], str | None]) -> list[str]:

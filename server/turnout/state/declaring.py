@@ -361,6 +361,12 @@ class Declaring:
     def _change(self, model: str, actor: str, reason: str) -> Iterator[Change]:
         """A transaction that may record a change of `model`; no other one changes anything until it ends."""
         check_model(model)
+        with self._change_of_any(model, actor, reason) as change:
+            yield change
+
+    @contextmanager
+    def _change_of_any(self, model: str, actor: str, reason: str) -> Iterator[Change]:
+        """The same; the change may be about no model, "", too."""
         check_text("actor", actor, schema.ACTOR_LENGTH)
         check_text("reason", reason, schema.REASON_LENGTH)
         with self._database.writing() as connection:

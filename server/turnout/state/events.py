@@ -43,6 +43,10 @@ class EventKind(StrEnum):
     """A model's policy came to another epoch. Payload: epoch, action, document (empty: no policy)."""
     ROLLOUT = "rollout"
     """A rollout moved, or somebody moved it. Payload: attempt, kind, text, actor."""
+    TOKEN_CREATED = "token_created"  # noqa: S105 - no token
+    """A bearer token came to exist; it belongs to no model. Payload: id, name, roles, models, expires, fingerprint."""
+    TOKEN_REVOKED = "token_revoked"  # noqa: S105
+    """A bearer token is worth nothing any more. Payload: id, name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ class Event:
     Attributes:
         id: The revision that the change made: 1, 2, 3 ... with no gap.
         time: When, in UTC, to the microsecond.
-        model: The model it is about.
+        model: The model it is about; "" for none.
         kind: An `EventKind`, or one that a later release of Turnout writes.
         subject: The version or tag that changed, or the policy's epoch that came.
         actor: Who asked for it; empty where they did not say.

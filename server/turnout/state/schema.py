@@ -168,3 +168,21 @@ rollout_counts = Table(
     Column("document", Text, nullable=False),
 )
 """What each server counted of the rollouts that run, until whoever drives the rollout has taken it."""
+
+tokens = Table(
+    "tokens",
+    METADATA,
+    Column("id", String(16), primary_key=True),
+    Column("name", String(NAME_LENGTH), nullable=False),
+    # SHA-256 in hex: of 256 random bits it is as good as a slow hash.
+    Column("digest", String(64), nullable=False),
+    # JSON lists of texts.
+    Column("roles", Text, nullable=False),
+    Column("models", Text, nullable=False),
+    # As in events; empty for never.
+    Column("created", String(27), nullable=False),
+    Column("expires", String(27), nullable=False),
+    Column("revoked", String(27), nullable=False),
+    Column("actor", String(ACTOR_LENGTH), nullable=False),
+)
+"""Bearer tokens, those that were revoked included."""

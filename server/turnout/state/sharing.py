@@ -1,17 +1,18 @@
-"""The part of the state store that servers meet at: who is alive, and what each counted."""
+"""The part of the state store that servers meet at: who is alive, what each counted, and whose tokens they take."""
 
 from collections.abc import Callable, Sequence
 
-from turnout.state import rollouts, servers
+from turnout.state import rollouts, servers, tokens
 from turnout.state.declaring import Declaring
 from turnout.state.rollouts import RolloutRecord
 from turnout.state.servers import CountRecord, Meeting, ServerReport
+from turnout.state.tokens import TokenRecord
 
 _MOST_RUNNING = 10_000
 
 
 class Sharing(Declaring):
-    """What servers tell one another by the store; no part of the log, and no change of the revision."""
+    """What servers tell one another by the store; but for tokens no part of the log, and no change of the revision."""
 
     def listen(self, heard: Callable[[], None]) -> None:
         """Has `heard` called in a thread at each change, if the database can tell of changes."""
@@ -58,3 +59,34 @@ class Sharing(Declaring):
         """
         with self._database.writing() as connection:
             return servers.expire(connection, gone_seconds)
+
+    def tokens(self, *, revoked: bool = True) -> list[TokenRecord]:
+        """Returns bearer tokens, the oldest first: all, or those that were not revoked.
+
+        Raises:
+            Unavailable: The database cannot be used now.
+        """
+        with self._database.reading() as connection:
+            return tokens.read(connection, revoked=revoked)
+
+    def create_token(self, token: TokenRecord, *, actor: str, reason: str) -> None:
+        """Keeps a token that is new; servers take it as soon as they see the change.
+
+        Raises:
+            Conflict: As many are there as may be.
+            InvalidRequest: An argument is too long.
+            Unavailable: The database cannot be used now.
+        """
+        with self._change_of_any("", actor, reason) as change:
+            tokens.create(change, token)
+
+    def revoke_token(self, name_or_id: str, *, actor: str, reason: str) -> list[TokenRecord]:
+        """Revokes the token of an id, or all of a name; returns those that were not revoked yet.
+
+        Raises:
+            NotFound: There is none.
+            InvalidRequest: An argument is too long.
+            Unavailable: The database cannot be used now.
+        """
+        with self._change_of_any("", actor, reason) as change:
+            return tokens.revoke(change, name_or_id, self._now())

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from turnout.admission import Admission, ReceiveBudget
 from turnout.telemetry.admission import admission_families
+from turnout.telemetry.auth import AuthRecorder, auth_families
 from turnout.telemetry.exposition import Family
 from turnout.telemetry.gpu import Gpu, gpu_families
 from turnout.telemetry.tls import TlsRecorder, tls_families
@@ -56,6 +57,7 @@ class ServerRecorder:
         state_store_available: The state store could be read, and written to, when it was looked at last.
         missing_versions: Versions in memory whose files are gone from the repository, by model.
         tls: What is counted of the listeners' certificates.
+        auth: What is counted of callers.
         admission: Counts requests.
         budget: Counts what has come of them in part.
     """
@@ -69,6 +71,7 @@ class ServerRecorder:
     state_store_available: bool = True
     missing_versions: Mapping[str, int] = field(default_factory=dict)
     tls: TlsRecorder = field(default_factory=TlsRecorder)
+    auth: AuthRecorder = field(default_factory=AuthRecorder)
     admission: Admission = field(default_factory=lambda: Admission(0))
     budget: ReceiveBudget = field(default_factory=lambda: ReceiveBudget(0))
 
@@ -115,5 +118,6 @@ def server_families(recorder: ServerRecorder, models: Collection[str]) -> Iterat
         [({"model": model}, float(count)) for model, count in recorder.missing_versions.items()],
     )  # fmt: skip
     yield from tls_families(recorder.tls)
+    yield from auth_families(recorder.auth)
     yield from admission_families(recorder.admission, recorder.budget)
     yield from gpu_families(recorder.gpus)

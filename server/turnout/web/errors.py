@@ -17,6 +17,7 @@ STATUSES: dict[type[BaseException], HTTPStatus] = {
     errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.Exhausted: HTTPStatus.TOO_MANY_REQUESTS,
     errors.DeadlineExceeded: HTTPStatus.GATEWAY_TIMEOUT,
+    errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
     errors.PermissionDenied: HTTPStatus.FORBIDDEN,
     errors.Unsupported: HTTPStatus.NOT_IMPLEMENTED,
 }
@@ -29,7 +30,7 @@ def status_of(error: errors.TurnoutError) -> HTTPStatus:
 
 
 def error_response(error: errors.TurnoutError, request_id: str = "") -> JSONResponse:
-    """Returns `error` as `{"error": {"message", "violations", "request_id"}}`, with Retry-After where it helps."""
+    """Returns `error` as `{"error": {"message", "violations", "request_id"}}`, with the headers that help."""
     status = status_of(error)
     body = {
         "error": {
@@ -38,5 +39,12 @@ def error_response(error: errors.TurnoutError, request_id: str = "") -> JSONResp
             "request_id": request_id,
         }
     }
+    return JSONResponse(body, status, headers_of(error))
+
+
+def headers_of(error: errors.TurnoutError) -> dict[str, str]:
+    """Returns the headers that tell a client what to do about `error`."""
     headers = {} if error.retry_after is None else {"Retry-After": str(math.ceil(error.retry_after))}
-    return JSONResponse(body, status, headers)
+    if isinstance(error, errors.Unauthenticated):
+        headers["WWW-Authenticate"] = 'Bearer realm="turnout"'
+    return headers

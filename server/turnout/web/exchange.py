@@ -9,6 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from turnout.auth.caller import Caller
 from turnout.errors import TurnoutError
 from turnout.routing.preferences import NO_PREFERENCES, PreferenceReader, Preferences
 from turnout.serving.data_plane import DataPlane
@@ -16,6 +17,7 @@ from turnout.serving.inference import Exchange
 from turnout.serving.limits import InputLimits
 from turnout.telemetry.tracing.context import SpanContext, read
 from turnout.telemetry.tracing.trace import Operation
+from turnout.web.authorization import caller_of
 from turnout.web.body import Body, BodyReceiver
 from turnout.web.errors import status_of
 
@@ -63,6 +65,11 @@ class HttpExchange:
     def details(self) -> tuple[tuple[str, str], ...]:
         """The path, for traces."""
         return (("url.path", self._request.url.path[:_MAX_PATH]),)
+
+    @property
+    def caller(self) -> Caller | None:
+        """Who calls."""
+        return caller_of(self._request.scope)
 
     @property
     def heavy(self) -> bool:

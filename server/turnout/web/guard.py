@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-_LOOPBACK_NAMES = frozenset({"localhost", "localhost.localdomain"})
+from turnout.config.values import LOOPBACK_NAMES
 
 _FORM_TYPES = frozenset({"text/plain", "multipart/form-data"})
 """What a page may send elsewhere without asking first, and no client of ours sends. The third such type,
@@ -62,12 +62,7 @@ class Guard:
 
     def _reached_by(self, host: str) -> bool:
         name = host_name(host)
-        return self._any_name or name in self._hosts or name in _LOOPBACK_NAMES or _is_address(name)
-
-
-def is_loopback(host: str) -> bool:
-    """Tells whether a listener on `host` is reached from this machine only."""
-    return host in _LOOPBACK_NAMES or (_is_address(host) and ip_address(host).is_loopback)
+        return self._any_name or name in self._hosts or name in LOOPBACK_NAMES or _is_address(name)
 
 
 def same_site(headers: Headers) -> bool:

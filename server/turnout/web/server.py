@@ -29,6 +29,7 @@ class Web:
         faults: Counts errors that nobody foresaw.
         endpoints: Routes of `/predict`, of the Open Inference Protocol and of `/v1`.
         console: The console's routes; none where it is off.
+        protect: Puts the question who calls in front of routes.
     """
 
     scrape: Callable[[Form], Awaitable[bytes]]
@@ -37,20 +38,19 @@ class Web:
     faults: FaultRecorder
     endpoints: Sequence[BaseRoute]
     console: Sequence[BaseRoute] = ()
+    protect: Callable[[Sequence[BaseRoute]], Sequence[BaseRoute]] = lambda routes: routes
 
     def application(self) -> Starlette:
         """Returns the ASGI application."""
         self.faults.watch(_HTTP)
-        return Starlette(
-            exception_handlers={Exception: self._unexpected},
-            routes=[
-                Route("/metrics", self.metrics),
-                Route("/livez", self.livez),
-                Route("/readyz", self.readyz),
-                *self.endpoints,
-                *self.console,
-            ],
-        )
+        routes = [
+            Route("/metrics", self.metrics),
+            Route("/livez", self.livez),
+            Route("/readyz", self.readyz),
+            *self.endpoints,
+            *self.console,
+        ]
+        return Starlette(exception_handlers={Exception: self._unexpected}, routes=self.protect(routes))
 
     async def _unexpected(self, request: Request, error: Exception) -> Response:
         """Answers where nobody foresaw an error; Starlette raises it again after that, and `AdmissionGate` logs it."""

@@ -1,6 +1,7 @@
 """Publishing and fetching by stream. What touches the disk runs in threads of its own, behind live traffic."""
 
 import asyncio
+import contextvars
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from typing import ParamSpec, TypeAlias, TypeVar
@@ -72,6 +73,10 @@ class RegistryServicer:
         self._fetches_left = max_fetches
         self._working: set[Cancellation] = set()
         self._stopped: TurnoutError | None = None
+
+    def model_of_upload(self, upload_id: str) -> str | None:
+        """Returns the model that an upload is of; None if there is no such upload."""
+        return self._uploads.model_of(upload_id)
 
     def stop(self, cause: TurnoutError) -> None:
         """Ends all work that goes on, and refuses what would begin: whoever waits for it is told the cause."""
@@ -208,7 +213,8 @@ class RegistryServicer:
             with cancellation.applies():
                 return call(*args, **kwargs)
 
-        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        context = contextvars.copy_context()  # it says which models whoever asks may be told of
+        future = asyncio.get_running_loop().run_in_executor(self._threads, context.run, work)
         self._working.add(cancellation)
         try:
             return await asyncio.shield(future)

@@ -61,6 +61,7 @@ class RunningCall(Stream):
             counted: Whether it is one of those that may be under way.
         """
         self.trailing = ()
+        self.caller = None
         self.ending: Status | None = None
         self.answered = False
         self.counted = counted
@@ -96,6 +97,11 @@ class RunningCall(Stream):
     def host(self) -> str:
         """The caller's IP address; "" if it has none."""
         return self._client[0] if self._client else ""
+
+    @property
+    def authorization(self) -> str:
+        """The header of that name; "" for none."""
+        return self._names.get(b"authorization", b"").decode("latin-1")
 
     @property
     def cancelled(self) -> bool:

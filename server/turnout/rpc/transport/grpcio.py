@@ -71,6 +71,7 @@ class GrpcioCall(Stream):
     def __init__(self, context: Context) -> None:
         self._context = context
         self.trailing: Metadata = ()
+        self.caller = None
 
     @property
     def metadata(self) -> Metadata:
@@ -91,6 +92,12 @@ class GrpcioCall(Stream):
     def host(self) -> str:
         """The caller's IP address; "" if it has none."""
         return peer_host(self._context.peer())
+
+    @property
+    def authorization(self) -> str:
+        """The header of that name; "" for none."""
+        found = [value for key, value in self._context.invocation_metadata() or () if key == "authorization"]
+        return str(found[-1]) if found else ""
 
     @property
     def certificate(self) -> str:

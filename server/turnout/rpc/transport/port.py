@@ -14,6 +14,7 @@ from typing import Protocol, TypeAlias
 
 from google.rpc.status_pb2 import Status
 
+from turnout.auth.caller import Caller
 from turnout.config import Address
 
 Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
@@ -38,11 +39,13 @@ class Call(ABC):
 
     Attributes:
         trailing: Metadata that is sent with the status OK; set by the method before it returns.
+        caller: Who calls, once that is known; None before that, and where everybody is taken at their word.
     """
 
-    __slots__ = ("trailing",)
+    __slots__ = ("caller", "trailing")
 
     trailing: Metadata
+    caller: Caller | None
 
     @property
     @abstractmethod
@@ -62,6 +65,11 @@ class Call(ABC):
     @abstractmethod
     def host(self) -> str:
         """The caller's IP address; "" if it has none."""
+
+    @property
+    @abstractmethod
+    def authorization(self) -> str:
+        """The header of that name; "" for none."""
 
     @property
     @abstractmethod

@@ -1,6 +1,8 @@
 """What the console changes, for whoever has signed in: a rollout's course, by the same commands as everywhere."""
 
+import math
 import re
+import time
 from collections.abc import Callable
 from urllib.parse import parse_qsl
 
@@ -8,14 +10,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from structlog.typing import FilteringBoundLogger
 
+from turnout.auth.remarks import with_remark
 from turnout.errors import InvalidRequest, PermissionDenied, TurnoutError
 from turnout.rollout import overrides
 from turnout.rollout.actors import check_person
 from turnout.rollout.attempt import Moved, Pause, Rollout
 from turnout.rollout.engine.engine import RolloutEngine
+from turnout.telemetry.auth import Refusal
 from turnout.web.console.pages import Pages, attempt_of
 from turnout.web.console.rendering import HEADERS, page
-from turnout.web.console.session import Sessions, actor_name, over_https, same_origin
+from turnout.web.console.session import Sessions, Visitor, actor_name, over_https, same_origin
 
 _MAX_REASON = 1024
 """Bytes: what the state store keeps."""
@@ -50,23 +54,34 @@ def decision(command: str, actor: str, reason: str) -> Decide:
 class Actions:
     """Takes what is posted. Each answer is a redirect to the page that shows what came of it, or says why not."""
 
-    def __init__(self, rollouts: RolloutEngine, pages: Pages, sessions: Sessions, log: FilteringBoundLogger) -> None:
+    def __init__(
+        self,
+        rollouts: RolloutEngine,
+        pages: Pages,
+        sessions: Sessions,
+        log: FilteringBoundLogger,
+        refused: dict[str, int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._rollouts = rollouts
         self._pages = pages
         self._sessions = sessions
         self._log = log
+        self._refused = refused
+        self._clock = clock
 
     async def command(self, request: Request) -> Response:
         """Has an operator's word on a rollout."""
         back = ""
         try:
-            actor = self._permitted(request)
-            model, attempt = request.path_params["model"], attempt_of(request)
+            visitor, model = self._permitted(request), request.path_params["model"]
+            actor, attempt = visitor.actor, attempt_of(request)
             command = request.path_params["command"]
             fields = await _form(request)
             reason = fields.get("reason", "").strip()
             if len(reason.encode()) > _MAX_REASON:
                 raise InvalidRequest.at("reason", f"expected at most {_MAX_REASON} bytes")
+            reason = with_remark(reason, visitor.name, actor)
             decide, epoch = decision(command, actor, reason), _epoch(fields.get("epoch", ""))
             back = f"/console/models/{model}/rollouts/{attempt}"
             await self._rollouts.command(model, decide, epoch, attempt=attempt, resume=command == "resume")
@@ -78,7 +93,7 @@ class Actions:
 
     async def sign_in(self, request: Request) -> Response:
         """Signs somebody in who knows the control token; shows where to type it on a GET."""
-        possible, failed = self._sessions.possible, False
+        possible, failed, wait = self._sessions.possible, False, 0
         following = request.query_params.get("next", "")
         if request.method == "POST":
             try:
@@ -92,13 +107,27 @@ class Actions:
             goal = following if _INSIDE.fullmatch(following) else "/console"
             response = RedirectResponse(goal, 303, HEADERS)
             name, token = fields.get("name", ""), fields.get("token", "")
-            host = request.client.host if request.client is not None else ""
-            if self._sessions.sign_in(name, token, response, secure=over_https(request)):
-                self._log.info("console sign-in", actor=actor_name(name), client=host)
+            host, throttle = request.client.host if request.client is not None else "", self._sessions.throttle
+            wait = math.ceil(throttle.wait(host, self._clock()))
+            if wait:
+                self._refused[Refusal.SIGN_IN_THROTTLED] += 1
+            elif whose := self._sessions.sign_in(name, token, response, secure=over_https(request)):
+                throttle.succeeded(host)
+                self._log.info("console sign-in", actor=whose, client=host)
                 return response
-            self._log.warning("console sign-in refused", actor=actor_name(name), client=host)
+            else:
+                throttle.failed(host, self._clock())
+                self._refused[Refusal.SIGN_IN] += 1
+                self._log.warning("console sign-in refused", actor=actor_name(name), client=host)
             failed = True
-        return page("sign_in.html", request, 403 if failed else 200, actor=None, possible=possible, failed=failed)
+        status = 429 if wait else 403 if failed else 200
+        shown = page(
+            "sign_in.html", request, status, actor=None, possible=possible, failed=failed, wait=wait,
+            tokens=self._sessions.authority is not None,
+        )  # fmt: skip
+        if wait:
+            shown.headers["Retry-After"] = str(wait)
+        return shown
 
     async def sign_out(self, request: Request) -> Response:
         """Takes the session away."""
@@ -108,14 +137,14 @@ class Actions:
         self._sessions.sign_out(response)
         return response
 
-    def _permitted(self, request: Request) -> str:
-        actor = self._sessions.actor(request)
-        if actor is None:
+    def _permitted(self, request: Request) -> Visitor:
+        visitor = self._sessions.visitor(request)
+        if visitor is None:
             raise PermissionDenied("sign in with the control token first")
         if not same_origin(request):
             raise PermissionDenied("a change has to come from the console's own page")
-        check_person(actor, "name")
-        return actor
+        check_person(visitor.actor, "name")
+        return visitor
 
 
 async def _form(request: Request) -> dict[str, str]:

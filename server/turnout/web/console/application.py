@@ -1,23 +1,27 @@
 """The console's URLs."""
 
 from collections.abc import Sequence
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
+from turnout.errors import TurnoutError, Unauthenticated
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.log import RolloutLog
 from turnout.routing.applied import Policies
 from turnout.routing.explain import Explainer
 from turnout.routing.shadow.service import Shadows
 from turnout.serving.catalog import Catalog
+from turnout.telemetry.auth import AuthRecorder
 from turnout.web.console.actions import Actions
-from turnout.web.console.pages import Pages
+from turnout.web.console.pages import Pages, told_as_json
 from turnout.web.console.recent import Recent
-from turnout.web.console.rendering import HEADERS, static
+from turnout.web.console.rendering import HEADERS, page, static
 from turnout.web.console.session import Sessions
+from turnout.web.errors import headers_of, status_of
 
 _MODEL = "/console/models/{model}"
 
@@ -30,7 +34,8 @@ def console_routes(
     rollout_log: RolloutLog,
     explainer: Explainer,
     recent: Recent,
-    token: str,
+    sessions: Sessions,
+    recorder: AuthRecorder,
     log: FilteringBoundLogger,
     part: str = "",
 ) -> Sequence[Route]:
@@ -44,13 +49,13 @@ def console_routes(
         rollout_log: What was.
         explainer: Explains routes.
         recent: The last hour.
-        token: Whoever knows it may change things; "" where nobody may.
+        sessions: Who is signed in.
+        recorder: Counts sign-ins that are refused.
         log: Told of sign-ins.
         part: As of `Pages`.
     """
-    sessions = Sessions(token)
     pages = Pages(catalog, policies, shadows, rollouts, rollout_log, explainer, recent, sessions, part)
-    actions = Actions(rollouts, pages, sessions, log)
+    actions = Actions(rollouts, pages, sessions, log, recorder.refused)
     return [
         Route("/", _home),
         Route("/console/", _home),
@@ -68,6 +73,23 @@ def console_routes(
         Route(_MODEL + "/rollouts/{attempt}/{command}", actions.command, methods=["POST"]),
         Route("/console/{rest:path}", pages.missing),
     ]
+
+
+def console_refusal(request: Request, error: TurnoutError) -> Response:
+    """Answers a request for a page that its caller may not have: where nobody knows them, by the way to sign in."""
+    if request.url.path.endswith(".json"):
+        told = told_as_json(error)
+        told.headers.update(headers_of(error))
+        return told
+    if isinstance(error, Unauthenticated) and request.method == "GET" and "authorization" not in request.headers:
+        return RedirectResponse(f"/console/sign-in?next={quote(request.url.path)}", 303, HEADERS)
+    again, headers = False, headers_of(error)
+    shown = page(
+        "problem.html", request, status_of(error), actor=None, possible=True, message=error.message, back="",
+        again=again,
+    )  # fmt: skip
+    shown.headers.update(headers)
+    return shown
 
 
 async def _home(_: Request) -> Response:

@@ -7,6 +7,7 @@ from semver import Version
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from turnout.auth.roles import SERVER
 from turnout.errors import InvalidRequest, NotFound, TurnoutError, Unavailable
 from turnout.registry.names import parse_version
 from turnout.rollout.attempt import Rollout
@@ -18,6 +19,7 @@ from turnout.routing.explain import Explainer
 from turnout.routing.shadow.service import Shadows
 from turnout.serving.catalog import Catalog, ModelEntry, VersionEntry
 from turnout.state.rollouts import RolloutRecord
+from turnout.web.authorization import caller_of
 from turnout.web.console.courses import Courses
 from turnout.web.console.recent import Recent
 from turnout.web.console.rendering import HEADERS, page
@@ -86,8 +88,12 @@ class Pages:
         self.sessions = sessions
 
     def _page(self, template: str, request: Request, **context: Any) -> Response:
-        actor, possible = self.sessions.actor(request), self.sessions.possible
-        return page(template, request, actor=actor, possible=possible, **context)
+        return page(template, request, actor=self._name(request), possible=self.sessions.possible, **context)
+
+    def _name(self, request: Request) -> str | None:
+        """Returns what a visitor is called; None where nobody knows them."""
+        visitor = self.sessions.visitor(request)
+        return None if visitor is None else visitor.name
 
     def problem(self, request: Request, error: TurnoutError, back: str = "") -> Response:
         """Says what is wrong.
@@ -97,7 +103,7 @@ class Pages:
             error: Whose message is shown.
             back: A page of the console where to look on; "" for the list of models alone.
         """
-        actor, possible = self.sessions.actor(request), self.sessions.possible
+        actor, possible = self._name(request), self.sessions.possible
         again = request.method == "GET" and isinstance(error, Unavailable)
         return page(
             "problem.html", request, status_of(error), actor=actor, possible=possible, message=error.message,
@@ -107,15 +113,17 @@ class Pages:
     @explained
     async def overview(self, request: Request) -> Response:
         """All models, and the rollouts that run."""
-        models = [self._view(known) for known in self._catalog.snapshot.models.values()]
+        caller = caller_of(request.scope)  # None: everybody sees all
+        known = self._catalog.snapshot.models.values()
+        models = [self._view(one) for one in known if caller is None or caller.sees(one.name)]
         return self._page(
             "overview.html",
             request,
             models=models,
             sums=Sums.of(models),
-            rollouts=self._rollouts.running,
+            rollouts=[one for one in self._rollouts.running if caller is None or caller.sees(one.model)],
             reach=reach,
-            servers=self._rollouts.servers,
+            servers=self._rollouts.servers if caller is None or caller.sees(SERVER) else (),
             answered_by=self._rollouts.server,
         )
 
@@ -168,7 +176,11 @@ class Pages:
         async with self._courses.of(known.name, attempt_of(request)) as course:
             rollout = course.rollout
             way = stages(course.plan, rollout)
-            return self._page("rollout.html", request, said=explain(course), rollout=rollout, stages=way, reach=reach)
+            visitor = self.sessions.visitor(request)
+            acts = visitor is not None and visitor.operates(known.name)
+            return self._page(
+                "rollout.html", request, said=explain(course), rollout=rollout, stages=way, reach=reach, acts=acts
+            )
 
     @explained
     async def shadow(self, request: Request) -> Response:

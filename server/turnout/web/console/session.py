@@ -1,8 +1,8 @@
-"""Who may change things from the console: whoever knows the control token.
+"""Who is signed in to the console: whoever knows its token, or has a token of `[auth]`.
 
-The token is typed once and never stored: the cookie holds a name and an expiry under an HMAC whose key is drawn when
-the server starts, so that a restart signs everybody out. The cookie is SameSite=Strict and HttpOnly, and a change has
-to come from a page of this very origin.
+What was typed is never stored: the cookie holds who it was and an expiry under an HMAC whose key is drawn when the
+server starts, so that a restart signs everybody out. Of a token it holds the id, so that one which is revoked signs its
+bearer out. The cookie is SameSite=Strict and HttpOnly, and a change has to come from a page of this very origin.
 """
 
 import hashlib
@@ -11,26 +11,64 @@ import secrets
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response
+
+from turnout.auth.authority import Authority
+from turnout.auth.caller import Caller
+from turnout.auth.roles import Role
+from turnout.auth.throttle import SignInThrottle
+from turnout.auth.tokens import id_of
+from turnout.errors import Unauthenticated
+from turnout.web.authorization import caller_of
 
 COOKIE = "turnout_console"
 _SECONDS = 8 * 3600
 _MAX_NAME = 64
 _MAX_COOKIE = 1024
+_MOST_TYPED = 4096
+_BY_CONSOLE, _BY_TOKEN = "c", "t"
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Who looks at a page.
+
+    Attributes:
+        name: Shown to them; what they said where they signed in with the console's own token.
+        actor: In the log: who they were proved to be.
+        caller: What they may do; None where `[auth]` is not enabled, and whoever is signed in may do everything.
+    """
+
+    name: str
+    actor: str
+    caller: Caller | None = None
+
+    def operates(self, model: str) -> bool:
+        """Tells whether they may change what becomes of a model."""
+        return self.caller is None or self.caller.may(Role.OPERATE, model)
 
 
 class Sessions:
-    """Signs people in and out. Holds no state but its key."""
+    """Signs people in and out. Holds no state but its key, and who failed to lately.
 
-    def __init__(self, token: str, now: Callable[[], float] = time.time) -> None:
+    Attributes:
+        authority: Says who may do what; None where everybody is taken at their word.
+        throttle: Slows down whoever guesses.
+    """
+
+    def __init__(self, token: str, authority: Authority | None = None, now: Callable[[], float] = time.time) -> None:
         """Prepares.
 
         Args:
-            token: Whoever knows it may change things; "" where nobody may.
+            token: Whoever knows it may change things; "" where nobody may by that.
+            authority: Says who else may.
             now: The clock, seconds since 1970.
         """
+        self.authority = authority
+        self.throttle = SignInThrottle()
         self._token = hashlib.sha256(token.encode()).digest() if token else b""
         self._key = secrets.token_bytes(32)
         self._now = now
@@ -38,10 +76,10 @@ class Sessions:
     @property
     def possible(self) -> bool:
         """Whether anybody can sign in."""
-        return bool(self._token)
+        return bool(self._token) or self.authority is not None
 
-    def sign_in(self, name: str, token: str, response: Response, *, secure: bool) -> bool:
-        """Puts a session into `response` if the token is the right one.
+    def sign_in(self, name: str, token: str, response: Response, *, secure: bool) -> str | None:
+        """Puts a session into `response` if the token is a right one; returns whose it is then.
 
         Args:
             name: Who acts, for the record.
@@ -49,24 +87,58 @@ class Sessions:
             response: That carries the cookie.
             secure: The page came over HTTPS.
         """
+        ends = int(self._now()) + _SECONDS
         given = hashlib.sha256(token.encode()).digest()
-        if not self._token or not hmac.compare_digest(given, self._token):
-            return False
-        text = f"{int(self._now()) + _SECONDS}:{actor_name(name)}".encode()
+        if self._token and hmac.compare_digest(given, self._token):
+            whose, held = actor_name(name), f"{_BY_CONSOLE}:{actor_name(name)}"
+        else:
+            caller = self._bearer(token)
+            if caller is None:
+                return None
+            whose, held = caller.identity.actor, f"{_BY_TOKEN}:{id_of(token)}"
+            ends = int(min(ends, caller.expires))
+        text = f"{ends}:{held}".encode()
         value = f"{urlsafe_b64encode(text).decode()}.{self._signature(text)}"
         response.set_cookie(
             COOKIE, value, max_age=_SECONDS, path="/console", httponly=True, samesite="strict", secure=secure
         )
-        return True
+        return whose
 
     def sign_out(self, response: Response) -> None:
         """Takes the session away."""
         response.delete_cookie(COOKIE, path="/console", httponly=True, samesite="strict")
 
-    def actor(self, request: Request) -> str | None:
-        """Returns who acts; None where nobody is signed in."""
+    def caller(self, request: Request) -> Caller | None:
+        """Returns what whoever is signed in may do; None where nobody is, or `[auth]` is not enabled."""
+        if self.authority is None or (session := self._session(request)) is None:
+            return None
+        kind, held = session
+        return self.authority.of_console() if kind == _BY_CONSOLE else self.authority.of_token_id(held)
+
+    def visitor(self, request: Request) -> Visitor | None:
+        """Returns who looks at a page; None where nobody knows."""
+        session = self._session(request)
+        if self.authority is None:
+            return Visitor(session[1], session[1]) if session is not None else None
+        caller = caller_of(request.scope)
+        if caller is None or caller.identity.anonymous:
+            return None
+        actor = caller.identity.actor
+        named = session is not None and session[0] == _BY_CONSOLE and actor == "console"
+        return Visitor(session[1] if named and session is not None else actor, actor, caller)
+
+    def _bearer(self, token: str) -> Caller | None:
+        if self.authority is None or len(token) > _MOST_TYPED or id_of(token) is None:
+            return None
+        try:
+            return self.authority.of_token(token)
+        except Unauthenticated:
+            return None
+
+    def _session(self, request: Request) -> tuple[str, str] | None:
+        """Returns how somebody signed in, and what the cookie holds of them."""
         cookie = request.cookies.get(COOKIE, "")
-        if not self._token or len(cookie) > _MAX_COOKIE:
+        if not self.possible or len(cookie) > _MAX_COOKIE:
             return None
         encoded, _, signature = cookie.partition(".")
         try:
@@ -76,8 +148,8 @@ class Sessions:
         # Bytes: what compares text raises where it is not ASCII, and a cookie may hold anything.
         if not hmac.compare_digest(self._signature(text).encode(), signature.encode()):
             return None
-        expires, _, name = text.decode().partition(":")
-        return name if int(expires) > self._now() else None
+        expires, kind, held = text.decode().split(":", 2)
+        return (kind, held) if int(expires) > self._now() else None
 
     def _signature(self, text: bytes) -> str:
         return hmac.new(self._key, text, hashlib.sha256).hexdigest()

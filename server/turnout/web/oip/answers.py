@@ -1,6 +1,5 @@
 """Answers of the protocol over HTTP: JSON, and raw elements behind it where they are asked for."""
 
-import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -14,7 +13,7 @@ from turnout.oip.json_tensors import to_json
 from turnout.oip.tensors import datatype_of, encode_raw
 from turnout.serving.inference import InferenceRequest, Route
 from turnout.serving.tensor import Array
-from turnout.web.errors import status_of
+from turnout.web.errors import headers_of, status_of
 from turnout.web.oip.requests import BINARY_SIZE, HEADER_LENGTH, BinaryWish
 
 _JSON = "application/json"
@@ -74,7 +73,7 @@ def json_answer(document: Mapping[str, Any], status: HTTPStatus = HTTPStatus.OK)
 
 
 def error_answer(error: TurnoutError, request_id: str = "") -> Response:
-    """Returns `error` as `{"error": "..."}`, with Retry-After where it helps.
+    """Returns `error` as `{"error": "..."}`, with the headers that help.
 
     Args:
         error: Whose message a client may read.
@@ -85,8 +84,7 @@ def error_answer(error: TurnoutError, request_id: str = "") -> Response:
     if request_id and status == HTTPStatus.INTERNAL_SERVER_ERROR:
         message = f"{message} (request {request_id})"
     answer = json_answer({"error": message}, status)
-    if error.retry_after is not None:
-        answer.headers["Retry-After"] = str(math.ceil(error.retry_after))
+    answer.headers.update(headers_of(error))
     return answer
 
 

@@ -1,0 +1,156 @@
+"""The token that a client shows, and where it may travel."""
+
+import ipaddress
+import os
+import re
+import stat
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from turnout_client.config import Metadata
+
+Token = str | Callable[[], str]
+"""A token, or what returns the one of now; `TokenFile` is such."""
+
+_HEADER = "authorization"
+_MOST_BYTES = 64 << 10
+_PRINTABLE = re.compile(r"[!-~]+")
+_LOCAL = ("unix:", "unix-abstract:", "vsock:")
+_SCHEME = re.compile(r"(?:dns:(?://[^/]*/)?|ipv4:|ipv6:)")
+
+
+class TokenFile:
+    """The token in a file, read again when the file changes: those that hand out tokens replace them.
+
+    Client("turnout.example.org:8001", tls=Tls(ca="ca.pem"), token=TokenFile("/var/run/secrets/turnout/token"))
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Prepares; the file is read at the first call.
+
+        Args:
+            path: Of the file. White space around the token is no part of it.
+        """
+        self._path = path
+        self._lock = threading.Lock()
+        self._stamp: tuple[int, ...] = ()
+        self._token = ""
+
+    def __call__(self) -> str:
+        """Returns the token.
+
+        Raises:
+            ValueError: The file cannot be read, or holds none; where one was read before, that one goes on.
+        """
+        with self._lock:
+            try:
+                found = os.stat(self._path)
+                stamp = found.st_ino, found.st_size, found.st_mtime_ns
+                if stamp != self._stamp:
+                    self._token, self._stamp = self._read(), stamp
+            except (OSError, ValueError) as error:
+                if not self._token:
+                    reason = error.strerror if isinstance(error, OSError) else str(error)
+                    raise ValueError(f"the token in {self._path} cannot be read: {reason}") from None
+            return self._token
+
+    def __repr__(self) -> str:
+        return f"TokenFile({str(self._path)!r})"
+
+    def _read(self) -> str:
+        with open(self._path, "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ValueError("it is no regular file")
+            data = file.read(_MOST_BYTES + 1)
+        return checked_token(data.decode("ascii", "replace").strip())
+
+
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """What a client shows with each call.
+
+    Attributes:
+        token: It; None for nothing. It is never printed.
+    """
+
+    token: Token | None = field(default=None, repr=False)
+
+    def with_token(self, metadata: Metadata) -> tuple[tuple[str, str | bytes], ...]:
+        """Returns a call's metadata with the token in it.
+
+        Raises:
+            ValueError: There is none to be had.
+        """
+        if self.token is None:
+            return tuple(metadata)
+        token = self.token if isinstance(self.token, str) else checked_token(self.token())
+        return (*metadata, (_HEADER, f"Bearer {token}"))
+
+
+def bearer_of(token: Token | None, target: str, metadata: Metadata, *, plain: bool, plaintext_token: bool) -> Bearer:
+    """Returns what a client shows, if it may.
+
+    Args:
+        token: It; None for nothing.
+        target: Where calls go.
+        metadata: That the client sends anyway.
+        plain: Nothing is encrypted.
+        plaintext_token: It may travel unencrypted.
+
+    Raises:
+        ValueError: It would travel unencrypted to another machine, is no token, or comes beside another.
+    """
+    if token is None:
+        return Bearer()
+    if any(name.lower() == _HEADER for name, _ in metadata):
+        raise ValueError("expected token or metadata authorization, got both")
+    if isinstance(token, str):
+        checked_token(token)
+    if plain and not plaintext_token and not is_local(target):
+        raise ValueError(
+            f"the token would travel unencrypted to {target}, and whoever sees it could use it: "
+            "give tls=Tls(...), or plaintext_token=True where the network is to be trusted"
+        )
+    return Bearer(token)
+
+
+def token_from_environ(environ: Mapping[str, str] | None = None) -> Token | None:
+    """Returns what TURNOUT_TOKEN, or else TURNOUT_TOKEN_FILE, says; None if neither is set.
+
+    Args:
+        environ: The environment; None for that of the process.
+    """
+    environ = os.environ if environ is None else environ
+    if token := environ.get("TURNOUT_TOKEN"):
+        return token
+    return TokenFile(file) if (file := environ.get("TURNOUT_TOKEN_FILE")) else None
+
+
+def checked_token(token: str) -> str:
+    """Returns a token that a header can hold.
+
+    Raises:
+        ValueError: It cannot; the message does not hold it.
+    """
+    if not _PRINTABLE.fullmatch(token):
+        raise ValueError("expected a token of printable ASCII without spaces")
+    return token
+
+
+def is_local(target: str) -> bool:
+    """Tells whether all addresses of a target are this machine's own loopback, or sockets of its file system."""
+    if target.startswith(_LOCAL):
+        return True
+    return all(map(_is_loopback, _SCHEME.sub("", target, count=1).split(",")))
+
+
+def _is_loopback(address: str) -> bool:
+    host = address[1:].partition("]")[0] if address.startswith("[") else address.rpartition(":")[0] or address
+    if host in ("localhost", "localhost.localdomain"):
+        return True
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,461 @@
+"""Says who calls and what they may do: the one thing that every listener and the data plane ask.
+
+    credential -> caller (remembered) -> may they? -> how much of it?
+
+Used on the event loop, but for what it reads in a thread of its own. Callers are remembered by a digest of their
+credential, so that a known one costs a look-up; what was decided for each is remembered with them. A policy that
+changes, and a token that is revoked, reach every caller that is remembered, and every stream that is open.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import inf
+from typing import Protocol
+from weakref import WeakSet
+
+from structlog.typing import FilteringBoundLogger
+
+from turnout.auth import tokens
+from turnout.auth.caller import Caller
+from turnout.auth.certificates import identity_of_certificate
+from turnout.auth.identity import ANONYMOUS, CONSOLE, LOCAL, Identity
+from turnout.auth.jwts import JwtVerifier, UnknownKey
+from turnout.auth.policy import Policy
+from turnout.auth.policy_file import load_policy, stamp_of
+from turnout.auth.quotas import Quota, QuotaExceeded, Quotas
+from turnout.auth.roles import SERVER, Role
+from turnout.config import Auth, is_loopback
+from turnout.errors import ConfigError, PermissionDenied, TurnoutError, Unauthenticated
+from turnout.state.tokens import TokenRecord
+from turnout.telemetry.auth import AuthRecorder, Refusal
+from turnout.threads import Threads
+
+_MOST_CALLERS = 10_000
+_BEARER = "bearer "
+_LINES_PER_SECOND = 5.0
+_LINES_AT_ONCE = 50.0
+"""Of the log, about refused calls: anybody can have as many calls refused as they like."""
+_SHOWN = 64
+
+NO_CREDENTIAL = (
+    "this needs to know who calls: send a token (authorization: Bearer ...) or show a client certificate that names you"
+)
+_ENDED = "the token or certificate that this was begun with has expired or was revoked"
+
+
+class Credentials(Protocol):
+    """What a call shows."""
+
+    @property
+    def authorization(self) -> str:
+        """The header of that name; "" for none."""
+        ...
+
+    @property
+    def certificate(self) -> str:
+        """The client's own certificate in PEM, which an authority that is trusted signed; "" for none."""
+        ...
+
+    @property
+    def host(self) -> str:
+        """The caller's IP address; "" if it has none."""
+        ...
+
+
+class Authority:
+    """Who may do what, as of now."""
+
+    def __init__(
+        self,
+        settings: Auth,
+        policy: Policy,
+        recorder: AuthRecorder,
+        log: FilteringBoundLogger,
+        share: int = 1,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepares; no token is known yet.
+
+        Args:
+            settings: Of it.
+            policy: In force at first.
+            recorder: Counts.
+            log: Told of refusals and changes.
+            share: Processes that divide rates and quotas between them.
+            clock: Seconds since 1970, that credentials end by.
+            monotonic: Seconds, that rates go by.
+        """
+        self._settings = settings
+        self._policy = policy
+        self._recorder = recorder
+        self._log = log
+        self._share = share
+        self._clock = clock
+        self._monotonic = monotonic
+        self._tokens: Mapping[str, TokenRecord] = {}
+        self._jwts = JwtVerifier(settings.jwt)
+        self._callers: dict[bytes | str, Caller] = {}
+        self._all: WeakSet[Caller] = WeakSet()
+        self._quotas = Quotas()
+        self._streams: dict[asyncio.Task[object], Caller] = {}
+        self._cut: set[asyncio.Task[object]] = set()
+        self._fetching: dict[str, asyncio.Task[None]] = {}
+        self._threads = Threads("auth", 2)
+        self._stamp = stamp_of(settings.policy) if settings.policy else None
+        self._reason = ""
+        self._lines, self._lines_at = _LINES_AT_ONCE, monotonic()
+        self._anonymous = self._made(ANONYMOUS, "none")
+        self._local = self._made(LOCAL, "loopback")
+        recorder.enabled = True
+        recorder.keys_failing = dict.fromkeys(settings.jwt, False)
+        self._show_limits()
+
+    # Who calls.
+
+    def known(self, call: Credentials) -> Caller | None:
+        """Returns who makes a call, if that is known without looking into the credential."""
+        authorization = call.authorization
+        key: bytes | str
+        if authorization:
+            key = _key(authorization)
+        elif not (key := call.certificate):
+            local = self._settings.loopback and is_loopback(call.host)
+            return self._local if local else self._anonymous
+        caller = self._callers.get(key)
+        return caller if caller is not None and not caller.ended and caller.expires > self._clock() else None
+
+    async def identify(self, call: Credentials) -> Caller:
+        """Returns who makes a call: `anonymous` if it shows nothing.
+
+        Raises:
+            Unauthenticated: What it shows proves nothing.
+        """
+        caller = self.known(call)
+        if caller is not None:
+            return caller
+        try:
+            try:
+                return self._looked_into(call)
+            except UnknownKey as error:
+                await self._fetch_for(error.issuer)
+                return self._looked_into(call)
+        except Unauthenticated as error:
+            self._refused(Refusal.BAD_CREDENTIAL, reason=error.message, peer=call.host)
+            raise Unauthenticated(error.message) from None
+
+    def _looked_into(self, call: Credentials) -> Caller:
+        authorization = call.authorization
+        if not authorization:
+            pem = call.certificate
+            identity, expires = identity_of_certificate(pem)
+            if expires <= self._clock():
+                raise Unauthenticated("the client's certificate has expired")
+            return self._remember(pem, self._made(identity, "certificate", expires))
+        if authorization[: len(_BEARER)].lower() != _BEARER:
+            raise Unauthenticated("expected authorization: Bearer TOKEN")
+        return self._remember(_key(authorization), self.of_token(authorization[len(_BEARER) :].strip()))
+
+    def of_token(self, text: str) -> Caller:
+        """Returns whom a token or a JWT names; it is not remembered.
+
+        Raises:
+            UnknownKey, Unauthenticated: It proves nothing.
+        """
+        token_id = tokens.id_of(text)
+        if token_id is None and (text.startswith(tokens.PREFIX) or not self._settings.jwt):
+            raise Unauthenticated("the token is not one of this server's")
+        if token_id is None:
+            identity, expires = self._jwts.verify(text)
+            return self._made(identity, "jwt", expires)
+        record = self._tokens.get(token_id)
+        if not tokens.proves(text, record) or record is None:
+            raise Unauthenticated("the token is unknown, or was revoked")
+        return self._of_record(record)
+
+    def of_token_id(self, token_id: str) -> Caller | None:
+        """Returns the bearer of a token that was proved before; None if it is worth nothing any more."""
+        record = self._tokens.get(token_id)
+        try:
+            return None if record is None else self._of_record(record)
+        except Unauthenticated:
+            return None
+
+    def of_console(self) -> Caller:
+        """Returns whoever signed in to the console with the console's own token."""
+        return self._made(CONSOLE, "console.token")
+
+    def _of_record(self, record: TokenRecord) -> Caller:
+        expires = inf if record.expires is None else record.expires.timestamp()
+        if expires <= self._clock():
+            raise Unauthenticated("the token has expired")
+        scopes = (tokens.scope_of(record),)
+        identity = tokens.identity_of(record)
+        caller = Caller(identity, scopes, f"token {record.id}", expires, self._quota(identity), own=True)
+        self._all.add(caller)
+        return caller
+
+    def _made(self, identity: Identity, credential: str, expires: float = inf) -> Caller:
+        caller = Caller(identity, self._policy.scopes_of(identity), credential, expires, self._quota(identity))
+        self._all.add(caller)
+        return caller
+
+    def _remember(self, key: bytes | str, caller: Caller) -> Caller:
+        self._callers.pop(key, None)
+        while len(self._callers) >= _MOST_CALLERS:
+            del self._callers[next(iter(self._callers))]
+        self._callers[key] = caller
+        self._recorder.callers = len(self._callers)
+        return caller
+
+    # What they may do.
+
+    def check(self, caller: Caller | None, roles: Sequence[Role], model: str, what: str = "") -> None:
+        """Passes if somebody may do what one of `roles` names with a model.
+
+        Args:
+            caller: Who; None where nobody asked who it is, which is a fault, and refused.
+            roles: Any of them will do.
+            model: Its name; `SERVER` for the server.
+            what: They call, for the log.
+
+        Raises:
+            Unauthenticated: Nobody knows who it is, or their time is up.
+            PermissionDenied: They may not. That says nothing of whether there is such a model.
+        """
+        if caller is not None and not caller.ended:
+            for role in roles:
+                if caller.may(role, model):
+                    return
+        raise self.refusal(caller, roles, model, what)
+
+    def check_known(self, caller: Caller | None, what: str = "") -> None:
+        """Passes if it is known who somebody is, or if something is granted to `anonymous`. Raises as `check`."""
+        if caller is None or caller.ended or (caller.identity.anonymous and not caller.scopes):
+            raise self.refusal(caller, (), SERVER, what)
+
+    def check_any(self, caller: Caller | None, roles: Sequence[Role], what: str = "") -> None:
+        """Passes if somebody may do what one of `roles` names with some model. Raises as `check`."""
+        self.check_known(caller, what)
+        assert caller is not None, "it was checked"
+        for scope in caller.scopes:
+            if any(scope.covers(role, pattern.text.replace("*", "")) for role in roles for pattern in scope.models):
+                return
+        raise self.refusal(caller, roles, "", what)
+
+    def refusal(self, caller: Caller | None, roles: Sequence[Role], model: str, what: str) -> TurnoutError:
+        """Counts and logs a refused call, and returns what its caller is told."""
+        if caller is None or (caller.identity.anonymous and not caller.ended):
+            self._refused(Refusal.NO_CREDENTIAL, call=what, model=model[:_SHOWN])
+            return Unauthenticated(NO_CREDENTIAL)
+        if caller.ended:
+            self._refused(Refusal.BAD_CREDENTIAL, call=what, identity=caller.identity.actor, reason=caller.ended)
+            return Unauthenticated(_ENDED)
+        needed = " or ".join(roles) or "anything"
+        identity = caller.identity.actor
+        self._refused(
+            Refusal.DENIED, call=what, identity=identity, credential=caller.credential, needs=needed,
+            model=model[:_SHOWN],
+        )  # fmt: skip
+        on = f"the model {model[:_SHOWN]!r}" if model else "this server"
+        return PermissionDenied(f"{identity} lacks the role {needed} on {on}")
+
+    @contextmanager
+    def counted(self, caller: Caller) -> Iterator[None]:
+        """Counts a request of a caller, for as long as the block runs. Raises as `enter`."""
+        quota = self.enter(caller)
+        if quota is None:
+            yield
+            return
+        try:
+            yield
+        finally:
+            quota.leave()
+
+    def enter(self, caller: Caller) -> Quota | None:
+        """Counts a request that begins; what is returned is to be left at its end.
+
+        Raises:
+            QuotaExceeded: The caller makes too many.
+        """
+        quota = caller.quota
+        if quota is None:
+            return None
+        try:
+            quota.enter(self._monotonic())
+        except QuotaExceeded as error:
+            key = error.limit, error.bound
+            self._recorder.limited[key] = self._recorder.limited.get(key, 0) + 1
+            raise
+        return quota
+
+    # What changes.
+
+    def put_tokens(self, records: Iterable[TokenRecord]) -> None:
+        """Puts the tokens of the state store into force: bearers of others are strangers from now on."""
+        before, self._tokens = self._tokens, {one.id: one for one in records if one.revoked is None}
+        gone = {f"token {token_id}" for token_id in before if before[token_id] != self._tokens.get(token_id)}
+        if gone:
+            for caller in self._all:
+                if caller.credential in gone:
+                    caller.ended = "revoked"
+            self._forget_ended()
+            self._end_streams()
+
+    def put_policy(self, policy: Policy) -> None:
+        """Puts another policy into force, for everybody who is remembered too."""
+        self._policy = policy
+        for caller in self._all:
+            caller.change(policy.scopes_of(caller.identity), self._quota(caller.identity))
+        self._show_limits()
+
+    async def start(self) -> None:
+        """Fetches the keys of all issuers; one that cannot be reached is tried again later."""
+        await asyncio.gather(*map(self._fetch, self._jwts.keys))
+
+    async def watch(self) -> None:
+        """Follows the files and keys, and ends streams of callers whose time is up, for as long as it runs."""
+        while True:
+            await asyncio.sleep(self._settings.poll_interval_s)
+            self._end_streams()
+            if self._settings.policy:
+                stamp = await self._threads.run(stamp_of, self._settings.policy)
+                if stamp != self._stamp:
+                    self._stamp = stamp
+                    await self.reload()
+            for name, keys in self._jwts.keys.items():
+                if keys.due and name not in self._fetching:
+                    self._begin_fetch(name)
+
+    async def reload(self) -> None:
+        """Reads the policy file anew; one that cannot be used changes nothing, and that is told."""
+        if not self._settings.policy:
+            return
+        try:
+            policy = await self._threads.run(load_policy, self._settings.policy, self._share)
+        except ConfigError as error:
+            if self._reason != error.message:
+                self._reason = error.message
+                self._log.error(
+                    "the policy file cannot be used; the policy before stays in force", reason=error.message
+                )
+            self._recorder.policy_failing = True
+            return
+        if self._recorder.policy_failing:
+            self._log.info("the policy file can be used again")
+        self._recorder.policy_failing, self._reason = False, ""
+        if policy != self._policy:
+            self.put_policy(policy)
+            self._recorder.reloads += 1
+            self._log.info("policy changed", grants=len(policy.grants), limits=len(policy.limits))
+
+    @property
+    def policy_failing(self) -> bool:
+        """Whether the policy file cannot be used, and the policy before is in force."""
+        return self._recorder.policy_failing
+
+    def close(self) -> None:
+        """Ends its threads and what it fetches."""
+        for task in self._fetching.values():
+            task.cancel()
+        self._threads.shutdown(wait=False)
+
+    # Streams.
+
+    @contextmanager
+    def stream(self, caller: Caller) -> Iterator[None]:
+        """Has the task that runs cancelled when the caller's time is up, and raises Unauthenticated then."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._streams[task] = caller
+        try:
+            yield
+        except asyncio.CancelledError:
+            if task not in self._cut:
+                raise
+            task.uncancel()
+            raise Unauthenticated(_ENDED) from None
+        finally:
+            self._streams.pop(task, None)
+            self._cut.discard(task)
+
+    def _end_streams(self) -> None:
+        now = self._clock()
+        for task, caller in list(self._streams.items()):
+            if not caller.ended and caller.expires <= now:
+                caller.ended = "expired"
+            if caller.ended and task not in self._cut:
+                self._cut.add(task)
+                self._refused(Refusal.ENDED, identity=caller.identity.actor, reason=caller.ended)
+                task.cancel()
+
+    # Helpers.
+
+    def _quota(self, identity: Identity) -> Quota | None:
+        limit = self._policy.limit_of(identity)
+        return None if limit is None else self._quotas.of(identity.name, limit, self._monotonic())
+
+    def _forget_ended(self) -> None:
+        self._callers = {key: caller for key, caller in self._callers.items() if not caller.ended}
+        self._recorder.callers = len(self._callers)
+
+    def _show_limits(self) -> None:
+        limited = self._recorder.limited
+        shown = {(one.name, bound) for one in self._policy.limits for bound in ("rate", "in_flight")}
+        self._recorder.limited = {key: limited.get(key, 0) for key in sorted(shown)}
+
+    async def _fetch_for(self, issuer: str) -> None:
+        """Has an issuer's keys fetched, unless that was done a moment ago, and waits for it."""
+        task = self._fetching.get(issuer)
+        if task is None:
+            if not self._jwts.keys[issuer].may_look:
+                return
+            task = self._begin_fetch(issuer)
+        await asyncio.wait([task])
+
+    def _begin_fetch(self, issuer: str) -> "asyncio.Task[None]":
+        self._jwts.keys[issuer].tried()
+        task = asyncio.get_running_loop().create_task(self._fetch(issuer), name=f"keys of {issuer}")
+        self._fetching[issuer] = task
+        task.add_done_callback(lambda _: self._fetching.pop(issuer, None))
+        return task
+
+    async def _fetch(self, issuer: str) -> None:
+        keys = self._jwts.keys[issuer]
+        keys.tried()
+        try:
+            keys.put(await self._threads.run(keys.fetch))
+        except ConfigError as error:
+            if not keys.failing:
+                self._log.error("keys cannot be fetched; those before stay in force", reason=error.message)
+            keys.failing = error.message
+        else:
+            if self._recorder.keys_failing[issuer]:
+                self._log.info("keys can be fetched again", issuer=issuer)
+        self._recorder.keys_failing[issuer] = bool(keys.failing)
+
+    def refused_sign_in(self, refusal: Refusal, peer: str) -> None:
+        """Counts and logs a sign-in that was refused."""
+        self._refused(refusal, peer=peer)
+
+    def _refused(self, refusal: Refusal, **told: str) -> None:
+        recorder = self._recorder
+        recorder.refused[str(refusal)] += 1
+        now = self._monotonic()
+        self._lines = min(self._lines + (now - self._lines_at) * _LINES_PER_SECOND, _LINES_AT_ONCE)
+        self._lines_at = now
+        if self._lines < 1.0:
+            recorder.unlogged += 1
+            return
+        self._lines -= 1.0
+        unlogged, recorder.unlogged = recorder.unlogged, 0
+        more = {"left_out": unlogged} if unlogged else {}
+        self._log.warning("refused", why=str(refusal), **{key: value for key, value in told.items() if value}, **more)
+
+
+def _key(authorization: str) -> bytes:
+    """Returns what a credential is remembered by: secrets are not kept, and looking one up tells nothing of others."""
+    return hashlib.blake2b(authorization.encode("latin-1", "replace")).digest()  # a third quicker than SHA-256

@@ -1,0 +1,78 @@
+"""Somebody who calls, as the server remembers them from call to call."""
+
+from collections.abc import Sequence
+from math import inf
+
+from turnout.auth.identity import Identity
+from turnout.auth.policy import Decision, decide
+from turnout.auth.quotas import Quota
+from turnout.auth.roles import Role, Scope
+
+_MOST_DECISIONS = 1024
+"""Kept of a caller; names of models come from clients."""
+
+
+class Caller:
+    """One credential that proved to be good, and what its bearer may do.
+
+    Attributes:
+        identity: Who it is.
+        scopes: What they may do.
+        own: The scopes are the credential's own, and no policy changes them.
+        credential: Names the credential in the log; no secret.
+        expires: When it ends, in seconds since 1970.
+        ended: Why it is worth nothing any more; "" while it is.
+        quota: What they have used of their limit; None where none bounds them.
+    """
+
+    __slots__ = (
+        "__weakref__", "_decisions", "credential", "ended", "expires", "identity", "own", "quota", "scopes",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        identity: Identity,
+        scopes: Sequence[Scope],
+        credential: str,
+        expires: float = inf,
+        quota: Quota | None = None,
+        *,
+        own: bool = False,
+    ) -> None:
+        self.identity = identity
+        self.scopes = tuple(scopes)
+        self.own = own
+        self.credential = credential
+        self.expires = expires
+        self.ended = ""
+        self.quota = quota
+        self._decisions: dict[tuple[str, str], bool] = {}
+
+    def may(self, role: Role, model: str) -> bool:
+        """Tells whether they may do what `role` names with a model; a decision that was made is remembered."""
+        known = self._decisions.get((role, model))
+        if known is None:
+            known = decide(self.scopes, role, model).allowed
+            if len(self._decisions) >= _MOST_DECISIONS:
+                self._decisions.clear()
+            self._decisions[role, model] = known
+        return known
+
+    def explain(self, role: Role, model: str) -> Decision:
+        """Returns the same, and why."""
+        return decide(self.scopes, role, model)
+
+    def sees(self, model: str) -> bool:
+        """Tells whether a model is shown to them in lists."""
+        return self.may(Role.READ, model)
+
+    def knows(self, model: str) -> bool:
+        """Tells whether they may be told a model's name: they may run it, too."""
+        return self.may(Role.READ, model) or self.may(Role.PREDICT, model)
+
+    def change(self, scopes: Sequence[Scope], quota: Quota | None) -> None:
+        """Puts another policy into force."""
+        self.quota = quota
+        if not self.own:
+            self.scopes = tuple(scopes)
+        self._decisions.clear()

@@ -1,0 +1,24 @@
+"""Client certificates: whom one names. The transport has checked that an authority signed it."""
+
+from cryptography import x509
+
+from turnout.auth.identity import Identity, of_certificate
+from turnout.errors import Unauthenticated
+
+
+def identity_of_certificate(pem: str) -> tuple[Identity, float]:
+    """Returns whom a certificate names, and when it ends, in seconds since 1970.
+
+    Raises:
+        Unauthenticated: It names nobody.
+    """
+    try:
+        certificate = x509.load_pem_x509_certificate(pem.encode())
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+        found = of_certificate(uris, names.get_values_for_type(x509.DNSName))
+    except (ValueError, x509.ExtensionNotFound):
+        found = None
+    if found is None:
+        raise Unauthenticated("the client's certificate names nobody: it has no SPIFFE URI and no DNS name")
+    return found, certificate.not_valid_after_utc.timestamp()

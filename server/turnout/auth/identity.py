@@ -1,0 +1,69 @@
+"""Who somebody was proved to be. Pure.
+
+spiffe://example.org/ns/prod/sa/web     a certificate's URI, the first of its SPIFFE IDs
+dns:web.example.org                     a certificate's DNS name, where it has no URI
+token:ci                                a token of `turnout token create ci`
+jwt:corp/ann                            the subject `ann` of a JWT of the issuer [auth.jwt.corp]
+group:corp/ml                           what that JWT says of groups: no identity, but grants may name it
+console                                 whoever signed in with the console's own token
+local                                   whoever calls over loopback without a credential, where that is configured
+anonymous                               nobody knows who
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from turnout.auth.roles import Pattern
+
+ANONYMOUS_NAME = "anonymous"
+KINDS = ("spiffe://", "dns:", "token:", "jwt:", "group:", "console", "local", ANONYMOUS_NAME, "*")
+"""How identities, and so patterns of them, begin."""
+
+_ACTOR_BYTES = 200
+_DIGEST = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Somebody.
+
+    Attributes:
+        name: As above; it is the actor in the log.
+        also: What else grants may name them by: groups, and further names of a certificate.
+    """
+
+    name: str
+    also: tuple[str, ...] = ()
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether nobody knows who it is."""
+        return self.name == ANONYMOUS_NAME
+
+    @property
+    def actor(self) -> str:
+        """The name as the log has room for it: what is longer ends with a digest of the whole."""
+        encoded = self.name.encode()
+        if len(encoded) <= _ACTOR_BYTES:
+            return self.name
+        digest = hashlib.sha256(encoded).hexdigest()[:_DIGEST]
+        return f"{encoded[: _ACTOR_BYTES - _DIGEST - 1].decode('utf-8', 'ignore')}~{digest}"
+
+    def goes_by(self, pattern: Pattern) -> bool:
+        """Tells whether a pattern names them. `anonymous` goes by no other name: `*` is everybody who is known."""
+        if self.anonymous:
+            return pattern.text == ANONYMOUS_NAME
+        return any(pattern.matches(name) for name in (self.name, *self.also))
+
+
+ANONYMOUS = Identity(ANONYMOUS_NAME)
+LOCAL = Identity("local")
+CONSOLE = Identity("console")
+
+
+def of_certificate(uris: Sequence[str], dns_names: Sequence[str]) -> Identity | None:
+    """Returns whom a certificate names; None if it has neither a SPIFFE URI nor a DNS name (a common name is none)."""
+    names = [uri for uri in uris if uri.startswith("spiffe://") and uri.isprintable()]
+    names += [f"dns:{name.lower()}" for name in dns_names if name.isprintable()]
+    return Identity(names[0], tuple(names[1:])) if names else None

@@ -1,0 +1,173 @@
+"""The public keys of an issuer of JWTs: fetched, checked, kept, and fetched again.
+
+What cannot be fetched or read changes nothing: the keys before stay in force. A key that is gone from the set is worth
+nothing from the next fetch on.
+"""
+
+import json
+import os
+import ssl
+import stat
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from email.message import Message
+from http.client import HTTPException
+from typing import IO, Any
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+from turnout.config import JwtIssuer
+from turnout.errors import ConfigError
+
+_MOST_BYTES = 1 << 20
+_MOST_KEYS = 100
+_FETCH_SECONDS = 5.0
+_LEAST_BETWEEN = 10.0
+"""Seconds between two fetches for keys that nobody knows: anybody can make up a `kid`."""
+_LEAST_RSA_BITS = 2048
+_KEY_TYPES = {"RSA", "EC", "OKP"}
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationKey:
+    """One key.
+
+    Attributes:
+        key: As PyJWT has it.
+        algorithm: That it is for; "" where the set does not say.
+    """
+
+    key: jwt.PyJWK
+    algorithm: str
+
+
+class KeySet:
+    """The keys of one issuer. `fetch` blocks, all else is for the event loop.
+
+    Attributes:
+        failing: Why they could not be fetched the last time; "" where they could.
+    """
+
+    def __init__(self, name: str, settings: JwtIssuer, clock: Callable[[], float] = time.monotonic) -> None:
+        """Prepares; nothing is fetched.
+
+        Args:
+            name: Of the issuer in the settings.
+            settings: Of the issuer.
+            clock: Seconds.
+        """
+        self._name = name
+        self._settings = settings
+        self._clock = clock
+        self._keys: Mapping[str, VerificationKey] = {}
+        self._fetched = self._tried = -1e9
+        self.failing = ""
+
+    def find(self, kid: str) -> VerificationKey | None:
+        """Returns the key of an id; without one, the only key that there is."""
+        if not kid:
+            return next(iter(self._keys.values())) if len(self._keys) == 1 else None
+        return self._keys.get(kid)
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to fetch them anew."""
+        now = self._clock()
+        wait = self._settings.refresh_s if not self.failing else min(self._settings.refresh_s, _LEAST_BETWEEN)
+        return now - self._tried >= wait
+
+    @property
+    def may_look(self) -> bool:
+        """Whether they may be fetched for a key that is not known."""
+        return self._clock() - self._tried >= _LEAST_BETWEEN
+
+    def tried(self) -> None:
+        """Notes that they are being fetched."""
+        self._tried = self._clock()
+
+    def fetch(self) -> Mapping[str, VerificationKey]:
+        """Returns the keys as they are now.
+
+        Raises:
+            ConfigError: They cannot be had, or are none.
+        """
+        setting, source = f"auth.jwt.{self._name}.jwks", self._settings.jwks
+        try:
+            data = self._download(source) if "://" in source else _read(source)
+        except (OSError, ValueError, HTTPException) as error:  # URLError is an OSError
+            reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+            raise ConfigError(f"{setting}: {source} cannot be read: {reason}") from None
+        if len(data) > _MOST_BYTES:
+            raise ConfigError(f"{setting}: {source} is larger than {_MOST_BYTES >> 20} MiB")
+        return read_keys(data, f"{setting}: {source}")
+
+    def put(self, keys: Mapping[str, VerificationKey]) -> None:
+        """Puts keys that were fetched into force."""
+        self._keys, self.failing = keys, ""
+
+    def _download(self, url: str) -> bytes:
+        context = ssl.create_default_context(cafile=self._settings.jwks_ca or None)
+        opener = urllib.request.build_opener(_NoRedirects, urllib.request.HTTPSHandler(context=context))
+        request = urllib.request.Request(url, headers={"Accept": "application/json"})  # noqa: S310 - https, by settings
+        with opener.open(request, timeout=_FETCH_SECONDS) as response:
+            data: bytes = response.read(_MOST_BYTES + 1)
+            return data
+
+
+def read_keys(data: bytes, where: str) -> Mapping[str, VerificationKey]:
+    """Returns the keys of a JSON Web Key Set that can verify signatures; others are left out.
+
+    Args:
+        data: The document.
+        where: It came from, for messages.
+
+    Raises:
+        ConfigError: It is no such set, or has no such key.
+    """
+    try:
+        document = json.loads(data)
+        listed = document["keys"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ConfigError(f"{where} is no JSON Web Key Set") from None
+    if not isinstance(listed, list) or len(listed) > _MOST_KEYS:
+        raise ConfigError(f"{where}: expected at most {_MOST_KEYS} keys")
+    found: dict[str, VerificationKey] = {}
+    for number, one in enumerate(listed):
+        if (key := _key(one)) is not None:
+            found[str(one.get("kid") or f"#{number}")] = key
+    if not found:
+        raise ConfigError(f"{where} has no public key that signatures can be verified by")
+    return found
+
+
+def _key(one: Any) -> VerificationKey | None:
+    if not isinstance(one, dict) or one.get("kty") not in _KEY_TYPES or one.get("use", "sig") != "sig":
+        return None
+    if "d" in one:  # a private key, which does not belong here
+        return None
+    try:
+        key = jwt.PyJWK.from_dict(one)
+    except (jwt.PyJWTError, ValueError, TypeError, KeyError):
+        return None
+    if isinstance(key.key, RSAPublicKey) and key.key.key_size < _LEAST_RSA_BITS:
+        return None
+    return VerificationKey(key, str(one.get("alg", "")))
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirect would lead where nobody said that keys may come from."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
+    ) -> None:
+        raise ValueError(f"it answers {code}, and redirects are not followed")
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is no regular file")
+        return file.read(_MOST_BYTES + 1)

@@ -1,0 +1,93 @@
+"""The policy in force: who may do what, and how much of it. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from turnout.auth.identity import CONSOLE, LOCAL, Identity
+from turnout.auth.roles import EVERYTHING, Pattern, Role, Scope
+
+_BUILT_IN = {
+    LOCAL.name: Scope(frozenset({Role.ADMIN}), EVERYTHING, "auth.loopback"),
+    CONSOLE.name: Scope(frozenset({Role.OPERATE}), EVERYTHING, "console.token"),
+}
+"""What those have who are let in by a setting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A table `[[grant]]`.
+
+    Attributes:
+        identities: Patterns of whom it is for.
+        scope: What it lets them do.
+    """
+
+    identities: tuple[Pattern, ...]
+    scope: Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A table `[[limit]]`; it holds for each identity by itself.
+
+    Attributes:
+        name: Its label in metrics.
+        identities: Patterns of whom it is for.
+        per_second: Requests a second, in the long run; 0 for no bound.
+        burst: Requests at once, after a pause.
+        in_flight: Requests under way at once; 0 for no bound.
+    """
+
+    name: str
+    identities: tuple[Pattern, ...]
+    per_second: float
+    burst: float
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether something may be done.
+
+    Attributes:
+        allowed: It may.
+        rule: Which rule says so; of what may not, why, in a few words.
+    """
+
+    allowed: bool
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the policy file says.
+
+    Attributes:
+        grants: In the file's order; they add up.
+        limits: In the file's order; the first that names somebody holds.
+    """
+
+    grants: tuple[Grant, ...] = ()
+    limits: tuple[Limit, ...] = ()
+
+    def scopes_of(self, identity: Identity) -> tuple[Scope, ...]:
+        """Returns what somebody may do who brings no scopes of their own."""
+        built_in = _BUILT_IN.get(identity.name)
+        found = [grant.scope for grant in self.grants if any(map(identity.goes_by, grant.identities))]
+        return (*([built_in] if built_in is not None else []), *found)
+
+    def limit_of(self, identity: Identity) -> Limit | None:
+        """Returns what bounds somebody; None for nothing."""
+        return next((one for one in self.limits if any(map(identity.goes_by, one.identities))), None)
+
+
+def decide(scopes: Sequence[Scope], role: Role, model: str) -> Decision:
+    """Tells whether these scopes let somebody do what `role` names with a model, by its name alone."""
+    for scope in scopes:
+        if scope.covers(role, model):
+            return Decision(True, scope.rule)
+    if not scopes:
+        return Decision(False, "no grant names this identity")
+    held = sorted({str(given) for scope in scopes for given in scope.roles if scope.covers(given, model)})
+    what = f"{', '.join(held)} on it" if held else "nothing on it"
+    return Decision(False, f"it is granted {what}")

@@ -1,0 +1,23 @@
+"""What a caller says of who acts, kept beside who it was proved to be. Pure."""
+
+_MOST_REASON_BYTES = 1024
+"""What the log has room for."""
+_MOST_SAID = 96
+
+
+def with_remark(reason: str, said: str, actor: str) -> str:
+    """Returns a reason that tells too who the caller said to be, as far as there is room: `canary is fine [as ann@pc]`.
+
+    Args:
+        reason: As it was given.
+        said: Who the caller said to be; "" for nobody.
+        actor: Who it was proved to be.
+    """
+    plain = " ".join("".join(c if c.isprintable() else " " for c in said[:_MOST_SAID]).split())
+    if not plain or said == actor:
+        return reason
+    room = _MOST_REASON_BYTES - len(reason.encode("utf-8", "replace")) - len(" [as ]")
+    kept = plain.encode("utf-8", "ignore")[: max(room, 0)].decode("utf-8", "ignore")
+    if not kept:
+        return reason
+    return f"{reason} [as {kept}]".lstrip()

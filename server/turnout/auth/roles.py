@@ -1,0 +1,85 @@
+"""What may be done, in five roles, and with which models. Pure."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+
+
+class Role(StrEnum):
+    """What somebody may do with a model; also the name of what a call asks for."""
+
+    PREDICT = "predict"
+    """Run it, and ask what its inputs and outputs are."""
+    READ = "read"
+    """See it in lists, metrics and the console, describe its versions and fetch them."""
+    PUBLISH = "publish"
+    """Upload and sign versions; they stay candidates."""
+    OPERATE = "operate"
+    """Load, release, yank and tag versions, change traffic, drive rollouts."""
+    ADMIN = "admin"
+    """All of that, and look into the server itself."""
+
+
+IMPLIED: dict[Role, frozenset[Role]] = {
+    Role.PREDICT: frozenset({Role.PREDICT}),
+    Role.READ: frozenset({Role.READ}),
+    Role.PUBLISH: frozenset({Role.PUBLISH, Role.READ}),
+    Role.OPERATE: frozenset({Role.OPERATE, Role.READ}),
+    Role.ADMIN: frozenset(Role),
+}
+"""What a role includes."""
+
+SERVER = ""
+"""In place of a model's name: the server as a whole. Only `*` matches it."""
+
+
+@lru_cache(maxsize=4096)
+def _compiled(text: str) -> re.Pattern[str]:
+    return re.compile(".*".join(map(re.escape, text.split("*"))), re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A name in which each `*` stands for any characters, none included; nothing else in it is special.
+
+    Attributes:
+        text: As it was written.
+    """
+
+    text: str
+
+    def matches(self, name: str) -> bool:
+        """Tells whether all of `name` is as the pattern says."""
+        return self.text == "*" or _compiled(self.text).fullmatch(name) is not None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def patterns(texts: Iterable[str]) -> tuple[Pattern, ...]:
+    """Returns patterns of these texts."""
+    return tuple(map(Pattern, texts))
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Roles on models.
+
+    Attributes:
+        roles: As they were given, without what they include.
+        models: Patterns of names.
+        rule: Where it stands, for people: `grant 2, line 9`, `token ci (1f2e3d4c)`.
+    """
+
+    roles: frozenset[Role]
+    models: tuple[Pattern, ...]
+    rule: str
+
+    def covers(self, role: Role, model: str) -> bool:
+        """Tells whether it lets somebody do what `role` names with a model."""
+        return any(role in IMPLIED[given] for given in self.roles) and any(p.matches(model) for p in self.models)
+
+
+EVERYTHING = patterns(("*",))

@@ -1,0 +1,75 @@
+"""How often somebody may try to sign in: slower with each failure, by peer and in all. Pure; time is handed in."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
+
+_FREE = 5
+"""Failures of a peer that cost nothing: people mistype."""
+_FIRST = 1.0
+_LONGEST = 900.0
+"""Seconds to wait after the last free failure, and at most; each failure doubles it."""
+_FORGET = 3600.0
+_MOST_PEERS = 4096
+_BURST = 100.0
+_PER_SECOND = 2.0
+"""Failures of all peers together, in the long run."""
+
+
+@dataclass(slots=True)
+class _Peer:
+    failures: int
+    until: float
+    last: float
+
+
+class SignInThrottle:
+    """Tells how long to wait before the next try."""
+
+    def __init__(self) -> None:
+        self._peers: OrderedDict[str, _Peer] = OrderedDict()
+        self._left = _BURST
+        self._at = 0.0
+
+    def wait(self, host: str, now: float) -> float:
+        """Returns the seconds that a peer has to wait; 0 where it may try."""
+        self._refill(now)
+        peer = self._peers.get(_network(host))
+        if peer is not None and peer.until > now:
+            return peer.until - now
+        return 0.0 if self._left >= 1.0 else (1.0 - self._left) / _PER_SECOND
+
+    def failed(self, host: str, now: float) -> None:
+        """Counts a failure."""
+        self._refill(now)
+        self._left = max(self._left - 1.0, 0.0)
+        key = _network(host)
+        peer = self._peers.pop(key, None)
+        if peer is None or now - peer.last > _FORGET:
+            peer = _Peer(0, 0.0, now)
+        peer.failures += 1
+        peer.last = now
+        if peer.failures >= _FREE:
+            peer.until = now + min(_FIRST * 2.0 ** min(peer.failures - _FREE, 20), _LONGEST)
+        self._peers[key] = peer
+        if len(self._peers) > _MOST_PEERS:
+            self._peers.popitem(last=False)
+
+    def succeeded(self, host: str) -> None:
+        """Forgets a peer's failures."""
+        self._peers.pop(_network(host), None)
+
+    def _refill(self, now: float) -> None:
+        self._left = min(self._left + max(now - self._at, 0.0) * _PER_SECOND, _BURST)
+        self._at = now
+
+
+def _network(host: str) -> str:
+    """Returns what counts as one peer: an address, and of IPv6 the 64 bits that one site has."""
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return host[:64]
+    if isinstance(address, IPv6Address):
+        return str(address.ipv4_mapped or (int(address) >> 64))
+    return str(address)

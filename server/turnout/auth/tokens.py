@@ -1,0 +1,91 @@
+"""Bearer tokens: `turnout_ID_SECRET`, of which the store keeps a hash. Pure but for the random bits.
+
+A secret has 256 random bits, so nobody can guess one, and its SHA-256 is as good as a slow hash. The prefix is for
+programs that look for secrets in code; the id says which token it is, in logs too, and proves nothing.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Sequence
+
+from turnout.auth.identity import Identity
+from turnout.auth.roles import Role, Scope, patterns
+from turnout.errors import InvalidRequest
+from turnout.state.tokens import TokenRecord
+
+PREFIX = "turnout_"
+_TOKEN = re.compile(r"turnout_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
+_MODELS = re.compile(r"[A-Za-z0-9_.*-]{1,128}")
+_MOST_MODELS = 32
+
+
+def identity_of(record: TokenRecord) -> Identity:
+    """Returns whom a token proves its bearer to be."""
+    return Identity(f"token:{record.name}")
+
+
+def scope_of(record: TokenRecord) -> Scope:
+    """Returns what a token lets its bearer do; roles of a later release let nobody do anything here."""
+    known = frozenset(Role(role) for role in record.roles if role in set(Role))
+    return Scope(known, patterns(record.models), f"token {record.name} ({record.id})")
+
+
+def new_token() -> tuple[str, str, str]:
+    """Returns a token that was never there, its id, and its digest."""
+    token_id = secrets.token_hex(8)
+    token = f"{PREFIX}{token_id}_{secrets.token_urlsafe(32)}"
+    return token, token_id, digest_of(token)
+
+
+def digest_of(token: str) -> str:
+    """Returns the SHA-256 of a token, in hex."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def id_of(token: str) -> str | None:
+    """Returns the id of what has the form of a token; None for what has not."""
+    match = _TOKEN.fullmatch(token)
+    return match[1] if match else None
+
+
+def proves(token: str, record: TokenRecord | None) -> bool:
+    """Tells whether `token` is the one that `record` is of, in a time that says nothing of how near it came."""
+    return (
+        hmac.compare_digest(digest_of(token), record.digest if record is not None else "0" * 64) and record is not None
+    )
+
+
+def check_name(name: str) -> str:
+    """Returns the name of a token that is to be made.
+
+    Raises:
+        InvalidRequest: It is none.
+    """
+    if not _NAME.fullmatch(name):
+        raise InvalidRequest.at("name", f"expected 1 to 63 of letters, digits, . _ @ and -, got {name[:64]!r}")
+    return name
+
+
+def check_scope(roles: Sequence[str], models: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns what a token that is to be made is for.
+
+    Raises:
+        InvalidRequest: There is no such role, or that is no pattern of a model's name.
+    """
+    known = {str(role) for role in Role}
+    for role in roles:
+        if role not in known:
+            raise InvalidRequest.at("role", f"expected one of {', '.join(Role)}, got {role[:32]!r}")
+    if not roles:
+        raise InvalidRequest.at("role", f"expected at least one of {', '.join(Role)}")
+    if not 1 <= len(models) <= _MOST_MODELS:
+        raise InvalidRequest.at("model", f"expected 1 to {_MOST_MODELS} patterns")
+    for model in models:
+        if not _MODELS.fullmatch(model):
+            raise InvalidRequest.at(
+                "model", f"expected a name, in which * stands for any characters, got {model[:64]!r}"
+            )
+    return tuple(str(role) for role in Role if role in roles), tuple(dict.fromkeys(models))

@@ -1,0 +1,103 @@
+"""The table `[auth]`: who is believed, and what says what they may do."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_settings import NoDecode
+
+from turnout.config.sections import Section
+from turnout.config.values import Duration, FilePath, is_loopback, listed
+
+JwtAlgorithm = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
+]  # fmt: skip
+
+_ISSUER_NAME = r"^[a-z0-9][a-z0-9_-]{0,31}$"
+
+
+def _jwks(value: str) -> str:
+    if "://" not in value:
+        return value
+    try:
+        parts = urlsplit(value)
+        parts.port  # noqa: B018 - raises where it is none
+    except ValueError:
+        raise ValueError("expected a file, or an https URL") from None
+    if "@" in parts.netloc or parts.fragment:
+        raise ValueError("expected a URL without a user, password and fragment")
+    if parts.scheme == "https" and parts.hostname:
+        return value
+    if parts.scheme == "http" and is_loopback(parts.hostname or ""):
+        return value
+    raise ValueError("expected a file, or an https URL: whoever sits between could put keys of their own into another")
+
+
+class JwtIssuer(Section):
+    """Who signs JWTs that are believed, such as an OpenID Connect provider.
+
+    Attributes:
+        issuer: What `iss` has to be.
+        audience: What `aud` has to have one of.
+        jwks: The public keys: a file, or an https URL.
+        jwks_ca: PEM file of the authorities that may have signed the certificate of that URL; "" for those of the
+            system.
+        algorithms: That a token may be signed by. Symmetric ones and `none` are never taken.
+        subject_claim: Names the bearer, as `jwt:NAME/...`.
+        groups_claim: Holds groups, which grants may name as `group:NAME/...`; "" for none.
+        leeway_s: How far clocks may differ.
+        refresh_s: How often the keys are fetched anew. If that fails, those before stay in force.
+    """
+
+    issuer: Annotated[str, Field(min_length=1, max_length=1024)]
+    audience: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=1024)], ...],
+        NoDecode,
+        BeforeValidator(listed),
+        Field(min_length=1),
+    ]
+    jwks: Annotated[FilePath, AfterValidator(_jwks), Field(min_length=1)]
+    jwks_ca: FilePath = ""
+    algorithms: Annotated[tuple[JwtAlgorithm, ...], NoDecode, BeforeValidator(listed), Field(min_length=1)] = (
+        "RS256",
+        "ES256",
+    )
+    subject_claim: Annotated[str, Field(pattern=r"^[\w.:/-]{1,128}$")] = "sub"
+    groups_claim: Annotated[str, Field(pattern=r"^[\w.:/-]{0,128}$")] = ""
+    leeway_s: Annotated[Duration, Field(le=300)] = 30.0
+    refresh_s: Annotated[Duration, Field(ge=1, le=86_400)] = 300.0
+
+
+class Auth(Section):
+    """Who may do what. Where it is not enabled, listeners take whoever reaches them at their word.
+
+    Attributes:
+        enabled: Each call has to prove who makes it: by a token (`turnout token create`), a JWT, or a client
+            certificate (`tls.client_certificates`).
+        policy: The file that grants roles to identities, and limits them; "" for none: then tokens alone let anybody
+            do anything. It is read again when it changes.
+        loopback: Whoever calls over loopback without a credential is `local`, and may do everything. Not behind a
+            proxy on this machine: all that it hands on comes over loopback.
+        anonymous_metrics: Let anybody read `/metrics`, which names every model.
+        poll_interval_s: How often the files are looked at, and streams of callers whose time is up are ended.
+        jwt: By a name of yours: issuers of JWTs.
+    """
+
+    enabled: bool = False
+    policy: FilePath = ""
+    loopback: bool = False
+    anonymous_metrics: bool = False
+    poll_interval_s: Annotated[Duration, Field(ge=0.01, le=60)] = 1.0
+    jwt: Mapping[Annotated[str, Field(pattern=_ISSUER_NAME)], JwtIssuer] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _is_in_force(self) -> Self:
+        if not self.enabled:
+            asked = [name for name in ("policy", "loopback", "anonymous_metrics", "jwt") if getattr(self, name)]
+            if asked:  # whoever sets one of them expects that it holds
+                raise ValueError(f"expected auth.enabled to be true, since auth.{asked[0]} is set")
+        issuers = [one.issuer for one in self.jwt.values()]
+        if len(set(issuers)) < len(issuers):
+            raise ValueError("expected each auth.jwt to have an issuer of its own")
+        return self

@@ -1,0 +1,54 @@
+"""Which listeners are reached from other machines, and whether they know who comes. Pure."""
+
+from turnout.config.settings import Settings
+from turnout.config.tls import LISTENERS, ListenerName
+from turnout.config.values import Address, is_loopback
+from turnout.errors import ConfigError
+
+
+def open_to_anybody(settings: Settings) -> list[ListenerName]:
+    """Returns the listeners that other machines reach, and that lack encryption or do not ask who calls."""
+    return [listener for listener in LISTENERS if _lacks(settings, listener)]
+
+
+def check_exposure(settings: Settings) -> None:
+    """Refuses settings by which anybody who reaches this machine could use it.
+
+    Raises:
+        ConfigError: A listener would be open to anybody, and `insecure` is not set; the message says what to write.
+    """
+    found = open_to_anybody(settings)
+    if not found or settings.insecure:
+        return
+    listener = found[0]
+    address: Address = getattr(settings, listener)
+    lacks = " and ".join(_lacks(settings, listener))
+    every = ", ".join(f"{one} ({getattr(settings, one)})" for one in found)
+    raise ConfigError(
+        f"{every}: other machines reach {'it' if len(found) == 1 else 'them'}, and {listener} has no {lacks}, so "
+        "anybody there could use it. Write one of these: "
+        f"--{listener} 127.0.0.1:{address.port}, for this machine alone; "
+        f"{_how(settings, listener)}, for clients that prove who they are (docs/security.md); "
+        "--insecure (or insecure = true, or TURNOUT_INSECURE=true), to take whoever comes at their word"
+    )
+
+
+def _lacks(settings: Settings, listener: ListenerName) -> list[str]:
+    address: Address = getattr(settings, listener)
+    if is_loopback(address.host):
+        return []
+    tls = settings.tls.of(listener)
+    lacks = [] if tls is not None else ["TLS"]
+    if not settings.auth.enabled and (tls is None or tls.client_certificates != "required"):
+        lacks.append("identities")
+    return lacks
+
+
+def _how(settings: Settings, listener: ListenerName) -> str:
+    lacks = _lacks(settings, listener)
+    parts = []
+    if "TLS" in lacks:
+        parts.append('[tls] cert = "server.pem" and key = "server.key"')
+    if "identities" in lacks:
+        parts.append("[auth] enabled = true")
+    return " and ".join(parts)

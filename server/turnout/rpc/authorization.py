@@ -1,0 +1,281 @@
+"""Who calls a gRPC method, and whether they may: before anything else, whatever the transport.
+
+`protected` finds out who calls, and refuses who is nobody, before a message is parsed. `MessageCheck` asks, once it is
+parsed, whether they may do that with the model that it names; puts the proved identity in the place of what the message
+says of its actor; and takes out of the answer what they may not see. Inference is checked by the data plane.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+
+from turnout.auth.authority import Authority
+from turnout.auth.caller import Caller
+from turnout.auth.needs import METHODS, Kind, Need
+from turnout.auth.quotas import Quota
+from turnout.auth.remarks import with_remark
+from turnout.auth.roles import SERVER, Role
+from turnout.errors import MODEL_SEEN, TurnoutError, Unauthenticated
+from turnout.rpc.errors import to_status
+from turnout.rpc.transport.port import Call, Method, Methods, StatusError, Stream, Unary
+
+_HEALTH_MODEL = "model:"
+
+ModelOfUpload = Callable[[str], str | None]
+"""Returns the model of an upload; None if there is no such upload."""
+
+
+def need_of(path: str) -> Need:
+    """Returns what a method needs.
+
+    Raises:
+        LookupError: The table says nothing of it, so it is not to be served.
+    """
+    try:
+        return METHODS[path]
+    except KeyError:
+        raise LookupError(f"turnout.auth.needs does not say who may call {path}") from None
+
+
+def protected(methods: Methods, authority: Authority | None) -> Methods:
+    """Returns methods that know who calls them.
+
+    Args:
+        methods: By path.
+        authority: Says who may; None where everybody is taken at their word.
+
+    Raises:
+        LookupError: Nothing says who may call one of them.
+    """
+    needs = {path: need_of(path) for path in methods}
+    if authority is None:
+        return methods
+    return {path: _protected(path, needs[path], method, authority) for path, method in methods.items()}
+
+
+def _protected(path: str, need: Need, method: Method, authority: Authority) -> Method:
+    if need.kind is Kind.PUBLIC:
+        return method
+    entrance = _Entrance(path, need, authority)
+    if isinstance(method, Unary):
+        return replace(method, answer=_unary(method.answer, entrance))
+    return replace(method, serve=_streaming(method.serve, entrance))
+
+
+@dataclass(frozen=True, slots=True)
+class _Entrance:
+    """Where calls of one method come in.
+
+    Attributes:
+        path: Of the method.
+        need: What it needs.
+        authority: Says who may.
+    """
+
+    path: str
+    need: Need
+    authority: Authority
+
+    async def identify(self, call: Call) -> Caller | None:
+        """Returns who calls; None where nobody knows, and that is allowed. Raises Unauthenticated."""
+        try:
+            return await self.authority.identify(call)
+        except Unauthenticated:
+            if self.need.kind is not Kind.HEALTH:
+                raise
+            return None  # the server's own health is for everybody, whatever they show
+
+    def check(self, caller: Caller) -> None:
+        """Passes if somebody may call the method at all. Raises as `Authority.check`."""
+        need, authority = self.need, self.authority
+        if need.kind is Kind.SERVER:
+            authority.check(caller, need.roles, SERVER, self.path)
+        elif need.kind is Kind.LISTED:
+            authority.check_any(caller, need.roles, self.path)
+        elif need.kind is not Kind.HEALTH:
+            authority.check_known(caller, self.path)
+
+    def enter(self, call: Call, caller: Caller | None) -> Quota | None:
+        """Notes who calls, checks that they may, and counts the call. Raises as `check` and `Authority.enter`.
+
+        Returns:
+            What is to be left at the call's end; None for nothing.
+        """
+        call.caller = caller
+        if caller is None:
+            return None
+        self.check(caller)
+        return self.authority.enter(caller)
+
+
+_Answer = Callable[[bytes, Call], Any]
+"""Returns the response, or an awaitable of it."""
+
+
+def _unary(behaviour: _Answer, entrance: _Entrance) -> _Answer:
+    """Returns what answers calls of those who may; a caller that is known costs no step of the event loop."""
+    known = entrance.authority.known
+
+    def answer(message: bytes, call: Call) -> Any:
+        try:
+            if (caller := known(call)) is None:
+                return identified(message, call)
+            quota = entrance.enter(call, caller)
+        except TurnoutError as error:
+            status = to_status(error)
+        else:
+            return entered(message, call, caller, quota)
+        raise StatusError(status)
+
+    async def identified(message: bytes, call: Call) -> Any:
+        try:
+            caller = await entrance.identify(call)
+            quota = entrance.enter(call, caller)
+        except TurnoutError as error:
+            status = to_status(error)
+        else:
+            done = entered(message, call, caller, quota)
+            return done if isinstance(done, bytes) else await done
+        del message
+        raise StatusError(status)
+
+    def entered(message: bytes, call: Call, caller: Caller | None, quota: Quota | None) -> Any:
+        # Each call sets it, so nobody has to take it back: where there is no task yet, that could be another context.
+        MODEL_SEEN.set(seen_by(caller))
+        if quota is None:
+            return behaviour(message, call)
+        try:
+            done = behaviour(message, call)
+        except BaseException:
+            quota.leave()
+            raise
+        if isinstance(done, bytes):
+            quota.leave()
+            return done
+        return left(done, quota)
+
+    async def left(done: Awaitable[bytes], quota: Quota) -> bytes:
+        try:
+            return await done
+        finally:
+            quota.leave()
+
+    return answer
+
+
+def _streaming(
+    behaviour: Callable[[Stream], Awaitable[None]], entrance: _Entrance
+) -> Callable[[Stream], Awaitable[None]]:
+    counted = entrance.need.kind is not Kind.INFERENCE  # there each message counts
+
+    async def serve(stream: Stream) -> None:
+        try:
+            caller = stream.caller = entrance.authority.known(stream) or await entrance.identify(stream)
+            if caller is None:
+                await behaviour(stream)
+                return
+            entrance.check(caller)
+            quota = entrance.authority.enter(caller) if counted else None
+            MODEL_SEEN.set(seen_by(caller))
+            try:
+                with entrance.authority.stream(caller):
+                    await behaviour(stream)
+            finally:
+                if quota is not None:
+                    quota.leave()
+            return
+        except TurnoutError as error:
+            status = to_status(error)
+        raise StatusError(status)
+
+    return serve
+
+
+def seen_by(caller: Caller | None) -> Callable[[str], bool] | None:
+    """Returns what tells which models a caller may be told of; None for all."""
+    return None if caller is None or caller.knows(SERVER) else caller.knows
+
+
+@dataclass(frozen=True, slots=True)
+class MessageCheck:
+    """Checks the messages of one method.
+
+    Attributes:
+        path: Of the method.
+        need: What it needs.
+        authority: Says who may.
+        model_of_upload: Finds the model of an upload.
+        recorded: Where a request says who acts, and why: "" for itself, `change` for that field; None where nowhere.
+    """
+
+    path: str
+    need: Need
+    authority: Authority
+    model_of_upload: ModelOfUpload
+    recorded: str | None
+
+    @classmethod
+    def of(
+        cls, path: str, method: MethodDescriptor, authority: Authority | None, model_of_upload: ModelOfUpload
+    ) -> "MessageCheck | None":
+        """Makes that of a method; None where nothing is to be checked."""
+        if authority is None:
+            return None
+        fields: Mapping[str, Any] = method.input_type.fields_by_name
+        recorded = "" if "actor" in fields else "change" if "change" in fields else None
+        return cls(path, need_of(path), authority, model_of_upload, recorded)
+
+    def request(self, call: Call, request: Any) -> None:
+        """Passes if the caller may do that with the model that the request names.
+
+        Raises:
+            Unauthenticated, PermissionDenied: As `Authority.check`.
+        """
+        need, caller, authority = self.need, call.caller, self.authority
+        if need.kind is Kind.MODEL:
+            model = getattr(request, need.field).partition("@")[0]
+            authority.check(caller, need.roles, model, self.path)
+        elif need.kind is Kind.UPLOAD:
+            found = self.model_of_upload(getattr(request, need.field))
+            if found is None:
+                authority.check_any(caller, need.roles, self.path)  # it is told that there is no such upload
+            else:
+                authority.check(caller, need.roles, found, self.path)
+                if need.also is not None and getattr(request, need.also[0]):
+                    authority.check(caller, (need.also[1],), found, self.path)
+        elif need.kind is Kind.LISTED:
+            if model := getattr(request, need.field, ""):
+                authority.check(caller, need.roles, model, self.path)
+        elif need.kind is Kind.HEALTH and request.service.startswith(_HEALTH_MODEL):
+            model = request.service[len(_HEALTH_MODEL) :].partition("@")[0]
+            authority.check(caller, need.roles, model, self.path)
+        if self.recorded is not None and caller is not None:
+            _record(getattr(request, self.recorded) if self.recorded else request, caller)
+
+    def response(self, call: Call, response: Message) -> None:
+        """Takes out of an answer what tells of models that the caller may not see."""
+        caller = call.caller
+        if not self.need.told or caller is None or caller.may(Role.READ, SERVER):
+            return
+        for path in self.need.told:
+            _leave_out(response, path.split("."), caller)
+
+
+def _record(message: Any, caller: Caller) -> None:
+    actor, said = caller.identity.actor, message.actor
+    message.actor = actor
+    message.reason = with_remark(message.reason, said, actor)
+
+
+def _leave_out(message: Any, path: Sequence[str], caller: Caller) -> None:
+    items = getattr(message, path[0])
+    if len(path) > 2:
+        for item in items:
+            _leave_out(item, path[1:], caller)
+        return
+    for index in range(len(items) - 1, -1, -1):
+        if not caller.sees(getattr(items[index], path[1])):
+            del items[index]

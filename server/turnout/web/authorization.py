@@ -1,0 +1,164 @@
+"""Who calls an HTTP route, and whether they may: before the route's own code runs, and before a body is read."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from turnout.auth.authority import Authority
+from turnout.auth.caller import Caller
+from turnout.auth.needs import PUBLIC, ROUTES, Kind, Need
+from turnout.auth.roles import SERVER
+from turnout.errors import MODEL_SEEN, TurnoutError, Unauthenticated
+
+_KEY = "turnout.caller"
+
+Session = Callable[[Request], Caller | None]
+"""Returns who is signed in; None where nobody is."""
+
+Refuse = Callable[[Request, TurnoutError], Response]
+"""Makes the answer to a request that is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpCredentials:
+    """What a request shows.
+
+    Attributes:
+        authorization: The header of that name; "" for none.
+        certificate: The client's certificate in PEM; "" for none.
+        host: The caller's IP address; "" if it has none.
+    """
+
+    authorization: str
+    certificate: str
+    host: str
+
+    @classmethod
+    def of(cls, scope: Scope) -> "HttpCredentials":
+        """Reads those of a request.
+
+        Raises:
+            Unauthenticated: It shows several at once.
+        """
+        given = [value for name, value in scope["headers"] if name == b"authorization"]
+        if len(given) > 1:
+            raise Unauthenticated("expected one Authorization header")
+        chain = scope.get("extensions", {}).get("tls", {}).get("client_cert_chain", ())
+        client = scope.get("client")
+        authorization = given[0].decode("latin-1") if given else ""
+        return cls(authorization, str(chain[0]) if chain else "", client[0] if client else "")
+
+
+def caller_of(scope: Scope) -> Caller | None:
+    """Returns who makes a request; None where nobody asked, or nobody knows."""
+    found: Caller | None = scope.get(_KEY)
+    return found
+
+
+def need_of(path: str) -> Need:
+    """Returns what a route needs.
+
+    Raises:
+        LookupError: The table says nothing of it, so it is not to be served.
+    """
+    try:
+        return ROUTES[path]
+    except KeyError:
+        raise LookupError(f"turnout.auth.needs does not say who may call {path}") from None
+
+
+def protect(
+    routes: Iterable[BaseRoute],
+    authority: Authority | None,
+    refuse: Callable[[str], Refuse],
+    session: Session = lambda _: None,
+    *,
+    anonymous_metrics: bool = False,
+) -> list[BaseRoute]:
+    """Returns routes that know who calls them.
+
+    Args:
+        routes: Of the application; they are changed.
+        authority: Says who may; None where everybody is taken at their word.
+        refuse: By path: makes the answer to a refused request.
+        session: Tells who is signed in to the console.
+        anonymous_metrics: Anybody may read the metrics.
+
+    Raises:
+        LookupError: Nothing says who may call one of them.
+    """
+    protected = list(routes)
+    for route in protected:
+        path = getattr(route, "path", "")
+        need = need_of(path)
+        if not isinstance(route, Route):
+            raise LookupError(f"{path} is no plain route, which nothing protects")
+        if authority is not None:
+            need = PUBLIC if anonymous_metrics and path == "/metrics" else need
+            asked = session if path.startswith("/console") else None
+            route.app = _Protected(route.app, path, need, authority, refuse(path), asked)
+    return protected
+
+
+class _Protected:
+    """A route's application behind the question who calls it."""
+
+    def __init__(
+        self, application: ASGIApp, path: str, need: Need, authority: Authority, refuse: Refuse, session: Session | None
+    ) -> None:
+        self._application = application
+        self._path = path
+        self._need = need
+        self._authority = authority
+        self._refuse = refuse
+        self._session = session
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        authority = self._authority
+        try:
+            caller = await self._caller(scope)
+            scope[_KEY] = caller
+            if self._need.kind is Kind.PUBLIC or caller is None:
+                return await self._application(scope, receive, send)
+            self._check(caller, scope)
+            quota = authority.enter(caller)
+        except TurnoutError as error:
+            return await self._refuse(Request(scope), error)(scope, receive, send)
+        MODEL_SEEN.set(None if caller.knows(SERVER) else caller.knows)
+        try:
+            return await self._application(scope, receive, send)
+        finally:
+            if quota is not None:
+                quota.leave()
+
+    async def _caller(self, scope: Scope) -> Caller | None:
+        """Returns who calls. Raises Unauthenticated if what they show proves nothing, but where nothing is needed."""
+        public = self._need.kind is Kind.PUBLIC
+        if public and self._session is None:
+            return None
+        try:
+            credentials = HttpCredentials.of(scope)
+            if not credentials.authorization and self._session is not None:
+                found = self._session(Request(scope))
+                if found is not None:
+                    return found
+            return self._authority.known(credentials) or await self._authority.identify(credentials)
+        except Unauthenticated:
+            if public:
+                return None
+            raise
+
+    def _check(self, caller: Caller, scope: Scope) -> None:
+        need, authority = self._need, self._authority
+        if need.kind is Kind.MODEL:
+            authority.check(caller, need.roles, scope["path_params"]["model"], self._path)
+        elif need.kind is Kind.SERVER:
+            authority.check(caller, need.roles, SERVER, self._path)
+        elif need.kind is Kind.LISTED:
+            authority.check_any(caller, need.roles, self._path)
+        else:
+            authority.check_known(caller, self._path)
