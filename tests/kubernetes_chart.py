@@ -27,8 +27,10 @@ def render_module() -> ModuleType:
 
 
 def rendered(values: Document | None = None, name: str = "turnout") -> list[Document]:
-    """Returns all that the chart renders."""
-    texts = render_module().documents(yaml.safe_dump(values or {}), name=name)
+    """Returns all that the chart renders; insecure, where the values do not say who may call."""
+    values = values or {}
+    who = {} if {"auth", "insecure"} & values.keys() else {"insecure": True}
+    texts = render_module().documents(yaml.safe_dump(who | values), name=name)
     return [document for text in texts.values() for document in yaml.safe_load_all(text)]
 
 

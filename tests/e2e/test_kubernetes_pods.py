@@ -25,13 +25,19 @@ from onnx_models import scaled, slow
 from postgres_fixture import PostgresServer
 from processes import turnout
 from turnout.state.store import StateStore
-from turnout_client import Client, Tls
+from turnout_client import Client, PermissionDenied, Tls
 
 pytest_plugins = ["postgres_fixture"]
 pytestmark = pytest.mark.slow
 
 CHART = Path(__file__).parents[2] / "deploy" / "kubernetes"
 QUICK = {"drain": {"preStopSeconds": 1, "delaySeconds": 1, "timeoutSeconds": 20}}
+POLICY = """
+[[grant]]
+identities = ["dns:a-client.example.org"]
+roles = ["predict"]
+models = ["m"]
+"""
 X = np.ones((1, 4), np.float32)
 BEGUN = 'turnout_inflight_requests{model="waits",version="1.0.0"} 1'
 
@@ -102,7 +108,7 @@ def sound(log: str) -> bool:
 def test_one_pod_starts_is_probed_and_loses_no_request_at_its_end(render, publish_model, models, node) -> None:
     publish_model("m", "1.0.0", scaled(2))
     publish_model("waits", "1.0.0", slow())
-    spec, volumes = pod_of(render, QUICK | {"config": "[model.m]\nslo_ms = [12.5]\n"}, node)
+    spec, volumes = pod_of(render, QUICK | {"insecure": True, "config": "[model.m]\nslo_ms = [12.5]\n"}, node)
     shutil.copytree(models, volumes["models"], dirs_exist_ok=True)
     with running(spec, node, volumes) as pod, Client(pod.address("grpc"), retries=0, timeout=30) as client:
         pod.wait_for("startupProbe")
@@ -144,8 +150,14 @@ def test_pods_with_certificates_share_a_store_and_know_each_other_by_name(
         store.release("m", Version(1), actor="test", reason="")
     values = yaml.safe_load((CHART / "values" / "replicas.yaml").read_text()) | QUICK
     values["tls"] = {"secret": "turnout-tls", "clientCa": "clients", "clientCertificates": "required"}
+    values["auth"] = {"enabled": True, "policy": POLICY}
     authority = Authority.make()
-    cert, key = authority.issue("a client").write(node, "client")
+    cert, key = authority.issue("a client", hosts=("a-client.example.org",)).write(node, "client")
+    token = node / "token"
+    made = turnout(
+        "token", "create", "ops", "--role", "admin", "--model", "*", "--state", url, "--models", models, "--json"
+    )
+    token.write_text(json.loads(made.stdout)["token"])
     secrets = {"turnout-state": {"url": url}}
     names = ("turnout-5d8f9c7b4-aaaaa", "turnout-5d8f9c7b4-bbbbb")
     with ExitStack() as stack:
@@ -167,10 +179,13 @@ def test_pods_with_certificates_share_a_store_and_know_each_other_by_name(
             pod.wait_for("readinessProbe")
             with Client(pod.address("grpc"), tls=Tls(ca=str(ca), cert=str(cert), key=str(key))) as client:
                 assert client.predict("m", {"x": X})["y"].tolist() == [[2.0] * 4]
+                with pytest.raises(PermissionDenied):
+                    client.models()
         control = f"127.0.0.1:{pods[0].ports[8003]}"
 
         def known() -> set[str]:
-            shown = turnout("servers", "--server", control, "--tls-ca", str(ca), "--json", check=False)
+            asked = ("servers", "--server", control, "--tls-ca", ca, "--token-file", token, "--json")
+            shown = turnout(*asked, check=False)
             return {one["name"] for one in json.loads(shown.stdout)["servers"]} if shown.returncode == 0 else set()
 
         wait_until(lambda: known() == set(names), pods[0])

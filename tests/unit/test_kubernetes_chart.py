@@ -90,6 +90,10 @@ def test_every_value_is_in_the_schema_and_has_a_default() -> None:
         ({"tls": {"secret": "a", "clientCertificates": "required"}}, "set tls.clientCa too"),
         ({"tls": {"clientCa": "a", "clientCertificates": "required"}}, "set tls.secret too"),
         ({"tls": {"secret": "a", "clientCa": "b"}}, "set tls.clientCertificates"),
+        ({"insecure": False}, "who may call?"),
+        ({"insecure": False, "tls": {"secret": "a"}}, "who may call?"),
+        ({"auth": {"enabled": True}}, "who may call?"),
+        ({"insecure": True, "auth": {"policy": "x"}}, "set auth.enabled too"),
         ({"replica": 2}, "replica"),
         ({"drain": {"preStopSeconds": 0}}, "preStopSeconds"),
         ({"grpc": {"port": 80}}, "port"),
@@ -184,6 +188,24 @@ def test_the_control_listener_is_on_the_loopback_unless_it_is_enabled() -> None:
     assert "--control=0.0.0.0:8003" in container["args"]
     required = {"name": "TURNOUT_TLS__CONTROL__CLIENT_CERTIFICATES", "value": "required"}
     assert required in container["env"]
+
+
+def test_what_says_who_may_call_reaches_the_server_and_the_scraper() -> None:
+    documents = rendered(
+        replicas(
+            auth={"enabled": True, "policy": "[[grant]]\n"}, podMonitor={"enabled": True, "token": {"secret": "s"}}
+        )
+    )
+    (container,) = pod_of(documents)["containers"]
+    environment = {variable["name"]: variable.get("value") for variable in container["env"]}
+    assert environment["TURNOUT_AUTH__ENABLED"] == "true"
+    assert environment["TURNOUT_AUTH__POLICY"] == "/etc/turnout/policy.toml"
+    assert only(documents, "ConfigMap")["data"]["policy.toml"] == "[[grant]]\n"
+    assert "--insecure" not in container["args"]
+    (endpoint,) = only(documents, "PodMonitor")["spec"]["podMetricsEndpoints"]
+    assert endpoint["authorization"] == {"credentials": {"name": "s", "key": "token"}}
+    (container,) = pod_of(rendered())["containers"]
+    assert "--insecure" in container["args"]
 
 
 def test_a_configuration_that_changes_makes_new_pods_and_arrives_as_it_was_written() -> None:

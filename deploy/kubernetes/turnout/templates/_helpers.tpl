@@ -63,6 +63,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") 
 {{- fail "several replicas mount the same models: set models.accessModes to [ReadWriteMany], or models.existingClaim" -}}
 {{- end -}}
 {{- end -}}
+{{- if not (or .Values.insecure (and .Values.tls.secret .Values.auth.enabled)) -}}
+{{- fail "who may call? Set tls.secret and auth.enabled, for callers that prove who they are (docs/security.md); or insecure=true, to take whoever the NetworkPolicy lets in at their word" -}}
+{{- end -}}
+{{- if and .Values.auth.policy (not .Values.auth.enabled) -}}
+{{- fail "auth.policy is set: set auth.enabled too" -}}
+{{- end -}}
 {{- if and (ne .Values.tls.clientCertificates "none") (not .Values.tls.clientCa) -}}
 {{- fail "tls.clientCertificates is set: set tls.clientCa too, to a Secret with ca.crt" -}}
 {{- end -}}
