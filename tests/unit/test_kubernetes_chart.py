@@ -186,8 +186,10 @@ def test_the_control_listener_is_on_the_loopback_unless_it_is_enabled() -> None:
     assert "turnout-control" not in {d["metadata"]["name"] for d in rendered()}
     (container,) = pod_of(rendered(ALL_ON))["containers"]
     assert "--control=0.0.0.0:8003" in container["args"]
-    required = {"name": "TURNOUT_TLS__CONTROL__CLIENT_CERTIFICATES", "value": "required"}
-    assert required in container["env"]
+    # Who is not asked for a token shows a certificate.
+    for auth, certificates in ((True, "none"), (False, "required")):
+        (container,) = pod_of(rendered(ALL_ON | {"auth": {"enabled": auth}, "insecure": not auth}))["containers"]
+        assert {"name": "TURNOUT_TLS__CONTROL__CLIENT_CERTIFICATES", "value": certificates} in container["env"]
 
 
 def test_what_says_who_may_call_reaches_the_server_and_the_scraper() -> None:
