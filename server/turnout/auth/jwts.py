@@ -47,7 +47,7 @@ class JwtVerifier:
         try:
             header = jwt.get_unverified_header(token)
             claimed = jwt.decode(token, options={"verify_signature": False})
-        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+        except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError, RecursionError):
             raise Unauthenticated("the credential is no token of this server, and no JWT") from None
         issuer = claimed.get("iss")
         name = self._names.get(issuer) if isinstance(issuer, str) else None
@@ -82,7 +82,7 @@ class JwtVerifier:
             raise Unauthenticated("the JWT is not valid yet") from None
         except jwt.InvalidAudienceError:
             raise Unauthenticated("the JWT is for another audience") from None
-        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+        except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError, RecursionError):
             raise Unauthenticated("the JWT is not signed by a key of its issuer, or lacks a claim") from None
         subject = claims.get(settings.subject_claim)
         if not isinstance(subject, str) or not subject or len(subject) > _MOST_NAME or not subject.isprintable():
