@@ -296,6 +296,10 @@ async def test_keys_are_rotated_and_kept_while_they_cannot_be_fetched(
     assert (await shown(server, "turnout_auth_keys_failing", old))['issuer="corp"'] == 1
     assert await predicted(server, first.sign("ann", jti="new")) is grpc.StatusCode.OK, "the keys before stay in force"
     assert await predicted(server, second.sign("ann", jti="new")) is grpc.StatusCode.OK
+    state.update(up=True, keys=[second])
+    assert await predicted(server, Issuer(kid="4").sign()) is grpc.StatusCode.UNAUTHENTICATED
+    assert await predicted(server, old) is grpc.StatusCode.UNAUTHENTICATED, "its key is gone, and so is its bearer"
+    assert await predicted(server, second.sign()) is grpc.StatusCode.OK
 
 
 @pytest.mark.usefixtures("one_model")
