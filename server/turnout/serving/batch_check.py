@@ -87,9 +87,9 @@ def check(
         if clock() > until and one:
             break
         beside_itself = _together(run, axes, [alone[one][0]] * 2, names)
-        for place, members in enumerate(((one, other), (other, one))):
-            values = first if members == (0, 1) else _together(run, axes, [alone[i][0] for i in members], names)
-            compare(members, values)
+        for place, pair in enumerate(((one, other), (other, one))):
+            values = first if pair == (0, 1) else _together(run, axes, [alone[i][0] for i in pair], names)
+            compare(pair, values)
             _compare_company(manifest, found, place, values, beside_itself)
     for members in _companies(len(alone)):
         if clock() > until:
