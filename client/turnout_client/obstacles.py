@@ -13,7 +13,7 @@ from pathlib import Path
 from cryptography import x509
 
 from turnout_client.errors import TurnoutClientError, Unavailable
-from turnout_client.tls import Tls
+from turnout_client.tls import ClosedOnReset, Tls
 
 _SECONDS = 1.0
 """What each step may take: this runs after a call has failed."""
@@ -157,6 +157,7 @@ def _plain_server(host: str, port: int, where: str) -> str:
 
 def _speaks_tls(host: str, port: int) -> bool:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.sslsocket_class = ClosedOnReset
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # nothing is sent: all that is asked is whether the other side shakes hands
     with socket.create_connection((host, port), _SECONDS) as plain:

@@ -33,8 +33,8 @@ RUN_NOTHING = "".join(
 
 WHO = {"actor": "ada", "reason": ""}
 
-# What follows forks off one process that has imported everything, and has done each thing once: a process of its own for
-# each of a hundred runs would import for a hundred seconds. Nothing in the parent starts a thread.
+# What follows forks off one process that has imported everything, and has done each thing once: a process for each of a
+# hundred runs would import for a hundred seconds. Nothing in the parent starts a thread.
 COMMON = """
 import contextlib, io, json, os, signal, sys
 from pathlib import Path

@@ -22,6 +22,7 @@ from turnout.errors import ConfigError
 from turnout.rpc.transport.grpcio import GrpcioListener
 from turnout.rpc.transport.port import Listener
 from turnout.tls.identity import PemFile, ServerIdentity, check_identity
+from turnout_client.tls import ClosedOnReset
 
 AUTHORITY, OTHERS = Authority.make("an authority"), Authority.make("others")
 CLIENT = AUTHORITY.issue("a client")
@@ -81,6 +82,7 @@ def subject_shown(target: str) -> bytes:
     """Returns the certificate that a new connection is shown."""
     host, port = target.split(":")
     context = ssl.create_default_context(cadata=AUTHORITY.pem.decode())
+    context.sslsocket_class = ClosedOnReset
     context.set_alpn_protocols(["h2"])
     with (
         socket.create_connection((host, int(port)), BOUND) as plain,
