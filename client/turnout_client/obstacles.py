@@ -10,8 +10,6 @@ import ssl
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cryptography import x509
-
 from turnout_client.errors import TurnoutClientError, Unavailable
 from turnout_client.tls import ClosedOnReset, Tls
 
@@ -139,6 +137,8 @@ def _of_alert(reason: str, tls: Tls) -> str:
 def _own_certificate(tls: Tls) -> str:
     if not tls.cert:
         return "it may require a client certificate (cert and key of Tls, --tls-cert and --tls-key)"
+    from cryptography import x509  # 25 ms of CPU, for what seldom happens
+
     own = f"the client certificate in {tls.cert}"
     ends = x509.load_pem_x509_certificate(Path(tls.cert).read_bytes()).not_valid_after_utc
     if ends < datetime.now(UTC):
