@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import pytest
 
-from carried import SERVICE, Seen, carried, methods
+from carried import SERVICE, Seen, carried, listens, methods
 from certificates import Authority, Certified
 from turnout.config import Address
 from turnout.errors import ConfigError
@@ -263,13 +263,3 @@ async def test_a_change_that_meets_the_end_leaves_nobody_listening(first: str) -
             await asyncio.gather(*((show, stop) if first == "show" else (stop, show)))
             while await listens(server.address):  # what is let go last is closed a moment later
                 pass
-
-
-async def listens(address: Address) -> bool:
-    """Tells whether somebody takes connections."""
-    try:
-        _, writer = await asyncio.open_connection(address.host, address.port)
-    except ConnectionRefusedError:
-        return False
-    writer.close()
-    return True
