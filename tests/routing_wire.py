@@ -5,6 +5,7 @@ import urllib.request
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import numpy as np
@@ -77,22 +78,21 @@ def read(response: v1.PredictResponse) -> Answer:
     return Answer(route.version, role, route.epoch, factor)
 
 
-async def ask(
+async def send(
     server: Running,
     keys: Iterable[str],
     selector: str = "",
     model: str = "m",
     metadata: Sequence[tuple[str, str]] = (),
-) -> list[Answer]:
-    """Sends a request for each key over one stream; answers in the keys' order. A failure fails the test.
+) -> list[v1.PredictStreamResponse]:
+    """Sends a request for each key over one stream; returns what came for each, in the keys' order.
 
     Without grpcio, whose client takes as long over a message as the server does: tests send tens of thousands.
     """
-    wanted = list(keys)
-    requests = (
+    requests = [
         v1.PredictRequest(model=model, version=selector, inputs=[X], request_id=str(number), routing_key=key)
-        for number, key in enumerate(wanted)
-    )
+        for number, key in enumerate(keys)
+    ]
     sent = b"".join(message(v1.PredictStreamRequest(request=one).SerializeToString()) for one in requests)
     async with Http2Client(server.grpc.host, server.grpc.port, window=_ROOM, give_back=False) as client:
         client.frame(WindowUpdateFrame(0, window_increment=_ROOM))
@@ -100,10 +100,14 @@ async def ask(
         await client.send(stream, sent, end=True)
         ended = await client.answer(stream, seconds=120)
     assert (ended.reset, ended.grpc_status) == (None, 0), ended.grpc_message
-    answers: dict[int, Answer] = {}
-    for part in messages(ended.body):
-        item = v1.PredictStreamResponse.FromString(part)
+    items = {item.request_id: item for item in map(v1.PredictStreamResponse.FromString, messages(ended.body))}
+    assert len(items) == len(requests)
+    return [items[one.request_id] for one in requests]
+
+
+async def ask(server: Running, keys: Iterable[str], *selected: str, **more: Any) -> list[Answer]:
+    """Sends a request for each key as `send` does; answers in the keys' order. A failure fails the test."""
+    items = await send(server, keys, *selected, **more)
+    for item in items:
         assert item.HasField("response"), item.error
-        answers[int(item.request_id)] = read(item.response)
-    assert len(answers) == len(wanted)
-    return [answers[number] for number in range(len(wanted))]
+    return [read(item.response) for item in items]
