@@ -21,6 +21,9 @@ Publish = Callable[..., str]
 
 _STATE = Path(".turnout") / "state.db"
 
+_MOST = 8
+"""Versions of a repository that is kept."""
+
 Seen = Mapping[str, tuple[int, int]]
 """What a repository held: when each file was changed last and its size, by path."""
 
@@ -51,11 +54,15 @@ class PublishedRepositories:
         """
         history: str | None = hashlib.sha256().hexdigest()
         seen: Seen = {}
+        count = 0
 
         def publish_one(
             name: str, version: str, model: onnx.ModelProto | Path, *, release: bool = True, **more: Any
         ) -> str:
-            nonlocal history, seen
+            nonlocal history, seen, count
+            count += 1
+            if count > _MOST:
+                history = None  # each copy has all that was there before
             if history is not None:
                 # What somebody else changed meanwhile, a server or a command, is in none of the copies.
                 history = _next(history, name, version, model, release, more) if _seen(models) == seen else None
@@ -68,7 +75,8 @@ class PublishedRepositories:
                 if history is not None:
                     shutil.copytree(models, self._directory / history)
                     self._digests[history] = digest
-            seen = _seen(models)
+            if history is not None:
+                seen = _seen(models)
             return digest
 
         return publish_one
