@@ -224,7 +224,8 @@ class H2cornListener:
         if self._ageing is not None:
             self._ageing.cancel()
         last, self._current = self._current, None
-        if last is None:
+        if last is None:  # it failed, and another one may just be beginning
+            await self._cut()
             self._socket.close()
             return
         lingering = connections(self._address.port)
