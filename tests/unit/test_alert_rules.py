@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from typer.main import get_command
 
+from command_line import turnout
 from debian import needs, program
-from turnout.cli.main import application
 
 ROOT = Path(__file__).parents[2]
 RULES = sorted((ROOT / "deploy" / "prometheus" / "rules").glob("*.yml"))
@@ -83,7 +82,7 @@ def test_a_runbook_says_what_it_means_how_to_confirm_what_to_do_and_how_to_silen
 def test_the_commands_and_metrics_that_a_runbook_names_exist(runbook: Path) -> None:
     text = runbook.read_text()
     for words in re.findall(r"`turnout ([a-z][^`]*)`", text):
-        command = get_command(application())
+        command = turnout()
         for word in words.split():
             if hasattr(command, "commands"):
                 assert word in command.commands, f"turnout {words}"
