@@ -262,6 +262,8 @@ async def test_a_jwt_is_believed_if_all_of_it_is_right(
         issuer.sign(iss="https://elsewhere.example.org"): nobody,
         issuer.sign(sub=None): nobody,
         issuer.sign(sub=7): nobody,
+        issuer.sign(exp=float("inf")): nobody,
+        issuer.sign(exp="soon"): nobody,
         issuer.sign(headers={"crit": ["b64"], "b64": True}): nobody,
         issuer.sign(headers={"kid": "unknown"}): nobody,
         stranger.sign(): nobody,
@@ -294,6 +296,10 @@ async def test_keys_are_rotated_and_kept_while_they_cannot_be_fetched(
     assert (await shown(server, "turnout_auth_keys_failing", old))['issuer="corp"'] == 1
     assert await predicted(server, first.sign("ann", jti="new")) is grpc.StatusCode.OK, "the keys before stay in force"
     assert await predicted(server, second.sign("ann", jti="new")) is grpc.StatusCode.OK
+    state.update(up=True, keys=[second])
+    assert await predicted(server, Issuer(kid="4").sign()) is grpc.StatusCode.UNAUTHENTICATED
+    assert await predicted(server, old) is grpc.StatusCode.UNAUTHENTICATED, "its key is gone, and so is its bearer"
+    assert await predicted(server, second.sign()) is grpc.StatusCode.OK
 
 
 @pytest.mark.usefixtures("one_model")
@@ -379,6 +385,17 @@ async def test_a_policy_that_changes_holds_at_once_and_a_wrong_one_changes_nothi
         assert (await shown(server, "turnout_auth_policy_reloads_total", reader))[""] == 1
 
 
+@pytest.mark.usefixtures("one_model")
+async def test_a_hangup_reads_the_policy_again(tmp_path: Path, start_server: StartServer) -> None:
+    file = tmp_path / "policy.toml"
+    policy = write_policy(file, grant(["anonymous"], ["read"]))
+    server = await start_server(auth=AUTH | {"policy": policy, "poll_interval_s": 60})
+    assert await predicted(server, "") is grpc.StatusCode.UNAUTHENTICATED
+    write_policy(file, grant(["anonymous"], ["predict"]))
+    await server.reloader.reload(lambda: Settings(models=tmp_path / "models"))
+    assert await predicted(server, "") is grpc.StatusCode.OK
+
+
 async def test_a_wrong_policy_keeps_the_server_from_starting(tmp_path: Path, start_server: StartServer) -> None:
     policy = write_policy(tmp_path / "policy.toml", "# first", "[[grant]]", "identities = []")
     with pytest.raises(ConfigError, match=r"policy.toml, line 3: grant 1, identities: expected a list of 1 to"):
@@ -446,7 +463,10 @@ async def test_no_more_than_the_quota_is_under_way_at_once(
             return True
 
         await until(room)
-        open_ones[1].cancel()
+        revoke_token(models, "watcher")
+        with pytest.raises(grpc.aio.AioRpcError, match="has expired or was revoked"):
+            async with asyncio.timeout(BOUND):
+                await open_ones[1].read()
 
 
 # What is recorded, and what is shown.

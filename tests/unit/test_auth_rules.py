@@ -5,6 +5,9 @@ from contextlib import suppress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route, Router
 
 from turnout.auth import identity, remarks, roles, throttle, tokens
 from turnout.auth.caller import Caller
@@ -16,6 +19,9 @@ from turnout.auth.quotas import Quota, QuotaExceeded, Quotas
 from turnout.auth.roles import SERVER, Pattern, Role, Scope, patterns
 from turnout.config import Settings, check_exposure
 from turnout.errors import ConfigError, InvalidRequest
+from turnout.rpc.authorization import protected
+from turnout.rpc.transport.port import Call, Unary
+from turnout.web.authorization import protect
 
 GRANT = '[[grant]]\nidentities = ["spiffe://a/*"]\nroles = ["publish"]\nmodels = ["fraud-*"]\n'
 
@@ -281,6 +287,21 @@ def test_a_need_that_asks_for_a_role_names_it_and_others_do_not() -> None:
         asks = need.kind not in (Kind.PUBLIC, Kind.KNOWN)
         assert bool(need.roles) is asks, path
         assert "{model}" not in path or need.kind is Kind.MODEL, path
+
+
+def test_what_the_table_does_not_name_is_not_served() -> None:
+    async def answer(_: bytes, __: Call) -> bytes:
+        return b""
+
+    async def page(_: Request) -> Response:
+        return Response()
+
+    with pytest.raises(LookupError, match=r"does not say who may call /turnout\.v1\.ControlService/DropEverything"):
+        protected({"/turnout.v1.ControlService/DropEverything": Unary(answer)}, None)
+    with pytest.raises(LookupError, match="does not say who may call /debug"):
+        protect([Route("/debug", page)], None, lambda _: lambda __, ___: Response())
+    with pytest.raises(LookupError, match="does not say who may call /everything"):
+        protect([Mount("/everything", Router())], None, lambda _: lambda __, ___: Response())
 
 
 def test_decisions_are_remembered_within_a_bound_and_forgotten_with_the_policy() -> None:

@@ -10,8 +10,8 @@ changes, and a token that is revoked, reach every caller that is remembered, and
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from contextlib import AbstractContextManager
 from math import inf
 from typing import Protocol
 from weakref import WeakSet
@@ -22,11 +22,13 @@ from turnout.auth import tokens
 from turnout.auth.caller import Caller
 from turnout.auth.certificates import identity_of_certificate
 from turnout.auth.identity import ANONYMOUS, CONSOLE, LOCAL, Identity
-from turnout.auth.jwts import JwtVerifier, UnknownKey
+from turnout.auth.jwts import JwtVerifier, UnknownKey, credential_of
 from turnout.auth.policy import Policy
 from turnout.auth.policy_file import load_policy, stamp_of
 from turnout.auth.quotas import Quota, QuotaExceeded, Quotas
+from turnout.auth.refusals import Refusals
 from turnout.auth.roles import SERVER, Role
+from turnout.auth.streams import ENDED, OpenStreams
 from turnout.config import Auth, is_loopback
 from turnout.errors import ConfigError, PermissionDenied, TurnoutError, Unauthenticated
 from turnout.state.tokens import TokenRecord
@@ -35,15 +37,11 @@ from turnout.threads import Threads
 
 _MOST_CALLERS = 10_000
 _BEARER = "bearer "
-_LINES_PER_SECOND = 5.0
-_LINES_AT_ONCE = 50.0
-"""Of the log, about refused calls: anybody can have as many calls refused as they like."""
 _SHOWN = 64
 
 NO_CREDENTIAL = (
     "this needs to know who calls: send a token (authorization: Bearer ...) or show a client certificate that names you"
 )
-_ENDED = "the token or certificate that this was begun with has expired or was revoked"
 
 
 class Credentials(Protocol):
@@ -98,16 +96,16 @@ class Authority:
         self._monotonic = monotonic
         self._tokens: Mapping[str, TokenRecord] = {}
         self._jwts = JwtVerifier(settings.jwt)
+        self._key_changes = 0
         self._callers: dict[bytes | str, Caller] = {}
         self._all: WeakSet[Caller] = WeakSet()
         self._quotas = Quotas()
-        self._streams: dict[asyncio.Task[object], Caller] = {}
-        self._cut: set[asyncio.Task[object]] = set()
+        self._refusals = Refusals(recorder, log, monotonic)
+        self._streams = OpenStreams(self._refusals)
         self._fetching: dict[str, asyncio.Task[None]] = {}
         self._threads = Threads("auth", 2)
         self._stamp = stamp_of(settings.policy) if settings.policy else None
         self._reason = ""
-        self._lines, self._lines_at = _LINES_AT_ONCE, monotonic()
         self._anonymous = self._made(ANONYMOUS, "none")
         self._local = self._made(LOCAL, "loopback")
         recorder.enabled = True
@@ -138,16 +136,12 @@ class Authority:
         if caller is not None:
             return caller
         try:
-            try:
-                return self._looked_into(call)
-            except UnknownKey as error:
-                await self._fetch_for(error.issuer)
-                return self._looked_into(call)
+            return await self._looked_into(call)
         except Unauthenticated as error:
-            self._refused(Refusal.BAD_CREDENTIAL, reason=error.message, peer=call.host)
+            self._refusals.tell(Refusal.BAD_CREDENTIAL, reason=error.message, peer=call.host)
             raise Unauthenticated(error.message) from None
 
-    def _looked_into(self, call: Credentials) -> Caller:
+    async def _looked_into(self, call: Credentials) -> Caller:
         authorization = call.authorization
         if not authorization:
             pem = call.certificate
@@ -157,20 +151,36 @@ class Authority:
             return self._remember(pem, self._made(identity, "certificate", expires))
         if authorization[: len(_BEARER)].lower() != _BEARER:
             raise Unauthenticated("expected authorization: Bearer TOKEN")
-        return self._remember(_key(authorization), self.of_token(authorization[len(_BEARER) :].strip()))
+        text = authorization[len(_BEARER) :].strip()
+        if text.startswith(tokens.PREFIX) or not self._settings.jwt:
+            return self._remember(_key(authorization), self.of_token(text))
+        return self._remember(_key(authorization), await self._of_jwt(text))
 
-    def of_token(self, text: str) -> Caller:
-        """Returns whom a token or a JWT names; it is not remembered.
+    async def _of_jwt(self, text: str) -> Caller:
+        """Returns whom a JWT names. Half a millisecond of arithmetic, which anybody can ask for: in a thread.
 
         Raises:
-            UnknownKey, Unauthenticated: It proves nothing.
+            Unauthenticated: It proves nothing.
+        """
+        while True:
+            changes = self._key_changes
+            try:
+                identity, expires, credential = await self._threads.run(self._jwts.verify, text)
+            except UnknownKey as error:
+                await self._fetch_for(error.issuer)
+                identity, expires, credential = await self._threads.run(self._jwts.verify, text)
+            if changes == self._key_changes:  # else by keys that may have been taken back meanwhile
+                return self._made(identity, credential, expires)
+
+    def of_token(self, text: str) -> Caller:
+        """Returns whom a token of this server's names; it is not remembered.
+
+        Raises:
+            Unauthenticated: It proves nothing.
         """
         token_id = tokens.id_of(text)
-        if token_id is None and (text.startswith(tokens.PREFIX) or not self._settings.jwt):
-            raise Unauthenticated("the token is not one of this server's")
         if token_id is None:
-            identity, expires = self._jwts.verify(text)
-            return self._made(identity, "jwt", expires)
+            raise Unauthenticated("the token is not one of this server's")
         record = self._tokens.get(token_id)
         if not tokens.proves(text, record) or record is None:
             raise Unauthenticated("the token is unknown, or was revoked")
@@ -249,31 +259,19 @@ class Authority:
     def refusal(self, caller: Caller | None, roles: Sequence[Role], model: str, what: str) -> TurnoutError:
         """Counts and logs a refused call, and returns what its caller is told."""
         if caller is None or (caller.identity.anonymous and not caller.ended):
-            self._refused(Refusal.NO_CREDENTIAL, call=what, model=model[:_SHOWN])
+            self._refusals.tell(Refusal.NO_CREDENTIAL, call=what, model=model[:_SHOWN])
             return Unauthenticated(NO_CREDENTIAL)
         if caller.ended:
-            self._refused(Refusal.BAD_CREDENTIAL, call=what, identity=caller.identity.actor, reason=caller.ended)
-            return Unauthenticated(_ENDED)
+            self._refusals.tell(Refusal.BAD_CREDENTIAL, call=what, identity=caller.identity.actor, reason=caller.ended)
+            return Unauthenticated(ENDED)
         needed = " or ".join(roles) or "anything"
         identity = caller.identity.actor
-        self._refused(
+        self._refusals.tell(
             Refusal.DENIED, call=what, identity=identity, credential=caller.credential, needs=needed,
             model=model[:_SHOWN],
         )  # fmt: skip
         on = f"the model {model[:_SHOWN]!r}" if model else "this server"
         return PermissionDenied(f"{identity} lacks the role {needed} on {on}")
-
-    @contextmanager
-    def counted(self, caller: Caller) -> Iterator[None]:
-        """Counts a request of a caller, for as long as the block runs. Raises as `enter`."""
-        quota = self.enter(caller)
-        if quota is None:
-            yield
-            return
-        try:
-            yield
-        finally:
-            quota.leave()
 
     def enter(self, caller: Caller) -> Quota | None:
         """Counts a request that begins; what is returned is to be left at its end.
@@ -298,12 +296,7 @@ class Authority:
         """Puts the tokens of the state store into force: bearers of others are strangers from now on."""
         before, self._tokens = self._tokens, {one.id: one for one in records if one.revoked is None}
         gone = {f"token {token_id}" for token_id in before if before[token_id] != self._tokens.get(token_id)}
-        if gone:
-            for caller in self._all:
-                if caller.credential in gone:
-                    caller.ended = "revoked"
-            self._forget_ended()
-            self._end_streams()
+        self._revoke(gone)
 
     def put_policy(self, policy: Policy) -> None:
         """Puts another policy into force, for everybody who is remembered too."""
@@ -320,7 +313,7 @@ class Authority:
         """Follows the files and keys, and ends streams of callers whose time is up, for as long as it runs."""
         while True:
             await asyncio.sleep(self._settings.poll_interval_s)
-            self._end_streams()
+            self._streams.end(self._clock())
             if self._settings.policy:
                 stamp = await self._threads.run(stamp_of, self._settings.policy)
                 if stamp != self._stamp:
@@ -363,34 +356,9 @@ class Authority:
             task.cancel()
         self._threads.shutdown(wait=False)
 
-    # Streams.
-
-    @contextmanager
-    def stream(self, caller: Caller) -> Iterator[None]:
-        """Has the task that runs cancelled when the caller's time is up, and raises Unauthenticated then."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._streams[task] = caller
-        try:
-            yield
-        except asyncio.CancelledError:
-            if task not in self._cut:
-                raise
-            task.uncancel()
-            raise Unauthenticated(_ENDED) from None
-        finally:
-            self._streams.pop(task, None)
-            self._cut.discard(task)
-
-    def _end_streams(self) -> None:
-        now = self._clock()
-        for task, caller in list(self._streams.items()):
-            if not caller.ended and caller.expires <= now:
-                caller.ended = "expired"
-            if caller.ended and task not in self._cut:
-                self._cut.add(task)
-                self._refused(Refusal.ENDED, identity=caller.identity.actor, reason=caller.ended)
-                task.cancel()
+    def stream(self, caller: Caller) -> AbstractContextManager[None]:
+        """Ends the stream that the task serves when the caller's time is up. Raises as `OpenStreams.opened`."""
+        return self._streams.opened(caller)
 
     # Helpers.
 
@@ -398,7 +366,14 @@ class Authority:
         limit = self._policy.limit_of(identity)
         return None if limit is None else self._quotas.of(identity.name, limit, self._monotonic())
 
-    def _forget_ended(self) -> None:
+    def _revoke(self, credentials: Set[str]) -> None:
+        """Has whoever was proved by one of these credentials be a stranger from now on."""
+        if not credentials:
+            return
+        for caller in self._all:
+            if caller.credential in credentials:
+                caller.ended = "revoked"
+        self._streams.end(self._clock())
         self._callers = {key: caller for key, caller in self._callers.items() if not caller.ended}
         self._recorder.callers = len(self._callers)
 
@@ -427,7 +402,9 @@ class Authority:
         keys = self._jwts.keys[issuer]
         keys.tried()
         try:
-            keys.put(await self._threads.run(keys.fetch))
+            gone = keys.put(await self._threads.run(keys.fetch))
+            self._key_changes += bool(gone)
+            self._revoke({credential_of(issuer, kid) for kid in gone})
         except ConfigError as error:
             if not keys.failing:
                 self._log.error("keys cannot be fetched; those before stay in force", reason=error.message)
@@ -436,24 +413,6 @@ class Authority:
             if self._recorder.keys_failing[issuer]:
                 self._log.info("keys can be fetched again", issuer=issuer)
         self._recorder.keys_failing[issuer] = bool(keys.failing)
-
-    def refused_sign_in(self, refusal: Refusal, peer: str) -> None:
-        """Counts and logs a sign-in that was refused."""
-        self._refused(refusal, peer=peer)
-
-    def _refused(self, refusal: Refusal, **told: str) -> None:
-        recorder = self._recorder
-        recorder.refused[str(refusal)] += 1
-        now = self._monotonic()
-        self._lines = min(self._lines + (now - self._lines_at) * _LINES_PER_SECOND, _LINES_AT_ONCE)
-        self._lines_at = now
-        if self._lines < 1.0:
-            recorder.unlogged += 1
-            return
-        self._lines -= 1.0
-        unlogged, recorder.unlogged = recorder.unlogged, 0
-        more = {"left_out": unlogged} if unlogged else {}
-        self._log.warning("refused", why=str(refusal), **{key: value for key, value in told.items() if value}, **more)
 
 
 def _key(authorization: str) -> bytes:

@@ -11,7 +11,7 @@ import stat
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.message import Message
 from http.client import HTTPException
 from typing import IO, Any
@@ -38,10 +38,12 @@ class VerificationKey:
     Attributes:
         key: As PyJWT has it.
         algorithm: That it is for; "" where the set does not say.
+        text: The JWK, by which two are told apart.
     """
 
-    key: jwt.PyJWK
+    key: jwt.PyJWK = field(compare=False)
     algorithm: str
+    text: str
 
 
 class KeySet:
@@ -66,11 +68,12 @@ class KeySet:
         self._fetched = self._tried = -1e9
         self.failing = ""
 
-    def find(self, kid: str) -> VerificationKey | None:
-        """Returns the key of an id; without one, the only key that there is."""
+    def find(self, kid: str) -> tuple[str, VerificationKey] | None:
+        """Returns the key of an id, and its id; without one, the only key that there is."""
         if not kid:
-            return next(iter(self._keys.values())) if len(self._keys) == 1 else None
-        return self._keys.get(kid)
+            return next(iter(self._keys.items())) if len(self._keys) == 1 else None
+        key = self._keys.get(kid)
+        return None if key is None else (kid, key)
 
     @property
     def due(self) -> bool:
@@ -104,9 +107,10 @@ class KeySet:
             raise ConfigError(f"{setting}: {source} is larger than {_MOST_BYTES >> 20} MiB")
         return read_keys(data, f"{setting}: {source}")
 
-    def put(self, keys: Mapping[str, VerificationKey]) -> None:
-        """Puts keys that were fetched into force."""
-        self._keys, self.failing = keys, ""
+    def put(self, keys: Mapping[str, VerificationKey]) -> set[str]:
+        """Puts keys that were fetched into force; returns the ids of those that are no more what they were."""
+        before, self._keys, self.failing = self._keys, keys, ""
+        return {kid for kid, key in before.items() if keys.get(kid) != key}
 
     def _download(self, url: str) -> bytes:
         context = ssl.create_default_context(cafile=self._settings.jwks_ca or None)
@@ -154,7 +158,7 @@ def _key(one: Any) -> VerificationKey | None:
         return None
     if isinstance(key.key, RSAPublicKey) and key.key.key_size < _LEAST_RSA_BITS:
         return None
-    return VerificationKey(key, str(one.get("alg", "")))
+    return VerificationKey(key, str(one.get("alg", "")), json.dumps(one, sort_keys=True))
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

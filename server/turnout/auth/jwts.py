@@ -35,8 +35,8 @@ class JwtVerifier:
         self._names = {one.issuer: name for name, one in issuers.items()}
         self.keys = {name: KeySet(name, one) for name, one in issuers.items()}
 
-    def verify(self, token: str) -> tuple[Identity, float]:
-        """Returns whom a token names, and when it ends, in seconds since 1970.
+    def verify(self, token: str) -> tuple[Identity, float, str]:
+        """Returns whom a token names, when it ends, in seconds since 1970, and what its key is remembered by.
 
         Raises:
             UnknownKey: Its key may be one that is not known yet.
@@ -47,7 +47,7 @@ class JwtVerifier:
         try:
             header = jwt.get_unverified_header(token)
             claimed = jwt.decode(token, options={"verify_signature": False})
-        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+        except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError, RecursionError):
             raise Unauthenticated("the credential is no token of this server, and no JWT") from None
         issuer = claimed.get("iss")
         name = self._names.get(issuer) if isinstance(issuer, str) else None
@@ -58,12 +58,13 @@ class JwtVerifier:
             raise Unauthenticated("the JWT is signed by an algorithm that is not taken")
         if "crit" in header or not isinstance(kid, str):
             raise Unauthenticated("the JWT asks for something that is not known here")
-        key = self.keys[name].find(kid)
-        if key is None:
+        found = self.keys[name].find(kid)
+        if found is None:
             raise UnknownKey(name)
+        kid, key = found
         if key.algorithm and key.algorithm != algorithm:
             raise Unauthenticated("the JWT is signed by another algorithm than its key is for")
-        return self._verified(token, name, settings, key.key)
+        return (*self._verified(token, name, settings, key.key), credential_of(name, kid))
 
     def _verified(self, token: str, name: str, settings: JwtIssuer, key: jwt.PyJWK) -> tuple[Identity, float]:
         try:
@@ -82,7 +83,7 @@ class JwtVerifier:
             raise Unauthenticated("the JWT is not valid yet") from None
         except jwt.InvalidAudienceError:
             raise Unauthenticated("the JWT is for another audience") from None
-        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+        except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError, RecursionError):
             raise Unauthenticated("the JWT is not signed by a key of its issuer, or lacks a claim") from None
         subject = claims.get(settings.subject_claim)
         if not isinstance(subject, str) or not subject or len(subject) > _MOST_NAME or not subject.isprintable():
@@ -94,3 +95,8 @@ class JwtVerifier:
             raise Unauthenticated(f"the JWT names more than {_MOST_GROUPS} groups")
         identity = Identity(f"jwt:{name}/{subject}", tuple(f"group:{name}/{group}" for group in named))
         return identity, float(claims["exp"]) + settings.leeway_s
+
+
+def credential_of(issuer: str, kid: str) -> str:
+    """Returns what callers are remembered by whose JWT a key signed: without the key they are strangers."""
+    return f"jwt of {issuer}, key {kid[:_MOST_NAME]}"

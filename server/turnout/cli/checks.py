@@ -12,9 +12,20 @@ from typing import Any
 import onnxruntime as ort
 
 from turnout import __version__, host
+from turnout.auth.jwks import KeySet
+from turnout.auth.policy_file import load_policy
 from turnout.cli import machine
 from turnout.cli.output import size_text
-from turnout.config import LISTENERS, Loaded, Provider, Runtime, Settings, load_settings
+from turnout.config import (
+    LISTENERS,
+    Loaded,
+    Provider,
+    Runtime,
+    Settings,
+    check_exposure,
+    load_settings,
+    open_to_anybody,
+)
 from turnout.config.rendering import redacted
 from turnout.errors import ConfigError, TurnoutError
 from turnout.registry.repository import Repository
@@ -75,6 +86,8 @@ def examine(config: Path | None, flags: Mapping[str, Any]) -> Iterator[Check]:
     yield from _repository(settings)
     yield _state(settings)
     yield from _tls(settings)
+    yield _exposure(settings)
+    yield _auth(settings)
 
 
 def _sources(loaded: Loaded) -> str:
@@ -198,3 +211,27 @@ def _tls(settings: Settings) -> Iterator[Check]:
         else:
             asked = f"; client certificates: {identity.client_certificates}"
             yield Check(name, Health.OK, f"{identity.subject}, valid until {utc_text(identity.expires)}{asked}")
+
+
+def _exposure(settings: Settings) -> Check:
+    try:
+        check_exposure(settings)
+    except ConfigError as error:
+        return Check("listeners", Health.BROKEN, error.message)
+    if found := open_to_anybody(settings):
+        return Check("listeners", Health.NOTE, f"open to anybody, as insecure says: {', '.join(found)}")
+    return Check("listeners", Health.OK, "on loopback, or with TLS and identities")
+
+
+def _auth(settings: Settings) -> Check:
+    auth = settings.auth
+    if not auth.enabled:
+        return Check("auth", Health.OK, "off: whoever reaches a listener is taken at their word")
+    try:
+        policy = load_policy(auth.policy)
+        for name, issuer in auth.jwt.items():
+            KeySet(name, issuer).fetch()
+    except ConfigError as error:
+        return Check("auth", Health.BROKEN, error.message)
+    issuers = f", JWTs of {', '.join(auth.jwt)}" if auth.jwt else ""
+    return Check("auth", Health.OK, f"{len(policy.grants)} grants, {len(policy.limits)} limits{issuers}")

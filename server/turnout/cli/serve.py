@@ -1,6 +1,5 @@
 """`turnout serve`."""
 
-import asyncio
 from typing import Annotated
 
 import typer
@@ -55,6 +54,8 @@ def serve(
             out.show(as_data(settings), render_toml(settings, loaded.origins).rstrip("\n"))
             return
         check_exposure(settings)
+        import asyncio
+
         from turnout.cli.machine import cuda_driver
         from turnout.event_loop import loop_factory
         from turnout.threads import end_process

@@ -1,0 +1,43 @@
+"""Refused calls, counted all and logged within a rate: anybody can have as many calls refused as they like."""
+
+import time
+from collections.abc import Callable
+
+from structlog.typing import FilteringBoundLogger
+
+from turnout.telemetry.auth import AuthRecorder, Refusal
+
+_LINES_PER_SECOND = 5.0
+_LINES_AT_ONCE = 50.0
+
+
+class Refusals:
+    """Where refused calls are told."""
+
+    def __init__(
+        self, recorder: AuthRecorder, log: FilteringBoundLogger, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._recorder = recorder
+        self._log = log
+        self._clock = clock
+        self._lines = _LINES_AT_ONCE
+        self._at = clock()
+
+    def tell(self, refusal: Refusal, **told: str) -> None:
+        """Counts a refused call, and logs it unless there were too many: then a later line says how many were left out.
+
+        Args:
+            refusal: Why.
+            told: What else is known, no secret of it; what is empty is left out.
+        """
+        recorder, now = self._recorder, self._clock()
+        recorder.refused[str(refusal)] += 1
+        self._lines = min(self._lines + (now - self._at) * _LINES_PER_SECOND, _LINES_AT_ONCE)
+        self._at = now
+        if self._lines < 1.0:
+            recorder.unlogged += 1
+            return
+        self._lines -= 1.0
+        left_out, recorder.unlogged = recorder.unlogged, 0
+        more = {"left_out": left_out} if left_out else {}
+        self._log.warning("refused", why=str(refusal), **{key: value for key, value in told.items() if value}, **more)
