@@ -32,7 +32,7 @@ from turnout_client import Client
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 BEFORE = "46f93db5c9a089a849345ac318169acb92cfe2d1"
-"""2026-11-29, one schema of the state store ago, and the first commit whose drain fails no request. Write the tag of the
+"""2026-11-29, a schema of the state store ago, and the first commit whose drain fails no request. Write the tag of the
 latest release here once there is one."""
 
 ROOT = Path(__file__).parents[2]
