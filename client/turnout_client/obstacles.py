@@ -137,8 +137,6 @@ def _of_alert(reason: str, tls: Tls) -> str:
 def _own_certificate(tls: Tls) -> str:
     if not tls.cert:
         return "it may require a client certificate (cert and key of Tls, --tls-cert and --tls-key)"
-    from cryptography import x509  # 25 ms of CPU, for what seldom happens
-
     own = f"the client certificate in {tls.cert}"
     ends = _end(Path(tls.cert))
     if ends is not None and ends < datetime.now(UTC):
@@ -158,7 +156,7 @@ def _plain_server(host: str, port: int, where: str) -> str:
 def _end(certificate: Path) -> datetime | None:
     """Returns when a certificate ends; None where `cryptography` is not installed, which all else does without."""
     try:
-        from cryptography import x509
+        from cryptography import x509  # 25 ms of CPU, for what seldom happens
     except ImportError:
         return None
     return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
