@@ -104,6 +104,7 @@ ROUTE_RULES: Mapping[str, Rule] = {
     "/v2/{rest:path}": SOMEBODY,
     "/console/{rest:path}": SOMEBODY,
     **on("model", PREDICT, "/predict/{model} /predict/{model}/{selector}"),
+    **on("model", READ, "/v1/rollouts/{model} /v1/rollouts/{model}/checks/{check}"),
     **on("model", PREDICT, "/v2/models/{model}/infer /v2/models/{model}/versions/{selector}/infer"),
     **{f"/v2/models/{{model}}{rest}": DESCRIBE for rest in ("", "/ready", "/config")},
     **{f"/v2/models/{{model}}/versions/{{selector}}{rest}": DESCRIBE for rest in ("", "/ready", "/config")},
@@ -285,7 +286,14 @@ async def test_every_method_lets_in_whom_it_should_and_nobody_else(server: Runni
 async def test_every_route_lets_in_whom_it_should_and_nobody_else(
     server: Running, shown: list[Credential], routes: list[Route]
 ) -> None:
-    values = {"model": GHOST, "selector": "1.0.0", "version": "1.0.0", "attempt": "1", "command": "pause"}
+    values = {
+        "model": GHOST,
+        "selector": "1.0.0",
+        "version": "1.0.0",
+        "attempt": "1",
+        "command": "pause",
+        "check": "healthy",
+    }
     wrong: list[str] = []
     limit = asyncio.Semaphore(16)
     async with httpx.AsyncClient(base_url=f"http://{server.http}", timeout=20) as client:
