@@ -87,7 +87,7 @@ def _stages(
 ) -> Mapping[str, Stage]:
     router, plane = services.router, services.inference
     exchange = arrive()
-    exchange.parse()
+    exchange.read()
     request = exchange.decode()
     route = router.route(request.model, request.selector)
     handle = route.handle

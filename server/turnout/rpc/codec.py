@@ -5,6 +5,7 @@ import uuid
 
 from turnout.errors import InvalidRequest, InvalidTensor
 from turnout.routing.preferences import Preferences
+from turnout.rpc.transport.port import FixedMetadata
 from turnout.serving.inference import InferenceRequest, InferenceResult, Role, Route
 from turnout.serving.limits import InputLimits
 from turnout.serving.tensor import Array
@@ -147,18 +148,20 @@ def route_message(route: Route) -> pb.Route:
     )
 
 
-def trailing_metadata(route: Route) -> tuple[tuple[str, str], ...]:
+def trailing_metadata(route: Route) -> FixedMetadata:
     """Returns which version answers, and why, for clients and proxies that look at metadata only."""
-    known: tuple[tuple[str, str], ...] | None = route.memo.get(_TRAILING)
+    known: FixedMetadata | None = route.memo.get(_TRAILING)
     if known is None:
         entry = route.entry
-        known = route.memo[_TRAILING] = (
-            ("x-turnout-version", entry.version_text),
-            ("x-turnout-digest", entry.digest),
-            ("x-turnout-role", str(route.role)),
-            ("x-turnout-epoch", str(route.epoch)),
-            # Metadata is ASCII; what a reason holds beyond that is told in full in the answer.
-            *([("x-turnout-warning", ascii_text(route.warning))] if route.warning else ()),
+        known = route.memo[_TRAILING] = FixedMetadata(
+            (
+                ("x-turnout-version", entry.version_text),
+                ("x-turnout-digest", entry.digest),
+                ("x-turnout-role", str(route.role)),
+                ("x-turnout-epoch", str(route.epoch)),
+                # Metadata is ASCII; what a reason holds beyond that is told in full in the answer.
+                *([("x-turnout-warning", ascii_text(route.warning))] if route.warning else ()),
+            )
         )
     return known
 

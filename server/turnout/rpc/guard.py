@@ -47,17 +47,34 @@ class Guard:
         """Returns what parses messages of a type."""
         return MessageReader(message, self.limits, self.thread)
 
-    def unary(self, service: str, behaviour: Callable[[bytes, Call], Awaitable[bytes]]) -> Unary:
-        """Returns the method of a service whose behaviour parses, serialises and bounds by itself."""
+    def unary(
+        self, service: str, behaviour: Callable[[bytes, Call], bytes | Awaitable[bytes]], *, prompt: bool = False
+    ) -> Unary:
+        """Returns the method of a service whose behaviour parses, serialises and bounds by itself.
 
-        async def answer(message: bytes, call: Call) -> bytes:
+        Args:
+            service: Full name.
+            behaviour: As `Unary.answer`; raises whatever it does.
+            prompt: As `Unary.prompt`.
+        """
+
+        def answer(message: bytes, call: Call) -> bytes | Awaitable[bytes]:
             try:
-                return await behaviour(message, call)
+                done = behaviour(message, call)
             except Exception as error:  # noqa: BLE001 - the client would get its words
                 status = self._ended(service, error)
+            else:
+                return done if isinstance(done, bytes) else awaited(done)
             raise StatusError(status)  # outside of `except`: it would lead to the message, as the error does
 
-        return Unary(answer)
+        async def awaited(rest: Awaitable[bytes]) -> bytes:
+            try:
+                return await rest
+            except Exception as error:  # noqa: BLE001 - as above
+                status = self._ended(service, error)
+            raise StatusError(status)
+
+        return Unary(answer, prompt)
 
     def streaming(self, service: str, behaviour: Callable[[Stream], Awaitable[None]]) -> Streaming:
         """Returns the method of a service whose behaviour parses, serialises and bounds by itself."""

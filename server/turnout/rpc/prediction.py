@@ -1,5 +1,6 @@
 """`turnout.v1.PredictionService`: requests and answers of `Predict` and `PredictStream`, decoded and encoded."""
 
+from collections.abc import Awaitable
 from functools import partial
 
 from turnout.errors import InvalidRequest, TurnoutError
@@ -11,7 +12,7 @@ from turnout.rpc.guard import Guard
 from turnout.rpc.multiplex import Multiplexer, as_ready
 from turnout.rpc.send_clock import SendClock
 from turnout.rpc.transport.port import Call, Methods, Stream
-from turnout.serving.data_plane import DataPlane
+from turnout.serving.data_plane import DataPlane, Pending
 from turnout.serving.inference import InferenceRequest, InferenceResult
 from turnout.telemetry.tracing.context import SpanContext, parse
 from turnout.wire_format import length_delimited
@@ -116,14 +117,15 @@ def prediction_methods(plane: DataPlane, preferences: PreferenceReader, max_item
     predicting = Endpoint.of(_SERVICE, "Predict", pb.PredictRequest, preferences, guard)
     streaming = Endpoint.of(_SERVICE, "PredictStream", pb.PredictStreamRequest, preferences, guard)
 
-    async def predict(data: bytes, call: Call) -> bytes:
-        return await plane.answer(PredictExchange(predicting, data, call))
+    def predict(data: bytes, call: Call) -> bytes | Awaitable[bytes]:
+        done = plane.begin(PredictExchange(predicting, data, call))
+        return done.finish() if isinstance(done, Pending) else done
 
     async def predict_stream(stream: Stream) -> None:
         item = partial(PredictItem, Opened.of(streaming, stream), SendClock())
         await Multiplexer(plane, stream, item, as_ready, max_items).run()
 
     return {
-        f"/{_SERVICE}/Predict": guard.unary(_SERVICE, predict),
+        f"/{_SERVICE}/Predict": guard.unary(_SERVICE, predict, prompt=True),
         f"/{_SERVICE}/PredictStream": guard.streaming(_SERVICE, predict_stream),
     }

@@ -22,10 +22,11 @@ def followed(methods: Methods, peers: Peers | None) -> Methods:
 
 
 def _followed(
-    answer: Callable[[bytes, Call], Awaitable[bytes]], follow: Callable[[], Awaitable[None]]
+    answer: Callable[[bytes, Call], bytes | Awaitable[bytes]], follow: Callable[[], Awaitable[None]]
 ) -> Callable[[bytes, Call], Awaitable[bytes]]:
     async def followed_answer(message: bytes, call: Call) -> bytes:
-        response = await answer(message, call)
+        done = answer(message, call)
+        response = done if isinstance(done, bytes) else await done
         await follow()
         return response
 

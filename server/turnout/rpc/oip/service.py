@@ -1,6 +1,6 @@
 """The protocol's service, under the name that its clients call."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from google.protobuf.descriptor import ServiceDescriptor
@@ -17,7 +17,7 @@ from turnout.rpc.oip.exchange import InferExchange, InferItem
 from turnout.rpc.oip.repository import RepositoryMethods, VersionControl
 from turnout.rpc.transport.port import Call, Methods, Stream
 from turnout.serving.catalog import Catalog
-from turnout.serving.data_plane import DataPlane
+from turnout.serving.data_plane import DataPlane, Pending
 from turnout.serving.inference import Router
 from turnout_proto.oip import inference_pb2
 from turnout_proto.oip.inference_pb2 import ModelInferRequest
@@ -87,8 +87,9 @@ def _inference_methods(plane: DataPlane, preferences: PreferenceReader, max_stre
     streaming = Endpoint.of(SERVICE_NAME, _STREAM_INFER, ModelInferRequest, preferences, guard)
     inputs = InputDecoder(guard.limits)
 
-    async def model_infer(data: bytes, call: Call) -> bytes:
-        return await plane.answer(InferExchange(inferring, inputs, data, call))
+    def model_infer(data: bytes, call: Call) -> bytes | Awaitable[bytes]:
+        done = plane.begin(InferExchange(inferring, inputs, data, call))
+        return done.finish() if isinstance(done, Pending) else done
 
     async def model_stream_infer(stream: Stream) -> None:
         # Triton keeps the order for models with one answer a request, and its clients rely on it if they set no ids.
@@ -96,6 +97,6 @@ def _inference_methods(plane: DataPlane, preferences: PreferenceReader, max_stre
         await Multiplexer(plane, stream, item, in_order, max_stream_items).run()
 
     return {
-        f"/{SERVICE_NAME}/{_INFER}": guard.unary(SERVICE_NAME, model_infer),
+        f"/{SERVICE_NAME}/{_INFER}": guard.unary(SERVICE_NAME, model_infer, prompt=True),
         f"/{SERVICE_NAME}/{_STREAM_INFER}": guard.streaming(SERVICE_NAME, model_stream_infer),
     }

@@ -29,7 +29,8 @@ def _admitted(method: Method, admission: Admission) -> Method:
             admission.begun += 1
             admission.under_way += 1
             try:
-                return await behaviour(message, call)
+                done = behaviour(message, call)
+                return done if isinstance(done, bytes) else await done
             finally:
                 admission.under_way -= 1
 

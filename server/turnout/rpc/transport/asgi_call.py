@@ -84,20 +84,19 @@ class CallLimits:
 
 
 class AsgiCall(RunningCall):
-    """One call whose messages travel in ASGI's events."""
+    """One call whose messages travel in ASGI's events.
 
-    __slots__ = (
-        "_encoding",
-        "_extensions",
-        "_frames",
-        "_half_closed",
-        "_held",
-        "_limits",
-        "_receive",
-        "_send",
-        "gzip",
-        "started",
-    )
+    Attributes:
+        gzip: Whether its answers are compressed.
+        started: Whether the headers of its answer have been sent.
+    """
+
+    gzip = False
+    started = False
+    _encoding = IDENTITY
+    _frames: FrameSplitter | None = None
+    _half_closed = False
+    _held = 0
 
     def __init__(
         self,
@@ -108,7 +107,7 @@ class AsgiCall(RunningCall):
         receive: Receive,
         send: Send,
     ) -> None:
-        """Begins a call.
+        """Begins a call; `open` is to follow.
 
         Args:
             limits: Of calls.
@@ -117,38 +116,51 @@ class AsgiCall(RunningCall):
             headers: Of the request, of each name one.
             receive: ASGI's.
             send: ASGI's.
-
-        Raises:
-            StatusError: Its headers are not those of a call.
         """
-        deadline, early = None, 0.0
-        timeout = headers.get(b"grpc-timeout")
-        if timeout is not None:
-            try:
-                seconds = parse_timeout(timeout)
-                deadline = time.monotonic() + seconds
-                early = min(seconds * _EARLY_SHARE, _EARLY_SECONDS)
-            except ValueError as error:
-                raise refusal(INTERNAL, str(error)) from None
-        super().__init__(scope["headers"], headers, scope.get("client"), deadline, early, counted)
-        self._extensions = scope["extensions"]
+        self.counted = counted
+        self._headers = scope["headers"]
+        self._names = headers
+        self._scope = scope
         self._limits = limits
         self._receive = receive
         self._send = send
-        self._frames: FrameSplitter | None = None
-        self._half_closed = False
-        self._held = 0
-        self._encoding = headers.get(b"grpc-encoding", IDENTITY)
-        if self._encoding is not IDENTITY and self._encoding not in ENCODINGS:
-            named = self._encoding[:64].decode("latin-1")
-            raise refusal(UNIMPLEMENTED, f"expected grpc-encoding {ENCODING_NAMES}, got {named!r}")
-        self.gzip = limits.gzip and accepts_gzip(headers.get(b"grpc-accept-encoding", b""))
-        self.started = False
+
+    def open(self) -> None:
+        """Reads what the headers say of the call itself.
+
+        Raises:
+            StatusError: They are not those of a call.
+        """
+        headers = self._names
+        if (timeout := headers.get(b"grpc-timeout")) is not None:
+            try:
+                seconds = parse_timeout(timeout)
+            except ValueError as error:
+                raise refusal(INTERNAL, str(error)) from None
+            self.expire(time.monotonic() + seconds, min(seconds * _EARLY_SHARE, _EARLY_SECONDS))
+        if (encoding := headers.get(b"grpc-encoding")) is not None:
+            if encoding not in ENCODINGS:
+                named = encoding[:64].decode("latin-1")
+                raise refusal(UNIMPLEMENTED, f"expected grpc-encoding {ENCODING_NAMES}, got {named!r}")
+            self._encoding = encoding
+        if self._limits.gzip:
+            self.gzip = accepts_gzip(headers.get(b"grpc-accept-encoding", b""))
+
+    @property
+    def path(self) -> str:
+        """Of its method."""
+        return str(self._scope["path"])
+
+    @property
+    def host(self) -> str:
+        """The caller's IP address; "" if it has none."""
+        client = self._scope.get("client")
+        return str(client[0]) if client else ""
 
     @property
     def certificate(self) -> str:
         """The client's own certificate, in PEM; "" if it showed none."""
-        chain = self._extensions.get("tls", {}).get("client_cert_chain", ())
+        chain = self._scope["extensions"].get("tls", {}).get("client_cert_chain", ())
         return str(chain[0]) if chain else ""
 
     async def only_message(self, event: Event) -> bytes:
@@ -252,6 +264,8 @@ class AsgiCall(RunningCall):
                 raise StatusError(to_status(error)) from None
             self._held += growth
         seconds = self._limits.message_seconds
+        if self.task is None:
+            await asyncio.sleep(0)  # it goes on in a task then, which the time-out needs
         try:
             async with asyncio.timeout(seconds or None):
                 event = await self._receive()

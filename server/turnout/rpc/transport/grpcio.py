@@ -66,8 +66,6 @@ class GrpcioListener:
 class GrpcioCall(Stream):
     """A call of grpc.aio; a unary one is never read from or written to."""
 
-    __slots__ = ("_context",)
-
     def __init__(self, context: Context) -> None:
         self._context = context
         self.trailing: Metadata = ()
@@ -140,11 +138,14 @@ def _handler(method: Method) -> Handler:
     return grpc.stream_stream_rpc_method_handler(_streaming(method.serve))
 
 
-def _unary(answer: Callable[[bytes, Call], Awaitable[bytes]]) -> Callable[[bytes, Context], Awaitable[bytes]]:
+def _unary(
+    answer: Callable[[bytes, Call], bytes | Awaitable[bytes]],
+) -> Callable[[bytes, Context], Awaitable[bytes]]:
     async def behaviour(message: bytes, context: Context) -> bytes:
         call = GrpcioCall(context)
         try:
-            response = await answer(message, call)
+            done = answer(message, call)
+            response = done if isinstance(done, bytes) else await done
         except StatusError as error:
             status = error.status
         else:

@@ -10,7 +10,7 @@ raises StatusError. `turnout.rpc.guard` wraps every method so that it raises not
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from google.rpc.status_pb2 import Status
 
@@ -33,14 +33,22 @@ class StatusError(Exception):
         self.status = status
 
 
+class FixedMetadata(tuple[tuple[str, str], ...]):
+    """Metadata that many calls are answered with.
+
+    Attributes:
+        prepared: What a transport has made of it; None before the first call.
+    """
+
+    prepared: Any = None
+
+
 class Call(ABC):
     """One call, as its method sees it.
 
     Attributes:
         trailing: Metadata that is sent with the status OK; set by the method before it returns.
     """
-
-    __slots__ = ("trailing",)
 
     trailing: Metadata
 
@@ -72,8 +80,6 @@ class Call(ABC):
 class Stream(Call):
     """A call with any number of messages each way."""
 
-    __slots__ = ()
-
     @abstractmethod
     async def read(self) -> bytes | None:
         """Returns the client's next message; None once it has sent its last."""
@@ -88,10 +94,13 @@ class Unary:
     """A method with one message each way.
 
     Attributes:
-        answer: Takes the request, and returns the response.
+        answer: Takes the request, and returns the response, or what becomes of it where something has to be waited for.
+        prompt: Whether it mostly waits for nothing. It is begun without a task then: until it first waits,
+            `asyncio.current_task` is None.
     """
 
-    answer: Callable[[bytes, Call], Awaitable[bytes]]
+    answer: Callable[[bytes, Call], bytes | Awaitable[bytes]]
+    prompt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
