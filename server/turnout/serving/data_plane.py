@@ -191,7 +191,7 @@ class DataPlane:
             if request.deadline is not None and request.deadline <= request.arrived:
                 # It waited too long on its way: the queue refuses it, and nothing is computed.
                 return Pending(self, exchange, trace, request, route, counted)
-            answered = handle.infer_now(request.inputs, request.outputs, route.lane)
+            answered = handle.infer_now(request.inputs, request.outputs, route.lane, request.kind)
         except Exception as error:  # noqa: BLE001 - told apart there
             return self._failed(exchange, trace, request, route, counted, error)
         if answered is None:

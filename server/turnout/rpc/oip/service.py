@@ -8,12 +8,12 @@ from google.protobuf.descriptor import ServiceDescriptor
 from turnout.errors import Unsupported
 from turnout.oip.description import Description
 from turnout.routing.preferences import PreferenceReader
-from turnout.rpc.exchange import Endpoint, Opened
+from turnout.rpc.exchange import Opened
 from turnout.rpc.guard import Guard, refusal
 from turnout.rpc.multiplex import Multiplexer, in_order
 from turnout.rpc.oip.codec import InputDecoder
 from turnout.rpc.oip.description import DescriptionMethods
-from turnout.rpc.oip.exchange import InferExchange, InferItem
+from turnout.rpc.oip.exchange import InferEndpoint, InferExchange, InferItem
 from turnout.rpc.oip.repository import RepositoryMethods, VersionControl
 from turnout.rpc.transport.port import Call, Methods, Stream
 from turnout.serving.catalog import Catalog
@@ -83,17 +83,19 @@ def oip_methods(
 
 
 def _inference_methods(plane: DataPlane, preferences: PreferenceReader, max_stream_items: int, guard: Guard) -> Methods:
-    inferring = Endpoint.of(SERVICE_NAME, _INFER, ModelInferRequest, preferences, guard)
-    streaming = Endpoint.of(SERVICE_NAME, _STREAM_INFER, ModelInferRequest, preferences, guard)
     inputs = InputDecoder(guard.limits)
+    inferring, streaming = (
+        InferEndpoint.of(SERVICE_NAME, method, ModelInferRequest, preferences, guard, inputs=inputs)
+        for method in (_INFER, _STREAM_INFER)
+    )
 
     def model_infer(data: bytes, call: Call) -> bytes | Awaitable[bytes]:
-        done = plane.begin(InferExchange(inferring, inputs, data, call))
+        done = plane.begin(InferExchange(inferring, data, call))
         return done.finish() if isinstance(done, Pending) else done
 
     async def model_stream_infer(stream: Stream) -> None:
         # Triton keeps the order for models with one answer a request, and its clients rely on it if they set no ids.
-        item = partial(InferItem, Opened.of(streaming, stream), inputs)
+        item = partial(InferItem, Opened.of(streaming, stream))
         await Multiplexer(plane, stream, item, in_order, max_stream_items).run()
 
     return {
