@@ -29,10 +29,13 @@ from turnout.config import Address, Routing, Runtime, Settings
 from turnout.routing.preferences import PreferenceReader
 from turnout.rpc.exchange import Endpoint
 from turnout.rpc.guard import Guard
+from turnout.rpc.oip.codec import FIELDS as INFER_FIELDS
 from turnout.rpc.oip.codec import InputDecoder
-from turnout.rpc.oip.exchange import InferExchange
+from turnout.rpc.oip.exchange import InferEndpoint, InferExchange
+from turnout.rpc.prediction import FIELDS as PREDICT_FIELDS
 from turnout.rpc.prediction import PredictExchange
 from turnout.rpc.server import Services
+from turnout.rpc.templates import Templates
 from turnout.rpc.transport.port import Call
 from turnout.serving.data_plane import Pending
 from turnout.serving.inference import InferenceResult
@@ -70,15 +73,15 @@ def stages(services: Services) -> Mapping[str, Mapping[str, Stage]]:
     infer.inputs.add(name="x", datatype="FP32", shape=[1, 64])
     predict = PredictRequest(model="tiny", inputs=[tensors.encode("x", x)])
     keyed = PredictRequest(model="tiny", inputs=[tensors.encode("x", x)], routing_key="tenant 1")
-    predicting = Endpoint.of("bench", "Predict", PredictRequest, preferences, guard)
-    inferring = Endpoint.of("bench", "ModelInfer", ModelInferRequest, preferences, guard)
-    inputs = InputDecoder(DEFAULT_LIMITS)
+    predicting = Endpoint.of("bench", "Predict", PredictRequest, preferences, guard, Templates(PREDICT_FIELDS))
+    inputs, templates = InputDecoder(DEFAULT_LIMITS), Templates(INFER_FIELDS)
+    inferring = InferEndpoint.of("bench", "ModelInfer", ModelInferRequest, preferences, guard, templates, inputs=inputs)
     v1, oip = predict.SerializeToString(), infer.SerializeToString()
     with_key = keyed.SerializeToString()
     return {
         "turnout.v1": _stages(services, lambda: PredictExchange(predicting, v1, _Quiet())),
         "turnout.v1, with a routing key": _stages(services, lambda: PredictExchange(predicting, with_key, _Quiet())),
-        "Open Inference Protocol": _stages(services, lambda: InferExchange(inferring, inputs, oip, _Quiet())),
+        "Open Inference Protocol": _stages(services, lambda: InferExchange(inferring, oip, _Quiet())),
     }
 
 

@@ -14,6 +14,7 @@ from turnout.routing.preferences import NO_PREFERENCES, PreferenceReader, Prefer
 from turnout.rpc.errors import code_name, to_status
 from turnout.rpc.guard import Guard
 from turnout.rpc.reading import SMALL_BYTES, MessageReader, MessageT
+from turnout.rpc.templates import Templates
 from turnout.rpc.transport.port import Call, StatusError, Stream
 from turnout.serving.inference import InferenceRequest
 from turnout.serving.limits import InputLimits
@@ -35,6 +36,7 @@ class Endpoint(Generic[MessageT]):
         operation: As traces name it.
         reader: Parses its requests.
         preferences: Reads what metadata asks for.
+        templates: Requests that are remembered.
         limits: On what a request may hold.
         sized: Returns a serialised answer, or raises Exhausted if it is larger than messages may be.
     """
@@ -43,6 +45,7 @@ class Endpoint(Generic[MessageT]):
     operation: Operation
     reader: MessageReader[MessageT]
     preferences: PreferenceReader
+    templates: Templates
     limits: InputLimits
     sized: Callable[[bytes], bytes]
 
@@ -54,11 +57,12 @@ class Endpoint(Generic[MessageT]):
         message: type[MessageT],
         preferences: PreferenceReader,
         guard: Guard,
+        templates: Templates,
         **more: Any,
     ) -> Self:
         """Makes that of a method whose requests are of the type `message`; `more` is what a protocol adds."""
         operation, reader = Operation.rpc(service, method), guard.reader(message)
-        return cls(service, operation, reader, preferences, guard.limits, guard.sized, **more)
+        return cls(service, operation, reader, preferences, templates, guard.limits, guard.sized, **more)
 
 
 class GrpcExchange(Generic[MessageT]):

@@ -19,7 +19,7 @@ from turnout.oip.tensors import (
     shaped,
     text,
 )
-from turnout.rpc.templates import Fields, Templates
+from turnout.rpc.templates import Fields
 from turnout.serving.limits import DEFAULT_LIMITS, InputLimits, counted
 from turnout.serving.tensor import Array
 from turnout_proto.oip.inference_pb2 import ModelInferRequest
@@ -60,9 +60,6 @@ class InputDecoder:
     """Decodes the inputs of requests, and remembers how tensors were described.
 
     Clients describe theirs in the same bytes call after call: what was checked once takes a third of the time then.
-
-    Attributes:
-        templates: Whole requests that are remembered.
     """
 
     def __init__(self, limits: InputLimits) -> None:
@@ -71,7 +68,6 @@ class InputDecoder:
         Args:
             limits: On what requests may hold.
         """
-        self.templates = Templates(FIELDS)
         self._limits = limits
         self._known: dict[bytes, RawInput] = {}
 

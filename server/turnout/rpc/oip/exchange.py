@@ -45,7 +45,7 @@ class _Infer(GrpcExchange[ModelInferRequest]):
         """Reads the message, as far as it is unlike those before. Raises as `parse`."""
         if self._found is not None or self.parsed is not None:
             return
-        templates, data = self.endpoint.inputs.templates, self.data
+        templates, data = self.endpoint.templates, self.data
         found = self._found = templates.find(data)
         if found is not None:
             self.data, self._id = b"", found[1]
@@ -100,25 +100,25 @@ class _Infer(GrpcExchange[ModelInferRequest]):
 
     def _decode(self, deadline: float | None, preferences: Preferences) -> InferenceRequest:
         """Returns a request that is like none before, and remembers it. Raises as `request`."""
-        message, limits, decoder = self.parse(), self.endpoint.limits, self.endpoint.inputs
+        message, endpoint = self.parse(), self.endpoint
         parameters = plain(message.parameters)
         request, self._classes = exchange.request_of(
             model=message.model_name,
             selector=message.model_version,
             request_id=message.id,
             logged_id=_logged_id(message.id),
-            inputs=decoder.decode(message),
-            outputs=wanted_outputs(message.outputs, limits),
+            inputs=endpoint.inputs.decode(message),
+            outputs=wanted_outputs(message.outputs, endpoint.limits),
             parameters=parameters,
             arrived=self.arrived,
             deadline=deadline,
             preferences=preferences,
-            limits=limits,
+            limits=endpoint.limits,
         )
         self.costly = bool(self._classes)
         if self._outline is not None:
             model, selector, options = message.model_name, message.model_version, read_options(parameters)
-            decoder.templates.remember(
+            endpoint.templates.remember(
                 self._outline, model, selector, request.inputs, request.outputs, self._classes, *options
             )
         return request

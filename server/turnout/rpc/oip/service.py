@@ -11,10 +11,11 @@ from turnout.routing.preferences import PreferenceReader
 from turnout.rpc.exchange import Opened
 from turnout.rpc.guard import Guard, refusal
 from turnout.rpc.multiplex import Multiplexer, in_order
-from turnout.rpc.oip.codec import InputDecoder
+from turnout.rpc.oip.codec import FIELDS, InputDecoder
 from turnout.rpc.oip.description import DescriptionMethods
 from turnout.rpc.oip.exchange import InferEndpoint, InferExchange, InferItem
 from turnout.rpc.oip.repository import RepositoryMethods, VersionControl
+from turnout.rpc.templates import Templates
 from turnout.rpc.transport.port import Call, Methods, Stream
 from turnout.serving.catalog import Catalog
 from turnout.serving.data_plane import DataPlane, Pending
@@ -83,9 +84,9 @@ def oip_methods(
 
 
 def _inference_methods(plane: DataPlane, preferences: PreferenceReader, max_stream_items: int, guard: Guard) -> Methods:
-    inputs = InputDecoder(guard.limits)
+    inputs, templates = InputDecoder(guard.limits), Templates(FIELDS)
     inferring, streaming = (
-        InferEndpoint.of(SERVICE_NAME, method, ModelInferRequest, preferences, guard, inputs=inputs)
+        InferEndpoint.of(SERVICE_NAME, method, ModelInferRequest, preferences, guard, templates, inputs=inputs)
         for method in (_INFER, _STREAM_INFER)
     )
 
