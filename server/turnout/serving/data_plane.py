@@ -125,11 +125,19 @@ class DataPlane:
 
         For streams, whose items have to be told apart before they are begun.
         """
+        if not exchange.heavy:
+            return self.parse_now(exchange)
         try:
-            if exchange.heavy:
-                await self._conversions.run(exchange.read)
-            else:
-                exchange.read()
+            await self._conversions.run(exchange.read)
+        except Exception as error:  # noqa: BLE001 - told apart there
+            trace = None if self._tracer is None else self._traced(self._tracer, exchange)
+            return self._undecoded(exchange, trace, error)
+        return None
+
+    def parse_now(self, exchange: Exchange[T]) -> T | None:
+        """Does as `parse`, for a request that is not heavy."""
+        try:
+            exchange.read()
         except Exception as error:  # noqa: BLE001 - told apart there
             trace = None if self._tracer is None else self._traced(self._tracer, exchange)
             return self._undecoded(exchange, trace, error)

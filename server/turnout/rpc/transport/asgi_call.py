@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
@@ -183,27 +183,65 @@ class AsgiCall(RunningCall):
         frames = self._frames
         if frames is None:
             frames = self._frames = FrameSplitter(self._limits.max_message_bytes)
-        try:
-            while (frame := frames.next()) is None:
-                if self._half_closed:
-                    if frames.partial:
-                        raise refusal(INTERNAL, "the request ended within a message")
-                    return None
+        while (frame := self._next(frames)) is None:
+            if self._half_closed:
                 if frames.partial:
-                    await self._receive_rest(frames)
-                else:
-                    self._fed(await self._receive())
-            self.release()
-            compressed, message = frame
-            return await self._decompressed(message) if compressed else message
+                    raise refusal(INTERNAL, "the request ended within a message")
+                return None
+            if frames.partial:
+                await self._receive_rest(frames)
+            else:
+                self._fed(await self._receive())
+        self.release()
+        compressed, message = frame
+        return await self._decompressed(message) if compressed else message
+
+    def read_now(self) -> bytes | None:
+        """Returns the client's next message if that has come, and is not compressed."""
+        if self._encoding is not IDENTITY or self._frames is None:
+            return None
+        frame = self._next(self._frames)
+        if frame is None:
+            return None
+        if frame[0]:
+            raise refusal(INTERNAL, "expected no compressed message from a call without grpc-encoding")
+        return frame[1]
+
+    def _next(self, frames: FrameSplitter) -> tuple[bool, bytes] | None:
+        """Returns the next message as `frames.next` does."""
+        try:
+            return frames.next()
         except MessageTooLarge as error:
-            raise refusal(RESOURCE_EXHAUSTED, f"{error} (limits.max_message_bytes)") from None
+            raise _too_large(error) from None
         except FramingError as error:
             raise refusal(INTERNAL, str(error)) from None
 
     async def write(self, message: bytes) -> None:
         """Sends a message; returns when there is room for the next."""
         await self.send_message(message, more=True)
+
+    async def write_all(self, messages: Sequence[bytes]) -> None:
+        """Sends messages, small ones in one event; returns when there is room for more."""
+        if self.gzip or len(messages) == 1 or not self.started:
+            await super().write_all(messages)
+            return
+        parts: list[bytes] = []
+        size = 0
+        for message in messages:
+            size += len(message)
+            if size > JOINED_BYTES:
+                await self._send_joined(parts)
+                parts, size = [], len(message)
+            if len(message) > JOINED_BYTES:
+                await self.write(message)
+                size = 0
+            else:
+                parts += (PREFIX.pack(0, len(message)), message)
+        await self._send_joined(parts)
+
+    async def _send_joined(self, parts: Sequence[bytes]) -> None:
+        if parts:
+            await self._send({"type": "http.response.body", "body": b"".join(parts), "more_body": True})
 
     async def send_message(self, message: bytes, *, more: bool) -> None:
         """Sends a message, after the headers if it is the first.
@@ -275,10 +313,17 @@ class AsgiCall(RunningCall):
         self._fed(event)
 
     async def _decompressed(self, message: bytes) -> bytes:
-        limit = self._limits.max_message_bytes
-        return await self._limits.convert(
-            len(message) >= _DECOMPRESSED_IN_THREAD, decompress, message, self._encoding, limit
-        )
+        limit, in_thread = self._limits.max_message_bytes, len(message) >= _DECOMPRESSED_IN_THREAD
+        try:
+            return await self._limits.convert(in_thread, decompress, message, self._encoding, limit)
+        except MessageTooLarge as error:
+            raise _too_large(error) from None
+        except FramingError as error:
+            raise refusal(INTERNAL, str(error)) from None
+
+
+def _too_large(error: MessageTooLarge) -> StatusError:
+    return refusal(RESOURCE_EXHAUSTED, f"{error} (limits.max_message_bytes)")
 
 
 async def send_only_status(send: Send, status: Status, *more: tuple[bytes, bytes]) -> None:

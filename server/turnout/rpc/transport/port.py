@@ -84,9 +84,18 @@ class Stream(Call):
     async def read(self) -> bytes | None:
         """Returns the client's next message; None once it has sent its last."""
 
+    def read_now(self) -> bytes | None:
+        """Returns the client's next message if that has come; None if `read` is the way."""
+        return None
+
     @abstractmethod
     async def write(self, message: bytes) -> None:
         """Sends a message; returns when there is room for the next."""
+
+    async def write_all(self, messages: Sequence[bytes]) -> None:
+        """Sends messages, in one go where the transport can; returns when there is room for more."""
+        for message in messages:
+            await self.write(message)
 
 
 @dataclass(frozen=True, slots=True)
