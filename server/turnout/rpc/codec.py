@@ -12,7 +12,7 @@ from turnout.rpc.transport.port import FixedMetadata
 from turnout.serving.inference import InferenceRequest, InferenceResult, Role, Route
 from turnout.serving.limits import InputLimits
 from turnout.serving.tensor import Array
-from turnout.wire_format import delimited, length_delimited, varint
+from turnout.wire_format import VARINT, delimited, length_delimited, tag, varint
 from turnout_proto import tensors
 from turnout_proto.v1 import prediction_pb2 as pb
 
@@ -35,11 +35,10 @@ ROLES = {
 Befores: TypeAlias = dict[str, tuple[np.dtype[Any], tuple[int, ...], bytes]]
 """Of outputs of numbers, by name: dtype, shape, and what goes before the elements in a serialised answer."""
 
-_ID, _OUTPUTS, _TIMING = (
-    pb.PredictResponse.DESCRIPTOR.fields_by_name[name].number for name in ("request_id", "outputs", "timing")
-)
+_ID, _TIMING = (tag(pb.PredictResponse.DESCRIPTOR.fields_by_name[name].number) for name in ("request_id", "timing"))
+_OUTPUTS = pb.PredictResponse.DESCRIPTOR.fields_by_name["outputs"].number
 _QUEUE, _COMPUTE, _ROWS = (
-    varint(pb.Timing.DESCRIPTOR.fields_by_name[name].number << 3) for name in ("queue_us", "compute_us", "batch_rows")
+    tag(pb.Timing.DESCRIPTOR.fields_by_name[name].number, VARINT) for name in ("queue_us", "compute_us", "batch_rows")
 )
 
 _BEGINNING = "turnout.v1 answer"
@@ -132,10 +131,12 @@ def response(request: InferenceRequest, result: InferenceResult) -> list[bytes]:
     route, answer = result.route, result.answer
     prepared: tuple[bytes, Befores] = route.memo.get(_BEGINNING) or _beginning(route)
     beginning, befores = prepared
-    timing = _QUEUE + varint(int(answer.queue_seconds * 1e6)) + _COMPUTE + varint(int(answer.compute_seconds * 1e6))
+    request_id, timing = request.request_id.encode(), _COMPUTE + varint(int(answer.compute_seconds * 1e6))
+    if answer.queue_seconds:
+        timing += _QUEUE + varint(int(answer.queue_seconds * 1e6))
     if answer.batch_rows:
         timing += _ROWS + varint(answer.batch_rows)
-    parts = [beginning, delimited(_ID, request.request_id.encode()), delimited(_TIMING, timing)]
+    parts = [beginning, _ID, varint(len(request_id)), request_id, _TIMING, varint(len(timing)), timing]
     for name, array in zip(result.names, answer.outputs, strict=True):
         known = befores.get(name)
         if known is not None and known[0] is array.dtype and known[1] == array.shape:

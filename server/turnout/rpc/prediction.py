@@ -18,13 +18,13 @@ from turnout.rpc.transport.port import Call, Methods, Stream
 from turnout.serving.data_plane import DataPlane, Pending
 from turnout.serving.inference import InferenceRequest, InferenceResult
 from turnout.telemetry.tracing.context import SpanContext, parse
-from turnout.wire_format import delimited, length_delimited
+from turnout.wire_format import tag, varint
 from turnout_proto.v1 import prediction_pb2 as pb
 
 _SERVICE = "turnout.v1.PredictionService"
 
 _ITEM_ID, _RESPONSE = (
-    pb.PredictStreamResponse.DESCRIPTOR.fields_by_name[name].number for name in ("request_id", "response")
+    tag(pb.PredictStreamResponse.DESCRIPTOR.fields_by_name[name].number) for name in ("request_id", "response")
 )
 
 
@@ -214,8 +214,11 @@ class PredictItem(_Predict[pb.PredictStreamRequest], ItemExchange[pb.PredictStre
     def encode(self, request: InferenceRequest, result: InferenceResult) -> bytes:
         """Returns the answer, serialised. Raises Exhausted if it is too large."""
         parts = codec.response(request, result)
-        item = delimited(_ITEM_ID, request.request_id.encode()) + length_delimited(_RESPONSE, sum(map(len, parts)))
-        return self.endpoint.sized(b"".join((item, *parts)))
+        request_id = request.request_id.encode()
+        size = sum(map(len, parts))
+        return self.endpoint.sized(
+            b"".join((_ITEM_ID, varint(len(request_id)), request_id, _RESPONSE, varint(size), *parts))
+        )
 
     def refusal(self, request: InferenceRequest, error: TurnoutError) -> bytes:
         """Returns an item that tells an error."""

@@ -13,6 +13,7 @@ from turnout.errors import Exhausted
 from turnout.rpc.errors import to_status
 from turnout.rpc.transport.calls import RunningCall
 from turnout.rpc.transport.compression import ENCODING_NAMES, ENCODINGS, IDENTITY, accepts_gzip, compress, decompress
+from turnout.rpc.transport.eager import started
 from turnout.rpc.transport.framing import PREFIX, FrameSplitter, FramingError, MessageTooLarge
 from turnout.rpc.transport.headers import parse_timeout
 from turnout.rpc.transport.port import StatusError
@@ -97,6 +98,7 @@ class AsgiCall(RunningCall):
     _frames: FrameSplitter | None = None
     _half_closed = False
     _held = 0
+    _waiting: Awaitable[Event] | None = None
 
     def __init__(
         self,
@@ -191,7 +193,8 @@ class AsgiCall(RunningCall):
             if frames.partial:
                 await self._receive_rest(frames)
             else:
-                self._fed(await self._receive())
+                waiting, self._waiting = self._waiting, None
+                self._fed(await (self._receive() if waiting is None else waiting))
         self.release()
         compressed, message = frame
         return await self._decompressed(message) if compressed else message
@@ -200,9 +203,15 @@ class AsgiCall(RunningCall):
         """Returns the client's next message if that has come, and is not compressed."""
         if self._encoding is not IDENTITY or self._frames is None:
             return None
-        frame = self._next(self._frames)
-        if frame is None:
-            return None
+        frames = self._frames
+        while (frame := self._next(frames)) is None:
+            if self._half_closed or frames.partial or self._waiting is not None:
+                return None
+            event = started(self._receive())
+            if not isinstance(event, tuple):
+                self._waiting = event
+                return None
+            self._fed(event[0])
         if frame[0]:
             raise refusal(INTERNAL, "expected no compressed message from a call without grpc-encoding")
         return frame[1]

@@ -7,9 +7,12 @@ which the loop takes for a task that is done. h2corn looks at once whether a tas
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 Call = Coroutine[Any, Any, None]
 
@@ -106,6 +109,27 @@ def begun(call: Call, enter: Callable[[], None]) -> Call:
     except StopIteration:
         return ENDED
     return _Begun(call, awaited, enter)
+
+
+def started(awaitable: Awaitable[T]) -> "tuple[T] | Awaitable[T]":
+    """Returns what is awaited, in a tuple, if it is there; else what is to be awaited for it."""
+    steps = awaitable.__await__()
+    try:
+        awaited = next(steps)
+    except StopIteration as end:
+        return (end.value,)
+    return _rest(awaited, steps)
+
+
+@types.coroutine
+def _rest(awaited: Any, steps: "Generator[Any, Any, T]") -> "Generator[Any, Any, T]":
+    try:
+        yield awaited
+    except BaseException as error:
+        if not hasattr(steps, "throw"):  # a future, which knows by now
+            raise
+        yield steps.throw(error)
+    return (yield from steps)
 
 
 def allow_ended(loop: asyncio.AbstractEventLoop) -> None:
