@@ -135,6 +135,18 @@ def test_a_call_may_wait_again_and_again(run) -> None:
     run(main())
 
 
+def test_a_call_that_fails_fails_as_a_task_does(run) -> None:
+    async def fails() -> None:
+        raise OSError("the client left")
+
+    async def main() -> None:
+        task = asyncio.get_running_loop().create_task(begun(fails(), lambda: None))
+        with pytest.raises(OSError, match="the client left"):
+            await task
+
+    run(main())
+
+
 def test_what_is_there_is_had_at_once(run) -> None:
     async def seven() -> int:
         return 7

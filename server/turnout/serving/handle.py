@@ -183,7 +183,12 @@ class VersionHandle:
         return checked
 
     async def infer(
-        self, inputs: Mapping[str, Array], outputs: Sequence[str], deadline: float | None, lane: str = ""
+        self,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str],
+        deadline: float | None,
+        lane: str = "",
+        kind: object = None,
     ) -> tuple[Sequence[str], Answer]:
         """Answers a request on a runner.
 
@@ -193,6 +198,7 @@ class VersionHandle:
             deadline: `time.monotonic()` after which the answer is worth nothing; None for never.
             lane: The queue that it waits in. Each has runners of its own, as another version would; requests of two
                 lanes share no batch.
+            kind: As in `infer_now`.
 
         Returns:
             The outputs' names, and what the run gave.
@@ -204,13 +210,13 @@ class VersionHandle:
         """
         if self._closing:
             raise NotLoaded(f"{self.manifest.model} {self.manifest.version} is being unloaded")
-        names = self._validator.check(inputs, outputs)
+        names = (self._checked.get(kind) or self._check(inputs, outputs, kind))[0]
         self._inflight += 1
         try:
             batcher = self._batchers.get(lane)
             if batcher is None:
                 batcher = self._batchers[lane] = self._lane(lane)
-            return names, await batcher.submit(inputs, names, deadline)
+            return names, await batcher.submit(inputs, names, deadline, kind)
         except (InputsRefused, ModelFailure) as error:
             if refused := self._size_conflict(error, inputs):
                 raise refused from error

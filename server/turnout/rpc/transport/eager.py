@@ -98,7 +98,7 @@ def begun(call: Call, enter: Callable[[], None]) -> Call:
     """Runs a call until it waits for something.
 
     Args:
-        call: Not begun. It raises nothing as long as it has no task.
+        call: Not begun.
         enter: Called once it runs in a task, if it has to.
 
     Returns:
@@ -108,7 +108,13 @@ def begun(call: Call, enter: Callable[[], None]) -> Call:
         awaited = call.send(None)
     except StopIteration:
         return ENDED
+    except Exception as error:  # noqa: BLE001 - whoever made the call a task hears of it as of any task
+        return _failed(error)
     return _Begun(call, awaited, enter)
+
+
+async def _failed(error: Exception) -> None:
+    raise error
 
 
 def started(awaitable: Awaitable[T]) -> "tuple[T] | Awaitable[T]":
