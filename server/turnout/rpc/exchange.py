@@ -5,7 +5,7 @@ parent span is the one that the item names, or else that of the stream's metadat
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Self
 
@@ -15,7 +15,7 @@ from turnout.rpc.errors import code_name, to_status
 from turnout.rpc.guard import Guard
 from turnout.rpc.reading import SMALL_BYTES, MessageReader, MessageT
 from turnout.rpc.templates import Templates
-from turnout.rpc.transport.port import Call, StatusError, Stream
+from turnout.rpc.transport.port import JOINED_BYTES, Call, Parts, Response, StatusError, Stream
 from turnout.serving.inference import InferenceRequest
 from turnout.serving.limits import InputLimits
 from turnout.telemetry.tracing.context import SpanContext, read
@@ -38,7 +38,7 @@ class Endpoint(Generic[MessageT]):
         preferences: Reads what metadata asks for.
         templates: Requests that are remembered.
         limits: On what a request may hold.
-        sized: Returns a serialised answer, or raises Exhausted if it is larger than messages may be.
+        check_size: Raises Exhausted if an answer of so many bytes is larger than messages may be.
     """
 
     service: str
@@ -47,7 +47,19 @@ class Endpoint(Generic[MessageT]):
     preferences: PreferenceReader
     templates: Templates
     limits: InputLimits
-    sized: Callable[[bytes], bytes]
+    check_size: Callable[[int], None]
+
+    def joined(self, parts: Sequence[bytes]) -> bytes:
+        """Returns a serialised answer, of its parts. Raises Exhausted if it is larger than messages may be."""
+        answer = b"".join(parts)
+        self.check_size(len(answer))
+        return answer
+
+    def response(self, parts: Sequence[bytes]) -> Response:
+        """Returns the answer of a unary call, of its parts. Raises as `joined`."""
+        size = sum(map(len, parts))
+        self.check_size(size)
+        return b"".join(parts) if size <= JOINED_BYTES else Parts(parts)
 
     @classmethod
     def of(
@@ -62,7 +74,7 @@ class Endpoint(Generic[MessageT]):
     ) -> Self:
         """Makes that of a method whose requests are of the type `message`; `more` is what a protocol adds."""
         operation, reader = Operation.rpc(service, method), guard.reader(message)
-        return cls(service, operation, reader, preferences, templates, guard.limits, guard.sized, **more)
+        return cls(service, operation, reader, preferences, templates, guard.limits, guard.check_size, **more)
 
 
 class GrpcExchange(Generic[MessageT]):

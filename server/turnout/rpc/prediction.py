@@ -14,7 +14,7 @@ from turnout.rpc.multiplex import Multiplexer, as_ready
 from turnout.rpc.reading import SMALL_BYTES, MessageT
 from turnout.rpc.send_clock import SendClock
 from turnout.rpc.templates import Fields, Found, Outline, Templates
-from turnout.rpc.transport.port import Call, Methods, Stream
+from turnout.rpc.transport.port import Call, Methods, Response, Stream
 from turnout.serving.data_plane import DataPlane, Pending
 from turnout.serving.inference import InferenceRequest, InferenceResult
 from turnout.telemetry.tracing.context import SpanContext, parse
@@ -143,10 +143,10 @@ class PredictExchange(_Predict[pb.PredictRequest], UnaryExchange[pb.PredictReque
         self.read()
         return self.request(self.call.deadline, self.preferences())
 
-    def encode(self, request: InferenceRequest, result: InferenceResult) -> bytes:
+    def encode(self, request: InferenceRequest, result: InferenceResult) -> Response:
         """Returns the answer, serialised; metadata says who gave it. Raises Exhausted if it is too large."""
         self.call.trailing = codec.trailing_metadata(result.route)
-        return self.endpoint.sized(b"".join(codec.response(request, result)))
+        return self.endpoint.response(codec.response(request, result))
 
 
 class PredictItem(_Predict[pb.PredictStreamRequest], ItemExchange[pb.PredictStreamRequest]):
@@ -216,9 +216,7 @@ class PredictItem(_Predict[pb.PredictStreamRequest], ItemExchange[pb.PredictStre
         parts = codec.response(request, result)
         request_id = request.request_id.encode()
         size = sum(map(len, parts))
-        return self.endpoint.sized(
-            b"".join((_ITEM_ID, varint(len(request_id)), request_id, _RESPONSE, varint(size), *parts))
-        )
+        return self.endpoint.joined((_ITEM_ID, varint(len(request_id)), request_id, _RESPONSE, varint(size), *parts))
 
     def refusal(self, request: InferenceRequest, error: TurnoutError) -> bytes:
         """Returns an item that tells an error."""
@@ -241,7 +239,7 @@ def prediction_methods(plane: DataPlane, preferences: PreferenceReader, max_item
         _SERVICE, "PredictStream", pb.PredictStreamRequest, preferences, guard, Templates(ITEM_FIELDS)
     )
 
-    def predict(data: bytes, call: Call) -> bytes | Awaitable[bytes]:
+    def predict(data: bytes, call: Call) -> Response | Awaitable[Response]:
         done = plane.begin(PredictExchange(predicting, data, call))
         return done.finish() if isinstance(done, Pending) else done
 

@@ -47,8 +47,10 @@ def _final() -> bytes:
 _FINAL = _final()
 
 
-def unary_answer(request_id: str, result: InferenceResult, classes: Mapping[str, int], limits: InputLimits) -> bytes:
-    """Returns the answer to a request as a ModelInferResponse, serialised.
+def unary_answer(
+    request_id: str, result: InferenceResult, classes: Mapping[str, int], limits: InputLimits
+) -> list[bytes]:
+    """Returns the parts of the answer to a request, which is a ModelInferResponse once they are joined.
 
     Args:
         request_id: As the client wrote it.
@@ -60,13 +62,15 @@ def unary_answer(request_id: str, result: InferenceResult, classes: Mapping[str,
         InvalidRequest: An output that is to be classified holds no numbers, or asks for too many.
         Unsupported: The protocol does not know the type of an output.
     """
-    return b"".join(_parts(request_id, result, classes, limits))
+    return _parts(request_id, result, classes, limits)
 
 
-def stream_answer(request_id: str, result: InferenceResult, classes: Mapping[str, int], limits: InputLimits) -> bytes:
+def stream_answer(
+    request_id: str, result: InferenceResult, classes: Mapping[str, int], limits: InputLimits
+) -> list[bytes]:
     """Returns the same as a ModelStreamInferResponse."""
     parts = [*_parts(request_id, result, classes, limits), _FINAL]
-    return b"".join((length_delimited(_INFER_RESPONSE, sum(map(len, parts))), *parts))
+    return [length_delimited(_INFER_RESPONSE, sum(map(len, parts))), *parts]
 
 
 def output_parts(outputs: Iterable[tuple[str, Array]], described: Descriptions) -> list[bytes]:

@@ -14,6 +14,7 @@ from turnout.rpc.oip.answer import FINAL, stream_answer, unary_answer
 from turnout.rpc.oip.codec import InputDecoder
 from turnout.rpc.oip.parameters import plain, wanted_outputs
 from turnout.rpc.templates import Found, Outline
+from turnout.rpc.transport.port import Response
 from turnout.serving.inference import InferenceRequest, InferenceResult
 from turnout_proto.oip.inference_pb2 import ModelInferRequest, ModelStreamInferResponse
 
@@ -131,10 +132,10 @@ class InferExchange(_Infer, UnaryExchange[ModelInferRequest]):
         """Returns the request. Raises as `request` and `PreferenceReader.read`."""
         return self.request(self.call.deadline, self.preferences())
 
-    def encode(self, request: InferenceRequest, result: InferenceResult) -> bytes:
+    def encode(self, request: InferenceRequest, result: InferenceResult) -> Response:
         """Returns the answer, serialised; metadata says who gave it. Raises as `unary_answer`, and Exhausted."""
         self.call.trailing = trailing_metadata(result.route)
-        return self.endpoint.sized(unary_answer(self._id, result, self._classes, self.endpoint.limits))
+        return self.endpoint.response(unary_answer(self._id, result, self._classes, self.endpoint.limits))
 
 
 class InferItem(_Infer, ItemExchange[ModelInferRequest]):
@@ -146,7 +147,7 @@ class InferItem(_Infer, ItemExchange[ModelInferRequest]):
 
     def encode(self, request: InferenceRequest, result: InferenceResult) -> bytes:
         """Returns the answer, serialised. Raises as `unary_answer`, and Exhausted."""
-        return self.endpoint.sized(stream_answer(self._id, result, self._classes, self.endpoint.limits))
+        return self.endpoint.joined(stream_answer(self._id, result, self._classes, self.endpoint.limits))
 
     def refusal(self, request: InferenceRequest, error: TurnoutError) -> bytes:
         """Returns an item that tells an error, and which request it is about."""

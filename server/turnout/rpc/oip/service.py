@@ -16,7 +16,7 @@ from turnout.rpc.oip.description import DescriptionMethods
 from turnout.rpc.oip.exchange import InferEndpoint, InferExchange, InferItem
 from turnout.rpc.oip.repository import RepositoryMethods, VersionControl
 from turnout.rpc.templates import Templates
-from turnout.rpc.transport.port import Call, Methods, Stream
+from turnout.rpc.transport.port import Call, Methods, Response, Stream
 from turnout.serving.catalog import Catalog
 from turnout.serving.data_plane import DataPlane, Pending
 from turnout.serving.inference import Router
@@ -90,7 +90,7 @@ def _inference_methods(plane: DataPlane, preferences: PreferenceReader, max_stre
         for method in (_INFER, _STREAM_INFER)
     )
 
-    def model_infer(data: bytes, call: Call) -> bytes | Awaitable[bytes]:
+    def model_infer(data: bytes, call: Call) -> Response | Awaitable[Response]:
         done = plane.begin(InferExchange(inferring, data, call))
         return done.finish() if isinstance(done, Pending) else done
 

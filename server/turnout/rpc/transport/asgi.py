@@ -18,7 +18,6 @@ from turnout.admission import Admission
 from turnout.errors import TurnoutError
 from turnout.rpc.errors import to_status
 from turnout.rpc.transport.asgi_call import (
-    JOINED_BYTES,
     NO_BODY,
     START,
     AsgiCall,
@@ -33,7 +32,18 @@ from turnout.rpc.transport.calls import RunningCalls
 from turnout.rpc.transport.compression import ENCODING_NAMES
 from turnout.rpc.transport.eager import begun
 from turnout.rpc.transport.framing import PREFIX, PREFIX_BYTES
-from turnout.rpc.transport.port import ALWAYS_TAKEN, Call, Method, Methods, StatusError, Stream, Unary
+from turnout.rpc.transport.port import (
+    ALWAYS_TAKEN,
+    JOINED_BYTES,
+    RESPONSES,
+    Call,
+    Method,
+    Methods,
+    Response,
+    StatusError,
+    Stream,
+    Unary,
+)
 from turnout.rpc.transport.statuses import CANCELLED, INTERNAL, UNIMPLEMENTED, trailers_for
 
 Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -54,7 +64,7 @@ class _Route:
         prompt: Whether its calls are begun without a task.
     """
 
-    answer: Callable[[bytes, Call], bytes | Awaitable[bytes]] | None
+    answer: Callable[[bytes, Call], Response | Awaitable[Response]] | None
     serve: Callable[[Stream], Awaitable[None]] | None
     counted: bool
     prompt: bool = False
@@ -134,10 +144,12 @@ class GrpcApplication:
                 del event  # it holds the body, as long as the method runs
                 response = route.answer(body, call)
                 del body
-                if not isinstance(response, bytes):
+                if not isinstance(response, RESPONSES):
                     response = await response
                 call.answered = True
-                if call.gzip or len(response) > JOINED_BYTES:
+                if not isinstance(response, bytes):
+                    await call.send_parts(response)
+                elif call.gzip or len(response) > JOINED_BYTES:
                     await call.send_message(response, more=False)
                 else:
                     call.started = True

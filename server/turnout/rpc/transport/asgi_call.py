@@ -16,7 +16,7 @@ from turnout.rpc.transport.compression import ENCODING_NAMES, ENCODINGS, IDENTIT
 from turnout.rpc.transport.eager import started
 from turnout.rpc.transport.framing import PREFIX, FrameSplitter, FramingError, MessageTooLarge
 from turnout.rpc.transport.headers import parse_timeout
-from turnout.rpc.transport.port import StatusError
+from turnout.rpc.transport.port import JOINED_BYTES, Parts, StatusError
 from turnout.rpc.transport.statuses import (
     CONTENT_TYPE,
     DEADLINE_EXCEEDED,
@@ -40,9 +40,6 @@ Send: TypeAlias = Callable[[Event], Awaitable[None]]
 START: Event = {"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE], "trailers": True}
 _START_GZIP: Event = {**START, "headers": [CONTENT_TYPE, (b"grpc-encoding", b"gzip")]}
 NO_BODY: Event = {"type": "http.response.body"}
-
-JOINED_BYTES = 128 * 1024
-"""Up to which a message and its prefix are copied into one event, which costs less than a second event."""
 
 _EARLY_SHARE = 0.05
 _EARLY_SECONDS = 0.01
@@ -273,6 +270,22 @@ class AsgiCall(RunningCall):
         else:
             await send({"type": "http.response.body", "body": prefix, "more_body": True})
             await send({"type": "http.response.body", "body": message, "more_body": more})
+
+    async def send_parts(self, parts: Parts) -> None:
+        """Sends the only message of a call, small parts of it in one event."""
+        if self.gzip:
+            await self.send_message(b"".join(parts), more=False)
+            return
+        bodies = [PREFIX.pack(0, sum(map(len, parts)))]
+        for part in parts:
+            if len(part) > JOINED_BYTES or len(bodies[-1]) > JOINED_BYTES:
+                bodies.append(part)
+            else:
+                bodies[-1] += part
+        self.started = True
+        await self._send(START)
+        for left, body in zip(range(len(bodies))[::-1], bodies, strict=True):
+            await self._send({"type": "http.response.body", "body": body, "more_body": left > 0})
 
     async def send_status(self, status: Status) -> None:
         """Ends the call with a status other than OK."""

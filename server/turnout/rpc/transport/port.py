@@ -43,6 +43,19 @@ class FixedMetadata(tuple[tuple[str, str], ...]):
     prepared: Any = None
 
 
+class Parts(tuple[bytes, ...]):
+    """The pieces of a large response, which are sent one after the other rather than copied into one."""
+
+
+Response: TypeAlias = bytes | Parts
+
+RESPONSES = (bytes, Parts)
+"""The same, for `isinstance`: a union is made anew each time that it is named."""
+
+JOINED_BYTES = 128 * 1024
+"""Up to which pieces are copied into one, which costs less than to send another."""
+
+
 class Call(ABC):
     """One call, as its method sees it.
 
@@ -108,8 +121,13 @@ class Unary:
             `asyncio.current_task` is None.
     """
 
-    answer: Callable[[bytes, Call], bytes | Awaitable[bytes]]
+    answer: Callable[[bytes, Call], Response | Awaitable[Response]]
     prompt: bool = False
+
+    async def respond(self, message: bytes, call: Call) -> Response:
+        """Returns the response, once it is there."""
+        done = self.answer(message, call)
+        return done if isinstance(done, RESPONSES) else await done
 
 
 @dataclass(frozen=True, slots=True)
