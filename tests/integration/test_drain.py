@@ -247,7 +247,7 @@ async def test_a_call_that_outlasts_the_drain_is_told_so() -> None:
         for call in calls:
             await client.send(call, X1)
         async with asyncio.timeout(10):
-            while server.admission.under_way < 2:
+            while server.admission.under_way < 3:
                 await asyncio.sleep(0.01)
         server.admission.stop()
         await server.listener.stop(0.1)
