@@ -127,7 +127,11 @@ class Multiplexer:
             while data is not None:
                 item = self._item(data)
                 del data
-                refusal = await plane.parse(item) if item.heavy else plane.parse_now(item)
+                if item.heavy:
+                    await self._flush_read()  # nobody waits for a large one to be parsed
+                    refusal = await plane.parse(item)
+                else:
+                    refusal = plane.parse_now(item)
                 if refusal is not None:
                     self._unanswered += 1
                     self._enter(refusal)
@@ -140,9 +144,7 @@ class Multiplexer:
                 if together >= _TOGETHER or self._unanswered >= self._max_items:
                     break
                 data = stream.read_now()
-            self._reader_writes = True  # an answer that is half written is not to be cancelled
-            await self._flush()
-            self._reader_writes = False
+            await self._flush_read()
             since_turn += together
             if since_turn >= _TURN:
                 since_turn = 0
@@ -186,6 +188,12 @@ class Multiplexer:
             await self._flush()
             if self._reading or self._answers:
                 await self._wake_writer.wait()
+
+    async def _flush_read(self) -> None:
+        """Does as `_flush`, for the reader: it is not cancelled while an answer is half written."""
+        self._reader_writes = True
+        await self._flush()
+        self._reader_writes = False
 
     async def _flush(self) -> None:
         """Writes the answers that are there, in their order, unless somebody does so already and will go on with them.

@@ -114,23 +114,25 @@ class GrpcApplication:
             return self._unusual(route, scope, headers, receive, send)
         call = AsgiCall(self._limits, route.counted, scope, headers, receive, send)
         if route.prompt:
-            return begun(self._carry(route, call, receive, send), partial(self._calls.add, call))
+            return begun(self._carry(route, call, receive, send, in_task=False), partial(self._calls.add, call))
         return self._carry(route, call, receive, send)
 
-    async def _carry(self, route: _Route, call: AsgiCall, receive: Receive, send: Send) -> None:
-        """Carries a call from its first event to its last."""
+    async def _carry(
+        self, route: _Route, call: AsgiCall, receive: Receive, send: Send, *, in_task: bool = True
+    ) -> None:
+        """Carries a call from its first event to its last; one that is not in a task is watched once it is."""
         admission, counted = self._admission, route.counted
         try:
             if counted:
                 admission.check()
             call.open()
         except TurnoutError as error:
-            return await send_only_status(send, to_status(error))
+            return await self._refuse(call, send, to_status(error))
         except StatusError as error:
-            return await send_only_status(send, error.status, _ACCEPTED)
+            return await self._refuse(call, send, error.status, _ACCEPTED)
         admission.begun += counted
         admission.under_way += counted
-        if not route.prompt:
+        if in_task:
             self._calls.add(call)
         try:
             if route.answer is not None:
@@ -183,6 +185,13 @@ class GrpcApplication:
                 call.release()
                 self._calls.remove(call)
             admission.under_way -= counted
+
+    async def _refuse(self, call: AsgiCall, send: Send, status: Status, *more: tuple[bytes, bytes]) -> None:
+        """Ends a call that was not taken."""
+        try:
+            await send_only_status(send, status, *more)
+        finally:
+            self._calls.remove(call)  # which is watched where there was no room for that at once
 
     async def _unusual(
         self, route: _Route | None, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, send: Send
