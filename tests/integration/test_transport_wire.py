@@ -197,7 +197,7 @@ async def test_deadlines_pass_in_their_order(client: Http2Client) -> None:
     assert not client.answers[never].ended
 
 
-@pytest.mark.parametrize("method", ["Echo", "Duplex"])
+@pytest.mark.parametrize("method", ["Echo", "Prompt", "Duplex"])
 async def test_a_message_that_does_not_go_on_is_given_up(server: Carried, client: Http2Client, method: str) -> None:
     stream = await client.begin(SERVICE + method)
     await client.send(stream, framed(b"x" * 100)[:50])
