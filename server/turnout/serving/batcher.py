@@ -310,6 +310,7 @@ class Batcher:
             with runner.make() as run:
                 while batch := self._take(runner):
                     self._serve(runner, run, batch)
+                    del batch  # an idle runner keeps nothing of what it ran
         except BaseException as error:  # noqa: BLE001 - a thread that cannot run must not leave its callers waiting
             trouble = error
         self._end(runner, trouble)
