@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from turnout.errors import ChangeRefused
+from turnout.rollout.analysis.confirmation import Reply
 from turnout.rollout.attempt import (
     STEPPING,
     Entry,
@@ -47,8 +48,19 @@ def resume(rollout: Rollout, actor: str, reason: str) -> Moved:
         raise ChangeRefused(
             "a gate holds it: promote opens that" if gates else f"the rollout of {rollout.candidate} is not paused"
         )
-    # What ran out while it waited starts anew: to resume is to give it that time once more.
-    after = moved(rollout, pauses=gates, in_state_s=0.0, step_s=0.0, idle_s=0.0)
+    # What ran out while it waited starts anew: to resume is to give it that time once more. Where all was there but the
+    # word of the webhook, that alone is asked for anew.
+    asked = rollout.confirmation
+    done = 0.0 if asked is None else 1.0
+    stage = rollout.plan.shadow.duration_s if rollout.state is _S.SHADOWING and rollout.plan.shadow else 0.0
+    after = moved(
+        rollout,
+        pauses=gates,
+        in_state_s=done * min(rollout.in_state_s, stage),
+        step_s=done * min(rollout.step_s, rollout.plan.steps[rollout.step].soak_s),
+        idle_s=0.0,
+        confirmation=asked if asked is not None and asked.reply is Reply.GO else None,
+    )
     return after, (Entry("resume", reason or "resumed", actor),)
 
 
