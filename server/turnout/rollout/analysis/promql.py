@@ -4,10 +4,9 @@ A placeholder stands in a string, where what is put in is escaped as that string
 becomes one. On the right of `=~` or `!~` it is a regular expression's literal: `2.0.0+cpu` matches itself alone.
 """
 
-import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import quote
 
 _TOKEN = re.compile(
@@ -23,6 +22,7 @@ _TOKEN = re.compile(
 )
 _BRACED = re.compile(r"\{([A-Za-z_]\w*)\}")
 _REGEX_SPECIAL = re.compile(r"([\\.+*?()|\[\]{}^$])")  # as Go's regexp.QuoteMeta
+_SAMPLE = re.compile(r"[+-]?Inf|NaN|[+-]?\d+(\.\d*)?(e[+-]?\d+)?")
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "'": "\\'", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -106,9 +106,12 @@ def number_in(answer: Any) -> float:
 
 
 def _sample(pair: Any) -> float:
-    if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[1], str):
-        try:
-            return float(pair[1]) if "_" not in pair[1] else math.nan
-        except ValueError:
-            pass
+    try:
+        _, number = pair
+        return float(number) if _SAMPLE.fullmatch(number) else _no_sample()
+    except (TypeError, ValueError):
+        return _no_sample()
+
+
+def _no_sample() -> NoReturn:
     raise LookupError("expected a sample, got something else")
