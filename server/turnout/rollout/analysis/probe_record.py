@@ -172,9 +172,16 @@ def judged(value: float, fail_above: float | None, fail_below: float | None) -> 
     if math.isnan(value):
         return ProbeOutcome.INCONCLUSIVE, "it answered NaN"
     if fail_above is not None and value > fail_above:
-        return ProbeOutcome.FAILED, f"{value:.6g} is above {fail_above:.6g}"
+        return ProbeOutcome.FAILED, f"{number_text(value)} is above {number_text(fail_above)}"
     if fail_below is not None and value < fail_below:
-        return ProbeOutcome.FAILED, f"{value:.6g} is below {fail_below:.6g}"
+        return ProbeOutcome.FAILED, f"{number_text(value)} is below {number_text(fail_below)}"
     if fail_above is None and fail_below is None:
         return ProbeOutcome.INCONCLUSIVE, "it answered a number, and neither fail_above nor fail_below is set"
     return ProbeOutcome.PASSED, ""
+
+
+def number_text(value: float) -> str:
+    """Returns a number as it is told: six digits, and NaN and infinity as Prometheus writes them."""
+    if math.isinf(value):
+        return "+Inf" if value > 0 else "-Inf"
+    return "NaN" if math.isnan(value) else f"{value:.6g}"

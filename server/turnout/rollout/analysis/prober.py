@@ -14,7 +14,7 @@ from turnout.errors import TurnoutError, Unavailable
 from turnout.registry.files import read_small
 from turnout.rollout.analysis.http import HttpAnswer, HttpEndpoint
 from turnout.rollout.analysis.json_path import value_at
-from turnout.rollout.analysis.probe_record import LONGEST_DETAIL, ProbeLimits, ProbeOutcome, judged
+from turnout.rollout.analysis.probe_record import LONGEST_DETAIL, ProbeLimits, ProbeOutcome, judged, number_text
 from turnout.rollout.analysis.promql import filled, filled_url, number_in
 from turnout.threads import Threads
 
@@ -150,7 +150,7 @@ class Prober:
             raise LookupError(f"expected a {'number' if probe.numeric else 'boolean'}, got {kind}")
         outcome, detail = judged(float(value), probe.fail_above, probe.fail_below)
         return ProbeAnswer(
-            outcome, f"{value:.6g}", None if outcome is ProbeOutcome.INCONCLUSIVE else float(value), detail
+            outcome, number_text(value), None if outcome is ProbeOutcome.INCONCLUSIVE else float(value), detail
         )
 
     async def _headers(self, secrets: list[str]) -> dict[str, str]:
