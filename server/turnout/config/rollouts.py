@@ -1,5 +1,6 @@
 """The tables `[rollout]` and `[probe.NAME]`: how rollouts are driven, and whom outside of the server they ask."""
 
+import json
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -59,6 +60,14 @@ def _number(value: Any) -> Any:
     if isinstance(value, bool):  # pydantic would read true as 1
         raise ValueError("expected a number")
     return value
+
+
+def _table(value: Any) -> Any:
+    """Turns what a variable of the environment can hold of a table, a JSON object, into that table."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except json.JSONDecodeError:
+        return value
 
 
 ProbeName = Annotated[str, AfterValidator(_probe_name)]
@@ -125,7 +134,7 @@ class Probe(Section):
     count: Count = 1
     failure_limit: CountOrNone = 2
     consecutive_error_limit: CountOrNone = 4
-    headers: Mapping[HeaderName, HeaderValue] = Field(default_factory=dict)
+    headers: Annotated[Mapping[HeaderName, HeaderValue], BeforeValidator(_table)] = Field(default_factory=dict)
     bearer_token: SecretStr = SecretStr("")
     bearer_token_file: FilePath = ""
     ca_file: FilePath = ""
