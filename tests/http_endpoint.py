@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -82,10 +83,10 @@ class Endpoint:
 
 
 @asynccontextmanager
-async def listening(endpoint: Endpoint, port: int = 0) -> AsyncIterator[Endpoint]:
+async def listening(endpoint: Endpoint, port: int = 0, tls: ssl.SSLContext | None = None) -> AsyncIterator[Endpoint]:
     """Runs an endpoint until the context is left."""
-    server = await asyncio.start_server(endpoint.serve, "127.0.0.1", port)
-    endpoint.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(endpoint.serve, "127.0.0.1", port, ssl=tls)
+    endpoint.url = f"http{'' if tls is None else 's'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield endpoint
     finally:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
+from certificates import Authority
 from conftest import make_settings
 from http_endpoint import HANGS, Endpoint, answer, listening
 from onnx_models import scaled
@@ -20,6 +22,7 @@ from routing_wire import control_of
 from turnout.app import Running, running
 from turnout.config import Probe, Settings
 from turnout.config.rendering import render_toml
+from turnout.errors import ConfigError
 from turnout.rollout.analysis.prober import ProbeAnswer, ProbeContext, Prober
 from turnout.telemetry.logging import make_logger
 from turnout.threads import Threads
@@ -155,6 +158,41 @@ async def test_a_redirect_leads_nowhere_and_nobody_is_told_the_token() -> None:
             assert (await asked()).outcome == "inconclusive"
     assert len(endpoint.asked) == 1
     assert not elsewhere.asked
+
+
+async def test_of_https_the_certificate_is_verified_by_the_authorities_that_are_named(tmp_path) -> None:
+    authority, other = Authority.make(), Authority.make("another")
+    paths = [one.write(tmp_path, name)[0] for one, name in ((authority, "ca"), (other, "other"))]
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(*authority.issue().write(tmp_path, "server"))
+    elsewhere = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    elsewhere.load_cert_chain(*authority.issue(hosts=("elsewhere.example",)).write(tmp_path, "elsewhere"))
+    async with listening(Endpoint(answer(200, True)), tls=tls) as endpoint:
+        async with prober(url=endpoint.url, ca_file=str(paths[0])) as asked:
+            assert (await asked()).outcome == "passed"
+        for trusted in ("", str(paths[1])):
+            async with prober(url=endpoint.url, ca_file=trusted, bearer_token=TOKEN) as asked:
+                assert (await asked()).detail == "it cannot be connected to, or is not trusted"
+        assert len(endpoint.asked) == 1, "who is not trusted is asked nothing, and told no token"
+    async with (
+        listening(Endpoint(answer(200, True)), tls=elsewhere) as endpoint,
+        prober(url=endpoint.url, ca_file=str(paths[0])) as asked,
+    ):
+        assert (await asked()).detail == "it cannot be connected to, or is not trusted"
+
+
+@pytest.mark.parametrize(("content", "why"), [(None, "No such file"), ("no PEM", "holds no certificates in PEM form")])
+async def test_authorities_that_cannot_be_read_are_told_at_the_start(start_server, tmp_path, content, why) -> None:
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_text(content)
+    for settings, key in (
+        ({"probe": probe("https://qa.example", ca_file=str(file))}, "probe.qa.ca_file"),
+        ({"rollout": {"confirm_url": "https://qa.example", "confirm_ca_file": str(file)}}, "rollout.confirm_ca_file"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            await start_server(**settings)
+        assert caught.value.message.startswith(f"{key}: {file} {why}")
 
 
 async def test_nobody_who_listens_is_neither_pass_nor_fail() -> None:

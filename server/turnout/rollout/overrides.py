@@ -51,17 +51,22 @@ def resume(rollout: Rollout, actor: str, reason: str) -> Moved:
     # What ran out while it waited starts anew: to resume is to give it that time once more. Where all was there but the
     # word of the webhook, that alone is asked for anew.
     asked = rollout.confirmation
-    done = 0.0 if asked is None else 1.0
-    stage = rollout.plan.shadow.duration_s if rollout.state is _S.SHADOWING and rollout.plan.shadow else 0.0
+    stage, soak = (0.0, 0.0) if asked is None else _least(rollout)
     after = moved(
         rollout,
         pauses=gates,
-        in_state_s=done * min(rollout.in_state_s, stage),
-        step_s=done * min(rollout.step_s, rollout.plan.steps[rollout.step].soak_s),
+        in_state_s=min(rollout.in_state_s, stage),
+        step_s=min(rollout.step_s, soak),
         idle_s=0.0,
         confirmation=asked if asked is not None and asked.reply is Reply.GO else None,
     )
     return after, (Entry("resume", reason or "resumed", actor),)
+
+
+def _least(rollout: Rollout) -> tuple[float, float]:
+    """Returns how long the present state and the present step last at least, active seconds."""
+    shadow = rollout.plan.shadow if rollout.state is _S.SHADOWING else None
+    return 0.0 if shadow is None else shadow.duration_s, rollout.plan.steps[rollout.step].soak_s
 
 
 def promote(rollout: Rollout, actor: str, reason: str, *, full: bool) -> Moved:

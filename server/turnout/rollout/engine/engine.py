@@ -189,7 +189,10 @@ class RolloutEngine:
                 except Exception as error:  # noqa: BLE001 - nor end with it: what is recorded may be damaged
                     self._log.error("a rollout could not be looked at", model=model, exc_info=error)
             driven = [active for active in self._ownership.active if self._ownership.may_advance(active.rollout)]
-            self._outside.follow([(active.rollout, active.saved) for active in driven])
+            try:
+                self._outside.follow([(active.rollout, active.saved) for active in driven])
+            except Exception as error:  # noqa: BLE001 - no rollback depends on what is asked outside
+                self._log.error("nobody outside could be asked", exc_info=error)
         self.last_tick = self._clock.monotonic()
         self.tick_duration = self.last_tick - began
         await self._announce()
