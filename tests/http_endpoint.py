@@ -57,8 +57,14 @@ class Endpoint:
     sent: int = 0
     url: str = ""
     _over: asyncio.Event = field(default_factory=asyncio.Event)
+    _served: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answers one connection's only request."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._served.add(task)
+        task.add_done_callback(self._served.discard)
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             first, *lines = head.split("\r\n")
@@ -92,4 +98,6 @@ async def listening(endpoint: Endpoint, port: int = 0, tls: ssl.SSLContext | Non
     finally:
         endpoint._over.set()
         server.close()
+        if endpoint._served:
+            await asyncio.wait(endpoint._served, timeout=10)
         await server.wait_closed()
