@@ -192,6 +192,22 @@ async def test_while_the_webhook_hangs_no_tick_waits_and_a_rollback_does_not_eit
     assert len(endpoint.asked) == 1
 
 
+async def test_an_answer_that_comes_while_an_operator_has_paused_it_is_kept(pair, start_server) -> None:
+    """The endpoint says yes once the pause is in force, and is not asked again after it."""
+    async with listening(Endpoint(HANGS)) as endpoint:
+        server = await start_server(rollout=confirmed_by(endpoint))
+        await start(server, "1.1.0", TWO_STEPS)
+        await settled(lambda: endpoint.asked)
+        await command(server, pb.ROLLOUT_COMMAND_PAUSE)
+        endpoint.says = GO
+        endpoint.release()
+        await until(server, lambda r: any("lets step 1 of 2" in e.text for e in r.events))
+        held = await command(server, pb.ROLLOUT_COMMAND_RESUME)
+        assert held.weight == 0
+        await until(server, in_state("soaking"))
+    assert asked_about(endpoint) == [("step", 1)]
+
+
 async def test_a_restart_while_it_is_asked_skips_no_step_and_repeats_no_answer(pair, start_server, models) -> None:
     """The first driver stops in the middle of the second question; the next asks that again, and not the first."""
     async with listening(Endpoint(GO, first=deque([GO, HANGS]))) as endpoint:

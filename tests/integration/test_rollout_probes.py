@@ -314,6 +314,23 @@ async def test_a_probe_of_no_configuration_is_refused_with_the_nearest(pair, sta
         assert [(one.name, one.kind, one.condition) for one in planned.probes] == [("qa", "http", "true")]
 
 
+async def test_a_plan_that_its_probe_would_hold_for_ever_is_told_beforehand(pair, start_server) -> None:
+    server = await start_server(rollout=TICK, probe=probe("http://127.0.0.1:9", initial_delay_s=60))
+    told = {}
+    for deadline in (60.0, 60.5):
+        plan = json.dumps(ONE_STEP | {"step_deadline_s": deadline})
+        async with control_of(server) as control:
+            planned = await control.PlanRollout(pb.PlanRolloutRequest(model="m", version="1.1.0", plan_json=plan))
+        told[deadline] = [line for line in planned.missed if "probe" in line]
+    assert told == {
+        60.0: [
+            "probe qa is first asked after 60 s (initial_delay_s), and step 1 waits 60 s at most: "
+            "it would stand still there"
+        ],
+        60.5: [],
+    }
+
+
 async def test_a_probe_is_tried_by_hand_and_counts_for_no_rollout(pair, start_server) -> None:
     async with listening(Endpoint(answer(200, 0.5))) as endpoint:
         server = await start_server(rollout=TICK, probe=probe(endpoint.url + "/{candidate}", fail_above=0.1))

@@ -5,7 +5,7 @@ waits for nothing: an endpoint that hangs delays neither a tick nor a rollback.
 """
 
 import asyncio
-from collections.abc import Collection, Coroutine, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
@@ -61,8 +61,8 @@ class _Questions:
     measurements: list[Measurement] = field(default_factory=list)
     answer: ConfirmAnswer | None = None
 
-    def cancel(self, *names: str) -> None:
-        for name in names or tuple(self.tasks):
+    def cancel(self, names: Iterable[str]) -> None:
+        for name in tuple(names):
             if (task := self.tasks.pop(name, None)) is not None:
                 task.cancel()
 
@@ -119,6 +119,18 @@ class Analyses:
             if name not in self._probers
         ]
 
+    def too_late(self, plan: Plan) -> Iterator[str]:
+        """Yields the probes that cannot be asked before a step's deadline, in sentences: it would never be passed."""
+        for number, step in enumerate(plan.steps):
+            longest = plan.deadline(step)
+            for name in plan.probes_of(number):
+                delay = self.probes[name].initial_delay_s if name in self._probers else 0.0
+                if delay >= longest:
+                    yield (
+                        f"probe {name} is first asked after {delay:g} s (initial_delay_s), and step {number + 1} waits "
+                        f"{longest:g} s at most: it would stand still there"
+                    )
+
     def check(self, plan: Plan) -> None:
         """Refuses a plan that names a probe that is not configured.
 
@@ -155,7 +167,8 @@ class Analyses:
         """
         present = {(rollout.model, rollout.attempt) for rollout, _ in rollouts}
         for key in [key for key in self._questions if key not in present]:
-            self._questions.pop(key).cancel()
+            gone = self._questions.pop(key)
+            gone.cancel(gone.tasks)
         self._values = {k: sample for k, sample in self._values.items() if k[0] in present}
         for rollout, saved in rollouts:
             asked = self._questions.setdefault((rollout.model, rollout.attempt), _Questions())
@@ -178,7 +191,7 @@ class Analyses:
     def _follow_probes(self, rollout: Rollout, asked: _Questions) -> None:
         if asked.stage != rollout.stage:
             asked.stage, asked.due = rollout.stage, {}
-            asked.cancel(*(name for name in asked.tasks if name))
+            asked.cancel(name for name in asked.tasks if name)
         now = self._clock.monotonic()
         for name in rollout.asked_probes:
             if name in asked.tasks or now < asked.due.get(name, now):
@@ -196,11 +209,12 @@ class Analyses:
 
     def _follow_webhook(self, rollout: Rollout, asked: _Questions, *, saved: bool) -> None:
         wanted = rollout.confirmation
-        waits = wanted is not None and wanted.reply is Reply.WAITING and not rollout.pauses
-        if wanted is None or not waits or self._webhook is None:
+        if wanted is None or wanted.reply is not Reply.WAITING or self._webhook is None:
             asked.confirm = None
-            asked.cancel("")
+            asked.cancel([""])
             return
+        if rollout.pauses:
+            return  # what was asked may still be answered: it is noted, and not asked again
         now = self._clock.monotonic()
         if asked.confirm != wanted.step:
             asked.confirm, asked.confirm_due, asked.tries = wanted.step, now, 0

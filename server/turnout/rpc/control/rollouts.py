@@ -54,7 +54,7 @@ class RolloutMethods:
         return pb.PlanRolloutResponse(
             previous=str(preview.previous or ""), plan_json=json.dumps(plan.to_json()), plan_digest=plan.digest,
             refusals=preview.refusals, requests_per_second=preview.traffic.rate, error_rate=preview.traffic.error_rate,
-            power=power, missed=preview.missed, confirms=self._analyses.confirms,
+            power=power, missed=[*preview.missed, *self._analyses.too_late(plan)], confirms=self._analyses.confirms,
             probes=[
                 probe_message(name, self._analyses.probes[name])
                 for name in dict.fromkeys(name for _, name in plan.probe_fields)
