@@ -1,5 +1,7 @@
 """Probes of rollouts on a real server, asked of a real endpoint that answers well, badly, or not at all."""
 
+import asyncio
+import contextlib
 import gzip
 import json
 import ssl
@@ -110,6 +112,9 @@ NO_MEASURE = {
     "garbage": (answer(200, b"\x00\xff{{{"), "its answer is no JSON"),
     "nothing": (answer(200), "its answer is no JSON"),
     "no HTTP": (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", "it does not speak HTTP as expected (RemoteProtocolError)"),
+    "headers without an end": (
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 1_000_000, "it does not speak HTTP as expected (RemoteProtocolError)"
+    ),
     "hangs up": (b"", "it does not speak HTTP as expected (RemoteProtocolError)"),
     "hangs up in the body": (answer(200, b"tr")[:-1], "it does not speak HTTP as expected (RemoteProtocolError)"),
     "text": (answer(200, "true"), "expected a boolean, got text"),
@@ -150,6 +155,27 @@ async def test_a_body_of_100_mb_is_not_read_to_its_end() -> None:
         found = await asked()
         assert (found.outcome, found.detail) == ("inconclusive", "its answer has more than 256 KiB")
     assert endpoint.sent < HUNDRED_MB // 4
+
+
+async def test_a_body_that_drips_is_given_up_with_the_time_of_the_whole_answer() -> None:
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+            while True:
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+        writer.close()
+
+    server = await asyncio.start_server(drip, "127.0.0.1", 0)
+    try:
+        port = server.sockets[0].getsockname()[1]
+        async with prober(url=f"http://127.0.0.1:{port}", timeout_s=0.5) as asked:
+            assert (await asked()).detail == "no answer within 0.5 s"
+    finally:
+        server.close()
+        await server.wait_closed()
 
 
 async def test_a_redirect_leads_nowhere_and_nobody_is_told_the_token() -> None:

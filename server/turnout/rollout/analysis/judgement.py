@@ -109,6 +109,8 @@ def begin_step(rollout: Rollout, analysis: Analysis, number: int, longest: float
         return after, (Entry("confirm", f"asks the confirm webhook whether {_what(rollout, number)} may begin"),)
     if asked.reply is Reply.GO:
         return step_to(rollout, number)
+    if asked.reply is Reply.VETO:
+        return pause(rollout, _veto(rollout, asked))
     if asked.waited_s > longest:
         return pause(rollout, Pause("insufficient", unconfirmed(rollout)[0]))
     return rollout, ()
@@ -123,11 +125,14 @@ def _answered(rollout: Rollout, answer: ConfirmAnswer) -> Moved:
     if answer.reply is Reply.GO:
         return moved(rollout, confirmation=after), (Entry("confirm", f"the confirm webhook lets {what} begin"),)
     if answer.reply is Reply.VETO:
-        why = f"the confirm webhook vetoes {what}: {answer.reason}"
-        return pause(replace(rollout, confirmation=after), Pause("veto", why))
+        return pause(replace(rollout, confirmation=after), _veto(rollout, after))
     text = f"the confirm webhook said neither yes nor no to {what}, and is asked again: {answer.reason}"
     told = (Entry("confirm", text),) if answer.reply is Reply.WAITING and answer.reason != asked.reason else ()
     return replace(rollout, confirmation=after), told
+
+
+def _veto(rollout: Rollout, asked: Confirmation) -> Pause:
+    return Pause("veto", f"the confirm webhook vetoes {_what(rollout, asked.step)}: {asked.reason}")
 
 
 def _told_of(one: Measurement, before: ProbeRecord, after: ProbeRecord) -> str:
