@@ -26,17 +26,21 @@ def ago(seconds: float) -> Timestamp:
     return stamp
 
 
-ROLLOUT = pb.Rollout(
-    model="m", attempt=1, candidate="1.1.0", previous="1.0.0", state="deciding", step=1, steps=4, weight=0.01,
-    threshold=100, plan_json=json.dumps(PLAN.to_json()),
-    probes=[
-        pb.RolloutProbe(
-            name="qa", outcome="failed", value="0.25", detail="0.25 is above 0.1", time=ago(3605), passed=9, failed=1,
-            inconclusive=2, failure_limit=2, lacking="the last measurement failed",
-        ),
-        pb.RolloutProbe(name="other", lacking="it was not asked yet"),
-    ],
-)  # fmt: skip
+def rollout() -> pb.Rollout:
+    """Returns one whose probe `qa` was answered an hour ago."""
+    return pb.Rollout(
+        model="m", attempt=1, candidate="1.1.0", previous="1.0.0", state="deciding", step=1, steps=4, weight=0.01,
+        threshold=100, plan_json=json.dumps(PLAN.to_json()),
+        probes=[
+            pb.RolloutProbe(
+                name="qa", outcome="failed", value="0.25", detail="0.25 is above 0.1", time=ago(3600), passed=9,
+                failed=1, inconclusive=2, failure_limit=2, lacking="the last measurement failed",
+            ),
+            pb.RolloutProbe(name="other", lacking="it was not asked yet"),
+        ],
+    )  # fmt: skip
+
+
 PROBE = pb.Probe(
     name="qa", kind="promql", condition="at most 0.1", interval_seconds=30, count=1, failure_limit=2,
     consecutive_error_limit=4,
@@ -52,14 +56,15 @@ def shown(*what: RenderableType) -> str:
 
 def test_status_and_watch_show_the_last_value_verdict_and_age_of_each() -> None:
     view = View(200, 40)
-    view.take(ROLLOUT)
-    for text in (shown(*status_lines(ROLLOUT)), shown(view())):
+    told = rollout()
+    view.take(told)
+    for text in (shown(*status_lines(told)), shown(view())):
         assert "qa failed 0.25 1h 9/1/2 0.25 is above 0.1" in text
         assert "other not asked yet 0/0/0" in text
 
 
 def test_a_rollout_in_json_has_its_probes() -> None:
-    qa, other = rollout_body(ROLLOUT)["probes"]
+    qa, other = rollout_body(rollout())["probes"]
     assert (qa["outcome"], qa["value"], qa["failed"], qa["failure_limit"]) == ("failed", "0.25", 1, 2)
     assert (other["outcome"], other["value"], other["time"]) == (None, None, None)
     assert rollout_body(pb.Rollout())["probes"] == []
