@@ -14,7 +14,7 @@ from turnout.rollout.analysis.confirmation import Reply
 from turnout.rollout.analysis.judgement import Analysis, ConfirmAnswer
 from turnout.rollout.analysis.probe_record import NOT_ASKED, Measurement, ProbeLimits, ProbeOutcome
 from turnout.rollout.attempt import Pause, Rollout
-from turnout.rollout.overrides import pause, promote, resume
+from turnout.rollout.overrides import abort, pause, promote, resume
 from turnout.rollout.plan import Plan
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -158,6 +158,19 @@ def test_a_veto_holds_is_not_asked_again_and_a_resume_asks_at_once() -> None:
     again, _ = gone(on, CONFIRMS)
     assert again.confirmation is not None, "all that the step takes was there before"
     assert gone(again, answered(1, Reply.GO))[0].step == 1
+
+
+def test_nobody_is_asked_about_what_somebody_has_decided() -> None:
+    """The webhook has no say in a rollback, nor where an operator goes on without it."""
+    rollout = waiting()
+    for decided in (
+        abort(rollout, "by hand"),
+        promote(rollout, "ann", "", full=True),
+        promote(rollout, "ann", "", full=False),
+    ):
+        assert decided[0].confirmation is None
+    taken_back, _ = gone(rollout, replace(CONFIRMS, ticks=BAD.ticks))
+    assert (taken_back.state, taken_back.confirmation) == (S.ABORTING, None)
 
 
 def test_an_answer_to_another_question_is_no_answer() -> None:

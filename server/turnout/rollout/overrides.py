@@ -79,7 +79,7 @@ def promote(rollout: Rollout, actor: str, reason: str, *, full: bool) -> Moved:
     if rollout.promoted or rollout.state is _S.ABORTING:
         raise ChangeRefused(f"the rollout of {rollout.candidate} is {rollout.state}: there is nothing to promote")
     told = Entry("promote_full" if full else "promote", reason or "promoted by hand", actor)
-    held = replace(rollout, pauses=())
+    held = replace(rollout, pauses=(), confirmation=None)
     if full:
         after, entries = enter(held, _S.PROMOTING, "promoted by hand, past the steps that were left")
     elif rollout.state in (_S.PENDING, _S.VALIDATING, _S.SHADOWING):
@@ -144,6 +144,7 @@ def abort(
         cause=cause,
         finishing=False,
         weight=None,
+        confirmation=None,
     )
     return after, (Entry(kind, why, actor), Entry(str(_S.ABORTING), f"traffic goes back to {rollout.previous}"))
 
