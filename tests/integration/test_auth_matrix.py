@@ -73,7 +73,8 @@ METHOD_RULES: Mapping[str, Rule] = {
         )
         | on("model", READ, "ListTrafficHistory ExplainRoute PlanRollout WatchRollout GetRolloutTicks")
         | on("model", READ, "GetTraffic ListRollouts")  # where they name one
-        | on("some", READ, "GetActivity ListServers"),
+        | on("some", READ, "GetActivity ListServers ListProbes")
+        | on("model", OPERATE, "TryProbe"),
         f"{V1}RegistryService": on("model", PUBLISH, "BeginUpload UploadFiles DescribeUpload PublishUpload")
         | on("model", PUBLISH, "AbandonUpload SignVersion")
         | on("model", READ, "DescribeVersion FetchVersion"),
