@@ -244,7 +244,7 @@ def test_the_database_itself_refuses_a_second_policy_of_one_epoch(store: StateSt
 @pytest.mark.parametrize(
     ("field", "change"),
     [
-        ("model", {"model": "Magika"}),
+        ("model", {"model": "-magika"}),
         ("model", {"model": "m" * 64}),
         ("action", {"action": ""}),
         ("action", {"action": "a" * 33}),

@@ -208,7 +208,7 @@ def test_the_payload_is_kept_in_canonical_form(store: StateStore, database: Data
 @pytest.mark.parametrize(
     ("field", "change"),
     [
-        ("model", {"model": "Magika"}),
+        ("model", {"model": "-magika"}),
         ("model", {"model": "m" * 64}),
         ("model", {"model": ""}),
         ("tag", {"tag": ""}),

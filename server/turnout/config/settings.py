@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from turnout.config.sections import (
@@ -45,8 +46,8 @@ from turnout.config.values import (
     LoadField,
 )
 
-MODEL_KEY = r"[a-z0-9][a-z0-9_-]{0,62}"
-"""Names that `[model.<name>]` takes: `turnout.registry.manifest.MODEL_NAME`, which lies above this module."""
+MODEL_KEY = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+"""Names that `[model.<name>]` takes: `turnout.registry.names.MODEL_NAME`, which lies above this module."""
 
 
 class ModelOverrides(Section):
@@ -169,7 +170,10 @@ class Settings(BaseSettings):
     oip: Oip = Oip()
     log: Log = Log()
     tracing: Tracing = Tracing()
-    model: Mapping[Annotated[str, Field(pattern=f"^{MODEL_KEY}$")], ModelOverrides] = Field(default_factory=dict)
+    model: Annotated[
+        Mapping[Annotated[str, Field(pattern=f"^{MODEL_KEY}$")], ModelOverrides],
+        AfterValidator(lambda m: _unambiguous(m)),
+    ] = Field(default_factory=dict)
 
     @classmethod
     def settings_customise_sources(
@@ -190,7 +194,7 @@ class Settings(BaseSettings):
 
     def for_model(self, name: str) -> ModelSettings:
         """Returns what holds for the model `name`."""
-        own = self.model.get(name, _NO_OVERRIDES)
+        own = _named(self.model, name)
         return ModelSettings(
             load=own.load,
             slo_ms=own.slo_ms,
@@ -213,6 +217,22 @@ def in_force(before: Settings, after: Settings) -> Settings:
 
 # Made once: a new one copies the defaults of all its sections, and this is asked for at each look at a model.
 _NO_OVERRIDES = ModelOverrides()
+
+
+def _named(models: Mapping[str, ModelOverrides], name: str) -> ModelOverrides:
+    """Returns what is set for a model in whatever case: variables have none, and no two models differ in it alone."""
+    if (own := models.get(name)) is not None:
+        return own
+    folded = name.lower()
+    return next((own for key, own in models.items() if key.lower() == folded), _NO_OVERRIDES)
+
+
+def _unambiguous(models: Mapping[str, ModelOverrides]) -> Mapping[str, ModelOverrides]:
+    twice = sorted(models, key=lambda name: (name.lower(), name))
+    for name, other in pairwise(twice):
+        if name.lower() == other.lower():
+            raise ValueError(f"expected one table for a model, got {name!r} and {other!r}, which differ in case only")
+    return models
 
 
 def _over(base: S, own: S) -> S:

@@ -14,12 +14,12 @@ from typing import ParamSpec, TypeVar
 
 from semver import Version
 
-from turnout.errors import DigestMismatch, ModelNotFound, VersionNotFound
+from turnout.errors import AlreadyExists, DigestMismatch, ModelNotFound, VersionNotFound
 from turnout.registry.digest import Progress, bytes_digest, read_canonical, stream_digest
 from turnout.registry.files import explain, open_inside, walk
 from turnout.registry.listing import Listing, Problem, Published, unpublished
-from turnout.registry.manifest import MANIFEST_FILE, MODEL_NAME, FileEntry
-from turnout.registry.names import check_model_name, is_exact_version
+from turnout.registry.manifest import MANIFEST_FILE, FileEntry
+from turnout.registry.names import check_model_name, differing_in_case, is_exact_version, model_name_fault
 from turnout.registry.staging import sweep
 from turnout.registry.versions import Precedence, precedence
 from turnout.threads import Threads
@@ -84,8 +84,10 @@ class Repository:
         seen: dict[tuple[str, str], _Seen] = {}
         published: list[Published] = []
         problems: list[Problem] = []
-        for model in _names(self.root):
-            if fault := self._model_fault(model):
+        models = _names(self.root)
+        twice = differing_in_case(models)
+        for model in models:
+            if fault := self._model_fault(model, twice.get(model)):
                 problems.append(Problem(model, "", fault))
                 continue
             try:
@@ -182,11 +184,24 @@ class Repository:
         """
         return sweep(self.root)
 
-    def _model_fault(self, model: str) -> str | None:
-        if not MODEL_NAME.fullmatch(model):
-            return f"directory {model!r} is no model name, expected a-z, 0-9, _ and -"
+    def check_case(self, model: str) -> None:
+        """Checks that no other model with versions has the name `model` in another case.
+
+        Raises:
+            AlreadyExists: One has; the error names it.
+            OSError: The root cannot be read.
+        """
+        for other in sorted(_names(self.root)):
+            if other.lower() == model.lower() and other != model and _names(self.root / other):
+                raise AlreadyExists(f"{model!r} differs from the model {other} in case only: publish to {other}")
+
+    def _model_fault(self, model: str, other: str | None) -> str | None:
+        if fault := model_name_fault(model):
+            return f"directory {model!r} {fault}"
         if (self.root / model).is_symlink():
             return f"directory {model!r} is a link, and links are not followed"
+        if other is not None and _has_versions(self.root / other):
+            return f"directory {model!r} differs from {other!r} in case only: rename one"
         return None
 
     def _sorted(self, published: list[Published]) -> tuple[Published, ...]:
@@ -232,6 +247,13 @@ def _names(directory: Path) -> list[str]:
             return [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
     except FileNotFoundError:
         return []
+
+
+def _has_versions(directory: Path) -> bool:
+    try:
+        return bool(_names(directory))
+    except OSError:
+        return False
 
 
 def _look(directory: Path, model: str, version: str) -> Published | Problem:
