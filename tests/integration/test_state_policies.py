@@ -245,7 +245,7 @@ def test_the_database_itself_refuses_a_second_policy_of_one_epoch(store: StateSt
     ("field", "change"),
     [
         ("model", {"model": "-magika"}),
-        ("model", {"model": "m" * 64}),
+        ("model", {"model": "m" * 129}),
         ("action", {"action": ""}),
         ("action", {"action": "a" * 33}),
         ("actor", {"actor": "a\0b"}),
