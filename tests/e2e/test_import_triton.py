@@ -1,4 +1,4 @@
-"""A Triton model repository is served, and its clients notice nothing: three commands, of which tritonclient is the last."""
+"""A Triton model repository is served, and its clients notice nothing, in three commands; the third is tritonclient."""
 
 import ast
 import json

@@ -7,7 +7,7 @@ A directory is a version from the moment it holds a manifest, and its manifest i
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -67,6 +67,13 @@ class Repository:
         self._seen: Mapping[tuple[str, str], _Seen] = {}
         self._order: tuple[list[Published], tuple[Published, ...]] = ([], ())
         self._threads = Threads("repository", _THREADS)
+
+    def check_writable(self) -> None:
+        """Checks that versions may be added, attested and removed here.
+
+        Raises:
+            ChangeRefused: They may not; the message says where they may.
+        """
 
     async def in_thread(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs a call that touches the repository in one of its threads, so that where its file system hangs, nothing
@@ -132,7 +139,7 @@ class Repository:
         try:
             return _read_version(directory, model, str(version))
         except (ValueError, OSError) as error:
-            raise DigestMismatch(f"{model} {version}: {_manifest_fault(error)}") from error
+            raise DigestMismatch(f"{model} {version}: {manifest_fault(error)}") from error
 
     def verify(
         self, model: str, version: Version, *, expected: str | None = None, progress: Progress | None = None
@@ -163,9 +170,7 @@ class Repository:
         faults += [f"{path} {fault}" for path, fault in checks if fault]
         known = {MANIFEST_FILE, *(entry.path for entry in manifest.files)}
         try:
-            faults += sorted(
-                f"{found.path} does not belong to it" for found in walk(directory) if found.path not in known
-            )
+            faults += sorted(f"{path} does not belong to it" for path in self._paths(published) if path not in known)
         except OSError as error:
             faults.append(f"a directory {explain(error)}")
         if faults:
@@ -194,6 +199,11 @@ class Repository:
         for other in sorted(_names(self.root)):
             if other.lower() == model.lower() and other != model and _names(self.root / other):
                 raise AlreadyExists(f"{model!r} differs from the model {other} in case only: publish to {other}")
+
+    def _paths(self, published: Published) -> Iterator[str]:
+        """Yields the paths of all files that lie where a version does. Raises OSError where that cannot be read."""
+        manifest = published.manifest
+        return (found.path for found in walk(self.directory(manifest.model, manifest.version)))
 
     def _model_fault(self, model: str, other: str | None) -> str | None:
         if fault := model_name_fault(model):
@@ -264,27 +274,34 @@ def _look(directory: Path, model: str, version: str) -> Published | Problem:
     try:
         return _read_version(directory, model, version)
     except (ValueError, OSError) as error:
-        return Problem(model, version, f"{model} {version}: {_manifest_fault(error)}", damaged=True)
+        return Problem(model, version, f"{model} {version}: {manifest_fault(error)}", damaged=True)
 
 
 def _read_version(directory: Path, model: str, version: str) -> Published:
-    """Reads a manifest.
+    """Reads a manifest. Raises as `read_manifest`, and ValueError where it is that of another version."""
+    published = read_manifest(directory)
+    manifest = published.manifest
+    if (manifest.model, str(manifest.version)) != (model, version):
+        raise ValueError(f"is that of {manifest.model} {manifest.version}")
+    return published
+
+
+def read_manifest(directory: Path) -> Published:
+    """Reads the manifest in `directory`.
 
     Raises:
-        ValueError: It is none, or that of another version.
+        ValueError: It is none.
         OSError: It cannot be read.
     """
     with open_inside(directory, MANIFEST_FILE) as file:
         data = file.read(MAX_MANIFEST_BYTES + 1)
     if len(data) > MAX_MANIFEST_BYTES:
         raise ValueError(f"is larger than {MAX_MANIFEST_BYTES} bytes")
-    manifest = read_canonical(data)
-    if (manifest.model, str(manifest.version)) != (model, version):
-        raise ValueError(f"is that of {manifest.model} {manifest.version}")
-    return Published(manifest, bytes_digest(data))
+    return Published(read_canonical(data), bytes_digest(data))
 
 
-def _manifest_fault(error: ValueError | OSError) -> str:
+def manifest_fault(error: ValueError | OSError) -> str:
+    """Says what is wrong with a manifest that could not be read."""
     return f"{MANIFEST_FILE} {explain(error) if isinstance(error, OSError) else error}"
 
 
