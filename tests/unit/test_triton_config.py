@@ -9,11 +9,12 @@ import pytest
 from turnout.config.settings import ModelOverrides, Settings
 from turnout.errors import InvalidModel
 from turnout.registry.manifest import Batching
+from turnout.registry.names import version_number
 from turnout.registry.triton.config import MAX_CONFIG_BYTES, parse_config
 from turnout.registry.triton.mapping import Fate, map_config, served_numbers
 from turnout.registry.triton.samples import write_samples
 from turnout.registry.triton.settings import as_toml
-from turnout.registry.triton.tree import is_tree, read_tree, version_number
+from turnout.registry.triton.tree import is_tree, read_tree
 from turnout_proto.triton.model_config_pb2 import ModelConfig
 
 

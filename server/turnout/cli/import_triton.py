@@ -182,7 +182,7 @@ def settings_toml(imported: "Sequence[_Imported]") -> str:
     """Returns what the configurations set of the server, as TOML; "" where that is nothing."""
     from turnout.registry.triton.settings import as_toml
 
-    return as_toml({one.model.name: one.model.mapped.settings for one in imported if not one.model.fault})
+    return as_toml({one.model.name: one.model.settings for one in imported if not one.model.fault})
 
 
 def _write_new(file: Path, text: str) -> None:

@@ -1,5 +1,6 @@
 """The repository and the state store that a command works on, with no server between."""
 
+import atexit
 import getpass
 import socket
 from collections.abc import Mapping
@@ -53,7 +54,7 @@ class Workspace:
             ConfigError: It is wrong.
         """
         settings = load_settings(config, {"models": models, "state": state}).settings
-        return cls(settings, Repository(settings.models))
+        return cls(settings, _mounted(settings) if settings.read_only else Repository(settings.models))
 
     def has_store(self) -> bool:
         """Tells whether there is a state store; only a SQLite file can be missing without an error."""
@@ -119,6 +120,16 @@ class Workspace:
         with self.store() as store:
             states = {model: readable(record) for model, record in store.policies().items()}
         return {model: state.policy.baseline for model, state in states.items() if state and state.policy}
+
+
+def _mounted(settings: Settings) -> Repository:
+    from turnout.mounting import open_repository
+    from turnout.registry.onnx_model import read_model
+    from turnout.scratch import Scratch
+
+    scratch = Scratch()
+    atexit.register(scratch.remove)
+    return open_repository(settings, read_model, scratch.disk)
 
 
 @dataclass(frozen=True, slots=True)

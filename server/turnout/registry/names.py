@@ -65,6 +65,14 @@ def parse_version(text: str) -> Version:
     return Version.parse(plain)
 
 
+def version_number(name: str) -> int | None:
+    """Returns the number that a directory of that name has as a version of Triton's; None where it is none."""
+    # Triton passes over numbers that begin with 0, too.
+    if not (name.isascii() and name.isdigit()) or name.startswith("0") or len(name) > 20:
+        return None
+    return int(name)
+
+
 def is_exact_version(text: str) -> bool:
     """Says whether `text` is an exact version in its plain form, without a leading `v`."""
     # Releases of python-semver differ on digits outside ASCII and on a trailing newline; SemVer has neither.

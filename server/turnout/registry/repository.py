@@ -8,6 +8,7 @@ A directory is a version from the moment it holds a manifest, and its manifest i
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -17,7 +18,7 @@ from semver import Version
 from turnout.errors import AlreadyExists, DigestMismatch, ModelNotFound, VersionNotFound
 from turnout.registry.digest import Progress, bytes_digest, read_canonical, stream_digest
 from turnout.registry.files import explain, open_inside, walk
-from turnout.registry.listing import Listing, Problem, Published, unpublished
+from turnout.registry.listing import Listing, Problem, Published, loose, unpublished
 from turnout.registry.manifest import MANIFEST_FILE, FileEntry
 from turnout.registry.names import check_model_name, differing_in_case, is_exact_version, model_name_fault
 from turnout.registry.staging import sweep
@@ -93,6 +94,7 @@ class Repository:
         problems: list[Problem] = []
         models = _names(self.root)
         twice = differing_in_case(models)
+        problems += (loose(file, "") for file in loose_files(self.root) if file.stem not in models)
         for model in models:
             if fault := self._model_fault(model, twice.get(model)):
                 problems.append(Problem(model, "", fault))
@@ -102,12 +104,15 @@ class Repository:
             except OSError as error:
                 problems.append(Problem(model, "", f"the directory of {model} {explain(error)}"))
                 continue
+            before = len(published)
             for version in versions:
                 found = self._examine(model, version, seen)
                 if isinstance(found, Published):
                     published.append(found)
                 elif found is not None:
                     problems.append(found)
+            if len(published) == before:
+                problems += (loose(file, model) for file in loose_files(self.root / model))
         self._seen = seen
         told = tuple(sorted(problems, key=lambda p: (p.model, p.version)))
         return Listing(self._sorted(published), told, bool(published or told) or self.root.is_dir())
@@ -257,6 +262,16 @@ def _names(directory: Path) -> list[str]:
             return [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
     except FileNotFoundError:
         return []
+
+
+def loose_files(directory: Path) -> list[Path]:
+    """Returns the ONNX files in `directory` by name, save hidden ones; none where it cannot be read."""
+    with suppress(OSError), os.scandir(directory) as entries:
+        names = sorted(
+            e.name for e in entries if e.name.endswith(".onnx") and not e.name.startswith(".") and e.is_file()
+        )
+        return [directory / name for name in names]
+    return []
 
 
 def _has_versions(directory: Path) -> bool:

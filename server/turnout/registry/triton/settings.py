@@ -10,7 +10,7 @@ from turnout.config.rendering import value_text
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 Settings = Mapping[str, Mapping[str, Any]]
-"""Of one model: plain values by key, by table."""
+"""Of one model: plain values by key, by table; its own, which are in none, under ""."""
 
 
 def as_toml(models: Mapping[str, Settings]) -> str:
@@ -20,5 +20,6 @@ def as_toml(models: Mapping[str, Settings]) -> str:
         key = name if _BARE.fullmatch(name) else json.dumps(name)
         for table, values in tables.items():
             lines = [f"{one} = {value_text(value)}" for one, value in values.items()]
-            blocks.append("\n".join([f"[model.{key}.{table}]", *lines]) + "\n")
+            header = f"[model.{key}.{table}]" if table else f"[model.{key}]"
+            blocks.append("\n".join([header, *lines]) + "\n")
     return "\n".join(blocks)

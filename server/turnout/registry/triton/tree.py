@@ -17,9 +17,10 @@ from turnout.errors import InvalidModel
 from turnout.registry.files import explain, open_inside, read_small
 from turnout.registry.manifest import MODEL_FILE, FileEntry
 from turnout.registry.metadata import VersionMetadata
-from turnout.registry.names import model_name_fault
+from turnout.registry.names import model_name_fault, version_number
 from turnout.registry.triton.config import CONFIG_FILE, MAX_CONFIG_BYTES, parse_config
-from turnout.registry.triton.mapping import Mapped, Row, labels_of, map_config, served_numbers
+from turnout.registry.triton.mapping import Fate, Mapped, Row, labels_of, map_config, served_numbers
+from turnout.registry.triton.settings import Settings
 from turnout_proto.triton.model_config_pb2 import ModelWarmup
 
 MAX_LABEL_BYTES = 16 << 20
@@ -42,6 +43,7 @@ class TritonModel:
         labels: By output name.
         warm_up: Requests that it asks to be warmed up with.
         rows_per_request: How many rows those may say that they have: 0 where their shapes are whole.
+        load: The setting `load` of an import, so that a server holds no more in memory than Triton would; "" for none.
         rows: What was done with each field of the configuration.
         faults: By number, why a version cannot be taken.
         fault: Why none can; "" where they can.
@@ -55,9 +57,15 @@ class TritonModel:
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     warm_up: Sequence[ModelWarmup] = ()
     rows_per_request: int = 0
+    load: str = ""
     rows: Sequence[Row] = ()
     faults: Mapping[int, str] = field(default_factory=dict)
     fault: str = ""
+
+    @property
+    def settings(self) -> Settings:
+        """What goes with an import, of `[model.NAME]`: by table, the model's own under ""."""
+        return {**({"": {"load": self.load}} if self.load else {}), **self.mapped.settings}
 
     @property
     def metadata(self) -> VersionMetadata:
@@ -70,21 +78,13 @@ def version_of(number: int) -> Version:
     return Version(number)
 
 
-def version_number(name: str) -> int | None:
-    """Returns the number that a directory of that name has as a version of Triton; None where it is none."""
-    # Triton passes over numbers that begin with 0, too.
-    if not (name.isascii() and name.isdigit()) or name.startswith("0") or len(name) > 20:
-        return None
-    return int(name)
-
-
 def is_tree(root: Path) -> bool:
     """Tells whether `root` is a Triton model repository, or a model of one: whether it holds a version of a model.
 
     Raises:
         OSError: It cannot be read.
     """
-    return _is_model(root) or any(_is_model(child) for child in _directories(root))
+    return is_model(root) or any(is_model(child) for child in _directories(root))
 
 
 def read_tree(root: Path) -> tuple[TritonModel, ...]:
@@ -99,15 +99,19 @@ def read_tree(root: Path) -> tuple[TritonModel, ...]:
     Raises:
         OSError: It cannot be read.
     """
-    if _is_model(root):
-        return (read_model_directory(root, root.resolve().name),)
-    return tuple(read_model_directory(child, child.name) for child in _directories(root) if _is_model(child))
+    if is_model(root):
+        return (read_model_directory(root, None),)
+    return tuple(read_model_directory(child, child.name) for child in _directories(root) if is_model(child))
 
 
-def read_model_directory(directory: Path, name: str) -> TritonModel:
-    """Reads the directory of one model; what is wrong with it is told in the outcome."""
-    if fault := model_name_fault(name):
-        return TritonModel(name, directory, fault=f"{name!r} {fault}")
+def read_model_directory(directory: Path, name: str | None) -> TritonModel:
+    """Reads the directory of one model; what is wrong with it is told in the outcome.
+
+    Args:
+        directory: Where it is.
+        name: The model's; None for that of its configuration, or else of its directory.
+    """
+    given, name = name, directory.resolve().name if name is None else name
     try:
         data = read_small(directory / CONFIG_FILE, MAX_CONFIG_BYTES)
     except FileNotFoundError:
@@ -116,6 +120,10 @@ def read_model_directory(directory: Path, name: str) -> TritonModel:
         return TritonModel(name, directory, fault=f"{CONFIG_FILE} {explain(error)}")
     try:
         config, unknown = parse_config(data)
+        if given is None:
+            name = config.name or name
+        if fault := model_name_fault(name):
+            return TritonModel(name, directory, fault=f"{name!r} {fault}")
         mapped = map_config(name, config, unknown)
         numbers = {int(child.name): child for child in _directories(directory) if version_number(child.name)}
     except InvalidModel as error:
@@ -128,10 +136,12 @@ def read_model_directory(directory: Path, name: str) -> TritonModel:
     sources, faults = _sources(numbers, mapped.file)
     served, policy = served_numbers(config, numbers)
     fault = "" if sources else f"it holds no ONNX model: {next(iter(faults.values()), 'no version')}"
-    rows = (*mapped.rows, policy, *label_rows)
+    rows = [*mapped.rows, policy, *label_rows]
+    if load := f"latest:{len(served)}" if 0 < len(served) < len(numbers) else "":
+        rows.append(Row("version_policy", Fate.SETTING, f'load = "{load}": the candidates are in memory if asked for'))
     return TritonModel(
         name, directory, sources, [n for n in served if n in sources], mapped, labels, tuple(config.model_warmup),
-        config.max_batch_size, rows, faults, fault,
+        config.max_batch_size, load, rows, faults, fault,
     )  # fmt: skip
 
 
@@ -153,7 +163,8 @@ def _sources(numbers: Mapping[int, Path], file: str) -> tuple[dict[int, Path], d
     return sources, faults
 
 
-def _is_model(directory: Path) -> bool:
+def is_model(directory: Path) -> bool:
+    """Tells whether a directory holds numbered ones, as a model of Triton's does."""
     try:
         return any(version_number(child.name) for child in _directories(directory))
     except OSError:
