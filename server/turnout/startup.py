@@ -1,15 +1,21 @@
 """What is put right before a server serves: the repository's directory, half-done publishes, the log."""
 
+from collections.abc import Sequence
+
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Settings
 from turnout.errors import ConfigError, Unavailable
+from turnout.registry.listing import Problem
 from turnout.registry.mounted.repository import MountedRepository
 from turnout.registry.repository import Repository
 from turnout.registry.staging import SWEEP_PATIENCE
 from turnout.registry.trust import Trust
 from turnout.routing.adoption import adopt
 from turnout.state.store import StateStore
+
+_TOLD = 10
+"""Things that one command would publish, and that are named."""
 
 
 def prepare_repository(repository: Repository, settings: Settings, log: FilteringBoundLogger) -> None:
@@ -26,10 +32,22 @@ def prepare_repository(repository: Repository, settings: Settings, log: Filterin
             raise ConfigError(f"there is no directory {root}, which --read-only is to serve")
         for name in repository.sweep():
             log.warning("swept a publish that never finished", staging=name)
-        for problem in repository.scan().problems:
-            log.warning("not served", reason=str(problem))
+        _report(repository.scan().problems, log)
     except OSError as error:
         raise ConfigError(f"the repository {root} cannot be read: {error.strerror}") from error
+
+
+def _report(problems: Sequence[Problem], log: FilteringBoundLogger) -> None:
+    """Tells what is not served: at once what one command would publish."""
+    by_command: dict[str, list[str]] = {}
+    for problem in problems:
+        if problem.command:
+            by_command.setdefault(problem.command, []).append(problem.reason)
+        else:
+            log.warning("not served", reason=problem.reason)
+    for command, reasons in by_command.items():
+        more = f"; and {len(reasons) - _TOLD} more" if len(reasons) > _TOLD else ""
+        log.warning("not served", reason=f"{'; '.join(reasons[:_TOLD])}{more}; publish it with: {command}")
 
 
 NEW_STORE = (

@@ -281,7 +281,7 @@ def read_only_mount(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [2])
 def test_a_server_of_a_mount_that_is_read_only(read_only_mount: Path, workers: int, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="Read-only file system"):
         (read_only_mount / "x").touch()

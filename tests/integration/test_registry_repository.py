@@ -122,9 +122,17 @@ def test_a_model_file_of_another_name_is_reported_with_what_to_do_first(reposito
 
 
 def test_a_numbered_directory_of_another_server_is_reported_with_a_version_for_it(repository):
-    onnx_models.save(onnx_models.matmul(), repository.root / "m" / "7" / "model.onnx")
+    path = onnx_models.save(onnx_models.matmul(), repository.root / "m" / "7" / "net.onnx")
     (problem,) = repository.scan().problems
-    assert problem.command.startswith("turnout publish m 7.0.0 ")
+    assert problem.command == f"turnout publish m 7.0.0 {path}"
+
+
+def test_a_triton_model_is_reported_with_the_command_that_imports_it(repository):
+    path = onnx_models.save(onnx_models.matmul(), repository.root / "m" / "7" / "model.onnx")
+    (problem,) = repository.scan().problems
+    assert problem.command == f"turnout import triton {repository.root} --models {repository.root}"
+    publish(repository, PublishRequest("m", Version(7), path))
+    assert repository.scan().problems == ()
 
 
 def test_a_directory_that_no_command_can_publish_is_reported_without_one(repository):

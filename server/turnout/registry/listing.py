@@ -114,10 +114,12 @@ def _root(file: Path, model: str) -> str:
 def _publish_command(directory: Path, model: str, version: str, file: str) -> str:
     model_file = directory / MODEL_FILE
     if not is_exact_version(version):
-        if version_number(version) is not None:
+        number = version_number(version)
+        if number is not None and file == MODEL_FILE:
             root = str(directory.parent.parent)
             return shlex.join(["turnout", "import", "triton", root, "--models", root])
-        return shlex.join(["turnout", "publish", model, "VERSION", str(directory / file)])
+        target = "VERSION" if number is None else f"{number}.0.0"
+        return shlex.join(["turnout", "publish", model, target, str(directory / file)])
     publish = shlex.join(["turnout", "publish", model, version, str(model_file)])
     # A directory becomes a version in place only under the names that versions have.
     return (
