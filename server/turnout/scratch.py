@@ -13,6 +13,18 @@ from turnout.errors import ConfigError
 _MEMORY = Path("/dev/shm")  # noqa: S108 - every user may write there, and the directory made in it is this user's own
 
 
+def place_for_temporary_files() -> None:
+    """Has temporary files go to memory where there is no directory for them, as in a container with a read-only root.
+
+    Processes that are started inherit it.
+    """
+    try:
+        tempfile.gettempdir()
+    except OSError:
+        if os.access(_MEMORY, os.W_OK):
+            os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)
+
+
 class Scratch:
     """Makes directories when they are first asked for, and removes them at the end of the context."""
 

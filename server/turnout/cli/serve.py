@@ -63,8 +63,10 @@ def serve(
             return
         from turnout.cli.machine import cuda_driver
         from turnout.event_loop import loop_factory
+        from turnout.scratch import place_for_temporary_files
         from turnout.threads import end_process
 
+        place_for_temporary_files()
         gpu = bool(cuda_driver().devices)
         if settings.workers > 1:
             from turnout.mounting import with_state

@@ -1,11 +1,12 @@
 """A repository that is only read: versions stay where they lie, and those of Triton get their manifests in memory."""
 
 import os
-import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from semver import Version
 
@@ -60,6 +61,7 @@ class MountedRepository(Repository):
         super().__init__(root)
         self._read = read
         self._scratch = scratch
+        self._scanning = threading.Lock()
         self._places: Mapping[_Key, _Place] | None = None
         self._models: Mapping[str, TritonModel] = {}
 
@@ -76,34 +78,8 @@ class MountedRepository(Repository):
         Raises:
             OSError: The root cannot be read.
         """
-        try:
-            found = find_places(self.root)
-        except FileNotFoundError:
-            self._places, self._models = {}, {}
-            return Listing(present=False)
-        before = self._places or {}
-        problems = [_unserved(path, path, f"the directory {path!r} {why}") for path, why in found.faults]
-        places: dict[_Key, list[_Place]] = {}
-        for directory in found.versions:
-            place = self._with_manifest(directory, problems)
-            if place is not None:
-                places.setdefault(_key(place.published), []).append(place)
-        for model in found.models:
-            for place in self._of_triton(model, before, problems):
-                places.setdefault(_key(place.published), []).append(place)
-        for file in found.loose:
-            name = str(file.relative_to(self.root))
-            problems.append(
-                _unserved(file.stem, name, f"{name} lies loose and is not served; expected {file.stem}/1/{MODEL_FILE}")
-            )
-        kept = self._unambiguous(places, problems)
-        self._places = kept
-        self._models = {model.name: model for model in found.models if not model.fault}
-        published = self._sorted([place.published for place in kept.values()])
-        if not published and not problems:
-            reason = "the directory that is mounted holds no version of a model, and no Triton model repository"
-            problems.append(_unserved(self.root.name, ".", reason))
-        return Listing(published, tuple(sorted(problems, key=lambda p: (p.model, p.version))))
+        with self._scanning:  # each model is read by one thread
+            return self._scan()
 
     def directory(self, model: str, version: Version) -> Path:
         """Returns where that version lies, or would lie in a repository.
@@ -154,6 +130,36 @@ class MountedRepository(Repository):
             for name, model in self._models.items()
         }
         return {name: found for name, found in rows.items() if found}
+
+    def _scan(self) -> Listing:
+        try:
+            found = find_places(self.root)
+        except FileNotFoundError:
+            self._places, self._models = {}, {}
+            return Listing(present=False)
+        before = self._places or {}
+        problems = [_unserved(path, path, f"the directory {path!r} {why}") for path, why in found.faults]
+        places: dict[_Key, list[_Place]] = {}
+        for directory in found.versions:
+            place = self._with_manifest(directory, problems)
+            if place is not None:
+                places.setdefault(_key(place.published), []).append(place)
+        for model in found.models:
+            for place in self._of_triton(model, before, problems):
+                places.setdefault(_key(place.published), []).append(place)
+        for file in found.loose:
+            name = str(file.relative_to(self.root))
+            problems.append(
+                _unserved(file.stem, name, f"{name} lies loose and is not served; expected {file.stem}/1/{MODEL_FILE}")
+            )
+        kept = self._unambiguous(places, problems)
+        self._places = kept
+        self._models = {model.name: model for model in found.models if not model.fault}
+        published = self._sorted([place.published for place in kept.values()])
+        if not published and not problems:
+            reason = "the directory that is mounted holds no version of a model, and no Triton model repository"
+            problems.append(_unserved(self.root.name, ".", reason))
+        return Listing(published, tuple(sorted(problems, key=lambda p: (p.model, p.version))))
 
     def _paths(self, published: Published) -> Iterator[str]:
         place = self._found()[_key(published)]
@@ -226,9 +232,9 @@ class MountedRepository(Repository):
         return directory, files, facts
 
     def _copied(self, model: str, version: Version, source: Path) -> tuple[Path, list[FileEntry], ModelFacts]:
-        directory = self._scratch() / model / str(version)
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(parents=True)
+        # A place of its own each time: what was there before may be in memory.
+        directory = self._scratch() / f"{model}-{version}-{uuid4().hex}"
+        directory.mkdir()
         files, facts = copy_model(source, directory, self._read)
         return directory, files, facts
 
