@@ -98,6 +98,7 @@ def test_each_field_is_listed_with_what_became_of_it(tmp_path: Path) -> None:
     assert settings.batching.max_delay_ms == 0.5
     assert settings.limits.max_queue_requests == 64
     assert (settings.runtime.runners, settings.runtime.intra_op_threads) == (2, 0)
+    assert str(settings.load) == "latest:2"
 
 
 def test_what_would_answer_otherwise_is_not_taken_and_the_rest_is(tmp_path: Path) -> None:

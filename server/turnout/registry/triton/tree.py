@@ -8,7 +8,7 @@ A model's directory may be the root itself. Links are followed: whoever names th
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from semver import Version
@@ -19,7 +19,7 @@ from turnout.registry.manifest import MODEL_FILE, FileEntry
 from turnout.registry.metadata import VersionMetadata
 from turnout.registry.names import model_name_fault, version_number
 from turnout.registry.triton.config import CONFIG_FILE, MAX_CONFIG_BYTES, parse_config
-from turnout.registry.triton.mapping import Fate, Mapped, Row, labels_of, map_config, served_numbers
+from turnout.registry.triton.mapping import Mapped, Row, labels_of, map_config, served_numbers
 from turnout.registry.triton.settings import Settings
 from turnout_proto.triton.model_config_pb2 import ModelWarmup
 
@@ -136,9 +136,10 @@ def read_model_directory(directory: Path, name: str | None) -> TritonModel:
     sources, faults = _sources(numbers, mapped.file)
     served, policy = served_numbers(config, numbers)
     fault = "" if sources else f"it holds no ONNX model: {next(iter(faults.values()), 'no version')}"
+    load = f"latest:{len(served)}" if 0 < len(served) < len(numbers) else ""
+    if load:
+        policy = replace(policy, note=f'{policy.note}, which load = "{load}" keeps out of memory')
     rows = [*mapped.rows, policy, *label_rows]
-    if load := f"latest:{len(served)}" if 0 < len(served) < len(numbers) else "":
-        rows.append(Row("version_policy", Fate.SETTING, f'load = "{load}": the candidates are in memory if asked for'))
     return TritonModel(
         name, directory, sources, [n for n in served if n in sources], mapped, labels, tuple(config.model_warmup),
         config.max_batch_size, load, rows, faults, fault,
