@@ -1,6 +1,5 @@
 """`turnout serve`."""
 
-import asyncio
 from typing import Annotated
 
 import typer
@@ -61,6 +60,8 @@ def serve(
         if print_config:
             out.show(as_data(settings), render_toml(settings, loaded.origins).rstrip("\n"))
             return
+        import asyncio
+
         from turnout.cli.machine import cuda_driver
         from turnout.event_loop import loop_factory
         from turnout.scratch import place_for_temporary_files
