@@ -1,5 +1,6 @@
 """A directory that somebody mounted is served where it lies, is never written to, and takes nothing."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -288,7 +289,7 @@ def test_a_server_of_a_mount_that_is_read_only(read_only_mount: Path, workers: i
     before = set(Path("/dev/shm").glob("turnout-*"))
     options = ["--read-only", "--workers", str(workers)]
     with serving(read_only_mount, options=options) as server, Client(server.grpc) as client:
-        client.wait_ready(timeout=60)
+        client.wait_ready(timeout=120)
         assert client.predict("scores", {"x": X}).version == "3.0.0"
         assert client.predict("Scale.x2", {"x": X}, version="2").version == "2.0.0"
         turnout("traffic", "set", "scores", "--baseline", "1.0.0", "--server", server.control)
@@ -311,3 +312,22 @@ async def test_a_repository_of_turnouts_own_is_served_read_only_too(models: Path
     assert versions(server) == {"m@1.0.0": "released", "m@2.0.0-rc.1": "candidate"}
     with pytest.raises(grpc.aio.AioRpcError):
         await answer(server, "m", "3")
+
+
+def test_commands_look_at_it_and_ask_for_a_state_where_they_need_one(tree: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"TURNOUT_READ_ONLY": "true", "TURNOUT_MODELS": str(tree)}
+    shown = command_line.run("models", "--json", env=environment)
+    assert [model["name"] for model in json.loads(shown.stdout)["models"]] == ["Scale.x2", "plain", "scores"]
+    refused = command_line.run("tag", "scores", "stable", "3.0.0", env=environment)
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        "error: the repository is read-only, and a server of it keeps what is declared in memory: ask that server, or"
+        " name a state store with --state\n",
+    )
+    state = sqlite_url(tmp_path / "state.db")
+    assert command_line.run("tag", "scores", "stable", "3.0.0", "--state", state, env=environment).returncode == 0
+    told = command_line.run("doctor", "--json", env=environment | {"TURNOUT_MODEL__SCALE.X2__LOAD": "all"})
+    checks = {check["name"]: check["detail"] for check in json.loads(told.stdout)["checks"]}
+    assert checks["state store"] == "in memory: the repository is read-only, and no state store is named"
+    assert "3 models, 4 versions" in checks["repository"]
+    assert "is about no model" not in told.stdout

@@ -14,7 +14,7 @@ from turnout.registry.triton.config import MAX_CONFIG_BYTES, parse_config
 from turnout.registry.triton.mapping import Fate, map_config, served_numbers
 from turnout.registry.triton.samples import write_samples
 from turnout.registry.triton.settings import as_toml
-from turnout.registry.triton.tree import is_tree, read_tree
+from turnout.registry.triton.tree import read_tree
 from turnout_proto.triton.model_config_pb2 import ModelConfig
 
 
@@ -248,7 +248,7 @@ def test_labels_are_read_from_the_models_directory_only(tmp_path: Path, file: st
 
 
 def test_a_tree_is_told_from_a_repository(tmp_path: Path) -> None:
-    assert is_tree(tree(tmp_path, ""))
-    assert is_tree(tmp_path / "tree" / "m")
+    assert [model.name for model in read_tree(tree(tmp_path, ""))] == ["m"]
+    assert [model.name for model in read_tree(tmp_path / "tree" / "m")] == ["m"]
     (tmp_path / "models" / "m" / "1.0.0").mkdir(parents=True)
-    assert not is_tree(tmp_path / "models")
+    assert read_tree(tmp_path / "models") == ()

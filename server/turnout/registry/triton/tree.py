@@ -78,15 +78,6 @@ def version_of(number: int) -> Version:
     return Version(number)
 
 
-def is_tree(root: Path) -> bool:
-    """Tells whether `root` is a Triton model repository, or a model of one: whether it holds a version of a model.
-
-    Raises:
-        OSError: It cannot be read.
-    """
-    return is_model(root) or any(is_model(child) for child in _directories(root))
-
-
 def read_tree(root: Path) -> tuple[TritonModel, ...]:
     """Reads a Triton model repository, or a single model of one. No model file is opened.
 
