@@ -247,9 +247,9 @@ async def running(
 
         async def refresh() -> None:
             try:
-                if mount is not None:
-                    await repository.in_thread(mount.follow)
                 await traffic.refresh()  # first: what a policy needs is loaded, and stays so
+                if mount is not None:
+                    await mount.refresh()
             except Exception:  # and no `finally`: what is raised there would take the place of a cancellation
                 await manager.refresh()
                 raise

@@ -1,5 +1,6 @@
 """A server whose repository is mounted read-only: what is kept elsewhere, and what is declared of what is found."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from turnout.registry.repository import Repository
 from turnout.scratch import Scratch
 from turnout.state.engine import Location, sqlite_url
 from turnout.state.store import StateStore
+
+_SECONDS = 10.0
+"""What a look at the directory may take before the rest of the server goes on without it."""
 
 ACTOR = "server"
 BY_POLICY = "its version policy serves it"
@@ -70,7 +74,7 @@ def open_repository(settings: Settings, read: ReadModel, scratch: Callable[[], P
 
 
 class Mount:
-    """Keeps the state store and the settings in step with what is found in a read-only repository. Blocking."""
+    """Keeps the state store and the settings in step with what is found in a read-only repository."""
 
     def __init__(
         self,
@@ -95,11 +99,26 @@ class Mount:
         self._models = models
         self._log = log
         self._release_all = release_all
+        self._following: asyncio.Future[None] | None = None
         self._seen: tuple[Published, ...] = ()
         self._told: set[str] = set()
 
+    async def refresh(self) -> None:
+        """Follows what is found, as far as the file system answers: one that hangs is waited for once.
+
+        Raises:
+            OSError, Unavailable: As `follow`.
+        """
+        seconds = 0.0
+        if self._following is None:
+            self._following, seconds = asyncio.ensure_future(self._repository.in_thread(self.follow)), _SECONDS
+        await asyncio.wait([self._following], timeout=seconds)
+        if self._following.done():
+            following, self._following = self._following, None
+            following.result()
+
     def follow(self) -> None:
-        """Records and releases versions that are new, and takes over the settings that they bring.
+        """Records and releases versions that are new, and takes over the settings that they bring. Blocking.
 
         Raises:
             OSError: The directory cannot be read.

@@ -1,9 +1,11 @@
 """A directory that somebody mounted is served where it lies, is never written to, and takes nothing."""
 
+import asyncio
 import json
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -20,13 +22,17 @@ import triton_models
 from conftest import make_settings
 from processes import serving, serving_in_thread, turnout
 from turnout.app import Running, running
+from turnout.config import ModelTable
 from turnout.errors import ConfigError
+from turnout.mounting import Mount
 from turnout.registry.mounted.repository import MountedRepository
 from turnout.registry.onnx_model import read_model
 from turnout.registry.publish import PublishRequest, publish
 from turnout.registry.repository import Repository
+from turnout.registry.standing import Standing
 from turnout.serving.lifecycle import LifecycleState
 from turnout.state.engine import sqlite_url
+from turnout.state.store import StateStore
 from turnout.telemetry.logging import make_logger
 from turnout_client import Client
 from wire import X, outputs_of, request, stub_of
@@ -218,6 +224,32 @@ async def test_a_version_that_comes_later_is_served_too(models: Path, start_serv
 
     await server.services.catalog.wait_for(come)
     assert (await answer(server, "m"))[0] == "2.0.0"
+
+
+async def test_a_file_system_that_hangs_is_waited_for_once(models: Path, tmp_path: Path, monkeypatch) -> None:
+    triton_models.put(models, "m", 1, onnx_models.scaled(1))
+    monkeypatch.setattr("turnout.mounting._SECONDS", 0.05)
+    goes_on, blocked = threading.Event(), threading.Event()
+
+    class Hanging(MountedRepository):
+        def scan(self):
+            blocked.set()
+            assert goes_on.wait(60)
+            return super().scan()
+
+    repository = Hanging(models, read_model, lambda: tmp_path)
+    log = make_logger("json", "warning")
+    with StateStore.open(sqlite_url(tmp_path / "state.db")) as store:
+        mount = Mount(repository, store, ModelTable({}), log, release_all=True)
+        for _ in range(3):
+            await asyncio.wait_for(mount.refresh(), 30)
+        assert blocked.is_set()
+        assert store.declared().of("m").standings == {}
+        goes_on.set()
+        while not store.declared().of("m").standings:
+            await asyncio.wait_for(mount.refresh(), 30)
+            await asyncio.sleep(0.01)
+        assert store.declared().of("m").standings == {V1: Standing.RELEASED}
 
 
 async def test_one_model_of_a_tree_may_be_the_mount(tmp_path: Path, serve_mount) -> None:
