@@ -318,7 +318,6 @@ def read_only_mount(tmp_path: Path) -> Iterator[Path]:
 def test_a_server_of_a_mount_that_is_read_only(read_only_mount: Path, workers: int, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="Read-only file system"):
         (read_only_mount / "x").touch()
-    before = set(Path("/dev/shm").glob("turnout-*"))
     options = ["--read-only", "--workers", str(workers)]
     with serving(read_only_mount, options=options) as server, Client(server.grpc) as client:
         client.wait_ready(timeout=120)
@@ -334,7 +333,6 @@ def test_a_server_of_a_mount_that_is_read_only(read_only_mount: Path, workers: i
         server.send(2)  # SIGINT
         assert server.wait() == 0, log.read_text()
     assert "Traceback" not in log.read_text()
-    assert set(Path("/dev/shm").glob("turnout-*")) <= before
 
 
 async def test_a_repository_of_turnouts_own_is_served_read_only_too(models: Path, publish_model, start_server) -> None:
