@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from turnout.config import ModelTable
 from turnout.errors import ConfigError
 from turnout.mounting import Mount
 from turnout.registry.mounted.repository import MountedRepository
-from turnout.registry.onnx_model import read_model
+from turnout.registry.onnx_model import ModelFacts, read_model
 from turnout.registry.publish import PublishRequest, publish
 from turnout.registry.repository import Repository
 from turnout.registry.standing import Standing
@@ -250,6 +251,33 @@ async def test_a_file_system_that_hangs_is_waited_for_once(models: Path, tmp_pat
             await asyncio.wait_for(mount.refresh(), 30)
             await asyncio.sleep(0.01)
         assert store.declared().of("m").standings == {V1: Standing.RELEASED}
+
+
+def test_nobody_waits_while_a_model_that_is_new_is_read(models: Path, tmp_path: Path) -> None:
+    reading, goes_on = threading.Event(), threading.Event()
+
+    def slowly(path: Path) -> ModelFacts:
+        if path.parent.name == "2":
+            reading.set()
+            assert goes_on.wait(60)
+        return read_model(path)
+
+    (models / "m").mkdir(parents=True)
+    (models / "m" / "config.pbtxt").write_text("version_policy { all {} }")
+    triton_models.put(models, "m", 1, onnx_models.scaled(1))
+    repository = MountedRepository(models, slowly, lambda: tmp_path)
+    assert [p.manifest.version for p in repository.scan().published] == [V1]
+    triton_models.put(models, "m", 2, onnx_models.scaled(2))
+    with ThreadPoolExecutor(1) as pool:
+        scan = pool.submit(repository.scan)
+        try:
+            assert reading.wait(60)
+            assert [p.manifest.version for p in repository.scan().published] == [V1]
+            assert repository.find("m", V1).manifest.version == V1
+        finally:
+            goes_on.set()
+        assert [p.manifest.version for p in scan.result(60).published] == [V1, V2]
+    assert [p.manifest.version for p in repository.scan().published] == [V1, V2]
 
 
 async def test_one_model_of_a_tree_may_be_the_mount(tmp_path: Path, serve_mount) -> None:

@@ -61,7 +61,7 @@ class MountedRepository(Repository):
         super().__init__(root)
         self._read = read
         self._scratch = scratch
-        self._scanning = threading.Lock()
+        self._describing = threading.Lock()
         self._places: Mapping[_Key, _Place] | None = None
         self._models: Mapping[str, TritonModel] = {}
 
@@ -75,11 +75,18 @@ class MountedRepository(Repository):
     def scan(self) -> Listing:
         """Reads what exists. What did not change since the last scan is not read again.
 
+        Every byte of a model that is new is read, by one thread: meanwhile it does not exist for the others, so that
+        nothing waits for it.
+
         Raises:
             OSError: The root cannot be read.
         """
-        with self._scanning:  # each model is read by one thread
-            return self._scan()
+        describes = self._describing.acquire(blocking=False)
+        try:
+            return self._scan(describes=describes)
+        finally:
+            if describes:
+                self._describing.release()
 
     def directory(self, model: str, version: Version) -> Path:
         """Returns where that version lies, or would lie in a repository.
@@ -131,7 +138,7 @@ class MountedRepository(Repository):
         }
         return {name: found for name, found in rows.items() if found}
 
-    def _scan(self) -> Listing:
+    def _scan(self, *, describes: bool) -> Listing:
         try:
             found = find_places(self.root)
         except FileNotFoundError:
@@ -145,7 +152,7 @@ class MountedRepository(Repository):
             if place is not None:
                 places.setdefault(_key(place.published), []).append(place)
         for model in found.models:
-            for place in self._of_triton(model, before, problems):
+            for place in self._of_triton(model, before, problems, describes=describes):
                 places.setdefault(_key(place.published), []).append(place)
         for file in found.loose:
             name = str(file.relative_to(self.root))
@@ -153,10 +160,11 @@ class MountedRepository(Repository):
                 _unserved(file.stem, name, f"{name} lies loose and is not served; expected {file.stem}/1/{MODEL_FILE}")
             )
         kept = self._unambiguous(places, problems)
-        self._places = kept
-        self._models = {model.name: model for model in found.models if not model.fault}
+        if describes:
+            self._places = kept
+            self._models = {model.name: model for model in found.models if not model.fault}
         published = self._sorted([place.published for place in kept.values()])
-        if not published and not problems:
+        if describes and not published and not problems:
             reason = "the directory that is mounted holds no version of a model, and no Triton model repository"
             problems.append(_unserved(self.root.name, ".", reason))
         return Listing(published, tuple(sorted(problems, key=lambda p: (p.model, p.version))))
@@ -182,7 +190,7 @@ class MountedRepository(Repository):
         return _Place(directory, published, triton=False, stamp=())
 
     def _of_triton(
-        self, model: TritonModel, before: Mapping[_Key, _Place], problems: list[Problem]
+        self, model: TritonModel, before: Mapping[_Key, _Place], problems: list[Problem], *, describes: bool
     ) -> Iterator[_Place]:
         if model.fault:
             problems.append(_unserved(model.name, CONFIG_FILE, f"{model.name} is not served: {model.fault}"))
@@ -192,10 +200,10 @@ class MountedRepository(Repository):
         for number, source in ((number, model.sources[number]) for number in model.served):
             known = before.get((model.name, version_of(number)))
             try:
-                if known is not None and known.stamp == _stamp(model, source, known.published):
+                if known is not None and (not describes or known.stamp == _stamp(model, source, known.published)):
                     yield known
-                    continue
-                yield self._describe(model, number, source)
+                elif describes:
+                    yield self._describe(model, number, source)
             except (InvalidModel, InvalidRequest) as error:
                 problems.append(
                     _unserved(model.name, str(number), f"{model.name} {number} is not served: {error.message}")
