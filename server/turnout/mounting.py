@@ -134,12 +134,12 @@ class Mount:
             if (model, str(version)) in known:
                 continue
             by_policy = self._repository.is_triton(one)
-            if not self._store.record_published(
-                model, version, one.digest, actor=ACTOR, reason="found in the directory that is mounted", found=True
-            ):
-                continue  # another server was first
+            # First the release: one that is cut short is made once more, since no event tells of the version.
             if by_policy or (self._release_all and not version.prerelease):
                 self._store.release(model, version, actor=ACTOR, reason=BY_POLICY if by_policy else MOUNTED)
+            self._store.record_published(
+                model, version, one.digest, actor=ACTOR, reason="found in the directory that is mounted", found=True
+            )
         self._seen = published
 
     def _take_settings(self) -> None:
