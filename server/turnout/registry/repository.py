@@ -15,7 +15,7 @@ from typing import ParamSpec, TypeVar
 
 from semver import Version
 
-from turnout.errors import AlreadyExists, DigestMismatch, ModelNotFound, VersionNotFound
+from turnout.errors import MODEL_SEEN, AlreadyExists, DigestMismatch, ModelNotFound, VersionNotFound
 from turnout.registry.digest import Progress, bytes_digest, read_canonical, stream_digest
 from turnout.registry.files import explain, open_inside, walk
 from turnout.registry.listing import Listing, Problem, Published, loose, unpublished
@@ -198,12 +198,15 @@ class Repository:
         """Checks that no other model with versions has the name `model` in another case.
 
         Raises:
-            AlreadyExists: One has; the error names it.
+            AlreadyExists: One has; the error names it, unless the caller may not know of it.
             OSError: The root cannot be read.
         """
         for other in sorted(_names(self.root)):
             if other.lower() == model.lower() and other != model and _names(self.root / other):
-                raise AlreadyExists(f"{model!r} differs from the model {other} in case only: publish to {other}")
+                seen = MODEL_SEEN.get()
+                if seen is None or seen(other):
+                    raise AlreadyExists(f"{model!r} differs from the model {other} in case only: publish to {other}")
+                raise AlreadyExists(f"{model!r} differs from another model's name in case only: take another name")
 
     def _paths(self, published: Published) -> Iterator[str]:
         """Yields the paths of all files that lie where a version does. Raises OSError where that cannot be read."""
