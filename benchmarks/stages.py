@@ -65,7 +65,7 @@ class _Quiet(Call):
     metadata = (("user-agent", "grpc-c++/1.51.1"), ("te", "trailers"), ("content-type", "application/grpc"))
     deadline = None
     host = "127.0.0.1"
-    certificate = ""
+    certificate = authorization = ""
 
     def mentions(self, keys: frozenset[bytes]) -> bool:
         """Tells that it has none."""

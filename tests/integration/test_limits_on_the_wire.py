@@ -370,7 +370,7 @@ class Expired(Call):
 
     metadata = ()
     deadline = 0.0
-    host = certificate = ""
+    host = certificate = authorization = ""
 
     def mentions(self, keys):
         return False
