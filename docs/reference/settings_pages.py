@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from markdown_text import code, page, prose, table
 from turnout.config.auth import JwtIssuer
 from turnout.config.rendering import value_text
+from turnout.config.rollouts import Probe
 from turnout.config.sections import OutputTolerance
 from turnout.config.settings import ModelOverrides, Settings
 from turnout.config.values import Address, LoadAll
@@ -29,11 +30,13 @@ _ATTRIBUTE = re.compile(r"^    (\w+(?:, \w+)*): (.*)$")
 
 def settings_page() -> str:
     """Returns the page's text."""
-    top = [name for name, field in Settings.model_fields.items() if not _is_section(field) and name != "model"]
+    by_name = ("model", "probe")
+    top = [name for name, field in Settings.model_fields.items() if not _is_section(field) and name not in by_name]
     blocks = ["## At the top\n", _table_of(Settings, top)]
     for name, field in Settings.model_fields.items():
         if _is_section(field):
             blocks += _section(f"[{name}]", _model_of(field))
+    blocks += _section("[probe.NAME]", Probe)
     own = [name for name, field in ModelOverrides.model_fields.items() if not _is_section(field)]
     sections = [f"[model.NAME.{name}]" for name, field in ModelOverrides.model_fields.items() if _is_section(field)]
     blocks += [
@@ -75,7 +78,7 @@ def _table_of(model: type[BaseModel], names: list[str]) -> str:
         field = model.model_fields[name]
         if name not in told:
             raise ValueError(f"{model.__name__}.{name}: its class's docstring says nothing of it")
-        default = "has to be set" if field.is_required() else code(_default(field))
+        default = "required" if field.is_required() else "none" if field.default is None else code(_default(field))
         rows.append((f"`{name}`", default, prose(_takes(field)), prose(told[name])))
     return table(("key", "default", "takes", ""), rows)
 
@@ -133,6 +136,8 @@ def _takes(field: FieldInfo) -> str:
     words = {int: "whole number", float: "number", ByteSize: "size", str: "text", SecretStr: "text"}
     if kind in words:
         return words[kind] + _bounds(field)
+    if type(None) in get_args(kind):
+        return "number"
     if get_origin(kind) is tuple:
         return "list"
     return "table" if get_origin(kind) is not None else "path"

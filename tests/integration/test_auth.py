@@ -1,6 +1,7 @@
 """Who is let in, by what, and what becomes of them when that changes: by real listeners, certificates and tokens."""
 
 import asyncio
+import hashlib
 import json
 import re
 import threading
@@ -26,11 +27,12 @@ from turnout.config import Address, Settings
 from turnout.errors import ConfigError
 from turnout.state.store import StateStore
 from turnout_client import AsyncClient, PermissionDenied, Tls, Unauthenticated
-from turnout_proto.v1 import catalog_pb2, control_pb2, servers_pb2, traffic_pb2
+from turnout_proto.v1 import catalog_pb2, control_pb2, registry_pb2, servers_pb2, traffic_pb2
 from turnout_proto.v1 import prediction_pb2 as pb
 from turnout_proto.v1.catalog_pb2_grpc import CatalogServiceStub
 from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
 from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
+from turnout_proto.v1.registry_pb2_grpc import RegistryServiceStub
 from wire import X, refusal, request
 
 BOUND = 20.0
@@ -512,6 +514,19 @@ async def test_lists_tell_of_what_their_reader_may_see(
         control = ControlServiceStub(channel)
         traffic = await control.GetTraffic(traffic_pb2.GetTrafficRequest(), metadata=bearer(token))
         servers = await control.ListServers(servers_pb2.ListServersRequest(), metadata=bearer(token))
+        shouting = make_token(models, "shouting", ["publish"], ["SECRET"])
+        upload = registry_pb2.BeginUploadRequest(model="SECRET", version="1.0.0", metadata_json="{}")
+        upload.files.add(path="model.onnx", size=3, digest=f"sha256:{hashlib.sha256(b'abc').hexdigest()}")
+
+        async def told() -> str:
+            call = RegistryServiceStub(channel).BeginUpload(upload, metadata=bearer(shouting))
+            return (await refusal(call)).message
+
+        async def known() -> bool:
+            return "was revoked" not in await told()
+
+        await until(known)
+        assert await told() == "'SECRET' differs from another model's name in case only: take another name"
     mine = {"fraud", "fraud-eu"}
     assert {one.name for one in listed.models} == mine
     assert {one.model for one in traffic.models} == mine

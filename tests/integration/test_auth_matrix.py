@@ -73,7 +73,8 @@ METHOD_RULES: Mapping[str, Rule] = {
         )
         | on("model", READ, "ListTrafficHistory ExplainRoute PlanRollout WatchRollout GetRolloutTicks")
         | on("model", READ, "GetTraffic ListRollouts")  # where they name one
-        | on("some", READ, "GetActivity ListServers"),
+        | on("some", READ, "GetActivity ListServers ListProbes")
+        | on("model", OPERATE, "TryProbe"),
         f"{V1}RegistryService": on("model", PUBLISH, "BeginUpload UploadFiles DescribeUpload PublishUpload")
         | on("model", PUBLISH, "AbandonUpload SignVersion")
         | on("model", READ, "DescribeVersion FetchVersion"),
@@ -173,7 +174,6 @@ async def server(publish_model: Publish, start_server: StartServer, routes: list
 async def shown(server: Running, models: Any) -> list[Credential]:
     with StateStore.open(Settings(models=models).state_url) as store:
         found = list(credentials(store))
-    ready = {"authorization": f"Bearer {found[-2].token}"}
     last = [one for one in found if one.good][-1]
     async with httpx.AsyncClient(base_url=f"http://{server.http}") as client, asyncio.timeout(20):
         ready = dict(bearer(last.token))

@@ -37,6 +37,7 @@ TABLE = {
     "MemoryBudgetExceeded": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "DeadlineExceeded": grpc.StatusCode.DEADLINE_EXCEEDED,
     "RequestCancelled": grpc.StatusCode.CANCELLED,
+    "Unauthenticated": grpc.StatusCode.UNAUTHENTICATED,
     "PermissionDenied": grpc.StatusCode.PERMISSION_DENIED,
     "Unsupported": grpc.StatusCode.UNIMPLEMENTED,
     "DigestMismatch": grpc.StatusCode.DATA_LOSS,

@@ -96,6 +96,8 @@ _SERVICES: Mapping[str, Mapping[str, Need]] = {
         "ExplainRoute": _READ,
         "GetShadowReport": _OPERATE,  # it may hold inputs of requests (shadow.keep_inputs)
         "PlanRollout": _READ,
+        "ListProbes": _listed(),
+        "TryProbe": _OPERATE,  # the server asks somebody outside
         "StartRollout": _OPERATE,
         "CommandRollout": _OPERATE,
         "ListRollouts": _listed("rollouts.model"),

@@ -5,6 +5,7 @@
 
 from turnout.config.auth import Auth, JwtIssuer
 from turnout.config.exposure import check_exposure, open_to_anybody
+from turnout.config.rollouts import Probe, Rollout
 from turnout.config.sections import (
     Batching,
     Drain,
@@ -15,7 +16,6 @@ from turnout.config.sections import (
     QueueLimits,
     Repository,
     Retention,
-    Rollout,
     Routing,
     Runtime,
     ShadowLane,
@@ -54,6 +54,7 @@ __all__ = [
     "ModelSettings",
     "ModelTable",
     "Oip",
+    "Probe",
     "Provider",
     "QueueLimits",
     "Repository",

@@ -75,8 +75,8 @@ class Auth(Section):
     Attributes:
         enabled: Each call has to prove who makes it: by a token (`turnout token create`), a JWT, or a client
             certificate (`tls.client_certificates`).
-        policy: The file that grants roles to identities, and limits them; "" for none: then tokens alone let anybody
-            do anything. It is read again when it changes.
+        policy: The file that grants roles to identities, and limits them; "" for none: then only tokens grant
+            anything. It is read again when it changes.
         loopback: Whoever calls over loopback without a credential is `local`, and may do everything. Not behind a
             proxy on this machine: all that it hands on comes over loopback.
         anonymous_metrics: Let anybody read `/metrics`, which names every model.

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
 
 from turnout.config.values import (
     Count,
     CountOrNone,
     DeviceIds,
     Duration,
-    FilePath,
     HeaderName,
     HeaderValue,
     Networks,
@@ -351,26 +350,6 @@ class ShadowLane(Section):
     redact: Annotated[str, Field(pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*)?$")] = ""
     tolerances: Mapping[str, OutputTolerance] = Field(default_factory=dict)
     scores: Mapping[str, bool] = Field(default_factory=dict)
-
-
-class Rollout(Section):
-    """How rollouts are driven.
-
-    Attributes:
-        tick_s: Between two looks at what was counted.
-        webhook_url: Told of every event by POST; "" for nobody.
-        webhook_secret: Signs what is sent: `X-Turnout-Signature: sha256=HMAC(body)`; "" for no signature.
-        webhook_format: `plain` sends the event itself; `cloudevents` puts it into a CloudEvent 1.0 (structured JSON).
-        webhook_source: `source` of the CloudEvents, a URI reference: what tells these servers from others.
-        webhook_secret_file: A file with the secret, instead.
-    """
-
-    tick_s: Annotated[Duration, Field(ge=0.05, le=60)] = 5.0
-    webhook_url: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
-    webhook_secret: SecretStr = SecretStr("")
-    webhook_format: Literal["plain", "cloudevents"] = "plain"
-    webhook_source: Annotated[str, Field(pattern=r"^[!-~]{1,200}$")] = "/turnout"
-    webhook_secret_file: FilePath = ""
 
 
 class Oip(Section):

@@ -175,11 +175,12 @@ class Pages:
         known = self._model(request)
         async with self._courses.of(known.name, attempt_of(request)) as course:
             rollout = course.rollout
-            way = stages(course.plan, rollout)
-            visitor = self.sessions.visitor(request)
+            way, now = stages(course.plan, rollout), self._rollouts.now.timestamp()
+            ages = {probe.name: max(round(now - probe.time.seconds), 0) for probe in rollout.probes}
+            said, visitor = explain(course), self.sessions.visitor(request)
             acts = visitor is not None and visitor.operates(known.name)
             return self._page(
-                "rollout.html", request, said=explain(course), rollout=rollout, stages=way, reach=reach, acts=acts
+                "rollout.html", request, said=said, rollout=rollout, stages=way, reach=reach, ages=ages, acts=acts
             )
 
     @explained
