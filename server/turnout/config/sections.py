@@ -354,24 +354,6 @@ class ShadowLane(Section):
     scores: Mapping[str, bool] = Field(default_factory=dict)
 
 
-class Rollout(Section):
-    """How rollouts are driven.
-
-    Attributes:
-        tick_s: Between two looks at what was counted.
-        webhook_url: Told of every event by POST; "" for nobody.
-        webhook_secret: Signs what is sent: `X-Turnout-Signature: sha256=HMAC(body)`; "" for no signature.
-        webhook_format: `plain` sends the event itself; `cloudevents` puts it into a CloudEvent 1.0 (structured JSON).
-        webhook_source: `source` of the CloudEvents, a URI reference: what tells these servers from others.
-    """
-
-    tick_s: Annotated[Duration, Field(ge=0.05, le=60)] = 5.0
-    webhook_url: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
-    webhook_secret: SecretStr = SecretStr("")
-    webhook_format: Literal["plain", "cloudevents"] = "plain"
-    webhook_source: Annotated[str, Field(pattern=r"^[!-~]{1,200}$")] = "/turnout"
-
-
 class Web(Section):
     """What browsers are told on the HTTP listener.
 

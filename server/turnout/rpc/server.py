@@ -9,6 +9,7 @@ from grpc_health.v1 import health_pb2
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Address, Settings
+from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.engine.releases import Releases
 from turnout.rollout.log import RolloutLog
@@ -81,6 +82,7 @@ class Services:
         rollout_log: What rollouts did.
         registry: Publishes and fetches by stream.
         previews: What rollouts would do.
+        analyses: Asks probes.
         metrics: What is counted.
         accepting: Tells whether the server takes requests; False once it drains.
         conversions: Parses what is large.
@@ -103,6 +105,7 @@ class Services:
     rollout_log: RolloutLog
     registry: RegistryServicer
     previews: Previews
+    analyses: Analyses
     metrics: Metrics
     accepting: Callable[[], bool]
     conversions: ConversionThread
@@ -116,9 +119,12 @@ class Services:
         return self.peers or self.manager
 
     def ready(self) -> bool:
-        """Tells whether traffic should be sent here: all that should be loaded is, and the server does not drain."""
+        """Tells whether traffic should be sent here: all that should be loaded is, something of it serves, and the
+        server does not drain.
+        """
         others = self.peers is None or self.peers.others_ready()
-        return self.catalog.snapshot.complete and self.accepting() and others
+        served = not self.availability.unserved
+        return self.catalog.snapshot.complete and served and self.accepting() and others
 
 
 def data_methods(services: Services, settings: Settings) -> Methods:
@@ -147,6 +153,7 @@ def control_methods(services: Services, settings: Settings) -> Methods:
         releases=services.releases,
         rollout_log=services.rollout_log,
         previews=services.previews,
+        analyses=services.analyses,
         router=services.router,
         metrics=services.metrics,
         accepting=services.accepting,

@@ -29,7 +29,7 @@ from turnout.rollout.engine.neighbours import Neighbour
 from turnout.rollout.engine.origin import refuse_newer, refuse_other_baseline, set_by_rollout, stopped_by_traffic
 from turnout.rollout.engine.ownership import Ownership
 from turnout.rollout.engine.patience import Patience, StillRunning
-from turnout.rollout.engine.ports import RolloutStore, World
+from turnout.rollout.engine.ports import Outside, RolloutStore, World
 from turnout.rollout.engine.writer import Reports, RolloutWriter
 from turnout.rollout.plan import Plan
 from turnout.rollout.records import UnreadableRollout, recorded
@@ -69,6 +69,7 @@ class RolloutEngine:
         journal: Journal,
         clock: Clock,
         tick_seconds: float,
+        outside: Outside,
         reports: Reports,
     ) -> None:
         """Prepares; nothing is driven before `run`.
@@ -79,10 +80,12 @@ class RolloutEngine:
             journal: Keeps rollbacks that are not on record there.
             clock: That they go by.
             tick_seconds: Between two ticks; a lease lasts for four.
+            outside: Asks probes, and whoever confirms steps.
             reports: Told of what happens.
         """
         self._world = world
         self._store = store
+        self._outside = outside
         self._clock = clock
         self._tick_seconds = tick_seconds
         self._log = reports.log
@@ -185,6 +188,11 @@ class RolloutEngine:
                     self._log.error("a rollout could not be looked at", model=model, reason=error.message)
                 except Exception as error:  # noqa: BLE001 - nor end with it: what is recorded may be damaged
                     self._log.error("a rollout could not be looked at", model=model, exc_info=error)
+            driven = [active for active in self._ownership.active if self._ownership.may_advance(active.rollout)]
+            try:
+                self._outside.follow([(active.rollout, active.saved) for active in driven])
+            except Exception as error:  # noqa: BLE001 - no rollback depends on what is asked outside
+                self._log.error("nobody outside could be asked", exc_info=error)
         self.last_tick = self._clock.monotonic()
         self.tick_duration = self.last_tick - began
         await self._announce()
@@ -201,6 +209,10 @@ class RolloutEngine:
         """Returns why a candidate cannot be rolled out. Raises as `World.refusals`."""
         return self._world.refusals(model, candidate)
 
+    def baseline(self, model: str) -> Version | None:
+        """Returns the version that answers plain requests, canaries aside; None if no version does."""
+        return self._world.baseline(model)
+
     def answers(self, model: str) -> Answers:
         """Returns who answers what of a model now, as far as this server knows.
 
@@ -213,10 +225,12 @@ class RolloutEngine:
         """Begins a rollout.
 
         Raises:
+            InvalidRequest: The plan names a probe that is not configured.
             ModelNotFound, NotFound: There is no such model or version.
             ChangeRefused: `refusals` says why, another rollout runs, or one of its versions was yanked in this moment.
             Unavailable: The state store does not answer.
         """
+        self._outside.check(plan)
         if why := self.refusals(model, candidate):
             raise ChangeRefused("; ".join(why))
         async with self._lock:
@@ -448,6 +462,7 @@ class RolloutEngine:
         self.late_counts += gathered.late
         facts = self._world.observe(active, seconds, gathered, self._ownership.rivals(rollout.model))
         active.note(gathered, facts.shadow)
+        facts = replace(facts, analysis=self._outside.take(active.rollout))
         active.rollout, entries = machine.advance(active.rollout, facts)
         active.entries += entries
         self._enforcement.divert(active.rollout, self._clock.now())
