@@ -104,9 +104,10 @@ class Pod:
         """
         begun = time.monotonic()
         grace = self.spec["terminationGracePeriodSeconds"]
-        time.sleep(
-            self.container["lifecycle"]["preStop"]["sleep"]["seconds"]
-        )  # what the action says, not a test's wait
+        if "lifecycle" in self.container:
+            time.sleep(
+                self.container["lifecycle"]["preStop"]["sleep"]["seconds"]
+            )  # the action itself, no wait of a test
         after_pre_stop()
         self.process.send_signal(signal.SIGTERM)
         try:
@@ -130,7 +131,7 @@ def running(
     Args:
         spec: Of the pod.
         folder: What lies in it can be written, and nothing else; the pod's user has to get there.
-        volumes: Where the volumes lie in it, by name. /dev/shm stays the machine's.
+        volumes: Where the volumes lie, by name: in it, or elsewhere if they are read-only. /dev/shm is the machine's.
         secrets: That its environment is taken from, by name and key.
         name: Of the pod.
     """
