@@ -90,7 +90,7 @@ class Pod:
     def wait_for(self, kind: str) -> None:
         """Asks a probe until it passes: no longer than the startup probe has, and many times as often."""
         probe = self.container["startupProbe"]
-        deadline = time.monotonic() + min(probe["periodSeconds"] * probe["failureThreshold"], 90)
+        deadline = time.monotonic() + min(probe["periodSeconds"] * probe["failureThreshold"], 180)
         while not self.probe(kind):
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, f"{kind}: {self.log.read_text()}"

@@ -33,7 +33,7 @@ pytest_plugins = ["postgres_fixture"]
 pytestmark = pytest.mark.slow
 
 CHART = Path(__file__).parents[2] / "deploy" / "kubernetes"
-QUICK = {"drain": {"preStopSeconds": 1, "delaySeconds": 1, "timeoutSeconds": 20}}
+QUICK = {"drain": {"preStopSeconds": 1, "delaySeconds": 1, "timeoutSeconds": 60}}
 X = np.ones((1, 4), np.float32)
 BEGUN = 'turnout_inflight_requests{model="waits",version="1.0.0"} 1'
 
@@ -91,7 +91,7 @@ class Load:
 
 
 def wait_until(condition: Callable[[], bool], pod: Pod) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline, pod.log.read_text()
         time.sleep(0.01)
