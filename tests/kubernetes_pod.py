@@ -90,7 +90,7 @@ class Pod:
     def wait_for(self, kind: str) -> None:
         """Asks a probe until it passes: no longer than the startup probe has, and many times as often."""
         probe = self.container["startupProbe"]
-        deadline = time.monotonic() + min(probe["periodSeconds"] * probe["failureThreshold"], 90)
+        deadline = time.monotonic() + min(probe["periodSeconds"] * probe["failureThreshold"], 180)
         while not self.probe(kind):
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, f"{kind}: {self.log.read_text()}"
@@ -104,9 +104,10 @@ class Pod:
         """
         begun = time.monotonic()
         grace = self.spec["terminationGracePeriodSeconds"]
-        time.sleep(
-            self.container["lifecycle"]["preStop"]["sleep"]["seconds"]
-        )  # what the action says, not a test's wait
+        if "lifecycle" in self.container:
+            time.sleep(
+                self.container["lifecycle"]["preStop"]["sleep"]["seconds"]
+            )  # the action itself, no wait of a test
         after_pre_stop()
         self.process.send_signal(signal.SIGTERM)
         try:
@@ -130,7 +131,7 @@ def running(
     Args:
         spec: Of the pod.
         folder: What lies in it can be written, and nothing else; the pod's user has to get there.
-        volumes: Where the volumes lie in it, by name. /dev/shm stays the machine's.
+        volumes: Where the volumes lie, by name: in it, or elsewhere if they are read-only. /dev/shm is the machine's.
         secrets: That its environment is taken from, by name and key.
         name: Of the pod.
     """

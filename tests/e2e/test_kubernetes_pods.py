@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 
+import grpc
 import httpx
 import numpy as np
 import pytest
@@ -21,23 +22,24 @@ from semver import Version
 
 from certificates import Authority
 from kubernetes_pod import Document, Pod, running
-from onnx_models import scaled, slow
+from onnx_models import save, scaled, slow
 from postgres_fixture import PostgresServer
 from processes import turnout
 from turnout.state.store import StateStore
 from turnout_client import Client, PermissionDenied, Tls
+from turnout_proto.oip import inference_pb2
 
 pytest_plugins = ["postgres_fixture"]
 pytestmark = pytest.mark.slow
 
 CHART = Path(__file__).parents[2] / "deploy" / "kubernetes"
-QUICK = {"drain": {"preStopSeconds": 1, "delaySeconds": 1, "timeoutSeconds": 20}}
 POLICY = """
 [[grant]]
 identities = ["dns:a-client.example.org"]
 roles = ["predict"]
 models = ["m"]
 """
+QUICK = {"drain": {"preStopSeconds": 1, "delaySeconds": 1, "timeoutSeconds": 60}}
 X = np.ones((1, 4), np.float32)
 BEGUN = 'turnout_inflight_requests{model="waits",version="1.0.0"} 1'
 
@@ -95,7 +97,7 @@ class Load:
 
 
 def wait_until(condition: Callable[[], bool], pod: Pod) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline, pod.log.read_text()
         time.sleep(0.01)
@@ -194,3 +196,52 @@ def test_pods_with_certificates_share_a_store_and_know_each_other_by_name(
             assert code == 0, pod.log.read_text()
             assert left > 0
             assert sound(pod.log.read_text()), pod.log.read_text()
+
+
+RUNTIME = CHART / "kserve" / "cluster-serving-runtime.yaml"
+
+
+@pytest.fixture
+def mounted() -> Iterator[Path]:
+    """A folder that nobody but root may write, as KServe mounts what it fetched."""
+    folder = Path(tempfile.mkdtemp(prefix="turnout-mounted-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def exported(folder: Path, publish_model, models: Path) -> None:
+    publish_model("magika", "1.2.0", scaled(2))
+    turnout("export", "magika@1.2.0", "--to", folder / "magika", "--models", models)
+
+
+def triton_tree(folder: Path, publish_model, models: Path) -> None:
+    (folder / "magika" / "1").mkdir(parents=True)
+    save(scaled(2), folder / "magika" / "1" / "model.onnx")
+    (folder / "magika" / "config.pbtxt").write_text('name: "magika"\nplatform: "onnxruntime_onnx"\n')
+
+
+@pytest.mark.parametrize("fetched", [exported, triton_tree])
+def test_the_kserve_runtime_serves_what_was_fetched(fetched, publish_model, models, node, mounted) -> None:
+    fetched(mounted, publish_model, models)
+    for path in (mounted, *mounted.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    spec = yaml.safe_load(RUNTIME.read_text())["spec"]
+    (container,) = spec["containers"]
+    container["volumeMounts"].append({"name": "fetched", "mountPath": "/mnt/models", "readOnly": True})
+    pod_spec = {"containers": [container], "terminationGracePeriodSeconds": 300}  # as KServe makes it
+    volumes = {"fetched": mounted, "scratch": node / "scratch", "shared-memory": node / "shm"}
+    (node / "scratch").mkdir()
+    container["env"][0]["value"] = "0"  # of TURNOUT_DRAIN__DELAY_S
+    with running(pod_spec, node, volumes) as pod:
+        pod.wait_for("startupProbe")
+        pod.wait_for("readinessProbe")
+        tensor = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 1, 1, 1]}
+        answer = httpx.post(f"http://{pod.address('http')}/v2/models/magika/infer", json={"inputs": [tensor]})
+        assert answer.json()["outputs"][0]["data"] == [2.0] * 4, answer.text
+        with grpc.insecure_channel(pod.address("grpc")) as channel:
+            ready = channel.unary_unary("/inference.GRPCInferenceService/ModelReady")
+            answered = ready(inference_pb2.ModelReadyRequest(name="magika").SerializeToString(), timeout=30)
+        assert inference_pb2.ModelReadyResponse.FromString(answered).ready
+        code, left = pod.stop()
+    assert (code, left > 0) == (0, True)
+    assert sound(pod.log.read_text()), pod.log.read_text()

@@ -45,7 +45,7 @@ class Verdict(StrEnum):
     ACCEPTED = "accepted"
     """It is the baseline, and the watch after that is over."""
     REJECTED = "rejected"
-    """The evidence, a breaker or a guard spoke against it, or it could not be served."""
+    """The evidence, a breaker, a guard, or what is asked outside spoke against it, or it could not be served."""
     INCONCLUSIVE = "inconclusive"
     """The rollout ended for another reason: an operator, a deadline, another version."""
 
