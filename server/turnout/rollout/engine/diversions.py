@@ -10,8 +10,8 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -19,6 +19,7 @@ from typing import Any, Protocol, Self
 from semver import Version
 from structlog.typing import FilteringBoundLogger
 
+from turnout.rollout.changes.situation import Since
 from turnout.threads import Threads
 
 _DIRECTORY = Path(".turnout", "diverted")
@@ -30,22 +31,24 @@ class Diversion:
 
     Attributes:
         model: Its model.
-        to: The version that answers everything that the policy decides on.
-        epoch: Of the policy that it goes before; another epoch ends it.
+        to: The version that answers everything that is left to the policy.
+        since: Who answered before; somebody else's decision since then ends it.
         attempt: The rollout that is taken back; 0 for a rollback by hand.
         actor: Who asked; "" for the rollout itself.
         reason: Why.
-        since: Since when.
+        began: Since when.
+        withdrawn: Versions that count as released no more.
         keep_released: As of a rollback by hand.
     """
 
     model: str
     to: Version
-    epoch: int
+    since: Since
     attempt: int
     actor: str
     reason: str
-    since: datetime
+    began: datetime
+    withdrawn: tuple[Version, ...] = ()
     keep_released: bool = False
 
     @property
@@ -53,15 +56,17 @@ class Diversion:
         """What it does, for people."""
         by = f"by {self.actor}" if self.actor else f"of attempt {self.attempt}"
         return (
-            f"{self.to} answers everything since {self.since:%H:%M:%S} UTC: a rollback {by} is in force and not on "
+            f"{self.to} answers everything since {self.began:%H:%M:%S} UTC: a rollback {by} is in force and not on "
             f"record yet ({self.reason})"
         )
 
     def to_json(self) -> dict[str, Any]:
         """Returns the form that its file holds."""
         return {
-            "model": self.model, "to": str(self.to), "epoch": self.epoch, "attempt": self.attempt, "actor": self.actor,
-            "reason": self.reason, "since": self.since.isoformat(), "keep_released": self.keep_released,
+            "model": self.model, "to": str(self.to), "epoch": self.since.epoch, "attempt": self.attempt,
+            "actor": self.actor, "reason": self.reason, "since": self.began.isoformat(),
+            "answering": None if self.since.answering is None else str(self.since.answering),
+            "withdrawn": [str(version) for version in self.withdrawn], "keep_released": self.keep_released,
         }  # fmt: skip
 
     @classmethod
@@ -72,10 +77,12 @@ class Diversion:
             ValueError: It did not write that.
         """
         try:
+            answering = body.get("answering")  # an earlier release wrote neither this nor what is withdrawn
+            since = Since(int(body["epoch"]), None if answering is None else Version.parse(answering))
             return cls(
-                str(body["model"]), Version.parse(body["to"]), int(body["epoch"]), int(body["attempt"]),
-                str(body["actor"]), str(body["reason"]), datetime.fromisoformat(body["since"]),
-                bool(body["keep_released"]),
+                str(body["model"]), Version.parse(body["to"]), since, int(body["attempt"]), str(body["actor"]),
+                str(body["reason"]), datetime.fromisoformat(body["since"]),
+                tuple(map(Version.parse, body.get("withdrawn", ()))), bool(body["keep_released"]),
             )  # fmt: skip
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a diversion: {type(error).__name__} {error}") from error
@@ -163,8 +170,8 @@ class DiversionFiles:
 class Diverting(Protocol):
     """What routes; `World` is one."""
 
-    def divert(self, model: str, to: Version) -> None:
-        """Has `to` answer everything that the policy decides on, in memory, until `undivert`."""
+    def divert(self, model: str, to: Version, withdrawn: Collection[Version]) -> None:
+        """Has `to` answer what is left to the policy, and `withdrawn` be no releases, in memory, until `undivert`."""
         ...
 
     def undivert(self, model: str) -> None:
@@ -203,10 +210,8 @@ class Diversions:
     def begin(self, diversion: Diversion) -> None:
         """Has one in force at once, and kept soon."""
         known = self._current.get(diversion.model)
-        self._world.divert(diversion.model, diversion.to)
-        if known is not None and (known.to, known.epoch, known.attempt) == (
-            diversion.to, diversion.epoch, diversion.attempt
-        ):  # fmt: skip
+        self._world.divert(diversion.model, diversion.to, diversion.withdrawn)
+        if known is not None and replace(diversion, reason=known.reason, began=known.began) == known:
             return
         self._current[diversion.model] = diversion
         self._adopted.discard(diversion.model)
@@ -223,11 +228,11 @@ class Diversions:
         self._world.undivert(model)
         self._keep(lambda: self._journal.remove(model), model)
 
-    async def follow(self, current_epoch: Callable[[str], int]) -> Sequence[Diversion]:
+    async def follow(self, overruled: Callable[[Diversion], bool]) -> Sequence[Diversion]:
         """Takes up what other servers, or this one before a restart, have diverted.
 
         Args:
-            current_epoch: Returns the epoch of a model's policy in force.
+            overruled: Tells whether somebody has decided otherwise since.
 
         Returns:
             Diversions that others began and whose file has gone: they are on record, and end once that was followed.
@@ -243,16 +248,16 @@ class Diversions:
         for model, diversion in kept.items():
             if model in self._current:
                 continue
-            if current_epoch(model) != diversion.epoch:
+            if overruled(diversion):
                 self._log.warning(
-                    "a rollback that was not on record is dropped: the policy has changed since",
+                    "a rollback that was not on record is dropped: somebody has changed who answers since",
                     model=model, what=diversion.sentence,
                 )  # fmt: skip
                 self._keep(lambda model=model: self._journal.remove(model), model)  # type: ignore[misc]
                 continue
             self._current[model] = diversion
             self._adopted.add(model)
-            self._world.divert(model, diversion.to)
+            self._world.divert(model, diversion.to, diversion.withdrawn)
             self._log.warning("a rollback that is not on record holds here too", model=model, what=diversion.sentence)
         return [one for model, one in self._current.items() if model in self._adopted and model not in kept]
 

@@ -173,8 +173,8 @@ class RolloutEngine:
                 self._log.warning("rollouts go on from memory", reason=error.message)
             self._exchange.count(self._clock.monotonic())
             await self._exchange.report(_TICK_WAIT)
-            self._take_up_diversions()
-            self._enforcement.undivert(fresh=fresh)
+            # What ended a rollback's rollout was in force before it was recorded: that has to be known here first.
+            self._enforcement.undivert(fresh=fresh and (not self._diversions.current or await self._followed()))
             for active in self._ownership.active:
                 model = active.rollout.model
                 if not self._ownership.may_advance(active.rollout):
@@ -320,8 +320,9 @@ class RolloutEngine:
 
         async def operate() -> Done:
             done = await self._store.run(operation)
+            found = await self._store.running()
             await self._world.follow()
-            self._take_up(*await self._store.running())
+            self._take_up(*found)
             self._enforcement.undivert(fresh=True)
             for rollout, entries in done.endings:
                 self._writer.report(rollout, entries)
@@ -336,6 +337,10 @@ class RolloutEngine:
         """Has a rollback by hand in force at once that is not on record yet."""
         self._diversions.begin(diversion)
 
+    def undivert(self, model: str) -> None:
+        """Has a model's policy hold again: a rollback by hand will not be on record."""
+        self._diversions.end(model)
+
     async def close(self) -> None:
         """Tells the others that this server stops, and waits until what is to outlive it is kept."""
         with contextlib.suppress(Unavailable):
@@ -349,15 +354,20 @@ class RolloutEngine:
 
     async def follow_diversions(self) -> None:
         """Has rollbacks in force that another server, or this one before a restart, could not record."""
-        gone = await self._diversions.follow(self._epoch)
+        gone = await self._diversions.follow(self._enforcement.overruled)
         if not gone:
             return
+        if await self._followed():  # else another time: until what was recorded is known here, the rollback holds
+            for diversion in gone:
+                self._diversions.end(diversion.model)
+
+    async def _followed(self) -> bool:
+        """Puts in force what is recorded; returns False if the state store does not answer."""
         try:
-            await self._reads.wait(self._world.follow(), _COMMAND_WAIT)
+            await self._reads.wait(self._world.follow(), _TICK_WAIT)
         except (TurnoutError, OSError):
-            return  # another time: until what was recorded is known here, the rollback holds as it is
-        for diversion in gone:
-            self._diversions.end(diversion.model)
+            return False
+        return True
 
     def _take_up_diversions(self) -> None:
         """Goes on with rollbacks of rollouts that were decided before a restart, or by another server."""
@@ -370,10 +380,6 @@ class RolloutEngine:
             assert active is not None
             active.rollout, entries = overrides.abort(active.rollout, diversion.reason, kind="verdict")
             active.entries += entries
-
-    def _epoch(self, model: str) -> int:
-        applied, _ = self._world.in_force(model)
-        return applied.epoch if applied is not None else 0
 
     async def _reconcile(self, seconds: float, *, mine: str | None = None) -> None:
         """Notes what the state store holds; takes up what nobody drives, and all of the model `mine`.
@@ -392,6 +398,7 @@ class RolloutEngine:
             self._log.error("a rollout cannot be read", model=unreadable.record.model, reason=unreadable.sentence)
         for rollout in found.taken_up:
             self._log.info("rollout taken up", model=rollout.model, attempt=rollout.attempt, state=str(rollout.state))
+        self._take_up_diversions()
         self._world.load()
 
     async def _decide(self, active: ActiveRollout, after: Rollout, entries: Sequence[Entry]) -> None:

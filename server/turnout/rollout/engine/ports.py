@@ -3,7 +3,7 @@
 The engine imports neither the catalog nor the state store's engine; `turnout.app` hands both in.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -102,8 +102,8 @@ class World(Protocol):
         """Has versions loaded that rollouts newly need."""
         ...
 
-    def divert(self, model: str, to: Version) -> None:
-        """Has `to` answer everything that the policy decides on, in memory, until `undivert`."""
+    def divert(self, model: str, to: Version, withdrawn: Collection[Version]) -> None:
+        """Has `to` answer what is left to the policy, and `withdrawn` be no releases, in memory, until `undivert`."""
         ...
 
     def undivert(self, model: str) -> None:
@@ -114,8 +114,13 @@ class World(Protocol):
         """Returns what is in force for a model, and its policy."""
         ...
 
-    def baseline(self, model: str) -> Version | None:
-        """Returns the version that answers the empty selector now; None if no version does."""
+    def baseline(self, model: str, without: Collection[Version] = ()) -> Version | None:
+        """Returns the version that answers the empty selector now; None if no version does.
+
+        Args:
+            model: The model.
+            without: Versions that count as released no more.
+        """
         ...
 
     def is_ready(self, model: str, version: Version) -> bool:
