@@ -241,6 +241,7 @@ async def running(
         async def refresh() -> None:
             try:
                 await traffic.refresh()  # first: what a policy needs is loaded, and stays so
+                await rollouts.note_rollbacks()
             except Exception:  # and no `finally`: what is raised there would take the place of a cancellation
                 await manager.refresh()
                 raise

@@ -50,6 +50,15 @@ class Sharing(Declaring):
             records = rollouts.latest(connection, None, _MOST_RUNNING, running=True)
             return records, servers.meeting(connection)
 
+    def rollouts_in(self, state: str) -> list[RolloutRecord]:
+        """Returns the rollouts that are in a state, the newest first.
+
+        Raises:
+            Unavailable: The database cannot be used now.
+        """
+        with self._database.reading() as connection:
+            return rollouts.latest(connection, None, _MOST_RUNNING, running=True, state=state)
+
     def expire_servers(self, gone_seconds: float) -> int:
         """Removes servers that have been silent for so long, and counts of ended rollouts; returns how many rows.
 

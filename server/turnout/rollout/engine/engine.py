@@ -32,7 +32,7 @@ from turnout.rollout.engine.patience import Patience, StillRunning
 from turnout.rollout.engine.ports import RolloutStore, World
 from turnout.rollout.engine.writer import Reports, RolloutWriter
 from turnout.rollout.plan import Plan
-from turnout.rollout.records import UnreadableRollout, recorded
+from turnout.rollout.records import UnreadableRollout, read_record, recorded
 from turnout.routing.answers import Answers
 from turnout.serving.hold import Hold
 from turnout.state.rollouts import RolloutRecord
@@ -95,6 +95,7 @@ class RolloutEngine:
         self._enforcement = Enforcement(world, store, self._ownership, self._diversions, self._writes, reports.log)
         self._lock = asyncio.Lock()
         self._ticked = asyncio.Condition()
+        self._going_back: Sequence[Rollout] = ()
         self.last_tick = clock.monotonic()
         self.tick_duration = 0.0
         self.late_counts = 0
@@ -347,10 +348,23 @@ class RolloutEngine:
             await self._exchange.leave(_TICK_WAIT)
         self._diversions.close()
 
+    async def note_rollbacks(self) -> None:
+        """Notes which rollouts are being taken back by now, whoever drives them; called when the store has changed.
+
+        Raises:
+            Unavailable: The state store does not answer.
+        """
+        found = map(read_record, await self._store.aborting())
+        self._going_back = [one for one in found if isinstance(one, Rollout)]
+
     async def _follow_diversions(self) -> None:
         while True:
             await asyncio.sleep(_FOLLOW_SECONDS)
             await self.follow_diversions()
+            for rollout in self._going_back:
+                # Most have gone back by now. Where not, whoever took it back may have died in between.
+                self._enforcement.divert(rollout, self._clock.now())
+            self._going_back = ()
 
     async def follow_diversions(self) -> None:
         """Has rollbacks in force that another server, or this one before a restart, could not record."""

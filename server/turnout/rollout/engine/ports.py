@@ -201,6 +201,10 @@ class RolloutStore(Protocol):
         """Tells the others that this server stops."""
         ...
 
+    async def aborting(self) -> Sequence[RolloutRecord]:
+        """Returns the rollouts that are being taken back."""
+        ...
+
     async def of(self, model: str) -> Sequence[RolloutRecord]:
         """Returns the latest rollouts of a model, the newest first."""
         ...

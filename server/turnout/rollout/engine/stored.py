@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from semver import Version
 
+from turnout.rollout.attempt import RolloutState
 from turnout.state.rollouts import RolloutRecord, RolloutWrite
 from turnout.state.servers import CountRecord, Meeting, ServerReport
 from turnout.state.store import StateStore
@@ -63,6 +64,10 @@ class StoredRollouts:
     async def leave(self) -> None:
         """Tells the others that this server stops."""
         await self._store.in_thread(self._store.leave_server, self._presence.name, self._presence.instance)
+
+    async def aborting(self) -> Sequence[RolloutRecord]:
+        """Returns the rollouts that are being taken back."""
+        return await self._store.in_thread(self._store.rollouts_in, str(RolloutState.ABORTING))
 
     async def of(self, model: str) -> Sequence[RolloutRecord]:
         """Returns the latest rollouts of a model, the newest first."""
