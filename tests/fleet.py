@@ -39,6 +39,9 @@ from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
 
 NAMES = ("ada", "bob", "cyd")
 
+DATABASE_HOSTS = dict(zip(NAMES, ("127.0.0.2", "127.0.0.3", "127.0.0.4"), strict=True))
+"""Where each of them finds the database: a proxy of its own."""
+
 TICK_SECONDS = 0.25
 
 CONFIG = Path(__file__).parents[1] / "deploy" / "envoy" / "envoy.yaml"
@@ -97,13 +100,18 @@ class Fleet:
     """
 
     def __init__(self, scratch: Path, state: str, database_port: int, stack: ExitStack) -> None:
-        self._scratch, self._state, self._port = scratch, state, str(database_port)
+        self._scratch = scratch
         self._stacks: dict[str, ExitStack] = {}
         self.models = scratch / "models"
         self.store = StateStore.open(state)
         stack.callback(self.store.close)
         self.servers: dict[str, ServerProcess] = {}
-        self.proxies = {name: stack.enter_context(TcpProxy(database_port)) for name in NAMES}
+        # One URL for all of them, as they have it who share a repository; libpq asks for the address elsewhere.
+        port = free_port()
+        self._state = state.replace(f"127.0.0.1:{database_port}", f"localhost:{port}")
+        self.proxies = {
+            name: stack.enter_context(TcpProxy(database_port, host, port)) for name, host in DATABASE_HOSTS.items()
+        }
         self._addresses = {name: f"127.0.0.1:{free_port()}" for name in NAMES}
         stack.callback(lambda: [self.kill(name) for name in list(self.servers)])
         for name in NAMES:
@@ -123,7 +131,7 @@ class Fleet:
         (marks / "held").unlink(missing_ok=True)
         (marks / "driver").unlink(missing_ok=True)
         environment = {
-            "MARKS": str(marks), "TURNOUT_STATE": self._state.replace(self._port, str(self.proxies[name].port)),
+            "MARKS": str(marks), "TURNOUT_STATE": self._state, "PGHOSTADDR": DATABASE_HOSTS[name],
             "TURNOUT_SERVER_NAME": name, "TURNOUT_ROLLOUT__TICK_S": str(TICK_SECONDS), "TURNOUT_RUNTIME__RUNNERS": "1",
         }  # fmt: skip
         self._stacks[name] = ExitStack()

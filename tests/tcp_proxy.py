@@ -10,16 +10,18 @@ from typing import Any, Self
 class TcpProxy:
     """Passes bytes on between whoever connects to `port` and a server on 127.0.0.1; in a thread of its own."""
 
-    def __init__(self, target: int) -> None:
-        """Listens on a free port.
+    def __init__(self, target: int, host: str = "127.0.0.1", port: int = 0) -> None:
+        """Listens.
 
         Args:
             target: The server's port.
+            host: Where it listens: an address of the loopback interface.
+            port: The same; 0 for a free one.
         """
-        self._target = target
+        self._target, self._host = target, host
         self._listener: asyncio.Server | None = None
         self._links: set[asyncio.Task[None]] = set()
-        self.port = 0
+        self.port = port
         self._loop = asyncio.new_event_loop()
         self._open = asyncio.Event()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
@@ -70,7 +72,7 @@ class TcpProxy:
     async def _restore(self) -> None:
         self._open.set()
         if self._listener is None:
-            self._listener = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+            self._listener = await asyncio.start_server(self._accept, self._host, self.port)
             self.port = self._listener.sockets[0].getsockname()[1]
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

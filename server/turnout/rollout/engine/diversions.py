@@ -2,14 +2,16 @@
 
 A store that is locked or away delays the record of a rollback, never the rollback. Each diversion is a small file in
 the repository, read at the start and twice a second by every server and worker that shares the repository and the
-state store; so a rollback reaches them although the store does not answer. The file goes once the rollback is on
-record, or somebody has changed the model's policy since.
+state store; so a rollback reaches them although the store does not answer. The file goes at once if somebody has
+decided otherwise since. Once the rollback is on record it says so and stays for some minutes: a server that is cut off
+from the store has not heard of that record.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -23,6 +25,8 @@ from turnout.rollout.changes.situation import Since
 from turnout.threads import Threads
 
 _DIRECTORY = Path(".turnout", "diverted")
+
+_RECORDED_SECONDS, _RECORDED_UNSEEN_SECONDS = 600.0, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class Diversion:
         began: Since when.
         withdrawn: Versions that count as released no more.
         keep_released: As of a rollback by hand.
+        recorded: Epoch of the policy with which it was on record; None: it is not yet.
     """
 
     model: str
@@ -50,6 +55,7 @@ class Diversion:
     began: datetime
     withdrawn: tuple[Version, ...] = ()
     keep_released: bool = False
+    recorded: int | None = None
 
     @property
     def sentence(self) -> str:
@@ -67,6 +73,7 @@ class Diversion:
             "actor": self.actor, "reason": self.reason, "since": self.began.isoformat(),
             "answering": None if self.since.answering is None else str(self.since.answering),
             "withdrawn": [str(version) for version in self.withdrawn], "keep_released": self.keep_released,
+            "recorded": self.recorded,
         }  # fmt: skip
 
     @classmethod
@@ -83,6 +90,7 @@ class Diversion:
                 str(body["model"]), Version.parse(body["to"]), since, int(body["attempt"]), str(body["actor"]),
                 str(body["reason"]), datetime.fromisoformat(body["since"]),
                 tuple(map(Version.parse, body.get("withdrawn", ()))), bool(body["keep_released"]),
+                None if body.get("recorded") is None else int(body["recorded"]),
             )  # fmt: skip
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a diversion: {type(error).__name__} {error}") from error
@@ -128,10 +136,14 @@ class DiversionFiles:
             return found
         for name in names:
             try:
-                body = json.loads((self._directory / name).read_bytes())
+                with (self._directory / name).open("rb") as file:
+                    age, body = time.time() - os.fstat(file.fileno()).st_mtime, json.load(file)
                 if not isinstance(body, dict):
                     raise ValueError("not a JSON object")
                 diversion = Diversion.from_json(body)
+                if diversion.recorded is not None and age > _kept_seconds(diversion):
+                    self.remove(diversion.model)
+                    continue
             except FileNotFoundError:
                 continue
             except ValueError as error:
@@ -165,6 +177,11 @@ class DiversionFiles:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _kept_seconds(diversion: Diversion) -> float:
+    """Returns for how long a file stays once its rollback is on record: short, where no epoch tells who knows of it."""
+    return _RECORDED_SECONDS if diversion.recorded != diversion.since.epoch else _RECORDED_UNSEEN_SECONDS
 
 
 class Diverting(Protocol):
@@ -219,23 +236,35 @@ class Diversions:
         self._log.info("a rollback is in force before it is on record", model=diversion.model, what=diversion.sentence)
         self._keep(lambda: self._journal.write(diversion), diversion.model)
 
-    def end(self, model: str) -> None:
-        """Has the policy hold again, and forgets the diversion."""
-        if self._current.pop(model, None) is None:
+    def end(self, model: str, recorded: int | None = None) -> None:
+        """Has the policy hold again.
+
+        Args:
+            model: Its model.
+            recorded: Epoch of the policy with which the rollback was on record; None: it never will be.
+        """
+        diversion = self._current.pop(model, None)
+        if diversion is None:
             return
         self._changes += 1
         self._adopted.discard(model)
         self._world.undivert(model)
-        self._keep(lambda: self._journal.remove(model), model)
+        if recorded is None:
+            self._keep(lambda: self._journal.remove(model), model)
+        elif diversion.recorded is None:
+            self._keep(lambda: self._journal.write(replace(diversion, recorded=recorded)), model)
 
-    async def follow(self, overruled: Callable[[Diversion], bool]) -> Sequence[Diversion]:
+    async def follow(
+        self, overruled: Callable[[Diversion], bool], heard: Callable[[Diversion], bool]
+    ) -> Sequence[Diversion]:
         """Takes up what other servers, or this one before a restart, have diverted.
 
         Args:
             overruled: Tells whether somebody has decided otherwise since.
+            heard: Tells whether it is known here that it is on record.
 
         Returns:
-            Diversions that others began and whose file has gone: they are on record, and end once that was followed.
+            Diversions that others began and that are on record by now: they end once that was followed here.
         """
         changes = self._changes
         try:
@@ -246,7 +275,7 @@ class Diversions:
         if changes != self._changes:
             return ()  # it changed meanwhile: what was read is old
         for model, diversion in kept.items():
-            if model in self._current:
+            if model in self._current or (diversion.recorded is not None and heard(diversion)):
                 continue
             if overruled(diversion):
                 self._log.warning(
@@ -259,7 +288,10 @@ class Diversions:
             self._adopted.add(model)
             self._world.divert(model, diversion.to, diversion.withdrawn)
             self._log.warning("a rollback that is not on record holds here too", model=model, what=diversion.sentence)
-        return [one for model, one in self._current.items() if model in self._adopted and model not in kept]
+        return [
+            one for model, one in self._current.items()
+            if model in self._adopted and (model not in kept or kept[model].recorded is not None)
+        ]  # fmt: skip
 
     def close(self) -> None:
         """Waits until all is kept."""

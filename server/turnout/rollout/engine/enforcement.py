@@ -118,7 +118,21 @@ class Enforcement:
         """
         for diversion in self._diversions.current:
             if not self._needed(diversion, fresh=fresh):
-                self._diversions.end(diversion.model)
+                self.end(diversion)
+
+    def end(self, diversion: Diversion) -> None:
+        """Has a model's policy hold again: a rollback is on record and known here, or somebody decided otherwise."""
+        applied, _ = self._world.in_force(diversion.model)
+        epoch = applied.epoch if applied is not None else 0
+        self._diversions.end(diversion.model, None if self.overruled(diversion) else epoch)
+
+    def heard(self, diversion: Diversion) -> bool:
+        """Tells whether the record of a rollback that is on record is known here."""
+        applied, policy = self._world.in_force(diversion.model)
+        epoch = applied.epoch if applied is not None else 0
+        if policy is None and epoch == diversion.recorded:
+            return self._says_so(diversion)
+        return diversion.recorded is not None and epoch >= diversion.recorded
 
     def _needed(self, diversion: Diversion, *, fresh: bool) -> bool:
         model, attempt = diversion.model, diversion.attempt

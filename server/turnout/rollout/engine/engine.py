@@ -368,12 +368,12 @@ class RolloutEngine:
 
     async def follow_diversions(self) -> None:
         """Has rollbacks in force that another server, or this one before a restart, could not record."""
-        gone = await self._diversions.follow(self._enforcement.overruled)
+        gone = await self._diversions.follow(self._enforcement.overruled, self._enforcement.heard)
         if not gone:
             return
         if await self._followed():  # else another time: until what was recorded is known here, the rollback holds
             for diversion in gone:
-                self._diversions.end(diversion.model)
+                self._enforcement.end(diversion)
 
     async def _followed(self) -> bool:
         """Puts in force what is recorded; returns False if the state store does not answer."""
