@@ -205,8 +205,9 @@ async def test_whichever_state_its_driver_is_killed_in_another_server_goes_on(se
             dead = servers.record("steps").driver
             who = await servers.kill_held(place, following)
             servers.check_evidence("steps")
-            await asyncio.to_thread(servers.start, who)
+            restart = asyncio.create_task(asyncio.to_thread(servers.start, who))
             await settled(lambda dead=dead: servers.record("steps").driver != dead, servers.logs)
+            await restart
         await servers.until_in("steps", "succeeded")
         await settled(lambda: load.last["1.1.0"] > load.last["1.0.0"] + 0.5)
     assert servers.kinds("steps") == [
@@ -316,7 +317,7 @@ async def test_a_verdict_of_servers_that_are_cut_off_from_the_store_holds_and_is
             load.make.bad = True
             await settled(lambda: load.codes["INTERNAL"], servers.logs)
             began = time.monotonic()
-            await settled(lambda: time.monotonic() - load.last["1.1.0"] > 1.0, lambda: (load.last, servers.logs()))
+            await settled(lambda: time.monotonic() - load.last["1.1.0"] > 1.0, servers.logs)
             assert load.last["1.1.0"] - began < 15.0, "it is seen, and back on all of them, before the store is"
             assert (servers.record(model).state == "soaking") is everybody
         finally:
