@@ -223,6 +223,20 @@ async def test_a_candidate_that_answers_with_nan_is_taken_back(serve, keyed) -> 
     told(f"NaN to everybody, keyed {keyed}: taken back ({last.verdict}), {invalid.canary_bad} answers of NaN")
 
 
+async def test_a_new_key_that_gets_nan_takes_the_candidate_back_by_what_the_baseline_makes_of_its_requests(
+    serve,
+) -> None:
+    """Of two keys that send anything, both new, one meets the candidate: its past is unknown, and it is no sample."""
+    server = await serve(scaled(2), not_a_number())
+    async with clients(server, lambda _: request("m", x=X), pause=0.004):
+        await begun(server, HALF | {"metrics": ["errors"]})
+    keys = [keys_of(server, "1.1.0")[0], next(n for n in NAMES if part_of(server, n) != "1.1.0")]
+    async with sent(server, Load(keys, make=lambda _: request("m", x=X))):
+        last = (await until(server, in_state(*FINAL)))[-1]
+    assert last.state == "rolled_back", last
+    told(f"NaN for one of two new keys: taken back ({last.verdict})")
+
+
 async def test_a_baseline_that_answers_with_nan_itself_takes_no_candidate_down_for_it(serve) -> None:
     server = await serve(not_a_number(), not_a_number())
     async with clients(server, lambda _: request("m", x=X), pause=0.004):

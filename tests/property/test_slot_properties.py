@@ -150,3 +150,17 @@ def test_two_trials_draw_their_slots_independently(one, other) -> None:
     first, second = (owned(SlotTable(b"model", order=order).arranged(wanted))["a"] for order in (one, other))
     expected = share * share * SLOTS
     assert abs(len(first & second) - expected) <= 6 * math.sqrt(expected)
+
+
+@given(SALTS, st.lists(st.integers(1, 10_000), min_size=2, max_size=40), st.sampled_from([0.05, 0.25, 0.5]))
+@settings(max_examples=200, deadline=None)
+def test_a_twin_is_drawn_where_there_is_traffic_if_there_is_any_left_for_it(order, requests, weight) -> None:
+    share = round(weight * SLOTS)
+    table = SlotTable(order=order).arranged({"canary": share, "twin": min(share, (SLOTS - share) // 2)})
+    traffic = np.zeros(SLOTS, np.int64)
+    for number, count in enumerate(requests):
+        traffic[slot_of(b"", f"tenant {number}")] += count
+    drawn = owned(table.balanced("twin", "canary", traffic))
+    canary, twin = (int(traffic[sorted(drawn[name])].sum()) for name in ("canary", "twin"))
+    assert drawn["canary"] == owned(table)["canary"]
+    assert twin or not canary or canary == traffic.sum(), "some key is neither, and nobody is compared"

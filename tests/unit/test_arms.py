@@ -1,7 +1,6 @@
 """What a request comes to in the counts that a rollout decides by."""
 
 import asyncio
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,8 +10,8 @@ from turnout.errors import InvalidTensor, TurnoutError
 from turnout.rollout.counters import Counters
 from turnout.rollout.evidence import Count
 from turnout.rpc.errors import code_name
-from turnout.serving.arms import ArmMeter, Arms, FailedRequest, Rules, attach, detach
-from turnout.serving.keyed import NO_SLOT
+from turnout.serving.arms import ArmMeter, Arms, FailedRequest, Replayed, Rules, Settle, attach, detach
+from turnout.serving.keyed import BAD, NO_SLOT
 
 RULES = Rules((0.1, 0.2, 1.0), client_timeout=0.05, warm_requests=0)
 LIMITS = {"p90": 0.1, "p99": 0.2, "stalled": 1.0}
@@ -43,7 +42,8 @@ class Two:
 
     def answer(self, counted, took: float = 0.01, batch: int = 1, *, invalid: bool = False) -> None:
         for meter, counts, slot in counted:
-            meter.answered(counts, slot, took, batch, invalid=invalid)
+            if meter.answered(counts, slot, took, batch, invalid=invalid):
+                meter.compare(counts, slot, REQUEST)
 
     def fail(self, counted, error: BaseException, took: float = 0.01, client_timeout=None) -> None:
         failing = FailedRequest(REQUEST.inputs, (), client_timeout)
@@ -166,7 +166,7 @@ class Asked:
 
     def __init__(self, *, takes: bool = True, room: bool = False) -> None:
         self.takes, self.room = takes, room
-        self.settle: list[Callable[[bool | None], None]] = []
+        self.settle: list[Settle] = []
 
     def accepts(self, _request) -> bool:
         return self.takes
@@ -313,7 +313,7 @@ def test_a_failed_run_counts_if_and_only_if_the_baseline_answers_the_request(err
     two.fail(two.admit(), error)
     two.roll()
     assert not two.closed(), "the tick waits for what the baseline says"
-    baseline.settle.pop()(answers)
+    baseline.settle.pop()(Replayed(answers, invalid=False, seconds=0.01))
     (one,) = two.closed()
     assert one.tick.canary["errors"] == Count(1, blamed)
 
@@ -331,11 +331,57 @@ def test_where_the_baseline_cannot_be_asked_only_failures_count(error, blamed, r
     assert two.only()["errors"] == Count(1, blamed)
 
 
+@pytest.mark.parametrize("slot", [7, NO_SLOT])
+@pytest.mark.parametrize("how", ["invalid", "stalled", "given up", "refused"])
+def test_what_went_badly_is_run_on_the_baseline_for_what_its_slot_would_get_there(how, slot) -> None:
+    baseline = Asked(room=True)
+    two = Two(Rules((0.1, 0.2), warm_requests=0, stalled=0.2), {"p90": 0.1, "stalled": 0.2}, baseline)
+    counted = two.admit(slot=slot)
+    match how:
+        case "invalid":
+            two.answer(counted, invalid=True)
+        case "stalled":
+            two.answer(counted, 0.3)
+        case "given up":
+            two.fail(counted, errors.RequestCancelled("the caller left"), 0.3)
+        case "refused":
+            two.fail(counted, errors.Exhausted("queue"))
+    assert len(baseline.settle) == (slot != NO_SLOT), "a request without a key has no slot to know of"
+    two.roll()
+    for settle in baseline.settle:
+        settle(Replayed(answered=True, invalid=False, seconds=0.01))
+    (tick,) = (one.canary for one in two.counters._open)
+    assert list(tick.replayed) == [slot] * len(baseline.settle), "it did well there"
+    (one,) = two.closed()
+    assert one.tick.canary["errors"].bad == (how == "refused"), "what the baseline does with it changes nothing"
+    assert one.tick.canary["invalid"].bad == (how == "invalid")
+
+
+@pytest.mark.parametrize(
+    ("replayed", "bad"),
+    [
+        (Replayed(answered=True, invalid=False, seconds=0.01), False),
+        (Replayed(answered=True, invalid=True, seconds=0.01), True),
+        (Replayed(answered=True, invalid=False, seconds=0.3), True),
+        (Replayed(answered=False, invalid=False, seconds=0.01), True),
+    ],
+    ids=["well", "NaN", "stalls", "fails"],
+)
+def test_what_goes_as_badly_on_the_baseline_is_known_as_such(replayed, bad) -> None:
+    baseline = Asked(room=True)
+    two = Two(Rules((0.1, 0.2), warm_requests=0, stalled=0.2), baseline=baseline)
+    two.answer(two.admit(slot=7), invalid=True)
+    two.roll()
+    baseline.settle.pop()(replayed)
+    (tick,) = (one.canary for one in two.counters._open)
+    assert list(tick.replayed) == [7 | (BAD if bad else 0)]
+
+
 @pytest.mark.parametrize("error", [errors.ModelCrashed("died"), errors.ModelTimedOut("ended")])
 def test_what_ended_a_process_or_a_run_is_never_tried_on_the_baseline(error) -> None:
     baseline = Asked(room=True)
     two = Two(baseline=baseline)
-    two.fail(two.admit(), error)
+    two.fail(two.admit(slot=7), error)
     assert not baseline.settle
     assert two.only()["errors"] == Count(1, 1)
 
@@ -347,5 +393,5 @@ def test_a_tick_does_not_wait_for_ever_for_what_the_baseline_says() -> None:
     two.roll()
     two.now += 11
     (one,) = two.closed()
-    baseline.settle.pop()(False)
+    baseline.settle.pop()(Replayed(answered=False, invalid=False, seconds=0.01))
     assert one.tick.canary["errors"] == Count(1, 1), "what it has not said by then goes by the code"

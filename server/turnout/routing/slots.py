@@ -116,7 +116,8 @@ class SlotTable:
         """Returns the table in which `owner` has other slots, as many, that carry as much traffic as those of another.
 
         As much for each slot, that is. Where its own carry at least half and at most twice of that, or no others come
-        twice as near, they stay. Only traffic is looked at, so that what is drawn says nothing about outcomes.
+        twice as near by ratio, they stay: any traffic is nearer than none. Only traffic is looked at, so that what is
+        drawn says nothing about outcomes.
 
         Args:
             owner: Whose slots are drawn anew.
@@ -136,8 +137,10 @@ class SlotTable:
         positions = np.concatenate([np.arange(start, stop) for start, stop in free])
         along = np.concatenate([[0.0], np.cumsum(np.diff(sums)[positions])])
         windows = along[count:] - along[:-count]
-        first = int(np.argmin(np.abs(windows - aim)))
-        if 2 * abs(windows[first] - aim) > abs(held - aim):
+        with np.errstate(divide="ignore"):
+            distances = np.abs(np.log(np.append(windows, held) / aim))
+        first = int(np.argmin(distances[:-1]))
+        if not 2 * distances[first] < distances[-1]:
             return self
         claims[owner] = _runs(positions[first : first + count])
         return replace(self, claims=tuple(Claim(name, runs) for name, runs in claims.items()))

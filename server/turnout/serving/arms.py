@@ -35,14 +35,33 @@ SERVER_FAULTS = frozenset(
 _OF_A_RUN = (InputsRefused, ModelFailure, MemoryBudgetExceeded)
 """What the model did with a request, where another version may do better."""
 
+_ENDED = (ModelCrashed, ModelTimedOut)
+"""What ended a process or a run: it is not tried on the baseline."""
+
 LATE_SECONDS = 2.0
 """A request that takes longer than this, and than every threshold, is an error whatever comes of it."""
 
 LATE_UNTIMED_SECONDS = 10.0
 """The same where no threshold is known."""
 
-Settle = Callable[[bool | None], None]
-"""Is told whether the baseline answers a request; None if that could not be found out."""
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What the baseline made of a request.
+
+    Attributes:
+        answered: It answered.
+        invalid: With NaN or infinity.
+        seconds: How long it took.
+    """
+
+    answered: bool
+    invalid: bool
+    seconds: float
+
+
+Settle = Callable[[Replayed | None], None]
+"""Is told what the baseline made of a request; None if that could not be found out."""
 
 
 class Baseline(Protocol):
@@ -100,7 +119,7 @@ class TickCounts:
         keyed: Those of them that ended.
         blamed: Of those, whose failure was found to be the server's fault after they had ended.
         replayed: Those that the baseline was asked about and ran as well, `BAD` where it failed them too.
-        asked: Failures of which the baseline has not said yet whether it would have answered.
+        asked: What the baseline runs as well, and has not ended yet.
         closed: What ends later counts no more.
     """
 
@@ -220,7 +239,7 @@ class ArmMeter:
                 slot = NO_SLOT
         return self, counts, slot
 
-    def answered(self, counts: TickCounts, slot: int, took: float, batch: int, invalid: bool = False) -> None:
+    def answered(self, counts: TickCounts, slot: int, took: float, batch: int, invalid: bool = False) -> bool:
         """Counts a request that got its answer.
 
         Args:
@@ -229,10 +248,13 @@ class ArmMeter:
             took: Seconds from its arrival.
             batch: Requests in its batch.
             invalid: There is NaN or infinity in an output.
+
+        Returns:
+            It was bad, and how the baseline does with it is worth knowing (`compare`).
         """
         counts.settled += 1
         if counts.closed:
-            return
+            return False
         if batch > counts.largest_batch:
             counts.largest_batch = batch
         counts.latency[bisect_left(LATENCY_BOUNDS, took)] += 1
@@ -251,10 +273,19 @@ class ArmMeter:
         if invalid:
             counts.invalid += 1
             marks |= INVALID | BAD
-        if marks & BAD:
-            counts.bad += 1
         if slot >= 0:
             counts.keyed.add(slot | marks, took)
+        if not marks & BAD:
+            return False
+        counts.bad += 1
+        return slot >= 0 and self.baseline is not None
+
+    def compare(self, counts: TickCounts, slot: int, request: "FailedRequest") -> None:
+        """Has the baseline run a request that was answered badly, so that it is known what its slot would get there.
+
+        The answer counts as it is, whatever the baseline makes of it.
+        """
+        self._ask(_Question(counts, slot), request)
 
     def failed(
         self, counts: TickCounts, slot: int, took: float, code: str, error: BaseException, request: "FailedRequest"
@@ -287,11 +318,14 @@ class ArmMeter:
             counts.passed[passed] += 1
             if took > counts.rules.stalled:
                 marks = BAD
-        if late or (not self._asked(counts, slot, marks, error, request, fault) and fault):
+        asked = not late and self._asked(counts, slot, marks, error, request, fault)
+        if late or (fault and not asked):
             counts.errors += 1
             marks |= ERROR | BAD
         if marks & BAD:
             counts.bad += 1
+            if slot >= 0 and not asked and self.baseline is not None and not isinstance(error, _ENDED):
+                self.compare(counts, slot, request)
         if slot >= 0:
             counts.keyed.add(slot | marks, took)
 
@@ -306,43 +340,64 @@ class ArmMeter:
     ) -> bool:
         """Leaves the blame for a failed run to the baseline, which runs the request too; False if that is not done.
 
-        What ended a process or a run is not tried on the baseline. `otherwise` is the blame if it cannot tell.
+        `otherwise` is the blame if it cannot tell.
         """
-        if self.baseline is None or not isinstance(error, _OF_A_RUN) or isinstance(error, ModelCrashed | ModelTimedOut):
+        if self.baseline is None or not isinstance(error, _OF_A_RUN) or isinstance(error, _ENDED):
             return False
-        question = _Question(counts, slot, marks, otherwise)
-        counts.asked.add(question)
+        return self._ask(_Failure(counts, slot, marks, otherwise), request)
+
+    def _ask(self, question: "_Question", request: "FailedRequest") -> bool:
+        """Has the baseline run a request; False if there is no room for it."""
+        assert self.baseline is not None
+        question.counts.asked.add(question)
         if self.baseline.ask(request, question.settle):
             return True
-        counts.asked.discard(question)
+        question.counts.asked.discard(question)
         return False
 
 
 @dataclass(slots=True, eq=False)
 class _Question:
-    """A failure of which the baseline is asked whether it would have answered.
+    """A request that went badly, which the baseline runs as well.
 
     Attributes:
         counts: That the request belongs to.
         slot: Of the request; `NO_SLOT` without one.
-        marks: That the request has already.
-        otherwise: Whether the server is to blame if the baseline does not say.
     """
 
     counts: TickCounts
     slot: int
+
+    def settle(self, replayed: Replayed | None) -> None:
+        """Takes what came of it on the baseline; None: that is not known."""
+        if self not in self.counts.asked:
+            return
+        self.counts.asked.discard(self)
+        if self.slot >= 0 and replayed is not None:
+            stalled = replayed.seconds > self.counts.rules.stalled
+            bad = not replayed.answered or replayed.invalid or stalled
+            self.counts.replayed.append(self.slot | (BAD if bad else 0))
+        self.blame(replayed)
+
+    def blame(self, replayed: Replayed | None) -> None:
+        """Decides whose fault it was, where that is open."""
+
+
+@dataclass(slots=True, eq=False)
+class _Failure(_Question):
+    """A failure of which the baseline is asked whether it would have answered.
+
+    Attributes:
+        marks: That the request has already.
+        otherwise: Whether the server is to blame if the baseline does not say.
+    """
+
     marks: int
     otherwise: bool
 
-    def settle(self, answers: bool | None) -> None:
-        """Takes what the baseline says; None: nothing."""
+    def blame(self, replayed: Replayed | None) -> None:
         counts = self.counts
-        if self not in counts.asked:
-            return
-        counts.asked.discard(self)
-        if self.slot >= 0 and answers is not None:
-            counts.replayed.append(self.slot | (0 if answers else BAD))
-        if not (self.otherwise if answers is None else answers):
+        if not (self.otherwise if replayed is None else replayed.answered):
             return
         news = 0 if self.marks & BAD else BAD
         counts.errors += 1

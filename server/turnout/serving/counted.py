@@ -35,13 +35,14 @@ class Counted:
             slot = self._slot
             self._meters = (meters[0].admit(slot),) if len(meters) == 1 else [m.admit(slot) for m in meters]
 
-    def answered(self, took: float, answer: Answer) -> None:
+    def answered(self, request: InferenceRequest, took: float, answer: Answer) -> None:
         """Counts the answer, `took` seconds after the request arrived."""
         slot = self._slot
         if self._meters:
             invalid, batch = not all_finite(answer.outputs), answer.batch_requests
             for meter, counts, known in self._meters:
-                meter.answered(counts, known, took, batch, invalid)
+                if meter.answered(counts, known, took, batch, invalid):
+                    meter.compare(counts, known, _failed(request))
             if invalid:
                 slot |= INVALID
         if self._history is not None:
@@ -50,11 +51,15 @@ class Counted:
     def failed(self, request: InferenceRequest, took: float, code: str, error: BaseException) -> None:
         """Counts the failure, `took` seconds after the request arrived; `code` is the status that it becomes."""
         if self._meters:
-            timeout = None if request.deadline is None else request.deadline - request.arrived
-            failure = FailedRequest(request.inputs, request.outputs, timeout)
+            failure = _failed(request)
             for meter, counts, known in self._meters:
                 meter.failed(counts, known, took, code, error, failure)
         if self._history is not None:
             fault = ERROR if code in SERVER_FAULTS or code == "DEADLINE_EXCEEDED" else 0
             given_up = UNTIMED if code in ("CANCELLED", "DEADLINE_EXCEEDED") else 0
             self._history.add(self._slot | fault | given_up, took)
+
+
+def _failed(request: InferenceRequest) -> FailedRequest:
+    timeout = None if request.deadline is None else request.deadline - request.arrived
+    return FailedRequest(request.inputs, request.outputs, timeout)

@@ -231,7 +231,7 @@ class DataPlane:
         took = now - request.arrived
         route.recorder.answered(took, answer.queue_seconds, answer.compute_seconds)
         if counted is not None:
-            counted.answered(took, answer)
+            counted.answered(request, took, answer)
         if trace is not None:
             trace.note_answer(route, answer, now, took)
         if self._access.sampled():

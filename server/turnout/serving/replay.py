@@ -1,7 +1,7 @@
-"""Runs requests that a canary failed once more on the baseline, off the path: whose fault the failure was.
+"""Runs requests that went badly on a canary once more on the baseline, off the path: whose fault it was.
 
-A request that the baseline fails too says nothing about the canary. One runs at a time, in a lane of its own, and only
-so many wait: a canary that fails everything must not become load on the baseline.
+A request that goes as badly on the baseline says nothing about the canary. One runs at a time, in a lane of its own,
+and only so many wait: a canary that fails everything must not become load on the baseline.
 """
 
 import asyncio
@@ -10,7 +10,8 @@ from collections import deque
 from dataclasses import dataclass
 
 from turnout.errors import DeadlineExceeded, NotLoaded, QueueFull, TurnoutError
-from turnout.serving.arms import FailedRequest, Settle
+from turnout.serving.arms import FailedRequest, Replayed, Settle
+from turnout.serving.finite import all_finite
 from turnout.serving.handle import VersionHandle
 from turnout.serving.tensor import memory_of
 
@@ -63,7 +64,7 @@ class Replays:
             while self._waiting:
                 replay = self._waiting.popleft()
                 self._nbytes -= replay.nbytes
-                replay.settle(await _answers(replay.handle, replay.request))
+                replay.settle(await _replayed(replay.handle, replay.request))
         finally:
             self._task = None
             while self._waiting:
@@ -96,12 +97,13 @@ class Baseline:
         return self.replays.ask(self.handle, request, settle)
 
 
-async def _answers(handle: VersionHandle, request: FailedRequest) -> bool | None:
-    """Tells whether a version answers a request; None if it did not get to it."""
+async def _replayed(handle: VersionHandle, request: FailedRequest) -> Replayed | None:
+    """Returns what a version makes of a request; None if it did not get to it."""
+    began = time.monotonic()
     try:
-        await handle.infer(request.inputs, request.outputs, time.monotonic() + _SECONDS, _LANE)
+        _, answer = await handle.infer(request.inputs, request.outputs, began + _SECONDS, _LANE)
     except (NotLoaded, QueueFull, DeadlineExceeded):
         return None
     except TurnoutError:
-        return False
-    return True
+        return Replayed(answered=False, invalid=False, seconds=time.monotonic() - began)
+    return Replayed(answered=True, invalid=not all_finite(answer.outputs), seconds=time.monotonic() - began)
