@@ -30,7 +30,7 @@ def write(number: int, *, final: bool = False, counted: dict[str, int] | None = 
 
 
 def counts(*keys: tuple[int, str]) -> list[CountRecord]:
-    return [CountRecord("m", 1, tick, server, {"tick": tick}) for tick, server in keys]
+    return [CountRecord.of("m", 1, tick, server, {"tick": tick}) for tick, server in keys]
 
 
 def meeting(store: StateStore) -> Meeting:

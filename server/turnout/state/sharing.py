@@ -38,17 +38,20 @@ class Sharing(Declaring):
         with self._database.writing() as connection:
             servers.leave(connection, name, instance)
 
-    def running_rollouts(self) -> tuple[list[RolloutRecord], Meeting]:
+    def running_rollouts(self, driver: str | None = None) -> tuple[list[RolloutRecord], Meeting]:
         """Returns the rollouts that have not ended, who is alive, and what nobody has taken yet of what they counted.
 
         All of it as of one moment.
+
+        Args:
+            driver: What was counted for the rollouts that it drives, as its record says; None: for all.
 
         Raises:
             Unavailable: The database cannot be used now.
         """
         with self._database.reading() as connection:
             records = rollouts.latest(connection, None, _MOST_RUNNING, running=True)
-            return records, servers.meeting(connection)
+            return records, servers.meeting(connection, driver)
 
     def rollouts_in(self, state: str) -> list[RolloutRecord]:
         """Returns the rollouts that are in a state, the newest first.

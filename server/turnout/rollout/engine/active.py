@@ -10,6 +10,7 @@ from turnout.rollout.counters import Counted, Counters
 from turnout.rollout.engine.server_ticks import Gathered, ServerTick, gather
 from turnout.rollout.evidence import Count
 from turnout.rollout.thresholds import rules_of
+from turnout.state.rollouts import RolloutRecord
 
 _MOST_PARTS = 1000
 
@@ -29,6 +30,7 @@ class ActiveRollout:
         parts: What servers counted and this one has not taken: its own, and where it drives the rollout the others'.
         mailed: Servers whose parts came by the state store since the last were taken.
         delivered: By server, number of the last tick that goes from the state store with the next write.
+        unread: The record, where it is newer than `rollout`: nothing happened but that another server counted.
         refused: Why the last change of the traffic was refused.
         saved: The state store has it as it stands.
         entries, ticks: What is still to be recorded.
@@ -45,6 +47,7 @@ class ActiveRollout:
     mailed: set[str] = field(default_factory=set)
     delivered: dict[str, int] = field(default_factory=dict)
     sample: int = 0
+    unread: RolloutRecord | None = None
     refused: str = ""
     saved: bool = True
     entries: list[Entry] = field(default_factory=list)
@@ -114,13 +117,17 @@ class ActiveRollout:
         self.mailed.clear()
         return gathered
 
-    def note(self, gathered: Gathered, shadow: Count) -> None:
-        """Has what was taken recorded with the next write, so that the evidence can be computed again from it."""
-        where = {"state": str(self.rollout.state), "weight": self.rollout.canary_weight}
-        for tick, latency in zip(gathered.ticks, gathered.latency, strict=True):
-            self.ticks.append({**tick.to_json(), **where, "latency": latency})
-        if shadow.requests:
-            self.ticks.append({"shadow": [shadow.requests, shadow.bad], **where})
+
+def tick_records(rollout: Rollout, gathered: Gathered, shadow: Count) -> list[Mapping[str, object]]:
+    """Returns what is recorded of what was taken, so that the evidence can be computed again from it."""
+    where = {"state": str(rollout.state), "weight": rollout.canary_weight}
+    found: list[Mapping[str, object]] = [
+        {**tick.to_json(), **where, "latency": latency}
+        for tick, latency in zip(gathered.ticks, gathered.latency, strict=True)
+    ]
+    if shadow.requests:
+        found.append({"shadow": [shadow.requests, shadow.bad], **where})
+    return found
 
 
 def _texts(buckets: Mapping[int, int]) -> dict[str, int]:

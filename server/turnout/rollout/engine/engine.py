@@ -21,7 +21,7 @@ from turnout.rollout import machine, overrides
 from turnout.rollout.attempt import Entry, Moved, Rollout, RolloutState, moved
 from turnout.rollout.changes.operations import Done, refuse_stale
 from turnout.rollout.clock import Clock, Instant
-from turnout.rollout.engine.active import ActiveRollout
+from turnout.rollout.engine.active import ActiveRollout, tick_records
 from turnout.rollout.engine.diversions import Diversion, Diversions, Journal
 from turnout.rollout.engine.enforcement import Enforcement
 from turnout.rollout.engine.exchange import Exchange
@@ -37,6 +37,7 @@ from turnout.routing.answers import Answers
 from turnout.serving.hold import Hold
 from turnout.state.rollouts import RolloutRecord
 from turnout.state.servers import Meeting
+from turnout.threads import Threads
 
 _LEASE_TICKS = 4
 
@@ -90,8 +91,10 @@ class RolloutEngine:
         self._ownership = Ownership(lease_seconds)
         self._diversions = Diversions(world, journal, reports.log)
         self._reads, self._writes = Patience(), Patience()
-        self._exchange = Exchange(world, store, self._ownership, tick_seconds, reports.log)
-        self._writer = RolloutWriter(store, self._ownership.driver, lease_seconds, self._writes, reports)
+        self._threads = Threads("rollouts")
+        self._exchange = Exchange(world, store, self._ownership, tick_seconds, self._threads, reports.log)
+        driver = self._ownership.driver
+        self._writer = RolloutWriter(store, driver, lease_seconds, self._writes, self._threads, reports)
         self._enforcement = Enforcement(world, store, self._ownership, self._diversions, self._writes, reports.log)
         self._lock = asyncio.Lock()
         self._ticked = asyncio.Condition()
@@ -172,7 +175,7 @@ class RolloutEngine:
             except Unavailable as error:
                 fresh = False
                 self._log.warning("rollouts go on from memory", reason=error.message)
-            self._exchange.count(self._clock.monotonic())
+            await self._exchange.count(self._clock.monotonic())
             await self._exchange.report(_TICK_WAIT)
             # What ended a rollback's rollout was in force before it was recorded: that has to be known here first.
             self._enforcement.undivert(fresh=fresh and (not self._diversions.current or await self._followed()))
@@ -321,7 +324,7 @@ class RolloutEngine:
 
         async def operate() -> Done:
             done = await self._store.run(operation)
-            found = await self._store.running()
+            found = await self._store.running(self._ownership.driver)
             await self._world.follow()
             self._take_up(*found)
             self._enforcement.undivert(fresh=True)
@@ -347,6 +350,7 @@ class RolloutEngine:
         with contextlib.suppress(Unavailable):
             await self._exchange.leave(_TICK_WAIT)
         self._diversions.close()
+        self._threads.shutdown()
 
     async def note_rollbacks(self) -> None:
         """Notes which rollouts are being taken back by now, whoever drives them; called when the store has changed.
@@ -401,13 +405,12 @@ class RolloutEngine:
         Raises:
             Unavailable: The state store does not answer within so many seconds.
         """
-        self._take_up(*await self._reads.wait(self._store.running(), seconds), mine)
+        self._take_up(*await self._reads.wait(self._store.running(self._ownership.driver), seconds), mine)
 
     def _take_up(self, records: Sequence[RolloutRecord], meeting: Meeting, mine: str | None = None) -> None:
         now = self._clock.monotonic()
         self._exchange.neighbours.met(meeting, now)
         found = self._ownership.reconcile(records, Instant(now, meeting.now), mine=mine)
-        self._exchange.receive()
         for unreadable in found.unreadable:
             self._log.error("a rollout cannot be read", model=unreadable.record.model, reason=unreadable.sentence)
         for rollout in found.taken_up:
@@ -465,11 +468,13 @@ class RolloutEngine:
         now = self._clock.monotonic()
         seconds = active.elapsed(now, self._exchange.longest_tick)
         oldest = self._exchange.neighbours.oldest(now)
+        await self._exchange.receive(active)
         gathered = active.gather(self._store.server, oldest)
         self.late_counts += gathered.late
         facts = self._world.observe(active, seconds, gathered, self._ownership.rivals(rollout.model))
-        active.note(gathered, facts.shadow)
-        active.rollout, entries = machine.advance(active.rollout, facts)
+        active.ticks += await self._threads.run(tick_records, active.rollout, gathered, facts.shadow)
+        # Up to 50 ms where many keys are compared: in a thread, so that requests go on meanwhile.
+        active.rollout, entries = await self._threads.run(machine.advance, active.rollout, facts)
         active.entries += entries
         self._enforcement.divert(active.rollout, self._clock.now())
         try:

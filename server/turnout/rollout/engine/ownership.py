@@ -101,7 +101,9 @@ class Ownership:
             attempt: Which; 0 for each.
         """
         for key in [key for key in self._foreign if key[0] == model and attempt in (0, key[1])]:
-            self._active[key] = self._foreign.pop(key)
+            taken = self._active[key] = self._foreign.pop(key)
+            if taken.unread is not None and isinstance(rollout := read_record(taken.unread), Rollout):
+                taken.rollout, taken.unread = rollout, None
 
     def add(self, active: ActiveRollout) -> None:
         """Drives a rollout from now on."""
@@ -171,15 +173,20 @@ class Ownership:
             active = self._active.get(key)
             if active is not None and (active.number == record.number or not active.saved):
                 continue
-            rollout = read_record(record)
             if active is not None:
                 self._drop(key)
+            driven = record.driver == self.driver or mine == record.model or lapsed
+            if not driven and (counting := foreign.get(key)) is not None and _only_counted(counting.rollout, record):
+                self._foreign[key] = foreign.pop(key)
+                counting.number, counting.unread = record.number, record
+                continue
+            rollout = read_record(record)
             if isinstance(rollout, UnreadableRollout):
                 self._unreadable[key] = rollout
                 continue
             counting = foreign.pop(key, None) or ActiveRollout.begin(rollout, record.number, now.monotonic)
-            counting.rollout, counting.number = rollout, record.number
-            if record.driver == self.driver or mine == record.model or lapsed:
+            counting.rollout, counting.number, counting.unread = rollout, record.number, None
+            if driven:
                 self._active[key] = counting
                 taken_up.append(rollout)
             else:
@@ -210,3 +217,11 @@ class Ownership:
             since = now.monotonic
         self._last_writes[key] = (record.number, since)
         return now.utc >= record.driven_until or now.monotonic - since >= self._lease_seconds
+
+
+def _only_counted(known: Rollout, record: RolloutRecord) -> bool:
+    """Tells whether nothing happened to a rollout since it was read but that its driver counted: its epoch is the same.
+
+    To read one with its evidence takes 10 to 30 ms, and who does not drive it needs none of that.
+    """
+    return record.document.get("epoch") == known.epoch and record.state == known.state

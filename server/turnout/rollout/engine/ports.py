@@ -180,8 +180,12 @@ class RolloutStore(Protocol):
         """This server's name."""
         ...
 
-    async def running(self) -> tuple[Sequence[RolloutRecord], Meeting]:
-        """Returns the rollouts that have not ended, and what servers said."""
+    async def running(self, driver: str) -> tuple[Sequence[RolloutRecord], Meeting]:
+        """Returns the rollouts that have not ended, and what servers said.
+
+        Args:
+            driver: Who asks, by its name in leases: it gets what was counted for the rollouts that it drives.
+        """
         ...
 
     async def report(self, document: Mapping[str, Any], counts: Sequence[CountRecord], alive_seconds: float) -> bool:

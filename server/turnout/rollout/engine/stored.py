@@ -46,9 +46,9 @@ class StoredRollouts:
         """This server's name."""
         return self._presence.name
 
-    async def running(self) -> tuple[Sequence[RolloutRecord], Meeting]:
-        """Returns the rollouts that have not ended, and what servers said."""
-        return await self._store.in_thread(self._store.running_rollouts)
+    async def running(self, driver: str) -> tuple[Sequence[RolloutRecord], Meeting]:
+        """Returns the rollouts that have not ended, and what servers said. Arguments as of `RolloutStore.running`."""
+        return await self._store.in_thread(self._store.running_rollouts, driver)
 
     async def report(self, document: Mapping[str, Any], counts: Sequence[CountRecord], alive_seconds: float) -> bool:
         """Tells the others that this server is alive, and what it counted."""

@@ -12,6 +12,7 @@ from turnout.rollout.engine.active import ActiveRollout
 from turnout.rollout.engine.patience import Patience, StillRunning
 from turnout.rollout.engine.ports import RolloutStore
 from turnout.state.rollouts import Note, RolloutWrite
+from turnout.threads import Threads
 
 _REASON_BYTES = 1000
 
@@ -36,7 +37,13 @@ class RolloutWriter:
     """Records rollouts as they stand. Used on the event loop only."""
 
     def __init__(
-        self, store: RolloutStore, driver: str, lease_seconds: float, patience: Patience, reports: Reports
+        self,
+        store: RolloutStore,
+        driver: str,
+        lease_seconds: float,
+        patience: Patience,
+        threads: Threads,
+        reports: Reports,
     ) -> None:
         """Takes where it writes.
 
@@ -45,12 +52,14 @@ class RolloutWriter:
             driver: Who writes: the lease's owner.
             lease_seconds: For which nobody else may.
             patience: Bounds the wait for the store.
+            threads: Where documents are made, so that requests go on meanwhile.
             reports: Told of what was recorded.
         """
         self._store = store
         self._driver = driver
         self._lease_seconds = lease_seconds
         self._patience = patience
+        self._threads = threads
         self._reports = reports
         self._away = False
 
@@ -68,9 +77,10 @@ class RolloutWriter:
             Unavailable: The state store does not answer, and it is strict.
         """
         rollout = active.rollout
+        document = await self._threads.run(rollout.to_json)
         notes = [Note(e.kind, e.text, e.actor) for e in active.entries]
         wanted = RolloutWrite(
-            rollout.attempt, active.number, str(rollout.state), rollout.state.final, rollout.to_json(),
+            rollout.attempt, active.number, str(rollout.state), rollout.state.final, document,
             self._driver, self._lease_seconds, notes, list(active.ticks),
             needs=() if active.number else (rollout.candidate, rollout.previous),
             counted=dict(active.delivered),
