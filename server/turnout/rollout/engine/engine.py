@@ -44,6 +44,12 @@ _LEASE_TICKS = 4
 _TICK_WAIT = 0.5
 """Seconds that a tick waits for the state store, which takes milliseconds; then it goes on from memory."""
 
+_WRITTEN_AT_ONCE = 10
+"""Rollouts whose counts are recorded in one transaction: a MB at most, and one wait for the disk."""
+
+_COUNTS_WAIT = 2.0
+"""Seconds, half a tick at most, that counts wait for the state store: nothing waits for them."""
+
 _COMMAND_WAIT = 3.0
 """Seconds that a command waits for it. No tick runs meanwhile."""
 
@@ -99,6 +105,7 @@ class RolloutEngine:
         self._lock = asyncio.Lock()
         self._ticked = asyncio.Condition()
         self._going_back: Sequence[Rollout] = ()
+        self._needed: set[tuple[str, int, Version, Version]] = set()
         self.last_tick = clock.monotonic()
         self.tick_duration = 0.0
         self.late_counts = 0
@@ -179,16 +186,20 @@ class RolloutEngine:
             await self._exchange.report(_TICK_WAIT)
             # What ended a rollback's rollout was in force before it was recorded: that has to be known here first.
             self._enforcement.undivert(fresh=fresh and (not self._diversions.current or await self._followed()))
+            counted: list[ActiveRollout] = []
             for active in self._ownership.active:
                 model = active.rollout.model
                 if not self._ownership.may_advance(active.rollout):
                     continue
                 try:
-                    await self._advance(active)
+                    if not await self._advance(active):
+                        counted.append(active)
                 except TurnoutError as error:  # the others' verdicts must not wait for this one
                     self._log.error("a rollout could not be looked at", model=model, reason=error.message)
                 except Exception as error:  # noqa: BLE001 - nor end with it: what is recorded may be damaged
                     self._log.error("a rollout could not be looked at", model=model, exc_info=error)
+            for first in range(0, len(counted), _WRITTEN_AT_ONCE):
+                await self._save_counts(counted[first : first + _WRITTEN_AT_ONCE])
         self.last_tick = self._clock.monotonic()
         self.tick_duration = self.last_tick - began
         await self._announce()
@@ -416,7 +427,10 @@ class RolloutEngine:
         for rollout in found.taken_up:
             self._log.info("rollout taken up", model=rollout.model, attempt=rollout.attempt, state=str(rollout.state))
         self._take_up_diversions()
-        self._world.load()
+        needed = {(r.model, r.attempt, r.candidate, r.previous) for r in self._ownership.running}
+        if needed != self._needed:  # 40 ms for a hundred models
+            self._needed = needed
+            self._world.load()
 
     async def _decide(self, active: ActiveRollout, after: Rollout, entries: Sequence[Entry]) -> None:
         """Records what somebody decided on a rollout, and puts it in force; void if it cannot be recorded.
@@ -450,7 +464,11 @@ class RolloutEngine:
             moved_on = overrides.abort(active.rollout, why, RolloutState.SUPERSEDED, kind="superseded")
             await self._decide(active, *moved_on)
 
-    async def _advance(self, active: ActiveRollout) -> None:
+    async def _advance(self, active: ActiveRollout) -> bool:
+        """Has a rollout go one tick on; returns False if nothing happened but that requests were counted.
+
+        What happened is recorded at once, and put in force; counts are left to `_save_counts`.
+        """
         rollout = active.rollout
         if set_by_rollout(self._world.in_force(rollout.model)[0]):
             # What a rival brought is nobody else's change, whoever freezes it afterwards.
@@ -477,12 +495,26 @@ class RolloutEngine:
         active.rollout, entries = await self._threads.run(machine.advance, active.rollout, facts)
         active.entries += entries
         self._enforcement.divert(active.rollout, self._clock.now())
+        if not active.entries and active.number:
+            return False
         try:
             await self._writer.save(active, _TICK_WAIT)
         except Conflict:
             self._ownership.drop(rollout)
-            return
+            return True
         await self._enforcement.apply(active, _TICK_WAIT)
+        self._enforcement.undivert(fresh=False)
+        return True
+
+    async def _save_counts(self, several: Sequence[ActiveRollout]) -> None:
+        """Records what was counted, and has in force what the rollouts ask for."""
+        wait = max(_TICK_WAIT, min(_COUNTS_WAIT, self._tick_seconds / 2))
+        lost = await self._writer.save_counts(several, wait)
+        for active in several:
+            if active in lost:
+                self._ownership.drop(active.rollout)
+                continue
+            await self._enforcement.apply(active, _TICK_WAIT)
         self._enforcement.undivert(fresh=False)
 
     async def _announce(self) -> None:

@@ -222,6 +222,14 @@ class RolloutStore(Protocol):
         """
         ...
 
+    async def write_counts(self, several: Sequence[tuple[str, RolloutWrite]]) -> Sequence[RolloutRecord | None]:
+        """Writes rollouts of these models that nothing happened to but that requests were counted, in one transaction.
+
+        Returns:
+            Each as it stands; None for one that another server wrote meanwhile, and that stays as it is.
+        """
+        ...
+
     async def withdraw(
         self, model: str, version: Version, *, actor: str, reason: str, rollout: tuple[int, int]
     ) -> None:

@@ -77,6 +77,10 @@ class StoredRollouts:
         """Writes a rollout, its ticks and events, in one transaction. Raises as `StateStore.put_rollout`."""
         return await self._store.in_thread(self._store.put_rollout, model, wanted, actor=actor, reason=reason)
 
+    async def write_counts(self, several: Sequence[tuple[str, RolloutWrite]]) -> Sequence[RolloutRecord | None]:
+        """Writes rollouts that nothing happened to but that requests were counted. Returns as `RolloutStore`'s."""
+        return await self._store.in_thread(self._store.put_counts, several)
+
     async def withdraw(
         self, model: str, version: Version, *, actor: str, reason: str, rollout: tuple[int, int]
     ) -> None:
