@@ -352,9 +352,10 @@ class RolloutEngine:
         """Has a rollback by hand in force at once that is not on record yet."""
         self._diversions.begin(diversion)
 
-    def undivert(self, model: str) -> None:
-        """Has a model's policy hold again: a rollback by hand will not be on record."""
-        self._diversions.end(model)
+    async def undivert(self, model: str) -> None:
+        """Has a model's policy hold again, as it is recorded by now: a rollback by hand will not be on record."""
+        if await self._followed():
+            self._diversions.end(model)
 
     async def close(self) -> None:
         """Tells the others that this server stops, and waits until what is to outlive it is kept."""

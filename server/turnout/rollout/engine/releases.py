@@ -101,7 +101,7 @@ class Releases:
 
     def record_diversions(self, _: float) -> None:
         """Goes on recording rollbacks by hand that are in force and not on record; called every tick."""
-        pending = [diversion for diversion in self._engine.diversions if not diversion.attempt]
+        pending = [one for one in self._engine.diversions if not one.attempt and one.recorded is None]
         if pending and (self._recording is None or self._recording.done()):
             self._recording = asyncio.ensure_future(self._record(pending))
 
@@ -116,7 +116,7 @@ class Releases:
                 self._log.warning(
                     "a rollback that was in force is dropped, and not recorded", model=one.model, reason=error.message
                 )
-                self._engine.undivert(one.model)
+                await self._engine.undivert(one.model)
             except TurnoutError as error:
                 self._log.warning(
                     "a rollback that is in force cannot be recorded", model=one.model, reason=error.message
