@@ -10,10 +10,8 @@ from pathlib import Path
 import grpc
 
 import command_line
-from routing_wire import X
+from routing_wire import send
 from turnout.app import Running
-from turnout_proto.v1 import prediction_pb2 as v1
-from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
 
 ASKED = 20
 """Requests by which a selector's answers are told; shares in tests are multiples of 5 %."""
@@ -38,16 +36,11 @@ async def run(server: Running, models: Path, *arguments: str, local: bool = Fals
 
 async def answered(server: Running, selector: str = "", model: str = "m") -> dict[str, int]:
     """Sends requests of a selector; returns the percents that each version answered, none where it is refused."""
-    async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
-        stub = PredictionServiceStub(channel)
-        request = v1.PredictRequest(model=model, version=selector, inputs=[X])
-        try:
-            answers = [await stub.Predict(request) for _ in range(ASKED)]
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.NOT_FOUND:
-                return {}
-            raise
-    seen = Counter(answer.route.version for answer in answers)
+    items = await send(server, [""] * ASKED, selector, model)
+    if all(item.error.code == grpc.StatusCode.NOT_FOUND.value[0] for item in items):
+        return {}
+    assert not any(item.HasField("error") for item in items), items
+    seen = Counter(item.response.route.version for item in items)
     return {version: count * 100 // ASKED for version, count in seen.items()}
 
 
@@ -57,6 +50,7 @@ async def until_answered(server: Running, expected: dict[str, int], selector: st
     for _ in range(200):
         if (seen := await answered(server, selector, model)) == expected:
             return
+        await asyncio.sleep(0.02)
     raise AssertionError(seen)
 
 

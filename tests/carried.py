@@ -193,3 +193,13 @@ async def carried(
     finally:
         await listener.stop(0.0)
         threads.shutdown()
+
+
+async def listens(address: Address) -> bool:
+    """Tells whether somebody takes connections."""
+    try:
+        _, writer = await asyncio.open_connection(address.host, address.port)
+    except ConnectionRefusedError:
+        return False
+    writer.close()
+    return True

@@ -3,27 +3,23 @@
 import functools
 import gc
 import os
-import shutil
 import signal
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import hypothesis
-import onnx
 import pytest
-from semver import Version
+import pytest_asyncio
 
 from order import scheduler, sort_key, workers
+from published import Publish, PublishedRepositories
 from turnout.app import Running, running
 from turnout.config import Address, Drain, Settings
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
 from turnout.rollout.clock import SYSTEM_CLOCK, Clock
-from turnout.routing.declarations import Declarer
 from turnout.serving.sandbox.fork_server import SHARED, ForkServer, start_processes
 from turnout.serving.sandbox.processes import Processes
 from turnout.state.engine import sqlite_url
@@ -61,7 +57,6 @@ GPU_TESTS = Path(__file__).parent / "gpu"
 TRANSPORTS = ("h2corn", "grpcio")
 """What may carry the calls of the data listener, the default first."""
 
-Publish = Callable[..., str]
 StartServer = Callable[..., Awaitable[Running]]
 
 
@@ -78,8 +73,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Runs the tests marked `both_transports` once for each transport of the data listener."""
-    if metafunc.definition.get_closest_marker("both_transports") and "data_transport" in metafunc.fixturenames:
-        metafunc.parametrize("data_transport", TRANSPORTS, indirect=True)
+    if metafunc.definition.get_closest_marker("both_transports"):
+        for fixture, scope in (("data_transport", "function"), ("module_transport", "module")):
+            if fixture in metafunc.fixturenames:
+                metafunc.parametrize(fixture, TRANSPORTS, indirect=True, scope=scope)
 
 
 def pytest_collection_finish() -> None:
@@ -145,32 +142,16 @@ def empty_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory, empty_state: Path) -> PublishedRepositories:
+    """What tests have published, to be copied where others publish the very same."""
+    return PublishedRepositories(tmp_path_factory.mktemp("published"), empty_state)
+
+
 @pytest.fixture
-def publish_model(models: Path, tmp_path: Path, empty_state: Path) -> Publish:
+def publish_model(models: Path, tmp_path: Path, published: PublishedRepositories) -> Publish:
     """Publishes `model` (a ModelProto, or the path of a file) as NAME VERSION, released unless told otherwise."""
-    state, state_url = models / ".turnout" / "state.db", Settings(models=models).state_url
-
-    def publish_one(
-        name: str, version: str, model: onnx.ModelProto | Path, *, release: bool = True, **more: Any
-    ) -> str:
-        if isinstance(model, onnx.ModelProto):
-            path = tmp_path / f"{name}-{version}.onnx"
-            onnx.save(model, path)
-        else:
-            path = model
-        repository = Repository(models)
-        exact = Version.parse(version)
-        result = publish(repository, PublishRequest(name, exact, path, **more))
-        if release:
-            if not state.exists():
-                # As the store would make it, in a tenth of the CPU: hundreds of tests begin so.
-                state.parent.mkdir(mode=0o700, exist_ok=True)
-                shutil.copy(empty_state, state)
-            with StateStore.open(state_url) as store:
-                Declarer(repository, store).release(name, exact, actor="test", reason="")
-        return result.digest
-
-    return publish_one
+    return published.publisher(models, tmp_path)
 
 
 def make_settings(models: Path, **settings: Any) -> Settings:
@@ -187,9 +168,9 @@ def data_transport(request: pytest.FixtureRequest) -> str:
     return str(getattr(request, "param", TRANSPORTS[0]))
 
 
-@pytest.fixture
-async def start_server(models: Path, data_transport: str) -> AsyncIterator[StartServer]:
-    """Starts real servers in this process, on free ports, and stops them at the end of the test."""
+@asynccontextmanager
+async def starting(models: Path, data_transport: str) -> AsyncIterator[StartServer]:
+    """Starts real servers in this process, on free ports, and stops them at the end."""
     async with AsyncExitStack() as stack:
 
         async def start(*, wait: bool = True, clock: Clock = SYSTEM_CLOCK, **settings: Any) -> Running:
@@ -200,4 +181,36 @@ async def start_server(models: Path, data_transport: str) -> AsyncIterator[Start
                 await server.services.catalog.wait_for(lambda snapshot: snapshot.complete)
             return server
 
+        yield start
+
+
+@pytest.fixture
+async def start_server(models: Path, data_transport: str) -> AsyncIterator[StartServer]:
+    """Starts real servers in this process, on free ports, and stops them at the end of the test."""
+    async with starting(models, data_transport) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def module_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of a model repository that the tests of a module only read; empty at first."""
+    return tmp_path_factory.mktemp("module") / "models"
+
+
+@pytest.fixture(scope="module")
+def publish_for_module(module_models: Path, published: PublishedRepositories) -> Publish:
+    """As `publish_model`, for all tests of a module."""
+    return published.publisher(module_models, module_models.parent)
+
+
+@pytest.fixture(scope="module")
+def module_transport(request: pytest.FixtureRequest) -> str:
+    """As `data_transport`, for all tests of a module."""
+    return str(getattr(request, "param", TRANSPORTS[0]))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def start_server_for_module(module_models: Path, module_transport: str) -> AsyncIterator[StartServer]:
+    """As `start_server`, for all tests of a module: they run on the event loop of the module."""
+    async with starting(module_models, module_transport) as start:
         yield start

@@ -7,7 +7,7 @@ lose what comes after a GOAWAY.
 import asyncio
 import contextlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, TypeAlias
@@ -38,6 +38,16 @@ BOUND = 20.0
 def message(payload: bytes, compressed: int = 0) -> bytes:
     """Returns a message as gRPC frames it: a flag, the length, the bytes."""
     return struct.pack(">BI", compressed, len(payload)) + payload
+
+
+def messages(body: bytes) -> Iterator[bytes]:
+    """Yields the messages of a body, none of them compressed."""
+    at = 0
+    while at < len(body):
+        compressed, length = struct.unpack_from(">BI", body, at)
+        assert not compressed
+        yield body[at + 5 : at + 5 + length]
+        at += 5 + length
 
 
 @dataclass

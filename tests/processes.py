@@ -115,6 +115,8 @@ def _forking() -> ForkServerContext:
     context.set_forkserver_preload(["forked"])
     before = dict(os.environ)
     os.environ.update(CHILD_ENVIRONMENT)  # or libraries start threads there
+    # Python 3.11 hands its path over and does not use it: nothing would be found there, and nothing be said of it.
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     try:
         forkserver.ensure_running()
     finally:

@@ -89,6 +89,6 @@ async def settled(server: Running, version: str, copies: int, worst: int = 0) ->
     deadline = time.monotonic() + LIMIT_SECONDS
     while accounted(told := await report(server, version, worst)) < copies:
         assert time.monotonic() < deadline, told
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.1)
     assert accounted(told) == copies
     return told

@@ -10,10 +10,8 @@ import ssl
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cryptography import x509
-
 from turnout_client.errors import TurnoutClientError, Unavailable
-from turnout_client.tls import Tls
+from turnout_client.tls import ClosedOnReset, Tls
 
 _SECONDS = 1.0
 """What each step may take: this runs after a call has failed."""
@@ -139,6 +137,8 @@ def _of_alert(reason: str, tls: Tls) -> str:
 def _own_certificate(tls: Tls) -> str:
     if not tls.cert:
         return "it may require a client certificate (cert and key of Tls, --tls-cert and --tls-key)"
+    from cryptography import x509  # 25 ms of CPU, for what seldom happens
+
     own = f"the client certificate in {tls.cert}"
     ends = x509.load_pem_x509_certificate(Path(tls.cert).read_bytes()).not_valid_after_utc
     if ends < datetime.now(UTC):
@@ -157,6 +157,7 @@ def _plain_server(host: str, port: int, where: str) -> str:
 
 def _speaks_tls(host: str, port: int) -> bool:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.sslsocket_class = ClosedOnReset
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # nothing is sent: all that is asked is whether the other side shakes hands
     with socket.create_connection((host, port), _SECONDS) as plain:

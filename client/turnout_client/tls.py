@@ -1,11 +1,12 @@
 """Who the server has to be, and who the client is, where they speak TLS."""
 
+import errno
 import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import grpc
 
@@ -18,6 +19,21 @@ VARIABLES = {
     "server_name": "TURNOUT_TLS_SERVER_NAME",
 }
 """The environment variable of each attribute of `Tls`."""
+
+
+class ClosedOnReset(ssl.SSLSocket):
+    """A socket that is closed where the other side reset the connection before the handshake.
+
+    `SSLContext.wrap_socket` takes the descriptor over, finds that nobody is connected, and raises without closing it.
+    """
+
+    def getpeername(self) -> Any:
+        """As any socket's."""
+        try:
+            return super().getpeername()
+        except OSError as error:
+            self.close()
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +97,7 @@ class Tls:
             ValueError: As `credentials`.
         """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.sslsocket_class = ClosedOnReset
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # as gRPC's: what is in the file need not be a root
         context.set_alpn_protocols(["h2"])
         if self.ca:

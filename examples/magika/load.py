@@ -20,8 +20,6 @@ USERS = 500
 UNANSWERED = "UNANSWERED"
 """Stands for the status of a request that still waited when the load had ended."""
 
-_GRACE = 5.0
-
 
 @dataclass(frozen=True, slots=True)
 class Upload:
@@ -60,14 +58,20 @@ class Got:
 class Load:
     """Sends requests from a thread of its own for as long as the context is entered.
 
-    Leaving it waits some seconds for what is under way, and gives up on what has no answer then.
+    Leaving it waits for what is under way, and gives up on what has no answer after some seconds.
 
     Attributes:
         got: What came of the requests, in the order in which they ended.
     """
 
     def __init__(
-        self, address: str, uploads: Sequence[Upload], rate: float, in_flight: int = 8, patience: float = 10.0
+        self,
+        address: str,
+        uploads: Sequence[Upload],
+        rate: float,
+        in_flight: int = 8,
+        patience: float = 10.0,
+        grace: float = 5.0,
     ) -> None:
         """Prepares the clients.
 
@@ -77,10 +81,11 @@ class Load:
             rate: Requests a second, where the machine can keep up.
             in_flight: Most requests under way; beyond that the clients wait, so that a busy machine is not flooded.
             patience: Seconds that a client waits for an answer.
+            grace: Seconds that those under way are waited for at the end.
         """
         self.got: list[Got] = []
         self._address, self._uploads = address, uploads
-        self._rate, self._in_flight, self._patience = rate, in_flight, patience
+        self._rate, self._in_flight, self._patience, self._grace = rate, in_flight, patience, grace
         self._draw = random.Random(0)  # noqa: S311 - nobody is to be kept from guessing it
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="load")
@@ -112,7 +117,7 @@ class Load:
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
             if tasks:
-                _, late = await asyncio.wait(tasks, timeout=_GRACE)
+                _, late = await asyncio.wait(tasks, timeout=self._grace)
                 for task in late:
                     task.cancel()
                 await asyncio.gather(*late, return_exceptions=True)

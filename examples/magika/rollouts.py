@@ -209,7 +209,9 @@ def uploads() -> Sequence[Upload]:
 
 def load_of(server: Server, scene: Scene) -> Load:
     """Returns the load that a scene is played under."""
-    return Load(server.grpc, uploads(), scene.rate, scene.in_flight, scene.patience)
+    # What hangs keeps every core busy for as long as it is waited for.
+    grace = 1.0 if scene.lasting else 5.0
+    return Load(server.grpc, uploads(), scene.rate, scene.in_flight, scene.patience, grace)
 
 
 def play(server: Server, scene: Scene) -> Outcome:

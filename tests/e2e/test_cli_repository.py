@@ -326,8 +326,27 @@ def test_doctor_ends_with_1_where_something_configured_is_missing(shell: Shell) 
     assert "unknown key 'nonsense'" in shell.run("doctor", code=1).stdout
 
 
+def test_commands_on_a_repository_import_nothing_that_serves(shell: Shell) -> None:
+    shell.publish("m", "1.0.0")
+    heavy = {"onnxruntime", "onnx", "prometheus_client", "structlog", "turnout.serving.inference", "turnout.app"}
+    commands = [("release", "m@1.0.0"), ("tag", "m", "stable", "1.0.0"), ("models",), ("show", "m"), ("log",)]
+    code = f"""
+import sys
+from turnout.cli.main import application
+for arguments in {commands}:
+    try:
+        application()(arguments)
+    except SystemExit as end:
+        assert not end.code, arguments
+    assert not {heavy} & set(sys.modules), (arguments, {heavy} & set(sys.modules))
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=shell.folder, env=shell.environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_help_and_version_are_quick_since_nothing_heavy_is_imported(shell: Shell) -> None:
-    heavy = {"onnxruntime", "grpc", "numpy", "sqlalchemy", "pydantic"}
+    heavy = {"onnxruntime", "grpc", "numpy", "sqlalchemy", "pydantic", "asyncio"}
     code = f"import sys, turnout.cli.main; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -19,6 +19,7 @@ from turnout.registry.repository import Repository
 from turnout.registry.signing import PrivateKey
 from turnout.routing.adoption import Recorder
 from turnout.routing.declarations import Declarer
+from turnout.serving.sandbox.processes import CHILD_ENVIRONMENT
 from turnout.state.store import StateStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -32,10 +33,10 @@ RUN_NOTHING = "".join(
 
 WHO = {"actor": "ada", "reason": ""}
 
-# What follows forks off one process that has imported everything: a process of its own for each of a hundred runs would
-# import for a hundred seconds. Nothing runs in the parent that could not be forked, ONNX Runtime's threads above all.
+# What follows forks off one process that has imported everything, and has done each thing once: a process for each of a
+# hundred runs would import for a hundred seconds. Nothing in the parent starts a thread.
 COMMON = """
-import contextlib, importlib, io, json, os, signal, sys
+import contextlib, io, json, os, signal, sys
 from pathlib import Path
 import onnxruntime
 from sqlalchemy import Engine, event
@@ -79,14 +80,9 @@ def end(child):
     _, status = os.waitpid(pid, 0)
     return json.loads(text) if text else {"killed": os.WTERMSIG(status)}
 
-def import_what(work):
-    # What the work of a child imported is imported here, so that no later child has to.
-    def run():
-        work()
-        return sorted(sys.modules)
-    for name in end(in_child(run)):
-        if name not in sys.modules and name != "__mp_main__":
-            importlib.import_module(name)
+def alone():
+    # What a process does once, such as its imports, was done in this one, and no child has to do it again.
+    assert len(os.listdir("/proc/self/task")) == 1, "this process has threads, which no fork survives"
 """
 
 # A step is whatever changes something that outlives the process: a file of the repository, or a row of the state store.
@@ -131,7 +127,7 @@ def publishing(root, die_at):
         sys.addaudithook(audited)
         event.listen(Engine, "before_cursor_execute", executed)
         event.listen(Engine, "commit", lambda c: step("commit"))
-        code, out, err = command("publish", "m", "1.0.0", source, *store_of(root), "--sign-key", key, "--release")
+        code, out, err = command(*publish_arguments(root))
         return {"code": code, "err": err, "steps": len(steps)}
     return run
 
@@ -143,12 +139,14 @@ def afterwards(root):
     # In one process, which is another than the one that died.
     return {"seen": look(root), "again": publishing(root, 0)(), "final": look(root)}
 
-def all_of_it():
-    publishing(folder / "first", 0)()
-    look(folder / "first")
+def publish_arguments(root):
+    return "publish", "m", "1.0.0", source, *store_of(root), "--sign-key", key, "--release"
 
 copy(folder / "first")
-import_what(all_of_it)
+code, out, err = command(*publish_arguments(folder / "first"))
+assert code == 0, err
+assert look(folder / "first")["ok"]
+alone()
 die_at = 0
 while True:
     die_at += 1
@@ -191,6 +189,12 @@ def mover(name):
         return won
     return run
 
+warm = ("--models", folder / "warm", "--state", f"sqlite:///{folder}/warm.db")
+assert command("publish", "m", "1.0.0", folder / "0.onnx", *warm)[0] == 0
+assert command("tag", "m", "stable", "1.0.0", *warm)[0] == 0
+if state.startswith("postgresql"):
+    import sqlalchemy.dialects.postgresql.psycopg
+alone()
 publishers = [in_child(publisher(number)) for number in range(20)]
 movers = [in_child(mover(name)) for name in ("left", "right")]
 os.close(START[1])
@@ -201,8 +205,9 @@ print(json.dumps({"publishers": [end(c) for c in publishers], "movers": [end(c) 
 
 def run(program: str, *arguments: str | Path) -> list[dict]:
     done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, timeout=580
-    )
+        [sys.executable, "-c", program, *map(str, arguments)],
+        env=os.environ | CHILD_ENVIRONMENT, capture_output=True, text=True, timeout=580,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 

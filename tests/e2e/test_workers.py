@@ -31,7 +31,7 @@ from turnout.state.store import StateStore
 from turnout_client import Client, Unavailable
 from turnout_proto.v1 import activity_pb2, control_pb2_grpc, traffic_pb2
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # among the first: one worker has all of it, for a minute
 
 X = np.ones((1, 4), np.float32)
 OPENMETRICS = {"Accept": "application/openmetrics-text;version=1.0.0"}
@@ -57,11 +57,11 @@ def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProc
         yield server
 
 
-def until(true: Callable[[], object], seconds: float = 60) -> None:
+def until(true: Callable[[], object], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(0.1)  # what is waited for may take CPU to tell, on a machine that has none to spare
 
 
 def ready(server: Server) -> bool:

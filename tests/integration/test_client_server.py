@@ -4,6 +4,7 @@ import asyncio
 
 import numpy as np
 import pytest
+import pytest_asyncio
 
 from client_faults import AnyClient
 from onnx_models import matmul, scaled, slow, string_identity
@@ -19,6 +20,9 @@ from turnout_client import (
 )
 
 pytestmark = pytest.mark.both_transports
+
+one_server = pytest.mark.asyncio(loop_scope="module")
+"""Of tests that change nothing on the server which they share."""
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
 
@@ -41,9 +45,22 @@ def connect(kind, transport):
     return to
 
 
-async def test_versions_answer_side_by_side(publish_model, start_server, connect) -> None:
-    digests = {v: publish_model("m", v, scaled(float(v[0]))) for v in ("1.0.0", "1.10.0", "3.2.0")}
-    async with connect(await start_server(), version="^1") as client:
+@pytest.fixture(scope="module")
+def digests(publish_for_module):
+    """Publishes what the tests ask that change nothing; of `m` the digests, by version."""
+    publish_for_module("double", "1.0.0", scaled(2))
+    publish_for_module("words", "1.0.0", string_identity())
+    return {v: publish_for_module("m", v, scaled(float(v[0]))) for v in ("1.0.0", "1.10.0", "3.2.0")}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(digests, start_server_for_module):
+    return await start_server_for_module()
+
+
+@one_server
+async def test_versions_answer_side_by_side(digests, server, connect) -> None:
+    async with connect(server, version="^1") as client:
         for version, answers in (
             (None, "1.10.0"),
             ("", "3.2.0"),
@@ -58,34 +75,34 @@ async def test_versions_answer_side_by_side(publish_model, start_server, connect
             np.testing.assert_array_equal(prediction["y"], float(answers[0]) * X)
 
 
-async def test_many_predictions_at_once_each_get_their_own(publish_model, start_server, connect) -> None:
-    publish_model("m", "1.0.0", scaled(2))
-    async with connect(await start_server()) as client:
-        answers = await asyncio.gather(*(client.predict("m", {"x": X + n}) for n in range(200)))
+@one_server
+async def test_many_predictions_at_once_each_get_their_own(server, connect) -> None:
+    async with connect(server) as client:
+        answers = await asyncio.gather(*(client.predict("double", {"x": X + n}) for n in range(200)))
     for n, answer in enumerate(answers):
         np.testing.assert_array_equal(answer["y"], 2 * (X + n))
 
 
-async def test_text_goes_in_and_comes_out(publish_model, start_server, connect) -> None:
-    publish_model("words", "1.0.0", string_identity())
-    async with connect(await start_server()) as client:
+@one_server
+async def test_text_goes_in_and_comes_out(server, connect) -> None:
+    async with connect(server) as client:
         prediction = await client.predict("words", {"x": ["a", "žluť", ""]})
     assert prediction["y"].tolist() == ["a", "žluť", ""]
 
 
-async def test_what_is_wrong_with_an_input_is_told_field_by_field(publish_model, start_server, connect) -> None:
-    publish_model("m", "1.0.0", scaled(1))
-    async with connect(await start_server()) as client:
+@one_server
+async def test_what_is_wrong_with_an_input_is_told_field_by_field(server, connect) -> None:
+    async with connect(server) as client:
         with pytest.raises(InvalidArgument) as caught:
-            await client.predict("m", {"x": X.astype(np.float64)})
+            await client.predict("double", {"x": X.astype(np.float64)})
         (violation,) = caught.value.violations
         assert violation.field == "inputs.x"
         assert violation.description == "expected x: float32[batch, 4], got float64[2, 4]"
         with pytest.raises(InvalidArgument) as caught:
-            await client.predict("m", {"x": X}, version="^^1")
+            await client.predict("double", {"x": X}, version="^^1")
         assert [violation.field for violation in caught.value.violations] == ["version"]
         with pytest.raises(NotFound, match=r"1\.0\.0"):
-            await client.predict("m", {"x": X}, version="2.0.0")
+            await client.predict("double", {"x": X}, version="2.0.0")
 
 
 async def test_a_deadline_holds_on_both_sides(publish_model, start_server, connect) -> None:

@@ -3,12 +3,13 @@
 import ml_dtypes
 import numpy as np
 import pytest
+import pytest_asyncio
 from onnx import TensorProto
 
 from onnx_models import add_with_default, bfloat16_cast, identity, scalar, string_identity
 from wire import outputs_of, request, stub_of
 
-pytestmark = pytest.mark.both_transports
+pytestmark = [pytest.mark.both_transports, pytest.mark.asyncio(loop_scope="module")]
 
 TYPES = {
     TensorProto.BOOL: np.bool_,
@@ -27,64 +28,75 @@ TYPES = {
 }
 
 
-@pytest.mark.parametrize("element", TYPES, ids=lambda element: TensorProto.DataType.Name(element))
+NAMES = {element: TensorProto.DataType.Name(element).lower() for element in TYPES}
+
+every_type = pytest.mark.parametrize("element", TYPES, ids=lambda element: TensorProto.DataType.Name(element))
+
+
+@pytest.fixture(scope="module")
+def all_models(publish_for_module) -> None:
+    """What is sent to one is nothing to the others."""
+    for element, name in NAMES.items():
+        publish_for_module(name, "1.0.0", identity(element))
+        publish_for_module(f"{name}-scalar", "1.0.0", identity(element, []))
+    for name, model in (
+        ("strings", string_identity()),
+        ("scalar", scalar()),
+        ("casts", bfloat16_cast()),
+        ("default", add_with_default()),
+    ):
+        publish_for_module(name, "1.0.0", model)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stub(all_models, start_server_for_module):
+    async with stub_of(await start_server_for_module()) as stub:
+        yield stub
+
+
+@every_type
 @pytest.mark.parametrize("rows", [0, 1, 3])
-async def test_a_tensor_comes_back_as_it_was(publish_model, start_server, element, rows) -> None:
-    publish_model("m", "1.0.0", identity(element))
+async def test_a_tensor_comes_back_as_it_was(stub, element, rows) -> None:
     sent = (np.arange(rows * 4) % 2).reshape(rows, 4).astype(TYPES[element])
-    async with stub_of(await start_server()) as stub:
-        answer = await stub.Predict(request("m", x=sent))
+    answer = await stub.Predict(request(NAMES[element], x=sent))
     (got,) = outputs_of(answer).values()
     assert got.dtype == sent.dtype
     np.testing.assert_array_equal(got, sent)
 
 
-async def test_strings_come_back_as_they_were(publish_model, start_server) -> None:
-    model = string_identity()
-    publish_model("m", "1.0.0", model)
-    name, shape = model.graph.input[0].name, [2 for _ in model.graph.input[0].type.tensor_type.shape.dim]
-    sent = np.full(shape, "grün — 緑", dtype=object)
-    async with stub_of(await start_server()) as stub:
-        answer = await stub.Predict(request("m", **{name: sent}))
+async def test_strings_come_back_as_they_were(stub) -> None:
+    (spec,) = string_identity().graph.input
+    sent = np.full([2 for _ in spec.type.tensor_type.shape.dim], "grün — 緑", dtype=object)
+    answer = await stub.Predict(request("strings", **{spec.name: sent}))
     (got,) = outputs_of(answer).values()
     np.testing.assert_array_equal(got, sent)
 
 
-@pytest.mark.parametrize("element", TYPES, ids=lambda element: TensorProto.DataType.Name(element))
-async def test_a_scalar_of_any_type_stays_one(publish_model, start_server, element) -> None:
-    publish_model("m", "1.0.0", identity(element, []))
-    async with stub_of(await start_server()) as stub:
-        answer = await stub.Predict(request("m", x=np.array(1, TYPES[element])))
+@every_type
+async def test_a_scalar_of_any_type_stays_one(stub, element) -> None:
+    answer = await stub.Predict(request(f"{NAMES[element]}-scalar", x=np.array(1, TYPES[element])))
     (got,) = outputs_of(answer).values()
     assert (got.dtype, got.shape, got) == (np.dtype(TYPES[element]), (), 1)
 
 
-async def test_a_scalar_stays_one(publish_model, start_server) -> None:
-    model = scalar()
-    publish_model("m", "1.0.0", model)
-    names = [i.name for i in model.graph.input]
-    async with stub_of(await start_server()) as stub:
-        answer = await stub.Predict(request("m", **{name: np.float32(2) for name in names}))
+async def test_a_scalar_stays_one(stub) -> None:
+    names = [i.name for i in scalar().graph.input]
+    answer = await stub.Predict(request("scalar", **{name: np.float32(2) for name in names}))
     assert all(array.shape == () for array in outputs_of(answer).values())
 
 
-async def test_bfloat16_runs_inside_the_model(publish_model, start_server) -> None:
-    model = bfloat16_cast()
-    publish_model("m", "1.0.0", model)
-    spec = model.graph.input[0]
+async def test_bfloat16_runs_inside_the_model(stub) -> None:
+    (spec,) = bfloat16_cast().graph.input
     dtype = TYPES[spec.type.tensor_type.elem_type]
     sent = np.ones([2 for _ in spec.type.tensor_type.shape.dim], dtype)
-    async with stub_of(await start_server()) as stub:
-        answer = await stub.Predict(request("m", **{spec.name: sent}))
+    answer = await stub.Predict(request("casts", **{spec.name: sent}))
     (got,) = outputs_of(answer).values()
     np.testing.assert_array_equal(got.astype(np.float32), np.ones_like(got, np.float32))
 
 
-async def test_an_input_with_a_default_may_be_left_out(publish_model, start_server) -> None:
-    publish_model("m", "1.0.0", add_with_default())
+async def test_an_input_with_a_default_may_be_left_out(stub) -> None:
     x = np.zeros((2, 3), np.float32)
-    async with stub_of(await start_server()) as stub:
-        default = await stub.Predict(request("m", x=x))
-        given = await stub.Predict(request("m", x=x, bias=np.full(3, 7, np.float32)))
+    default = await stub.Predict(request("default", x=x))
+    given = await stub.Predict(request("default", x=x, bias=np.full(3, 7, np.float32)))
     np.testing.assert_array_equal(outputs_of(given)["y"], x + 7)
     assert not np.array_equal(outputs_of(default)["y"], x + 7)

@@ -70,7 +70,7 @@ def by_lane(server: Running) -> Callable[[int], v1.PredictRequest]:
 
 
 async def test_two_lanes_of_the_baseline_are_compared_and_no_other_models(serve) -> None:
-    server = await serve(m=0.25)
+    server = await serve(m=0.5)
     async with clients(server, Lookups()):
         first, second = await grown(server, 600)
     assert first == pytest.approx(second, rel=0.1), "equal shares"
@@ -91,7 +91,7 @@ async def test_errors_of_both_lanes_alike_are_no_alarm(serve) -> None:
 
 
 async def test_a_lane_that_fails_more_is_an_alarm_and_the_next_comparison_begins(serve) -> None:
-    server = await serve(m=0.25)
+    server = await serve(m=0.5)
     async with clients(server, Lookups()):
         await grown(server, 10)
     async with clients(server, by_lane(server)) as seen:
@@ -105,7 +105,7 @@ async def test_a_lane_that_fails_more_is_an_alarm_and_the_next_comparison_begins
 
 
 async def test_a_rollout_goes_first_and_the_meter_goes_on_with_the_new_baseline(serve) -> None:
-    server = await serve(m=0.25)
+    server = await serve(m=0.5)
     async with clients(server, Lookups()) as seen:
         await grown(server, 10)
         await start(server, "1.1.0", CAREFREE | {"watch_s": 0.3})

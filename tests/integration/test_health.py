@@ -5,6 +5,7 @@ import contextlib
 
 import grpc
 import pytest
+import pytest_asyncio
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -20,6 +21,9 @@ from turnout.rpc.health import HealthServicer
 from wire import X, refusal
 
 pytestmark = pytest.mark.both_transports
+
+one_server = pytest.mark.asyncio(loop_scope="module")
+"""Of tests that change nothing on the server which they share."""
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -44,21 +48,29 @@ ON_CONTROL_ONLY = {"grpc.channelz.v1.Channelz", "turnout.v1.ControlService", "tu
 UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
+@pytest.fixture(scope="module")
+def all_models(publish_for_module) -> None:
+    publish_for_module("m", "1.0.0", scaled(2))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(all_models, start_server_for_module):
+    return await start_server_for_module()
+
+
+@one_server
 @pytest.mark.parametrize(
     "service", ["", "turnout.v1.PredictionService", "inference.GRPCInferenceService", "model:m", "model:m@^1"]
 )
-async def test_what_answers_is_serving(publish_model, start_server, service) -> None:
-    publish_model("m", "1.0.0", scaled(1))
-    server = await start_server()
+async def test_what_answers_is_serving(server, service) -> None:
     async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
         answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service))
     assert answer.status == SERVING
 
 
+@one_server
 @pytest.mark.parametrize("service", ["nobody", "model:q", "model:m@^2", "model:m@^^"])
-async def test_a_name_that_nothing_has_is_an_error_to_check(publish_model, start_server, service) -> None:
-    publish_model("m", "1.0.0", scaled(1))
-    server = await start_server()
+async def test_a_name_that_nothing_has_is_an_error_to_check(server, service) -> None:
     async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         refused = await refusal(stub.Check(health_pb2.HealthCheckRequest(service=service)))
@@ -102,12 +114,9 @@ async def test_a_change_between_a_look_and_the_wait_for_the_next_is_told(publish
     watch.cancel()
 
 
+@one_server
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
-async def test_every_service_that_reflection_lists_is_described_and_can_be_called(
-    publish_model, start_server, version
-) -> None:
-    publish_model("m", "1.0.0", scaled(1))
-    server = await start_server()
+async def test_every_service_that_reflection_lists_is_described_and_can_be_called(server, version) -> None:
     for address in (server.grpc, server.control):
         async with grpc.aio.insecure_channel(str(address)) as channel, asyncio.timeout(20):
             reflect = Reflection(channel, version)
@@ -125,9 +134,8 @@ async def test_every_service_that_reflection_lists_is_described_and_can_be_calle
                     assert await call.code() in known, (name, method.name)
 
 
-async def test_a_client_that_knows_nothing_but_reflection_runs_a_model(publish_model, start_server) -> None:
-    publish_model("m", "1.0.0", scaled(2))
-    server = await start_server()
+@one_server
+async def test_a_client_that_knows_nothing_but_reflection_runs_a_model(server) -> None:
     async with grpc.aio.insecure_channel(str(server.grpc)) as channel, asyncio.timeout(20):
         service = await Reflection(channel, "v1").described("inference.GRPCInferenceService")
         method = service.methods_by_name["ModelInfer"]
@@ -140,6 +148,7 @@ async def test_a_client_that_knows_nothing_but_reflection_runs_a_model(publish_m
     assert response.raw_output_contents[0] == (X * 2).tobytes()
 
 
+@one_server
 @pytest.mark.parametrize(
     ("asked", "code"),
     [
@@ -151,9 +160,7 @@ async def test_a_client_that_knows_nothing_but_reflection_runs_a_model(publish_m
         (Question(), grpc.StatusCode.INVALID_ARGUMENT),
     ],
 )  # fmt: skip
-async def test_reflection_says_what_it_does_not_know_and_answers_on(publish_model, start_server, asked, code) -> None:
-    publish_model("m", "1.0.0", scaled(1))
-    server = await start_server()
+async def test_reflection_says_what_it_does_not_know_and_answers_on(server, asked, code) -> None:
     async with grpc.aio.insecure_channel(str(server.grpc)) as channel, asyncio.timeout(20):
         reflect = Reflection(channel, "v1")
         assert (await reflect.ask(asked)).error_response.error_code == code.value[0]
@@ -165,9 +172,8 @@ async def test_reflection_says_what_it_does_not_know_and_answers_on(publish_mode
             assert answer.HasField("file_descriptor_response"), symbol
 
 
-async def test_channelz_is_on_the_control_listener_only(publish_model, start_server) -> None:
-    publish_model("m", "1.0.0", scaled(1))
-    server = await start_server()
+@one_server
+async def test_channelz_is_on_the_control_listener_only(server) -> None:
     asked = channelz_pb2.GetServersRequest()
     async with grpc.aio.insecure_channel(str(server.control)) as channel:
         assert (await channelz_pb2_grpc.ChannelzStub(channel).GetServers(asked)).server

@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import orjson
 import pytest
+import pytest_asyncio
 from onnx import TensorProto
 
 from onnx_models import identity, scaled, string_identity
@@ -32,6 +33,9 @@ from turnout_proto.v1 import prediction_pb2 as pb
 from wire import X, outputs_of
 
 pytestmark = pytest.mark.both_transports
+
+one_server = pytest.mark.asyncio(loop_scope="module")
+"""Of tests that change nothing on the server which they share."""
 
 LIMITS = {"max_tensors": 4, "max_rank": 3, "max_name_bytes": 64, "max_elements": 1000, "max_strings": 500}
 LONG = "n" * 65
@@ -119,12 +123,16 @@ OIP = {
 }  # fmt: skip
 
 
-@pytest.fixture
-async def server(publish_model, start_server):
-    publish_model("f", "1.0.0", scaled(2))
-    publish_model("s", "1.0.0", string_identity())
-    publish_model("i", "1.0.0", identity(TensorProto.INT64, ["n"]))
-    return await start_server(limits=LIMITS, log={"level": "error"})
+@pytest.fixture(scope="module")
+def all_models(publish_for_module) -> None:
+    publish_for_module("f", "1.0.0", scaled(2))
+    publish_for_module("s", "1.0.0", string_identity())
+    publish_for_module("i", "1.0.0", identity(TensorProto.INT64, ["n"]))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(all_models, start_server_for_module):
+    return await start_server_for_module(limits=LIMITS, log={"level": "error"})
 
 
 async def answered(server, method, payload):
@@ -144,6 +152,7 @@ async def answered(server, method, payload):
     return "INVALID_ARGUMENT" if message else "OK", message
 
 
+@one_server
 @pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
 async def test_v1_refuses_what_is_beyond_the_limits(server, stream) -> None:
     for case, (message, field) in V1.items():
@@ -157,6 +166,7 @@ async def test_v1_refuses_what_is_beyond_the_limits(server, stream) -> None:
         assert "expected at most" in text, (case, text)
 
 
+@one_server
 @pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
 async def test_the_open_inference_protocol_refuses_what_is_beyond_the_limits(server, stream) -> None:
     for case, (message, field) in OIP.items():
@@ -190,6 +200,7 @@ REST = {
 }
 
 
+@one_server
 async def test_http_refuses_what_is_beyond_the_limits(server) -> None:
     async with httpx.AsyncClient(base_url=f"http://{server.http}") as client:
         for case, (path, document, field) in REST.items():
@@ -245,6 +256,7 @@ async def test_what_is_within_the_limits_is_answered_whether_it_is_small_or_larg
         assert answer["outputs"]["y"] == list(words)
 
 
+@one_server
 @pytest.mark.parametrize("place", ["model", "input", "output", "string", "key", "id", "parameter", "selector"])
 async def test_a_lone_surrogate_is_the_callers_fault_wherever_it_stands(server, place) -> None:
     lone = "\ud83d"
@@ -363,6 +375,7 @@ class Expired(Call):
         return False
 
 
+@one_server
 async def test_a_large_request_whose_deadline_passed_is_not_decoded(server, monkeypatch) -> None:
     services, decoded = server.services, []
     monkeypatch.setattr(tensors, "decode", decoded.append)

@@ -3,14 +3,17 @@
 import asyncio
 import gzip
 import json
+import re
 import subprocess
 import zlib
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
@@ -22,6 +25,9 @@ from routing_wire import policy, put
 from turnout.config import Limits, Loading, Runtime
 
 CURL = program("curl", "curl")
+
+one_server = pytest.mark.asyncio(loop_scope="module")
+"""Of tests that change nothing on the server which they share."""
 
 X = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}
 
@@ -50,6 +56,23 @@ def binary_body(array: np.ndarray, datatype: str, **more: Any) -> tuple[bytes, d
     }
     text = json.dumps({"inputs": [tensor], **more}).encode()
     return text + raw, {"Inference-Header-Content-Length": str(len(text))}
+
+
+@pytest.fixture(scope="module")
+def digests(publish_for_module) -> Mapping[str, str]:
+    """Of the versions of `m`."""
+    publish_for_module("text", "1.0.0", string_identity())
+    publish_for_module("half", "1.0.0", identity(TensorProto.FLOAT16, ["batch", 2]))
+    publish_for_module("nan", "1.0.0", not_a_number())
+    publish_for_module("look-up", "1.0.0", look_up())
+    publish_for_module("one", "1.0.0", scaled(2))
+    publish_for_module("m", "2.0.0-rc.1+cpu", scaled(2), release=False)
+    return {version: publish_for_module("m", version, scaled(2)) for version in ("1.9.0", "1.10.0")}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(digests, start_server_for_module):
+    return await start_server_for_module()
 
 
 async def test_the_server_describes_itself_and_is_live_and_ready(publish_model, start_server) -> None:
@@ -134,6 +157,7 @@ async def test_an_answer_names_version_role_epoch_digest_and_id(publish_model, s
     assert (default.json()["model_version"], default.json()["parameters"]["turnout_role"]) == ("2.0.0", "baseline")
 
 
+@one_server
 @pytest.mark.parametrize(
     ("selector", "version"),
     [
@@ -147,20 +171,16 @@ async def test_an_answer_names_version_role_epoch_digest_and_id(publish_model, s
         ("2.0.0-rc.1+cpu", "2.0.0-rc.1+cpu"),
     ],
 )
-async def test_selectors_are_percent_decoded(publish_model, start_server, selector, version) -> None:
-    for one in ("1.9.0", "1.10.0"):
-        publish_model("m", one, scaled(2))
-    publish_model("m", "2.0.0-rc.1+cpu", scaled(2), release=False)
-
-    answer = await infer(await start_server(), f"m/versions/{selector}", body())
+async def test_selectors_are_percent_decoded(server, selector, version) -> None:
+    answer = await infer(server, f"m/versions/{selector}", body())
 
     assert answer.json()["model_version"] == version
 
 
-async def test_a_digest_is_a_selector(publish_model, start_server) -> None:
-    digest = publish_model("m", "1.0.0", scaled(2))
-    publish_model("m", "2.0.0", scaled(2))
-    assert (await infer(await start_server(), f"m/versions/{digest}", body())).json()["model_version"] == "1.0.0"
+@one_server
+async def test_a_digest_is_a_selector(digests, server) -> None:
+    for version, digest in digests.items():
+        assert (await infer(server, f"m/versions/{digest}", body())).json()["model_version"] == version
 
 
 @pytest.mark.parametrize("sent", ["parameter", "header"])
@@ -197,9 +217,8 @@ async def test_a_caller_may_ask_for_the_baseline(publish_model, start_server) ->
     assert wrong.status_code == 400
 
 
-async def test_binary_goes_in_and_comes_out(publish_model, start_server) -> None:
-    publish_model("half", "1.0.0", identity(TensorProto.FLOAT16, ["batch", 2]))
-    server = await start_server()
+@one_server
+async def test_binary_goes_in_and_comes_out(server) -> None:
     array = np.array([[1.5, -0.25]], np.float16)
     content, headers = binary_body(array, "FP16", parameters={"binary_data_output": True})
 
@@ -212,34 +231,34 @@ async def test_binary_goes_in_and_comes_out(publish_model, start_server) -> None
     np.testing.assert_array_equal(np.frombuffer(answer.content[end:], np.float16), array[0])
 
 
-async def test_an_output_that_json_cannot_hold_is_refused_in_words(publish_model, start_server) -> None:
-    publish_model("half", "1.0.0", identity(TensorProto.FLOAT16, ["batch", 2]))
+@one_server
+async def test_an_output_that_json_cannot_hold_is_refused_in_words(server) -> None:
     content, headers = binary_body(np.zeros((1, 2), np.float16), "FP16")
 
-    answer = await call(await start_server(), "POST", "/v2/models/half/infer", content=content, headers=headers)
+    answer = await call(server, "POST", "/v2/models/half/infer", content=content, headers=headers)
 
     assert answer.status_code == 400
     assert "binary_data" in answer.json()["error"]
 
 
-async def test_nan_is_a_string_in_json(publish_model, start_server) -> None:
-    publish_model("m", "1.0.0", not_a_number())
-    answer = await infer(await start_server(), "m", body())
+@one_server
+async def test_nan_is_a_string_in_json(server) -> None:
+    answer = await infer(server, "nan", body())
     assert "nan" in json.loads(answer.text, parse_constant=pytest.fail)["outputs"][0]["data"]
 
 
-async def test_text_comes_back(publish_model, start_server) -> None:
-    publish_model("text", "1.0.0", string_identity())
+@one_server
+async def test_text_comes_back(server) -> None:
     words = ["frog", "Gleis 9¾", "", "\u0000"]
     tensor = {"name": "x", "datatype": "BYTES", "shape": [4], "data": words}
-    answer = await infer(await start_server(), "text", {"inputs": [tensor]})
+    answer = await infer(server, "text", {"inputs": [tensor]})
     assert answer.json()["outputs"][0] == {"name": "y", "datatype": "BYTES", "shape": [4], "data": words}
 
 
-async def test_a_classification_is_the_highest_values_as_text(publish_model, start_server) -> None:
-    publish_model("m", "1.0.0", scaled(2))
+@one_server
+async def test_a_classification_is_the_highest_values_as_text(server) -> None:
     wanted = [{"name": "y", "parameters": {"classification": 2}}]
-    answer = await infer(await start_server(), "m", body(outputs=wanted))
+    answer = await infer(server, "one", body(outputs=wanted))
     (output,) = answer.json()["outputs"]
     assert (output["datatype"], output["data"]) == ("BYTES", ["8.000000:3", "6.000000:2"])
 
@@ -267,6 +286,15 @@ async def test_bodies_are_bounded(publish_model, start_server) -> None:
     assert (answer.status_code, answer.json()) == (400, {"error": "body: expected at most 1000 bytes"})
 
 
+async def refused(server) -> Counter[str]:
+    """How many requests were counted so far, by code, as it is scraped."""
+    counted = Counter[str]()
+    for line in (await call(server, "GET", "/metrics")).text.splitlines():
+        if found := re.match(r'turnout_requests_total\{.*code="([A-Z_]+)".*\} (.+)$', line):
+            counted[found[1]] += int(float(found[2]))
+    return counted
+
+
 REFUSED = {
     "unknown model": ("q", body(), 404),
     "unknown version": ("m/versions/9", body(), 404),
@@ -287,20 +315,18 @@ REFUSED = {
 }
 
 
+@one_server
 @pytest.mark.parametrize("case", REFUSED)
-async def test_what_cannot_be_answered_is_refused_and_counted(publish_model, start_server, case) -> None:
-    publish_model("m", "1.0.0", scaled(2))
+async def test_what_cannot_be_answered_is_refused_and_counted(server, case) -> None:
     path, document, status = REFUSED[case]
-    server = await start_server()
+    code = {400: "INVALID_ARGUMENT", 404: "NOT_FOUND", 501: "UNIMPLEMENTED"}[status]
+    before = (await refused(server))[code]
 
     answer = await infer(server, path, document)
 
     assert answer.status_code == status
     assert list(answer.json()) == ["error"]
-    code = {400: "INVALID_ARGUMENT", 404: "NOT_FOUND", 501: "UNIMPLEMENTED"}[status]
-    scrape = (await call(server, "GET", "/metrics")).text
-    counted = [line for line in scrape.splitlines() if line.startswith("turnout_requests_total")]
-    assert any(f'code="{code}"' in line and line.endswith(" 1") for line in counted)
+    assert (await refused(server))[code] == before + 1
 
 
 async def test_a_timeout_parameter_ends_the_wait(publish_model, start_server) -> None:
@@ -321,15 +347,16 @@ async def test_a_timeout_parameter_ends_the_wait(publish_model, start_server) ->
     assert (await blocker).status_code == 200
 
 
-async def test_a_failure_in_the_model_is_a_500_that_names_its_request(publish_model, start_server) -> None:
-    publish_model("m", "1.0.0", look_up())
+@one_server
+async def test_a_failure_in_the_model_is_a_500_that_names_its_request(server) -> None:
     document = {"id": "r-9", "inputs": [{"name": "index", "datatype": "INT64", "shape": [1], "data": [999]}]}
-    answer = await infer(await start_server(), "m", document)
+    answer = await infer(server, "look-up", document)
     assert answer.status_code == 500
     assert answer.json()["error"].endswith("(request r-9)")
     assert "/" not in answer.json()["error"]
 
 
+@one_server
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
@@ -343,18 +370,14 @@ async def test_a_failure_in_the_model_is_a_500_that_names_its_request(publish_mo
         ("GET", "/v2/logging", 501),
     ],
 )
-async def test_what_is_not_served_is_said_in_the_protocols_form(
-    publish_model, start_server, method, path, status
-) -> None:
-    publish_model("m", "1.0.0", scaled(2))
-    answer = await call(await start_server(), method, path)
+async def test_what_is_not_served_is_said_in_the_protocols_form(server, method, path, status) -> None:
+    answer = await call(server, method, path)
     assert (answer.status_code, list(answer.json())) == (status, ["error"])
 
 
+@one_server
 @needs(CURL, "curl")
-async def test_curl_works(publish_model, start_server) -> None:
-    publish_model("m", "1.0.0", scaled(2))
-    server = await start_server()
+async def test_curl_works(server) -> None:
     command = [CURL, "-sS", "-d", json.dumps(body()), f"http://{server.http}/v2/models/m/versions/%5E1/infer"]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["outputs"][0]["data"] == [2, 4, 6, 8]

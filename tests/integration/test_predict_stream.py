@@ -6,16 +6,36 @@ import time
 import grpc
 import numpy as np
 import pytest
+import pytest_asyncio
 from semver import Version
 
 from onnx_models import scaled, slow
-from turnout.config import Limits, Runtime
+from turnout.config import Limits, ModelOverrides, Runtime
 from turnout_proto.v1 import prediction_pb2 as pb
 from wire import X, outputs_of, request, stub_of
 
 pytestmark = pytest.mark.both_transports
 
+one_server = pytest.mark.asyncio(loop_scope="module")
+"""Of tests that change nothing on the server which they share."""
+
 THREADS = Runtime(inline_threshold_us=0, runners=2)
+
+
+@pytest.fixture(scope="module")
+def all_models(publish_for_module) -> None:
+    publish_for_module("fast", "1.0.0", scaled(3))
+    for name in ("slow", "two", "one"):
+        publish_for_module(name, "1.0.0", slow())
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stub(all_models, start_server_for_module):
+    """Of a server whose model `two` has two runners, and `one` one."""
+    one_runner = Runtime(runners=1, inline_threshold_us=0)
+    overrides = {"two": ModelOverrides(runtime=THREADS), "one": ModelOverrides(runtime=one_runner)}
+    async with stub_of(await start_server_for_module(model=overrides)) as stub:
+        yield stub
 
 
 def _item(model: str, request_id: str, timeout_ms: int = 0, version: str = "", **inputs) -> pb.PredictStreamRequest:
@@ -34,78 +54,72 @@ async def _read(stream, count: int) -> dict[str, pb.PredictStreamResponse]:
     return answers
 
 
-async def test_answers_bear_their_requests_id_whatever_the_order(publish_model, start_server) -> None:
-    publish_model("fast", "1.0.0", scaled(3))
-    publish_model("slow", "1.0.0", slow())
-    async with stub_of(await start_server()) as stub:
-        stream = stub.PredictStream()
-        await stream.write(_item("slow", "late", x=X, n=np.int64(20_000)))
-        for i in range(20):
-            await stream.write(_item("fast", f"r{i}", x=X + i))
-        first = await stream.read()
-        answers = await _read(stream, 20)
-        await stream.done_writing()
-        assert await stream.read() is grpc.aio.EOF
+@one_server
+async def test_answers_bear_their_requests_id_whatever_the_order(stub) -> None:
+    stream = stub.PredictStream()
+    await stream.write(_item("slow", "late", x=X, n=np.int64(20_000)))
+    for i in range(20):
+        await stream.write(_item("fast", f"r{i}", x=X + i))
+    first = await stream.read()
+    answers = await _read(stream, 20)
+    await stream.done_writing()
+    assert await stream.read() is grpc.aio.EOF
     assert first.request_id == "r0"
     for i in range(1, 20):
         np.testing.assert_array_equal(outputs_of(answers[f"r{i}"].response)["y"], 3 * (X + i))
     assert "late" in answers
 
 
-async def test_one_items_failure_is_its_own_status_and_not_the_streams_end(publish_model, start_server) -> None:
-    publish_model("m", "1.0.0", scaled(1))
-    async with stub_of(await start_server()) as stub:
-        stream = stub.PredictStream()
-        await stream.write(_item("nobody", "a", x=X))
-        await stream.write(_item("m", "b", version="^^", x=X))
-        await stream.write(_item("m", "c", x=X.astype(np.float64)))
-        await stream.write(_item("m", "", x=X))
-        await stream.write(pb.PredictStreamRequest())
-        await stream.write(_item("m", "d", x=X))
-        answers = await _read(stream, 6)
-        await stream.done_writing()
+@one_server
+async def test_one_items_failure_is_its_own_status_and_not_the_streams_end(stub) -> None:
+    stream = stub.PredictStream()
+    await stream.write(_item("nobody", "a", x=X))
+    await stream.write(_item("fast", "b", version="^^", x=X))
+    await stream.write(_item("fast", "c", x=X.astype(np.float64)))
+    await stream.write(_item("fast", "", x=X))
+    await stream.write(pb.PredictStreamRequest())
+    await stream.write(_item("fast", "d", x=X))
+    answers = await _read(stream, 6)
+    await stream.done_writing()
     codes = {name: answer.error.code for name, answer in answers.items()}
     assert codes["a"] == grpc.StatusCode.NOT_FOUND.value[0]
     assert codes["b"] == codes["c"] == codes[""] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
     assert answers["d"].WhichOneof("result") == "response"
 
 
-async def test_an_id_that_is_under_way_is_refused(publish_model, start_server) -> None:
-    publish_model("m", "1.0.0", slow())
-    async with stub_of(await start_server(runtime=THREADS)) as stub:
-        stream = stub.PredictStream()
-        await stream.write(_item("m", "a", x=X, n=np.int64(30_000)))
-        await stream.write(_item("m", "a", x=X, n=np.int64(1)))
-        refused = await stream.read()
-        answered = await stream.read()
-        await stream.done_writing()
+@one_server
+async def test_an_id_that_is_under_way_is_refused(stub) -> None:
+    stream = stub.PredictStream()
+    await stream.write(_item("two", "a", x=X, n=np.int64(30_000)))
+    await stream.write(_item("two", "a", x=X, n=np.int64(1)))
+    refused = await stream.read()
+    answered = await stream.read()
+    await stream.done_writing()
     assert refused.error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
     assert answered.WhichOneof("result") == "response"
 
 
-async def test_an_item_has_a_time_of_its_own(publish_model, start_server) -> None:
-    publish_model("m", "1.0.0", slow())
-    async with stub_of(await start_server(runtime=Runtime(runners=1, inline_threshold_us=0))) as stub:
-        stream = stub.PredictStream()
-        await stream.write(_item("m", "long", x=X, n=np.int64(40_000)))
-        await stream.write(_item("m", "short", timeout_ms=20, x=X, n=np.int64(2)))
-        answers = await _read(stream, 2)
-        await stream.done_writing()
+@one_server
+async def test_an_item_has_a_time_of_its_own(stub) -> None:
+    stream = stub.PredictStream()
+    await stream.write(_item("one", "long", x=X, n=np.int64(40_000)))
+    await stream.write(_item("one", "short", timeout_ms=20, x=X, n=np.int64(2)))
+    answers = await _read(stream, 2)
+    await stream.done_writing()
     assert answers["short"].error.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
     assert answers["long"].WhichOneof("result") == "response"
 
 
-async def test_a_cancelled_item_is_not_answered(publish_model, start_server) -> None:
-    publish_model("m", "1.0.0", slow())
-    async with stub_of(await start_server(runtime=Runtime(runners=1, inline_threshold_us=0))) as stub:
-        stream = stub.PredictStream()
-        await stream.write(_item("m", "first", x=X, n=np.int64(30_000)))
-        await stream.write(_item("m", "given up", x=X, n=np.int64(2)))
-        await stream.write(pb.PredictStreamRequest(cancel="given up"))
-        await stream.write(_item("m", "last", x=X, n=np.int64(3)))
-        answers = await _read(stream, 2)
-        await stream.done_writing()
-        assert await stream.read() is grpc.aio.EOF
+@one_server
+async def test_a_cancelled_item_is_not_answered(stub) -> None:
+    stream = stub.PredictStream()
+    await stream.write(_item("one", "first", x=X, n=np.int64(30_000)))
+    await stream.write(_item("one", "given up", x=X, n=np.int64(2)))
+    await stream.write(pb.PredictStreamRequest(cancel="given up"))
+    await stream.write(_item("one", "last", x=X, n=np.int64(3)))
+    answers = await _read(stream, 2)
+    await stream.done_writing()
+    assert await stream.read() is grpc.aio.EOF
     assert answers.keys() == {"first", "last"}
 
 
@@ -128,16 +142,15 @@ async def test_a_client_that_does_not_read_stops_itself_and_nobody_else(publish_
     assert len(answers) == 200
 
 
-async def test_a_half_closed_stream_finishes_what_is_under_way(publish_model, start_server) -> None:
-    publish_model("m", "1.0.0", slow())
-    async with stub_of(await start_server(runtime=THREADS)) as stub:
-        stream = stub.PredictStream()
-        for i in range(4):
-            await stream.write(_item("m", str(i), x=X, n=np.int64(5_000 + i)))
-        await stream.done_writing()
-        assert len(await _read(stream, 4)) == 4
-        assert await stream.read() is grpc.aio.EOF
-        assert await stream.code() is grpc.StatusCode.OK
+@one_server
+async def test_a_half_closed_stream_finishes_what_is_under_way(stub) -> None:
+    stream = stub.PredictStream()
+    for i in range(4):
+        await stream.write(_item("two", str(i), x=X, n=np.int64(5_000 + i)))
+    await stream.done_writing()
+    assert len(await _read(stream, 4)) == 4
+    assert await stream.read() is grpc.aio.EOF
+    assert await stream.code() is grpc.StatusCode.OK
 
 
 async def test_a_drained_stream_finishes_and_ends_with_unavailable(publish_model, start_server) -> None:

@@ -49,11 +49,13 @@ async def test_a_hundred_changes_under_load_fail_no_request_and_every_answer_fit
             while not done.is_set():
                 answer = read(await stub.Predict(request("m", "^1" if number % 2 else "", x=X)))
                 seen.append((answer.epoch, (answer.version, answer.role)))
+                await asyncio.sleep(0.004)
 
     async def streamed() -> None:
         while not done.is_set():
             answers = await ask(server, [f"k{n}" for n in range(50)])
             seen.extend((answer.epoch, (answer.version, answer.role)) for answer in answers)
+            await asyncio.sleep(0.01)
 
     clients = [asyncio.create_task(unary(n)) for n in range(4)] + [asyncio.create_task(streamed()) for _ in range(4)]
     async with control_of(server) as control:

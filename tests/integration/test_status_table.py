@@ -6,6 +6,7 @@ import re
 import grpc
 import numpy as np
 import pytest
+import pytest_asyncio
 from semver import Version
 
 from onnx_models import adds_two, gather, look_up, matmul, scaled, slow
@@ -19,20 +20,46 @@ Code = grpc.StatusCode
 LONG = np.int64(30_000)
 """Rounds of the slow model: about a quarter of a second."""
 
+one_server = pytest.mark.asyncio(loop_scope="module")
+"""Of tests that change nothing on the server which they share."""
+
 ONE_RUNNER = Runtime(runners=1, inline_threshold_us=0)
 
 
+@pytest.fixture(scope="module")
+def all_models(publish_for_module) -> None:
+    publish_for_module("released", "1.0.0", scaled(1))
+    publish_for_module("m", "1.0.0", scaled(1), release=False)
+    publish_for_module("look-up", "1.0.0", look_up())
+    publish_for_module("adds", "1.0.0", adds_two())
+    publish_for_module("gather", "1.0.0", gather())
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(all_models, start_server_for_module):
+    server = await start_server_for_module()
+    await asyncio.to_thread(server.services.declarer.set_tag, "m", "stable", Version(1, 0, 0), actor="test", reason="")
+    await server.services.manager.refresh()
+    return server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stub(server):
+    async with stub_of(server) as stub:
+        yield stub
+
+
+@one_server
 @pytest.mark.parametrize(
     "selector", ["^^1", "1.2.3.4", ">=", "sha256:12", "a b", "../x", "x" * 300, "Stable", "01.2.3"]
 )
-async def test_a_malformed_selector_is_invalid_and_the_field_is_named(publish_model, start_server, selector) -> None:
-    publish_model("m", "1.0.0", scaled(1))
-    async with stub_of(await start_server()) as stub:
-        refused = await refusal(stub.Predict(request("m", selector, x=X)))
+async def test_a_malformed_selector_is_invalid_and_the_field_is_named(stub, selector) -> None:
+    refused = await refusal(stub.Predict(request("released", selector, x=X)))
     assert refused.code is Code.INVALID_ARGUMENT
     assert refused.fields == ("version",)
 
 
+@one_server
 @pytest.mark.parametrize(
     ("inputs", "field"),
     [
@@ -44,34 +71,29 @@ async def test_a_malformed_selector_is_invalid_and_the_field_is_named(publish_mo
     ],
     ids=["missing", "unknown", "dtype", "rank", "fixed dimension"],
 )
-async def test_an_input_that_does_not_fit_is_invalid_with_expected_and_got(
-    publish_model, start_server, inputs, field
-) -> None:
-    publish_model("m", "1.0.0", scaled(1))
-    async with stub_of(await start_server()) as stub:
-        refused = await refusal(stub.Predict(request("m", **inputs)))
+async def test_an_input_that_does_not_fit_is_invalid_with_expected_and_got(stub, inputs, field) -> None:
+    refused = await refusal(stub.Predict(request("released", **inputs)))
     assert refused.code is Code.INVALID_ARGUMENT
     assert field in refused.fields
     assert "expected" in refused.message
 
 
-async def test_a_wrong_byte_length_is_invalid(publish_model, start_server) -> None:
-    publish_model("m", "1.0.0", scaled(1))
-    broken = request("m", x=X)
+@one_server
+async def test_a_wrong_byte_length_is_invalid(stub) -> None:
+    broken = request("released", x=X)
     broken.inputs[0].raw = broken.inputs[0].raw[:-1]
-    async with stub_of(await start_server()) as stub:
-        refused = await refusal(stub.Predict(broken))
+    refused = await refusal(stub.Predict(broken))
     assert refused.code is Code.INVALID_ARGUMENT
     assert refused.fields == ("inputs[0].raw",)
 
 
-async def test_an_unknown_output_is_invalid(publish_model, start_server) -> None:
-    publish_model("m", "1.0.0", scaled(1))
-    async with stub_of(await start_server()) as stub:
-        refused = await refusal(stub.Predict(request("m", outputs=["q"], x=X)))
+@one_server
+async def test_an_unknown_output_is_invalid(stub) -> None:
+    refused = await refusal(stub.Predict(request("released", outputs=["q"], x=X)))
     assert (refused.code, refused.fields) == (Code.INVALID_ARGUMENT, ("outputs.q",))
 
 
+@one_server
 @pytest.mark.parametrize(
     ("model", "selector", "named"),
     [
@@ -83,15 +105,8 @@ async def test_an_unknown_output_is_invalid(publish_model, start_server) -> None
     ],
     ids=["model", "version", "range", "tag", "latest"],
 )
-async def test_what_does_not_exist_is_not_found_and_the_nearest_is_named(
-    publish_model, start_server, model, selector, named
-) -> None:
-    publish_model("m", "1.0.0", scaled(1), release=False)
-    server = await start_server()
-    await asyncio.to_thread(server.services.declarer.set_tag, "m", "stable", Version(1, 0, 0), actor="test", reason="")
-    await server.services.manager.refresh()
-    async with stub_of(server) as stub:
-        refused = await refusal(stub.Predict(request(model, selector, x=X)))
+async def test_what_does_not_exist_is_not_found_and_the_nearest_is_named(stub, model, selector, named) -> None:
+    refused = await refusal(stub.Predict(request(model, selector, x=X)))
     assert refused.code is Code.NOT_FOUND
     assert named in refused.message
 
@@ -198,13 +213,10 @@ async def test_changed_bytes_are_data_loss_and_the_rest_is_served(publish_model,
     assert answer.route.version == "1.0.0"
 
 
-async def test_a_failure_inside_the_model_is_internal_with_a_request_id_and_no_path(
-    publish_model, start_server, models
-) -> None:
-    publish_model("m", "1.0.0", look_up())
-    async with stub_of(await start_server()) as stub:
-        refused = await refusal(stub.Predict(request("m", request_id="r-7", index=np.array([900]))))
-        answer = await stub.Predict(request("m", index=np.array([1])))
+@one_server
+async def test_a_failure_inside_the_model_is_internal_with_a_request_id_and_no_path(stub) -> None:
+    refused = await refusal(stub.Predict(request("look-up", request_id="r-7", index=np.array([900]))))
+    answer = await stub.Predict(request("look-up", index=np.array([1])))
     assert refused.code is Code.INTERNAL
     assert "r-7" in refused.message
     assert not re.search(r"/|Traceback|\.py|\.cc", refused.message)

@@ -15,13 +15,14 @@ from typing import Any
 import grpc
 import pytest
 
-from carried import SERVICE, Seen, carried, methods
+from carried import SERVICE, Seen, carried, listens, methods
 from certificates import Authority, Certified
 from turnout.config import Address
 from turnout.errors import ConfigError
 from turnout.rpc.transport.grpcio import GrpcioListener
 from turnout.rpc.transport.port import Listener
 from turnout.tls.identity import PemFile, ServerIdentity, check_identity
+from turnout_client.tls import ClosedOnReset
 
 AUTHORITY, OTHERS = Authority.make("an authority"), Authority.make("others")
 CLIENT = AUTHORITY.issue("a client")
@@ -81,6 +82,7 @@ def subject_shown(target: str) -> bytes:
     """Returns the certificate that a new connection is shown."""
     host, port = target.split(":")
     context = ssl.create_default_context(cadata=AUTHORITY.pem.decode())
+    context.sslsocket_class = ClosedOnReset
     context.set_alpn_protocols(["h2"])
     with (
         socket.create_connection((host, int(port)), BOUND) as plain,
@@ -193,6 +195,20 @@ async def test_calls_of_before_a_change_end_with_the_server() -> None:
         assert await sleeping == "UNAVAILABLE: the server stopped before the call ended"
 
 
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_stop_that_is_given_up_ends_the_calls_under_way(transport: str) -> None:
+    async with served(transport, identity()) as server, channel_to(server.target) as channel:
+        sleeping = asyncio.ensure_future(code_of(channel.unary_unary(SERVICE + "Sleep")(b"x", timeout=2 * BOUND)))
+        await server.seen.began.wait()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await server.listener.stop(2 * BOUND)
+        async with asyncio.timeout(BOUND):
+            await server.seen.cancelled.wait()
+            assert "DEADLINE" not in await sleeping
+        assert not await listens(server.listener.address)
+
+
 async def test_a_client_that_reads_nothing_does_not_keep_the_server_from_ending() -> None:
     async with carried(identity=identity()) as server, channel_to(server.target) as channel:
         for change in (False, True):  # a call of the present generation, and one of a generation before
@@ -263,13 +279,3 @@ async def test_a_change_that_meets_the_end_leaves_nobody_listening(first: str) -
             await asyncio.gather(*((show, stop) if first == "show" else (stop, show)))
             while await listens(server.address):  # what is let go last is closed a moment later
                 pass
-
-
-async def listens(address: Address) -> bool:
-    """Tells whether somebody takes connections."""
-    try:
-        _, writer = await asyncio.open_connection(address.host, address.port)
-    except ConnectionRefusedError:
-        return False
-    writer.close()
-    return True

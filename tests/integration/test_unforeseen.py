@@ -2,10 +2,12 @@
 
 import json
 import re
+from collections import Counter
 
 import grpc
 import httpx
 import pytest
+import pytest_asyncio
 from google.protobuf.descriptor import MethodDescriptor
 from grpc_reflection.v1alpha import reflection_pb2
 
@@ -29,6 +31,9 @@ from wire import X, request
 
 pytestmark = pytest.mark.both_transports
 
+one_server = pytest.mark.asyncio(loop_scope="module")
+"""Of tests that change nothing on the server which they share."""
+
 SECRET = "KeyError: /secret/of/the/server"
 
 
@@ -47,18 +52,37 @@ async def call(
         return [answer async for answer in make(path)(sent, timeout=20)]
 
 
-@pytest.fixture
-async def server(publish_model, start_server):
-    publish_model("m", "1.0.0", scaled(2))
-    return await start_server(log={"level": "error"})
+@pytest.fixture(scope="module")
+def one_model(publish_for_module) -> None:
+    publish_for_module("m", "1.0.0", scaled(2))
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(one_model, start_server_for_module):
+    return await start_server_for_module(log={"level": "error"})
+
+
+def unexpected(server) -> Counter[str]:
+    """How many errors nobody foresaw so far, by where."""
+    return Counter(server.services.metrics.faults.unexpected)
+
+
+async def malformed(server) -> Counter[str]:
+    """How many messages could not be parsed so far, by service, as it is scraped."""
+    async with httpx.AsyncClient(base_url=f"http://{server.http}") as client:
+        metrics = (await client.get("/metrics")).text
+    found = re.findall(r"^turnout_malformed_messages_total\{service=\"(.*)\"\} (.*)$", metrics, re.MULTILINE)
+    return Counter({service: int(float(count)) for service, count in found})
+
+
+@one_server
 @pytest.mark.parametrize("control", [False, True], ids=["data", "control"])
 @pytest.mark.parametrize(
     "payload", [b"\xff\xff\xff", b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", b"\x0a\x64short", b"\x0a\x02\xff\xfe"]
 )
 async def test_bytes_that_are_no_message_are_the_callers_fault_on_every_method(server, payload, control) -> None:
     asked: set[str] = set()
+    before = await malformed(server)
     for path, method, _, on_control_only in methods_of_all_services():
         name = path.rpartition("/")[2]
         service = path[1:].rpartition("/")[0]
@@ -70,10 +94,7 @@ async def test_bytes_that_are_no_message_are_the_callers_fault_on_every_method(s
         expected = "OK" if name in ("PredictStream", "ModelStreamInfer") else "INVALID_ARGUMENT"
         assert (code, "cannot be parsed" in text) == (expected, True), path
         asked.add(service)
-    async with httpx.AsyncClient(base_url=f"http://{server.http}") as client:
-        metrics = (await client.get("/metrics")).text
-    counted = dict(re.findall(r"^turnout_malformed_messages_total\{service=\"(.*)\"\} (.*)$", metrics, re.MULTILINE))
-    assert {service for service, count in counted.items() if float(count)} == asked
+    assert set(await malformed(server) - before) == asked
     assert len(asked) >= (5 if payload.startswith(b"\xff") else 3)
 
 
@@ -128,19 +149,22 @@ BREAKS = {
 }  # fmt: skip
 
 
+@one_server
 @pytest.mark.parametrize("place", BREAKS)
 async def test_an_error_that_nobody_foresaw_is_internal_and_tells_nothing_of_itself(server, monkeypatch, place) -> None:
     owner, name, path, streams, payload = BREAKS[place]
     monkeypatch.setattr(owner, name, boom)
+    before = unexpected(server)
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await call(server, path, streams, payload)
     assert raised.value.code() is grpc.StatusCode.INTERNAL
     assert "whose log tells why" in raised.value.details()
     assert "secret" not in str(raised.value)
     assert "RuntimeError" not in str(raised.value)
-    assert sum(server.services.metrics.faults.unexpected.values()) == 1
+    assert (unexpected(server) - before).total() == 1
 
 
+@one_server
 async def test_an_item_whose_answer_cannot_be_encoded_fails_alone(server, monkeypatch) -> None:
     response = codec.response
 
@@ -161,6 +185,7 @@ async def test_an_item_whose_answer_cannot_be_encoded_fails_alone(server, monkey
     assert by_id["good"].response.outputs
 
 
+@one_server
 async def test_an_item_of_the_open_inference_protocol_fails_alone(server, monkeypatch) -> None:
     answer_as_before, failed = exchange.stream_answer, []
 
@@ -179,6 +204,7 @@ async def test_an_item_of_the_open_inference_protocol_fails_alone(server, monkey
     assert not good.error_message
 
 
+@one_server
 @pytest.mark.parametrize(
     ("owner", "name", "path", "body"),
     [
@@ -200,7 +226,9 @@ async def test_over_http_it_is_a_500_that_tells_nothing_of_itself(server, monkey
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/v2/models/m", "/readyz"])
-async def test_other_pages_tell_nothing_of_it_either(server, monkeypatch, path) -> None:
+async def test_other_pages_tell_nothing_of_it_either(publish_model, start_server, monkeypatch, path) -> None:
+    publish_model("m", "1.0.0", scaled(2))
+    server = await start_server(log={"level": "error"})
     monkeypatch.setattr(PolicyRouter, "describe", boom)
     monkeypatch.setattr(server.services.metrics, "scrape", boom)
     monkeypatch.setattr(type(server.services.catalog.snapshot), "complete", property(boom))
@@ -211,7 +239,9 @@ async def test_other_pages_tell_nothing_of_it_either(server, monkeypatch, path) 
     assert server.services.metrics.faults.unexpected["http"] == 1
 
 
+@one_server
 async def test_a_client_that_leaves_a_stream_is_no_error(server) -> None:
+    before = unexpected(server)
     async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
         watch = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"")
         await watch.read()
@@ -221,4 +251,4 @@ async def test_a_client_that_leaves_a_stream_is_no_error(server) -> None:
         await stream.read()
         stream.cancel()
         await call(server, "/turnout.v1.PredictionService/Predict", (False, False), V1)
-    assert not any(server.services.metrics.faults.unexpected.values())
+    assert unexpected(server) == before

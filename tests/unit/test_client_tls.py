@@ -1,5 +1,11 @@
 """What a client is told of TLS before it calls anybody."""
 
+import gc
+import select
+import socket
+import struct
+import threading
+import warnings
 from pathlib import Path
 
 import grpc
@@ -56,3 +62,34 @@ def test_tls_and_credentials_say_the_same_twice() -> None:
 def test_where_nobody_listens_nothing_stands_in_the_way(target: str) -> None:
     assert find_obstacle(target, None, plain=True) == ""
     assert find_obstacle(target, Tls(), plain=False) == ""
+
+
+@pytest.mark.parametrize("tls", [None, Tls()], ids=["plain", "tls"])
+def test_a_server_that_resets_connections_leaves_no_socket_open(
+    tls: Tls | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = socket.create_connection
+
+    def until_it_is_reset(address: tuple[str, int], timeout: float) -> socket.socket:
+        connected = connect(address, timeout)
+        told = select.poll()
+        told.register(connected, select.POLLIN)
+        assert told.poll(30_000)
+        return connected
+
+    def reset_each() -> None:  # a connection is made a second time, in plain text
+        for _ in range(2 if tls else 1):
+            accepted, _ = listener.accept()
+            with accepted:
+                accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    monkeypatch.setattr("turnout_client.obstacles.socket.create_connection", until_it_is_reset)
+    with socket.create_server(("127.0.0.1", 0)) as listener, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        resetting = threading.Thread(target=reset_each)
+        resetting.start()
+        target = f"127.0.0.1:{listener.getsockname()[1]}"
+        assert find_obstacle(target, tls, plain=tls is None) == ""
+        resetting.join()
+        gc.collect()
+    assert [str(one.message) for one in told] == []

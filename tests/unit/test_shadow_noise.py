@@ -12,6 +12,8 @@ from turnout.routing.shadow.noise import EARLY_REPEATS, NEEDED_REPEATS, Noise
 from turnout.telemetry.shadow import ShadowRecorder
 
 ALLOWED = 0.01
+A_TICK = 10
+"""Copies that the evidence takes at a time."""
 PLAN = Plan(shadow=ShadowStage(agreement=1 - ALLOWED))
 RULES = {name: OutputRule(Tolerance(1e-5, 1e-3)) for name in ("y", "z")}
 ONES = np.ones((1, 4), np.float32)
@@ -34,12 +36,12 @@ def judged(rng, noise: float, worse: float, copies: int) -> tuple[Evidence, Ledg
     """Runs copies through a ledger as a lane does, and takes what counts into the evidence."""
     ledger = Ledger(ShadowRecorder("m", "2.0.0"), 0)
     evidence = Evidence.start(PLAN.evidence_metrics, 86_400.0)
-    for _ in range(copies):
+    for number in range(copies):
         drawn = [NOISY if rng.random() < noise else SAME for _ in range(2)]
         ledger.compare(WRONG if rng.random() < worse else drawn[0], 1, 0.0, 0.0)
         if ledger.wants_repeat or rng.random() < 0.02:
             ledger.repeat(drawn[1])
-        if ledger.judged:
+        if ledger.judged and (len(ledger.samples) >= A_TICK or number == copies - 1):
             fresh = list(ledger.samples)
             ledger.samples.clear()
             count = Count(len(fresh), sum(ledger.bad(sample, ALLOWED) for sample in fresh))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import cast
 
 import grpc
-from cryptography import x509
 
 from turnout.cli.answers_view import read_answers
 from turnout.cli.output import ServerRefused
@@ -59,6 +58,8 @@ def _trust_in(cert: str) -> Tls:
     Raises:
         ConfigError: It cannot be read.
     """
+    from cryptography import x509
+
     try:
         own = x509.load_pem_x509_certificates(Path(cert).read_bytes())[0]
         names = own.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

@@ -1,6 +1,5 @@
 """`turnout serve`."""
 
-import asyncio
 from typing import Annotated
 
 import typer
@@ -47,6 +46,8 @@ def serve(
         if print_config:
             out.show(as_data(settings), render_toml(settings, loaded.origins).rstrip("\n"))
             return
+        import asyncio
+
         from turnout.cli.machine import cuda_driver
         from turnout.event_loop import loop_factory
         from turnout.threads import end_process

@@ -114,10 +114,10 @@ class Workspace:
         """Returns the baselines of the policies in force, by model."""
         if not self.has_store():
             return {}
-        from turnout.routing.traffic import readable
+        from turnout.routing.policy import readable
 
         with self.store() as store:
-            states = {model: readable(record) for model, record in store.policies().items()}
+            states = {model: readable(record.document) for model, record in store.policies().items()}
         return {model: state.policy.baseline for model, state in states.items() if state and state.policy}
 
 

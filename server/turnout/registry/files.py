@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from turnout.errors import InvalidModel
+from turnout.errors import ConfigError, Exhausted, InvalidModel
 from turnout.registry.digest import Progress, stream_digest
 from turnout.registry.manifest import FileEntry
 
@@ -28,6 +28,7 @@ _KINDS = {
     stat.S_IFSOCK: "socket",
 }
 _EXPECTED = ", expected a regular file"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,3 +202,19 @@ def _open_step(name: str, flags: int, directory: int) -> int:
         if error.errno in (errno.ENOTDIR, errno.ENXIO):
             raise OSError(errno.ELOOP, "no regular file", name) from error
         raise
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Puts what the disk says into words.
+
+    Raises:
+        Exhausted: It has no room.
+        ConfigError: It cannot be used.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise Exhausted("the repository has no room left for this version") from error
+        raise ConfigError(f"the repository cannot be used: {error.strerror or type(error).__name__}") from error

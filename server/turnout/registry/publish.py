@@ -10,7 +10,6 @@ Nothing is visible before the last step, and a publish that is cut short leaves 
 the next sweep removes.
 """
 
-import errno
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -20,13 +19,13 @@ from typing import BinaryIO
 
 from semver import Version
 
-from turnout.errors import ConfigError, Exhausted, InvalidModel
+from turnout.errors import InvalidModel
 from turnout.registry.cancellation import checkpoint
 from turnout.registry.commit import Recorded, Yanked, check_number, commit, is_published, unrecorded
 from turnout.registry.comparison import Comparison, subject_of
 from turnout.registry.compat import Bump
 from turnout.registry.digest import Progress, canonical_bytes, manifest_digest
-from turnout.registry.files import copy_file, explain, open_inside, open_outside, write_file
+from turnout.registry.files import copy_file, explain, open_inside, open_outside, storage_errors, write_file
 from turnout.registry.gate_reports import attest_gates
 from turnout.registry.gates import (
     Candidate,
@@ -61,7 +60,6 @@ _SMALL_GRAPH = 64 << 20
 """Bytes of an ONNX file that is read once more to find its external data: larger ones hold their weights themselves."""
 
 _MAX_LABEL_BYTES = 16 << 20
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,19 +284,3 @@ def _source(opening: AbstractContextManager[BinaryIO], what: str) -> Iterator[Bi
         except OSError as error:
             raise InvalidModel(f"{what} {explain(error)}") from error
         yield file
-
-
-@contextmanager
-def storage_errors() -> Iterator[None]:
-    """Puts what the disk says into words.
-
-    Raises:
-        Exhausted: It has no room.
-        ConfigError: It cannot be used.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _NO_ROOM:
-            raise Exhausted("the repository has no room left for this version") from error
-        raise ConfigError(f"the repository cannot be used: {error.strerror or type(error).__name__}") from error

@@ -33,6 +33,7 @@ def refusal(ir_version: int, opset: Mapping[str, int]) -> str | None:
     ort.disable_telemetry_events()
     options = ort.SessionOptions()
     options.log_severity_level = _SILENT
+    options.intra_op_num_threads = 1  # nothing runs: no thread is wanted
     try:
         ort.InferenceSession(_empty_model(ir_version, opset), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001  # ONNX Runtime's errors share no other base

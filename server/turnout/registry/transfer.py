@@ -16,7 +16,7 @@ from turnout.errors import DigestMismatch, InvalidModel, InvalidRequest
 from turnout.registry import attestations
 from turnout.registry.commit import Recorded, Yanked, check_number, commit, is_published, unrecorded
 from turnout.registry.digest import Progress, canonical_bytes
-from turnout.registry.files import copy_file, open_inside, write_file
+from turnout.registry.files import copy_file, open_inside, storage_errors, write_file
 from turnout.registry.gate_reports import attest_gates
 from turnout.registry.gates import Candidate, Gate, GateRefused, GateReport, run_gates
 from turnout.registry.golden import GOLDEN_DIRECTORY
@@ -24,7 +24,7 @@ from turnout.registry.lineage import Lineage
 from turnout.registry.listing import Published
 from turnout.registry.manifest import MANIFEST_FILE, MODEL_FILE
 from turnout.registry.onnx_model import ModelFacts, read_model
-from turnout.registry.publish import DEFAULT_GATES, PublishResult, storage_errors
+from turnout.registry.publish import DEFAULT_GATES, PublishResult
 from turnout.registry.repository import Repository
 from turnout.registry.staging import staged
 

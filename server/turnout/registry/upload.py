@@ -9,9 +9,10 @@ from uuid import uuid4
 
 from turnout.errors import ChangeRefused, InvalidModel, InvalidRequest
 from turnout.registry.announcement import Announcement
+from turnout.registry.files import storage_errors
 from turnout.registry.manifest import MODEL_FILE
 from turnout.registry.onnx_model import ReadModel
-from turnout.registry.publish import PublishRequest, storage_errors
+from turnout.registry.publish import PublishRequest
 
 CHUNK = 1 << 20
 """Bytes that one piece may have."""

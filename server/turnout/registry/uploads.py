@@ -30,12 +30,13 @@ from turnout.errors import (
 from turnout.registry.announcement import Announcement, Bounds
 from turnout.registry.commit import check_number, is_published
 from turnout.registry.digest import manifest_digest
+from turnout.registry.files import storage_errors
 from turnout.registry.gates import GateReport
 from turnout.registry.lineage import Lineage
 from turnout.registry.manifest import Manifest
 from turnout.registry.onnx_model import ReadModel
 from turnout.registry.publication import Publication
-from turnout.registry.publish import PublishRequest, PublishResult, storage_errors
+from turnout.registry.publish import PublishRequest, PublishResult
 from turnout.registry.repository import Repository
 from turnout.registry.staging import staged
 from turnout.registry.upload import Upload

@@ -8,8 +8,8 @@ from typing import ParamSpec, TypeVar
 from semver import Version
 
 from turnout.errors import ChangeRefused
+from turnout.registry.files import storage_errors
 from turnout.registry.listing import Published
-from turnout.registry.publish import storage_errors
 from turnout.registry.repository import Repository
 from turnout.registry.signing import Signer
 from turnout.registry.standing import Standing

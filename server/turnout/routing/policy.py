@@ -203,6 +203,14 @@ class PolicyState:
             raise ValueError(f"not a policy: {type(error).__name__} {error}") from error
 
 
+def readable(document: Mapping[str, Any]) -> PolicyState | None:
+    """Returns what an epoch holds that the state store has as `document`; None where this release cannot read it."""
+    try:
+        return PolicyState.from_json(document)
+    except ValueError:
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class Fact:
     """What is known about a version when a policy is decided on.

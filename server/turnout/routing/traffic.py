@@ -22,6 +22,7 @@ from turnout.routing.policy import (
     Policy,
     PolicyState,
     malformed,
+    readable,
     takes_back,
     unfit,
 )
@@ -303,7 +304,7 @@ class Traffic:
 
     async def _earlier_baselines(self, model: str) -> set[Version]:
         records = await self._store.in_thread(self._store.policy_history, model, _HISTORY_FOR_BASELINES)
-        states = (readable(record) for record in records)
+        states = (readable(record.document) for record in records)
         return {state.policy.baseline for state in states if state is not None and state.policy is not None}
 
     async def _find_fallbacks(self) -> None:
@@ -325,7 +326,7 @@ class Traffic:
         applied = self._policies.current.get(model)
         if applied is not None:
             records = await self._store.in_thread(self._store.policy_history, model, _HISTORY_FOR_FALLBACK)
-            states = ((record.revision, readable(record)) for record in records)
+            states = ((record.revision, readable(record.document)) for record in records)
             entries += [
                 HistoryEntry.of_policy(revision, state.policy) for revision, state in states if state is not None
             ]
@@ -392,14 +393,6 @@ class _Beside:
 
     statuses: Mapping[Version, Standing] = field(default_factory=dict)
     rollout: tuple[int, int] | None = None
-
-
-def readable(record: PolicyRecord) -> PolicyState | None:
-    """Returns what an epoch holds; None where this release cannot read it."""
-    try:
-        return PolicyState.from_json(record.document)
-    except ValueError:
-        return None
 
 
 def _find(known: ModelEntry, wanted: Version) -> Version:

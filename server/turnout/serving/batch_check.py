@@ -20,7 +20,7 @@ Row = Mapping[str, Array]
 """Inputs of one request of one row."""
 
 MOST_ROWS = 8
-"""Rows that are tried, in some forty runs."""
+"""Rows that are tried, in some thirty-six runs."""
 
 _BUDGET_SECONDS = 1.0
 _SOLE_BUDGET_SECONDS = 5.0
@@ -71,21 +71,30 @@ def check(
     alone = list(_answered(run, rows, names))
     if len(alone) < 2:
         raise Difference("only one of the rows that were tried can be run", mixes=False)
-    found = _axes(manifest, alone, _together(run, axes, [alone[0][0], alone[1][0]], names))
+    first = _together(run, axes, [alone[0][0], alone[1][0]], names)
+    found = _axes(manifest, alone, first)
     if not found:
         raise Difference("no output grows with the batch", mixes=False)
     if proved is not None and found != dict(proved):
         raise Difference(f"outputs grow along {_shown(found)}, the graph says along {_shown(proved)}", mixes=False)
-    for members in _companies(len(alone)):
-        if clock() > until and members != (0, 1):
-            break
-        batch = [alone[i] for i in members]
-        values = _together(run, axes, [row for row, _ in batch], names)
-        _compare(manifest, found, batch, values, rounding=proved is None or members == (0, 1))
+
+    def compare(members: tuple[int, ...], values: Sequence[Array]) -> None:
+        rounding = proved is None or members == (0, 1)
+        _compare(manifest, found, [alone[i] for i in members], values, rounding=rounding)
+
+    # Each batch is run once and held against all that it can be held against: runs are what takes time here.
     for one, other in itertools.pairwise(range(len(alone))):
         if clock() > until and one:
             break
-        _compare_company(run, manifest, axes, found, alone[one][0], alone[other][0], names)
+        beside_itself = _together(run, axes, [alone[one][0]] * 2, names)
+        for place, pair in enumerate(((one, other), (other, one))):
+            values = first if pair == (0, 1) else _together(run, axes, [alone[i][0] for i in pair], names)
+            compare(pair, values)
+            _compare_company(manifest, found, place, values, beside_itself)
+    for members in _companies(len(alone)):
+        if clock() > until:
+            break
+        compare(members, _together(run, axes, [alone[i][0] for i in members], names))
     return found
 
 
@@ -186,9 +195,9 @@ def _answered(run: Run, rows: Sequence[Row], names: Sequence[str]) -> Iterator[t
 
 
 def _companies(count: int) -> list[tuple[int, ...]]:
-    """Returns which rows run together: the first pair both ways round, then pairs and threes of all."""
-    pairs = [(0, 1), (1, 0), *((i, (i + 1) % count) for i in range(1, count))]
-    return list(dict.fromkeys([*pairs, *((i, i - 1, i - 2) for i in range(2, count))]))
+    """Returns which rows run together beside each one and the next, in either order: the last and the first, threes."""
+    last = [(count - 1, 0)] if count > 2 else []
+    return [*last, *((i, i - 1, i - 2) for i in range(2, count))]
 
 
 def _together(run: Run, axes: Mapping[str, int], rows: Sequence[Row], names: Sequence[str]) -> list[Array]:
@@ -255,27 +264,30 @@ def _joinable(singles: Sequence[Array], axis: int) -> bool:
 
 
 def _compare_company(
-    run: Run,
     manifest: Manifest,
-    axes: Mapping[str, int],
     outputs: Mapping[str, int],
-    one: Row,
-    other: Row,
-    names: Sequence[str],
+    place: int,
+    values: Sequence[Array],
+    beside_itself: Sequence[Array],
 ) -> None:
-    """Compares a row beside itself to the same row beside another: the same kernels, so hardly any rounding."""
-    beside_itself = _together(run, axes, [one, one], names)
-    for place, rows in enumerate(([one, other], [other, one])):
-        values = _together(run, axes, rows, names)
-        for index, spec in enumerate(manifest.signature.outputs):
-            axis = outputs.get(spec.name)
-            if axis is None:
-                continue
-            if values[index].shape != beside_itself[index].shape or values[index].shape[axis] != 2:
-                raise Difference(f"output {spec.name} has not one row for each of two", mixes=True)
-            got, expected = (np.take(array, [place], axis=axis) for array in (values[index], beside_itself[index]))
-            if differs(got, expected, tolerance_of(manifest, spec)):
-                raise Difference(f"output {spec.name} of a row differs with what it is batched with", mixes=True)
+    """Compares a row beside another to the same row beside itself: the same kernels, so hardly any rounding.
+
+    Args:
+        manifest: Of the version.
+        outputs: The batch axis of each output that has one.
+        place: Of the row in both batches, of two.
+        values: Answers to it and another.
+        beside_itself: Answers to it twice.
+    """
+    for index, spec in enumerate(manifest.signature.outputs):
+        axis = outputs.get(spec.name)
+        if axis is None:
+            continue
+        if values[index].shape != beside_itself[index].shape or values[index].shape[axis] != 2:
+            raise Difference(f"output {spec.name} has not one row for each of two", mixes=True)
+        got, expected = (np.take(array, [place], axis=axis) for array in (values[index], beside_itself[index]))
+        if differs(got, expected, tolerance_of(manifest, spec)):
+            raise Difference(f"output {spec.name} of a row differs with what it is batched with", mixes=True)
 
 
 def _shown(axes: Mapping[str, int]) -> str:

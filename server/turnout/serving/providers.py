@@ -52,6 +52,18 @@ def start_runtime() -> None:
     missing_cuda_libraries()
 
 
+def prepare_for_forks() -> None:
+    """Does what ONNX and ONNX Runtime do once in a process, so that children forked from this one need not: 31 ms of
+    CPU for each. Starts no thread, and touches no GPU.
+    """
+    import onnx
+
+    onnx.shape_inference.infer_shapes(onnx.load_model_from_string(_identity_model()))  # registers all operators
+    options = _quiet_options()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # or it starts threads, which no fork survives
+    ort.InferenceSession(_identity_model(), options, providers=[CPU])
+
+
 @functools.cache
 def missing_cuda_libraries() -> tuple[str, ...]:
     """Loads the CUDA and cuDNN libraries that pip installed, and returns the names of those that were not found."""
@@ -114,8 +126,7 @@ def _unprinted() -> Iterator[io.StringIO]:
 def _probe_one(name: str, available: bool) -> ProviderReport:
     if not available:
         return ProviderReport(name, False, False, f"this build of ONNX Runtime {ort.__version__} does not hold it")
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
+    options = _quiet_options()
     try:
         with _unprinted():  # falling back to the CPU is announced by print
             session = ort.InferenceSession(_identity_model(), options, providers=[name, CPU] if name != CPU else [CPU])
@@ -126,6 +137,12 @@ def _probe_one(name: str, available: bool) -> ProviderReport:
     if session.get_providers()[0] != name:
         return ProviderReport(name, True, False, _missing_reason(name))
     return ProviderReport(name, True, True)
+
+
+def _quiet_options() -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    return options
 
 
 def _missing_reason(name: str) -> str:

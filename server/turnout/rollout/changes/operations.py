@@ -18,10 +18,9 @@ from turnout.rollout.changes.rollback import rollback
 from turnout.rollout.changes.situation import Ending, Outcome, Since, Situation
 from turnout.rollout.records import UnreadableRollout, split_records
 from turnout.routing.answers import Answers
-from turnout.routing.policy import PolicyState
+from turnout.routing.policy import PolicyState, readable
 from turnout.routing.rollback import HistoryEntry, answered
 from turnout.routing.slots import ORDER_BYTES
-from turnout.routing.traffic import readable
 from turnout.state.decision import ModelChange, ModelView
 from turnout.state.rollouts import Note, RolloutRecord, RolloutWrite
 from turnout.state.store import StateStore
@@ -234,7 +233,7 @@ class Operations:
 
         def make(view: ModelView) -> ModelChange:
             last = view.policy()
-            if strict and last is not None and readable(last) is None:
+            if strict and last is not None and readable(last.document) is None:
                 raise Unsupported(
                     f"epoch {last.epoch} of the policy of {model} cannot be read by this release of Turnout: "
                     f"`turnout traffic set {model} --baseline VERSION` or `turnout rollback {model}` replaces it"
@@ -260,7 +259,7 @@ class Operations:
 def _situation(view: ModelView, signatures: Mapping[Version, Signature], trouble: Trouble) -> tuple[Situation, int]:
     """Returns a model as it is, and its policy's epoch."""
     epochs = view.epochs()
-    states = [(record, state) for record in epochs if (state := readable(record)) is not None]
+    states = [(record, state) for record in epochs if (state := readable(record.document)) is not None]
     rollouts, unreadable = split_records(view.running())
     exact = {v: v for v in signatures}  # with the build metadata that they were published with
     history = [HistoryEntry.of_policy(record.revision, state.policy) for record, state in states]

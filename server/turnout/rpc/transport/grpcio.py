@@ -60,7 +60,11 @@ class GrpcioListener:
 
     async def stop(self, grace: float) -> None:
         """Tells clients to go elsewhere, waits `grace` seconds for calls under way, then cancels the rest."""
-        await self._server.stop(grace)
+        try:
+            await self._server.stop(grace)
+        except asyncio.CancelledError:
+            await self._server.stop(None)
+            raise
 
 
 class GrpcioCall(Stream):

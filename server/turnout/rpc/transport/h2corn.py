@@ -154,6 +154,7 @@ class H2cornListener:
         self._log = log
         self._identity = identity
         self._current: _Generation | None = None
+        self._running: set[_Generation] = set()
         self._retired: set[_Generation] = set()
         self._quiet: dict[_Generation, asyncio.TimerHandle] = {}
         self._stopping = False
@@ -223,17 +224,15 @@ class H2cornListener:
         if self._ageing is not None:
             self._ageing.cancel()
         last, self._current = self._current, None
-        if last is None:
+        if last is None:  # it failed, and another one may just be beginning
+            await self._cut()
             self._socket.close()
             return
         lingering = connections(self._address.port)
         try:
             await self._finish_begun(last, grace, lingering)
         except asyncio.CancelledError:
-            for generation in (last, *self._quiet, *self._retired):
-                generation.server.shutdown()
-                generation.calls.end_all(_STOPPED)
-            cut_connections(self._address.port)
+            await self._cut()
             raise
         finally:
             for connection in lingering:
@@ -266,6 +265,20 @@ class H2cornListener:
             cut_connections(self._address.port)
             await asyncio.wait(self._side_tasks)
 
+    async def _cut(self) -> None:
+        """Ends every generation at once: nothing listens from now on, and soon nothing is connected."""
+        with contextlib.suppress(OSError):  # only Linux ends a socket so for all descriptors of it, h2corn's as well
+            self._socket.shutdown(socket.SHUT_RDWR)
+        ending = list(self._running)
+        for generation in ending:
+            generation.server.shutdown()
+            generation.calls.end_all(_STOPPED)
+        cut_connections(self._address.port)
+        if ending:
+            await asyncio.wait([generation.serving for generation in ending], timeout=_CUT_SECONDS)
+        for generation in ending:
+            generation.calls.close()
+
     async def _begin(self) -> _Generation:
         calls = RunningCalls()
         others = same_file(self._socket.fileno()) if self._identity is not None else frozenset()
@@ -279,12 +292,18 @@ class H2cornListener:
             name=f"h2corn {self.address}",
         )
         generation = _Generation(server, calls, serving)
+        self._running.add(generation)
+        serving.add_done_callback(lambda _: self._ended(generation))
         started = asyncio.ensure_future(server.wait_started())
-        await asyncio.wait([started, serving], return_when=asyncio.FIRST_COMPLETED)
+        try:
+            await asyncio.wait([started, serving], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            started.cancel()
+            self._retire(generation, None)  # or it would listen for ever, and nobody know of it
+            raise
         await started
         if self._identity is not None:
             generation.descriptors = same_file(self._socket.fileno()) - others
-        serving.add_done_callback(lambda _: self._ended(generation))
         return generation
 
     def _retire(self, generation: _Generation, grace: float | None) -> None:
@@ -312,6 +331,7 @@ class H2cornListener:
 
     def _ended(self, generation: _Generation) -> None:
         """Goes on with another generation where one ended by itself."""
+        self._running.discard(generation)
         if generation is not self._current or generation.serving.cancelled():
             return
         self._current = None

@@ -156,6 +156,7 @@ def main() -> None:
     """Listens, and serves."""
     host.write_no_core()  # a crash is what children are for
     providers.start_runtime()
+    providers.prepare_for_forks()
     with socket.socket(socket.AF_UNIX) as listener:
         with short_address(sys.argv[1]) as path:
             listener.bind(path)
