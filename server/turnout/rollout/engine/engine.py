@@ -30,9 +30,10 @@ from turnout.rollout.engine.origin import refuse_newer, refuse_other_baseline, s
 from turnout.rollout.engine.ownership import Ownership
 from turnout.rollout.engine.patience import Patience, StillRunning
 from turnout.rollout.engine.ports import RolloutStore, World
+from turnout.rollout.engine.rollbacks import Rollbacks
 from turnout.rollout.engine.writer import Reports, RolloutWriter
 from turnout.rollout.plan import Plan
-from turnout.rollout.records import UnreadableRollout, read_record, recorded
+from turnout.rollout.records import UnreadableRollout, recorded
 from turnout.routing.answers import Answers
 from turnout.serving.hold import Hold
 from turnout.state.rollouts import RolloutRecord
@@ -56,14 +57,12 @@ _COMMAND_WAIT = 3.0
 _COMMAND_TRIES = 4
 """How often a command is tried where another server, that drove the rollout, writes in between."""
 
-_FOLLOW_SECONDS = 0.5
-"""Between two looks for rollbacks of other servers that are not on record yet."""
-
 
 class RolloutEngine:
     """The rollouts of one server. Used on the event loop only.
 
     Attributes:
+        rollbacks: Those that are not on record yet, or not in force here.
         last_tick: When the last one ended, by the monotonic clock.
         tick_duration: Seconds that the last one took.
         late_counts: Ticks of other servers that came too late to be counted.
@@ -102,9 +101,9 @@ class RolloutEngine:
         driver = self._ownership.driver
         self._writer = RolloutWriter(store, driver, lease_seconds, self._writes, self._threads, reports)
         self._enforcement = Enforcement(world, store, self._ownership, self._diversions, self._writes, reports.log)
+        self.rollbacks = Rollbacks(world, store, self._ownership, self._diversions, self._enforcement, clock)
         self._lock = asyncio.Lock()
         self._ticked = asyncio.Condition()
-        self._going_back: Sequence[Rollout] = ()
         self._needed: set[tuple[str, int, Version, Version]] = set()
         self.last_tick = clock.monotonic()
         self.tick_duration = 0.0
@@ -161,7 +160,7 @@ class RolloutEngine:
             beside: Called every tick with the monotonic clock's time, before the rollouts are looked at.
         """
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._follow_diversions(), name="follow diversions")
+            group.create_task(self.rollbacks.run(), name="follow rollbacks")
             while True:
                 now = self._clock.monotonic()
                 for call in beside:
@@ -185,7 +184,9 @@ class RolloutEngine:
             await self._exchange.count(self._clock.monotonic())
             await self._exchange.report(_TICK_WAIT)
             # What ended a rollback's rollout was in force before it was recorded: that has to be known here first.
-            self._enforcement.undivert(fresh=fresh and (not self._diversions.current or await self._followed()))
+            self._enforcement.undivert(
+                fresh=fresh and (not self._diversions.current or await self.rollbacks.followed())
+            )
             counted: list[ActiveRollout] = []
             for active in self._ownership.active:
                 model = active.rollout.model
@@ -348,68 +349,12 @@ class RolloutEngine:
         await self._announce()
         return done
 
-    def divert(self, diversion: Diversion) -> None:
-        """Has a rollback by hand in force at once that is not on record yet."""
-        self._diversions.begin(diversion)
-
-    async def undivert(self, model: str) -> None:
-        """Has a model's policy hold again, as it is recorded by now: a rollback by hand will not be on record."""
-        if await self._followed():
-            self._diversions.end(model)
-
     async def close(self) -> None:
         """Tells the others that this server stops, and waits until what is to outlive it is kept."""
         with contextlib.suppress(Unavailable):
             await self._exchange.leave(_TICK_WAIT)
-        self._diversions.close()
+        self.rollbacks.close()
         self._threads.shutdown()
-
-    async def note_rollbacks(self) -> None:
-        """Notes which rollouts are being taken back by now, whoever drives them; called when the store has changed.
-
-        Raises:
-            Unavailable: The state store does not answer.
-        """
-        found = map(read_record, await self._store.aborting())
-        self._going_back = [one for one in found if isinstance(one, Rollout)]
-
-    async def _follow_diversions(self) -> None:
-        while True:
-            await asyncio.sleep(_FOLLOW_SECONDS)
-            await self.follow_diversions()
-            for rollout in self._going_back:
-                # Most have gone back by now. Where not, whoever took it back may have died in between.
-                self._enforcement.divert(rollout, self._clock.now())
-            self._going_back = ()
-
-    async def follow_diversions(self) -> None:
-        """Has rollbacks in force that another server, or this one before a restart, could not record."""
-        gone = await self._diversions.follow(self._enforcement.overruled, self._enforcement.heard)
-        if not gone:
-            return
-        if await self._followed():  # else another time: until what was recorded is known here, the rollback holds
-            for diversion in gone:
-                self._enforcement.end(diversion)
-
-    async def _followed(self) -> bool:
-        """Puts in force what is recorded; returns False if the state store does not answer."""
-        try:
-            await self._reads.wait(self._world.follow(), _TICK_WAIT)
-        except (TurnoutError, OSError):
-            return False
-        return True
-
-    def _take_up_diversions(self) -> None:
-        """Goes on with rollbacks of rollouts that were decided before a restart, or by another server."""
-        for diversion in self._diversions.current:
-            known = [r for r in self._ownership.of_model(diversion.model) if r.attempt == diversion.attempt]
-            if not known or known[0].state is RolloutState.ABORTING:
-                continue
-            self._ownership.take(diversion.model, diversion.attempt)
-            active = self._ownership.find(diversion.model, diversion.attempt)
-            assert active is not None
-            active.rollout, entries = overrides.abort(active.rollout, diversion.reason, kind="verdict")
-            active.entries += entries
 
     async def _reconcile(self, seconds: float, *, mine: str | None = None) -> None:
         """Notes what the state store holds; takes up what nobody drives, and all of the model `mine`.
@@ -427,7 +372,7 @@ class RolloutEngine:
             self._log.error("a rollout cannot be read", model=unreadable.record.model, reason=unreadable.sentence)
         for rollout in found.taken_up:
             self._log.info("rollout taken up", model=rollout.model, attempt=rollout.attempt, state=str(rollout.state))
-        self._take_up_diversions()
+        self.rollbacks.take_up()
         needed = {(r.model, r.attempt, r.candidate, r.previous) for r in self._ownership.running}
         if needed != self._needed:  # 40 ms for a hundred models
             self._needed = needed

@@ -101,7 +101,7 @@ class Releases:
 
     def record_diversions(self, _: float) -> None:
         """Goes on recording rollbacks by hand that are in force and not on record; called every tick."""
-        pending = [one for one in self._engine.diversions if not one.attempt and one.recorded is None]
+        pending = [one for one in self._engine.rollbacks.current if not one.attempt and one.recorded is None]
         if pending and (self._recording is None or self._recording.done()):
             self._recording = asyncio.ensure_future(self._record(pending))
 
@@ -116,7 +116,7 @@ class Releases:
                 self._log.warning(
                     "a rollback that was in force is dropped, and not recorded", model=one.model, reason=error.message
                 )
-                await self._engine.undivert(one.model)
+                await self._engine.rollbacks.drop(one.model)
             except TurnoutError as error:
                 self._log.warning(
                     "a rollback that is in force cannot be recorded", model=one.model, reason=error.message
@@ -135,7 +135,7 @@ class Releases:
         since = Since(0 if applied is None else applied.epoch, situation.answering)
         gone = tuple(version for version, status in outcome.statuses.items() if status is Standing.CANDIDATE)
         now = self._engine.now
-        self._engine.divert(Diversion(model, target, since, 0, actor, reason, now, gone, keep_released))
+        self._engine.rollbacks.begin(Diversion(model, target, since, 0, actor, reason, now, gone, keep_released))
         sentence = f"{model} went back to {target} on this server; it is recorded once the state store answers"
         return Done(f"{sentence} ({error.message})", True, self._engine.answers(model), target, since.epoch)
 
