@@ -93,7 +93,7 @@ class RolloutEngine:
         self._tick_seconds = tick_seconds
         self._log = reports.log
         lease_seconds = _LEASE_TICKS * tick_seconds
-        self._ownership = Ownership(lease_seconds)
+        self._ownership = Ownership(lease_seconds, lambda: store.server)
         self._diversions = Diversions(world, journal, reports.log)
         self._reads, self._writes = Patience(), Patience()
         self._threads = Threads("rollouts")
@@ -303,7 +303,7 @@ class RolloutEngine:
                     await self._decide(active, after, entries)
                     break
                 except Conflict:  # whoever drove it wrote a tick in between: that decides nothing
-                    self._ownership.drop(before)
+                    self._ownership.lose(before)
                     if not left:
                         raise
         await self._announce()
@@ -446,7 +446,7 @@ class RolloutEngine:
         try:
             await self._writer.save(active, _TICK_WAIT)
         except Conflict:
-            self._ownership.drop(rollout)
+            self._ownership.lose(rollout)
             return True
         await self._enforcement.apply(active, _TICK_WAIT)
         self._enforcement.undivert(fresh=False)
@@ -458,7 +458,7 @@ class RolloutEngine:
         lost = await self._writer.save_counts(several, wait)
         for active in several:
             if active in lost:
-                self._ownership.drop(active.rollout)
+                self._ownership.lose(active.rollout)
                 continue
             await self._enforcement.apply(active, _TICK_WAIT)
         self._enforcement.undivert(fresh=False)

@@ -1,7 +1,7 @@
 """Which rollouts run, and which of them this server drives: by leases in the state store. Does no I/O."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from semver import Version
@@ -9,7 +9,7 @@ from semver import Version
 from turnout.errors import ChangeRefused, NotFound, Unsupported
 from turnout.rollout.attempt import Rollout
 from turnout.rollout.clock import Instant
-from turnout.rollout.engine.active import ActiveRollout
+from turnout.rollout.engine.active import UNKNOWN, ActiveRollout
 from turnout.rollout.records import UnreadableRollout, read_record
 from turnout.routing.holding import rollout_holds
 from turnout.serving.hold import Hold
@@ -39,12 +39,14 @@ class Ownership:
         driver: This server's name in leases; another at every start.
     """
 
-    def __init__(self, lease_seconds: float) -> None:
+    def __init__(self, lease_seconds: float, server: Callable[[], str]) -> None:
         """Knows of no rollout before `reconcile`.
 
         Args:
             lease_seconds: For which nobody else may drive what one drives.
+            server: Returns this server's name among those that count.
         """
+        self._server = server
         self._lease_seconds = lease_seconds
         self.driver = uuid.uuid4().hex
         self._active: dict[Key, ActiveRollout] = {}
@@ -108,6 +110,13 @@ class Ownership:
     def add(self, active: ActiveRollout) -> None:
         """Drives a rollout from now on."""
         self._active[active.rollout.model, active.rollout.attempt] = active
+
+    def lose(self, rollout: Rollout) -> None:
+        """Drives a rollout no more, which another server does; what was counted for it here is told that one."""
+        key = rollout.model, rollout.attempt
+        if (active := self._active.pop(key, None)) is not None:
+            active.lost(self._server())
+            self._foreign[key] = active
 
     def drop(self, rollout: Rollout) -> None:
         """Drives a rollout no more, and counts nothing for it."""
@@ -174,9 +183,11 @@ class Ownership:
             if active is not None and (active.number == record.number or not active.saved):
                 continue
             if active is not None:
-                self._drop(key)
+                self.lose(active.rollout)
+                foreign[key] = self._foreign.pop(key)
             driven = record.driver == self.driver or mine == record.model or lapsed
-            if not driven and (counting := foreign.get(key)) is not None and _only_counted(counting.rollout, record):
+            counting = foreign.get(key)
+            if not driven and counting is not None and counting.number != UNKNOWN and _only_counted(counting, record):
                 self._foreign[key] = foreign.pop(key)
                 counting.number, counting.unread = record.number, record
                 continue
@@ -219,9 +230,9 @@ class Ownership:
         return now.utc >= record.driven_until or now.monotonic - since >= self._lease_seconds
 
 
-def _only_counted(known: Rollout, record: RolloutRecord) -> bool:
+def _only_counted(known: ActiveRollout, record: RolloutRecord) -> bool:
     """Tells whether nothing happened to a rollout since it was read but that its driver counted: its epoch is the same.
 
     To read one with its evidence takes 10 to 30 ms, and who does not drive it needs none of that.
     """
-    return record.document.get("epoch") == known.epoch and record.state == known.state
+    return record.document.get("epoch") == known.rollout.epoch and record.state == known.rollout.state

@@ -11,7 +11,7 @@ from turnout.rollout.attempt import Entry, Rollout
 from turnout.rollout.engine.active import ActiveRollout
 from turnout.rollout.engine.patience import Patience, StillRunning
 from turnout.rollout.engine.ports import RolloutStore
-from turnout.state.rollouts import Note, RolloutRecord, RolloutWrite
+from turnout.state.rollouts import Note, RolloutWrite
 from turnout.threads import Threads
 
 _REASON_BYTES = 1000
@@ -85,7 +85,7 @@ class RolloutWriter:
 
         async def write() -> None:
             record = await self._store.write(rollout.model, wanted, actor=by, reason=why)
-            _note_saved(active, rollout, record)
+            active.recorded(rollout, record.number)
             self.report(rollout, entries[:told])
             del entries[:told], ticks[:counted]
 
@@ -121,7 +121,7 @@ class RolloutWriter:
                 if record is None:
                     lost.append(active)
                     continue
-                _note_saved(active, rollout, record)
+                active.recorded(rollout, record.number)
                 del active.ticks[: len(wanted.ticks)]
 
         try:
@@ -160,10 +160,3 @@ class RolloutWriter:
                 kind=entry.kind, said=entry.text, actor=entry.actor,
             )  # fmt: skip
             self._reports.notify(rollout.model, rollout, entry)
-
-
-def _note_saved(active: ActiveRollout, rollout: Rollout, record: RolloutRecord) -> None:
-    """Notes that a rollout was recorded as it stood; it may have moved on, if that took longer than anybody waited."""
-    active.saved, active.number = active.rollout is rollout, record.number
-    if active.saved:
-        active.delivered.clear()
