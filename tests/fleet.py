@@ -42,7 +42,7 @@ NAMES = ("ada", "bob", "cyd")
 DATABASE_HOSTS = dict(zip(NAMES, ("127.0.0.2", "127.0.0.3", "127.0.0.4"), strict=True))
 """Where each of them finds the database: a proxy of its own."""
 
-TICK_SECONDS = 0.25
+TICK_SECONDS = 0.4
 
 CONFIG = Path(__file__).parents[1] / "deploy" / "envoy" / "envoy.yaml"
 
