@@ -243,11 +243,12 @@ async def test_a_pause_and_a_rollback_outlive_their_drivers_and_hold_on_the_othe
         pausing = asyncio.create_task(pause())
         await servers.held("back paused:recorded")
         over.set()
+        dead = servers.record("back").driver
         who = await servers.kill_held("back paused:recorded", "back aborting:recorded")
         paused = servers.rollout("back")
         await pausing
         await asyncio.to_thread(servers.start, who)
-        await settled(lambda: servers.driver("back") not in ("", who), servers.logs)
+        await settled(lambda: servers.record("back").driver != dead, servers.logs)
         assert [pause.actor for pause in servers.rollout("back").pauses] == ["ann"]
         load.make.bad = True  # a verdict is looked for while it is paused
         await servers.held("back aborting:recorded")
