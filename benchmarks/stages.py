@@ -24,20 +24,31 @@ from rich.console import Console
 from rich.table import Table
 
 from servers import matmul, publish_all
+from turnout.admission import Admission, ReceiveBudget
 from turnout.app import running
 from turnout.config import Address, Routing, Runtime, Settings
 from turnout.routing.preferences import PreferenceReader
 from turnout.rpc.exchange import Endpoint
 from turnout.rpc.guard import Guard
+from turnout.rpc.oip.codec import FIELDS as INFER_FIELDS
 from turnout.rpc.oip.codec import InputDecoder
-from turnout.rpc.oip.exchange import InferExchange
+from turnout.rpc.oip.exchange import InferEndpoint, InferExchange
+from turnout.rpc.prediction import FIELDS as PREDICT_FIELDS
 from turnout.rpc.prediction import PredictExchange
-from turnout.rpc.server import Services
+from turnout.rpc.server import Services, data_methods
+from turnout.rpc.templates import Templates
+from turnout.rpc.transport.asgi import GrpcApplication
+from turnout.rpc.transport.asgi_call import CallLimits
+from turnout.rpc.transport.calls import RunningCalls
+from turnout.rpc.transport.eager import ENDED
+from turnout.rpc.transport.framing import PREFIX
 from turnout.rpc.transport.port import Call
+from turnout.rpc.transport.statuses import Event
 from turnout.serving.data_plane import Pending
 from turnout.serving.inference import InferenceResult
 from turnout.serving.limits import DEFAULT_LIMITS
 from turnout.telemetry.logging import make_logger
+from turnout.threads import Threads
 from turnout_proto import tensors
 from turnout_proto.oip.inference_pb2 import ModelInferRequest
 from turnout_proto.v1.prediction_pb2 import PredictRequest
@@ -70,24 +81,61 @@ def stages(services: Services) -> Mapping[str, Mapping[str, Stage]]:
     infer.inputs.add(name="x", datatype="FP32", shape=[1, 64])
     predict = PredictRequest(model="tiny", inputs=[tensors.encode("x", x)])
     keyed = PredictRequest(model="tiny", inputs=[tensors.encode("x", x)], routing_key="tenant 1")
-    predicting = Endpoint.of("bench", "Predict", PredictRequest, preferences, guard)
-    inferring = Endpoint.of("bench", "ModelInfer", ModelInferRequest, preferences, guard)
-    inputs = InputDecoder(DEFAULT_LIMITS)
+    predicting = Endpoint.of("bench", "Predict", PredictRequest, preferences, guard, Templates(PREDICT_FIELDS))
+    inputs, templates = InputDecoder(DEFAULT_LIMITS), Templates(INFER_FIELDS)
+    inferring = InferEndpoint.of("bench", "ModelInfer", ModelInferRequest, preferences, guard, templates, inputs=inputs)
     v1, oip = predict.SerializeToString(), infer.SerializeToString()
     with_key = keyed.SerializeToString()
+    over = _asgi(services)
     return {
-        "turnout.v1": _stages(services, lambda: PredictExchange(predicting, v1, _Quiet())),
-        "turnout.v1, with a routing key": _stages(services, lambda: PredictExchange(predicting, with_key, _Quiet())),
-        "Open Inference Protocol": _stages(services, lambda: InferExchange(inferring, inputs, oip, _Quiet())),
+        "turnout.v1": {
+            **_stages(services, lambda: PredictExchange(predicting, v1, _Quiet())),
+            "over ASGI": over("/turnout.v1.PredictionService/Predict", v1),
+        },
+        "turnout.v1, with a routing key": {
+            **_stages(services, lambda: PredictExchange(predicting, with_key, _Quiet())),
+            "over ASGI": over("/turnout.v1.PredictionService/Predict", with_key),
+        },
+        "Open Inference Protocol": {
+            **_stages(services, lambda: InferExchange(inferring, oip, _Quiet())),
+            "over ASGI": over("/inference.GRPCInferenceService/ModelInfer", oip),
+        },
     }
+
+
+def _asgi(services: Services) -> Callable[[str, bytes], Stage]:
+    """Returns what makes the stage of a whole call over ASGI: from the server's event to its events."""
+    settings = Settings()
+    limits = CallLimits(1 << 26, 60.0, settings.transport.gzip, ReceiveBudget(1 << 29), Threads("compression"))
+    methods = data_methods(services, settings)
+    application = GrpcApplication(methods, RunningCalls(), limits, Admission(1000), services.log)
+
+    async def send(_: Event) -> None:
+        pass
+
+    def stage(path: str, message: bytes) -> Stage:
+        event = {"type": "http.request", "body": PREFIX.pack(0, len(message)) + message, "more_body": True}
+        headers = [(b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"user-agent", b"grpc-c++/1.51.1")]
+        scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b""}
+        scope |= {"headers": headers, "client": ("127.0.0.1", 1), "extensions": {"http.response.trailers": {}}}
+
+        async def receive() -> Event:
+            return event
+
+        def call() -> None:
+            assert application(scope, receive, send) is ENDED, "it waited for nothing"
+
+        return call
+
+    return stage
 
 
 def _stages(
     services: Services, arrive: Callable[[], PredictExchange] | Callable[[], InferExchange]
 ) -> Mapping[str, Stage]:
     router, plane = services.router, services.inference
-    exchange = arrive()
-    exchange.parse()
+    arrive().decode()
+    exchange = arrive()  # it is like one before now
     request = exchange.decode()
     route = router.route(request.model, request.selector)
     handle = route.handle
@@ -107,7 +155,7 @@ def _stages(
 
     return {
         "parse": parse,
-        "decode": exchange.decode,
+        "decode": lambda: arrive().decode(),
         "route": lambda: router.route(request.model, request.selector, request.routing_key),
         "validate": lambda: handle.check(request.inputs, request.outputs),
         "run": lambda: run(request.inputs, names),

@@ -17,7 +17,7 @@ from turnout.rpc.transport.asgi import GrpcApplication
 from turnout.rpc.transport.asgi_call import CallLimits
 from turnout.rpc.transport.calls import RunningCalls
 from turnout.rpc.transport.h2corn import ConnectionLimits, H2cornListener, listen
-from turnout.rpc.transport.port import Call, Methods, StatusError, Stream, Streaming, Unary
+from turnout.rpc.transport.port import Call, Methods, Parts, StatusError, Stream, Streaming, Unary
 from turnout.telemetry.logging import make_logger
 from turnout.threads import Threads
 from turnout.tls.identity import ServerIdentity
@@ -65,6 +65,10 @@ def methods(seen: Seen) -> Methods:
     async def echo(message: bytes, call: Call) -> bytes:
         seen.calls["Echo"] = call
         return message
+
+    async def pieces(message: bytes, _: Call) -> Parts:
+        half = len(message) // 2
+        return Parts((b"(", message[:half], b"|", b"", message[half:], b")"))
 
     async def tell(message: bytes, call: Call) -> bytes:
         call.trailing = tuple(call.metadata)
@@ -127,6 +131,11 @@ def methods(seen: Seen) -> Methods:
 
     return {
         SERVICE + "Echo": Unary(echo),
+        SERVICE + "Prompt": Unary(lambda message, _: message, prompt=True),
+        SERVICE + "Pieces": Unary(pieces),
+        SERVICE + "PromptSleep": Unary(sleep, prompt=True),
+        SERVICE + "PromptFail": Unary(fail, prompt=True),
+        SERVICE + "PromptBreakDown": Unary(break_down, prompt=True),
         SERVICE + "Tell": Unary(tell),
         SERVICE + "Certificate": Unary(show_certificate),
         SERVICE + "Certificates": Streaming(show_certificates),

@@ -72,11 +72,13 @@ class Prometheus:
 
 
 @contextmanager
-def prometheus(directory: Path, target: str, *flags: str, every: str = "500ms", how: str = "") -> Iterator[Prometheus]:
+def prometheus(
+    directory: Path, target: str, *flags: str, every: str = "500ms", how: str = "", port: int = 0
+) -> Iterator[Prometheus]:
     """Runs Prometheus with the shipped rules until the context is left; it has scraped `target` when it is entered.
 
     Of several targets each is written as in YAML, `a", "b`. A scrape that takes longer than `every` fails.
-    `how` is more of the scrape's configuration, such as its scheme.
+    `how` is more of the scrape's configuration, such as its scheme; `port` is where it listens, 0 for any free one.
 
     Two things are otherwise than shipped: it scrapes and evaluates every two seconds or oftener, and an alert fires a
     second after its condition holds (`for: 2m` and the like become `for: 1s`). Expressions and windows are as shipped.
@@ -87,7 +89,7 @@ def prometheus(directory: Path, target: str, *flags: str, every: str = "500ms", 
         shortened = re.sub(r"^( +for: ).*$", r"\g<1>1s", file.read_text(), flags=re.MULTILINE)
         (directory / "rules" / file.name).write_text(shortened)
     (directory / "prometheus.yml").write_text(_CONFIG.format(target=target, every=every, how=how))
-    port = free_port()
+    port = port or free_port()
     command = [
         PROMETHEUS, f"--config.file={directory / 'prometheus.yml'}", f"--storage.tsdb.path={directory / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn", *flags,

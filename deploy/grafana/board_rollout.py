@@ -105,6 +105,23 @@ def rollout() -> Dashboard:
         )
         .with_panel(
             lines(
+                "probes",
+                (f"max by (version, probe) (turnout_probe_value{{{MODEL}}})", "{{version}} {{probe}}"),
+                about="What each measured last; of a boolean 1 or 0.",
+            )
+        )
+        .with_panel(
+            lines(
+                "measurements of probes a minute",
+                (
+                    f"60 * sum by (probe, outcome) (rate(turnout_probe_measurements_total{{{ANY}}}[5m]))",
+                    "{{probe}} {{outcome}}",
+                ),
+                about="Inconclusive ones are neither pass nor fail.",
+            )
+        )
+        .with_panel(
+            lines(
                 "since rollouts were looked at",
                 (f"max by (instance) (turnout_rollout_last_tick_seconds{{{ANY}}})", "{{instance}}"),
                 unit="s",

@@ -10,7 +10,7 @@ from turnout.telemetry.gpu import Gpu
 from turnout.telemetry.histogram import BATCH_BOUNDS, LATENCY_BOUNDS
 from turnout.telemetry.metrics import KnownVersion, Metrics
 from turnout.telemetry.resources import Memory
-from turnout.telemetry.rollout import MeterSample, RolloutSample, ServerSample
+from turnout.telemetry.rollout import MeterSample, ProbeSample, RolloutSample, ServerSample
 from turnout.telemetry.shadow import DIFFERENCE_BOUNDS
 from turnout.telemetry.tls import TlsRecorder
 from turnout.telemetry.workers import worker_families
@@ -23,6 +23,7 @@ shown before it happens.
 _AREAS = {
     "turnout_shadow_": "Shadows",
     "turnout_rollout_": "Rollouts",
+    "turnout_probe_": "Rollouts",
     "turnout_version_": "Versions",
     "turnout_traffic_": "Traffic",
     "turnout_policy_": "Traffic",
@@ -91,6 +92,8 @@ def _one_of_everything() -> Metrics:
         RolloutSample("m", "1.0.0", "soaking", 1, 0.1, 100.0, 1.0, {"errors": 1.0}, {("canary", "errors"): 1}, ["gate"])
     ]
     metrics.rollouts.meters = [MeterSample("m", "1.0.0", 0, 1, 1.0, {"twin": 1})]
+    metrics.rollouts.probes, metrics.rollouts.confirms = ["p"], True
+    metrics.rollouts.probe_values = [ProbeSample("p", "m", "1.0.0", 0.1)]
     metrics.rollouts.servers = [ServerSample("host:8001", True, {"m": 1})]
     metrics.server.epochs = {"m": 1}
     metrics.server.memory = {"cpu": Memory(1, 2)}

@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 from markdown_text import code, page, prose, table
 from turnout.config.rendering import value_text
+from turnout.config.rollouts import Probe
 from turnout.config.sections import OutputTolerance
 from turnout.config.settings import ModelOverrides, Settings
 from turnout.config.values import Address, LoadAll
@@ -28,11 +29,13 @@ _ATTRIBUTE = re.compile(r"^    (\w+(?:, \w+)*): (.*)$")
 
 def settings_page() -> str:
     """Returns the page's text."""
-    top = [name for name, field in Settings.model_fields.items() if not _is_section(field) and name != "model"]
+    by_name = ("model", "probe")
+    top = [name for name, field in Settings.model_fields.items() if not _is_section(field) and name not in by_name]
     blocks = ["## At the top\n", _table_of(Settings, top)]
     for name, field in Settings.model_fields.items():
         if _is_section(field):
             blocks += _section(f"[{name}]", _model_of(field))
+    blocks += _section("[probe.NAME]", Probe)
     own = [name for name, field in ModelOverrides.model_fields.items() if not _is_section(field)]
     sections = [f"[model.NAME.{name}]" for name, field in ModelOverrides.model_fields.items() if _is_section(field)]
     blocks += [
@@ -73,7 +76,8 @@ def _table_of(model: type[BaseModel], names: list[str]) -> str:
         field = model.model_fields[name]
         if name not in told:
             raise ValueError(f"{model.__name__}.{name}: its class's docstring says nothing of it")
-        rows.append((f"`{name}`", code(_default(field)), prose(_takes(field)), prose(told[name])))
+        default = "required" if field.is_required() else "none" if field.default is None else code(_default(field))
+        rows.append((f"`{name}`", default, prose(_takes(field)), prose(told[name])))
     return table(("key", "default", "takes", ""), rows)
 
 
@@ -130,6 +134,8 @@ def _takes(field: FieldInfo) -> str:
     words = {int: "whole number", float: "number", ByteSize: "size", str: "text", SecretStr: "text"}
     if kind in words:
         return words[kind] + _bounds(field)
+    if type(None) in get_args(kind):
+        return "number"
     if get_origin(kind) is tuple:
         return "list"
     return "table" if get_origin(kind) is not None else "path"

@@ -34,6 +34,7 @@ from turnout.registry.standing import Declared
 from turnout.registry.trust import Trust
 from turnout.registry.uploads import Uploads
 from turnout.reload import Reloader
+from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.attempt import Entry, Rollout
 from turnout.rollout.changes.operations import Operations
 from turnout.rollout.clock import SYSTEM_CLOCK, Clock
@@ -253,7 +254,10 @@ async def running(
         world = ServingWorld(catalog, policies, traffic, shadows, replays, manager)
         journal = DiversionFiles(root, settings.state_url, log)
         presence = Presence("")  # named once it listens
-        rollouts = RolloutEngine(world, StoredRollouts(store, presence), journal, clock, tick, Reports(tell, log))
+        analyses = await starting.run(Analyses, settings.probe, settings.rollout, clock, metrics.rollouts, log)
+        stack.push_async_callback(analyses.close)
+        stored, reports = StoredRollouts(store, presence), Reports(tell, log)
+        rollouts = RolloutEngine(world, stored, journal, clock, tick, analyses, reports)
         stack.push_async_callback(rollouts.close)
         operations = Operations(repository, store)
         releases, rollout_log = Releases(rollouts, operations, world, log), RolloutLog(store, catalog)
@@ -289,6 +293,7 @@ async def running(
             rollout_log=rollout_log,
             registry=_registry(repository, uploads, declarer, operations, store, refresh, settings, stack),
             previews=previews,
+            analyses=analyses,
             metrics=metrics,
             accepting=lambda: not readiness_off.is_set(),
             conversions=conversions,

@@ -7,6 +7,9 @@ the lowest first (https://protobuf.dev/programming-guides/encoding/).
 import mmap
 from typing import Final
 
+VARINT: Final = 0
+"""The wire type of numbers."""
+
 LENGTH_DELIMITED: Final = 2
 """The wire type of bytes, text, messages and packed lists."""
 
@@ -23,6 +26,8 @@ def varint(value: int) -> bytes:
     """Returns `value`, which is not negative, as protobuf writes numbers."""
     if value < 128:
         return _SINGLE[value]
+    if value < 16384:
+        return bytes((value & 127 | 128, value >> 7))
     parts = bytearray()
     while value > 127:
         parts.append(value & 127 | 128)
@@ -45,6 +50,11 @@ def read_varint(data: bytes | mmap.mmap, at: int, stop: int) -> tuple[int, int]:
             return value, place + 1
         shift += 7
     raise Malformed
+
+
+def tag(number: int, wire_type: int = LENGTH_DELIMITED) -> bytes:
+    """Returns what goes before the length, or the value, of a field."""
+    return varint(number << 3 | wire_type)
 
 
 def length_delimited(number: int, size: int) -> bytes:

@@ -243,11 +243,11 @@ async def test_what_comes_while_the_last_call_ends_is_refused_with_a_delay() -> 
 
 async def test_a_call_that_outlasts_the_drain_is_told_so() -> None:
     async with carried() as server, connect(server) as client:
-        calls = [await client.begin(SERVICE + method, CALL) for method in ("Sleep", "Watch")]
+        calls = [await client.begin(SERVICE + method, CALL) for method in ("Sleep", "PromptSleep", "Watch")]
         for call in calls:
             await client.send(call, X1)
         async with asyncio.timeout(10):
-            while server.admission.under_way < 2:
+            while server.admission.under_way < 3:
                 await asyncio.sleep(0.01)
         server.admission.stop()
         await server.listener.stop(0.1)

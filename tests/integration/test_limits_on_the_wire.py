@@ -22,7 +22,8 @@ from turnout.rpc.exchange import Endpoint
 from turnout.rpc.guard import Guard
 from turnout.rpc.oip import exchange
 from turnout.rpc.oip.codec import InputDecoder
-from turnout.rpc.prediction import PredictExchange
+from turnout.rpc.prediction import FIELDS, PredictExchange
+from turnout.rpc.templates import Templates
 from turnout.rpc.transport.port import Call, StatusError
 from turnout.serving.limits import DEFAULT_LIMITS
 from turnout.web import predict
@@ -380,7 +381,7 @@ async def test_a_large_request_whose_deadline_passed_is_not_decoded(server, monk
     services, decoded = server.services, []
     monkeypatch.setattr(tensors, "decode", decoded.append)
     guard = Guard(DEFAULT_LIMITS, 1 << 20, services.conversions, services.metrics.faults, services.log)
-    endpoint = Endpoint.of("s", "Predict", pb.PredictRequest, PreferenceReader(Routing()), guard)
+    endpoint = Endpoint.of("s", "Predict", pb.PredictRequest, PreferenceReader(Routing()), guard, Templates(FIELDS))
     with pytest.raises(StatusError) as raised:
         await services.inference.answer(PredictExchange(endpoint, large_v1().SerializeToString(), Expired()))
     assert raised.value.status.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]

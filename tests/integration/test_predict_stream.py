@@ -70,6 +70,28 @@ async def test_answers_bear_their_requests_id_whatever_the_order(stub) -> None:
     assert "late" in answers
 
 
+async def test_items_that_come_together_are_answered_each(publish_model, start_server) -> None:
+    """Also more than may be unanswered, some answered at once and some by a runner, and some refused."""
+    publish_model("fast", "1.0.0", scaled(3))
+    publish_model("slow", "1.0.0", slow())
+    limits = Limits(max_stream_items=20)
+    async with stub_of(await start_server(limits=limits)) as stub:
+        kinds = ("fast", "slow", "fast", "nobody", "fast")
+        items = [
+            _item(kind := kinds[i % 5], f"r{i}", x=X + i, **({"n": np.int64(3)} if kind == "slow" else {}))
+            for i in range(300)
+        ]
+        stream = stub.PredictStream(iter(items))
+        answers = {answer.request_id: answer async for answer in stream}
+    assert len(answers) == 300
+    for i, item in enumerate(items):
+        answer = answers[f"r{i}"]
+        if item.request.model == "fast":
+            np.testing.assert_array_equal(outputs_of(answer.response)["y"], 3 * (X + i))
+        else:
+            assert answer.WhichOneof("result") == ("error" if item.request.model == "nobody" else "response")
+
+
 @one_server
 async def test_one_items_failure_is_its_own_status_and_not_the_streams_end(stub) -> None:
     stream = stub.PredictStream()

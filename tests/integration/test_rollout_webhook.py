@@ -13,7 +13,7 @@ from semver import Version
 
 from onnx_models import scaled
 from rollout_wire import LONG, TICK, command, in_state, settled, start, until
-from turnout.config.sections import Rollout as RolloutSettings
+from turnout.config import Rollout as RolloutSettings
 from turnout.rollout.attempt import Entry, Rollout
 from turnout.rollout.clock import SYSTEM_CLOCK
 from turnout.rollout.plan import Plan

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -112,6 +113,19 @@ async def test_requests_that_come_at_once_use_a_runner_each_however_many_are_idl
     for _ in range(20):
         await asyncio.gather(*(_send(batcher, _x(width=1 + i)) for i in range(4)))
     assert batcher.runners == 4
+    await _close(batcher)
+
+
+@pytest.mark.parametrize("plan", [ALONE, BATCHED], ids=["alone", "batched"])
+async def test_an_idle_runner_keeps_nothing_of_what_it_ran(plan: BatchPlan) -> None:
+    """A batch of large requests would lie in memory until the next comes."""
+    batcher = _batcher(lambda inputs, _: [inputs["x"] + 1], plan, runners=1)
+    sent = [_x(value=float(i)) for i in range(3)]
+    kept = [weakref.ref(inputs["x"]) for inputs in sent]
+    await asyncio.gather(*(_send(batcher, inputs) for inputs in sent))
+    sent.clear()
+    await _until(lambda: len(batcher._idle) == 1)
+    await _until(lambda: not any(array() is not None for array in kept))
     await _close(batcher)
 
 

@@ -30,9 +30,30 @@ def unary(channel: grpc.aio.Channel, method: str):
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_a_message_of_any_size_comes_back(channel: grpc.aio.Channel, size: int) -> None:
+@pytest.mark.parametrize("method", ["Echo", "Prompt"])
+async def test_a_message_of_any_size_comes_back(channel: grpc.aio.Channel, method: str, size: int) -> None:
     message = bytes(range(256)) * (size // 256 + 1)
-    assert await unary(channel, "Echo")(message[:size]) == message[:size]
+    assert await unary(channel, method)(message[:size]) == message[:size]
+
+
+@pytest.mark.parametrize("gzip", [False, True], ids=["plain", "gzip"])
+@pytest.mark.parametrize("size", [*SIZES, 2 * 128 * 1024, 2 * 128 * 1024 + 2])
+async def test_a_response_in_pieces_is_one_message(size: int, gzip: bool) -> None:
+    message = (bytes(range(256)) * (size // 256 + 1))[:size]
+    options = [("grpc.max_receive_message_length", -1)]
+    async with (
+        carried(gzip=gzip) as server,
+        grpc.aio.insecure_channel(server.target, options=options) as channel,
+    ):
+        half = size // 2
+        assert await unary(channel, "Pieces")(message) == b"(" + message[:half] + b"|" + message[half:] + b")"
+
+
+async def test_prompt_calls_beside_others_are_answered_each(server: Carried, channel: grpc.aio.Channel) -> None:
+    calls = [unary(channel, ("Prompt", "Echo")[i % 2])(b"%d" % i) for i in range(300)]
+    assert await asyncio.gather(*calls) == [b"%d" % i for i in range(300)]
+    assert server.admission.under_way == 0
+    assert server.admission.begun == 300
 
 
 @pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
@@ -71,7 +92,7 @@ async def test_a_call_without_a_timeout_has_no_deadline(channel: grpc.aio.Channe
     assert eval(await unary(channel, "Tell")(b""))[2] is None
 
 
-@pytest.mark.parametrize("method", ["Fail", "FailLate"])
+@pytest.mark.parametrize("method", ["Fail", "PromptFail", "FailLate"])
 async def test_a_status_arrives_with_its_details(channel: grpc.aio.Channel, method: str) -> None:
     call = channel.unary_stream(SERVICE + method)(b"")
     with pytest.raises(grpc.aio.AioRpcError) as failure:
@@ -88,7 +109,8 @@ async def test_an_unknown_method_is_unimplemented(channel: grpc.aio.Channel) -> 
     assert failure.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_an_error_that_nobody_foresaw_is_internal_and_says_no_more() -> None:
+@pytest.mark.parametrize("method", ["BreakDown", "PromptBreakDown"])
+async def test_an_error_that_nobody_foresaw_is_internal_and_says_no_more(method: str) -> None:
     said = []
 
     class Log:
@@ -97,7 +119,7 @@ async def test_an_error_that_nobody_foresaw_is_internal_and_says_no_more() -> No
 
     async with carried(log=Log()) as server, grpc.aio.insecure_channel(server.target) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as failure:
-            await unary(channel, "BreakDown")(b"")
+            await unary(channel, method)(b"")
     assert failure.value.code() is grpc.StatusCode.INTERNAL
     assert "ZeroDivision" not in failure.value.details()
     assert said == ["a method raised what it must not"]
@@ -110,7 +132,7 @@ async def test_a_method_that_gives_up_by_itself_ends_its_call(channel: grpc.aio.
 
 
 async def test_a_message_beyond_the_limit_is_refused(channel: grpc.aio.Channel) -> None:
-    for method in ("Echo", "Collect"):
+    for method in ("Echo", "Prompt", "Collect"):
         with pytest.raises(grpc.aio.AioRpcError, match=r"limits\.max_message_bytes") as failure:
             await unary(channel, method)(bytes((4 << 20) + 1))
         assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -122,7 +144,7 @@ async def test_a_message_that_inflates_beyond_the_limit_is_refused(channel: grpc
     assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-@pytest.mark.parametrize("method", ["Sleep", "Watch"])
+@pytest.mark.parametrize("method", ["Sleep", "PromptSleep", "Watch"])
 async def test_a_call_that_its_client_cancels_is_cancelled(
     server: Carried, channel: grpc.aio.Channel, method: str
 ) -> None:
@@ -132,7 +154,7 @@ async def test_a_call_that_its_client_cancels_is_cancelled(
     await asyncio.wait_for(server.seen.cancelled.wait(), 10)
 
 
-@pytest.mark.parametrize("method", ["Sleep", "Watch"])
+@pytest.mark.parametrize("method", ["Sleep", "PromptSleep", "Watch"])
 async def test_a_call_whose_client_goes_away_is_cancelled(server: Carried, method: str) -> None:
     channel = grpc.aio.insecure_channel(server.target)
     call = channel.unary_stream(SERVICE + method)(b"")
@@ -143,7 +165,7 @@ async def test_a_call_whose_client_goes_away_is_cancelled(server: Carried, metho
     await asyncio.wait([waiting])
 
 
-@pytest.mark.parametrize("method", ["Sleep", "Watch"])
+@pytest.mark.parametrize("method", ["Sleep", "PromptSleep", "Watch"])
 async def test_a_call_whose_deadline_passes_is_cancelled(
     server: Carried, channel: grpc.aio.Channel, method: str
 ) -> None:

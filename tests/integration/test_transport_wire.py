@@ -44,8 +44,9 @@ async def test_an_answer_is_headers_a_message_and_trailers(client: Http2Client) 
     assert last == {"grpc-status": "0"}
 
 
-async def test_a_message_may_come_byte_by_byte(client: Http2Client) -> None:
-    stream = await client.begin(ECHO)
+@pytest.mark.parametrize("method", ["Echo", "Prompt"])
+async def test_a_message_may_come_byte_by_byte(client: Http2Client, method: str) -> None:
+    stream = await client.begin(SERVICE + method)
     for byte in framed(b"slowly"):
         await client.send(stream, bytes([byte]))
     await client.send(stream, b"", end=True)
@@ -153,7 +154,7 @@ async def test_a_compressed_message_is_read(client: Http2Client) -> None:
     assert answer.body == framed(b"x" * 9000)
 
 
-@pytest.mark.parametrize("method", ["Echo", "Duplex"])
+@pytest.mark.parametrize("method", ["Echo", "Prompt", "Duplex"])
 async def test_a_prefix_alone_has_a_message_refused_that_is_too_large(client: Http2Client, method: str) -> None:
     stream = await client.begin(SERVICE + method)
     await client.send(stream, PREFIX.pack(0, (4 << 20) + 1))
@@ -161,8 +162,13 @@ async def test_a_prefix_alone_has_a_message_refused_that_is_too_large(client: Ht
     assert answer.grpc_status == code_pb2.RESOURCE_EXHAUSTED
 
 
-async def test_the_server_ends_a_call_whose_deadline_passed(server: Carried, client: Http2Client) -> None:
-    answer = await client.call(SERVICE + "Sleep", framed(b""), with_header("grpc-timeout", "50m"))
+@pytest.mark.parametrize("method", ["Sleep", "PromptSleep"])
+@pytest.mark.parametrize("content_type", ["application/grpc", "application/grpc+proto"])
+async def test_the_server_ends_a_call_whose_deadline_passed(
+    server: Carried, client: Http2Client, method: str, content_type: str
+) -> None:
+    headers = [(name, content_type if name == "content-type" else value) for name, value in CALL]
+    answer = await client.call(SERVICE + method, framed(b""), (*headers, ("grpc-timeout", "50m")))
     assert answer.grpc_status == code_pb2.DEADLINE_EXCEEDED
     assert server.seen.cancelled.is_set()
 
@@ -191,7 +197,7 @@ async def test_deadlines_pass_in_their_order(client: Http2Client) -> None:
     assert not client.answers[never].ended
 
 
-@pytest.mark.parametrize("method", ["Echo", "Duplex"])
+@pytest.mark.parametrize("method", ["Echo", "Prompt", "Duplex"])
 async def test_a_message_that_does_not_go_on_is_given_up(server: Carried, client: Http2Client, method: str) -> None:
     stream = await client.begin(SERVICE + method)
     await client.send(stream, framed(b"x" * 100)[:50])

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from turnout.serving.batch import BatchSizeMismatch, join, shape_of, split
+from turnout.serving.batch import BatchSizeMismatch, Lines, join, shape_of, split
 from turnout.serving.batchability import BatchPlan
 from turnout.serving.plan_in_force import PlanInForce
 from turnout.serving.proven_sizes import ProvenSizes
@@ -52,6 +52,43 @@ def _proof(answer: bool):
 
 def _wait_until(condition) -> bool:
     return any(condition() or threading.Event().wait(0.01) for _ in range(1000))
+
+
+@pytest.mark.parametrize("plan", [PLAN, BatchPlan(0, {}, {})], ids=["batched", "unbatched"])
+def test_the_line_of_a_request_is_that_of_the_next_of_its_kind(plan):
+    lines, kind = Lines(), object()
+    first = lines.of(plan, {"x": np.zeros((2, 4))}, kind)
+    assert lines.of(plan, {"x": np.ones((2, 4))}, kind) is first
+    assert first[1:] == (*(shape_of(plan, {"x": np.zeros((2, 4))}) or (None, 1)), 64)
+    assert lines.of(plan, {"x": np.zeros((3, 4))}, object())[2] == (3 if plan is PLAN else 1)
+    assert lines.of(plan, {"x": np.zeros((3, 4))}, None)[3] == 96
+
+
+def test_a_line_is_another_once_the_plan_is():
+    lines, kind, inputs = Lines(), object(), {"x": np.zeros((2, 4))}
+    assert lines.of(PLAN, inputs, kind)[1] is not None
+    assert lines.of(BatchPlan(0, {}, {}), inputs, kind)[1] is None
+
+
+def test_inputs_that_are_compared_by_value_are_looked_at_each_time():
+    lines, kind = Lines(), object()
+    one, other = (lines.of(PLAN, {"x": np.zeros((2, 4)), "rate": np.array([rate])}, kind) for rate in (1, 2))
+    assert one[1] != other[1]
+
+
+def test_a_kind_runs_alone_only_until_its_sizes_are_proved():
+    prove, _, _ = _proof(True)
+    plan = BatchPlan(8, {"x": 0}, {"y": 0}, sizes=ProvenSizes(prove, []))
+    lines, kind, inputs = Lines(), object(), {"x": np.zeros((1, 4))}
+    assert lines.of(plan, inputs, kind)[1] is None
+    assert _wait_until(lambda: lines.of(plan, inputs, kind)[1] is not None)
+
+
+def test_kinds_that_are_remembered_are_bounded():
+    lines = Lines()
+    for _ in range(1000):
+        lines.of(PLAN, {"x": np.zeros((2, 4))}, object())
+    assert len(lines._known) <= 256
 
 
 def test_sizes_that_are_new_run_alone_until_they_are_proved():

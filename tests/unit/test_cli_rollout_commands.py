@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from turnout.cli.main import application
 
 CHANGES = ("pause", "resume", "promote", "set-weight", "freeze", "abort", "retry")
-LOOKS = ("plan", "status", "history", "explain", "watch", "report")
+LOOKS = ("plan", "status", "history", "explain", "watch", "report", "probe")
 
 
 def shown(*command: str) -> str:

@@ -9,12 +9,13 @@ import pytest
 
 from turnout.cli.main import application
 from turnout.config.settings import Settings
+from turnout.rollout.analysis.probe_record import ProbeOutcome
 from turnout.routing.compare import MismatchKind
 from turnout.routing.shadow.ledger import Outcome
 from turnout.serving.lifecycle import LifecycleState
 from turnout.telemetry.metrics import Metrics
 from turnout.telemetry.resources import LoadOutcome
-from turnout.telemetry.rollout import VERDICTS
+from turnout.telemetry.rollout import CAUSES, OUTCOMES, VERDICTS
 
 DOCS = Path(__file__).parents[2] / "docs"
 GENERATE = DOCS / "reference/generate.py"
@@ -54,7 +55,7 @@ def test_every_command_metric_and_setting_is_in_the_reference() -> None:
         assert f"| `{family.name}` |" in metrics
     settings = (DOCS / "reference/settings.md").read_text()
     for name in Settings.model_fields:
-        assert f"| `{name}` |" in settings or f"\n## [{name}]\n" in settings or name == "model"
+        assert f"| `{name}` |" in settings or re.search(rf"\n## \[{name}(\.NAME)?\]\n", settings)
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,9 @@ def test_every_command_metric_and_setting_is_in_the_reference() -> None:
         ("outcome", "turnout_shadow_requests_total", set(Outcome)),
         ("kind", "turnout_shadow_mismatch_total", set(MismatchKind)),
         ("verdict", "turnout_rollout_verdicts_total", set(VERDICTS)),
+        ("reason_kind", "turnout_rollout_rollbacks_total", set(CAUSES)),
+        ("outcome", "turnout_probe_measurements_total", set(OUTCOMES)),
+        ("outcome", "turnout_probe_measurements_total", set(ProbeOutcome)),
     ],
 )
 def test_the_values_of_labels_are_those_that_the_code_has(label: str, metric: str, values: set[str]) -> None:

@@ -8,8 +8,14 @@ import tomllib
 from dataclasses import fields
 from pathlib import Path
 
+from semver import Version
+
 from turnout.cli.rollout_commands import COMMANDS
 from turnout.cli.rollout_plan import PlanOptions
+from turnout.config import load_settings
+from turnout.rollout.analysis.confirm_webhook import confirm_body
+from turnout.rollout.analysis.probe_record import ProbeOutcome
+from turnout.rollout.attempt import Rollout
 from turnout.rollout.breaker import Breaker
 from turnout.rollout.guards import Guards
 from turnout.rollout.plan import ON_INSUFFICIENT, ON_NEWER, Plan, ShadowStage, Step
@@ -21,7 +27,7 @@ ROWS = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", TEXT.split("## The plan")[1].
 
 def written(value: object) -> str:
     """Returns a default as the table writes it."""
-    if value is None:
+    if value is None or value == ():
         return "none"
     if isinstance(value, str):
         return f"`{value}`"
@@ -76,3 +82,33 @@ def test_the_signature_check_takes_what_is_signed_and_nothing_else() -> None:
     assert not check(b"{} ", signature, b"secret")
     assert not check(b"{}", signature, b"other")
     assert not check(b"{}", "", b"secret")
+
+
+def test_the_probes_of_the_page_are_a_configuration_and_every_key_of_one_is_named(tmp_path: Path) -> None:
+    section = TEXT[TEXT.index("### Probes\n") : TEXT.index("### A baseline that is broken")]
+    (file,) = re.findall(r"```toml\n(.*?)```", section, re.DOTALL)
+    path = tmp_path / "turnout.toml"
+    path.write_text(file)
+    probes = load_settings(path, environ={}).settings.probe
+    assert (probes["complaints"].is_query, probes["qa"].is_query) == (True, False)
+    for key in (
+        "count",
+        "failure_limit",
+        "consecutive_error_limit",
+        "interval_s",
+        "timeout_s",
+        "fail_below",
+        "ca_file",
+    ):
+        assert f"`{key}`" in section
+    for outcome in ProbeOutcome:
+        assert f"| `{outcome}` |" in section
+
+
+def test_the_question_of_the_page_has_the_keys_of_the_one_that_is_asked() -> None:
+    rollout = Rollout.start("m", Version(2), Version(1), 1, Plan(), "ann", "")
+    (example,) = [body for body in re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL) if '"confirm"' in body]
+    asked, told = confirm_body(rollout, 1, "now"), json.loads(example)
+    assert set(asked) == set(told)
+    assert set(asked["evidence"]) == set(told["evidence"])
+    assert set(asked["evidence"]["metrics"]["errors"]) == set(told["evidence"]["metrics"]["errors"])

@@ -164,6 +164,16 @@ class ControlServiceStub(object):
                 request_serializer=turnout__proto_dot_v1_dot_rollout__pb2.GetRolloutTicksRequest.SerializeToString,
                 response_deserializer=turnout__proto_dot_v1_dot_rollout__pb2.GetRolloutTicksResponse.FromString,
                 _registered_method=True)
+        self.ListProbes = channel.unary_unary(
+                '/turnout.v1.ControlService/ListProbes',
+                request_serializer=turnout__proto_dot_v1_dot_rollout__pb2.ListProbesRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_v1_dot_rollout__pb2.ListProbesResponse.FromString,
+                _registered_method=True)
+        self.TryProbe = channel.unary_unary(
+                '/turnout.v1.ControlService/TryProbe',
+                request_serializer=turnout__proto_dot_v1_dot_rollout__pb2.TryProbeRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_v1_dot_rollout__pb2.TryProbeResponse.FromString,
+                _registered_method=True)
         self.RollBack = channel.unary_unary(
                 '/turnout.v1.ControlService/RollBack',
                 request_serializer=turnout__proto_dot_v1_dot_rollout__pb2.RollBackRequest.SerializeToString,
@@ -359,6 +369,20 @@ class ControlServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListProbes(self, request, context):
+        """Tells the probes that plans may name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TryProbe(self, request, context):
+        """Asks a probe once, about a model and a candidate; it counts for no rollout. NOT_FOUND where there is none of the name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RollBack(self, request, context):
         """Gives all of a model's traffic back to a version that had it before, at once; ends its rollouts and canaries, and
         takes the release of what is gone back from back.
@@ -494,6 +518,16 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.GetRolloutTicks,
                     request_deserializer=turnout__proto_dot_v1_dot_rollout__pb2.GetRolloutTicksRequest.FromString,
                     response_serializer=turnout__proto_dot_v1_dot_rollout__pb2.GetRolloutTicksResponse.SerializeToString,
+            ),
+            'ListProbes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListProbes,
+                    request_deserializer=turnout__proto_dot_v1_dot_rollout__pb2.ListProbesRequest.FromString,
+                    response_serializer=turnout__proto_dot_v1_dot_rollout__pb2.ListProbesResponse.SerializeToString,
+            ),
+            'TryProbe': grpc.unary_unary_rpc_method_handler(
+                    servicer.TryProbe,
+                    request_deserializer=turnout__proto_dot_v1_dot_rollout__pb2.TryProbeRequest.FromString,
+                    response_serializer=turnout__proto_dot_v1_dot_rollout__pb2.TryProbeResponse.SerializeToString,
             ),
             'RollBack': grpc.unary_unary_rpc_method_handler(
                     servicer.RollBack,
@@ -1177,6 +1211,60 @@ class ControlService(object):
             '/turnout.v1.ControlService/GetRolloutTicks',
             turnout__proto_dot_v1_dot_rollout__pb2.GetRolloutTicksRequest.SerializeToString,
             turnout__proto_dot_v1_dot_rollout__pb2.GetRolloutTicksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListProbes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.v1.ControlService/ListProbes',
+            turnout__proto_dot_v1_dot_rollout__pb2.ListProbesRequest.SerializeToString,
+            turnout__proto_dot_v1_dot_rollout__pb2.ListProbesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TryProbe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.v1.ControlService/TryProbe',
+            turnout__proto_dot_v1_dot_rollout__pb2.TryProbeRequest.SerializeToString,
+            turnout__proto_dot_v1_dot_rollout__pb2.TryProbeResponse.FromString,
             options,
             channel_credentials,
             insecure,

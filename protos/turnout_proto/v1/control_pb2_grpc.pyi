@@ -102,6 +102,10 @@ class ControlServiceStub:
     """Tells a model's latest rollout as it goes; ends when it does."""
     GetRolloutTicks: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.GetRolloutTicksRequest, _rollout_pb2.GetRolloutTicksResponse]
     """Tells what each tick of a rollout counted."""
+    ListProbes: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.ListProbesRequest, _rollout_pb2.ListProbesResponse]
+    """Tells the probes that plans may name."""
+    TryProbe: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.TryProbeRequest, _rollout_pb2.TryProbeResponse]
+    """Asks a probe once, about a model and a candidate; it counts for no rollout. NOT_FOUND where there is none of the name."""
     RollBack: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.RollBackRequest, _rollout_pb2.RollBackResponse]
     """Gives all of a model's traffic back to a version that had it before, at once; ends its rollouts and canaries, and
     takes the release of what is gone back from back.
@@ -177,6 +181,10 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Tells a model's latest rollout as it goes; ends when it does."""
     GetRolloutTicks: _aio.UnaryUnaryMultiCallable[_rollout_pb2.GetRolloutTicksRequest, _rollout_pb2.GetRolloutTicksResponse]  # type: ignore[assignment]
     """Tells what each tick of a rollout counted."""
+    ListProbes: _aio.UnaryUnaryMultiCallable[_rollout_pb2.ListProbesRequest, _rollout_pb2.ListProbesResponse]  # type: ignore[assignment]
+    """Tells the probes that plans may name."""
+    TryProbe: _aio.UnaryUnaryMultiCallable[_rollout_pb2.TryProbeRequest, _rollout_pb2.TryProbeResponse]  # type: ignore[assignment]
+    """Asks a probe once, about a model and a candidate; it counts for no rollout. NOT_FOUND where there is none of the name."""
     RollBack: _aio.UnaryUnaryMultiCallable[_rollout_pb2.RollBackRequest, _rollout_pb2.RollBackResponse]  # type: ignore[assignment]
     """Gives all of a model's traffic back to a version that had it before, at once; ends its rollouts and canaries, and
     takes the release of what is gone back from back.
@@ -399,6 +407,22 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_rollout_pb2.GetRolloutTicksResponse, _abc.Awaitable[_rollout_pb2.GetRolloutTicksResponse]]:
         """Tells what each tick of a rollout counted."""
+
+    @_abc_1.abstractmethod
+    def ListProbes(
+        self,
+        request: _rollout_pb2.ListProbesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rollout_pb2.ListProbesResponse, _abc.Awaitable[_rollout_pb2.ListProbesResponse]]:
+        """Tells the probes that plans may name."""
+
+    @_abc_1.abstractmethod
+    def TryProbe(
+        self,
+        request: _rollout_pb2.TryProbeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rollout_pb2.TryProbeResponse, _abc.Awaitable[_rollout_pb2.TryProbeResponse]]:
+        """Asks a probe once, about a model and a candidate; it counts for no rollout. NOT_FOUND where there is none of the name."""
 
     @_abc_1.abstractmethod
     def RollBack(

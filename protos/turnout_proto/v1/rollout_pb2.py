@@ -26,53 +26,65 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from turnout_proto.v1 import traffic_pb2 as turnout__proto_dot_v1_dot_traffic__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eturnout_proto/v1/rollout.proto\x12\nturnout.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1eturnout_proto/v1/traffic.proto\"\xca\x01\n\rRolloutMetric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x01\x12\x0f\n\x07\x65_value\x18\x03 \x01(\x01\x12\x11\n\tfit_value\x18\x04 \x01(\x01\x12\x17\n\x0f\x63\x61nary_requests\x18\x05 \x01(\x04\x12\x12\n\ncanary_bad\x18\x06 \x01(\x04\x12\x19\n\x11\x62\x61seline_requests\x18\x07 \x01(\x04\x12\x14\n\x0c\x62\x61seline_bad\x18\x08 \x01(\x04\x12\x19\n\x11threshold_seconds\x18\t \x01(\x01\"c\n\x0cRolloutEvent\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa7\x04\n\x07Rollout\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x04\x12\x11\n\tcandidate\x18\x03 \x01(\t\x12\x10\n\x08previous\x18\x04 \x01(\t\x12\r\n\x05state\x18\x05 \x01(\t\x12\x0c\n\x04step\x18\x06 \x01(\r\x12\r\n\x05steps\x18\x07 \x01(\r\x12\x0e\n\x06weight\x18\x08 \x01(\x01\x12\r\n\x05\x65poch\x18\t \x01(\x04\x12\x0f\n\x07\x65_value\x18\n \x01(\x01\x12\x11\n\tthreshold\x18\x0b \x01(\x01\x12*\n\x07metrics\x18\x0c \x03(\x0b\x32\x19.turnout.v1.RolloutMetric\x12\x0e\n\x06pauses\x18\r \x03(\t\x12\x0f\n\x07verdict\x18\x0e \x01(\t\x12\x14\n\x0cstep_seconds\x18\x0f \x01(\x01\x12\x14\n\x0csoak_seconds\x18\x10 \x01(\x01\x12\x11\n\tplan_json\x18\x11 \x01(\t\x12\x13\n\x0bplan_digest\x18\x12 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x13 \x01(\t\x12\x0e\n\x06reason\x18\x14 \x01(\t\x12.\n\nstarted_at\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nchanged_at\x18\x16 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x06\x65vents\x18\x17 \x03(\x0b\x32\x18.turnout.v1.RolloutEvent\x12\r\n\x05\x61lpha\x18\x18 \x01(\x01\x12\x0f\n\x07lacking\x18\x19 \x03(\t\"^\n\rRolloutChange\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x1b\n\x0e\x65xpected_epoch\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x11\n\x0f_expected_epoch\"G\n\x12PlanRolloutRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x11\n\tplan_json\x18\x03 \x01(\t\"E\n\x10RolloutDetection\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\x12\x10\n\x08requests\x18\x03 \x01(\x01\"t\n\x0cRolloutPower\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x0e\n\x06weight\x18\x02 \x01(\x01\x12\x14\n\x0csoak_seconds\x18\x03 \x01(\x01\x12\x30\n\ndetections\x18\x04 \x03(\x0b\x32\x1c.turnout.v1.RolloutDetection\"\xcb\x01\n\x13PlanRolloutResponse\x12\x10\n\x08previous\x18\x01 \x01(\t\x12\x11\n\tplan_json\x18\x02 \x01(\t\x12\x13\n\x0bplan_digest\x18\x03 \x01(\t\x12\x10\n\x08refusals\x18\x04 \x03(\t\x12\x1b\n\x13requests_per_second\x18\x05 \x01(\x01\x12\x12\n\nerror_rate\x18\x06 \x01(\x01\x12\'\n\x05power\x18\x07 \x03(\x0b\x32\x18.turnout.v1.RolloutPower\x12\x0e\n\x06missed\x18\x08 \x03(\t\"s\n\x13StartRolloutRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x11\n\tplan_json\x18\x03 \x01(\t\x12)\n\x06\x63hange\x18\x04 \x01(\x0b\x32\x19.turnout.v1.RolloutChange\"b\n\x14StartRolloutResponse\x12$\n\x07rollout\x18\x01 \x01(\x0b\x32\x13.turnout.v1.Rollout\x12$\n\x07\x61nswers\x18\x02 \x01(\x0b\x32\x13.turnout.v1.Answers\"\xb0\x01\n\x15\x43ommandRolloutRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12+\n\x07\x63ommand\x18\x02 \x01(\x0e\x32\x1a.turnout.v1.RolloutCommand\x12\x0e\n\x06weight\x18\x03 \x01(\x01\x12)\n\x06\x63hange\x18\x04 \x01(\x0b\x32\x19.turnout.v1.RolloutChange\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x04\x12\x0f\n\x07\x64iscard\x18\x06 \x01(\x08\"d\n\x16\x43ommandRolloutResponse\x12$\n\x07rollout\x18\x01 \x01(\x0b\x32\x13.turnout.v1.Rollout\x12$\n\x07\x61nswers\x18\x02 \x01(\x0b\x32\x13.turnout.v1.Answers\"3\n\x13ListRolloutsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\"=\n\x14ListRolloutsResponse\x12%\n\x08rollouts\x18\x01 \x03(\x0b\x32\x13.turnout.v1.Rollout\"5\n\x13WatchRolloutRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x04\"<\n\x14WatchRolloutResponse\x12$\n\x07rollout\x18\x01 \x01(\x0b\x32\x13.turnout.v1.Rollout\"G\n\x16GetRolloutTicksRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x04\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\x04\"\x9f\x01\n\x17GetRolloutTicksResponse\x12$\n\x07rollout\x18\x01 \x01(\x0b\x32\x13.turnout.v1.Rollout\x12\x12\n\nticks_json\x18\x02 \x03(\t\x12)\n\x05times\x18\x03 \x03(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tlast_tick\x18\x04 \x01(\x04\x12\x0c\n\x04more\x18\x05 \x01(\x08\"s\n\x0fRollBackRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12)\n\x06\x63hange\x18\x03 \x01(\x0b\x32\x19.turnout.v1.RolloutChange\x12\x15\n\rkeep_released\x18\x04 \x01(\x08\"k\n\x10RollBackResponse\x12\x10\n\x08\x62\x61seline\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12$\n\x07\x61nswers\x18\x03 \x01(\x0b\x32\x13.turnout.v1.Answers\x12\x10\n\x08sentence\x18\x04 \x01(\t*\xfd\x01\n\x0eRolloutCommand\x12\x1f\n\x1bROLLOUT_COMMAND_UNSPECIFIED\x10\x00\x12\x19\n\x15ROLLOUT_COMMAND_PAUSE\x10\x01\x12\x1a\n\x16ROLLOUT_COMMAND_RESUME\x10\x02\x12\x1b\n\x17ROLLOUT_COMMAND_PROMOTE\x10\x03\x12 \n\x1cROLLOUT_COMMAND_PROMOTE_FULL\x10\x04\x12\x19\n\x15ROLLOUT_COMMAND_ABORT\x10\x05\x12\x1e\n\x1aROLLOUT_COMMAND_SET_WEIGHT\x10\x06\x12\x19\n\x15ROLLOUT_COMMAND_RETRY\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eturnout_proto/v1/rollout.proto\x12\nturnout.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1eturnout_proto/v1/traffic.proto\"\xca\x01\n\rRolloutMetric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x01\x12\x0f\n\x07\x65_value\x18\x03 \x01(\x01\x12\x11\n\tfit_value\x18\x04 \x01(\x01\x12\x17\n\x0f\x63\x61nary_requests\x18\x05 \x01(\x04\x12\x12\n\ncanary_bad\x18\x06 \x01(\x04\x12\x19\n\x11\x62\x61seline_requests\x18\x07 \x01(\x04\x12\x14\n\x0c\x62\x61seline_bad\x18\x08 \x01(\x04\x12\x19\n\x11threshold_seconds\x18\t \x01(\x01\"\xd4\x01\n\x0cRolloutProbe\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07outcome\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06passed\x18\x06 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x07 \x01(\x04\x12\x14\n\x0cinconclusive\x18\x08 \x01(\x04\x12\x15\n\rfailure_limit\x18\t \x01(\x04\x12\x0f\n\x07lacking\x18\n \x01(\t\"c\n\x0cRolloutEvent\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd1\x04\n\x07Rollout\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x04\x12\x11\n\tcandidate\x18\x03 \x01(\t\x12\x10\n\x08previous\x18\x04 \x01(\t\x12\r\n\x05state\x18\x05 \x01(\t\x12\x0c\n\x04step\x18\x06 \x01(\r\x12\r\n\x05steps\x18\x07 \x01(\r\x12\x0e\n\x06weight\x18\x08 \x01(\x01\x12\r\n\x05\x65poch\x18\t \x01(\x04\x12\x0f\n\x07\x65_value\x18\n \x01(\x01\x12\x11\n\tthreshold\x18\x0b \x01(\x01\x12*\n\x07metrics\x18\x0c \x03(\x0b\x32\x19.turnout.v1.RolloutMetric\x12\x0e\n\x06pauses\x18\r \x03(\t\x12\x0f\n\x07verdict\x18\x0e \x01(\t\x12\x14\n\x0cstep_seconds\x18\x0f \x01(\x01\x12\x14\n\x0csoak_seconds\x18\x10 \x01(\x01\x12\x11\n\tplan_json\x18\x11 \x01(\t\x12\x13\n\x0bplan_digest\x18\x12 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x13 \x01(\t\x12\x0e\n\x06reason\x18\x14 \x01(\t\x12.\n\nstarted_at\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nchanged_at\x18\x16 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x06\x65vents\x18\x17 \x03(\x0b\x32\x18.turnout.v1.RolloutEvent\x12\r\n\x05\x61lpha\x18\x18 \x01(\x01\x12\x0f\n\x07lacking\x18\x19 \x03(\t\x12(\n\x06probes\x18\x1a \x03(\x0b\x32\x18.turnout.v1.RolloutProbe\"^\n\rRolloutChange\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x1b\n\x0e\x65xpected_epoch\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x11\n\x0f_expected_epoch\"G\n\x12PlanRolloutRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x11\n\tplan_json\x18\x03 \x01(\t\"E\n\x10RolloutDetection\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\x12\x10\n\x08requests\x18\x03 \x01(\x01\"t\n\x0cRolloutPower\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x0e\n\x06weight\x18\x02 \x01(\x01\x12\x14\n\x0csoak_seconds\x18\x03 \x01(\x01\x12\x30\n\ndetections\x18\x04 \x03(\x0b\x32\x1c.turnout.v1.RolloutDetection\"\x80\x02\n\x13PlanRolloutResponse\x12\x10\n\x08previous\x18\x01 \x01(\t\x12\x11\n\tplan_json\x18\x02 \x01(\t\x12\x13\n\x0bplan_digest\x18\x03 \x01(\t\x12\x10\n\x08refusals\x18\x04 \x03(\t\x12\x1b\n\x13requests_per_second\x18\x05 \x01(\x01\x12\x12\n\nerror_rate\x18\x06 \x01(\x01\x12\'\n\x05power\x18\x07 \x03(\x0b\x32\x18.turnout.v1.RolloutPower\x12\x0e\n\x06missed\x18\x08 \x03(\t\x12!\n\x06probes\x18\t \x03(\x0b\x32\x11.turnout.v1.Probe\x12\x10\n\x08\x63onfirms\x18\n \x01(\x08\"\xb6\x01\n\x05Probe\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x11\n\tcondition\x18\x03 \x01(\t\x12\x18\n\x10interval_seconds\x18\x04 \x01(\x01\x12\x1d\n\x15initial_delay_seconds\x18\x05 \x01(\x01\x12\r\n\x05\x63ount\x18\x06 \x01(\x04\x12\x15\n\rfailure_limit\x18\x07 \x01(\x04\x12\x1f\n\x17\x63onsecutive_error_limit\x18\x08 \x01(\x04\"\x13\n\x11ListProbesRequest\"7\n\x12ListProbesResponse\x12!\n\x06probes\x18\x01 \x03(\x0b\x32\x11.turnout.v1.Probe\"@\n\x0fTryProbeRequest\x12\r\n\x05probe\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\"\x87\x01\n\x10TryProbeResponse\x12\x0f\n\x07outcome\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\x12\x10\n\x08\x62\x61seline\x18\x05 \x01(\t\x12 \n\x05\x61sked\x18\x06 \x01(\x0b\x32\x11.turnout.v1.Probe\"s\n\x13StartRolloutRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x11\n\tplan_json\x18\x03 \x01(\t\x12)\n\x06\x63hange\x18\x04 \x01(\x0b\x32\x19.turnout.v1.RolloutChange\"b\n\x14StartRolloutResponse\x12$\n\x07rollout\x18\x01 \x01(\x0b\x32\x13.turnout.v1.Rollout\x12$\n\x07\x61nswers\x18\x02 \x01(\x0b\x32\x13.turnout.v1.Answers\"\xb0\x01\n\x15\x43ommandRolloutRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12+\n\x07\x63ommand\x18\x02 \x01(\x0e\x32\x1a.turnout.v1.RolloutCommand\x12\x0e\n\x06weight\x18\x03 \x01(\x01\x12)\n\x06\x63hange\x18\x04 \x01(\x0b\x32\x19.turnout.v1.RolloutChange\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x04\x12\x0f\n\x07\x64iscard\x18\x06 \x01(\x08\"d\n\x16\x43ommandRolloutResponse\x12$\n\x07rollout\x18\x01 \x01(\x0b\x32\x13.turnout.v1.Rollout\x12$\n\x07\x61nswers\x18\x02 \x01(\x0b\x32\x13.turnout.v1.Answers\"3\n\x13ListRolloutsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\"=\n\x14ListRolloutsResponse\x12%\n\x08rollouts\x18\x01 \x03(\x0b\x32\x13.turnout.v1.Rollout\"5\n\x13WatchRolloutRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x04\"<\n\x14WatchRolloutResponse\x12$\n\x07rollout\x18\x01 \x01(\x0b\x32\x13.turnout.v1.Rollout\"G\n\x16GetRolloutTicksRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x04\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\x04\"\x9f\x01\n\x17GetRolloutTicksResponse\x12$\n\x07rollout\x18\x01 \x01(\x0b\x32\x13.turnout.v1.Rollout\x12\x12\n\nticks_json\x18\x02 \x03(\t\x12)\n\x05times\x18\x03 \x03(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tlast_tick\x18\x04 \x01(\x04\x12\x0c\n\x04more\x18\x05 \x01(\x08\"s\n\x0fRollBackRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12)\n\x06\x63hange\x18\x03 \x01(\x0b\x32\x19.turnout.v1.RolloutChange\x12\x15\n\rkeep_released\x18\x04 \x01(\x08\"k\n\x10RollBackResponse\x12\x10\n\x08\x62\x61seline\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12$\n\x07\x61nswers\x18\x03 \x01(\x0b\x32\x13.turnout.v1.Answers\x12\x10\n\x08sentence\x18\x04 \x01(\t*\xfd\x01\n\x0eRolloutCommand\x12\x1f\n\x1bROLLOUT_COMMAND_UNSPECIFIED\x10\x00\x12\x19\n\x15ROLLOUT_COMMAND_PAUSE\x10\x01\x12\x1a\n\x16ROLLOUT_COMMAND_RESUME\x10\x02\x12\x1b\n\x17ROLLOUT_COMMAND_PROMOTE\x10\x03\x12 \n\x1cROLLOUT_COMMAND_PROMOTE_FULL\x10\x04\x12\x19\n\x15ROLLOUT_COMMAND_ABORT\x10\x05\x12\x1e\n\x1aROLLOUT_COMMAND_SET_WEIGHT\x10\x06\x12\x19\n\x15ROLLOUT_COMMAND_RETRY\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'turnout_proto.v1.rollout_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLLOUTCOMMAND']._serialized_start=2728
-  _globals['_ROLLOUTCOMMAND']._serialized_end=2981
+  _globals['_ROLLOUTCOMMAND']._serialized_start=3505
+  _globals['_ROLLOUTCOMMAND']._serialized_end=3758
   _globals['_ROLLOUTMETRIC']._serialized_start=112
   _globals['_ROLLOUTMETRIC']._serialized_end=314
-  _globals['_ROLLOUTEVENT']._serialized_start=316
-  _globals['_ROLLOUTEVENT']._serialized_end=415
-  _globals['_ROLLOUT']._serialized_start=418
-  _globals['_ROLLOUT']._serialized_end=969
-  _globals['_ROLLOUTCHANGE']._serialized_start=971
-  _globals['_ROLLOUTCHANGE']._serialized_end=1065
-  _globals['_PLANROLLOUTREQUEST']._serialized_start=1067
-  _globals['_PLANROLLOUTREQUEST']._serialized_end=1138
-  _globals['_ROLLOUTDETECTION']._serialized_start=1140
-  _globals['_ROLLOUTDETECTION']._serialized_end=1209
-  _globals['_ROLLOUTPOWER']._serialized_start=1211
-  _globals['_ROLLOUTPOWER']._serialized_end=1327
-  _globals['_PLANROLLOUTRESPONSE']._serialized_start=1330
-  _globals['_PLANROLLOUTRESPONSE']._serialized_end=1533
-  _globals['_STARTROLLOUTREQUEST']._serialized_start=1535
-  _globals['_STARTROLLOUTREQUEST']._serialized_end=1650
-  _globals['_STARTROLLOUTRESPONSE']._serialized_start=1652
-  _globals['_STARTROLLOUTRESPONSE']._serialized_end=1750
-  _globals['_COMMANDROLLOUTREQUEST']._serialized_start=1753
-  _globals['_COMMANDROLLOUTREQUEST']._serialized_end=1929
-  _globals['_COMMANDROLLOUTRESPONSE']._serialized_start=1931
-  _globals['_COMMANDROLLOUTRESPONSE']._serialized_end=2031
-  _globals['_LISTROLLOUTSREQUEST']._serialized_start=2033
-  _globals['_LISTROLLOUTSREQUEST']._serialized_end=2084
-  _globals['_LISTROLLOUTSRESPONSE']._serialized_start=2086
-  _globals['_LISTROLLOUTSRESPONSE']._serialized_end=2147
-  _globals['_WATCHROLLOUTREQUEST']._serialized_start=2149
-  _globals['_WATCHROLLOUTREQUEST']._serialized_end=2202
-  _globals['_WATCHROLLOUTRESPONSE']._serialized_start=2204
-  _globals['_WATCHROLLOUTRESPONSE']._serialized_end=2264
-  _globals['_GETROLLOUTTICKSREQUEST']._serialized_start=2266
-  _globals['_GETROLLOUTTICKSREQUEST']._serialized_end=2337
-  _globals['_GETROLLOUTTICKSRESPONSE']._serialized_start=2340
-  _globals['_GETROLLOUTTICKSRESPONSE']._serialized_end=2499
-  _globals['_ROLLBACKREQUEST']._serialized_start=2501
-  _globals['_ROLLBACKREQUEST']._serialized_end=2616
-  _globals['_ROLLBACKRESPONSE']._serialized_start=2618
-  _globals['_ROLLBACKRESPONSE']._serialized_end=2725
+  _globals['_ROLLOUTPROBE']._serialized_start=317
+  _globals['_ROLLOUTPROBE']._serialized_end=529
+  _globals['_ROLLOUTEVENT']._serialized_start=531
+  _globals['_ROLLOUTEVENT']._serialized_end=630
+  _globals['_ROLLOUT']._serialized_start=633
+  _globals['_ROLLOUT']._serialized_end=1226
+  _globals['_ROLLOUTCHANGE']._serialized_start=1228
+  _globals['_ROLLOUTCHANGE']._serialized_end=1322
+  _globals['_PLANROLLOUTREQUEST']._serialized_start=1324
+  _globals['_PLANROLLOUTREQUEST']._serialized_end=1395
+  _globals['_ROLLOUTDETECTION']._serialized_start=1397
+  _globals['_ROLLOUTDETECTION']._serialized_end=1466
+  _globals['_ROLLOUTPOWER']._serialized_start=1468
+  _globals['_ROLLOUTPOWER']._serialized_end=1584
+  _globals['_PLANROLLOUTRESPONSE']._serialized_start=1587
+  _globals['_PLANROLLOUTRESPONSE']._serialized_end=1843
+  _globals['_PROBE']._serialized_start=1846
+  _globals['_PROBE']._serialized_end=2028
+  _globals['_LISTPROBESREQUEST']._serialized_start=2030
+  _globals['_LISTPROBESREQUEST']._serialized_end=2049
+  _globals['_LISTPROBESRESPONSE']._serialized_start=2051
+  _globals['_LISTPROBESRESPONSE']._serialized_end=2106
+  _globals['_TRYPROBEREQUEST']._serialized_start=2108
+  _globals['_TRYPROBEREQUEST']._serialized_end=2172
+  _globals['_TRYPROBERESPONSE']._serialized_start=2175
+  _globals['_TRYPROBERESPONSE']._serialized_end=2310
+  _globals['_STARTROLLOUTREQUEST']._serialized_start=2312
+  _globals['_STARTROLLOUTREQUEST']._serialized_end=2427
+  _globals['_STARTROLLOUTRESPONSE']._serialized_start=2429
+  _globals['_STARTROLLOUTRESPONSE']._serialized_end=2527
+  _globals['_COMMANDROLLOUTREQUEST']._serialized_start=2530
+  _globals['_COMMANDROLLOUTREQUEST']._serialized_end=2706
+  _globals['_COMMANDROLLOUTRESPONSE']._serialized_start=2708
+  _globals['_COMMANDROLLOUTRESPONSE']._serialized_end=2808
+  _globals['_LISTROLLOUTSREQUEST']._serialized_start=2810
+  _globals['_LISTROLLOUTSREQUEST']._serialized_end=2861
+  _globals['_LISTROLLOUTSRESPONSE']._serialized_start=2863
+  _globals['_LISTROLLOUTSRESPONSE']._serialized_end=2924
+  _globals['_WATCHROLLOUTREQUEST']._serialized_start=2926
+  _globals['_WATCHROLLOUTREQUEST']._serialized_end=2979
+  _globals['_WATCHROLLOUTRESPONSE']._serialized_start=2981
+  _globals['_WATCHROLLOUTRESPONSE']._serialized_end=3041
+  _globals['_GETROLLOUTTICKSREQUEST']._serialized_start=3043
+  _globals['_GETROLLOUTTICKSREQUEST']._serialized_end=3114
+  _globals['_GETROLLOUTTICKSRESPONSE']._serialized_start=3117
+  _globals['_GETROLLOUTTICKSRESPONSE']._serialized_end=3276
+  _globals['_ROLLBACKREQUEST']._serialized_start=3278
+  _globals['_ROLLBACKREQUEST']._serialized_end=3393
+  _globals['_ROLLBACKRESPONSE']._serialized_start=3395
+  _globals['_ROLLBACKRESPONSE']._serialized_end=3502
 # @@protoc_insertion_point(module_scope)

@@ -52,6 +52,30 @@ class RolloutMetric(_message.Message):
     threshold_seconds: float
     def __init__(self, name: _Optional[str] = ..., weight: _Optional[float] = ..., e_value: _Optional[float] = ..., fit_value: _Optional[float] = ..., canary_requests: _Optional[int] = ..., canary_bad: _Optional[int] = ..., baseline_requests: _Optional[int] = ..., baseline_bad: _Optional[int] = ..., threshold_seconds: _Optional[float] = ...) -> None: ...
 
+class RolloutProbe(_message.Message):
+    __slots__ = ("name", "outcome", "value", "detail", "time", "passed", "failed", "inconclusive", "failure_limit", "lacking")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    PASSED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    INCONCLUSIVE_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    LACKING_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    outcome: str
+    value: str
+    detail: str
+    time: _timestamp_pb2.Timestamp
+    passed: int
+    failed: int
+    inconclusive: int
+    failure_limit: int
+    lacking: str
+    def __init__(self, name: _Optional[str] = ..., outcome: _Optional[str] = ..., value: _Optional[str] = ..., detail: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., passed: _Optional[int] = ..., failed: _Optional[int] = ..., inconclusive: _Optional[int] = ..., failure_limit: _Optional[int] = ..., lacking: _Optional[str] = ...) -> None: ...
+
 class RolloutEvent(_message.Message):
     __slots__ = ("kind", "text", "actor", "time")
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -65,7 +89,7 @@ class RolloutEvent(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., text: _Optional[str] = ..., actor: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Rollout(_message.Message):
-    __slots__ = ("model", "attempt", "candidate", "previous", "state", "step", "steps", "weight", "epoch", "e_value", "threshold", "metrics", "pauses", "verdict", "step_seconds", "soak_seconds", "plan_json", "plan_digest", "actor", "reason", "started_at", "changed_at", "events", "alpha", "lacking")
+    __slots__ = ("model", "attempt", "candidate", "previous", "state", "step", "steps", "weight", "epoch", "e_value", "threshold", "metrics", "pauses", "verdict", "step_seconds", "soak_seconds", "plan_json", "plan_digest", "actor", "reason", "started_at", "changed_at", "events", "alpha", "lacking", "probes")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     CANDIDATE_FIELD_NUMBER: _ClassVar[int]
@@ -91,6 +115,7 @@ class Rollout(_message.Message):
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     ALPHA_FIELD_NUMBER: _ClassVar[int]
     LACKING_FIELD_NUMBER: _ClassVar[int]
+    PROBES_FIELD_NUMBER: _ClassVar[int]
     model: str
     attempt: int
     candidate: str
@@ -116,7 +141,8 @@ class Rollout(_message.Message):
     events: _containers.RepeatedCompositeFieldContainer[RolloutEvent]
     alpha: float
     lacking: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, model: _Optional[str] = ..., attempt: _Optional[int] = ..., candidate: _Optional[str] = ..., previous: _Optional[str] = ..., state: _Optional[str] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., weight: _Optional[float] = ..., epoch: _Optional[int] = ..., e_value: _Optional[float] = ..., threshold: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[RolloutMetric, _Mapping]]] = ..., pauses: _Optional[_Iterable[str]] = ..., verdict: _Optional[str] = ..., step_seconds: _Optional[float] = ..., soak_seconds: _Optional[float] = ..., plan_json: _Optional[str] = ..., plan_digest: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., changed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., events: _Optional[_Iterable[_Union[RolloutEvent, _Mapping]]] = ..., alpha: _Optional[float] = ..., lacking: _Optional[_Iterable[str]] = ...) -> None: ...
+    probes: _containers.RepeatedCompositeFieldContainer[RolloutProbe]
+    def __init__(self, model: _Optional[str] = ..., attempt: _Optional[int] = ..., candidate: _Optional[str] = ..., previous: _Optional[str] = ..., state: _Optional[str] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., weight: _Optional[float] = ..., epoch: _Optional[int] = ..., e_value: _Optional[float] = ..., threshold: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[RolloutMetric, _Mapping]]] = ..., pauses: _Optional[_Iterable[str]] = ..., verdict: _Optional[str] = ..., step_seconds: _Optional[float] = ..., soak_seconds: _Optional[float] = ..., plan_json: _Optional[str] = ..., plan_digest: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., changed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., events: _Optional[_Iterable[_Union[RolloutEvent, _Mapping]]] = ..., alpha: _Optional[float] = ..., lacking: _Optional[_Iterable[str]] = ..., probes: _Optional[_Iterable[_Union[RolloutProbe, _Mapping]]] = ...) -> None: ...
 
 class RolloutChange(_message.Message):
     __slots__ = ("actor", "reason", "expected_epoch")
@@ -161,7 +187,7 @@ class RolloutPower(_message.Message):
     def __init__(self, step: _Optional[int] = ..., weight: _Optional[float] = ..., soak_seconds: _Optional[float] = ..., detections: _Optional[_Iterable[_Union[RolloutDetection, _Mapping]]] = ...) -> None: ...
 
 class PlanRolloutResponse(_message.Message):
-    __slots__ = ("previous", "plan_json", "plan_digest", "refusals", "requests_per_second", "error_rate", "power", "missed")
+    __slots__ = ("previous", "plan_json", "plan_digest", "refusals", "requests_per_second", "error_rate", "power", "missed", "probes", "confirms")
     PREVIOUS_FIELD_NUMBER: _ClassVar[int]
     PLAN_JSON_FIELD_NUMBER: _ClassVar[int]
     PLAN_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -170,6 +196,8 @@ class PlanRolloutResponse(_message.Message):
     ERROR_RATE_FIELD_NUMBER: _ClassVar[int]
     POWER_FIELD_NUMBER: _ClassVar[int]
     MISSED_FIELD_NUMBER: _ClassVar[int]
+    PROBES_FIELD_NUMBER: _ClassVar[int]
+    CONFIRMS_FIELD_NUMBER: _ClassVar[int]
     previous: str
     plan_json: str
     plan_digest: str
@@ -178,7 +206,65 @@ class PlanRolloutResponse(_message.Message):
     error_rate: float
     power: _containers.RepeatedCompositeFieldContainer[RolloutPower]
     missed: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, previous: _Optional[str] = ..., plan_json: _Optional[str] = ..., plan_digest: _Optional[str] = ..., refusals: _Optional[_Iterable[str]] = ..., requests_per_second: _Optional[float] = ..., error_rate: _Optional[float] = ..., power: _Optional[_Iterable[_Union[RolloutPower, _Mapping]]] = ..., missed: _Optional[_Iterable[str]] = ...) -> None: ...
+    probes: _containers.RepeatedCompositeFieldContainer[Probe]
+    confirms: bool
+    def __init__(self, previous: _Optional[str] = ..., plan_json: _Optional[str] = ..., plan_digest: _Optional[str] = ..., refusals: _Optional[_Iterable[str]] = ..., requests_per_second: _Optional[float] = ..., error_rate: _Optional[float] = ..., power: _Optional[_Iterable[_Union[RolloutPower, _Mapping]]] = ..., missed: _Optional[_Iterable[str]] = ..., probes: _Optional[_Iterable[_Union[Probe, _Mapping]]] = ..., confirms: bool = ...) -> None: ...
+
+class Probe(_message.Message):
+    __slots__ = ("name", "kind", "condition", "interval_seconds", "initial_delay_seconds", "count", "failure_limit", "consecutive_error_limit")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    CONDITION_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    INITIAL_DELAY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    CONSECUTIVE_ERROR_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    kind: str
+    condition: str
+    interval_seconds: float
+    initial_delay_seconds: float
+    count: int
+    failure_limit: int
+    consecutive_error_limit: int
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., condition: _Optional[str] = ..., interval_seconds: _Optional[float] = ..., initial_delay_seconds: _Optional[float] = ..., count: _Optional[int] = ..., failure_limit: _Optional[int] = ..., consecutive_error_limit: _Optional[int] = ...) -> None: ...
+
+class ListProbesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListProbesResponse(_message.Message):
+    __slots__ = ("probes",)
+    PROBES_FIELD_NUMBER: _ClassVar[int]
+    probes: _containers.RepeatedCompositeFieldContainer[Probe]
+    def __init__(self, probes: _Optional[_Iterable[_Union[Probe, _Mapping]]] = ...) -> None: ...
+
+class TryProbeRequest(_message.Message):
+    __slots__ = ("probe", "model", "version")
+    PROBE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    probe: str
+    model: str
+    version: str
+    def __init__(self, probe: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class TryProbeResponse(_message.Message):
+    __slots__ = ("outcome", "value", "detail", "seconds", "baseline", "asked")
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_FIELD_NUMBER: _ClassVar[int]
+    ASKED_FIELD_NUMBER: _ClassVar[int]
+    outcome: str
+    value: str
+    detail: str
+    seconds: float
+    baseline: str
+    asked: Probe
+    def __init__(self, outcome: _Optional[str] = ..., value: _Optional[str] = ..., detail: _Optional[str] = ..., seconds: _Optional[float] = ..., baseline: _Optional[str] = ..., asked: _Optional[_Union[Probe, _Mapping]] = ...) -> None: ...
 
 class StartRolloutRequest(_message.Message):
     __slots__ = ("model", "version", "plan_json", "change")

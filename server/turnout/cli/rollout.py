@@ -17,12 +17,14 @@ from turnout.cli.rollout_options import (
     MetricsOption,
     NewerOption,
     PlanOption,
+    ProbesOption,
     RequestsOption,
     ShadowOption,
     SloOption,
     StepsOption,
     WatchForOption,
 )
+from turnout.cli.rollout_probe import probe
 
 if TYPE_CHECKING:
     from turnout.cli.connection import Server
@@ -59,6 +61,7 @@ def plan(
     holdback: HoldbackOption = None,
     guard: GuardsOption = None,
     from_broken: FromBrokenOption = False,
+    probe: ProbesOption = None,
     server: ServerOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -75,7 +78,7 @@ def plan(
     with reporting(as_json=as_json) as out:
         options = PlanOptions(
             plan, steps, shadow, metrics, alpha, min_requests, slo_ms, on_insufficient, on_newer, watch_for, holdback,
-            guard or (), from_broken,
+            guard or (), from_broken, probe or (),
         )  # fmt: skip
         plan_json = _plan_json(out, options)
         request = pb.PlanRolloutRequest(model=name, version=to, plan_json=plan_json)
@@ -103,6 +106,7 @@ def start(
     holdback: HoldbackOption = None,
     guard: GuardsOption = None,
     from_broken: FromBrokenOption = False,
+    probe: ProbesOption = None,
     wait: Annotated[bool, typer.Option("--wait", metavar="", help="Follow it until it ends.")] = False,
     timeout: Annotated[
         str | None,
@@ -137,7 +141,7 @@ def start(
         limit = None if timeout is None else read_duration(timeout)
         options = PlanOptions(
             plan, steps, shadow, metrics, alpha, min_requests, slo_ms, on_insufficient, on_newer, watch_for, holdback,
-            guard or (), from_broken,
+            guard or (), from_broken, probe or (),
         )  # fmt: skip
         plan_json = _plan_json(out, options)
         change = pb.RolloutChange(actor=actor_or_login(actor), reason=reason)
@@ -280,7 +284,7 @@ def report(
         )
 
 
-for _command in COMMANDS:
+for _command in (*COMMANDS, probe):
     application.command(name=_command.__name__.replace("_", "-"))(_command)
 
 

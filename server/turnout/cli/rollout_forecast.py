@@ -8,6 +8,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from turnout.cli.output import facts, table
+from turnout.cli.probe_view import configured_body, configured_table
 from turnout.web.report.replay import read_told_plan
 from turnout.web.report.spans import duration_text, share_text
 from turnout_proto.v1 import rollout_pb2 as pb
@@ -47,6 +48,13 @@ def forecast_lines(told: pb.PlanRolloutResponse, model: str, version: str) -> It
     columns = ("METRIC", "WEIGHT", "NOT WORSE UP TO", "SHARPEST AT", "FIT BELOW")
     yield table(columns, metrics, right=("WEIGHT", "NOT WORSE UP TO", "FIT BELOW"))
     yield ""
+    if told.probes:
+        yield Text("What is asked outside", "bold")
+        yield configured_table(told.probes)
+        yield ""
+    if told.confirms:
+        yield "Each step, and promotion, waits for the word of the confirm webhook."
+        yield ""
     yield facts(
         (
             ("taken back at", f"combined evidence of {1 / plan.alpha:.3g} (alpha {plan.alpha:g})"),
@@ -94,6 +102,8 @@ def forecast_body(told: pb.PlanRolloutResponse, model: str, version: str) -> dic
             for p in told.power
         ],
         "missed": list(told.missed),
+        "probes": [configured_body(probe) for probe in told.probes],
+        "confirms": told.confirms,
     }
 
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from turnout.cli.connection import Server
 from turnout.cli.output import Output, table
+from turnout.cli.probe_view import measured_table
 from turnout.cli.rollout_follow import FINAL, follow
 from turnout.cli.rollout_view import bar, event_body, event_line, events_table, state_text
 from turnout.rollout.plan import Plan
@@ -62,6 +63,8 @@ class View:
         r = self.rollout
         plan = read_told_plan(r.plan_json)
         lines: list[RenderableType] = [_header(r), _steps(r, plan), self._time(r), "", _metrics(r, self._columns)]
+        if r.probes:
+            lines += ["", measured_table(r.probes)]
         lines += [Text(f"paused: {why}", "bold yellow") for why in r.pauses]
         if r.lacking and not r.pauses and r.state == "deciding":
             lines.append(Text(f"lacking: {'; '.join(r.lacking)}", "yellow"))
@@ -69,7 +72,7 @@ class View:
             lines.append(Text(f"verdict: {r.verdict}", "bold green" if r.state == "succeeded" else "bold red"))
         if self.notice:
             lines.append(Text(self.notice, "bold magenta"))
-        free = max(self._rows - len(r.metrics) - len(lines) - 6, _FEWEST_EVENTS)
+        free = max(self._rows - len(r.metrics) - len(r.probes) - len(lines) - 6, _FEWEST_EVENTS)
         if r.events:
             lines += ["", events_table(r.events[-free:])]
         return Group(*lines)

@@ -97,3 +97,10 @@ FromBrokenOption = Annotated[
         "--from-broken", metavar="", help="The baseline is broken, and this is its fix.", rich_help_panel=_PLAN
     ),
 ]
+ProbesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--probe", metavar="NAME", show_default=False, rich_help_panel=_PLAN,
+        help="Ask a probe of the server's configuration in each step; `turnout rollout probe` lists them. Repeatable.",
+    ),
+]  # fmt: skip

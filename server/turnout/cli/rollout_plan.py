@@ -39,6 +39,7 @@ class PlanOptions:
         holdback: Share that the version before keeps meanwhile.
         guards: As in `error_share=1%`; they go before the file's, one by one.
         from_broken: The baseline is broken, and the candidate is its fix.
+        probes: Names; they are asked beside the file's.
     """
 
     file: Path | None = None
@@ -54,6 +55,7 @@ class PlanOptions:
     holdback: str | None = None
     guards: Sequence[str] = ()
     from_broken: bool = False
+    probes: Sequence[str] = ()
 
     def to_json(self) -> str:
         """Returns the plan as JSON. What is not said is left to the server, which checks the values.
@@ -83,6 +85,9 @@ class PlanOptions:
             body["guards"] = (dict(known) if isinstance(known, Mapping) else {}) | dict(map(read_guard, self.guards))
         if self.from_broken:
             body["from_broken"] = True
+        if self.probes:
+            known = body.get("probes")
+            body["probes"] = list(dict.fromkeys((*(known if isinstance(known, list) else ()), *self.probes)))
         try:
             return json.dumps(body, allow_nan=False)
         except (TypeError, ValueError) as error:

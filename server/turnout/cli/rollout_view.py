@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from turnout.cli.output import facts, table
+from turnout.cli.probe_view import measured_body, measured_table
 from turnout.web.report.replay import Replay
 from turnout.web.report.spans import duration_text, share_text
 from turnout.web.report.words import Explanation, Finding, evidence_text, standing
@@ -90,6 +91,8 @@ def status_lines(rollout: pb.Rollout) -> Iterator[RenderableType]:
     pairs.append(("begun", f"{rollout.started_at.ToDatetime():%Y-%m-%d %H:%M:%S} UTC by {by}{_colon(rollout.reason)}"))
     yield facts(pairs)
     yield table(("METRIC", "CANDIDATE", "PREVIOUS", "EVIDENCE"), (_metric_row(m) for m in rollout.metrics))
+    if rollout.probes:
+        yield measured_table(rollout.probes)
     if rollout.events:
         yield Text("latest", "bold")
         yield events_table(rollout.events[-_EVENTS_SHOWN:])
@@ -174,6 +177,7 @@ def rollout_body(rollout: pb.Rollout) -> dict[str, Any]:
             }
             for m in rollout.metrics
         ],
+        "probes": [measured_body(probe) for probe in rollout.probes],
         "pauses": list(rollout.pauses),
         "lacking": list(rollout.lacking),
         "alpha": rollout.alpha,

@@ -3,6 +3,7 @@
 `Settings(...)` reads nothing but its arguments; `load_settings` reads `turnout.toml`, `TURNOUT_*` and flags.
 """
 
+from turnout.config.rollouts import Probe, Rollout
 from turnout.config.sections import (
     Batching,
     Console,
@@ -14,7 +15,6 @@ from turnout.config.sections import (
     QueueLimits,
     Repository,
     Retention,
-    Rollout,
     Routing,
     Runtime,
     ShadowLane,
@@ -51,6 +51,7 @@ __all__ = [
     "ModelSettings",
     "ModelTable",
     "Oip",
+    "Probe",
     "Provider",
     "QueueLimits",
     "Repository",

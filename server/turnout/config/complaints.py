@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from turnout.config.rendering import without_passwords
+from turnout.config.rollouts import Probe
 from turnout.config.settings import MODEL_KEY, ModelOverrides, Settings
 
 _EXPECTED = {
@@ -23,6 +24,9 @@ _EXPECTED = {
     "tuple": "a list",
 }
 """By the first word of pydantic's error type."""
+
+_BY_NAME: Mapping[str, type[BaseModel]] = {"model": ModelOverrides, "probe": Probe}
+"""Tables of tables: `[model.NAME]`."""
 
 
 def complaints(error: ValidationError, origins: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -66,13 +70,15 @@ def _holds_secret(kind: Any, path: Sequence[str]) -> bool:
         fields = kind.model_fields
         below = [fields[path[0]].annotation] if path and path[0] in fields else [f.annotation for f in fields.values()]
         return any(_holds_secret(annotation, path[1:]) for annotation in below)
-    return any(_holds_secret(argument, path[1:]) for argument in get_args(kind))
+    if get_origin(kind) is Mapping:
+        return _holds_secret(get_args(kind)[1], path[1:])
+    return any(_holds_secret(argument, path) for argument in get_args(kind))
 
 
 def unknown_variable(name: str) -> str | None:
     """Says that the environment variable `name` is no setting; returns None where it is one."""
     path = name.removeprefix("TURNOUT_").lower().split("__")
-    if (path[0] == "model" and len(path) < 3) or ".".join(path) in _known(path):
+    if (path[0] in _BY_NAME and len(path) < 3) or ".".join(path) in _known(path):
         return None
     return _unknown(path, name)
 
@@ -129,9 +135,11 @@ def _nearest(path: list[str]) -> list[str]:
 
 
 def _known(path: list[str]) -> list[str]:
-    """Returns all dotted keys, those of the model that `path` leads to included."""
+    """Returns all dotted keys, those of the model or probe that `path` leads to included."""
     known = list(_keys(Settings, ""))
-    return [*known, *_keys(ModelOverrides, f"model.{path[1]}.")] if path[0] == "model" and len(path) > 1 else known
+    if path[0] in _BY_NAME and len(path) > 1:
+        return [*known, *_keys(_BY_NAME[path[0]], f"{path[0]}.{path[1]}.")]
+    return known
 
 
 def _keys(section: type[BaseModel], prefix: str) -> Iterator[str]:

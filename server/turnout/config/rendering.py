@@ -14,6 +14,8 @@ _SECRET_PARAMETER = re.compile(
     r"((?:^|&)[^=&]*(?:password|passwd|secret|token|signature|api_?key|access_?key)[^=&]*=)[^&]*", re.IGNORECASE
 )
 
+_WEBHOOKS = ("webhook_url", "confirm_url")
+
 _USER_PASSWORD = re.compile(r":[^:@\s]+@")
 
 
@@ -34,6 +36,7 @@ def as_data(settings: Settings) -> dict[str, Any]:
     for listener in LISTENERS:  # a key that is not given there is that of [tls], and no default
         body["tls"][listener] = getattr(settings.tls, listener).model_dump(mode="json", exclude_unset=True)
     body["model"] = settings.model_dump(mode="json", include={"model"}, exclude_unset=True).get("model", {})
+    body["probe"] = settings.model_dump(mode="json", include={"probe"}, exclude_none=True).get("probe", {})
     plain: dict[str, Any] = without_passwords(body)
     return plain
 
@@ -42,7 +45,7 @@ def without_passwords(value: Any) -> Any:
     """Returns a plain value with the passwords in all of its URLs, wherever they stand, as `***`."""
     if isinstance(value, dict):
         return {
-            key: _without_path(without_passwords(item)) if key == "webhook_url" else without_passwords(item)
+            key: _without_path(without_passwords(item)) if key in _WEBHOOKS else without_passwords(item)
             for key, item in value.items()
         }
     if isinstance(value, list | tuple):

@@ -354,20 +354,6 @@ class ShadowLane(Section):
     scores: Mapping[str, bool] = Field(default_factory=dict)
 
 
-class Rollout(Section):
-    """How rollouts are driven.
-
-    Attributes:
-        tick_s: Between two looks at what was counted.
-        webhook_url: Told of every event by POST; "" for nobody.
-        webhook_secret: Signs what is sent: `X-Turnout-Signature: sha256=HMAC(body)`; "" for no signature.
-    """
-
-    tick_s: Annotated[Duration, Field(ge=0.05, le=60)] = 5.0
-    webhook_url: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
-    webhook_secret: SecretStr = SecretStr("")
-
-
 class Web(Section):
     """What browsers are told on the HTTP listener.
 

@@ -9,6 +9,7 @@ from urllib.parse import quote
 from pydantic import Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from turnout.config.rollouts import Probes, Rollout
 from turnout.config.sections import (
     Batching,
     Console,
@@ -20,7 +21,6 @@ from turnout.config.sections import (
     QueueLimits,
     Repository,
     Retention,
-    Rollout,
     Routing,
     Runtime,
     Section,
@@ -131,6 +131,7 @@ class Settings(BaseSettings):
             least, are `runtime.runners`, `runtime.processes` and `runtime.arena_limit_bytes`, `loading.concurrency`,
             `shadow.max_inflight`, and of `limits` and `shadow` what bounds queues, connections and requests under way.
             Linux only.
+        probe: By probe name.
         model: By model name.
     """
 
@@ -169,6 +170,7 @@ class Settings(BaseSettings):
     oip: Oip = Oip()
     log: Log = Log()
     tracing: Tracing = Tracing()
+    probe: Probes = Field(default_factory=dict)
     model: Mapping[Annotated[str, Field(pattern=f"^{MODEL_KEY}$")], ModelOverrides] = Field(default_factory=dict)
 
     @classmethod

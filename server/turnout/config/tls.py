@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from turnout.config.sections import Section
-from turnout.config.values import Duration, plain_text
+from turnout.config.values import Duration, FilePath
 
 ListenerName = Literal["grpc", "http", "control"]
 LISTENERS: tuple[ListenerName, ...] = ("grpc", "http", "control")
@@ -13,8 +13,6 @@ LISTENERS: tuple[ListenerName, ...] = ("grpc", "http", "control")
 ClientCertificates = Literal["none", "optional", "required"]
 
 _FILES_AND_MODE = ("cert", "key", "client_ca", "client_certificates")
-
-FilePath = Annotated[str, Field(max_length=4096), AfterValidator(plain_text)]
 
 
 class ListenerTls(Section):

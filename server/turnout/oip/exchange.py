@@ -67,8 +67,12 @@ def assembled(
     arrived: float,
     deadline: float | None,
     preferences: Preferences,
+    kind: object = None,
 ) -> InferenceRequest:
-    """Returns a request of which all was checked. Arguments as of `request_of`, and as `read_options` returns them."""
+    """Returns a request of which all was checked. Arguments as of `request_of`, and as `read_options` returns them.
+
+    `kind` is that of `InferenceRequest`.
+    """
     if timeout is not None:
         expiry = arrived + timeout
         deadline = expiry if deadline is None else min(deadline, expiry)
@@ -82,6 +86,7 @@ def assembled(
         deadline,
         arrived,
         preferences.baseline_only,
+        kind,
     )
 
 

@@ -13,6 +13,8 @@ from typing import Any, Self
 from semver import Version
 
 from turnout.errors import ChangeRefused, InvalidRequest
+from turnout.rollout.analysis.confirmation import Confirmation
+from turnout.rollout.analysis.probe_record import ProbeRecord
 from turnout.rollout.evidence import Count, Evidence
 from turnout.rollout.guards import Guards
 from turnout.rollout.history import SlotRecords
@@ -69,7 +71,7 @@ class Pause:
     """Why a rollout stands still.
 
     Attributes:
-        kind: `operator`, `gate`, `insufficient`, `traffic` or `refused`.
+        kind: `operator`, `gate`, `veto`, `insufficient`, `traffic` or `refused`.
         reason: In words.
         actor: Who; "" for the rollout itself.
     """
@@ -85,7 +87,7 @@ class Entry:
 
     Attributes:
         kind: What happened: a state's name, a command's, `verdict` (by evidence, or a deadline), `breaker`, `guard`,
-            `pause` or `resume`.
+            `probe`, `webhook`, `confirm`, `pause` or `resume`.
         text: A sentence.
         actor: Who; "" for the rollout itself.
     """
@@ -125,7 +127,8 @@ class Rollout:
         pauses: Why it stands still; none while it goes on.
         verdict: Why it ended, or is ending; "" before that.
         per_server: What is known of each server's part.
-        cause: What took the candidate back, of `evidence`, `breaker` and `guard`; "" where it was something else.
+        cause: What took the candidate back, of `evidence`, `breaker`, `guard`, `probe` and `webhook`; "" where it was
+            something else.
         policy_epoch: Of the policy that was put in force for it last.
         routed: That policy, or the one that it began with, as text; another one is somebody else's.
         was_released: The candidate was released before.
@@ -135,6 +138,8 @@ class Rollout:
         rivals: Most rollouts of the model that ran at once since this one began; they share alpha.
         end: The state that `aborting` leads to.
         actor, reason: Who began it, and why.
+        probes: What probes measured in this step, by name.
+        confirmation: What the confirm webhook says of the next step; None where it was not asked.
     """
 
     model: str
@@ -175,6 +180,8 @@ class Rollout:
     step_keyed: tuple[int, int] = (0, 0)
     history: str = ""
     per_server: PerServer = field(default_factory=PerServer)
+    probes: Mapping[str, ProbeRecord] = field(default_factory=dict)
+    confirmation: Confirmation | None = None
 
     @classmethod
     def start(
@@ -219,6 +226,19 @@ class Rollout:
         return self.plan.guards_of(self.step if self.state in STEPPING else None)
 
     @property
+    def stage(self) -> int | None:
+        """Number of the step whose weight is in force, from 0; the number of steps while it is watched; else None."""
+        if self.state in (_S.SOAKING, _S.DECIDING):
+            return self.step
+        return len(self.plan.steps) if self.state is _S.WATCHING else None
+
+    @property
+    def asked_probes(self) -> tuple[str, ...]:
+        """The probes that are asked now."""
+        stage = self.stage
+        return () if stage is None else self.plan.probes_of(self.step if self.state in STEPPING else None)
+
+    @property
     def promoted(self) -> bool:
         """The candidate is the baseline, or about to be."""
         return self.state in PROMOTED
@@ -242,6 +262,8 @@ class Rollout:
             "step_keyed": list(self.step_keyed), "history": self.history,
             "step_counts": {metric: [c.requests, c.bad] for metric, c in self.step_counts.items()},
             "per_server": self.per_server.to_json(),
+            "probes": {name: record.to_json() for name, record in self.probes.items()},
+            "confirmation": self.confirmation and self.confirmation.to_json(),
         }  # fmt: skip
 
     @classmethod
@@ -272,6 +294,8 @@ class Rollout:
                 float(body.get("silent_s", 0.0)), float(body.get("baseline_silent_s", 0.0)),
                 _two(body.get("step_keyed", (0, 0))), body.get("history", ""),
                 PerServer.from_json(body.get("per_server", {"taken": {}, "evidence": {}}), plan.evidence_metrics),
+                {name: ProbeRecord.from_json(record) for name, record in body.get("probes", {}).items()},
+                Confirmation.from_json(asked) if (asked := body.get("confirmation")) else None,
             )  # fmt: skip
         except (KeyError, IndexError, TypeError, AttributeError, ArithmeticError, InvalidRequest) as error:
             raise ValueError(f"not a rollout: {type(error).__name__} {error}") from error
@@ -344,6 +368,8 @@ def fresh_step(rollout: Rollout) -> Rollout:
         step_counts={},
         silent_s=0.0,
         baseline_silent_s=0.0,
+        probes={},
+        confirmation=None,
     )
 
 

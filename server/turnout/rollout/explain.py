@@ -2,6 +2,7 @@
 
 import math
 
+from turnout.rollout.analysis.judgement import unconfirmed, unmeasured
 from turnout.rollout.attempt import STEPPING, Rollout
 from turnout.rollout.evidence import LEAST_UNITS, Evidence
 
@@ -12,7 +13,13 @@ _SILENT_SECONDS, _SILENT_GAPS = 60.0, 10.0
 
 
 def lacking(rollout: Rollout) -> list[str]:
-    """Returns what holds it, and in a step what is still to be seen before the next one, or before promotion."""
+    """Returns what holds it, and what it waits for before the next step, or before promotion."""
+    outside = unmeasured(rollout) if rollout.state in STEPPING else []
+    return [*unseen(rollout), *outside, *unconfirmed(rollout)]
+
+
+def unseen(rollout: Rollout) -> list[str]:
+    """Returns what holds it, and in a step what is still to be seen in the traffic before the next one."""
     found = [rollout.held] if rollout.held else []
     if rollout.state not in STEPPING:
         return found

@@ -5,15 +5,25 @@ A verdict goes before any progress, and is looked for in every state that is not
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from semver import Version
 
+from turnout.rollout.analysis.confirmation import Confirmation
+from turnout.rollout.analysis.judgement import (
+    NO_ANALYSIS,
+    Analysis,
+    analysed,
+    begin_step,
+    speaks_against,
+    unmeasured,
+)
 from turnout.rollout.attempt import STEPPING, Entry, Moved, Pause, Rollout, RolloutState, enter, fresh_step, moved
 from turnout.rollout.breaker import SlotRecord, trip_text, tripped
 from turnout.rollout.evidence import DISAGREEMENT, STALLED, Count, Evidence, Tick
-from turnout.rollout.explain import counts_text, lacking, server_verdict_text, verdict_text
+from turnout.rollout.explain import counts_text, server_verdict_text, unseen, verdict_text
 from turnout.rollout.guards import broken
-from turnout.rollout.overrides import abort, pause, step_to
+from turnout.rollout.overrides import abort, pause
 
 _S = RolloutState
 _NONE = Count()
@@ -45,6 +55,7 @@ class Facts:
         patience: The baseline's p50 now, seconds.
         taken: By server, number of the last tick of its that `ticks` holds.
         slots: What the slots that meet the candidate came to, each server's own.
+        analysis: What was asked outside of the server.
     """
 
     seconds: float
@@ -67,13 +78,19 @@ class Facts:
     patience: float = 0.0
     taken: Mapping[str, int] = field(default_factory=dict)
     slots: Sequence[SlotRecord] = ()
+    analysis: Analysis = NO_ANALYSIS
 
 
 def advance(rollout: Rollout, facts: Facts) -> Moved:
     """Returns the rollout after one tick, and what is to be told of it. A verdict goes before any progress."""
     if rollout.state.final:
         return rollout, ()
-    rollout = _observed(rollout, facts)
+    rollout, told = analysed(_observed(rollout, facts), facts.analysis)
+    after, entries = _decided(rollout, facts)
+    return after, (*told, *entries)
+
+
+def _decided(rollout: Rollout, facts: Facts) -> Moved:
     if rollout.state is _S.ABORTING:
         return _aborting(rollout, facts)
     if (found := _against(rollout, facts)) is not None:
@@ -99,6 +116,7 @@ def advance(rollout: Rollout, facts: Facts) -> Moved:
         in_state_s=rollout.in_state_s + facts.seconds,
         step_s=rollout.step_s + facts.seconds,
         active_s=rollout.active_s + facts.seconds,
+        confirmation=_waited(rollout.confirmation, facts.seconds),
     )
     if rollout.active_s > rollout.plan.max_duration_s and rollout.state is not _S.WATCHING:
         return abort(rollout, f"it took longer than its {rollout.plan.max_duration_s:.0f} s")
@@ -115,7 +133,7 @@ def _against(rollout: Rollout, facts: Facts) -> tuple[str, str] | None:
         return "breaker", trip_text(record)
     if why := broken(rollout.guards, rollout.step_counts, rollout.evidence.phi):
         return "guard", why
-    return None
+    return speaks_against(rollout)
 
 
 def _stopped(rollout: Rollout, facts: Facts, why: Pause) -> Moved:
@@ -197,7 +215,7 @@ def _validating(rollout: Rollout, facts: Facts) -> Moved:
             return held
     if rollout.plan.shadow is not None:
         return enter(rollout, _S.SHADOWING, f"{rollout.plan.shadow.rate:.2%} of the requests are copied")
-    return step_to(_fixed(rollout, facts), 0)
+    return begin_step(_fixed(rollout, facts), facts.analysis, 0, rollout.plan.validating_s)
 
 
 def _shadowing(rollout: Rollout, facts: Facts) -> Moved:
@@ -205,19 +223,21 @@ def _shadowing(rollout: Rollout, facts: Facts) -> Moved:
     assert stage is not None
     if rollout.in_state_s < stage.duration_s:
         return rollout, ()
+    longest = 4 * stage.duration_s + 60.0
+    first_step = partial(begin_step, _fixed(rollout, facts), facts.analysis, 0, longest)
     if facts.incomparable:
-        return _insufficient(rollout, facts.incomparable) or step_to(_fixed(rollout, facts), 0)
+        return _insufficient(rollout, facts.incomparable) or first_step()
     known = rollout.evidence.accumulators[DISAGREEMENT].canary
     fit = rollout.evidence.fit(DISAGREEMENT) >= 1 / rollout.plan.beta
     if known.requests >= stage.min_samples and fit:
-        return step_to(_fixed(rollout, facts), 0)
-    if rollout.in_state_s <= 4 * stage.duration_s + 60.0:
+        return first_step()
+    if rollout.in_state_s <= longest:
         return rollout, ()
     why = (
         f"{known.requests} copies were compared in {rollout.in_state_s:.0f} s and {known.bad} disagreed, "
         f"which does not show an agreement of {stage.agreement:.2%}"
     )
-    return _insufficient(rollout, why) or step_to(_fixed(rollout, facts), 0)
+    return _insufficient(rollout, why) or first_step()
 
 
 def _ramping(rollout: Rollout, facts: Facts) -> Moved:
@@ -233,16 +253,19 @@ def _soaking(rollout: Rollout, _: Facts) -> Moved:
     return enter(rollout, _S.DECIDING, "the soak is over")
 
 
-def _deciding(rollout: Rollout, _: Facts) -> Moved:
-    plan, step = rollout.plan, rollout.plan.steps[rollout.step]
-    if missing := lacking(rollout):
-        if rollout.step_s <= plan.deadline(step):
+def _deciding(rollout: Rollout, facts: Facts) -> Moved:
+    longest = rollout.plan.deadline(rollout.plan.steps[rollout.step])
+    if missing := unseen(rollout):
+        if rollout.step_s <= longest:
             return rollout, ()
         if (held := _insufficient(rollout, f"after {rollout.step_s:.0f} s {' and '.join(missing)}")) is not None:
             return held
-    if rollout.step + 1 == len(plan.steps):
-        return enter(rollout, _S.PROMOTING, f"{rollout.candidate} becomes the baseline")
-    return step_to(rollout, rollout.step + 1)
+    if missing := unmeasured(rollout):
+        if rollout.step_s <= longest:
+            return rollout, ()
+        # Whatever `on_insufficient` says of the traffic: that nobody could ask neither promotes nor takes back.
+        return pause(rollout, Pause("insufficient", f"after {rollout.step_s:.0f} s {' and '.join(missing)}"))
+    return begin_step(rollout, facts.analysis, rollout.step + 1, longest)
 
 
 def _promoting(rollout: Rollout, facts: Facts) -> Moved:
@@ -304,6 +327,10 @@ def _insufficient(rollout: Rollout, why: str) -> Moved | None:
             return None
         case _:
             return pause(rollout, Pause("insufficient", why))
+
+
+def _waited(asked: Confirmation | None, seconds: float) -> Confirmation | None:
+    return asked and replace(asked, waited_s=asked.waited_s + seconds)
 
 
 def _fixed(rollout: Rollout, facts: Facts) -> Rollout:

@@ -5,6 +5,8 @@ from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from turnout.config import Probe
+from turnout.rollout.analysis.probe_record import NOT_ASKED, ProbeRecord
 from turnout.rollout.attempt import Rollout
 from turnout.rollout.explain import lacking
 from turnout.rollout.records import UnreadableRollout
@@ -44,6 +46,29 @@ def rollout_message(rollout: Rollout, record: RolloutRecord | None, events: list
         changed_at=timestamp(record.changed) if record else None,
         events=[_event(e) for e in events or ()],
         alpha=rollout.alpha, lacking=lacking(rollout),
+        probes=[_measured(name, rollout.probes.get(name, NOT_ASKED)) for name in rollout.asked_probes],
+    )  # fmt: skip
+
+
+def probe_message(name: str, probe: Probe) -> pb.Probe:
+    """Returns a probe as it is configured, without where it asks and what proves who asks."""
+    limits = [
+        f"{words} {limit:g}"
+        for words, limit in (("at least", probe.fail_below), ("at most", probe.fail_above))
+        if limit is not None
+    ]
+    return pb.Probe(
+        name=name, kind="promql" if probe.is_query else "http", condition=" and ".join(limits) or "true",
+        interval_seconds=probe.interval_s, initial_delay_seconds=probe.initial_delay_s, count=probe.count,
+        failure_limit=probe.failure_limit, consecutive_error_limit=probe.consecutive_error_limit,
+    )  # fmt: skip
+
+
+def _measured(name: str, record: ProbeRecord) -> pb.RolloutProbe:
+    return pb.RolloutProbe(
+        name=name, outcome=record.outcome or "", value=record.value, detail=record.detail,
+        time=None if record.time is None else timestamp(record.time), passed=record.passed, failed=record.failed,
+        inconclusive=record.inconclusive, failure_limit=record.limits.failure_limit, lacking=record.lacking,
     )  # fmt: skip
 
 

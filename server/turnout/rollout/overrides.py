@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from turnout.errors import ChangeRefused
+from turnout.rollout.analysis.confirmation import Reply
 from turnout.rollout.attempt import (
     STEPPING,
     Entry,
@@ -47,9 +48,25 @@ def resume(rollout: Rollout, actor: str, reason: str) -> Moved:
         raise ChangeRefused(
             "a gate holds it: promote opens that" if gates else f"the rollout of {rollout.candidate} is not paused"
         )
-    # What ran out while it waited starts anew: to resume is to give it that time once more.
-    after = moved(rollout, pauses=gates, in_state_s=0.0, step_s=0.0, idle_s=0.0)
+    # What ran out while it waited starts anew: to resume is to give it that time once more. Where all was there but the
+    # word of the webhook, that alone is asked for anew.
+    asked = rollout.confirmation
+    stage, soak = (0.0, 0.0) if asked is None else _least(rollout)
+    after = moved(
+        rollout,
+        pauses=gates,
+        in_state_s=min(rollout.in_state_s, stage),
+        step_s=min(rollout.step_s, soak),
+        idle_s=0.0,
+        confirmation=asked if asked is not None and asked.reply is Reply.GO else None,
+    )
     return after, (Entry("resume", reason or "resumed", actor),)
+
+
+def _least(rollout: Rollout) -> tuple[float, float]:
+    """Returns how long the present state and the present step last at least, active seconds."""
+    shadow = rollout.plan.shadow if rollout.state is _S.SHADOWING else None
+    return 0.0 if shadow is None else shadow.duration_s, rollout.plan.steps[rollout.step].soak_s
 
 
 def promote(rollout: Rollout, actor: str, reason: str, *, full: bool) -> Moved:
@@ -62,7 +79,7 @@ def promote(rollout: Rollout, actor: str, reason: str, *, full: bool) -> Moved:
     if rollout.promoted or rollout.state is _S.ABORTING:
         raise ChangeRefused(f"the rollout of {rollout.candidate} is {rollout.state}: there is nothing to promote")
     told = Entry("promote_full" if full else "promote", reason or "promoted by hand", actor)
-    held = replace(rollout, pauses=())
+    held = replace(rollout, pauses=(), confirmation=None)
     if full:
         after, entries = enter(held, _S.PROMOTING, "promoted by hand, past the steps that were left")
     elif rollout.state in (_S.PENDING, _S.VALIDATING, _S.SHADOWING):
@@ -127,6 +144,7 @@ def abort(
         cause=cause,
         finishing=False,
         weight=None,
+        confirmation=None,
     )
     return after, (Entry(kind, why, actor), Entry(str(_S.ABORTING), f"traffic goes back to {rollout.previous}"))
 

@@ -29,6 +29,7 @@ _WEIGHTS = {ERRORS: 0.4, "p99": 0.2, "p95": 0.2, "p90": 0.2, STALLED: 0.1, INVAL
 """Of each metric before those of a plan are made to sum to 1."""
 
 _MAX_STEPS = 50
+_MAX_PROBES = 20
 _MAX_SECONDS = 90 * 86_400.0
 _MAX_SLO_MS = 3_600_000.0
 
@@ -57,12 +58,14 @@ class Step:
         soak_s: Active seconds that it lasts at least.
         gate: Somebody has to let it begin, by `turnout rollout promote`.
         guards: Limits of its own; what it does not limit is limited as the plan says.
+        probes: Names of probes that are asked in it, beside the plan's.
     """
 
     weight: float
     soak_s: float
     gate: bool = False
     guards: Guards | None = None
+    probes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +142,7 @@ class Plan:
     breaker: Breaker = Breaker()  # noqa: RUF009 - a frozen value
     guards: Guards | None = None
     from_broken: bool = False
+    probes: tuple[str, ...] = ()
 
     @property
     def complete(self) -> "Plan":
@@ -172,6 +176,17 @@ class Plan:
         own = self.steps[step].guards if step is not None else None
         return (own or Guards()).over(self.guards)
 
+    def probes_of(self, step: int | None) -> tuple[str, ...]:
+        """Returns the names of the probes that are asked in a step; None for after the last."""
+        own = self.steps[step].probes if step is not None else ()
+        return tuple(dict.fromkeys((*self.probes, *own)))
+
+    @property
+    def probe_fields(self) -> Iterator[tuple[str, str]]:
+        """The probes that it names, each with the field that does."""
+        yield from (("probes", name) for name in self.probes)
+        yield from ((f"steps[{n}].probes", name) for n, step in enumerate(self.steps) for name in step.probes)
+
     def deadline(self, step: Step) -> float:
         """Returns how long a step may take, active seconds."""
         return self.step_deadline_s or 4 * step.soak_s + 60.0
@@ -194,6 +209,9 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Returns the form that is stored and that a plan file has."""
         body = asdict(self)
+        for table in (body, *body["steps"]):
+            if not table["probes"]:
+                del table["probes"]  # a release that knows of no probes reads such a plan, and its digest stays
         return {key: list(value) if isinstance(value, tuple) else value for key, value in body.items()}
 
     @classmethod
@@ -256,6 +274,11 @@ class Plan:
             check(field, all(share is None or 0 <= share < 1 for share in shares), "shares, 0 or more and below 1")
             fine = limits.p99_ms is None or 0 < limits.p99_ms <= _MAX_SLO_MS
             check(field, fine, "p99_ms above 0, at most an hour")
+        for field, names in (
+            ("probes", self.probes),
+            *((f"steps[{n}].probes", s.probes) for n, s in enumerate(self.steps)),
+        ):
+            check(field, len(set(names)) == len(names) <= _MAX_PROBES, f"each probe once, {_MAX_PROBES} at most")
         tripping = self.breaker
         check(
             "breaker",

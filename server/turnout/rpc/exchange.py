@@ -5,16 +5,17 @@ parent span is the one that the item names, or else that of the stream's metadat
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic
+from typing import Any, Generic, Self
 
 from turnout.errors import TurnoutError
 from turnout.routing.preferences import NO_PREFERENCES, PreferenceReader, Preferences
 from turnout.rpc.errors import code_name, to_status
 from turnout.rpc.guard import Guard
 from turnout.rpc.reading import SMALL_BYTES, MessageReader, MessageT
-from turnout.rpc.transport.port import Call, StatusError, Stream
+from turnout.rpc.templates import Templates
+from turnout.rpc.transport.port import JOINED_BYTES, Call, Parts, Response, StatusError, Stream
 from turnout.serving.inference import InferenceRequest
 from turnout.serving.limits import InputLimits
 from turnout.telemetry.tracing.context import SpanContext, read
@@ -35,24 +36,45 @@ class Endpoint(Generic[MessageT]):
         operation: As traces name it.
         reader: Parses its requests.
         preferences: Reads what metadata asks for.
+        templates: Requests that are remembered.
         limits: On what a request may hold.
-        sized: Returns a serialised answer, or raises Exhausted if it is larger than messages may be.
+        check_size: Raises Exhausted if an answer of so many bytes is larger than messages may be.
     """
 
     service: str
     operation: Operation
     reader: MessageReader[MessageT]
     preferences: PreferenceReader
+    templates: Templates
     limits: InputLimits
-    sized: Callable[[bytes], bytes]
+    check_size: Callable[[int], None]
+
+    def joined(self, parts: Sequence[bytes]) -> bytes:
+        """Returns a serialised answer, of its parts. Raises Exhausted if it is larger than messages may be."""
+        answer = b"".join(parts)
+        self.check_size(len(answer))
+        return answer
+
+    def response(self, parts: Sequence[bytes]) -> Response:
+        """Returns the answer of a unary call, of its parts. Raises as `joined`."""
+        size = sum(map(len, parts))
+        self.check_size(size)
+        return b"".join(parts) if size <= JOINED_BYTES else Parts(parts)
 
     @classmethod
     def of(
-        cls, service: str, method: str, message: type[MessageT], preferences: PreferenceReader, guard: Guard
-    ) -> "Endpoint[MessageT]":
-        """Makes that of a method whose requests are of the type `message`."""
+        cls,
+        service: str,
+        method: str,
+        message: type[MessageT],
+        preferences: PreferenceReader,
+        guard: Guard,
+        templates: Templates,
+        **more: Any,
+    ) -> Self:
+        """Makes that of a method whose requests are of the type `message`; `more` is what a protocol adds."""
         operation, reader = Operation.rpc(service, method), guard.reader(message)
-        return cls(service, operation, reader, preferences, guard.limits, guard.sized)
+        return cls(service, operation, reader, preferences, templates, guard.limits, guard.check_size, **more)
 
 
 class GrpcExchange(Generic[MessageT]):
@@ -67,18 +89,14 @@ class GrpcExchange(Generic[MessageT]):
         parsed: The message; None as long as it is not parsed.
     """
 
-    __slots__ = ("arrived", "costly", "data", "endpoint", "heavy", "parsed")
-
     details = ()
+    heavy = False
+    costly = False
+    parsed: MessageT | None = None
 
-    def __init__(self, endpoint: Endpoint[MessageT], data: bytes) -> None:
-        """Prepares; nothing is parsed yet."""
-        self.endpoint = endpoint
-        self.arrived = time.monotonic()
-        self.heavy = len(data) > SMALL_BYTES and endpoint.reader.heavy(data)
-        self.costly = False
-        self.parsed: MessageT | None = None
-        self.data = data
+    endpoint: Endpoint[MessageT]
+    arrived: float
+    data: bytes
 
     @property
     def service(self) -> str:
@@ -109,12 +127,14 @@ class GrpcExchange(Generic[MessageT]):
 class UnaryExchange(GrpcExchange[MessageT]):
     """One unary call."""
 
-    __slots__ = ("call",)
-
     def __init__(self, endpoint: Endpoint[MessageT], data: bytes, call: Call) -> None:
         """Prepares; nothing is parsed yet."""
-        super().__init__(endpoint, data)
+        self.endpoint = endpoint
+        self.data = data
         self.call = call
+        self.arrived = time.monotonic()
+        if len(data) > SMALL_BYTES:
+            self.heavy = endpoint.reader.heavy(data)
 
     @property
     def deadline(self) -> float | None:
@@ -169,14 +189,17 @@ class ItemExchange(GrpcExchange[MessageT]):
         cancels: Key of the item that this one cancels, being no request itself; None for a request.
     """
 
-    __slots__ = ("cancels", "key", "opened")
+    key = ""
+    cancels: str | None = None
 
     def __init__(self, opened: Opened[MessageT], data: bytes) -> None:
         """Prepares; nothing is parsed yet."""
-        super().__init__(opened.endpoint, data)
+        self.endpoint = opened.endpoint
+        self.data = data
         self.opened = opened
-        self.key = ""
-        self.cancels: str | None = None
+        self.arrived = time.monotonic()
+        if len(data) > SMALL_BYTES:
+            self.heavy = self.endpoint.reader.heavy(data)
 
     @property
     def deadline(self) -> float | None:

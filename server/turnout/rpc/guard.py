@@ -17,7 +17,17 @@ from structlog.typing import FilteringBoundLogger
 from turnout.errors import Exhausted, InvalidRequest, Malformed, ModelFailure, TurnoutError
 from turnout.rpc.errors import to_status
 from turnout.rpc.reading import MessageReader, MessageT
-from turnout.rpc.transport.port import Call, Method, Methods, StatusError, Stream, Streaming, Unary
+from turnout.rpc.transport.port import (
+    RESPONSES,
+    Call,
+    Method,
+    Methods,
+    Response,
+    StatusError,
+    Stream,
+    Streaming,
+    Unary,
+)
 from turnout.serving.conversion import ConversionThread
 from turnout.serving.limits import InputLimits
 from turnout.telemetry.faults import FaultRecorder
@@ -47,17 +57,34 @@ class Guard:
         """Returns what parses messages of a type."""
         return MessageReader(message, self.limits, self.thread)
 
-    def unary(self, service: str, behaviour: Callable[[bytes, Call], Awaitable[bytes]]) -> Unary:
-        """Returns the method of a service whose behaviour parses, serialises and bounds by itself."""
+    def unary(
+        self, service: str, behaviour: Callable[[bytes, Call], Response | Awaitable[Response]], *, prompt: bool = False
+    ) -> Unary:
+        """Returns the method of a service whose behaviour parses, serialises and bounds by itself.
 
-        async def answer(message: bytes, call: Call) -> bytes:
+        Args:
+            service: Full name.
+            behaviour: As `Unary.answer`; raises whatever it does.
+            prompt: As `Unary.prompt`.
+        """
+
+        def answer(message: bytes, call: Call) -> Response | Awaitable[Response]:
             try:
-                return await behaviour(message, call)
+                done = behaviour(message, call)
             except Exception as error:  # noqa: BLE001 - the client would get its words
                 status = self._ended(service, error)
+            else:
+                return done if isinstance(done, RESPONSES) else awaited(done)
             raise StatusError(status)  # outside of `except`: it would lead to the message, as the error does
 
-        return Unary(answer)
+        async def awaited(rest: Awaitable[Response]) -> Response:
+            try:
+                return await rest
+            except Exception as error:  # noqa: BLE001 - as above
+                status = self._ended(service, error)
+            raise StatusError(status)
+
+        return Unary(answer, prompt)
 
     def streaming(self, service: str, behaviour: Callable[[Stream], Awaitable[None]]) -> Streaming:
         """Returns the method of a service whose behaviour parses, serialises and bounds by itself."""
@@ -93,17 +120,21 @@ class Guard:
         }
 
     def sized(self, answer: bytes) -> bytes:
-        """Returns a serialised answer.
+        """Returns a serialised answer. Raises as `check_size`."""
+        self.check_size(len(answer))
+        return answer
+
+    def check_size(self, size: int) -> None:
+        """Passes if an answer may be sent.
 
         Raises:
             Exhausted: It is larger than messages may be; a transport would end the whole stream for that.
         """
-        if len(answer) > self.max_message_bytes:
+        if size > self.max_message_bytes:
             raise Exhausted(
-                f"the answer has {len(answer)} bytes, and at most {self.max_message_bytes} can be sent "
+                f"the answer has {size} bytes, and at most {self.max_message_bytes} can be sent "
                 "(limits.max_message_bytes)"
             )
-        return answer
 
     def _ended(self, service: str, error: Exception) -> Status:
         """Returns the status that a call ends with, and leaves nothing of the call behind.

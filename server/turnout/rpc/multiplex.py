@@ -1,10 +1,10 @@
 """One stream of requests: many under way, answered as they are ready or in the order they came.
 
-    reader: read -> answer at once, or start a task      writer: next answer -> stream
+    reader: read -> answer at once, or start a task      writer: answers of tasks -> stream
 
-Requests of quick versions are answered in the reader without a task of their own; that is what makes a stream cost half
-of unary calls. Reading pauses while as many requests as allowed are unanswered, so a client that does not read its
-answers stops itself and nobody else.
+Requests of quick versions are answered in the reader without a task of their own, all that have come together in one
+go; that is what makes a stream cost half of unary calls. Reading pauses while as many requests as allowed are
+unanswered, and while there is no room for answers, so a client that does not read these stops itself and nobody else.
 """
 
 import asyncio
@@ -19,6 +19,12 @@ from turnout.serving.inference import Exchange
 
 _SHOWN_KEY = 128
 """Characters of a key that a refusal repeats."""
+
+_TOGETHER = 16
+"""Items that are answered before the first of their answers is written: a millisecond of quick ones."""
+
+_TURN = 64
+"""Items after which others on the event loop have their turn, however much has come."""
 
 Task: TypeAlias = asyncio.Task[bytes]
 
@@ -77,6 +83,9 @@ class Multiplexer:
         self._wake_writer = asyncio.Event()
         self._room = asyncio.Event()
         self._reading = True
+        self._drained = False
+        self._writing = False
+        self._reader_writes = False
 
     async def run(self) -> None:
         """Reads until the client half-closes or the server drains, then finishes what is under way.
@@ -94,7 +103,9 @@ class Multiplexer:
             if writer.done():
                 writer.result()
             if drained := not reader.done():
-                reader.cancel()  # what was begun is answered, and nothing is begun any more
+                self._drained = True  # what was begun is answered, and nothing is begun any more
+                if not self._reader_writes:
+                    reader.cancel()
                 await asyncio.wait((reader,))
             if self._tasks:
                 await asyncio.wait(self._tasks)
@@ -109,30 +120,50 @@ class Multiplexer:
             await asyncio.gather(reader, writer, draining, return_exceptions=True)
 
     async def _read(self) -> None:
-        while (data := await self._stream.read()) is not None:
-            item = self._item(data)
-            del data
-            if (refusal := await self._plane.parse(item)) is not None:
-                self._put(refusal)
-            elif item.cancels is None:
-                self._begin(item)
-            elif (task := self._by_key.get(item.cancels)) is not None:
-                task.cancel()
-            del item
-            while self._unanswered >= self._max_items:
+        """Reads, and writes what is answered at once: all that has come together is answered together."""
+        stream, plane, since_turn = self._stream, self._plane, 0
+        while not self._drained and (data := await stream.read()) is not None:
+            together = 0
+            while data is not None:
+                item = self._item(data)
+                del data
+                if item.heavy:
+                    await self._flush_read()  # nobody waits for a large one to be parsed
+                    refusal = await plane.parse(item)
+                else:
+                    refusal = plane.parse_now(item)
+                if refusal is not None:
+                    self._unanswered += 1
+                    self._enter(refusal)
+                elif item.cancels is None:
+                    self._begin(item)
+                elif (task := self._by_key.get(item.cancels)) is not None:
+                    task.cancel()
+                del item
+                together += 1
+                if together >= _TOGETHER or self._unanswered >= self._max_items:
+                    break
+                data = stream.read_now()
+            await self._flush_read()
+            since_turn += together
+            if since_turn >= _TURN:
+                since_turn = 0
+                await asyncio.sleep(0)
+            while self._unanswered >= self._max_items and not self._drained:
                 self._room.clear()
                 await self._room.wait()
 
     def _begin(self, item: Item) -> None:
         """Answers at once if that is possible; else starts a task that will."""
+        self._unanswered += 1
         key = item.key
         if key and key in self._by_key:
             repeated = f"{key[:_SHOWN_KEY]!r} is under way on this stream"
-            self._put(self._plane.refuse(item, InvalidRequest.at("request.request_id", repeated)))
+            self._enter(self._plane.refuse(item, InvalidRequest.at("request.request_id", repeated)))
             return
         done = self._plane.begin(item)
         if not isinstance(done, Pending):
-            self._put(done)
+            self._enter(done)
             return
         task = asyncio.create_task(done.finish())
         self._tasks.add(task)
@@ -140,35 +171,63 @@ class Multiplexer:
         if key:
             self._by_key[key] = task
             task.add_done_callback(lambda _: self._by_key.pop(key))
-        self._unanswered += 1
         self._ordering(task, self._enter)
-
-    def _put(self, answer: bytes) -> None:
-        self._unanswered += 1
-        self._enter(answer)
+        task.add_done_callback(self._wake)
 
     def _enter(self, answer: bytes | Task) -> None:
+        """Puts an answer among those to be written, or a task that will have it."""
         self._answers.append(answer)
+
+    def _wake(self, _: Task) -> None:
         self._wake_writer.set()
 
     async def _write(self) -> None:
-        """Writes answers in their order, one at a time; an item that was cancelled has none."""
+        """Writes the answers of tasks."""
         while self._reading or self._answers:
-            if not self._answers:
-                self._wake_writer.clear()
+            self._wake_writer.clear()
+            await self._flush()
+            if self._reading or self._answers:
                 await self._wake_writer.wait()
-                continue
-            answer = self._answers.popleft()
+
+    async def _flush_read(self) -> None:
+        """Does as `_flush`, for the reader: it is not cancelled while an answer is half written."""
+        self._reader_writes = True
+        await self._flush()
+        self._reader_writes = False
+
+    async def _flush(self) -> None:
+        """Writes the answers that are there, in their order, unless somebody does so already and will go on with them.
+
+        An item that was cancelled has no answer.
+        """
+        if self._writing:
+            return
+        self._writing = True
+        try:
+            while self._answers:
+                taken, ready = self._ready()
+                if not taken:
+                    return
+                if ready:
+                    await self._stream.write_all(ready)
+                self._unanswered -= taken
+                self._room.set()
+        finally:
+            self._writing = False
+
+    def _ready(self) -> tuple[int, list[bytes]]:
+        """Takes out the answers that can be written now, and tells of how many items they are."""
+        answers = self._answers
+        ready: list[bytes] = []
+        taken = 0
+        while answers:
+            answer = answers[0]
             if isinstance(answer, bytes):
-                await self._stream.write(answer)
-            elif not await _cancelled(answer):
-                await self._stream.write(answer.result())
-            self._unanswered -= 1
-            self._room.set()
-
-
-async def _cancelled(task: Task) -> bool:
-    """Waits until a task is done, and tells whether it was cancelled."""
-    if not task.done():
-        await asyncio.wait((task,))
-    return task.cancelled()
+                ready.append(answer)
+            elif not answer.done():
+                break
+            elif not answer.cancelled():
+                ready.append(answer.result())
+            answers.popleft()
+            taken += 1
+        return taken, ready

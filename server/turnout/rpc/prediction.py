@@ -1,101 +1,222 @@
 """`turnout.v1.PredictionService`: requests and answers of `Predict` and `PredictStream`, decoded and encoded."""
 
+from abc import abstractmethod
+from collections.abc import Awaitable
 from functools import partial
 
 from turnout.errors import InvalidRequest, TurnoutError
-from turnout.routing.preferences import PreferenceReader
+from turnout.routing.preferences import PreferenceReader, Preferences
 from turnout.rpc import codec
 from turnout.rpc.errors import to_status
-from turnout.rpc.exchange import Endpoint, ItemExchange, Opened, UnaryExchange
+from turnout.rpc.exchange import Endpoint, GrpcExchange, ItemExchange, Opened, UnaryExchange
 from turnout.rpc.guard import Guard
 from turnout.rpc.multiplex import Multiplexer, as_ready
+from turnout.rpc.reading import SMALL_BYTES, MessageT
 from turnout.rpc.send_clock import SendClock
-from turnout.rpc.transport.port import Call, Methods, Stream
-from turnout.serving.data_plane import DataPlane
+from turnout.rpc.templates import Fields, Found, Outline, Templates
+from turnout.rpc.transport.port import Call, Methods, Response, Stream
+from turnout.serving.data_plane import DataPlane, Pending
 from turnout.serving.inference import InferenceRequest, InferenceResult
 from turnout.telemetry.tracing.context import SpanContext, parse
-from turnout.wire_format import length_delimited
+from turnout.wire_format import tag, varint
 from turnout_proto.v1 import prediction_pb2 as pb
 
 _SERVICE = "turnout.v1.PredictionService"
 
-_RESPONSE = pb.PredictStreamResponse.DESCRIPTOR.fields_by_name["response"].number
+_ITEM_ID, _RESPONSE = (
+    tag(pb.PredictStreamResponse.DESCRIPTOR.fields_by_name[name].number) for name in ("request_id", "response")
+)
 
 
-class PredictExchange(UnaryExchange[pb.PredictRequest]):
-    """One call of Predict."""
+def _fields(request: int, sent: int) -> Fields:
+    numbers = {name: field.number for name, field in pb.PredictRequest.DESCRIPTOR.fields_by_name.items()}
+    raw = pb.Tensor.DESCRIPTOR.fields_by_name["raw"].number
+    return Fields(request, numbers["request_id"], numbers["inputs"], raw, sent)
 
-    __slots__ = ()
+
+_ITEM = pb.PredictStreamRequest.DESCRIPTOR.fields_by_name
+
+FIELDS = _fields(request=0, sent=0)
+"""What may differ in a request that is like one before."""
+
+ITEM_FIELDS = _fields(_ITEM["request"].number, _ITEM["sent_ms"].number)
+"""The same of an item of a stream."""
+
+
+class _Predict(GrpcExchange[MessageT]):
+    """A PredictRequest, however it came."""
+
+    _found: Found | None = None
+    _outline: Outline | None = None
+
+    @abstractmethod
+    def message(self) -> pb.PredictRequest | None:
+        """Returns the request, parsed; None if it was not."""
+
+    def find(self) -> Found | None:
+        """Returns what the message is, if it is like one before; else it has to be parsed."""
+        found = self._found = self.endpoint.templates.find(self.data)
+        if found is not None:
+            self.data = b""
+        elif len(self.data) <= SMALL_BYTES:  # of a large one, reading is the least
+            self._outline = self.endpoint.templates.outline(self.data)
+        return found
 
     def envelope(self) -> InferenceRequest:
         """Returns what is known of a request that could not be decoded."""
-        return codec.envelope(self.parsed, self.arrived)
+        if self._found is not None:
+            template, request_id, _, _ = self._found
+            model, selector, outputs, key = template.model, template.selector, template.outputs, template.routing_key
+        elif (message := self.message()) is not None:
+            model, selector, outputs, key = message.model, message.version, message.outputs, message.routing_key
+            request_id = message.request_id
+        else:
+            model, selector, outputs, key, request_id = "", "", (), "", ""
+        request_id = request_id or codec.new_request_id()
+        return InferenceRequest(model, selector, {}, outputs, request_id, key, arrived=self.arrived)
+
+    def request(self, deadline: float | None, preferences: Preferences) -> InferenceRequest:
+        """Returns the request.
+
+        Args:
+            deadline: `time.monotonic()` after which the caller waits no longer; None for no bound.
+            preferences: What the call's metadata asks for.
+
+        Raises:
+            InvalidRequest, InvalidTensor: A field is not what the protocol says it is, or beyond the limits.
+        """
+        if self._found is None:
+            return self._decode(deadline, preferences)
+        template, request_id, inputs, _ = self._found
+        if request_id:
+            codec.check_id(request_id)
+        return InferenceRequest(
+            template.model,
+            preferences.selector_of(template.selector),
+            inputs,
+            template.outputs,
+            request_id or codec.new_request_id(),
+            template.routing_key or preferences.routing_key,
+            deadline,
+            self.arrived,
+            preferences.baseline_only,
+            template,
+        )
+
+    def _decode(self, deadline: float | None, preferences: Preferences) -> InferenceRequest:
+        """Returns a request that is like none before, and remembers it. Raises as `request`."""
+        message = self.message()
+        assert message is not None, "it is decoded once it is read"
+        request = codec.decode(message, self.arrived, deadline, preferences, self.endpoint.limits)
+        if self._outline is not None:
+            self.endpoint.templates.remember(
+                self._outline,
+                message.model,
+                message.version,
+                request.inputs,
+                tuple(message.outputs),
+                {},
+                self.timeout(),
+                message.routing_key,
+            )
+        return request
+
+    def timeout(self) -> float | None:
+        """Returns the seconds after which nobody waits for the answer, if the message says so."""
+        return None
+
+
+class PredictExchange(_Predict[pb.PredictRequest], UnaryExchange[pb.PredictRequest]):
+    """One call of Predict."""
+
+    def message(self) -> pb.PredictRequest | None:
+        """Returns the request, parsed; None if it was not."""
+        return self.parsed
+
+    def read(self) -> None:
+        """Reads the message, as far as it is unlike those before. Raises as `parse`."""
+        if self._found is None and self.parsed is None and self.find() is None:
+            self.parse()
 
     def decode(self) -> InferenceRequest:
-        """Returns the request. Raises as `codec.decode` and `PreferenceReader.read`."""
-        return codec.decode(self.parse(), self.arrived, self.call.deadline, self.preferences(), self.endpoint.limits)
+        """Returns the request. Raises as `request` and `PreferenceReader.read`."""
+        self.read()
+        return self.request(self.call.deadline, self.preferences())
 
-    def encode(self, request: InferenceRequest, result: InferenceResult) -> bytes:
+    def encode(self, request: InferenceRequest, result: InferenceResult) -> Response:
         """Returns the answer, serialised; metadata says who gave it. Raises Exhausted if it is too large."""
         self.call.trailing = codec.trailing_metadata(result.route)
-        return self.endpoint.sized(codec.response(request, result).SerializeToString())
+        return self.endpoint.response(codec.response(request, result))
 
 
-class PredictItem(ItemExchange[pb.PredictStreamRequest]):
+class PredictItem(_Predict[pb.PredictStreamRequest], ItemExchange[pb.PredictStreamRequest]):
     """One item of a PredictStream."""
 
-    __slots__ = ("_clock", "_deadline")
+    _deadline: float | None = None
 
     def __init__(self, opened: Opened[pb.PredictStreamRequest], clock: SendClock, data: bytes) -> None:
         """Prepares; `clock` is the stream's."""
         super().__init__(opened, data)
         self._clock = clock
-        self._deadline = opened.stream.deadline
 
     @property
     def deadline(self) -> float | None:
         """`time.monotonic()` after which the caller waits no longer."""
         return self._deadline
 
-    def parse(self) -> pb.PredictStreamRequest:
-        """Returns the item, parsed. Its time runs since it was sent, and not since there was room for it here."""
-        if self.parsed is not None:
-            return self.parsed
-        item = super().parse()
-        self.key = item.request.request_id
-        if item.WhichOneof("item") == "cancel":
-            self.cancels = item.cancel
-        waited = self._clock.waited(item.sent_ms / 1e3, self.arrived) if item.HasField("sent_ms") else 0.0
-        if item.timeout_ms:
-            ends = self.arrived + item.timeout_ms / 1e3 - waited
+    def message(self) -> pb.PredictRequest | None:
+        """Returns the request, parsed; None if it was not."""
+        return None if self.parsed is None else self.parsed.request
+
+    def timeout(self) -> float | None:
+        """Returns the seconds after which nobody waits for the answer, if the item says so."""
+        return self.parsed.timeout_ms / 1e3 if self.parsed is not None and self.parsed.timeout_ms else None
+
+    def read(self) -> None:
+        """Reads the item. Its time runs since it was sent, and not since there was room for it here. Raises as `parse`.
+
+        An item that names a span is not remembered: the next names another.
+        """
+        if self._found is not None or self.parsed is not None:
+            return
+        if (found := self.find()) is not None:
+            template, self.key, _, sent = found
+            timeout = template.timeout
+        else:
+            item = self.parse()
+            self.key = item.request.request_id
+            if item.WhichOneof("item") == "cancel":
+                self.cancels = item.cancel
+            sent = item.sent_ms if item.HasField("sent_ms") else None
+            timeout = self.timeout()
+            if item.traceparent:
+                self._outline = None
+        self._deadline = self.opened.stream.deadline
+        waited = 0.0 if sent is None else self._clock.waited(sent / 1e3, self.arrived)
+        if timeout is not None:
+            ends = self.arrived + timeout - waited
             self._deadline = ends if self._deadline is None else min(ends, self._deadline)
-        return item
 
     def parent(self) -> SpanContext | None:
         """Returns the span that the item names, or else that of the stream."""
         item = self.parsed
         return parse(item.traceparent, item.tracestate) if item and item.traceparent else self.opened.parent
 
-    def envelope(self) -> InferenceRequest:
-        """Returns what is known of a request that could not be decoded."""
-        return codec.envelope(None if self.parsed is None else self.parsed.request, self.arrived)
-
     def decode(self) -> InferenceRequest:
-        """Returns the request. Raises as `codec.decode`."""
-        item = self.parse()
-        if item.WhichOneof("item") != "request":
+        """Returns the request. Raises as `request`."""
+        self.read()
+        if self.parsed is not None and self.parsed.WhichOneof("item") != "request":
             raise InvalidRequest.at("item", "expected a request or a cancel")
         if not self.key:
             raise InvalidRequest.at("request.request_id", "expected an id; answers are told apart by it")
-        opened = self.opened
-        return codec.decode(item.request, self.arrived, self._deadline, opened.preferences, self.endpoint.limits)
+        return self.request(self._deadline, self.opened.preferences)
 
     def encode(self, request: InferenceRequest, result: InferenceResult) -> bytes:
         """Returns the answer, serialised. Raises Exhausted if it is too large."""
-        # The answer is serialised by itself: put into another message, it would be copied first.
-        answer = codec.response(request, result).SerializeToString()
-        item = pb.PredictStreamResponse(request_id=request.request_id).SerializeToString()
-        return self.endpoint.sized(b"".join((item, length_delimited(_RESPONSE, len(answer)), answer)))
+        parts = codec.response(request, result)
+        request_id = request.request_id.encode()
+        size = sum(map(len, parts))
+        return self.endpoint.joined((_ITEM_ID, varint(len(request_id)), request_id, _RESPONSE, varint(size), *parts))
 
     def refusal(self, request: InferenceRequest, error: TurnoutError) -> bytes:
         """Returns an item that tells an error."""
@@ -113,17 +234,20 @@ def prediction_methods(plane: DataPlane, preferences: PreferenceReader, max_item
         guard: Wraps the methods.
     """
     guard.faults.watch(_SERVICE)
-    predicting = Endpoint.of(_SERVICE, "Predict", pb.PredictRequest, preferences, guard)
-    streaming = Endpoint.of(_SERVICE, "PredictStream", pb.PredictStreamRequest, preferences, guard)
+    predicting = Endpoint.of(_SERVICE, "Predict", pb.PredictRequest, preferences, guard, Templates(FIELDS))
+    streaming = Endpoint.of(
+        _SERVICE, "PredictStream", pb.PredictStreamRequest, preferences, guard, Templates(ITEM_FIELDS)
+    )
 
-    async def predict(data: bytes, call: Call) -> bytes:
-        return await plane.answer(PredictExchange(predicting, data, call))
+    def predict(data: bytes, call: Call) -> Response | Awaitable[Response]:
+        done = plane.begin(PredictExchange(predicting, data, call))
+        return done.finish() if isinstance(done, Pending) else done
 
     async def predict_stream(stream: Stream) -> None:
         item = partial(PredictItem, Opened.of(streaming, stream), SendClock())
         await Multiplexer(plane, stream, item, as_ready, max_items).run()
 
     return {
-        f"/{_SERVICE}/Predict": guard.unary(_SERVICE, predict),
+        f"/{_SERVICE}/Predict": guard.unary(_SERVICE, predict, prompt=True),
         f"/{_SERVICE}/PredictStream": guard.streaming(_SERVICE, predict_stream),
     }

@@ -9,6 +9,7 @@ from grpc_health.v1 import health_pb2
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Address, Settings
+from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.engine.releases import Releases
 from turnout.rollout.log import RolloutLog
@@ -81,6 +82,7 @@ class Services:
         rollout_log: What rollouts did.
         registry: Publishes and fetches by stream.
         previews: What rollouts would do.
+        analyses: Asks probes.
         metrics: What is counted.
         accepting: Tells whether the server takes requests; False once it drains.
         conversions: Parses what is large.
@@ -103,6 +105,7 @@ class Services:
     rollout_log: RolloutLog
     registry: RegistryServicer
     previews: Previews
+    analyses: Analyses
     metrics: Metrics
     accepting: Callable[[], bool]
     conversions: ConversionThread
@@ -147,6 +150,7 @@ def control_methods(services: Services, settings: Settings) -> Methods:
         releases=services.releases,
         rollout_log=services.rollout_log,
         previews=services.previews,
+        analyses=services.analyses,
         router=services.router,
         metrics=services.metrics,
         accepting=services.accepting,

@@ -8,11 +8,14 @@ from collections.abc import Hashable, Mapping, Sequence
 import numpy as np
 
 from turnout.serving.batchability import BatchPlan, sizes_of
-from turnout.serving.tensor import Array
+from turnout.serving.tensor import Array, memory_of
 
 _SHARED_VALUE_BYTES = 256
 """Inputs outside the batch are compared by value, so they must be small (a sampling rate, a threshold)."""
 
+
+_KINDS = 256
+"""Kinds of requests of which the line is remembered."""
 
 Line = tuple[Hashable, ...]
 """What requests must have in common to share a run; they wait in one line."""
@@ -53,6 +56,35 @@ def shape_of(plan: BatchPlan, inputs: Mapping[str, Array]) -> tuple[Line, int] |
     if rows < 1 or (plan.sizes is not None and not plan.sizes.holds(sizes_of(inputs, plan.input_axes))):
         return None
     return tuple(common), rows
+
+
+class Lines:
+    """Finds the lines of requests, and remembers those that a request's kind alone decides."""
+
+    def __init__(self) -> None:
+        self._known: dict[object, tuple[BatchPlan, Line | None, int, int]] = {}
+
+    def of(self, plan: BatchPlan, inputs: Mapping[str, Array], kind: object) -> tuple[BatchPlan, Line | None, int, int]:
+        """Returns the plan, and by it a request's line, None where it runs alone, its rows, and its inputs' bytes.
+
+        Args:
+            plan: In force.
+            inputs: By name.
+            kind: As of `InferenceRequest`.
+        """
+        known = self._known.get(kind)
+        if known is not None and known[0] is plan:
+            return known
+        line, rows = shape_of(plan, inputs) or (None, 1)
+        known = plan, line, rows, memory_of(inputs.values())
+        # An input outside the batch is compared by its value, of which each request has its own; and sizes that are not
+        # proved now may be soon.
+        by_kind = plan.max_rows < 2 or (plan.sizes is None and inputs.keys() <= plan.input_axes.keys())
+        if kind is not None and by_kind:
+            if len(self._known) >= _KINDS:
+                self._known.clear()
+            self._known[kind] = known
+        return known
 
 
 def join(plan: BatchPlan, requests: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:

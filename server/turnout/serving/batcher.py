@@ -22,12 +22,12 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from turnout.errors import DeadlineExceeded, ModelFailure, NotLoaded, QueueFull, TurnoutError
-from turnout.serving.batch import BatchSizeMismatch, join, shape_of, split
+from turnout.serving.batch import BatchSizeMismatch, Lines, join, split
 from turnout.serving.batchability import BatchPlan
 from turnout.serving.plan_in_force import PlanInForce
 from turnout.serving.request_queue import QueuedRequest, RequestQueue
 from turnout.serving.session import EndableRun, MakeRunner, Run
-from turnout.serving.tensor import Array, memory_of
+from turnout.serving.tensor import Array
 
 _T = TypeVar("_T")
 
@@ -135,6 +135,7 @@ class Batcher:
         self._bounds = bounds
         self._on_batch = on_batch
         self._on_demoted = on_demoted
+        self._lines = Lines()
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()  # guards all that follows
         self._queue: RequestQueue[_Pending] = RequestQueue(bounds.max_delay)
@@ -165,13 +166,16 @@ class Batcher:
         """
         return max(self._queue.requests / self._bounds.requests, self._queue.nbytes / self._bounds.nbytes)
 
-    async def submit(self, inputs: Mapping[str, Array], outputs: Sequence[str], deadline: float | None) -> Answer:
+    async def submit(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str], deadline: float | None, kind: object = None
+    ) -> Answer:
         """Queues a request and waits for its answer.
 
         Args:
             inputs: Valid for the version's signature.
             outputs: Names of the outputs wanted.
             deadline: `time.monotonic()` after which the answer is worth nothing; None for never.
+            kind: As of `InferenceRequest`: the line of one request is that of the next.
 
         Raises:
             QueueFull: The queue holds as much as it may, or no thread can be had to run it.
@@ -179,7 +183,7 @@ class Batcher:
             NotLoaded: The version was closed.
             InputsRefused, ModelFailure, MemoryBudgetExceeded: The run failed.
         """
-        pending = self._admit(inputs, outputs, deadline)
+        pending = self._admit(inputs, outputs, deadline, kind)
         timer = None if deadline is None else self._loop.call_later(deadline - time.monotonic(), self._expire, pending)
         try:
             return await pending.future
@@ -208,12 +212,13 @@ class Batcher:
         with self._lock:
             return [runner.ended for runner in self._runners]
 
-    def _admit(self, inputs: Mapping[str, Array], outputs: Sequence[str], deadline: float | None) -> _Pending:
+    def _admit(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str], deadline: float | None, kind: object
+    ) -> _Pending:
         now = time.monotonic()
         if deadline is not None and deadline <= now:
             raise DeadlineExceeded("the deadline had passed when the request arrived")
-        line, rows = shape_of(self._in_force.plan, inputs) or (None, 1)
-        nbytes = memory_of(inputs.values())
+        _, line, rows, nbytes = self._lines.of(self._in_force.plan, inputs, kind)
         pending = _Pending(inputs, outputs, rows, nbytes, line, deadline, now, self._loop.create_future())
         with self._lock:
             if self._closed:
@@ -305,6 +310,7 @@ class Batcher:
             with runner.make() as run:
                 while batch := self._take(runner):
                     self._serve(runner, run, batch)
+                    del batch  # an idle runner keeps nothing of what it ran
         except BaseException as error:  # noqa: BLE001 - a thread that cannot run must not leave its callers waiting
             trouble = error
         self._end(runner, trouble)

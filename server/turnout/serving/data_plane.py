@@ -8,7 +8,7 @@ Whatever happens to a request, it is answered: with outputs, or with the refusal
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Generic, TypeVar
 
 from turnout.errors import DeadlineExceeded, Malformed, ModelFailure, TurnoutError
@@ -52,13 +52,15 @@ class Pending(Generic[T]):
         self.counted = counted
         self.result = result
 
-    async def finish(self) -> T:
+    def finish(self) -> Coroutine[Any, Any, T]:
         """Returns the answer, or the exchange's refusal."""
+        return self.plane.finish(self) if self.trace is None else self._finish(self.trace)
+
+    async def _finish(self, trace: Trace) -> T:
         try:
             return await self.plane.finish(self)
         except asyncio.CancelledError as error:
-            if self.trace is not None:
-                end(self.trace, self.exchange, error)
+            end(trace, self.exchange, error)
             raise
 
 
@@ -125,11 +127,19 @@ class DataPlane:
 
         For streams, whose items have to be told apart before they are begun.
         """
+        if not exchange.heavy:
+            return self.parse_now(exchange)
         try:
-            if exchange.heavy:
-                await self._conversions.run(exchange.read)
-            else:
-                exchange.read()
+            await self._conversions.run(exchange.read)
+        except Exception as error:  # noqa: BLE001 - told apart there
+            trace = None if self._tracer is None else self._traced(self._tracer, exchange)
+            return self._undecoded(exchange, trace, error)
+        return None
+
+    def parse_now(self, exchange: Exchange[T]) -> T | None:
+        """Does as `parse`, for a request that is not heavy."""
+        try:
+            exchange.read()
         except Exception as error:  # noqa: BLE001 - told apart there
             trace = None if self._tracer is None else self._traced(self._tracer, exchange)
             return self._undecoded(exchange, trace, error)
@@ -161,7 +171,9 @@ class DataPlane:
                 if route is None or route.handle.closing:  # it was routed, and then the version left
                     route = None
                     route = pending.route = self._route(request, trace)
-                names, answer = await route.handle.infer(request.inputs, request.outputs, request.deadline, route.lane)
+                names, answer = await route.handle.infer(
+                    request.inputs, request.outputs, request.deadline, route.lane, request.kind
+                )
             except Exception as error:  # noqa: BLE001 - told apart there
                 return self._failed(exchange, trace, request, route, pending.counted, error)
             except asyncio.CancelledError as error:
@@ -191,7 +203,7 @@ class DataPlane:
             if request.deadline is not None and request.deadline <= request.arrived:
                 # It waited too long on its way: the queue refuses it, and nothing is computed.
                 return Pending(self, exchange, trace, request, route, counted)
-            answered = handle.infer_now(request.inputs, request.outputs, route.lane)
+            answered = handle.infer_now(request.inputs, request.outputs, route.lane, request.kind)
         except Exception as error:  # noqa: BLE001 - told apart there
             return self._failed(exchange, trace, request, route, counted, error)
         if answered is None:

@@ -6,6 +6,7 @@ under way, and frees the sessions.
 
 import asyncio
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -31,6 +32,13 @@ busy one a thread waits some milliseconds for a core, and of two equal versions 
 
 _STALL_SECONDS = 0.1
 """A run that long ends it at once, whoever's doing it was: nothing may hold the event loop for that long twice."""
+
+
+_KINDS = 256
+"""Kinds of requests of which is remembered that they were checked."""
+
+_Checked = tuple[Sequence[str], int, int, int, int]
+"""A request's output names, bytes of its inputs, rows (0 where none are told), rows that are counted, their bucket."""
 
 
 class VersionHandle:
@@ -73,6 +81,7 @@ class VersionHandle:
         if loaded.pool is not None:
             recorder.isolated_restarts = self._restarts_before
         self._validator = Validator(manifest.signature)
+        self._checked: dict[object, _Checked] = {}
         self._run = loaded.run
         self._inline_bytes = loaded.inline_bytes
         self._strikes = self._inline_runs = 0
@@ -115,7 +124,7 @@ class VersionHandle:
         return max((batcher.fill for batcher in self._batchers.values()), default=0.0)
 
     def infer_now(
-        self, inputs: Mapping[str, Array], outputs: Sequence[str], lane: str = ""
+        self, inputs: Mapping[str, Array], outputs: Sequence[str], lane: str = "", kind: object = None
     ) -> tuple[Sequence[str], Answer] | None:
         """Answers a request at once, if its run is shorter than handing it to a thread would be.
 
@@ -123,6 +132,7 @@ class VersionHandle:
             inputs: By name, as they came.
             outputs: Names of the outputs wanted; none means all.
             lane: As in `infer`.
+            kind: As of `InferenceRequest`: what was checked of one request is not checked of the next.
 
         Returns:
             The outputs' names and what the run gave; None where `infer` is the way.
@@ -136,12 +146,12 @@ class VersionHandle:
         batcher = self._batchers.get(lane)
         if batcher is not None and batcher.waiting:
             return None
-        size = 0
-        for array in inputs.values():
-            size += array.nbytes
+        known = self._checked.get(kind)
+        if known is None:
+            known = self._check(inputs, outputs, kind)
+        names, size, rows, observed, bucket = known
         if size > self._inline_bytes:
             return None
-        names = self._validator.check(inputs, outputs)
         start = time.monotonic()
         try:
             values = self._run(inputs, names)
@@ -152,16 +162,33 @@ class VersionHandle:
         took = time.monotonic() - start
         if took > self._inline_limit:
             self._strike(took)
-        if self._row_axis is None:
-            self._batch_rows.observe(1)
-            return names, Answer(values, 0.0, took, 0, started=start)
-        name, axis = self._row_axis
-        rows = inputs[name].shape[axis]
-        self._batch_rows.observe(rows)
-        return names, Answer(values, 0.0, took, rows, started=start)
+        batch_rows = self._batch_rows
+        batch_rows.counts[bucket] += 1
+        batch_rows.total += observed
+        return names, Answer(values, 0.0, took, rows, 1, start)
+
+    def _check(self, inputs: Mapping[str, Array], outputs: Sequence[str], kind: object) -> _Checked:
+        """Checks a request, and remembers what that came to if its kind is known. Raises InvalidTensor."""
+        names = self._validator.check(inputs, outputs)
+        size = sum(array.nbytes for array in inputs.values())
+        rows, observed = 0, 1
+        if self._row_axis is not None:
+            name, axis = self._row_axis
+            rows = observed = inputs[name].shape[axis]
+        checked = names, size, rows, observed, bisect_left(self._batch_rows.bounds, observed)
+        if kind is not None:
+            if len(self._checked) >= _KINDS:
+                self._checked.clear()
+            self._checked[kind] = checked
+        return checked
 
     async def infer(
-        self, inputs: Mapping[str, Array], outputs: Sequence[str], deadline: float | None, lane: str = ""
+        self,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str],
+        deadline: float | None,
+        lane: str = "",
+        kind: object = None,
     ) -> tuple[Sequence[str], Answer]:
         """Answers a request on a runner.
 
@@ -171,6 +198,7 @@ class VersionHandle:
             deadline: `time.monotonic()` after which the answer is worth nothing; None for never.
             lane: The queue that it waits in. Each has runners of its own, as another version would; requests of two
                 lanes share no batch.
+            kind: As in `infer_now`.
 
         Returns:
             The outputs' names, and what the run gave.
@@ -182,13 +210,13 @@ class VersionHandle:
         """
         if self._closing:
             raise NotLoaded(f"{self.manifest.model} {self.manifest.version} is being unloaded")
-        names = self._validator.check(inputs, outputs)
+        names = (self._checked.get(kind) or self._check(inputs, outputs, kind))[0]
         self._inflight += 1
         try:
             batcher = self._batchers.get(lane)
             if batcher is None:
                 batcher = self._batchers[lane] = self._lane(lane)
-            return names, await batcher.submit(inputs, names, deadline)
+            return names, await batcher.submit(inputs, names, deadline, kind)
         except (InputsRefused, ModelFailure) as error:
             if refused := self._size_conflict(error, inputs):
                 raise refused from error
@@ -289,6 +317,7 @@ class VersionHandle:
         if not self._demoted:
             self._demoted = True
             self._row_axis = None
+            self._checked.clear()
             self.recorder.demoted += 1
             self._on_demoted(reason)
 

@@ -111,6 +111,8 @@ class InferenceRequest(NamedTuple):
         deadline: `time.monotonic()` after which nobody waits for the answer; None for no bound.
         arrived: `time.monotonic()` when the request came, before it was decoded.
         baseline_only: No canary may answer.
+        kind: The same for requests of numbers whose inputs have the same names, shapes and dtypes in the same order,
+            and that want the same outputs: what is worked out about these holds for the next. None if it is not known.
     """
 
     model: str
@@ -122,6 +124,7 @@ class InferenceRequest(NamedTuple):
     deadline: float | None = None
     arrived: float = 0.0
     baseline_only: bool = False
+    kind: object = None
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ class RolloutSample:
         combined: Combined evidence.
         e_values: By metric.
         bad: By arm (`canary`, `baseline`) and metric.
-        pauses: Why it stands still, by kind: `operator`, `gate`, `insufficient`, `traffic` or `refused`.
+        pauses: Why it stands still, by kind: `operator`, `gate`, `veto`, `insufficient`, `traffic` or `refused`.
     """
 
     model: str
@@ -75,6 +75,22 @@ class MeterSample:
     requests: Mapping[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class ProbeSample:
+    """What a probe measured last of a rollout that this server drives.
+
+    Attributes:
+        probe: Its name.
+        model, version: Of the rollout: its model and candidate.
+        value: The number; of a boolean 1 or 0.
+    """
+
+    probe: str
+    model: str
+    version: str
+    value: float
+
+
 @dataclass(slots=True)
 class RolloutRecorder:
     """What is counted about rollouts.
@@ -90,6 +106,11 @@ class RolloutRecorder:
         late_counts: Ticks of other servers that came too late to be counted.
         diverted: Models of which a rollback is in force and not on record.
         servers: Those that share the state store.
+        probes: Names of those that are configured.
+        measurements: By probe and outcome.
+        probe_values: What probes measured last.
+        confirms: A webhook confirms steps.
+        confirmations: What it said, by reply.
     """
 
     running: Sequence[RolloutSample] = ()
@@ -102,13 +123,24 @@ class RolloutRecorder:
     late_counts: int = 0
     diverted: Collection[str] = ()
     servers: Sequence[ServerSample] = ()
+    probes: Collection[str] = ()
+    measurements: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    probe_values: Sequence[ProbeSample] = ()
+    confirms: bool = False
+    confirmations: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
 
 
 VERDICTS = ("succeeded", "rolled_back", "superseded", "failed")
 """How a rollout can end."""
 
-CAUSES = ("evidence", "breaker", "guard", "other")
+CAUSES = ("evidence", "breaker", "guard", "probe", "webhook", "other")
 """What can take a candidate back; the last are operators, deadlines and the like. Only the first is within alpha."""
+
+OUTCOMES = ("passed", "failed", "inconclusive")
+"""What a probe's measurement can come to."""
+
+REPLIES = ("go", "veto", "rollback", "waiting")
+"""What the confirm webhook can say; the last is neither yes nor no."""
 
 
 def rollout_families(recorder: RolloutRecorder, models: Collection[str]) -> Iterator[Family]:
@@ -160,8 +192,25 @@ def rollout_families(recorder: RolloutRecorder, models: Collection[str]) -> Iter
     rollbacks = dict.fromkeys((model, cause) for model in models for cause in CAUSES) | dict(recorder.rollbacks)
     yield Family(
         "turnout_rollout_rollbacks_total", "counter",
-        "Candidates taken back, by evidence, circuit breaker, guard or something else.",
+        "Candidates taken back, by evidence, circuit breaker, guard, probe, confirm webhook or something else.",
         [({"model": m, "reason_kind": c}, float(recorder.rollbacks.get((m, c), 0))) for m, c in rollbacks],
+    )  # fmt: skip
+    yield Family(
+        "turnout_probe_measurements_total", "counter",
+        "Measurements of probes for rollouts; an inconclusive one is neither pass nor fail.",
+        [
+            ({"probe": p, "outcome": o}, float(recorder.measurements.get((p, o), 0)))
+            for p in recorder.probes for o in OUTCOMES
+        ],
+    )  # fmt: skip
+    yield gauge(
+        "turnout_probe_value", "What a probe measured last of a rollout that this server drives; of a boolean 1 or 0.",
+        [({"probe": s.probe, "model": s.model, "version": s.version}, s.value) for s in recorder.probe_values],
+    )  # fmt: skip
+    yield Family(
+        "turnout_rollout_confirmations_total", "counter",
+        "Answers of the confirm webhook; `waiting` is neither yes nor no.",
+        [({"reply": r}, float(recorder.confirmations.get(r, 0))) for r in REPLIES if recorder.confirms],
     )  # fmt: skip
     yield gauge(
         "turnout_rollout_unreadable", "Rollouts that have not ended and that this release cannot read.",

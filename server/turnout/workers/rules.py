@@ -57,6 +57,7 @@ GAUGES: Mapping[str, Rule] = {
     "turnout_policy_epoch": Rule.MOST,
     "turnout_rollout_tick_duration_seconds": Rule.MOST,
     "turnout_rollout_unrecorded": Rule.MOST,
+    "turnout_probe_value": Rule.MOST,
     "turnout_servers": Rule.MOST,
     "turnout_server_epochs_behind": Rule.MOST,
     "turnout_memory_used_bytes": Rule.DEVICE,

@@ -29,7 +29,7 @@ from turnout.rollout.engine.neighbours import Neighbour
 from turnout.rollout.engine.origin import refuse_newer, refuse_other_baseline, set_by_rollout, stopped_by_traffic
 from turnout.rollout.engine.ownership import Ownership
 from turnout.rollout.engine.patience import Patience, StillRunning
-from turnout.rollout.engine.ports import RolloutStore, World
+from turnout.rollout.engine.ports import Outside, RolloutStore, World
 from turnout.rollout.engine.rollbacks import Rollbacks
 from turnout.rollout.engine.writer import Reports, RolloutWriter
 from turnout.rollout.plan import Plan
@@ -75,6 +75,7 @@ class RolloutEngine:
         journal: Journal,
         clock: Clock,
         tick_seconds: float,
+        outside: Outside,
         reports: Reports,
     ) -> None:
         """Prepares; nothing is driven before `run`.
@@ -85,10 +86,12 @@ class RolloutEngine:
             journal: Keeps rollbacks that are not on record there.
             clock: That they go by.
             tick_seconds: Between two ticks; a lease lasts for four.
+            outside: Asks probes, and whoever confirms steps.
             reports: Told of what happens.
         """
         self._world = world
         self._store = store
+        self._outside = outside
         self._clock = clock
         self._tick_seconds = tick_seconds
         self._log = reports.log
@@ -201,6 +204,11 @@ class RolloutEngine:
                     self._log.error("a rollout could not be looked at", model=model, exc_info=error)
             for first in range(0, len(counted), _WRITTEN_AT_ONCE):
                 await self._save_counts(counted[first : first + _WRITTEN_AT_ONCE])
+            driven = [active for active in self._ownership.active if self._ownership.may_advance(active.rollout)]
+            try:
+                self._outside.follow([(active.rollout, active.saved) for active in driven])
+            except Exception as error:  # noqa: BLE001 - no rollback depends on what is asked outside
+                self._log.error("nobody outside could be asked", exc_info=error)
         self.last_tick = self._clock.monotonic()
         self.tick_duration = self.last_tick - began
         await self._announce()
@@ -217,6 +225,10 @@ class RolloutEngine:
         """Returns why a candidate cannot be rolled out. Raises as `World.refusals`."""
         return self._world.refusals(model, candidate)
 
+    def baseline(self, model: str) -> Version | None:
+        """Returns the version that answers plain requests, canaries aside; None if no version does."""
+        return self._world.baseline(model)
+
     def answers(self, model: str) -> Answers:
         """Returns who answers what of a model now, as far as this server knows.
 
@@ -229,10 +241,12 @@ class RolloutEngine:
         """Begins a rollout.
 
         Raises:
+            InvalidRequest: The plan names a probe that is not configured.
             ModelNotFound, NotFound: There is no such model or version.
             ChangeRefused: `refusals` says why, another rollout runs, or one of its versions was yanked in this moment.
             Unavailable: The state store does not answer.
         """
+        self._outside.check(plan)
         if why := self.refusals(model, candidate):
             raise ChangeRefused("; ".join(why))
         async with self._lock:
@@ -436,6 +450,7 @@ class RolloutEngine:
         gathered = active.gather(self._store.server, oldest)
         self.late_counts += gathered.late
         facts = self._world.observe(active, seconds, gathered, self._ownership.rivals(rollout.model))
+        facts = replace(facts, analysis=self._outside.take(active.rollout))
         active.ticks += await self._threads.run(tick_records, active.rollout, gathered, facts.shadow)
         # Up to 50 ms where many keys are compared: in a thread, so that requests go on meanwhile.
         active.rollout, entries = await self._threads.run(machine.advance, active.rollout, facts)
@@ -455,13 +470,28 @@ class RolloutEngine:
     async def _save_counts(self, several: Sequence[ActiveRollout]) -> None:
         """Records what was counted, and has in force what the rollouts ask for."""
         wait = max(_TICK_WAIT, min(_COUNTS_WAIT, self._tick_seconds / 2))
-        lost = await self._writer.save_counts(several, wait)
+        try:
+            lost = await self._writer.save_counts(several, wait)
+        except Exception as error:  # noqa: BLE001 - what is wrong with one of them must not keep the others
+            self._log.error("counts could not be recorded together", exc_info=error)
+            lost = [active for active in several if not await self._saved(active)]
         for active in several:
             if active in lost:
                 self._ownership.lose(active.rollout)
                 continue
             await self._enforcement.apply(active, _TICK_WAIT)
         self._enforcement.undivert(fresh=False)
+
+    async def _saved(self, active: ActiveRollout) -> bool:
+        """Records a rollout by itself; returns False if another server wrote it meanwhile."""
+        try:
+            await self._writer.save(active, _TICK_WAIT)
+        except Conflict:
+            return False
+        except Exception as error:  # noqa: BLE001 - as above
+            active.saved = False
+            self._log.error("a rollout could not be recorded", model=active.rollout.model, exc_info=error)
+        return True
 
     async def _announce(self) -> None:
         async with self._ticked:

@@ -11,12 +11,14 @@ from semver import Version
 
 from turnout.registry.signature import Signature
 from turnout.registry.standing import Standing
+from turnout.rollout.analysis.judgement import Analysis
 from turnout.rollout.attempt import Rollout
 from turnout.rollout.changes.situation import Situation
 from turnout.rollout.counters import Counted
 from turnout.rollout.engine.active import ActiveRollout
 from turnout.rollout.engine.server_ticks import Gathered
 from turnout.rollout.machine import Facts
+from turnout.rollout.plan import Plan
 from turnout.routing.answers import Answers
 from turnout.routing.applied import AppliedPolicy
 from turnout.routing.policy import Policy
@@ -164,6 +166,30 @@ class World(Protocol):
 
         Raises:
             ModelNotFound: There is no such model.
+        """
+        ...
+
+
+class Outside(Protocol):
+    """What rollouts ask outside of the server. Nothing here waits; used on the event loop only."""
+
+    def check(self, plan: Plan) -> None:
+        """Refuses a plan that names a probe that is not configured.
+
+        Raises:
+            InvalidRequest: It does.
+        """
+        ...
+
+    def take(self, rollout: Rollout) -> Analysis:
+        """Returns what was answered about a rollout since this was called last."""
+        ...
+
+    def follow(self, rollouts: Sequence[tuple[Rollout, bool]]) -> None:
+        """Begins the questions that are due, and ends those of rollouts that are driven here no more.
+
+        Args:
+            rollouts: Those that this server drives, each with whether it is on record as it stands.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
-from turnout.rpc.transport.port import Call, Methods, Unary
+from turnout.rpc.transport.port import Call, Methods, Response, Unary
 from turnout.workers.peers import Peers
 
 _READS = ("Get", "List", "Explain", "Plan", "Describe", "Watch", "Fetch")
@@ -14,18 +14,16 @@ def followed(methods: Methods, peers: Peers | None) -> Methods:
     if peers is None:
         return methods
     return {
-        path: Unary(_followed(method.answer, peers.follow))
+        path: Unary(_followed(method, peers.follow))
         if isinstance(method, Unary) and not path.rpartition("/")[2].startswith(_READS)
         else method
         for path, method in methods.items()
     }
 
 
-def _followed(
-    answer: Callable[[bytes, Call], Awaitable[bytes]], follow: Callable[[], Awaitable[None]]
-) -> Callable[[bytes, Call], Awaitable[bytes]]:
-    async def followed_answer(message: bytes, call: Call) -> bytes:
-        response = await answer(message, call)
+def _followed(method: Unary, follow: Callable[[], Awaitable[None]]) -> Callable[[bytes, Call], Awaitable[Response]]:
+    async def followed_answer(message: bytes, call: Call) -> Response:
+        response = await method.respond(message, call)
         await follow()
         return response
 

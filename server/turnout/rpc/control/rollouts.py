@@ -6,11 +6,12 @@ from collections.abc import Awaitable, Callable
 from turnout.errors import InvalidRequest
 from turnout.registry.names import parse_version
 from turnout.rollout import overrides
+from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.attempt import Moved, Pause, Rollout
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.engine.releases import Releases
 from turnout.rollout.log import RolloutLog
-from turnout.rollout.messages import found_message, rollout_message, timestamp
+from turnout.rollout.messages import found_message, probe_message, rollout_message, timestamp
 from turnout.rollout.plan import Plan
 from turnout.rollout.preview import Previews
 from turnout.rpc.control.calls import check_record
@@ -27,15 +28,19 @@ _TICKS_AT_ONCE = 2000
 class RolloutMethods:
     """Changes and tells how candidates become baselines."""
 
-    def __init__(self, rollouts: RolloutEngine, releases: Releases, log: RolloutLog, previews: Previews) -> None:
+    def __init__(
+        self, rollouts: RolloutEngine, releases: Releases, log: RolloutLog, previews: Previews, analyses: Analyses
+    ) -> None:
         self._rollouts = rollouts
         self._releases = releases
         self._log = log
         self._previews = previews
+        self._analyses = analyses
 
     async def PlanRollout(self, request: pb.PlanRolloutRequest) -> pb.PlanRolloutResponse:  # noqa: N802 - gRPC's
         """Tells what a rollout would do and see."""
         plan = read_plan(request.plan_json)
+        self._analyses.check(plan)
         preview = self._previews.of(request.model, parse_version(request.version), plan)
         power = [
             pb.RolloutPower(
@@ -49,7 +54,11 @@ class RolloutMethods:
         return pb.PlanRolloutResponse(
             previous=str(preview.previous or ""), plan_json=json.dumps(plan.to_json()), plan_digest=plan.digest,
             refusals=preview.refusals, requests_per_second=preview.traffic.rate, error_rate=preview.traffic.error_rate,
-            power=power, missed=preview.missed,
+            power=power, missed=[*preview.missed, *self._analyses.too_late(plan)], confirms=self._analyses.confirms,
+            probes=[
+                probe_message(name, self._analyses.probes[name])
+                for name in dict.fromkeys(name for _, name in plan.probe_fields)
+            ],
         )  # fmt: skip
 
     async def StartRollout(self, request: pb.StartRolloutRequest) -> pb.StartRolloutResponse:  # noqa: N802

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.engine.releases import Releases
 from turnout.rollout.log import RolloutLog
@@ -11,6 +12,7 @@ from turnout.routing.explain import Explainer
 from turnout.routing.shadow.service import Shadows
 from turnout.routing.traffic import Traffic
 from turnout.rpc.control.activity import ActivityMethods
+from turnout.rpc.control.probes import ProbeMethods
 from turnout.rpc.control.rollouts import RolloutMethods
 from turnout.rpc.control.traffic import TrafficMethods
 from turnout.rpc.control.versions import Declarer, VersionMethods
@@ -21,7 +23,7 @@ from turnout.telemetry.metrics import Metrics
 from turnout.workers.peers import Peers
 
 
-class ControlServicer(VersionMethods, TrafficMethods, RolloutMethods, ActivityMethods):
+class ControlServicer(VersionMethods, TrafficMethods, RolloutMethods, ProbeMethods, ActivityMethods):
     """Changes what is served and where requests go."""
 
     def __init__(
@@ -37,6 +39,7 @@ class ControlServicer(VersionMethods, TrafficMethods, RolloutMethods, ActivityMe
         releases: Releases,
         rollout_log: RolloutLog,
         previews: Previews,
+        analyses: Analyses,
         router: Router,
         metrics: Metrics,
         accepting: Callable[[], bool],
@@ -44,5 +47,6 @@ class ControlServicer(VersionMethods, TrafficMethods, RolloutMethods, ActivityMe
     ) -> None:
         VersionMethods.__init__(self, peers or manager, manager.refresh, catalog, declarer, releases)
         TrafficMethods.__init__(self, traffic, policies, catalog, explainer, shadows, rollouts.answers, peers)
-        RolloutMethods.__init__(self, rollouts, releases, rollout_log, previews)
+        RolloutMethods.__init__(self, rollouts, releases, rollout_log, previews, analyses)
+        ProbeMethods.__init__(self, analyses, rollouts, catalog)
         ActivityMethods.__init__(self, manager, catalog, policies, router, rollouts, metrics, accepting, peers)

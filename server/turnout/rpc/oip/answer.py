@@ -8,6 +8,8 @@ the elements of its outputs. That takes a third of the time in which a message i
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from turnout.oip import exchange
 from turnout.oip.tensors import encode_raw
 from turnout.serving.inference import InferenceResult, Route
@@ -19,10 +21,10 @@ from turnout_proto.oip.inference_pb2 import ModelInferResponse, ModelStreamInfer
 FINAL = "triton_final_response"
 """Every request has one answer, so every answer is its request's last."""
 
-Descriptions: TypeAlias = dict[str, tuple[str, tuple[int, ...], bytes]]
-"""Type, shape and serialised description of outputs, by name."""
+Descriptions: TypeAlias = dict[str, tuple[np.dtype[Any], tuple[int, ...], bytes, bytes]]
+"""Of outputs of numbers, by name: dtype, shape, serialised description, and what goes before the elements."""
 
-_ROUTE, _OUTPUTS = "OIP answer", "OIP outputs"
+_ROUTE = "OIP answer"
 """Under which routes keep what is prepared."""
 
 
@@ -45,8 +47,10 @@ def _final() -> bytes:
 _FINAL = _final()
 
 
-def unary_answer(request_id: str, result: InferenceResult, classes: Mapping[str, int], limits: InputLimits) -> bytes:
-    """Returns the answer to a request as a ModelInferResponse, serialised.
+def unary_answer(
+    request_id: str, result: InferenceResult, classes: Mapping[str, int], limits: InputLimits
+) -> list[bytes]:
+    """Returns the parts of the answer to a request, which is a ModelInferResponse once they are joined.
 
     Args:
         request_id: As the client wrote it.
@@ -58,13 +62,15 @@ def unary_answer(request_id: str, result: InferenceResult, classes: Mapping[str,
         InvalidRequest: An output that is to be classified holds no numbers, or asks for too many.
         Unsupported: The protocol does not know the type of an output.
     """
-    return b"".join(_parts(request_id, result, classes, limits))
+    return _parts(request_id, result, classes, limits)
 
 
-def stream_answer(request_id: str, result: InferenceResult, classes: Mapping[str, int], limits: InputLimits) -> bytes:
+def stream_answer(
+    request_id: str, result: InferenceResult, classes: Mapping[str, int], limits: InputLimits
+) -> list[bytes]:
     """Returns the same as a ModelStreamInferResponse."""
     parts = [*_parts(request_id, result, classes, limits), _FINAL]
-    return b"".join((length_delimited(_INFER_RESPONSE, sum(map(len, parts))), *parts))
+    return [length_delimited(_INFER_RESPONSE, sum(map(len, parts))), *parts]
 
 
 def output_parts(outputs: Iterable[tuple[str, Array]], described: Descriptions) -> list[bytes]:
@@ -80,34 +86,40 @@ def output_parts(outputs: Iterable[tuple[str, Array]], described: Descriptions) 
     parts: list[bytes] = []
     elements: list[bytes] = []
     for name, array in outputs:
-        datatype, raw = encode_raw(name, array)
         known = described.get(name)
-        if known is None or known[0] != datatype or known[1] != array.shape:
-            known = described[name] = datatype, array.shape, _output(name, datatype, array)
-        parts.append(known[2])
-        elements.append(length_delimited(_RAW, len(raw)))
-        elements.append(raw)
+        if known is None or known[0] is not array.dtype or known[1] != array.shape:
+            datatype, raw = encode_raw(name, array)
+            description, before = _output(name, datatype, array), length_delimited(_RAW, len(raw))
+            if array.dtype != object:
+                described[name] = array.dtype, array.shape, description, before
+        else:
+            _, _, description, before = known
+            raw = array.tobytes()
+        parts.append(description)
+        elements += (before, raw)
     return parts + elements
 
 
 def _parts(request_id: str, result: InferenceResult, classes: Mapping[str, int], limits: InputLimits) -> list[bytes]:
     memo = result.route.memo
-    parts = [memo.get(_ROUTE) or _route(result.route)]
+    prepared: tuple[bytes, Descriptions] = memo.get(_ROUTE) or _route(result.route)
+    parts, described = [prepared[0]], prepared[1]
     if request_id:
         parts.append(delimited(_ID, request_id.encode()))
     outputs = exchange.answered(result, classes, limits) if classes else result.outputs
-    return parts + output_parts(outputs, memo.setdefault(_OUTPUTS, {}))
+    return parts + output_parts(outputs, described)
 
 
-def _route(route: Route) -> bytes:
+def _route(route: Route) -> tuple[bytes, Descriptions]:
     response = ModelInferResponse(model_name=route.entry.model, model_version=route.entry.version_text)
     for key, value in exchange.told(route).items():
         if isinstance(value, int):
             response.parameters[key].uint64_param = value
         else:
             response.parameters[key].string_param = value
-    serialised = route.memo[_ROUTE] = response.SerializeToString()
-    return serialised
+    prepared: tuple[bytes, Descriptions] = response.SerializeToString(), {}
+    route.memo[_ROUTE] = prepared
+    return prepared
 
 
 def _output(name: str, datatype: str, array: Array) -> bytes:

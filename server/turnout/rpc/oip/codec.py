@@ -19,7 +19,7 @@ from turnout.oip.tensors import (
     shaped,
     text,
 )
-from turnout.rpc.oip.templates import Templates
+from turnout.rpc.templates import Fields
 from turnout.serving.limits import DEFAULT_LIMITS, InputLimits, counted
 from turnout.serving.tensor import Array
 from turnout_proto.oip.inference_pb2 import ModelInferRequest
@@ -33,6 +33,11 @@ _REMEMBERED, _REMEMBERED_BYTES = 4096, 256
 """Descriptions of tensors that are remembered, and bytes of the longest: a megabyte or two."""
 
 InputTensor = ModelInferRequest.InferInputTensor
+
+_NUMBERS = {name: descriptor.number for name, descriptor in ModelInferRequest.DESCRIPTOR.fields_by_name.items()}
+
+FIELDS = Fields(request=0, id=_NUMBERS["id"], tensor=0, elements=_NUMBERS["raw_input_contents"], sent=0)
+"""What may differ in a request that is like one before."""
 
 
 class RawInput(NamedTuple):
@@ -55,9 +60,6 @@ class InputDecoder:
     """Decodes the inputs of requests, and remembers how tensors were described.
 
     Clients describe theirs in the same bytes call after call: what was checked once takes a third of the time then.
-
-    Attributes:
-        templates: Whole requests that are remembered, for calls that are not to be told apart before they are decoded.
     """
 
     def __init__(self, limits: InputLimits) -> None:
@@ -66,7 +68,6 @@ class InputDecoder:
         Args:
             limits: On what requests may hold.
         """
-        self.templates = Templates()
         self._limits = limits
         self._known: dict[bytes, RawInput] = {}
 

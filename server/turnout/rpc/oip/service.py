@@ -1,6 +1,6 @@
 """The protocol's service, under the name that its clients call."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from google.protobuf.descriptor import ServiceDescriptor
@@ -8,16 +8,17 @@ from google.protobuf.descriptor import ServiceDescriptor
 from turnout.errors import Unsupported
 from turnout.oip.description import Description
 from turnout.routing.preferences import PreferenceReader
-from turnout.rpc.exchange import Endpoint, Opened
+from turnout.rpc.exchange import Opened
 from turnout.rpc.guard import Guard, refusal
 from turnout.rpc.multiplex import Multiplexer, in_order
-from turnout.rpc.oip.codec import InputDecoder
+from turnout.rpc.oip.codec import FIELDS, InputDecoder
 from turnout.rpc.oip.description import DescriptionMethods
-from turnout.rpc.oip.exchange import InferExchange, InferItem
+from turnout.rpc.oip.exchange import InferEndpoint, InferExchange, InferItem
 from turnout.rpc.oip.repository import RepositoryMethods, VersionControl
-from turnout.rpc.transport.port import Call, Methods, Stream
+from turnout.rpc.templates import Templates
+from turnout.rpc.transport.port import Call, Methods, Response, Stream
 from turnout.serving.catalog import Catalog
-from turnout.serving.data_plane import DataPlane
+from turnout.serving.data_plane import DataPlane, Pending
 from turnout.serving.inference import Router
 from turnout_proto.oip import inference_pb2
 from turnout_proto.oip.inference_pb2 import ModelInferRequest
@@ -83,19 +84,22 @@ def oip_methods(
 
 
 def _inference_methods(plane: DataPlane, preferences: PreferenceReader, max_stream_items: int, guard: Guard) -> Methods:
-    inferring = Endpoint.of(SERVICE_NAME, _INFER, ModelInferRequest, preferences, guard)
-    streaming = Endpoint.of(SERVICE_NAME, _STREAM_INFER, ModelInferRequest, preferences, guard)
-    inputs = InputDecoder(guard.limits)
+    inputs, templates = InputDecoder(guard.limits), Templates(FIELDS)
+    inferring, streaming = (
+        InferEndpoint.of(SERVICE_NAME, method, ModelInferRequest, preferences, guard, templates, inputs=inputs)
+        for method in (_INFER, _STREAM_INFER)
+    )
 
-    async def model_infer(data: bytes, call: Call) -> bytes:
-        return await plane.answer(InferExchange(inferring, inputs, data, call))
+    def model_infer(data: bytes, call: Call) -> Response | Awaitable[Response]:
+        done = plane.begin(InferExchange(inferring, data, call))
+        return done.finish() if isinstance(done, Pending) else done
 
     async def model_stream_infer(stream: Stream) -> None:
         # Triton keeps the order for models with one answer a request, and its clients rely on it if they set no ids.
-        item = partial(InferItem, Opened.of(streaming, stream), inputs)
+        item = partial(InferItem, Opened.of(streaming, stream))
         await Multiplexer(plane, stream, item, in_order, max_stream_items).run()
 
     return {
-        f"/{SERVICE_NAME}/{_INFER}": guard.unary(SERVICE_NAME, model_infer),
+        f"/{SERVICE_NAME}/{_INFER}": guard.unary(SERVICE_NAME, model_infer, prompt=True),
         f"/{SERVICE_NAME}/{_STREAM_INFER}": guard.streaming(SERVICE_NAME, model_stream_infer),
     }

@@ -3,7 +3,17 @@
 from turnout.admission import Admission
 from turnout.errors import TurnoutError
 from turnout.rpc.errors import to_status
-from turnout.rpc.transport.port import ALWAYS_TAKEN, Call, Method, Methods, StatusError, Stream, Streaming, Unary
+from turnout.rpc.transport.port import (
+    ALWAYS_TAKEN,
+    Call,
+    Method,
+    Methods,
+    Response,
+    StatusError,
+    Stream,
+    Streaming,
+    Unary,
+)
 
 
 def admitted(methods: Methods, admission: Admission) -> Methods:
@@ -22,14 +32,13 @@ def _admitted(method: Method, admission: Admission) -> Method:
             raise StatusError(to_status(error)) from None
 
     if isinstance(method, Unary):
-        behaviour = method.answer
 
-        async def answer(message: bytes, call: Call) -> bytes:
+        async def answer(message: bytes, call: Call) -> Response:
             check()
             admission.begun += 1
             admission.under_way += 1
             try:
-                return await behaviour(message, call)
+                return await method.respond(message, call)
             finally:
                 admission.under_way -= 1
 

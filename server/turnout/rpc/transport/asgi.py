@@ -1,14 +1,15 @@
 """gRPC over ASGI: calls to methods, over any server that speaks HTTP/2 and sends trailers.
 
 The server (h2corn) gives each request a task, and cancels it when the client resets the stream or its connection ends;
-so a call needs no watch of its own. What a unary call needs is prepared: its answer is three events, two of which are
-the same for every call of a route.
+so a call needs no watch of its own. A call that has its answer before it waits for anything has no task either. What a
+unary call needs is prepared: its answer is three events, two of which are the same for every call of a route.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import partial
+from typing import Any, TypeAlias
 
 from google.rpc.status_pb2 import Status
 from structlog.typing import FilteringBoundLogger
@@ -17,7 +18,6 @@ from turnout.admission import Admission
 from turnout.errors import TurnoutError
 from turnout.rpc.errors import to_status
 from turnout.rpc.transport.asgi_call import (
-    JOINED_BYTES,
     NO_BODY,
     START,
     AsgiCall,
@@ -30,9 +30,21 @@ from turnout.rpc.transport.asgi_call import (
 )
 from turnout.rpc.transport.calls import RunningCalls
 from turnout.rpc.transport.compression import ENCODING_NAMES
+from turnout.rpc.transport.eager import begun
 from turnout.rpc.transport.framing import PREFIX, PREFIX_BYTES
-from turnout.rpc.transport.port import ALWAYS_TAKEN, Call, Method, Methods, StatusError, Stream, Unary
-from turnout.rpc.transport.statuses import CANCELLED, INTERNAL, OK_TRAILERS, UNIMPLEMENTED, trailers_for
+from turnout.rpc.transport.port import (
+    ALWAYS_TAKEN,
+    JOINED_BYTES,
+    RESPONSES,
+    Call,
+    Method,
+    Methods,
+    Response,
+    StatusError,
+    Stream,
+    Unary,
+)
+from turnout.rpc.transport.statuses import CANCELLED, INTERNAL, UNIMPLEMENTED, trailers_for
 
 Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -49,11 +61,13 @@ class _Route:
         answer: That of a unary method; None if it is no such.
         serve: That of any other.
         counted: Whether its calls are among those that may be under way.
+        prompt: Whether its calls are begun without a task.
     """
 
-    answer: Callable[[bytes, Call], Awaitable[bytes]] | None
+    answer: Callable[[bytes, Call], Response | Awaitable[Response]] | None
     serve: Callable[[Stream], Awaitable[None]] | None
     counted: bool
+    prompt: bool = False
 
 
 class GrpcApplication:
@@ -86,8 +100,8 @@ class GrpcApplication:
         self._log = log
         self._fallback = fallback
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Carries one call, or hands on what is none."""
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        """Carries one call, or hands on what is none. A call of a prompt method is begun at once (`eager`)."""
         headers = dict(scope["headers"])
         route = self._routes.get(scope["raw_path"])  # no other spelling of a path is the path of a method
         if (
@@ -97,24 +111,53 @@ class GrpcApplication:
             or scope.get("method") != "POST"
             or "http.response.trailers" not in scope["extensions"]
         ):
-            route = await self._unusual(route, scope, headers, receive, send)
-            if route is None:
-                return None
-        admission = self._admission
+            return self._unusual(route, scope, headers, receive, send)
+        call = AsgiCall(self._limits, route.counted, scope, headers, receive, send)
+        if route.prompt:
+            return begun(self._carry(route, call, receive, send, in_task=False), partial(self._calls.add, call))
+        return self._carry(route, call, receive, send)
+
+    async def _carry(
+        self, route: _Route, call: AsgiCall, receive: Receive, send: Send, *, in_task: bool = True
+    ) -> None:
+        """Carries a call from its first event to its last; one that is not in a task is watched once it is."""
+        admission, counted = self._admission, route.counted
         try:
-            if route.counted:
+            if counted:
                 admission.check()
-            call = AsgiCall(self._limits, route.counted, scope, headers, receive, send)
+            call.open()
         except TurnoutError as error:
-            return await send_only_status(send, to_status(error))
+            return await self._refuse(call, send, to_status(error))
         except StatusError as error:
-            return await send_only_status(send, error.status, _ACCEPTED)
-        admission.begun += route.counted
-        admission.under_way += route.counted
-        self._calls.add(call)
+            return await self._refuse(call, send, error.status, _ACCEPTED)
+        admission.begun += counted
+        admission.under_way += counted
+        if in_task:
+            self._calls.add(call)
         try:
             if route.answer is not None:
-                await self._unary(route.answer, call, receive, send)
+                event = await receive()
+                body = event.get("body", b"")
+                size = len(body)
+                if PREFIX_BYTES <= size <= self._whole and PREFIX.unpack_from(body) == (0, size - PREFIX_BYTES):
+                    body = body[PREFIX_BYTES:]
+                else:
+                    body = await call.only_message(event)
+                del event  # it holds the body, as long as the method runs
+                response = route.answer(body, call)
+                del body
+                if not isinstance(response, RESPONSES):
+                    response = await response
+                call.answered = True
+                if not isinstance(response, bytes):
+                    await call.send_parts(response)
+                elif call.gzip or len(response) > JOINED_BYTES:
+                    await call.send_message(response, more=False)
+                else:
+                    call.started = True
+                    await send(START)
+                    await send({"type": "http.response.body", "body": PREFIX.pack(0, len(response)) + response})
+                await send(trailers_for(call.trailing))
             elif route.serve is not None:
                 await route.serve(call)
                 call.answered = True
@@ -135,40 +178,25 @@ class GrpcApplication:
         except OSError:
             pass  # the client left while it was answered
         except Exception as error:  # noqa: BLE001 - the client is to get a status whatever happens
-            self._log.error("a method raised what it must not", path=scope["path"], exc_info=error)
+            self._log.error("a method raised what it must not", path=call.path, exc_info=error)
             await call.send_status(Status(code=INTERNAL, message="the call failed inside the server"))
         finally:
-            call.release()
-            self._calls.remove(call)
-            admission.under_way -= route.counted
+            if call.task is not None:
+                call.release()
+                self._calls.remove(call)
+            admission.under_way -= counted
 
-    async def _unary(
-        self, answer: Callable[[bytes, Call], Awaitable[bytes]], call: "AsgiCall", receive: Receive, send: Send
-    ) -> None:
-        event = await receive()
-        body = event.get("body", b"")
-        size = len(body)
-        if PREFIX_BYTES <= size <= self._whole and PREFIX.unpack_from(body) == (0, size - PREFIX_BYTES):
-            del event  # it holds the body, as long as the method runs
-            body = body[PREFIX_BYTES:]
-        else:
-            body = await call.only_message(event)
-            del event
-        response = await answer(body, call)
-        del body
-        call.answered = True
-        if call.gzip or len(response) > JOINED_BYTES:
-            await call.send_message(response, more=False)
-        else:
-            call.started = True
-            await send(START)
-            await send({"type": "http.response.body", "body": PREFIX.pack(0, len(response)) + response})
-        await send(trailers_for(call.trailing) if call.trailing else OK_TRAILERS)
+    async def _refuse(self, call: AsgiCall, send: Send, status: Status, *more: tuple[bytes, bytes]) -> None:
+        """Ends a call that was not taken."""
+        try:
+            await send_only_status(send, status, *more)
+        finally:
+            self._calls.remove(call)  # which is watched where there was no room for that at once
 
     async def _unusual(
-        self, route: "_Route | None", scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, send: Send
-    ) -> "_Route | None":
-        """Returns the route of a call that is none at first sight; None once it has been answered."""
+        self, route: _Route | None, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, send: Send
+    ) -> None:
+        """Carries a call that is none at first sight, or answers what is none."""
         content_type = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
         if content_type in _TYPES and scope["type"] == "http":
             if scope["method"] != "POST":
@@ -179,7 +207,8 @@ class GrpcApplication:
                 message = f"no method is named {scope['path'][:256]!r}"
                 await send_only_status(send, Status(code=UNIMPLEMENTED, message=message))
             else:
-                return route
+                call = AsgiCall(self._limits, route.counted, scope, headers, receive, send)
+                await self._carry(route, call, receive, send)
         elif route is None and self._fallback is not None:
             await self._fallback(scope, receive, send)
         elif scope["type"] != "http":
@@ -190,11 +219,10 @@ class GrpcApplication:
             await send_http(send, 415, "expected content-type: application/grpc", (b"accept-post", _GRPC))
         else:
             await send_http(send, 404, "expected a gRPC call")
-        return None
 
 
 def _route(path: str, method: Method) -> _Route:
     counted = not path.startswith(ALWAYS_TAKEN)
     if isinstance(method, Unary):
-        return _Route(method.answer, None, counted)
+        return _Route(method.answer, None, counted, method.prompt)
     return _Route(None, method.serve, counted)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
@@ -13,9 +13,10 @@ from turnout.errors import Exhausted
 from turnout.rpc.errors import to_status
 from turnout.rpc.transport.calls import RunningCall
 from turnout.rpc.transport.compression import ENCODING_NAMES, ENCODINGS, IDENTITY, accepts_gzip, compress, decompress
+from turnout.rpc.transport.eager import started
 from turnout.rpc.transport.framing import PREFIX, FrameSplitter, FramingError, MessageTooLarge
 from turnout.rpc.transport.headers import parse_timeout
-from turnout.rpc.transport.port import StatusError
+from turnout.rpc.transport.port import JOINED_BYTES, Parts, StatusError
 from turnout.rpc.transport.statuses import (
     CONTENT_TYPE,
     DEADLINE_EXCEEDED,
@@ -39,9 +40,6 @@ Send: TypeAlias = Callable[[Event], Awaitable[None]]
 START: Event = {"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE], "trailers": True}
 _START_GZIP: Event = {**START, "headers": [CONTENT_TYPE, (b"grpc-encoding", b"gzip")]}
 NO_BODY: Event = {"type": "http.response.body"}
-
-JOINED_BYTES = 128 * 1024
-"""Up to which a message and its prefix are copied into one event, which costs less than a second event."""
 
 _EARLY_SHARE = 0.05
 _EARLY_SECONDS = 0.01
@@ -84,20 +82,20 @@ class CallLimits:
 
 
 class AsgiCall(RunningCall):
-    """One call whose messages travel in ASGI's events."""
+    """One call whose messages travel in ASGI's events.
 
-    __slots__ = (
-        "_encoding",
-        "_extensions",
-        "_frames",
-        "_half_closed",
-        "_held",
-        "_limits",
-        "_receive",
-        "_send",
-        "gzip",
-        "started",
-    )
+    Attributes:
+        gzip: Whether its answers are compressed.
+        started: Whether the headers of its answer have been sent.
+    """
+
+    gzip = False
+    started = False
+    _encoding = IDENTITY
+    _frames: FrameSplitter | None = None
+    _half_closed = False
+    _held = 0
+    _waiting: Awaitable[Event] | None = None
 
     def __init__(
         self,
@@ -108,7 +106,7 @@ class AsgiCall(RunningCall):
         receive: Receive,
         send: Send,
     ) -> None:
-        """Begins a call.
+        """Begins a call; `open` is to follow.
 
         Args:
             limits: Of calls.
@@ -117,38 +115,51 @@ class AsgiCall(RunningCall):
             headers: Of the request, of each name one.
             receive: ASGI's.
             send: ASGI's.
-
-        Raises:
-            StatusError: Its headers are not those of a call.
         """
-        deadline, early = None, 0.0
-        timeout = headers.get(b"grpc-timeout")
-        if timeout is not None:
-            try:
-                seconds = parse_timeout(timeout)
-                deadline = time.monotonic() + seconds
-                early = min(seconds * _EARLY_SHARE, _EARLY_SECONDS)
-            except ValueError as error:
-                raise refusal(INTERNAL, str(error)) from None
-        super().__init__(scope["headers"], headers, scope.get("client"), deadline, early, counted)
-        self._extensions = scope["extensions"]
+        self.counted = counted
+        self._headers = scope["headers"]
+        self._names = headers
+        self._scope = scope
         self._limits = limits
         self._receive = receive
         self._send = send
-        self._frames: FrameSplitter | None = None
-        self._half_closed = False
-        self._held = 0
-        self._encoding = headers.get(b"grpc-encoding", IDENTITY)
-        if self._encoding is not IDENTITY and self._encoding not in ENCODINGS:
-            named = self._encoding[:64].decode("latin-1")
-            raise refusal(UNIMPLEMENTED, f"expected grpc-encoding {ENCODING_NAMES}, got {named!r}")
-        self.gzip = limits.gzip and accepts_gzip(headers.get(b"grpc-accept-encoding", b""))
-        self.started = False
+
+    def open(self) -> None:
+        """Reads what the headers say of the call itself.
+
+        Raises:
+            StatusError: They are not those of a call.
+        """
+        headers = self._names
+        if (timeout := headers.get(b"grpc-timeout")) is not None:
+            try:
+                seconds = parse_timeout(timeout)
+            except ValueError as error:
+                raise refusal(INTERNAL, str(error)) from None
+            self.expire(time.monotonic() + seconds, min(seconds * _EARLY_SHARE, _EARLY_SECONDS))
+        if (encoding := headers.get(b"grpc-encoding")) is not None:
+            if encoding not in ENCODINGS:
+                named = encoding[:64].decode("latin-1")
+                raise refusal(UNIMPLEMENTED, f"expected grpc-encoding {ENCODING_NAMES}, got {named!r}")
+            self._encoding = encoding
+        if self._limits.gzip:
+            self.gzip = accepts_gzip(headers.get(b"grpc-accept-encoding", b""))
+
+    @property
+    def path(self) -> str:
+        """Of its method."""
+        return str(self._scope["path"])
+
+    @property
+    def host(self) -> str:
+        """The caller's IP address; "" if it has none."""
+        client = self._scope.get("client")
+        return str(client[0]) if client else ""
 
     @property
     def certificate(self) -> str:
         """The client's own certificate, in PEM; "" if it showed none."""
-        chain = self._extensions.get("tls", {}).get("client_cert_chain", ())
+        chain = self._scope["extensions"].get("tls", {}).get("client_cert_chain", ())
         return str(chain[0]) if chain else ""
 
     async def only_message(self, event: Event) -> bytes:
@@ -171,27 +182,72 @@ class AsgiCall(RunningCall):
         frames = self._frames
         if frames is None:
             frames = self._frames = FrameSplitter(self._limits.max_message_bytes)
-        try:
-            while (frame := frames.next()) is None:
-                if self._half_closed:
-                    if frames.partial:
-                        raise refusal(INTERNAL, "the request ended within a message")
-                    return None
+        while (frame := self._next(frames)) is None:
+            if self._half_closed:
                 if frames.partial:
-                    await self._receive_rest(frames)
-                else:
-                    self._fed(await self._receive())
-            self.release()
-            compressed, message = frame
-            return await self._decompressed(message) if compressed else message
+                    raise refusal(INTERNAL, "the request ended within a message")
+                return None
+            if frames.partial:
+                await self._receive_rest(frames)
+            else:
+                waiting, self._waiting = self._waiting, None
+                self._fed(await (self._receive() if waiting is None else waiting))
+        self.release()
+        compressed, message = frame
+        return await self._decompressed(message) if compressed else message
+
+    def read_now(self) -> bytes | None:
+        """Returns the client's next message if that has come, and is not compressed."""
+        if self._encoding is not IDENTITY or self._frames is None:
+            return None
+        frames = self._frames
+        while (frame := self._next(frames)) is None:
+            if self._half_closed or frames.partial or self._waiting is not None:
+                return None
+            event = started(self._receive())
+            if not isinstance(event, tuple):
+                self._waiting = event
+                return None
+            self._fed(event[0])
+        if frame[0]:
+            raise refusal(INTERNAL, "expected no compressed message from a call without grpc-encoding")
+        return frame[1]
+
+    def _next(self, frames: FrameSplitter) -> tuple[bool, bytes] | None:
+        """Returns the next message as `frames.next` does."""
+        try:
+            return frames.next()
         except MessageTooLarge as error:
-            raise refusal(RESOURCE_EXHAUSTED, f"{error} (limits.max_message_bytes)") from None
+            raise _too_large(error) from None
         except FramingError as error:
             raise refusal(INTERNAL, str(error)) from None
 
     async def write(self, message: bytes) -> None:
         """Sends a message; returns when there is room for the next."""
         await self.send_message(message, more=True)
+
+    async def write_all(self, messages: Sequence[bytes]) -> None:
+        """Sends messages, small ones in one event; returns when there is room for more."""
+        if self.gzip or len(messages) == 1 or not self.started:
+            await super().write_all(messages)
+            return
+        parts: list[bytes] = []
+        size = 0
+        for message in messages:
+            size += len(message)
+            if size > JOINED_BYTES:
+                await self._send_joined(parts)
+                parts, size = [], len(message)
+            if len(message) > JOINED_BYTES:
+                await self.write(message)
+                size = 0
+            else:
+                parts += (PREFIX.pack(0, len(message)), message)
+        await self._send_joined(parts)
+
+    async def _send_joined(self, parts: Sequence[bytes]) -> None:
+        if parts:
+            await self._send({"type": "http.response.body", "body": b"".join(parts), "more_body": True})
 
     async def send_message(self, message: bytes, *, more: bool) -> None:
         """Sends a message, after the headers if it is the first.
@@ -214,6 +270,22 @@ class AsgiCall(RunningCall):
         else:
             await send({"type": "http.response.body", "body": prefix, "more_body": True})
             await send({"type": "http.response.body", "body": message, "more_body": more})
+
+    async def send_parts(self, parts: Parts) -> None:
+        """Sends the only message of a call, small parts of it in one event."""
+        if self.gzip:
+            await self.send_message(b"".join(parts), more=False)
+            return
+        bodies = [PREFIX.pack(0, sum(map(len, parts)))]
+        for part in parts:
+            if len(part) > JOINED_BYTES or len(bodies[-1]) > JOINED_BYTES:
+                bodies.append(part)
+            else:
+                bodies[-1] += part
+        self.started = True
+        await self._send(START)
+        for left, body in zip(range(len(bodies))[::-1], bodies, strict=True):
+            await self._send({"type": "http.response.body", "body": body, "more_body": left > 0})
 
     async def send_status(self, status: Status) -> None:
         """Ends the call with a status other than OK."""
@@ -252,6 +324,8 @@ class AsgiCall(RunningCall):
                 raise StatusError(to_status(error)) from None
             self._held += growth
         seconds = self._limits.message_seconds
+        if self.task is None:
+            await asyncio.sleep(0)  # it goes on in a task then, which the time-out needs
         try:
             async with asyncio.timeout(seconds or None):
                 event = await self._receive()
@@ -261,10 +335,17 @@ class AsgiCall(RunningCall):
         self._fed(event)
 
     async def _decompressed(self, message: bytes) -> bytes:
-        limit = self._limits.max_message_bytes
-        return await self._limits.convert(
-            len(message) >= _DECOMPRESSED_IN_THREAD, decompress, message, self._encoding, limit
-        )
+        limit, in_thread = self._limits.max_message_bytes, len(message) >= _DECOMPRESSED_IN_THREAD
+        try:
+            return await self._limits.convert(in_thread, decompress, message, self._encoding, limit)
+        except MessageTooLarge as error:
+            raise _too_large(error) from None
+        except FramingError as error:
+            raise refusal(INTERNAL, str(error)) from None
+
+
+def _too_large(error: MessageTooLarge) -> StatusError:
+    return refusal(RESOURCE_EXHAUSTED, f"{error} (limits.max_message_bytes)")
 
 
 async def send_only_status(send: Send, status: Status, *more: tuple[bytes, bytes]) -> None:

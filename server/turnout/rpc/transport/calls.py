@@ -22,55 +22,35 @@ _LATE = Status(code=DEADLINE_EXCEEDED, message="the deadline passed before the c
 class RunningCall(Stream):
     """One call, whatever carries its messages.
 
+    What few calls ever change is the class's own: most end as soon as they are begun.
+
     Attributes:
         ending: The status by which this server ends it early; None while it does not.
         counted: Whether it is one of those that may be under way, and whose end a server that stops waits for.
         answered: Whether its method has returned, and only the end of the answer is still to be sent.
+        task: That it runs in; None as long as it needed none.
     """
 
-    __slots__ = (
-        "_client",
-        "_deadline",
-        "_expires",
-        "_headers",
-        "_metadata",
-        "_names",
-        "_task",
-        "answered",
-        "counted",
-        "ending",
-    )
+    trailing: Metadata = ()
+    ending: Status | None = None
+    answered = False
+    task: "asyncio.Task[Any] | None" = None
+    counted: bool
+    _headers: Headers
+    _names: Mapping[bytes, bytes]
+    _metadata: Metadata | None = None
+    _expires: float | None = None
+    _deadline: float | None = None
 
-    def __init__(
-        self,
-        headers: Headers,
-        names: Mapping[bytes, bytes],
-        client: "tuple[str, int] | None",
-        deadline: float | None,
-        early: float,
-        counted: bool = True,
-    ) -> None:
-        """Begins a call in the task that is running.
+    def expire(self, deadline: float, early: float) -> None:
+        """Sets when it is to end.
 
         Args:
-            headers: Of its request.
-            names: The same by name, one of each.
-            client: Address and port of who calls; None if that is no TCP connection.
-            deadline: By `time.monotonic`; None for none.
+            deadline: By `time.monotonic`.
             early: Seconds before that by which its method is to have ended.
-            counted: Whether it is one of those that may be under way.
         """
-        self.trailing = ()
-        self.ending: Status | None = None
-        self.answered = False
-        self.counted = counted
-        self._headers = headers
-        self._names = names
-        self._client = client
         self._expires = deadline
-        self._deadline = deadline if deadline is None else deadline - early
-        self._metadata: Metadata | None = None
-        self._task = asyncio.current_task()
+        self._deadline = deadline - early
 
     @property
     def metadata(self) -> Metadata:
@@ -93,25 +73,20 @@ class RunningCall(Stream):
         return self._deadline
 
     @property
-    def host(self) -> str:
-        """The caller's IP address; "" if it has none."""
-        return self._client[0] if self._client else ""
-
-    @property
     def cancelled(self) -> bool:
         """Whether the client gave it up."""
-        return self._task is not None and self._task.cancelling() > 0
+        return self.task is not None and self.task.cancelling() > 0
 
     def end(self, status: Status) -> None:
         """Cancels it, and has it end with `status`."""
-        if self.ending is None and not self.answered and self._task is not None:
+        if self.ending is None and not self.answered and self.task is not None:
             self.ending = status
-            self._task.cancel()
+            self.task.cancel()
 
     def resume(self) -> None:
         """Takes back the cancellation of `end`, for the status to be sent."""
-        if self._task is not None:
-            self._task.uncancel()
+        if self.task is not None:
+            self.task.uncancel()
 
 
 class RunningCalls:
@@ -127,14 +102,15 @@ class RunningCalls:
         self._armed = inf
 
     def add(self, call: RunningCall) -> None:
-        """Begins to watch a call."""
+        """Begins to watch a call that goes on in the task that runs."""
+        call.task = asyncio.current_task()
         self._calls.add(call)
         deadline = call._expires
         if deadline is not None and deadline < self._armed:
             self._arm(deadline)
 
     def remove(self, call: RunningCall) -> None:
-        """Forgets a call, which has ended."""
+        """Forgets a call, which has ended; most were never watched."""
         self._calls.discard(call)
 
     def end_uncounted(self, status: Status) -> None:

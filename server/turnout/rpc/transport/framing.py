@@ -71,6 +71,8 @@ class FrameSplitter:
         if not self._begun:
             if self.buffered < PREFIX_BYTES:
                 return None
+            if (message := self._whole()) is not None:
+                return False, message
             self._flag, self._length = PREFIX.unpack(self._take(PREFIX_BYTES))
             self._begun = True
             if self._flag > 1:
@@ -81,6 +83,23 @@ class FrameSplitter:
             return None
         self._begun = False
         return bool(self._flag), self._take(self._length)
+
+    def _whole(self) -> bytes | None:
+        """Returns the next message if it is not compressed and lies in one chunk, as most do."""
+        chunk, start = self._chunks[0], self._offset + PREFIX_BYTES
+        if len(chunk) < start:
+            return None
+        flag, length = PREFIX.unpack_from(chunk, self._offset)
+        stop = start + length
+        if flag or length > self._limit or len(chunk) < stop:
+            return None
+        if len(chunk) == stop:
+            self._chunks.popleft()
+            self._offset = 0
+        else:
+            self._offset = stop
+        self.buffered -= length + PREFIX_BYTES
+        return chunk[start:stop]
 
     def _take(self, size: int) -> bytes:
         """Returns the next `size` bytes, all of which have come."""

@@ -13,7 +13,7 @@ from turnout.config import Address
 from turnout.errors import ConfigError
 from turnout.routing.preferences import peer_host
 from turnout.rpc.transport.credentials import server_credentials
-from turnout.rpc.transport.port import Call, Metadata, Method, Methods, StatusError, Stream, Unary
+from turnout.rpc.transport.port import Metadata, Method, Methods, StatusError, Stream, Unary
 from turnout.tls.identity import IdentitySource
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
@@ -69,8 +69,6 @@ class GrpcioListener:
 
 class GrpcioCall(Stream):
     """A call of grpc.aio; a unary one is never read from or written to."""
-
-    __slots__ = ("_context",)
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -140,21 +138,21 @@ class _Handlers(grpc.GenericRpcHandler):
 
 def _handler(method: Method) -> Handler:
     if isinstance(method, Unary):
-        return grpc.unary_unary_rpc_method_handler(_unary(method.answer))
+        return grpc.unary_unary_rpc_method_handler(_unary(method))
     return grpc.stream_stream_rpc_method_handler(_streaming(method.serve))
 
 
-def _unary(answer: Callable[[bytes, Call], Awaitable[bytes]]) -> Callable[[bytes, Context], Awaitable[bytes]]:
+def _unary(method: Unary) -> Callable[[bytes, Context], Awaitable[bytes]]:
     async def behaviour(message: bytes, context: Context) -> bytes:
         call = GrpcioCall(context)
         try:
-            response = await answer(message, call)
+            response = await method.respond(message, call)
         except StatusError as error:
             status = error.status
         else:
             if call.trailing:
                 context.set_trailing_metadata(tuple(call.trailing))
-            return response
+            return response if isinstance(response, bytes) else b"".join(response)
         del message
         raise await _ending(context, status)
 

@@ -38,6 +38,7 @@ from turnout.errors import ConfigError
 from turnout.host import connections, cut_connections, same_file, unwatch
 from turnout.rpc.transport.asgi import Application
 from turnout.rpc.transport.calls import RunningCalls
+from turnout.rpc.transport.eager import allow_ended
 from turnout.rpc.transport.lingering import linger
 from turnout.rpc.transport.statuses import UNAVAILABLE
 from turnout.tls.identity import ServerIdentity
@@ -168,6 +169,7 @@ class H2cornListener:
 
     async def start(self) -> None:
         """Begins to take connections."""
+        allow_ended(asyncio.get_running_loop())
         self._current = await self._begin()
         if self._limits.age_seconds:
             self._ageing = asyncio.create_task(self._age(self._limits.age_seconds))

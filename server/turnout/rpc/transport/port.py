@@ -10,7 +10,7 @@ raises StatusError. `turnout.rpc.guard` wraps every method so that it raises not
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from google.rpc.status_pb2 import Status
 
@@ -33,14 +33,35 @@ class StatusError(Exception):
         self.status = status
 
 
+class FixedMetadata(tuple[tuple[str, str], ...]):
+    """Metadata that many calls are answered with.
+
+    Attributes:
+        prepared: What a transport has made of it; None before the first call.
+    """
+
+    prepared: Any = None
+
+
+class Parts(tuple[bytes, ...]):
+    """The pieces of a large response, which are sent one after the other rather than copied into one."""
+
+
+Response: TypeAlias = bytes | Parts
+
+RESPONSES = (bytes, Parts)
+"""The same, for `isinstance`: a union is made anew each time that it is named."""
+
+JOINED_BYTES = 128 * 1024
+"""Up to which pieces are copied into one, which costs less than to send another."""
+
+
 class Call(ABC):
     """One call, as its method sees it.
 
     Attributes:
         trailing: Metadata that is sent with the status OK; set by the method before it returns.
     """
-
-    __slots__ = ("trailing",)
 
     trailing: Metadata
 
@@ -72,15 +93,22 @@ class Call(ABC):
 class Stream(Call):
     """A call with any number of messages each way."""
 
-    __slots__ = ()
-
     @abstractmethod
     async def read(self) -> bytes | None:
         """Returns the client's next message; None once it has sent its last."""
 
+    def read_now(self) -> bytes | None:
+        """Returns the client's next message if that has come; None if `read` is the way."""
+        return None
+
     @abstractmethod
     async def write(self, message: bytes) -> None:
         """Sends a message; returns when there is room for the next."""
+
+    async def write_all(self, messages: Sequence[bytes]) -> None:
+        """Sends messages, in one go where the transport can; returns when there is room for more."""
+        for message in messages:
+            await self.write(message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +116,18 @@ class Unary:
     """A method with one message each way.
 
     Attributes:
-        answer: Takes the request, and returns the response.
+        answer: Takes the request, and returns the response, or what becomes of it where something has to be waited for.
+        prompt: Whether it mostly waits for nothing. It is begun without a task then: until it first waits,
+            `asyncio.current_task` is None.
     """
 
-    answer: Callable[[bytes, Call], Awaitable[bytes]]
+    answer: Callable[[bytes, Call], Response | Awaitable[Response]]
+    prompt: bool = False
+
+    async def respond(self, message: bytes, call: Call) -> Response:
+        """Returns the response, once it is there."""
+        done = self.answer(message, call)
+        return done if isinstance(done, RESPONSES) else await done
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,13 @@
 
 import base64
 from collections.abc import MutableMapping
-from functools import lru_cache
 from typing import Any, TypeAlias
 
 from google.rpc import code_pb2
 from google.rpc.status_pb2 import Status
 
 from turnout.rpc.transport.headers import percent_encode, write_metadata
-from turnout.rpc.transport.port import Metadata, StatusError
+from turnout.rpc.transport.port import FixedMetadata, Metadata, StatusError
 
 Event: TypeAlias = MutableMapping[str, Any]
 """What an ASGI application sends or receives."""
@@ -38,18 +37,23 @@ def trailers(headers: list[tuple[bytes, bytes]]) -> Event:
     return {"type": "http.response.trailers", "headers": headers, "more_trailers": False}
 
 
-@lru_cache(maxsize=1024)
-def ok_trailers(metadata: tuple[tuple[str, str | bytes], ...]) -> Event:
-    """Returns the event that ends a call with OK and metadata: routes repeat theirs call after call."""
+def _ok_trailers(metadata: Metadata) -> Event:
     return trailers([_OK, *write_metadata(metadata)])
 
 
-OK_TRAILERS = ok_trailers(())
+OK_TRAILERS = _ok_trailers(())
 
 
 def trailers_for(metadata: Metadata) -> Event:
     """Returns the event that ends a call with OK."""
-    return ok_trailers(metadata if isinstance(metadata, tuple) else tuple(metadata)) if metadata else OK_TRAILERS
+    if not metadata:
+        return OK_TRAILERS
+    if not isinstance(metadata, FixedMetadata):
+        return _ok_trailers(metadata)
+    event: Event | None = metadata.prepared
+    if event is None:
+        event = metadata.prepared = _ok_trailers(metadata)
+    return event
 
 
 INTERNAL = code_pb2.INTERNAL

@@ -167,8 +167,10 @@ class Pages:
         known = self._model(request)
         async with self._courses.of(known.name, attempt_of(request)) as course:
             rollout = course.rollout
-            way = stages(course.plan, rollout)
-            return self._page("rollout.html", request, said=explain(course), rollout=rollout, stages=way, reach=reach)
+            way, now = stages(course.plan, rollout), self._rollouts.now.timestamp()
+            ages = {probe.name: max(round(now - probe.time.seconds), 0) for probe in rollout.probes}
+            said = explain(course)
+            return self._page("rollout.html", request, said=said, rollout=rollout, stages=way, reach=reach, ages=ages)
 
     @explained
     async def shadow(self, request: Request) -> Response:

@@ -1,0 +1,172 @@
+"""The tables `[rollout]` and `[probe.NAME]`: how rollouts are driven, and whom outside of the server they ask."""
+
+import json
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
+
+from turnout.config.sections import Section
+from turnout.config.values import Count, CountOrNone, Duration, FilePath, HeaderName, HeaderValue
+
+PLACEHOLDERS = ("model", "candidate", "baseline")
+"""What a probe's query, or the path and query of its URL, may have in braces."""
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_BRACED = re.compile(r"(?<!\\p)(?<!\\P)\{([A-Za-z_]\w*)\}")  # a{2} and \p{Greek} are parts of a regular expression
+_JSON_PATH = re.compile(r"""\$(?:\.[A-Za-z_][\w-]*|\[\d{1,6}\]|\["[^"\]]+"\])*""")
+
+
+def _probe_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError("expected the name of a probe, lower case: a letter, then letters, digits, _ or -, 63 at most")
+    return name
+
+
+def _http_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - raises where it is none
+    except ValueError:
+        raise ValueError("expected an HTTP URL, such as http://prometheus:9090") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment or re.search(r"\s", url):
+        raise ValueError("expected an HTTP URL, such as http://prometheus:9090")
+    if "@" in parts.netloc:
+        raise ValueError("expected a URL without a password; put what proves who you are in headers or bearer_token")
+    if "{" in parts.netloc:
+        raise ValueError("expected a URL whose host has no placeholder")
+    return url
+
+
+def _known_placeholders(text: str) -> str:
+    for name in _BRACED.findall(text):
+        if name not in PLACEHOLDERS:
+            near = get_close_matches(name, PLACEHOLDERS, n=1)
+            guess = f"did you mean {{{near[0]}}}? " if near else ""
+            raise ValueError(f"expected no {{{name}}}; {guess}There are {', '.join(f'{{{p}}}' for p in PLACEHOLDERS)}")
+    return text
+
+
+def _json_path(text: str) -> str:
+    if not _JSON_PATH.fullmatch(text):
+        raise ValueError('expected the path of a value in JSON, such as $.data.rate or $.results[0]["error rate"]')
+    return text
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):  # pydantic would read true as 1
+        raise ValueError("expected a number")
+    return value
+
+
+def _table(value: Any) -> Any:
+    """Turns what a variable of the environment can hold of a table, a JSON object, into that table."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except json.JSONDecodeError:
+        return value
+
+
+ProbeName = Annotated[str, AfterValidator(_probe_name)]
+Threshold = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+
+
+class Rollout(Section):
+    """How rollouts are driven.
+
+    Attributes:
+        tick_s: Between two looks at what was counted.
+        webhook_url: Told of every event by POST; "" for nobody.
+        webhook_secret: Signs what is sent, to `confirm_url` too: `X-Turnout-Signature: sha256=HMAC(body)`; "" for no
+            signature.
+        confirm_url: Asked by POST before each step of every rollout, and before promotion; "" for nobody. 2xx lets the
+            rollout go on, 4xx holds it.
+        confirm_timeout_s: How long an answer may take.
+        confirm_ca_file: PEM file with the authorities that `confirm_url` is trusted by; "" for those of the system.
+    """
+
+    tick_s: Annotated[Duration, Field(ge=0.05, le=60)] = 5.0
+    webhook_url: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
+    webhook_secret: SecretStr = SecretStr("")
+    confirm_url: Annotated[str, AfterValidator(lambda url: _http_url(url) if url else "")] = ""
+    confirm_timeout_s: Annotated[Duration, Field(ge=0.1, le=60)] = 10.0
+    confirm_ca_file: FilePath = ""
+
+
+class Probe(Section):
+    """A measurement from outside that plans of rollouts may name: a query of a Prometheus, or an HTTP endpoint.
+
+    Only the server that drives a rollout asks, while a step's weight is in force and while a candidate is watched.
+
+    Attributes:
+        url: With `query`, where a Prometheus is, such as http://prometheus:9090; else what is asked, with {model},
+            {candidate} and {baseline} in its path or query.
+        query: PromQL that makes one number, with {model}, {candidate} and {baseline}; "" for an HTTP endpoint.
+        method: Of an HTTP endpoint. `POST` sends the rollout as JSON.
+        json_path: Where a number or a boolean is in an HTTP endpoint's JSON, such as `$.data.rate`; true passes.
+        fail_above: A number above this fails.
+        fail_below: A number below this fails.
+        initial_delay_s: Time in a step before the first measurement.
+        interval_s: Between two measurements.
+        timeout_s: How long one may take.
+        count: Measurements that have to pass in a step before it is passed.
+        failure_limit: Measurements that may fail in a step; one more takes the candidate back.
+        consecutive_error_limit: So many times in a row it may be impossible to ask; beyond that, what was measured
+            before counts no more.
+        headers: Sent along.
+        bearer_token: Sent as `Authorization: Bearer`; "" for none.
+        bearer_token_file: The same, of a file that is read each time.
+        ca_file: PEM file with the authorities that the endpoint is trusted by; "" for those of the system.
+    """
+
+    url: Annotated[str, Field(max_length=4096), AfterValidator(_http_url), AfterValidator(_known_placeholders)]
+    query: Annotated[str, Field(max_length=16384), AfterValidator(_known_placeholders)] = ""
+    method: Literal["GET", "POST"] = "GET"
+    json_path: Annotated[str, Field(max_length=1024), AfterValidator(_json_path)] = "$"
+    fail_above: Threshold | None = None
+    fail_below: Threshold | None = None
+    initial_delay_s: Annotated[Duration, Field(le=86_400)] = 0.0
+    interval_s: Annotated[Duration, Field(ge=0.1, le=86_400)] = 30.0
+    timeout_s: Annotated[Duration, Field(ge=0.1, le=60)] = 5.0
+    count: Count = 1
+    failure_limit: CountOrNone = 2
+    consecutive_error_limit: CountOrNone = 4
+    headers: Annotated[Mapping[HeaderName, HeaderValue], BeforeValidator(_table)] = Field(default_factory=dict)
+    bearer_token: SecretStr = SecretStr("")
+    bearer_token_file: FilePath = ""
+    ca_file: FilePath = ""
+
+    @property
+    def is_query(self) -> bool:
+        """A Prometheus is asked."""
+        return bool(self.query.strip())
+
+    @property
+    def numeric(self) -> bool:
+        """Numbers are judged."""
+        return self.fail_above is not None or self.fail_below is not None
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        above, below = self.fail_above, self.fail_below
+        if self.is_query:
+            parts = urlsplit(self.url)
+            if parts.query or "{" in self.url:
+                raise ValueError("expected url to be where the Prometheus is, without a query or placeholders")
+            if not self.numeric:
+                raise ValueError("expected fail_above or fail_below too, since query makes a number")
+            if self.method != "GET" or self.json_path != "$":
+                raise ValueError("expected neither method nor json_path, since query is set")
+        if above is not None and below is not None and below > above:
+            raise ValueError("expected fail_below to be at most fail_above: else every number fails")
+        if self.bearer_token.get_secret_value() and self.bearer_token_file:
+            raise ValueError("expected bearer_token or bearer_token_file, not both")
+        if "authorization" in self.headers and (self.bearer_token.get_secret_value() or self.bearer_token_file):
+            raise ValueError("expected headers without authorization, since a bearer token is set")
+        return self
+
+
+Probes = Mapping[ProbeName, Probe]

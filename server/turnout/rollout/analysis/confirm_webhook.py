@@ -1,0 +1,90 @@
+"""Asks a webhook whether a rollout may begin its next step."""
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from turnout.config import Rollout as RolloutSettings
+from turnout.errors import Unavailable
+from turnout.rollout.analysis.confirmation import LONGEST_REASON, Reply, reply_of
+from turnout.rollout.analysis.http import HttpEndpoint
+from turnout.rollout.analysis.judgement import ConfirmAnswer
+from turnout.rollout.analysis.prober import printable
+from turnout.rollout.attempt import Rollout
+
+
+class ConfirmWebhook:
+    """Used on the event loop only."""
+
+    def __init__(self, settings: RolloutSettings) -> None:
+        """Reads the authorities that it is trusted by. Raises as `HttpEndpoint`.
+
+        Args:
+            settings: With `confirm_url`.
+        """
+        self._url = settings.confirm_url
+        self._secret = settings.webhook_secret.get_secret_value()
+        self._endpoint = HttpEndpoint("rollout.confirm_ca_file", settings.confirm_ca_file, settings.confirm_timeout_s)
+
+    async def ask(self, rollout: Rollout, step: int, time: str) -> ConfirmAnswer:
+        """Returns what it says.
+
+        Args:
+            rollout: As it stands.
+            step: Number of the step that would begin, from 0; the plan's number of steps for promotion.
+            time: The time of day.
+        """
+        body = orjson.dumps(confirm_body(rollout, step, time))
+        headers = {"content-type": "application/json"}
+        if self._secret:
+            digest = hmac.new(self._secret.encode(), body, hashlib.sha256).hexdigest()
+            headers["x-turnout-signature"] = f"sha256={digest}"
+        secrets = [self._secret] if self._secret else []
+        try:
+            answer = await self._endpoint.ask("POST", self._url, headers, body)
+        except Unavailable as error:
+            return ConfirmAnswer(step, Reply.WAITING, printable(error.message, secrets, LONGEST_REASON))
+        reply, reason = reply_of(answer.status, _read(answer.body))
+        return ConfirmAnswer(step, reply, printable(reason, secrets, LONGEST_REASON))
+
+    async def close(self) -> None:
+        """Closes its connections."""
+        await self._endpoint.close()
+
+
+def confirm_body(rollout: Rollout, step: int, time: str) -> Mapping[str, Any]:
+    """Returns what is posted: what would begin, and what speaks for it and against it."""
+    steps, evidence = rollout.plan.steps, rollout.evidence
+    promotion = step >= len(steps)
+    return {
+        "event": "confirm", "model": rollout.model, "attempt": rollout.attempt, "candidate": str(rollout.candidate),
+        "baseline": str(rollout.previous), "action": "promote" if promotion else "step",
+        "step": min(step + 1, len(steps)), "steps": len(steps),
+        "weight": 1.0 - rollout.plan.holdback if promotion else steps[step].weight,
+        "evidence": {
+            "e_value": evidence.combined, "threshold": 1 / rollout.alpha,
+            "metrics": {
+                m.name: {
+                    "canary_requests": a.canary.requests, "canary_bad": a.canary.bad,
+                    "baseline_requests": a.baseline.requests, "baseline_bad": a.baseline.bad,
+                    "e_value": evidence.of(m.name),
+                }
+                for m in evidence.metrics for a in (evidence.accumulators[m.name],)
+            },
+        },
+        "probes": {
+            name: {"outcome": one.outcome and str(one.outcome), "value": one.value}
+            for name, one in rollout.probes.items()
+        },
+        "actor": rollout.actor, "reason": rollout.reason, "time": time,
+    }  # fmt: skip
+
+
+def _read(body: bytes) -> object:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return body.decode(errors="replace")

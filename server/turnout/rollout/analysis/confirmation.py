@@ -1,0 +1,78 @@
+"""What the confirm webhook says of a step, and how that is recorded with the rollout. Pure.
+
+It is asked before each step and before promotion. What it has said of one is not asked again: it is recorded with the
+rollout before anything is done about it, so that a restart repeats no question that was answered and skips none.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+LONGEST_REASON = 500
+
+
+class Reply(StrEnum):
+    """What the webhook said."""
+
+    WAITING = "waiting"
+    """Nothing yet: it could not be asked, or answered neither yes nor no."""
+    GO = "go"
+    """2xx."""
+    VETO = "veto"
+    """4xx: the rollout holds."""
+    ROLLBACK = "rollback"
+    """4xx with `rollback` in its body: the candidate is taken back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """Where the question stands whether a step may begin.
+
+    Attributes:
+        step: Number of the step, from 0; the plan's number of steps for promotion.
+        reply: What was said.
+        reason: Why, or why nothing was said, in words.
+        tries: How often it was asked.
+        waited_s: Active seconds since it was asked first.
+    """
+
+    step: int
+    reply: Reply = Reply.WAITING
+    reason: str = ""
+    tries: int = 0
+    waited_s: float = 0.0
+
+    def to_json(self) -> list[Any]:
+        """Returns the form that a rollout's document has."""
+        return [self.step, str(self.reply), self.reason, self.tries, self.waited_s]
+
+    @classmethod
+    def from_json(cls, body: Sequence[Any]) -> Self:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueError, TypeError: It did not write that.
+        """
+        step, reply, reason, tries, waited = body
+        if not isinstance(reason, str) or int(step) < 0 or int(tries) < 0 or not 0 <= float(waited) < math.inf:
+            raise ValueError("expected the state of a confirmation")
+        return cls(int(step), Reply(reply), reason, int(tries), float(waited))
+
+
+def reply_of(status: int, body: object) -> tuple[Reply, str]:
+    """Returns what an HTTP answer says, and why.
+
+    Args:
+        status: The HTTP status.
+        body: JSON with `reason` and `rollback`, or text; None where it is neither.
+    """
+    if 200 <= status < 300:
+        return Reply.GO, ""
+    if status in (408, 425, 429) or not 400 <= status < 500:
+        return Reply.WAITING, f"it answered {status}"
+    table = body if isinstance(body, Mapping) else {}
+    said = table.get("reason") if table else body
+    reason = " ".join(said.split())[:LONGEST_REASON] if isinstance(said, str) else ""
+    return (Reply.ROLLBACK if table.get("rollback") is True else Reply.VETO), reason or f"it answered {status}"

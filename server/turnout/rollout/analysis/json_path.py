@@ -1,0 +1,28 @@
+"""Values in JSON, by the part of JSONPath that names one value: `$.data.results[0]["error rate"]`. Pure."""
+
+import re
+from typing import Any
+
+_SEGMENT = re.compile(r"""\.([A-Za-z_][\w-]*)|\[(\d+)\]|\["([^"\]]+)"\]""")
+
+
+def value_at(document: Any, path: str) -> Any:
+    """Returns the value at a path.
+
+    Args:
+        document: JSON values.
+        path: As the settings take it.
+
+    Raises:
+        LookupError: Nothing is there; the message says from where on.
+    """
+    here = "$"
+    for match in _SEGMENT.finditer(path):
+        key = match[1] or match[3]
+        if key is not None and not (isinstance(document, dict) and key in document):
+            raise LookupError(f"{here} has no {key!r}")
+        if key is None and not (isinstance(document, list) and int(match[2]) < len(document)):
+            raise LookupError(f"{here} has no item {match[2]}")
+        document = document[key if key is not None else int(match[2])]
+        here += match[0]
+    return document

@@ -1,0 +1,109 @@
+"""An HTTP endpoint on loopback that a server under test asks: it answers what the test says, and notes requests."""
+
+import asyncio
+import contextlib
+import json
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request."""
+
+    method: str
+    target: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def answer(status: int, body: object = b"", **headers: str) -> bytes:
+    """Returns an HTTP answer; a body that is no bytes is sent as JSON."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    lines = [f"HTTP/1.1 {status} Said", f"Content-Length: {len(content)}", "Connection: close"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + content
+
+
+HANGS = None
+"""No answer, for as long as the endpoint runs."""
+
+Say = bytes | Callable[[Asked], bytes] | None
+
+
+@dataclass
+class Endpoint:
+    """What is asked.
+
+    Attributes:
+        says: To each request, after those of `first`; `HANGS` for no answer. It may be changed while it runs.
+        first: To the first requests, in order.
+        asked: The requests so far.
+        sent: Bytes of the answers that were taken.
+        url: Where it listens.
+    """
+
+    says: Say = b""
+    first: deque[Say] = field(default_factory=deque)
+    asked: list[Asked] = field(default_factory=list)
+    sent: int = 0
+    url: str = ""
+    _over: asyncio.Event = field(default_factory=asyncio.Event)
+    _served: set[asyncio.Task[None]] = field(default_factory=set)
+    _released: bool = False
+
+    def release(self) -> None:
+        """Has the requests that hang answered by what is said by now."""
+        self._released = True
+        self._over.set()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answers one connection's only request."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._served.add(task)
+        task.add_done_callback(self._served.discard)
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            first, *lines = head.split("\r\n")
+            method, target, _ = first.split(" ")
+            headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines if line)}
+            body = await reader.readexactly(int(headers.get("content-length", "0")))
+            request = Asked(method, target, headers, body)
+            self.asked.append(request)
+            says = self.first.popleft() if self.first else self.says
+            if says is HANGS:
+                await self._over.wait()
+                says = self.says if self._released else b""
+            if says is not HANGS:
+                content = says(request) if callable(says) else says
+                for start in range(0, len(content), 1 << 16):
+                    writer.write(content[start : start + (1 << 16)])
+                    await writer.drain()
+                    self.sent += len(content[start : start + (1 << 16)])
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+@asynccontextmanager
+async def listening(endpoint: Endpoint, port: int = 0, tls: ssl.SSLContext | None = None) -> AsyncIterator[Endpoint]:
+    """Runs an endpoint until the context is left."""
+    server = await asyncio.start_server(endpoint.serve, "127.0.0.1", port, ssl=tls)
+    endpoint.url = f"http{'' if tls is None else 's'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield endpoint
+    finally:
+        endpoint._over.set()
+        server.close()
+        if endpoint._served:
+            await asyncio.wait(endpoint._served, timeout=10)
+        await server.wait_closed()
