@@ -111,18 +111,18 @@ class RolloutWriter:
         Returns:
             Those that another server wrote meanwhile.
         """
-        before = [active.rollout for active in several]
+        before = [(active.rollout, active.ticks) for active in several]
         writes = [(active.rollout.model, await self._wanted(active)) for active in several]
         lost: list[ActiveRollout] = []
 
         async def write() -> None:
             records = await self._store.write_counts(writes)
-            for active, rollout, (_, wanted), record in zip(several, before, writes, records, strict=True):
+            for active, (rollout, ticks), (_, wanted), record in zip(several, before, writes, records, strict=True):
                 if record is None:
                     lost.append(active)
                     continue
                 active.recorded(rollout, record.number)
-                del active.ticks[: len(wanted.ticks)]
+                del ticks[: len(wanted.ticks)]
 
         try:
             await self._patience.wait(write(), seconds)
