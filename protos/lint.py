@@ -22,8 +22,8 @@ RULES = {
             "PACKAGE_DIRECTORY_MATCH",
             "DIRECTORY_SAME_PACKAGE",
         ],
-        # The Open Inference Protocol's names are not ours to choose.
-        "ignore": ["turnout_proto/oip", "google"],
+        # The names of the Open Inference Protocol, and of Triton, are not ours to choose.
+        "ignore": ["turnout_proto/oip", "turnout_proto/triton", "google"],
     },
 }
 

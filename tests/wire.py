@@ -20,6 +20,13 @@ X = np.arange(4, dtype=np.float32).reshape(1, 4)
 
 
 @asynccontextmanager
+async def channel_of(server: Running) -> AsyncIterator[grpc.aio.Channel]:
+    """Opens a channel to the data listener."""
+    async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
+        yield channel
+
+
+@asynccontextmanager
 async def stub_of(server: Running) -> AsyncIterator[PredictionServiceStub]:
     """Opens a channel to the data listener."""
     async with grpc.aio.insecure_channel(str(server.grpc)) as channel:

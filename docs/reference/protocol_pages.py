@@ -37,6 +37,9 @@ _ORDER = (
 )
 """Files from what clients use to what operators use; the Open Inference Protocol last."""
 
+_NOT_SPOKEN = ("triton",)
+"""Folders of files that no message on the wire is made of."""
+
 _MESSAGES, _ENUMS, _SERVICES, _FIELDS, _NESTED, _NESTED_ENUMS = 4, 5, 6, 2, 3, 4
 """Field numbers of descriptor.proto, which paths into a file are made of; `_FIELDS` of values and methods too."""
 
@@ -59,7 +62,8 @@ def _described() -> list[FileDescriptorProto]:
     with tempfile.TemporaryDirectory() as scratch:
         image = Path(scratch) / "image.binpb"
         subprocess.run([sys.executable, GENERATOR, "--describe", image], check=True)  # noqa: S603 - fixed arguments
-        return list(FileDescriptorSet.FromString(image.read_bytes()).file)
+        files = FileDescriptorSet.FromString(image.read_bytes()).file
+        return [file for file in files if Path(file.name).parent.name not in _NOT_SPOKEN]
 
 
 def _file(file: FileDescriptorProto) -> Iterator[str]:

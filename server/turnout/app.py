@@ -26,6 +26,7 @@ from turnout.errors import Unavailable
 from turnout.host import lower_priority, return_freed_memory
 from turnout.life import SideTasks, drain
 from turnout.listeners import open_listeners
+from turnout.mounting import forgets, mounted, open_repository, place_to_write, with_state
 from turnout.oip.description import Description
 from turnout.publishing import Publisher
 from turnout.registry.announcement import Bounds
@@ -64,6 +65,7 @@ from turnout.rpc.codec import new_request_id, trailing_metadata
 from turnout.rpc.errors import code_name
 from turnout.rpc.registry.service import RegistryServicer
 from turnout.rpc.server import Services
+from turnout.scratch import Scratch
 from turnout.serving import providers
 from turnout.serving.availability import Availability
 from turnout.serving.catalog import Catalog
@@ -80,6 +82,7 @@ from turnout.serving.nvml import Nvml
 from turnout.serving.replay import Replays
 from turnout.serving.sandbox.fork_server import start_processes
 from turnout.serving.sandbox.processes import Processes
+from turnout.serving.trial import TrialLab
 from turnout.startup import NEW_STORE, prepare_log, prepare_repository, store_is_new
 from turnout.state.store import StateStore
 from turnout.telemetry.exposition import Form
@@ -173,16 +176,22 @@ async def running(
         stack.callback(certificates.close)
         await starting.run(certificates.load)
         await starting.run(providers.start_runtime)
-        root = await starting.run(prepare_repository, settings, log)
+        scratch = stack.enter_context(Scratch())
+        processes = start_processes()
+        stack.callback(processes.close)
+        settings = with_state(settings, scratch)
+        describe = TrialLab(settings.for_model(""), processes).describe
+        repository, catalog = open_repository(settings, describe, scratch.disk), Catalog()
+        await starting.run(prepare_repository, repository, settings, log)
         store = await starting.run(StateStore.open, settings.state_url, now=clock.now)
         stack.callback(store.close)
         nvml = await starting.run(Nvml.open, log)
         if nvml is not None:
             stack.callback(nvml.close)
 
-        repository, catalog = Repository(root), Catalog()
-        new_store = await starting.run(store_is_new, repository, store, log)
+        new_store = not forgets(settings) and await starting.run(store_is_new, repository, store, log)
         await starting.run(prepare_log, repository, store, settings, log)
+        mount = mounted(repository, store, models, log, release_all=forgets(settings))
         policies = Policies()
 
         async def declared() -> Declared:
@@ -213,8 +222,6 @@ async def running(
             availability.note(
                 NEW_STORE, lambda: not any(m.declarations.standings for m in catalog.snapshot.models.values())
             )
-        processes = start_processes()
-        stack.callback(processes.close)
         manager = Manager(
             repository,
             declared,
@@ -243,6 +250,8 @@ async def running(
             try:
                 await traffic.refresh()  # first: what a policy needs is loaded, and stays so
                 await rollouts.rollbacks.note()
+                if mount is not None:
+                    await mount.refresh()
             except Exception:  # and no `finally`: what is raised there would take the place of a cancellation
                 await manager.refresh()
                 raise
@@ -252,7 +261,7 @@ async def running(
         replays = Replays()
         stack.push_async_callback(replays.close)
         world = ServingWorld(catalog, policies, traffic, shadows, replays, manager)
-        journal = DiversionFiles(root, settings.state_url, log)
+        journal = DiversionFiles(place_to_write(settings, scratch), settings.state_url, log)
         presence = Presence("")  # named once it listens
         analyses = await starting.run(Analyses, settings.probe, settings.rollout, clock, metrics.rollouts, log)
         stack.push_async_callback(analyses.close)
@@ -386,7 +395,7 @@ async def running(
         told_of_change, loop = asyncio.Event(), asyncio.get_running_loop()
         store.listen(lambda: _in_loop(loop, told_of_change.set))
         side_tasks.start(
-            "follow", follow(refresh, revision, availability, root, settings.repository, log, told_of_change)
+            "follow", follow(refresh, revision, availability, repository.root, settings.repository, log, told_of_change)
         )
         stack.push_async_callback(drain, services, settings, admission, listeners, side_tasks, without_delay)
         try:

@@ -230,7 +230,11 @@ def _nearest(name: str, known: Sequence[str], noun: str) -> str:
     """
     if not known:
         return f"there are no {noun}"
-    likely = sorted(known, key=lambda other: other[:2] != name[:2])[:_MOST_COMPARED]  # stable: else in their order
-    near = get_close_matches(name[:_COMPARED], likely, n=3, cutoff=0.5) or list(known[:5])
+    cut = name[:_COMPARED].lower()
+    # Stable: else in their order. By lower case: nobody means another model by another case.
+    likely = sorted(known, key=lambda other: other[:2].lower() != cut[:2])[:_MOST_COMPARED]
+    by_folded = {other.lower(): other for other in reversed(likely)}
+    folded = get_close_matches(cut, list(reversed(by_folded)), n=3, cutoff=0.5)
+    near = [by_folded[one] for one in folded] or list(known[:5])
     more = "" if len(near) == len(known) else ", ..."
     return f"{'nearest' if more else 'there are'}: {', '.join(near)}{more}"

@@ -4,10 +4,14 @@ The registry publishes, and knows nothing of running models, of the log or of se
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from turnout.config import Settings
+from turnout.errors import InvalidModel
 from turnout.registry.comparison import Comparison
 from turnout.registry.digest import Progress
+from turnout.registry.files import explain
 from turnout.registry.gates import Candidate, Gate
 from turnout.registry.gates.plan import read_plan
 from turnout.registry.gates.standard import standard_gates
@@ -132,3 +136,28 @@ class Publisher:
             self._store.record_signed(
                 manifest.model, manifest.version, result.digest, key, actor=how.actor, reason=how.reason
             )
+
+
+def without_zipmap(
+    settings: Settings, processes: Processes, request: PublishRequest, directory: Path
+) -> PublishRequest:
+    """Returns a request for the same model without the ZipMap at its end, whose classes become labels.
+
+    Args:
+        settings: Of all models.
+        processes: Starts the process in which both are run.
+        request: What is to be published.
+        directory: Where the model without it goes; empty.
+
+    Raises:
+        InvalidModel: It has none, or nothing shows that it answers alike without it.
+        TurnoutError: It took its process down, or was not done in time.
+    """
+    target = directory / request.source.name
+    lab = TrialLab(settings.for_model(request.model), processes)
+    try:
+        labels = lab.drop_zipmap(request.source, target, request.golden)
+    except OSError as error:
+        raise InvalidModel(f"the ONNX file {explain(error)}") from error
+    said = request.metadata
+    return replace(request, source=target, metadata=replace(said, labels={**labels, **said.labels}))

@@ -14,6 +14,9 @@ from turnout.telemetry.logging import Threshold
 _AT_ONCE = ("false_alarm_meter", "load", "shadow", "signing", "trials")
 """Of `[model.<name>]`; the rest holds for versions that are loaded from then on."""
 
+_Path = tuple[str, ...]
+"""A setting's place; not its dotted key, since a model's name may hold dots."""
+
 
 @dataclass(frozen=True, slots=True)
 class Changes:
@@ -34,8 +37,8 @@ def changes(before: Settings, after: Settings) -> Changes:
     """Returns what differs between two settings."""
     old, new = _plain(before), _plain(after)
     at_once, next_load, restart = [], [], []
-    for key in sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)):
-        parts = key.split(".")
+    for parts in sorted(path for path in old.keys() | new.keys() if old.get(path) != new.get(path)):
+        key = ".".join(parts)
         if key == "log.level" or (parts[0] == "model" and parts[2] in _AT_ONCE):
             at_once.append(key)
         elif parts[0] == "model":
@@ -104,18 +107,18 @@ class Reloader:
             self._log.warning("what the settings ask for is not loaded yet", reason=error.message)
 
 
-def _plain(settings: Settings) -> dict[str, Any]:
-    """Returns the settings by dotted key, of each model only what it overrides; secrets can be compared, not read."""
+def _plain(settings: Settings) -> dict[_Path, Any]:
+    """Returns the settings by path, of each model only what it overrides; secrets can be compared, not read."""
     data = settings.model_dump()
     data["model"] = settings.model_dump(include={"model"}, exclude_unset=True).get("model", {})
     return _flat(data)
 
 
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flat(data: Mapping[str, Any], above: _Path = ()) -> dict[_Path, Any]:
+    flat: dict[_Path, Any] = {}
     for key, value in data.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= _flat(value, (*above, key))
         else:
-            flat[prefix + key] = value
+            flat[*above, key] = value
     return flat

@@ -1,30 +1,53 @@
 """What is put right before a server serves: the repository's directory, half-done publishes, the log."""
 
-from pathlib import Path
+from collections.abc import Sequence
 
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Settings
-from turnout.errors import TurnoutError, Unavailable
+from turnout.errors import ConfigError, Unavailable
+from turnout.registry.listing import Problem
+from turnout.registry.mounted.repository import MountedRepository
 from turnout.registry.repository import Repository
-from turnout.registry.staging import SWEEP_PATIENCE, sweep
+from turnout.registry.staging import SWEEP_PATIENCE
 from turnout.registry.trust import Trust
 from turnout.routing.adoption import adopt
 from turnout.state.store import StateStore
 
+_TOLD = 10
+"""Things that one command would publish, and that are named."""
 
-def prepare_repository(settings: Settings, log: FilteringBoundLogger) -> Path:
-    """Makes the directory if need be, sweeps what crashed publishes left, and reports what is no version."""
-    root = settings.models.absolute()
+
+def prepare_repository(repository: Repository, settings: Settings, log: FilteringBoundLogger) -> None:
+    """Makes the directory if need be, sweeps what crashed publishes left, and reports what is no version.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    root = repository.root
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        for name in sweep(root):
+        if not settings.read_only:
+            root.mkdir(parents=True, exist_ok=True)
+        elif not root.is_dir():
+            raise ConfigError(f"there is no directory {root}, which --read-only is to serve")
+        for name in repository.sweep():
             log.warning("swept a publish that never finished", staging=name)
-        for problem in Repository(root).scan().problems:
-            log.warning("not served", reason=str(problem))
+        _report(repository.scan().problems, log)
     except OSError as error:
-        raise TurnoutError(f"the repository {root} cannot be read: {error.strerror}") from error
-    return root
+        raise ConfigError(f"the repository {root} cannot be read: {error.strerror}") from error
+
+
+def _report(problems: Sequence[Problem], log: FilteringBoundLogger) -> None:
+    """Tells what is not served: at once what one command would publish."""
+    by_command: dict[str, list[str]] = {}
+    for problem in problems:
+        if problem.command:
+            by_command.setdefault(problem.command, []).append(problem.reason)
+        else:
+            log.warning("not served", reason=problem.reason)
+    for command, reasons in by_command.items():
+        more = f"; and {len(reasons) - _TOLD} more" if len(reasons) > _TOLD else ""
+        log.warning("not served", reason=f"{'; '.join(reasons[:_TOLD])}{more}; publish it with: {command}")
 
 
 NEW_STORE = (
@@ -41,9 +64,12 @@ def store_is_new(repository: Repository, store: StateStore, log: FilteringBoundL
     if store.head().revision:
         return False
     try:
-        versions = len(repository.published())
+        found = repository.published()
     except OSError:
         return False
+    # What Triton's version policies serve is released as it is found.
+    mounted = repository if isinstance(repository, MountedRepository) else None
+    versions = sum(mounted is None or not mounted.is_triton(one) for one in found)
     if not versions:
         return False
     log.error(
@@ -64,6 +90,8 @@ def prepare_log(repository: Repository, store: StateStore, settings: Settings, l
     """
     for name in ("", *settings.model):
         Trust.of(settings.for_model(name).signing)
+    if settings.read_only:
+        return
     try:
         for one in adopt(repository, store, actor="server", patience=SWEEP_PATIENCE):
             log.warning(

@@ -154,7 +154,7 @@ def test_what_does_not_exist_is_refused_with_the_nearest(shell: Shell) -> None:
 
 def test_a_malformed_name_version_tag_or_selector_is_refused(shell: Shell) -> None:
     shell.publish("m", "1.0.0")
-    assert "no model name" in shell.error("publish", "M", "1.0.0", "model.onnx")
+    assert "no model name" in shell.error("publish", ".m", "1.0.0", "model.onnx")
     assert "no exact version" in shell.error("publish", "m", "1.0", "model.onnx")
     assert "expected NAME@VERSION" in shell.error("release", "m")
     assert "reserved" in shell.error("tag", "m", "latest", "1.0.0")
@@ -225,10 +225,10 @@ def test_a_directory_without_a_manifest_is_told_with_the_command_that_publishes_
     save(scaled(1), shell.folder / "models" / "m" / "1" / "model.onnx")
     done = shell.run("models")
     assert done.stdout == "no version is published yet\n"
-    assert done.stderr.endswith("publish it with: turnout publish m 1.0.0 models/m/1/model.onnx\n")
+    assert done.stderr.endswith("publish it with: turnout import triton models --models models\n")
     (problem,) = shell.json("models")["problems"]
     shell.run(*problem["command"].split()[1:])
-    assert versions(shell) == {"1.0.0": ("candidate", False, [])}
+    assert versions(shell) == {"1.0.0": ("released", True, [])}
 
 
 def test_looking_makes_no_state_store(shell: Shell) -> None:

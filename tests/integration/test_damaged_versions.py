@@ -21,7 +21,7 @@ DAMAGED = Version(2)
 
 
 @pytest.fixture
-def published(publish_model, models: Path, tmp_path: Path) -> str:
+def digest(publish_model, models: Path, tmp_path: Path) -> str:
     """Publishes m 1.0.0, and m 2.0.0 of four kinds of files; returns the digest of the latter."""
     source = save_external(tmp_path)
     golden = tmp_path / "one.npz"
@@ -47,20 +47,20 @@ def damage(models: Path, file: str) -> None:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_verification_names_the_file(published, models: Path, file: str) -> None:
+def test_verification_names_the_file(digest, models: Path, file: str) -> None:
     damage(models, file)
     with pytest.raises(DigestMismatch, match=file):
-        Repository(models).verify("m", DAMAGED, expected=published)
+        Repository(models).verify("m", DAMAGED, expected=digest)
 
 
 @pytest.mark.parametrize("file", FILES)
 async def test_a_server_that_starts_answers_data_loss_and_serves_the_rest(
-    published, models: Path, start_server, file: str
+    digest, models: Path, start_server, file: str
 ) -> None:
     damage(models, file)
     server = await start_server()
     async with stub_of(server) as stub:
-        for selector in ("2.0.0", published):
+        for selector in ("2.0.0", digest):
             refused = await refusal(stub.Predict(request("m", selector, x=X)))
             assert refused.code is grpc.StatusCode.DATA_LOSS
             assert file in refused.message
@@ -69,7 +69,7 @@ async def test_a_server_that_starts_answers_data_loss_and_serves_the_rest(
 
 @pytest.mark.parametrize("file", FILES)
 async def test_a_server_that_loads_it_again_answers_data_loss_and_serves_the_rest(
-    published, models: Path, start_server, file: str
+    digest, models: Path, start_server, file: str
 ) -> None:
     server = await start_server()
     manager = server.services.manager
@@ -85,7 +85,7 @@ async def test_a_server_that_loads_it_again_answers_data_loss_and_serves_the_res
 
 
 async def test_a_manifest_that_another_valid_one_took_the_place_of_is_seen_by_the_log(
-    published, models: Path, start_server
+    digest, models: Path, start_server
 ) -> None:
     manifest = models / "m" / "2.0.0" / "manifest.json"
     text = manifest.read_text()
@@ -100,7 +100,7 @@ async def test_a_manifest_that_another_valid_one_took_the_place_of_is_seen_by_th
     assert refused.message.startswith("m 2.0.0: manifest.json is not what was published")
 
 
-async def test_a_version_in_memory_goes_on_when_its_manifest_is_damaged(published, models: Path, start_server) -> None:
+async def test_a_version_in_memory_goes_on_when_its_manifest_is_damaged(digest, models: Path, start_server) -> None:
     server = await start_server()
     damage(models, "manifest.json")
     await server.services.manager.refresh()
@@ -122,7 +122,7 @@ async def test_a_model_of_which_nothing_else_is_left_answers_data_loss_too(
 
 
 async def test_a_version_that_was_published_anew_is_served_once_the_log_says_so(
-    published, models: Path, start_server, publish_model, tmp_path: Path
+    digest, models: Path, start_server, publish_model, tmp_path: Path
 ) -> None:
     server = await start_server()
     (models / "m" / "2.0.0").rename(tmp_path / "away")

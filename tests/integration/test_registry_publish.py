@@ -126,7 +126,7 @@ def test_a_gate_that_raises_leaves_nothing(repository, source):
     assert left_in_staging(repository) == []
 
 
-@pytest.mark.parametrize("name", ["Magika", "..", "a/b", ""])
+@pytest.mark.parametrize("name", [".magika", "..", "a/b", ""])
 def test_a_name_is_checked_before_a_path_is_made_of_it(repository, source, name):
     with pytest.raises(InvalidRequest):
         publish(repository, PublishRequest(name, V1, source))

@@ -122,9 +122,17 @@ def test_a_model_file_of_another_name_is_reported_with_what_to_do_first(reposito
 
 
 def test_a_numbered_directory_of_another_server_is_reported_with_a_version_for_it(repository):
-    onnx_models.save(onnx_models.matmul(), repository.root / "m" / "7" / "model.onnx")
+    path = onnx_models.save(onnx_models.matmul(), repository.root / "m" / "7" / "net.onnx")
     (problem,) = repository.scan().problems
-    assert problem.command.startswith("turnout publish m 7.0.0 ")
+    assert problem.command == f"turnout publish m 7.0.0 {path}"
+
+
+def test_a_triton_model_is_reported_with_the_command_that_imports_it(repository):
+    path = onnx_models.save(onnx_models.matmul(), repository.root / "m" / "7" / "model.onnx")
+    (problem,) = repository.scan().problems
+    assert problem.command == f"turnout import triton {repository.root} --models {repository.root}"
+    publish(repository, PublishRequest("m", Version(7), path))
+    assert repository.scan().problems == ()
 
 
 def test_a_directory_that_no_command_can_publish_is_reported_without_one(repository):
@@ -182,9 +190,9 @@ def test_a_version_in_a_directory_with_a_leading_v_is_reported(repository):
 
 
 def test_a_directory_that_is_no_model_name_is_reported(repository):
-    (repository.root / "Magika" / "1.0.0").mkdir(parents=True)
+    (repository.root / "-magika" / "1.0.0").mkdir(parents=True)
     (problem,) = repository.scan().problems
-    assert problem.reason == "directory 'Magika' is no model name, expected a-z, 0-9, _ and -"
+    assert problem.reason.startswith("directory '-magika' is no model name, expected 1 to 128 of A-Z, a-z, 0-9")
 
 
 def test_links_in_place_of_directories_are_reported_and_not_followed(repository):
@@ -219,7 +227,7 @@ def test_what_does_not_exist_is_said_with_the_nearest_that_do(repository):
         repository.verify("magika", V2)
 
 
-@pytest.mark.parametrize("model", ["..", "a/b", "", ".staging", "A"])
+@pytest.mark.parametrize("model", ["..", "a/b", "", ".staging", "A/"])
 def test_a_name_from_outside_never_touches_a_path(repository, model):
     with pytest.raises(InvalidRequest):
         repository.directory(model, V1)

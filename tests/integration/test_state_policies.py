@@ -244,8 +244,8 @@ def test_the_database_itself_refuses_a_second_policy_of_one_epoch(store: StateSt
 @pytest.mark.parametrize(
     ("field", "change"),
     [
-        ("model", {"model": "Magika"}),
-        ("model", {"model": "m" * 64}),
+        ("model", {"model": "-magika"}),
+        ("model", {"model": "m" * 129}),
         ("action", {"action": ""}),
         ("action", {"action": "a" * 33}),
         ("actor", {"actor": "a\0b"}),

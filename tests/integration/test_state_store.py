@@ -208,8 +208,8 @@ def test_the_payload_is_kept_in_canonical_form(store: StateStore, database: Data
 @pytest.mark.parametrize(
     ("field", "change"),
     [
-        ("model", {"model": "Magika"}),
-        ("model", {"model": "m" * 64}),
+        ("model", {"model": "-magika"}),
+        ("model", {"model": "m" * 129}),
         ("model", {"model": ""}),
         ("tag", {"tag": ""}),
         ("tag", {"tag": "t" * 64}),
@@ -230,8 +230,8 @@ def test_what_does_not_fit_is_refused_by_name(store: StateStore, field: str, cha
 
 def test_what_just_fits_is_kept(store: StateStore) -> None:
     version = Version.parse("1.0.0-" + "a" * 249)
-    store.set_tag("m" * 63, "t" * 63, version, actor="é" * 128, reason="r" * 1024)
-    assert store.declared().of("m" * 63).tags == {"t" * 63: version}
+    store.set_tag("M." * 64, "t" * 63, version, actor="é" * 128, reason="r" * 1024)
+    assert store.declared().of("M." * 64).tags == {"t" * 63: version}
     assert store.events()[0].actor == "é" * 128
 
 

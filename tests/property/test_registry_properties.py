@@ -68,7 +68,7 @@ manifests = st.builds(
     described,
     files,
     digests,
-    model=st.from_regex(r"[a-z0-9][a-z0-9_-]{0,62}", fullmatch=True),
+    model=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", fullmatch=True),
     version=versions,
     signature=st.builds(Signature, sides, sides),
     opset=st.dictionaries(text, st.integers(1, 2**31 - 1), max_size=3),

@@ -17,7 +17,7 @@ from turnout.config import (
     load_settings,
 )
 from turnout.config.settings import MODEL_KEY
-from turnout.registry.manifest import MODEL_NAME
+from turnout.registry.names import MODEL_NAME
 from turnout.state.engine import Location
 
 

@@ -138,7 +138,7 @@ def test_an_empty_variable_counts_as_not_set() -> None:
         ),
         (
             "[model.'A b']\nload = 'all'",
-            "model.A b in {}: 'A b' names no model, expected [a-z0-9][a-z0-9_-]{{0,62}}",
+            "model.A b in {}: 'A b' names no model, expected [A-Za-z0-9][A-Za-z0-9._-]{{0,127}}",
         ),
     ],
 )
@@ -200,3 +200,26 @@ def test_variables_hold_lists_with_commas_or_as_json() -> None:
     assert settings.for_model("magika").runtime.device_ids == (0, 1)
     assert str(settings.for_model("magika").load) == "stable, >=3.1 <4"
     assert settings.control == Address("::1", 0)
+
+
+def test_the_case_of_a_models_name_does_not_matter_to_its_settings(tmp_path: Path) -> None:
+    file = write(tmp_path, "[model.'ResNet-50.v2'.batching]\nmax_rows = 8\nmax_delay_ms = 2\n")
+    environ = {"TURNOUT_MODEL__RESNET-50.V2__BATCHING__MAX_ROWS": "16", "TURNOUT_MODEL__BERT__LOAD": "latest:2"}
+    settings = load_settings(file, environ=environ).settings
+    for name in ("ResNet-50.v2", "resnet-50.v2"):
+        batching = settings.for_model(name).batching
+        assert (batching.max_rows, batching.max_delay_ms) == (16, 2)
+    assert str(settings.for_model("BERT").load) == "latest:2"
+    assert set(settings.model) == {"ResNet-50.v2", "bert"}
+
+
+def test_one_model_has_one_table(tmp_path: Path) -> None:
+    file = write(tmp_path, "[model.m]\nload = 'all'\n[model.M]\nload = 'all'\n")
+    assert (
+        refusal(file) == f"model in {file}: expected one table for a model, got 'M' and 'm', which differ in case only"
+    )
+
+
+def test_a_name_with_dots_that_lacks_its_quotes_is_told_to_have_them(tmp_path: Path) -> None:
+    file = write(tmp_path, "[model.yolov8.1]\nload = 'all'\n")
+    assert refusal(file).endswith('; a name with dots stands in quotes: [model."yolov8.1"]')

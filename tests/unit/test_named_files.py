@@ -95,7 +95,7 @@ def test_a_file_that_grows_while_it_is_copied_is_refused(tmp_path: Path, monkeyp
                 more.write(b"more" * (1 << 20))
             return self.file.read(size)
 
-    monkeypatch.setattr("turnout.registry.publish.open_outside", growing)
+    monkeypatch.setattr("turnout.registry.model_files.open_outside", growing)
     with pytest.raises(TurnoutError, match=r"model\.onnx grew while it was copied"):
         publish(Repository(tmp_path / "models"), PublishRequest("m", Version(1), source))
     assert source.stat().st_size < 1 << 24

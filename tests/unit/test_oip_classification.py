@@ -35,6 +35,11 @@ def test_an_empty_batch_has_no_rows():
     assert classify("y", np.zeros((0, 4), np.float32), 2, by_rows=True).shape == (0, 2)
 
 
+def test_labels_stand_behind_the_indices_that_they_have():
+    values = np.array([[1, 3, 2]], np.int64)
+    assert classify("y", values, 3, ["a", "b:c"], by_rows=True).tolist() == [["3:1:b:c", "2:2", "1:0:a"]]
+
+
 def test_equal_values_stand_by_index():
     assert classify("y", np.array([1, 1, 1], np.uint8), 3, by_rows=False).tolist() == ["1:0", "1:1", "1:2"]
 

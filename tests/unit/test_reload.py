@@ -19,6 +19,8 @@ def test_settings_that_are_alike_have_no_changes() -> None:
         ({"model": {"m": {"load": "latest:1"}}}, Changes(("model.m.load",), (), ())),
         ({"model": {"m": {"batching": {"max_rows": 32}}}}, Changes((), ("model.m.batching.max_rows",), ())),
         ({"model": {"m": {"slo_ms": [5]}}}, Changes((), ("model.m.slo_ms",), ())),
+        ({"model": {"M.8.x": {"load": "latest:1"}}}, Changes(("model.M.8.x.load",), (), ())),
+        ({"model": {"load.m": {"slo_ms": [5]}}}, Changes((), ("model.load.m.slo_ms",), ())),
         ({"limits": {"max_tensors": 3}}, Changes((), (), ("limits.max_tensors",))),
         ({"console": {"token": "0123456789abcdef-new"}}, Changes((), (), ("console.token",))),
     ],

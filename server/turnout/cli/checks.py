@@ -14,10 +14,10 @@ import onnxruntime as ort
 from turnout import __version__, host
 from turnout.cli import machine
 from turnout.cli.output import size_text
+from turnout.cli.workspace import repository_of
 from turnout.config import LISTENERS, Loaded, Provider, Runtime, Settings, load_settings
 from turnout.config.rendering import redacted
 from turnout.errors import ConfigError, TurnoutError
-from turnout.registry.repository import Repository
 from turnout.serving.providers import CPU, CUDA, TENSORRT, missing_cuda_libraries, probe, start_runtime
 from turnout.state.engine import Database, Location
 from turnout.tls.certificates import read_identity
@@ -156,7 +156,7 @@ def _repository(settings: Settings) -> Iterator[Check]:
         yield Check("repository", Health.NOTE, f"{root} is not there yet; publishing makes it")
         return
     try:
-        listing = Repository(root).scan()
+        listing = repository_of(settings).scan()
     except OSError as error:
         yield Check("repository", Health.BROKEN, f"{root} cannot be read: {error.strerror}")
         return
@@ -165,12 +165,15 @@ def _repository(settings: Settings) -> Iterator[Check]:
     yield Check("repository", Health.OK, detail)
     for problem in listing.problems:
         yield Check("repository", Health.NOTE, str(problem))
-    for name in sorted(set(settings.model) - set(listing.models)):
+    known_names = {name.lower() for name in listing.models}
+    for name in sorted(name for name in settings.model if name.lower() not in known_names):
         known = f"; nearest: {near[0]}" if (near := get_close_matches(name, listing.models, n=1)) else ""
         yield Check("configuration", Health.NOTE, f"[model.{name}] is about no model of the repository{known}")
 
 
 def _state(settings: Settings) -> Check:
+    if settings.read_only and not settings.state:
+        return Check("state store", Health.OK, "in memory: the repository is read-only, and no state store is named")
     shown = redacted(settings.state_url)
     try:
         location = Location.parse(settings.state_url)

@@ -9,7 +9,7 @@ from turnout.cli.diff import diff
 from turnout.cli.doctor import doctor
 from turnout.cli.export import export
 from turnout.cli.fetch import fetch
-from turnout.cli.import_version import import_version
+from turnout.cli.imports import application as imports
 from turnout.cli.key import application as key
 from turnout.cli.load import load, unload
 from turnout.cli.log import log
@@ -75,7 +75,7 @@ def application(wanted: str = "") -> typer.Typer:
         for command in members:
             app.command(rich_help_panel=panel)(command)
     app.add_typer(key, name="key", rich_help_panel=_HERE)
-    app.command(name="import", rich_help_panel=_REPOSITORY)(import_version)
+    app.add_typer(imports, name="import", rich_help_panel=_REPOSITORY)
     app.add_typer(traffic, name="traffic", rich_help_panel=_SERVER)
     app.add_typer(rollout, name="rollout", rich_help_panel=_SERVER)
     _leave_out_all_but(app, wanted)

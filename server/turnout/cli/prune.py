@@ -84,6 +84,7 @@ def prune(
         expired = Expired(0, 0)
         with workspace.store() as store:
             if yes:
+                workspace.repository.check_writable()
                 adopt(workspace.repository, store, actor=who)
             pruner = Pruner(workspace.repository, store, workspace.settings)
             plans = {model: pruner.plan(model, keep, datetime.now(UTC)) for model in known if name in (None, model)}

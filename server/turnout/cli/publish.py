@@ -1,5 +1,6 @@
 """`turnout publish`."""
 
+import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +12,7 @@ from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOpt
 from turnout.cli.output import Output, reporting
 
 if TYPE_CHECKING:
+    from turnout.cli.workspace import Workspace
     from turnout.registry.publication import Publication
     from turnout.registry.publish import PublishRequest
 
@@ -54,6 +56,12 @@ def publish(
         list[str] | None,
         typer.Option("--skip-gate", metavar="GATE", help="Do without a gate; needs --reason. May be repeated."),
     ] = None,
+    drop_zipmap: Annotated[
+        bool,
+        typer.Option(
+            "--drop-zipmap", metavar="", help="Take out the ZipMap that scikit-learn's classifiers end in, once proved."
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", metavar="", help="Run every gate, and publish nothing.")
     ] = False,
@@ -77,6 +85,8 @@ def publish(
 
     Publishing the same content again changes nothing. Running servers load it at once. Ends with 0 where the version
     exists now (or would, with --dry-run), 3 where a gate refused it, 4 where its number is taken, 1 for other errors.
+
+    `turnout publish iris auto iris.onnx --drop-zipmap --release` publishes what skl2onnx exports by default.
     """
     from turnout.cli.publish_view import Refusal, Released, result_body, result_shown
     from turnout.cli.workspace import Workspace, actor_or_login
@@ -111,6 +121,8 @@ def publish(
         request = PublishRequest(
             name, exact, source.path, metadata=said.over(source.metadata), golden=tuple(golden or ())
         )
+        if drop_zipmap:
+            request = _without_zipmap(workspace, request, stack)
         if server is not None:
             _publish_to(out, server, request, how, release=release)
             return
@@ -138,6 +150,18 @@ def publish(
             out.error(error)
             raise typer.Exit(TAKEN) from None
         out.show(result_body(result, standing, released), *result_shown(result, standing, released))
+
+
+def _without_zipmap(workspace: "Workspace", request: "PublishRequest", stack: ExitStack) -> "PublishRequest":
+    from turnout.publishing import without_zipmap
+    from turnout.serving.sandbox.fork_server import start_processes
+
+    directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="turnout-"))
+    processes = start_processes()
+    try:
+        return without_zipmap(workspace.settings, processes, request, Path(directory))
+    finally:
+        processes.close()
 
 
 def _publish_to(out: Output, server: str, request: "PublishRequest", how: "Publication", *, release: bool) -> None:

@@ -25,6 +25,15 @@ def serve(
         int | None, typer.Option("--workers", metavar="N", min=1, max=256, help="Processes that serve. (default: 1)")
     ] = None,
     models: ModelsOption = None,
+    read_only: Annotated[
+        bool | None,
+        typer.Option(
+            "--read-only",
+            metavar="",
+            help="Never write to --models: exports, or a Triton model repository.",
+            show_default=False,
+        ),
+    ] = None,
     state: StateOption = None,
     config: ConfigOption = None,
     print_config: Annotated[
@@ -34,12 +43,17 @@ def serve(
         bool, typer.Option("--json", metavar="", help="Log in JSON; print the configuration in JSON.")
     ] = False,
 ) -> None:
-    """Serve every version in the repository, until SIGTERM."""
+    """Serve every version in the repository, until SIGTERM.
+
+    `turnout serve --models /mnt/models --read-only` serves what somebody mounted: one exported version, a directory of
+    them, or a Triton model repository. Its state is where --state says, or in memory.
+    """
     from turnout.config import SettingsSource
     from turnout.config.rendering import as_data, render_toml
 
     with reporting(as_json=as_json) as out:
         flags = {"grpc": grpc, "http": http, "control": control, "workers": workers, "models": models, "state": state}
+        flags["read_only"] = read_only or None
         source = SettingsSource(config, flags, as_json)
         loaded = source.load()
         settings = loaded.settings
@@ -50,17 +64,26 @@ def serve(
 
         from turnout.cli.machine import cuda_driver
         from turnout.event_loop import loop_factory
+        from turnout.scratch import place_for_temporary_files
         from turnout.threads import end_process
 
+        place_for_temporary_files()
         gpu = bool(cuda_driver().devices)
         if settings.workers > 1:
+            from turnout.mounting import with_state
+            from turnout.scratch import Scratch
             from turnout.telemetry.logging import make_logger
             from turnout.workers.division import check_gpus
             from turnout.workers.supervisor import supervise
 
             if gpu:
                 check_gpus(settings)
-            code = asyncio.run(supervise(settings, source, make_logger(settings.log.format, settings.log.level)))
+            with Scratch() as scratch:
+                # Workers share one state store, and read the settings anew.
+                flags["state"] = with_state(settings, scratch).state or None
+                source = SettingsSource(config, flags, as_json)
+                log = make_logger(settings.log.format, settings.log.level)
+                code = asyncio.run(supervise(source.read(), source, log))
             end_process(code)
         from turnout.app import run
 

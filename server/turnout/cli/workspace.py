@@ -1,5 +1,6 @@
 """The repository and the state store that a command works on, with no server between."""
 
+import atexit
 import getpass
 import socket
 from collections.abc import Mapping
@@ -53,24 +54,40 @@ class Workspace:
             ConfigError: It is wrong.
         """
         settings = load_settings(config, {"models": models, "state": state}).settings
-        return cls(settings, Repository(settings.models))
+        return cls(settings, repository_of(settings))
 
     def has_store(self) -> bool:
         """Tells whether there is a state store; only a SQLite file can be missing without an error."""
         from turnout.state.engine import Location
 
+        if self._forgets:
+            return False
         location = Location.parse(self.settings.state_url)
         return location.url.drivername != "sqlite" or Path(location.url.database or "").exists()
 
     def store(self) -> "StateStore":
-        """Opens the state store, and makes it where there is none; says so where there are versions already."""
+        """Opens the state store, and makes it where there is none; says so where there are versions already.
+
+        Raises:
+            ConfigError: It cannot be used, or the repository is read-only and none is named.
+        """
         from turnout.state.store import StateStore
+
+        if self._forgets:
+            raise ConfigError(
+                "the repository is read-only, and a server of it keeps what is declared in memory: ask that server, or"
+                " name a state store with --state"
+            )
 
         made = not self.has_store()
         store = StateStore.open(self.settings.state_url)
         if made and self._holds_versions():
             typer.echo(_MADE, err=True)
         return store
+
+    @property
+    def _forgets(self) -> bool:
+        return self.settings.read_only and not self.settings.state
 
     def _holds_versions(self) -> bool:
         try:
@@ -119,6 +136,19 @@ class Workspace:
         with self.store() as store:
             states = {model: readable(record.document) for model, record in store.policies().items()}
         return {model: state.policy.baseline for model, state in states.items() if state and state.policy}
+
+
+def repository_of(settings: Settings) -> Repository:
+    """Returns the repository that settings name."""
+    if not settings.read_only:
+        return Repository(settings.models)
+    from turnout.mounting import open_repository
+    from turnout.registry.onnx_model import read_model
+    from turnout.scratch import Scratch
+
+    scratch = Scratch()
+    atexit.register(scratch.remove)
+    return open_repository(settings, read_model, scratch.disk)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,9 @@ def complaints(error: ValidationError, origins: Mapping[str, str]) -> Iterator[t
         path = [str(part) for part in one["loc"] if isinstance(part, str) and part != "[key]"]
         key = ".".join(path)
         if one["type"] == "extra_forbidden":
-            yield key, _unknown(path, _origin(key, origins))
+            dotted = len(path) == 3 and path[0] == "model" and isinstance(one["input"], Mapping)
+            hint = f'; a name with dots stands in quotes: [model."{path[1]}.{path[2]}"]' if dotted else ""
+            yield key, _unknown(path, _origin(key, origins)) + hint
         elif one["loc"][-1] == "[key]" and path[0] != "model":
             yield key, f"{_place(key, _origin(key, origins))}: expected {_expected(one)}, got {path[-1]!r}"
         elif one["loc"][-1] == "[key]":

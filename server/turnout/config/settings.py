@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from turnout.config.rollouts import Probes, Rollout
@@ -45,8 +46,8 @@ from turnout.config.values import (
     LoadField,
 )
 
-MODEL_KEY = r"[a-z0-9][a-z0-9_-]{0,62}"
-"""Names that `[model.<name>]` takes: `turnout.registry.manifest.MODEL_NAME`, which lies above this module."""
+MODEL_KEY = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+"""Names that `[model.<name>]` takes: `turnout.registry.names.MODEL_NAME`, which lies above this module."""
 
 
 class ModelOverrides(Section):
@@ -76,11 +77,24 @@ class ModelTable(Mapping[str, ModelOverrides]):
     """`[model.<name>]` of a server that runs: the one part of its settings that changes then."""
 
     def __init__(self, models: Mapping[str, ModelOverrides]) -> None:
-        self._models = dict(models)
+        self._configured = dict(models)
+        self._beneath: Mapping[str, Mapping[str, Mapping[str, Any]]] = {}
+        self._models = self._configured
 
     def replace(self, models: Mapping[str, ModelOverrides]) -> None:
         """Puts others into force."""
-        self._models = dict(models)
+        self._configured = dict(models)
+        self._models = _over_found(self._configured, self._beneath)
+
+    def put_beneath(self, found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+        """Puts into force what models themselves say, by name, table and key, where the configuration says nothing.
+
+        Raises:
+            ValueError: That cannot be set; nothing changes.
+        """
+        if found != self._beneath:
+            self._models = _over_found(self._configured, found)
+            self._beneath = found
 
     def __getitem__(self, name: str) -> ModelOverrides:
         return self._models[name]
@@ -120,6 +134,9 @@ class Settings(BaseSettings):
 
     Attributes:
         models: Root of the model repository.
+        read_only: Serve what `models` holds, and never write to it: a repository, exports of versions, or a Triton
+            model repository. Nothing is published to it. Without `state`, every version is released, or of Triton's
+            those that its version policy serves, and what is declared meanwhile is forgotten with the server.
         state: URL of the state store; "" for a SQLite file in the repository.
         grpc: The data listener. It listens on every interface, since a model server's clients are elsewhere; nothing
             on it changes what is served.
@@ -144,6 +161,7 @@ class Settings(BaseSettings):
     )
 
     models: Directory = Path("models")
+    read_only: bool = False
     state: DatabaseUrl = ""
     grpc: AddressField = Address("0.0.0.0", 8001)  # noqa: S104 - see the docstring
     http: AddressField = Address("0.0.0.0", 8000)  # noqa: S104
@@ -171,7 +189,10 @@ class Settings(BaseSettings):
     log: Log = Log()
     tracing: Tracing = Tracing()
     probe: Probes = Field(default_factory=dict)
-    model: Mapping[Annotated[str, Field(pattern=f"^{MODEL_KEY}$")], ModelOverrides] = Field(default_factory=dict)
+    model: Annotated[
+        Mapping[Annotated[str, Field(pattern=f"^{MODEL_KEY}$")], ModelOverrides],
+        AfterValidator(lambda m: _unambiguous(m)),
+    ] = Field(default_factory=dict)
 
     @classmethod
     def settings_customise_sources(
@@ -192,7 +213,7 @@ class Settings(BaseSettings):
 
     def for_model(self, name: str) -> ModelSettings:
         """Returns what holds for the model `name`."""
-        own = self.model.get(name, _NO_OVERRIDES)
+        own = _named(self.model, name)
         return ModelSettings(
             load=own.load,
             slo_ms=own.slo_ms,
@@ -215,6 +236,34 @@ def in_force(before: Settings, after: Settings) -> Settings:
 
 # Made once: a new one copies the defaults of all its sections, and this is asked for at each look at a model.
 _NO_OVERRIDES = ModelOverrides()
+
+
+def _over_found(
+    configured: Mapping[str, ModelOverrides], found: Mapping[str, Mapping[str, Mapping[str, Any]]]
+) -> dict[str, ModelOverrides]:
+    models = dict(configured)
+    for name, tables in found.items():
+        key = next((key for key in configured if key.lower() == name.lower()), name)
+        said = configured[key].model_dump(exclude_unset=True) if key in configured else {}
+        merged = {table: {**values, **said.get(table, {})} for table, values in tables.items()}
+        models[key] = ModelOverrides(**{**said, **merged})
+    return models
+
+
+def _named(models: Mapping[str, ModelOverrides], name: str) -> ModelOverrides:
+    """Returns what is set for a model in whatever case: variables have none, and no two models differ in it alone."""
+    if (own := models.get(name)) is not None:
+        return own
+    folded = name.lower()
+    return next((own for key, own in models.items() if key.lower() == folded), _NO_OVERRIDES)
+
+
+def _unambiguous(models: Mapping[str, ModelOverrides]) -> Mapping[str, ModelOverrides]:
+    twice = sorted(models, key=lambda name: (name.lower(), name))
+    for name, other in pairwise(twice):
+        if name.lower() == other.lower():
+            raise ValueError(f"expected one table for a model, got {name!r} and {other!r}, which differ in case only")
+    return models
 
 
 def _over(base: S, own: S) -> S:

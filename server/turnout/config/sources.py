@@ -96,7 +96,7 @@ def load_settings(
     origins: dict[str, str] = {}
     merged: dict[str, Any] = {}
     in_file = _read(file)
-    in_environment = _Environment(environ).read()
+    in_environment = _in_the_files_case(_Environment(environ).read(), in_file)
     in_flags = {key: value for key, value in (flags or {}).items() if value is not None}
     for key, _ in _leaves(in_file):
         origins[key] = str(file)
@@ -160,6 +160,15 @@ class _Environment(EnvSettingsSource):
             table = re.search(r'"(\w+)"', str(error))
             name = PREFIX + table[1].upper() if table else "a TURNOUT_ variable"
             raise ConfigError(f"{name}: expected a table, as a JSON object, or single keys as {name}__KEY") from None
+
+
+def _in_the_files_case(table: dict[str, Any], in_file: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what variables set, with the names of models, which have no case there, as the file writes them."""
+    in_variables, models = table.get("model"), in_file.get("model")
+    if not isinstance(in_variables, dict) or not isinstance(models, dict):
+        return table
+    written = {name.lower(): name for name in models}
+    return table | {"model": {written.get(name.lower(), name): value for name, value in in_variables.items()}}
 
 
 def _is_service_link(name: str, value: str) -> bool:

@@ -1,10 +1,11 @@
 """Triton's classification extension: the highest values of an output, as text. Pure.
 
-A client that asks for `classification` of N on an output gets, in place of its values, BYTES of the form `value:index`
-for the N highest, the highest first.
+A client that asks for `classification` of N on an output gets, in place of its values, BYTES of the form `value:index`,
+or `value:index:label` where the version's manifest has labels, for the N highest, the highest first.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,13 +13,14 @@ from turnout.errors import InvalidRequest
 from turnout.serving.tensor import Array
 
 
-def classify(name: str, values: Array, count: int, *, by_rows: bool) -> Array:
+def classify(name: str, values: Array, count: int, labels: Sequence[str] = (), *, by_rows: bool) -> Array:
     """Returns the `count` highest of `values` as `str` in an object array.
 
     Args:
         name: Of the output.
         values: Numbers of any shape.
         count: How many at most; 1 or more.
+        labels: What the classes are called, in order; indices beyond them have none.
         by_rows: The first dimension counts the rows of a batch, each of which is classified by itself.
 
     Returns:
@@ -39,5 +41,6 @@ def classify(name: str, values: Array, count: int, *, by_rows: bool) -> Array:
     for row, indices in enumerate(order.tolist()):
         for place, index in enumerate(indices):
             value = table[row, index]
-            top[row, place] = f"{int(value)}:{index}" if whole else f"{float(value):f}:{index}"
+            label = f":{labels[index]}" if index < len(labels) else ""
+            top[row, place] = f"{int(value)}:{index}{label}" if whole else f"{float(value):f}:{index}{label}"
     return top if by_rows else top[0]

@@ -113,8 +113,12 @@ def answered(
             limits.check_strings(
                 f"outputs.{name[:64]} (classification)", rows * min(classes[name], values.size // (rows or 1))
             )
+    labels = result.route.entry.manifest.labels
     return [
-        (name, classify(name, values, classes[name], by_rows=by_rows) if name in classes else values)
+        (
+            name,
+            classify(name, values, classes[name], labels.get(name, ()), by_rows=by_rows) if name in classes else values,
+        )
         for name, values in outputs
     ]
 

@@ -39,6 +39,7 @@ def write(repository: Repository, model: str, version: Version, name: str, data:
     Raises:
         OSError: The repository could not be written to.
     """
+    repository.check_writable()
     home = directory(repository, model, version)
     home.mkdir(parents=True, exist_ok=True)
     staged = home / f".{uuid4().hex}"
@@ -56,6 +57,7 @@ def add(repository: Repository, model: str, version: Version, stem: str, data: b
     Raises:
         OSError: The repository could not be written to.
     """
+    repository.check_writable()
     home = directory(repository, model, version)
     home.mkdir(parents=True, exist_ok=True)
     number = 1

@@ -12,9 +12,10 @@ from semver import Version
 from turnout.errors import InvalidModel
 from turnout.registry.announcement import Announcement
 from turnout.registry.digest import Progress, stream_digest
-from turnout.registry.files import explain, open_inside, open_outside
+from turnout.registry.files import explain, open_outside
 from turnout.registry.golden import GOLDEN_DIRECTORY
 from turnout.registry.manifest import MODEL_FILE, FileEntry
+from turnout.registry.model_files import open_external
 from turnout.registry.onnx_model import ModelFacts, read_model
 from turnout.registry.publish import PublishRequest
 from turnout.registry.statement import stated
@@ -42,7 +43,7 @@ class Source:
         Raises:
             OSError: It cannot be read.
         """
-        return open_outside(self.directory / self.name) if self.named else open_inside(self.directory, self.name)
+        return open_outside(self.directory / self.name) if self.named else open_external(self.directory, self.name)
 
 
 @dataclass(frozen=True, slots=True)

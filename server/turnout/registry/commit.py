@@ -38,8 +38,10 @@ def check_number(repository: Repository, model: str, version: Version, yanked: C
     """Checks that a version number may be used, or was used for the very same version.
 
     Raises:
-        AlreadyExists: It was yanked, or a version that differs in build metadata alone exists.
+        AlreadyExists: It was yanked, or a version that differs in build metadata alone exists, or a model whose name
+            differs in case alone.
     """
+    repository.check_case(model)
     home = repository.directory(model, version).parent
     if home.is_symlink():
         raise AlreadyExists(f"a link stands where the versions of {model} go, and links are not followed")

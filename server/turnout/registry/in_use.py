@@ -62,6 +62,7 @@ def remove(repository: Repository, model: str, version: Version, patience: float
         Unavailable: It is in memory still, or the repository is busy; nothing was removed.
         OSError: The repository cannot be written to.
     """
+    repository.check_writable()
     directory = repository.directory(model, version)
     if not directory.is_dir():
         return

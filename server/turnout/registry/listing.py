@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from turnout.registry.files import explain
-from turnout.registry.manifest import MODEL_FILE, Manifest
-from turnout.registry.names import is_exact_version
+from turnout.registry.manifest import MANIFEST_FILE, MODEL_FILE, Manifest
+from turnout.registry.names import is_exact_version, model_name_fault, version_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ class Problem:
         reason: What is wrong, in one sentence without a path.
         command: What to run to have it published, "" where that would not mend it; holds a path, so not for clients.
         damaged: It is a version, and its manifest cannot be read as one any more.
+        unserved: It is, or was meant to be, a model that could be served.
     """
 
     model: str
@@ -40,6 +41,7 @@ class Problem:
     reason: str
     command: str = ""
     damaged: bool = False
+    unserved: bool = False
 
     def __str__(self) -> str:
         return f"{self.reason}; publish it with: {self.command}" if self.command else self.reason
@@ -70,7 +72,12 @@ class Listing:
 
 
 def unpublished(directory: Path, model: str, version: str) -> Problem | None:
-    """Describes a directory without a manifest; None for an empty one, which is nobody's loss."""
+    """Describes a directory without a manifest; None for an empty one, which is nobody's loss, and for one of Triton's
+    that was imported.
+    """
+    number = version_number(version)
+    if number is not None and os.path.lexists(directory.parent / f"{number}.0.0" / MANIFEST_FILE):
+        return None
     if directory.is_symlink():
         return Problem(model, version, f"{model} {version} is a link, and links are not followed")
     try:
@@ -83,14 +90,35 @@ def unpublished(directory: Path, model: str, version: str) -> Problem | None:
     file = next((n for n in names if n == MODEL_FILE), None) or next((n for n in names if n.endswith(".onnx")), None)
     if file is None:
         return Problem(model, version, f"{reason}; it holds no ONNX file")
-    return Problem(model, version, reason, _publish_command(directory, model, version, file))
+    return Problem(model, version, reason, _publish_command(directory, model, version, file), unserved=True)
+
+
+def loose(file: Path, model: str) -> Problem:
+    """Describes an ONNX file that lies where directories belong.
+
+    Args:
+        file: Where it lies.
+        model: What the model would be called; "" where nothing says that.
+    """
+    name = model or (file.stem if model_name_fault(file.stem) is None else "NAME")
+    command = shlex.join(["turnout", "publish", name, "auto", str(file), "--release", "--models", _root(file, model)])
+    return Problem(
+        name, file.name, f"{file.name} lies loose in the repository and is not served", command, unserved=True
+    )
+
+
+def _root(file: Path, model: str) -> str:
+    return str(file.parent.parent if model else file.parent)
 
 
 def _publish_command(directory: Path, model: str, version: str, file: str) -> str:
     model_file = directory / MODEL_FILE
     if not is_exact_version(version):
-        # Triton and TensorFlow Serving number their directories 1, 2, 3.
-        target = f"{version}.0.0" if is_exact_version(f"{version}.0.0") else "VERSION"
+        number = version_number(version)
+        if number is not None and file == MODEL_FILE:
+            root = str(directory.parent.parent)
+            return shlex.join(["turnout", "import", "triton", root, "--models", root])
+        target = "VERSION" if number is None else f"{number}.0.0"
         return shlex.join(["turnout", "publish", model, target, str(directory / file)])
     publish = shlex.join(["turnout", "publish", model, version, str(model_file)])
     # A directory becomes a version in place only under the names that versions have.

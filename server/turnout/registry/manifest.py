@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from semver import Version
 
+from turnout.registry.names import MODEL_NAME
 from turnout.registry.provenance import Provenance
 from turnout.registry.signature import Signature
 from turnout.registry.versions import known_version
@@ -18,7 +19,6 @@ from turnout.registry.versions import known_version
 SCHEMA = 1
 """Number of the manifest's form; a reader refuses a higher one."""
 
-MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
 
@@ -89,7 +89,7 @@ class Manifest:
     """What a publisher states about one version.
 
     Attributes:
-        model: The model's name, `MODEL_NAME`.
+        model: The model's name, `turnout.registry.names.MODEL_NAME`.
         version: Exact semantic version.
         files: Every file of the version but the manifest itself, by path.
         signature: Inputs and outputs of the graph.

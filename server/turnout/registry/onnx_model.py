@@ -15,6 +15,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 from turnout.errors import InvalidModel
 from turnout.registry.external_data import ExternalFile, external_files, text_of
 from turnout.registry.signature import DataType, Dimension, Signature, TensorSpec
+from turnout.registry.zipmap import WITHOUT, map_outputs
 
 MAX_PROTOBUF = (1 << 31) - 1
 """Bytes that a protobuf message, and so an ONNX file without its external data, may have."""
@@ -107,6 +108,12 @@ def _facts(model: ModelProto) -> ModelFacts:
         for value in graph.input
         if overridable or value.name not in initialised
     ]
+    if maps := map_outputs(model):
+        name = min(maps)
+        raise InvalidModel(
+            f"output {name!r} is a map for each row, made by ZipMap, and Turnout carries dense tensors only: publish it"
+            f" with --drop-zipmap, or export it with {WITHOUT}"
+        )
     outputs = [_tensor_spec("output", value, has_default=False) for value in graph.output]
     if not outputs:
         raise InvalidModel("the graph has no outputs")

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from turnout.registry.environment import NAMES, Environment, check_range
+from turnout.registry.names import MODEL_NAME
 
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_PARENT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}@[0-9A-Za-z.+-]{5,128}")
+_PARENT = re.compile(rf"{MODEL_NAME.pattern}@[0-9A-Za-z.+-]{{5,128}}")
 
 MAX_ITEMS = 1000
 """Data sets, parents, hyperparameters and metrics, of each."""

@@ -12,10 +12,9 @@ the next sweep removes.
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
 
 from semver import Version
 
@@ -25,7 +24,7 @@ from turnout.registry.commit import Recorded, Yanked, check_number, commit, is_p
 from turnout.registry.comparison import Comparison, subject_of
 from turnout.registry.compat import Bump
 from turnout.registry.digest import Progress, canonical_bytes, manifest_digest
-from turnout.registry.files import copy_file, explain, open_inside, open_outside, storage_errors, write_file
+from turnout.registry.files import copy_file, open_outside, storage_errors, write_file
 from turnout.registry.gate_reports import attest_gates
 from turnout.registry.gates import (
     Candidate,
@@ -41,8 +40,9 @@ from turnout.registry.gates.bump import BumpGate
 from turnout.registry.golden import GOLDEN_DIRECTORY, case_names, class_numbers, read_case
 from turnout.registry.integrity import IntegrityGate
 from turnout.registry.lineage import Lineage
-from turnout.registry.manifest import MANIFEST_FILE, MODEL_FILE, FileEntry, Manifest
+from turnout.registry.manifest import MANIFEST_FILE, FileEntry, Manifest
 from turnout.registry.metadata import VersionMetadata
+from turnout.registry.model_files import copy_model, opened
 from turnout.registry.names import check_model_name
 from turnout.registry.numbering import above, automatic
 from turnout.registry.onnx_model import ReadModel, read_model
@@ -70,7 +70,8 @@ class PublishRequest:
         model: The model's name.
         version: Exact version; None has it chosen: the smallest legal bump over the highest published version, 1.0.0
             where there is none.
-        source: The ONNX file; may be a link. External data is taken from its directory, and may not be links.
+        source: The ONNX file; may be a link. External data is taken from its directory, as
+            `turnout.registry.model_files` says.
         metadata: What the publisher says about it.
         golden: Files of golden cases, `turnout.registry.golden`.
     """
@@ -137,6 +138,7 @@ def publish(
 
     Raises:
         InvalidRequest: The model's name is none, or a gate is to be skipped that cannot be.
+        ChangeRefused: The repository is mounted read-only.
         InvalidModel: It is not fit to be a version; GateRefused, which is one, where a gate failed.
         AlreadyExists: The version number is taken.
         DigestMismatch: The same version exists, and its bytes changed.
@@ -145,6 +147,7 @@ def publish(
         ConfigError: The repository cannot be written to.
     """
     check_model_name(request.model)
+    repository.check_writable()
     check_skips(skips, gates)
     with storage_errors(), ExitStack() as stack:
         withdrawn = yanked()
@@ -228,15 +231,8 @@ def _numbered(candidate: Candidate, version: Version, lineage: Lineage) -> Candi
 def _stage(
     directory: Path, request: PublishRequest, version: Version, read: ReadModel, progress: Progress | None
 ) -> Candidate:
-    """Copies what is to be published, and describes the copy: what the source becomes meanwhile does not matter."""
-    with _source(open_outside(request.source), "the ONNX file") as source:
-        files = [copy_file(source, directory, MODEL_FILE, progress)]
-    facts = read(directory / MODEL_FILE)
+    files, facts = copy_model(request.source, directory, read, progress)
     request.metadata.check_against(facts.signature)
-    for external in facts.external:
-        opening = open_inside(request.source.parent, external.path)
-        with _source(opening, f"external data {external.path!r}") as source:
-            files.append(copy_file(source, directory, external.path, progress))
     files += _stage_golden(directory, request, facts.signature, progress)
     manifest, digest = stated(request.model, version, files, facts, request.metadata)
     return Candidate(directory, manifest, digest, facts)
@@ -251,7 +247,7 @@ def _stage_golden(
         if [other.name for other in request.golden].count(case.name) > 1:
             raise InvalidModel(f"two golden cases are named {case.name!r}")
         path = f"{GOLDEN_DIRECTORY}/{case.name}"
-        with _source(open_outside(case), f"golden case {case.name!r}") as source:
+        with opened(open_outside(case), f"golden case {case.name!r}") as source:
             yield copy_file(source, directory, path, progress)
         _check_golden(directory / path, signature, request.metadata)
 
@@ -273,14 +269,3 @@ def _check_golden(path: Path, signature: Signature, metadata: VersionMetadata) -
             class_numbers(labels, metadata.labels.get(name))
         except ValueError as error:
             raise InvalidModel(f"golden case {path.name}: labels/{name} {error}") from error
-
-
-@contextmanager
-def _source(opening: AbstractContextManager[BinaryIO], what: str) -> Iterator[BinaryIO]:
-    """Opens a source and holds it open. Only opening it is its fault: what fails later may as well be the copy."""
-    with ExitStack() as opened:
-        try:
-            file = opened.enter_context(opening)
-        except OSError as error:
-            raise InvalidModel(f"{what} {explain(error)}") from error
-        yield file

@@ -7,19 +7,20 @@ A directory is a version from the moment it holds a manifest, and its manifest i
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from semver import Version
 
-from turnout.errors import DigestMismatch, ModelNotFound, VersionNotFound
+from turnout.errors import AlreadyExists, DigestMismatch, ModelNotFound, VersionNotFound
 from turnout.registry.digest import Progress, bytes_digest, read_canonical, stream_digest
 from turnout.registry.files import explain, open_inside, walk
-from turnout.registry.listing import Listing, Problem, Published, unpublished
-from turnout.registry.manifest import MANIFEST_FILE, MODEL_NAME, FileEntry
-from turnout.registry.names import check_model_name, is_exact_version
+from turnout.registry.listing import Listing, Problem, Published, loose, unpublished
+from turnout.registry.manifest import MANIFEST_FILE, FileEntry
+from turnout.registry.names import check_model_name, differing_in_case, is_exact_version, model_name_fault
 from turnout.registry.staging import sweep
 from turnout.registry.versions import Precedence, precedence
 from turnout.threads import Threads
@@ -68,6 +69,13 @@ class Repository:
         self._order: tuple[list[Published], tuple[Published, ...]] = ([], ())
         self._threads = Threads("repository", _THREADS)
 
+    def check_writable(self) -> None:
+        """Checks that versions may be added, attested and removed here.
+
+        Raises:
+            ChangeRefused: They may not; the message says where they may.
+        """
+
     async def in_thread(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs a call that touches the repository in one of its threads, so that where its file system hangs, nothing
         else does.
@@ -84,8 +92,11 @@ class Repository:
         seen: dict[tuple[str, str], _Seen] = {}
         published: list[Published] = []
         problems: list[Problem] = []
-        for model in _names(self.root):
-            if fault := self._model_fault(model):
+        models = _names(self.root)
+        twice = differing_in_case(models)
+        problems += (loose(file, "") for file in loose_files(self.root) if file.stem not in models)
+        for model in models:
+            if fault := self._model_fault(model, twice.get(model)):
                 problems.append(Problem(model, "", fault))
                 continue
             try:
@@ -93,12 +104,15 @@ class Repository:
             except OSError as error:
                 problems.append(Problem(model, "", f"the directory of {model} {explain(error)}"))
                 continue
+            before = len(published)
             for version in versions:
                 found = self._examine(model, version, seen)
                 if isinstance(found, Published):
                     published.append(found)
                 elif found is not None:
                     problems.append(found)
+            if len(published) == before:
+                problems += (loose(file, model) for file in loose_files(self.root / model))
         self._seen = seen
         told = tuple(sorted(problems, key=lambda p: (p.model, p.version)))
         return Listing(self._sorted(published), told, bool(published or told) or self.root.is_dir())
@@ -130,7 +144,7 @@ class Repository:
         try:
             return _read_version(directory, model, str(version))
         except (ValueError, OSError) as error:
-            raise DigestMismatch(f"{model} {version}: {_manifest_fault(error)}") from error
+            raise DigestMismatch(f"{model} {version}: {manifest_fault(error)}") from error
 
     def verify(
         self, model: str, version: Version, *, expected: str | None = None, progress: Progress | None = None
@@ -161,9 +175,7 @@ class Repository:
         faults += [f"{path} {fault}" for path, fault in checks if fault]
         known = {MANIFEST_FILE, *(entry.path for entry in manifest.files)}
         try:
-            faults += sorted(
-                f"{found.path} does not belong to it" for found in walk(directory) if found.path not in known
-            )
+            faults += sorted(f"{path} does not belong to it" for path in self._paths(published) if path not in known)
         except OSError as error:
             faults.append(f"a directory {explain(error)}")
         if faults:
@@ -182,11 +194,29 @@ class Repository:
         """
         return sweep(self.root)
 
-    def _model_fault(self, model: str) -> str | None:
-        if not MODEL_NAME.fullmatch(model):
-            return f"directory {model!r} is no model name, expected a-z, 0-9, _ and -"
+    def check_case(self, model: str) -> None:
+        """Checks that no other model with versions has the name `model` in another case.
+
+        Raises:
+            AlreadyExists: One has; the error names it.
+            OSError: The root cannot be read.
+        """
+        for other in sorted(_names(self.root)):
+            if other.lower() == model.lower() and other != model and _names(self.root / other):
+                raise AlreadyExists(f"{model!r} differs from the model {other} in case only: publish to {other}")
+
+    def _paths(self, published: Published) -> Iterator[str]:
+        """Yields the paths of all files that lie where a version does. Raises OSError where that cannot be read."""
+        manifest = published.manifest
+        return (found.path for found in walk(self.directory(manifest.model, manifest.version)))
+
+    def _model_fault(self, model: str, other: str | None) -> str | None:
+        if fault := model_name_fault(model):
+            return f"directory {model!r} {fault}"
         if (self.root / model).is_symlink():
             return f"directory {model!r} is a link, and links are not followed"
+        if other is not None and _has_versions(self.root / other):
+            return f"directory {model!r} differs from {other!r} in case only: rename one"
         return None
 
     def _sorted(self, published: list[Published]) -> tuple[Published, ...]:
@@ -234,6 +264,23 @@ def _names(directory: Path) -> list[str]:
         return []
 
 
+def loose_files(directory: Path) -> list[Path]:
+    """Returns the ONNX files in `directory` by name, save hidden ones; none where it cannot be read."""
+    with suppress(OSError), os.scandir(directory) as entries:
+        names = sorted(
+            e.name for e in entries if e.name.endswith(".onnx") and not e.name.startswith(".") and e.is_file()
+        )
+        return [directory / name for name in names]
+    return []
+
+
+def _has_versions(directory: Path) -> bool:
+    try:
+        return bool(_names(directory))
+    except OSError:
+        return False
+
+
 def _look(directory: Path, model: str, version: str) -> Published | Problem:
     if directory.is_symlink():
         return Problem(model, version, f"{model} {version} is a link, and links are not followed")
@@ -242,27 +289,34 @@ def _look(directory: Path, model: str, version: str) -> Published | Problem:
     try:
         return _read_version(directory, model, version)
     except (ValueError, OSError) as error:
-        return Problem(model, version, f"{model} {version}: {_manifest_fault(error)}", damaged=True)
+        return Problem(model, version, f"{model} {version}: {manifest_fault(error)}", damaged=True)
 
 
 def _read_version(directory: Path, model: str, version: str) -> Published:
-    """Reads a manifest.
+    """Reads a manifest. Raises as `read_manifest`, and ValueError where it is that of another version."""
+    published = read_manifest(directory)
+    manifest = published.manifest
+    if (manifest.model, str(manifest.version)) != (model, version):
+        raise ValueError(f"is that of {manifest.model} {manifest.version}")
+    return published
+
+
+def read_manifest(directory: Path) -> Published:
+    """Reads the manifest in `directory`.
 
     Raises:
-        ValueError: It is none, or that of another version.
+        ValueError: It is none.
         OSError: It cannot be read.
     """
     with open_inside(directory, MANIFEST_FILE) as file:
         data = file.read(MAX_MANIFEST_BYTES + 1)
     if len(data) > MAX_MANIFEST_BYTES:
         raise ValueError(f"is larger than {MAX_MANIFEST_BYTES} bytes")
-    manifest = read_canonical(data)
-    if (manifest.model, str(manifest.version)) != (model, version):
-        raise ValueError(f"is that of {manifest.model} {manifest.version}")
-    return Published(manifest, bytes_digest(data))
+    return Published(read_canonical(data), bytes_digest(data))
 
 
-def _manifest_fault(error: ValueError | OSError) -> str:
+def manifest_fault(error: ValueError | OSError) -> str:
+    """Says what is wrong with a manifest that could not be read."""
     return f"{MANIFEST_FILE} {explain(error) if isinstance(error, OSError) else error}"
 
 

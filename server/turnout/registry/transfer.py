@@ -99,9 +99,10 @@ def import_version(
         InvalidModel: Its manifest says other things than its ONNX file, or a gate failed.
         AlreadyExists: The version number is taken.
         DigestMismatch: Its files are not those that its manifest names.
-        Exhausted, Unavailable, ConfigError: As `turnout.registry.publish.publish`.
+        ChangeRefused, Exhausted, Unavailable, ConfigError: As `turnout.registry.publish.publish`.
     """
     manifest, digest = published.manifest, published.digest
+    repository.check_writable()
     source.verify(manifest.model, manifest.version, expected=digest)
     with storage_errors():
         check_number(repository, manifest.model, manifest.version, yanked())

@@ -117,12 +117,14 @@ class Uploads:
         """Opens an upload, or finds it again, or finds that nothing has to be uploaded.
 
         Raises:
+            ChangeRefused: The repository is mounted read-only.
             InvalidRequest: A bound is passed.
             AlreadyExists: The version number is taken.
             DigestMismatch: The same version exists, and its bytes changed.
             Exhausted: As many uploads are open as may be, or the disk has no room.
             ConfigError: The repository cannot be written to.
         """
+        self._repository.check_writable()
         announcement.check_bounds(self._bounds)
         yanked = self._yanked(announcement.model)
         if announcement.version is not None:

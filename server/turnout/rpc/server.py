@@ -119,9 +119,12 @@ class Services:
         return self.peers or self.manager
 
     def ready(self) -> bool:
-        """Tells whether traffic should be sent here: all that should be loaded is, and the server does not drain."""
+        """Tells whether traffic should be sent here: all that should be loaded is, something of it serves, and the
+        server does not drain.
+        """
         others = self.peers is None or self.peers.others_ready()
-        return self.catalog.snapshot.complete and self.accepting() and others
+        served = not self.availability.unserved
+        return self.catalog.snapshot.complete and served and self.accepting() and others
 
 
 def data_methods(services: Services, settings: Settings) -> Methods:

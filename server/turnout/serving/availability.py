@@ -28,12 +28,27 @@ class Availability:
         self._recorder = recorder
         self._log = log
         self._reasons: dict[Part, str] = {}
+        self._unserved: tuple[str, ...] = ()
         self._notes: list[tuple[str, Callable[[], bool]]] = []
 
     @property
     def reasons(self) -> Mapping[Part, str]:
         """Why each part that is unavailable is so, in a sentence without a path."""
         return self._reasons
+
+    @property
+    def unserved(self) -> Sequence[str]:
+        """Why nothing is served although something should be, a sentence without a path for each of it; () where
+        something is served, or nothing is there.
+        """
+        return self._unserved
+
+    def tell_unserved(self, reasons: Sequence[str]) -> None:
+        """Notes what should be served where nothing is; () where something is, or nothing is there."""
+        if (told := tuple(reasons)) != self._unserved:
+            self._unserved = told
+            if told:
+                self._log.error("nothing is served, and something should be: the server is not ready", reasons=told)
 
     @property
     def notes(self) -> Sequence[str]:

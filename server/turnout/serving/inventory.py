@@ -25,6 +25,9 @@ from turnout.serving.presence import Presence, look, unreadable
 from turnout.telemetry.metrics import KnownVersion
 from turnout.telemetry.resources import LoadOutcome
 
+_NAMED = 10
+"""Things that are named where nothing is served."""
+
 _NOT_IN_MEMORY = {LifecycleState.NEW, LifecycleState.UNLOADED, LifecycleState.FAILED}
 
 
@@ -56,6 +59,7 @@ class Inventory:
         self._present_at = 0.0
         self._failed_at: dict[tuple[str, Version], float] = {}
         self._damaged: dict[str, dict[Version, str]] = {}
+        self._left: tuple[str, ...] = ()  # what could be served, and is no version
         self._begun = False
 
     @property
@@ -144,6 +148,7 @@ class Inventory:
         if self._presence.available:
             self._present_at = now
         self._damaged = {}
+        self._left = tuple(p.reason for p in listing.problems if p.unserved or p.damaged)
         for problem in listing.problems:
             if problem.damaged:
                 self._damaged.setdefault(problem.model, {})[known_version(problem.version)] = problem.reason
@@ -239,6 +244,8 @@ class Inventory:
         """Makes a new snapshot of what is known, if that changed. Models that did not are the same objects in both."""
         last = self._catalog.snapshot
         complete = last.complete or (self._begun and not self._moving and not self._presence.fault)
+        if complete:
+            self._availability.tell_unserved(self._unserved())
         damaged = {model: Damaged(reasons, self._declared.of(model)) for model, reasons in self._damaged.items()}
         if not self._stale and complete == last.complete and damaged == last.damaged:
             return
@@ -256,6 +263,14 @@ class Inventory:
         if models.keys() != last.models.keys():
             models = {name: models[name] for name in sorted(models)}
         self._catalog.swap(CatalogSnapshot(models, last.generation + 1, complete, damaged))
+
+    def _unserved(self) -> Sequence[str]:
+        """Returns what should be served, and why it is not, where nothing is served."""
+        entries = [entry for entries in self._entries.values() for entry in entries.values()]
+        if any(entry.handle is not None or not entry.state.settled for entry in entries):
+            return ()
+        failed = [f"{e.model} {e.version} failed: {e.reason}" for e in entries if e.state is LifecycleState.FAILED]
+        return [*failed, *self._left][:_NAMED]
 
     def known(self) -> Sequence[KnownVersion]:
         """Returns every version as metrics show it."""

@@ -7,6 +7,7 @@ as JSON.
 
 import contextlib
 import json
+import shutil
 import signal
 import tempfile
 import time
@@ -32,7 +33,7 @@ from turnout.registry.manifest import MODEL_FILE
 from turnout.registry.onnx_model import ModelFacts
 from turnout.registry.weights import Weights, read_weights
 from turnout.serving.sandbox.attempts import last_attempt
-from turnout.serving.sandbox.processes import ANSWER_FILE, ANSWERS_FILE, JOB_FILE, Processes
+from turnout.serving.sandbox.processes import ANSWER_FILE, ANSWERS_FILE, DROPPED_FILE, JOB_FILE, Processes
 from turnout.serving.synthetic import Recipe
 from turnout.serving.trial_answers import read_answers
 
@@ -110,6 +111,27 @@ class TrialLab:
                 return ModelFacts.from_json(body)
         except ModelCrashed as error:
             raise InvalidModel(f"the ONNX file cannot be read: {error.message}") from error
+
+    def drop_zipmap(self, model: Path, target: Path, golden: Sequence[Path]) -> Mapping[str, tuple[str, ...]]:
+        """Writes an ONNX file without the ZipMap that makes its outputs maps, once both have answered alike.
+
+        Args:
+            model: The ONNX file.
+            target: Where to; does not exist.
+            golden: Golden cases whose inputs both have to answer.
+
+        Returns:
+            By output, what the classes along its last axis are called.
+
+        Raises:
+            InvalidModel: It has none, or answers otherwise without it, or nothing shows that it does not.
+            TurnoutError: It took its process down, or was not done in time.
+            OSError: It cannot be read.
+        """
+        size = model.stat().st_size
+        with self._asked("drop zipmap", [], golden, model=str(model.absolute()), size=size) as (body, scratch):
+            shutil.copyfile(scratch / DROPPED_FILE, target)
+            return {name: tuple(labels) for name, labels in body["labels"].items()}
 
     def sample(self, subject: Subject, golden: Sequence[Path]) -> tuple[Recipe | None, str]:
         """Finds inputs that a version runs on.

@@ -40,6 +40,7 @@ from turnout.serving.tensor import Array
 from turnout.serving.trial_answers import Answers
 from turnout.serving.trial_examples import Example, check_fit, first_row, golden_examples
 from turnout.serving.warmup import warm_up
+from turnout.serving.zipmap_trial import without_zipmap
 
 SYNTHETIC_INPUTS = 8
 """Made-up inputs that a version answers besides golden cases."""
@@ -79,7 +80,8 @@ def answer(scratch: Path) -> None:
     host.go_first_when_memory_ends(1000)
     trial = Trial.of(json.loads((scratch / JOB_FILE).read_bytes()), scratch)
     host.limit_data(trial.memory_limit + _LOADING * max((manifest.size for _, manifest in trial.versions), default=0))
-    questions = {"describe": describe, "examine": examine, "sample": sample, "race": race, "optimise": optimise}
+    questions = {"describe": describe, "examine": examine, "sample": sample, "race": race, "optimise": optimise,
+                 "drop zipmap": drop}  # fmt: skip
     try:
         told = questions[trial.question](trial)
     except TurnoutError as error:
@@ -168,6 +170,12 @@ def describe(trial: Trial) -> dict[str, Any]:
                 " attributes and texts than that is enough for"
             ) from error
         raise
+
+
+def drop(trial: Trial) -> dict[str, Any]:
+    """Takes the ZipMap out of an ONNX file, and shows that it answers alike."""
+    host.limit_data(DESCRIBED_BYTES + trial.memory_limit + _LOADING * trial.size)
+    return without_zipmap(trial.model, trial.scratch, trial.golden, trial.trying)
 
 
 def examine(trial: Trial) -> dict[str, Any]:

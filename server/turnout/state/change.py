@@ -10,7 +10,7 @@ from semver import Version
 from sqlalchemy import Connection, and_, select, update
 
 from turnout.errors import Conflict, InvalidRequest
-from turnout.registry.manifest import MODEL_NAME
+from turnout.registry.names import MODEL_NAME
 from turnout.registry.standing import Standing
 from turnout.state import events, policies, schema
 from turnout.state.events import Event, EventKind

@@ -20,7 +20,9 @@ from sqlalchemy import (
 VERSION_LENGTH = 255
 """Most characters of a version: it names a directory, and file systems hold names of 255 bytes."""
 NAME_LENGTH = 63
-"""Most characters of a model's name or a tag."""
+"""Most characters of a tag."""
+MODEL_LENGTH = 128
+"""Most characters of a model's name."""
 SERVER_LENGTH = 255
 """Most characters of a server's name."""
 ACTOR_LENGTH = 256
@@ -28,6 +30,9 @@ REASON_LENGTH = 1024
 ACTION_LENGTH = 32
 HASH_LENGTH = 71
 """Characters of `sha256:` and 64 digits."""
+
+# SQLite holds no text to a length, and the tables of older releases say 63 there.
+_ModelName = String(NAME_LENGTH).with_variant(String(MODEL_LENGTH), "postgresql")
 
 METADATA = MetaData(
     # Every constraint has a name, so that a later migration can change it on both databases.
@@ -50,7 +55,7 @@ revision = Table(
 standings = Table(
     "standings",
     METADATA,
-    Column("model", String(NAME_LENGTH), primary_key=True),
+    Column("model", _ModelName, primary_key=True),
     # Without build metadata: versions that differ in it only are one version, and the registry refuses the second.
     Column("version", String(VERSION_LENGTH), primary_key=True),
     Column("standing", String(16), nullable=False),
@@ -61,7 +66,7 @@ standings = Table(
 tags = Table(
     "tags",
     METADATA,
-    Column("model", String(NAME_LENGTH), primary_key=True),
+    Column("model", _ModelName, primary_key=True),
     Column("tag", String(NAME_LENGTH), primary_key=True),
     Column("version", String(VERSION_LENGTH), nullable=False),
 )
@@ -74,7 +79,7 @@ events = Table(
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
     # Text, so that both databases give back the same characters: UTC, ISO 8601, microseconds, Z.
     Column("time", String(27), nullable=False),
-    Column("model", String(NAME_LENGTH), nullable=False),
+    Column("model", _ModelName, nullable=False),
     Column("kind", String(32), nullable=False),
     Column("subject", String(VERSION_LENGTH), nullable=False),
     Column("actor", String(ACTOR_LENGTH), nullable=False),
@@ -101,7 +106,7 @@ removed_events = Table(
 policies = Table(
     "policies",
     METADATA,
-    Column("model", String(NAME_LENGTH), primary_key=True),
+    Column("model", _ModelName, primary_key=True),
     Column("epoch", BigInteger, primary_key=True),
     # That of the change that made it, so also the id of its event.
     Column("revision", BigInteger, nullable=False),
@@ -118,7 +123,7 @@ whose event is not in `removed_events`."""
 rollouts = Table(
     "rollouts",
     METADATA,
-    Column("model", String(NAME_LENGTH), primary_key=True),
+    Column("model", _ModelName, primary_key=True),
     Column("attempt", BigInteger, primary_key=True, autoincrement=False),
     # Moves with every write; who writes says which number it read.
     Column("number", BigInteger, nullable=False),
@@ -137,7 +142,7 @@ rollouts = Table(
 rollout_ticks = Table(
     "rollout_ticks",
     METADATA,
-    Column("model", String(NAME_LENGTH), primary_key=True),
+    Column("model", _ModelName, primary_key=True),
     Column("attempt", BigInteger, primary_key=True, autoincrement=False),
     Column("number", BigInteger, primary_key=True, autoincrement=False),
     Column("time", String(27), nullable=False),
@@ -161,7 +166,7 @@ servers = Table(
 rollout_counts = Table(
     "rollout_counts",
     METADATA,
-    Column("model", String(NAME_LENGTH), primary_key=True),
+    Column("model", _ModelName, primary_key=True),
     Column("attempt", BigInteger, primary_key=True, autoincrement=False),
     Column("tick", BigInteger, primary_key=True, autoincrement=False),
     Column("server", String(SERVER_LENGTH), primary_key=True),

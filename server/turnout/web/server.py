@@ -73,14 +73,21 @@ class Web:
     async def readyz(self, request: Request) -> Response:
         """200 while the server takes requests; 503 while it starts or drains.
 
-        The body says besides what the server cannot reach: it serves on from memory, so that is no reason to send
-        requests elsewhere. In JSON where that is asked for.
+        503 too while nothing is served that should be; the body says what. It says besides what the server cannot
+        reach: it serves on from memory, so that is no reason to send requests elsewhere. In JSON where that is asked
+        for.
         """
         ready, unavailable = self.ready(), self.availability.reasons
         status = 200 if ready else 503
         if "application/json" in request.headers.get("accept", ""):
             told = [{"part": str(part), "reason": reason} for part, reason in unavailable.items()]
-            body = {"ready": ready, "unavailable": told, "notes": list(self.availability.notes)}
+            body = {
+                "ready": ready,
+                "unavailable": told,
+                "unserved": list(self.availability.unserved),
+                "notes": list(self.availability.notes),
+            }
             return JSONResponse(body, status)
-        lines = ["ready" if ready else "not ready", *unavailable.values(), *self.availability.notes]
+        why = [*unavailable.values(), *self.availability.unserved, *self.availability.notes]
+        lines = ["ready" if ready else "not ready", *why]
         return PlainTextResponse("".join(f"{line}\n" for line in lines), status)

@@ -21,6 +21,9 @@ from turnout.registry.cancellation import Cancellation
 JOB_FILE, ANSWER_FILE, ANSWERS_FILE = "job.json", "answer.json", "answers.npz"
 """What a scratch directory holds: the question, the answer, and its arrays."""
 
+DROPPED_FILE = "dropped.onnx"
+"""In a scratch directory, a model without its ZipMap."""
+
 KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "LANG", "PYTHONPATH", "CUDA_VISIBLE_DEVICES")
 KEPT_PREFIXES = ("CUDA", "NVIDIA", "OMP")
 

@@ -15,7 +15,7 @@ from turnout.state.engine import Database
 from turnout.state.schema import METADATA, revision
 from turnout.state.triggers import triggers
 
-HEAD = "0006"
+HEAD = "0007"
 """The schema of this release. Written here so that a database which has it is opened without importing alembic."""
 
 _ADVISORY_LOCK = 0x7475726E6F7574

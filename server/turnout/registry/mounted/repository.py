@@ -1,0 +1,305 @@
+"""A repository that is only read: versions stay where they lie, and those of Triton get their manifests in memory."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from semver import Version
+
+from turnout.errors import ChangeRefused, DigestMismatch, InvalidModel, InvalidRequest
+from turnout.registry.digest import stream_digest
+from turnout.registry.files import explain, open_inside, walk
+from turnout.registry.listing import Listing, Problem, Published
+from turnout.registry.manifest import MANIFEST_FILE, MODEL_FILE, FileEntry
+from turnout.registry.model_files import copy_model, opened
+from turnout.registry.mounted.places import find_places
+from turnout.registry.names import check_model_name, differing_in_case
+from turnout.registry.onnx_model import ModelFacts, ReadModel
+from turnout.registry.repository import Repository, manifest_fault, read_manifest
+from turnout.registry.statement import stated
+from turnout.registry.triton.config import CONFIG_FILE
+from turnout.registry.triton.mapping import Fate, Row
+from turnout.registry.triton.tree import TritonModel, version_of
+
+_Key = tuple[str, Version]
+_Stamp = tuple[tuple[int, int, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where one version lies.
+
+    Attributes:
+        directory: Its files' directory.
+        published: What it is.
+        triton: It is one that Triton would serve: without a manifest, perhaps with other files beside its own.
+        stamp: Of the files that it was made of.
+    """
+
+    directory: Path
+    published: Published
+    triton: bool
+    stamp: _Stamp
+
+
+class MountedRepository(Repository):
+    """The versions in a directory that is never written to. Safe to use from several threads."""
+
+    def __init__(self, root: Path, read: ReadModel, scratch: Callable[[], Path]) -> None:
+        """Prepares; nothing is read before it is needed.
+
+        Args:
+            root: The directory.
+            read: Reads ONNX files.
+            scratch: Returns a directory of this process's own, where models go whose files cannot be served where they
+                lie: ONNX files of another name than `model.onnx`, and links. Not called before one does.
+        """
+        super().__init__(root)
+        self._read = read
+        self._scratch = scratch
+        self._describing = threading.Lock()
+        self._places: Mapping[_Key, _Place] | None = None
+        self._models: Mapping[str, TritonModel] = {}
+
+    def check_writable(self) -> None:
+        """Raises ChangeRefused: it is mounted read-only."""
+        raise ChangeRefused(
+            "the repository is served read-only, so that nothing is published to it, signed or removed there: put the "
+            "version into the directory that is mounted, or serve a repository of its own without --read-only"
+        )
+
+    def scan(self) -> Listing:
+        """Reads what exists. What did not change since the last scan is not read again.
+
+        Every byte of a model that is new is read, by one thread: meanwhile it does not exist for the others, so that
+        nothing waits for it.
+
+        Raises:
+            OSError: The root cannot be read.
+        """
+        describes = self._describing.acquire(blocking=False)
+        try:
+            return self._scan(describes=describes)
+        finally:
+            if describes:
+                self._describing.release()
+
+    def directory(self, model: str, version: Version) -> Path:
+        """Returns where that version lies, or would lie in a repository.
+
+        Raises:
+            InvalidRequest: `model` is no model name.
+        """
+        place = self._found().get((check_model_name(model), version))
+        return super().directory(model, version) if place is None else place.directory
+
+    def find(self, model: str, version: Version) -> Published:
+        """Returns one version. Raises as that of `Repository`."""
+        place = self._found().get((check_model_name(model), version))
+        if place is None:
+            raise self._not_found(model, version)
+        if place.triton:
+            return place.published
+        try:
+            found = read_manifest(place.directory)
+        except (ValueError, OSError) as error:
+            raise DigestMismatch(f"{model} {version}: {manifest_fault(error)}") from error
+        if _key(found) != (model, version):
+            raise DigestMismatch(f"{model} {version}: {MANIFEST_FILE} is that of another version")
+        return found
+
+    def sweep(self) -> tuple[str, ...]:
+        """Returns (): nobody publishes here."""
+        return ()
+
+    def is_triton(self, published: Published) -> bool:
+        """Tells whether a version is one of Triton's, which its version policy serves."""
+        place = self._found().get(_key(published))
+        return place is not None and place.triton
+
+    @property
+    def settings(self) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
+        """What the configurations of Triton's set of a server, by model and table, as of the last scan."""
+        return {name: model.mapped.settings for name, model in self._models.items() if model.mapped.settings}
+
+    @property
+    def left_out(self) -> Mapping[str, Sequence[Row]]:
+        """Fields of configurations that have no counterpart, by model, as of the last scan."""
+        rows = {
+            name: [
+                *(row for row in model.rows if row.fate is Fate.LEFT_OUT),
+                *[Row("model_warmup", Fate.LEFT_OUT, "an import makes golden cases of it")][: len(model.warm_up)],
+            ]
+            for name, model in self._models.items()
+        }
+        return {name: found for name, found in rows.items() if found}
+
+    def _scan(self, *, describes: bool) -> Listing:
+        try:
+            found = find_places(self.root)
+        except FileNotFoundError:
+            self._places, self._models = {}, {}
+            return Listing(present=False)
+        before = self._places or {}
+        problems = [_unserved(path, path, f"the directory {path!r} {why}") for path, why in found.faults]
+        places: dict[_Key, list[_Place]] = {}
+        for directory in found.versions:
+            place = self._with_manifest(directory, problems)
+            if place is not None:
+                places.setdefault(_key(place.published), []).append(place)
+        for model in found.models:
+            for place in self._of_triton(model, before, problems, describes=describes):
+                places.setdefault(_key(place.published), []).append(place)
+        for file in found.loose:
+            name = str(file.relative_to(self.root))
+            problems.append(
+                _unserved(file.stem, name, f"{name} lies loose and is not served; expected {file.stem}/1/{MODEL_FILE}")
+            )
+        kept = self._unambiguous(places, problems)
+        if describes:
+            self._places = kept
+            self._models = {model.name: model for model in found.models if not model.fault}
+        published = self._sorted([place.published for place in kept.values()])
+        if describes and not published and not problems:
+            reason = "the directory that is mounted holds no version of a model, and no Triton model repository"
+            problems.append(_unserved(self.root.name, ".", reason))
+        return Listing(published, tuple(sorted(problems, key=lambda p: (p.model, p.version))))
+
+    def _paths(self, published: Published) -> Iterator[str]:
+        place = self._found()[_key(published)]
+        if place.triton:
+            return iter(())
+        return (found.path for found in walk(place.directory))
+
+    def _found(self) -> Mapping[_Key, _Place]:
+        if self._places is None:
+            self.scan()
+        return self._places or {}
+
+    def _with_manifest(self, directory: Path, problems: list[Problem]) -> _Place | None:
+        try:
+            published = read_manifest(directory)
+        except (ValueError, OSError) as error:
+            shown = "." if directory == self.root else str(directory.relative_to(self.root))
+            problems.append(_unserved(shown, MANIFEST_FILE, f"{shown}: {manifest_fault(error)}"))
+            return None
+        return _Place(directory, published, triton=False, stamp=())
+
+    def _of_triton(
+        self, model: TritonModel, before: Mapping[_Key, _Place], problems: list[Problem], *, describes: bool
+    ) -> Iterator[_Place]:
+        if model.fault:
+            problems.append(_unserved(model.name, CONFIG_FILE, f"{model.name} is not served: {model.fault}"))
+            return
+        for number, why in model.faults.items():
+            problems.append(_unserved(model.name, str(number), f"{model.name} {number} is not served: {why}"))
+        for number, source in ((number, model.sources[number]) for number in model.served):
+            known = before.get((model.name, version_of(number)))
+            try:
+                if known is not None and (not describes or known.stamp == _stamp(model, source, known.published)):
+                    yield known
+                elif describes:
+                    yield self._describe(model, number, source)
+            except (InvalidModel, InvalidRequest) as error:
+                problems.append(
+                    _unserved(model.name, str(number), f"{model.name} {number} is not served: {error.message}")
+                )
+            except OSError as error:
+                problems.append(_unserved(model.name, str(number), f"{model.name} {number}: a file {explain(error)}"))
+
+    def _describe(self, model: TritonModel, number: int, source: Path) -> _Place:
+        version = version_of(number)
+        began = _stamp(model, source, None)
+        directory, files, facts = self._where_it_lies(source) or self._copied(model.name, version, source)
+        metadata = model.metadata
+        metadata.check_against(facts.signature)
+        manifest, digest = stated(model.name, version, files, facts, metadata)
+        published = Published(manifest, digest)
+        stamp = _stamp(model, source, published)
+        if stamp[: len(began)] != began:
+            raise InvalidModel("its files are changing; it is looked at again")
+        return _Place(directory, published, triton=True, stamp=stamp)
+
+    def _where_it_lies(self, source: Path) -> tuple[Path, list[FileEntry], ModelFacts] | None:
+        """Reads every byte of a model in its place; None where it cannot be served there."""
+        directory = source.parent
+        if source.name != MODEL_FILE or source.is_symlink():
+            return None
+        facts = self._read(source)
+        paths = [MODEL_FILE, *(external.path for external in facts.external)]
+        if any(_leads_elsewhere(directory, path) for path in paths):
+            return None
+        files = []
+        for path in paths:
+            with opened(open_inside(directory, path), path) as file:
+                files.append(FileEntry(path, os.fstat(file.fileno()).st_size, stream_digest(file)))
+        return directory, files, facts
+
+    def _copied(self, model: str, version: Version, source: Path) -> tuple[Path, list[FileEntry], ModelFacts]:
+        # A place of its own each time: what was there before may be in memory.
+        directory = self._scratch() / f"{model}-{version}-{uuid4().hex}"
+        directory.mkdir()
+        files, facts = copy_model(source, directory, self._read)
+        return directory, files, facts
+
+    def _unambiguous(self, places: Mapping[_Key, Sequence[_Place]], problems: list[Problem]) -> dict[_Key, _Place]:
+        """Returns the place of each version; one that is there twice with other content is served from neither."""
+        kept: dict[_Key, _Place] = {}
+        twice = differing_in_case({model for model, _ in places})
+        for (model, version), found in places.items():
+            if len({place.published.digest for place in found}) > 1:
+                where = " and ".join(str(place.directory.relative_to(self.root)) for place in found[:3])
+                problems.append(
+                    _unserved(model, str(version), f"{model} {version} is there with different content, in {where}")
+                )
+            elif model in twice:
+                reason = f"{model} differs from {twice[model]} in case only, and is not served: rename one"
+                problems.append(_unserved(model, str(version), reason))
+            else:
+                kept[model, version] = found[0]
+        return kept
+
+
+def _unserved(model: str, version: str, reason: str) -> Problem:
+    """Returns a problem of something that was mounted to be served."""
+    return Problem(model, version, reason, unserved=True)
+
+
+def _key(published: Published) -> _Key:
+    return published.manifest.model, published.manifest.version
+
+
+def _leads_elsewhere(directory: Path, path: str) -> bool:
+    """Tells whether a link stands at the end of a path, or on the way: what is served holds none."""
+    here = directory
+    for part in path.split("/"):
+        here = here / part
+        if here.is_symlink():
+            return True
+    return False
+
+
+def _stamp(model: TritonModel, source: Path, published: Published | None) -> _Stamp:
+    """Returns what changes when a file changes that a version is made of.
+
+    Raises:
+        OSError: The model's file, or one of its external data, is not there.
+    """
+    beside = [model.directory / CONFIG_FILE, *(model.directory / file for file, _ in model.mapped.label_files.values())]
+    paths = (
+        [source] if published is None else [source, *(_external(source, entry) for entry in published.manifest.files)]
+    )
+    return (*(_of_file(path) for path in beside if path.exists()), *map(_of_file, paths))
+
+
+def _external(source: Path, entry: FileEntry) -> Path:
+    return source if entry.path == MODEL_FILE else source.parent / entry.path
+
+
+def _of_file(path: Path) -> tuple[int, int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

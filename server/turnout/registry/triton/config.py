@@ -1,0 +1,47 @@
+"""A config.pbtxt read: protobuf's text format, into the subset of Triton's public messages that is kept here. Pure."""
+
+import re
+
+from google.protobuf import text_format
+
+from turnout.errors import InvalidModel
+from turnout_proto.triton.model_config_pb2 import ModelConfig
+
+CONFIG_FILE = "config.pbtxt"
+MAX_CONFIG_BYTES = 1 << 18
+"""Of a config.pbtxt. Those of Triton's own examples have a few kilobytes."""
+
+_UNKNOWN = re.compile(r'^(\d+):\d+ : .*has no field named "([^"]{1,64})"')
+
+
+def parse_config(data: bytes) -> tuple[ModelConfig, str]:
+    """Reads a config.pbtxt.
+
+    Args:
+        data: Its content.
+
+    Returns:
+        What it says, and the first field in it that nobody here knows, as `NAME (line N)`; "" where all are known.
+
+    Raises:
+        InvalidModel: It is too large, or is none.
+    """
+    if len(data) > MAX_CONFIG_BYTES:
+        raise InvalidModel(f"{CONFIG_FILE} is larger than {MAX_CONFIG_BYTES} bytes")
+    try:
+        text = data.decode()
+        try:
+            return text_format.Parse(text, ModelConfig()), ""
+        except text_format.ParseError as error:
+            unknown = _UNKNOWN.search(str(error))
+            if unknown is None:
+                raise
+            # Fields come to Triton's configuration with every release: one more is no reason to refuse a model.
+            lenient = text_format.Parse(text, ModelConfig(), allow_unknown_field=True)
+            return lenient, f"{unknown[2]} (line {unknown[1]})"
+    except text_format.ParseError as error:
+        raise InvalidModel(f"{CONFIG_FILE} is no model configuration: line {str(error)[:200]}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidModel(f"{CONFIG_FILE} is no UTF-8") from error
+    except RecursionError as error:
+        raise InvalidModel(f"{CONFIG_FILE} is nested too deeply") from error

@@ -1,0 +1,297 @@
+"""What of a Triton model's configuration Turnout has, in what form, and what it has not. Pure.
+
+Each field that a config.pbtxt sets is in one row of the outcome, so that nothing goes unsaid.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from turnout.errors import InvalidModel
+from turnout.registry.manifest import MODEL_FILE, Batching
+from turnout_proto.triton.model_config_pb2 import ModelConfig, ModelInstanceGroup
+
+_PLATFORMS = ("onnxruntime_onnx", "")
+_BACKENDS = ("onnxruntime", "")
+
+_REFUSED = {
+    "sequence_batching": "requests of a sequence share state, which no version here has",
+    "ensemble_scheduling": "an ensemble holds no model of its own; publish the models that it calls",
+    "batch_input": "inputs that the server makes up have no counterpart",
+    "batch_output": "outputs that the server takes apart have no counterpart",
+}
+"""Fields without which a model would answer otherwise than in Triton."""
+
+_LEFT_OUT = {
+    "cc_model_filenames": "files by compute capability have no counterpart",
+    "metric_tags": "metrics have the labels `model` and `version`",
+    "model_operations": "libraries of operators are not loaded",
+    "model_repository_agents": "every byte is under the version's digest anyway",
+    "model_metrics": "metrics have the same buckets for every version",
+    "runtime": "there is one runtime, ONNX Runtime",
+    "optimization": "`[model.NAME.runtime]` says how sessions are made",
+}
+
+
+_GROUP_LEFT_OUT = ("profile", "rate_limiter", "passive", "secondary_devices", "host_policy")
+
+
+class Fate(StrEnum):
+    """What became of a field."""
+
+    TAKEN = "taken"
+    """It is in the version, or in its release."""
+    SETTING = "setting"
+    """It is a setting of the server, `[model.NAME]`."""
+    LEFT_OUT = "no counterpart"
+    REFUSED = "refused"
+    """The model would answer otherwise without it, and is not taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What was done with one field.
+
+    Attributes:
+        path: The field's, with dots.
+        fate: What became of it.
+        note: What it is now, or why it is nothing.
+    """
+
+    path: str
+    fate: Fate
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """A Triton model's configuration in Turnout's terms.
+
+    Attributes:
+        file: Name of the model's file in each version's directory.
+        batching: What its versions declare; None leaves it to the server.
+        label_files: By output, the file of its labels, relative to the model's directory, and how many classes its
+            last dimension says that there are; 0 where it does not.
+        settings: Of `[model.NAME]`, as plain values by table.
+        rows: What was done with each field.
+    """
+
+    file: str = MODEL_FILE
+    batching: Batching | None = None
+    label_files: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    rows: tuple[Row, ...] = ()
+
+    @property
+    def refusal(self) -> str:
+        """Why the model cannot be taken; "" where it can."""
+        return "; ".join(f"{row.path}: {row.note}" for row in self.rows if row.fate is Fate.REFUSED)
+
+
+def map_config(name: str, config: ModelConfig, unknown: str = "") -> Mapped:
+    """Returns what Turnout makes of a configuration.
+
+    Args:
+        name: Of the model's directory.
+        config: Its configuration.
+        unknown: A field of it that nobody knows, or "".
+
+    Raises:
+        InvalidModel: Triton would not take the configuration either.
+    """
+    if config.name not in ("", name):
+        raise InvalidModel(f"config.pbtxt is that of {config.name!r}, and stands in the directory of {name!r}")
+    rows: list[Row] = [Row(unknown, Fate.LEFT_OUT, "this release does not know it")] if unknown else []
+    settings: dict[str, dict[str, Any]] = {}
+    rows += _identity(config)
+    batching = _batching(config, rows)
+    labels = _tensors(config, rows)
+    if config.HasField("dynamic_batching"):
+        _dynamic_batching(config, settings, rows)
+    if config.instance_group:
+        _instance_groups(config.instance_group, settings, rows)
+    _parameters(config, settings, rows)
+    rows += _the_rest(config)
+    return Mapped(config.default_model_filename or MODEL_FILE, batching, labels, settings, tuple(rows))
+
+
+def served_numbers(config: ModelConfig, numbers: Collection[int]) -> tuple[Sequence[int], Row]:
+    """Returns which versions of a model Triton serves by its version policy, ascending, and what that is here.
+
+    Args:
+        config: The model's.
+        numbers: Of all of its versions.
+    """
+    ordered, policy = sorted(numbers), config.version_policy
+    match policy.WhichOneof("policy_choice"):
+        case "all":
+            served, said = ordered, "all"
+        case "specific":
+            served, said = [n for n in ordered if n in policy.specific.versions], "specific"
+        case choice:
+            latest = policy.latest.num_versions or 1
+            served, said = ordered[-latest:], f"latest {latest}{'' if choice else ', the default'}"
+    released = ", ".join(f"{number}.0.0" for number in served) or "none"
+    others = "; the others are candidates" if len(served) < len(ordered) else ""
+    return served, Row("version_policy", Fate.TAKEN, f"{said}: released are {released}{others}")
+
+
+def _identity(config: ModelConfig) -> Iterator[Row]:
+    if config.name:
+        yield Row("name", Fate.TAKEN, "the model's name")
+    for path, value, known in (("platform", config.platform, _PLATFORMS), ("backend", config.backend, _BACKENDS)):
+        if value and value in known:
+            yield Row(path, Fate.TAKEN, "ONNX Runtime")
+        elif value:
+            yield Row(path, Fate.REFUSED, f"{value[:64]} is not served here, expected {known[0]}")
+    if config.default_model_filename:
+        yield Row("default_model_filename", Fate.TAKEN, f"published as {MODEL_FILE}")
+
+
+def _batching(config: ModelConfig, rows: list[Row]) -> Batching | None:
+    most = config.max_batch_size
+    if most < 0:
+        raise InvalidModel(f"max_batch_size is {most}")
+    if most == 0:
+        return None
+    if most == 1:
+        rows.append(Row("max_batch_size", Fate.TAKEN, "requests are not put together"))
+        return Batching(enabled=False)
+    rows.append(
+        Row("max_batch_size", Fate.TAKEN, f"batches of at most {most} rows, where they are proved right and pay")
+    )
+    return Batching(max_rows=most)
+
+
+def _tensors(config: ModelConfig, rows: list[Row]) -> Mapping[str, tuple[str, int]]:
+    labels: dict[str, tuple[str, int]] = {}
+    for side, tensors in (("input", config.input), ("output", config.output)):
+        if tensors:
+            rows.append(Row(side, Fate.TAKEN, "names, types and shapes are those of the ONNX file"))
+        for tensor in tensors:
+            where = f"{side}.{tensor.name}"
+            for name in ("reshape", "is_shape_tensor", "allow_ragged_batch", "is_non_linear_format_io", "format"):
+                if any(one.name == name for one, _ in tensor.ListFields()):
+                    note = "clients send and get the ONNX file's own shape" if name == "reshape" else "not used"
+                    rows.append(Row(f"{where}.{name}", Fate.LEFT_OUT, note))
+    for output in config.output:
+        if output.label_filename:
+            labels[output.name] = output.label_filename, max(output.dims[-1] if output.dims else 0, 0)
+    return labels
+
+
+def _dynamic_batching(config: ModelConfig, settings: dict[str, dict[str, Any]], rows: list[Row]) -> None:
+    said = config.dynamic_batching
+    rows.append(Row("dynamic_batching", Fate.TAKEN, "on by default, where it is proved right and pays"))
+    if said.max_queue_delay_microseconds:
+        milliseconds = said.max_queue_delay_microseconds / 1000
+        settings.setdefault("batching", {})["max_delay_ms"] = milliseconds
+        _setting(rows, "dynamic_batching.max_queue_delay_microseconds", f"batching.max_delay_ms = {milliseconds:g}")
+    if (most := said.default_queue_policy.max_queue_size) > 0:
+        settings.setdefault("limits", {})["max_queue_requests"] = most
+        _setting(rows, "dynamic_batching.default_queue_policy.max_queue_size", f"limits.max_queue_requests = {most}")
+    notes = {
+        "preferred_batch_size": "a batch is formed of what waits when a runner gets free",
+        "preserve_ordering": "answers of a stream are in order, others as they are ready",
+        "priority_levels": "requests of a version wait in one queue",
+        "default_priority_level": "requests of a version wait in one queue",
+        "priority_queue_policy": "requests of a version wait in one queue",
+    }
+    for one, _ in said.ListFields():
+        if one.name in notes:
+            rows.append(Row(f"dynamic_batching.{one.name}", Fate.LEFT_OUT, notes[one.name]))
+    for one, _ in said.default_queue_policy.ListFields():
+        if one.name != "max_queue_size":
+            path = f"dynamic_batching.default_queue_policy.{one.name}"
+            rows.append(Row(path, Fate.LEFT_OUT, "a request waits until its own deadline"))
+
+
+def _instance_groups(
+    groups: Sequence[ModelInstanceGroup], settings: dict[str, dict[str, Any]], rows: list[Row]
+) -> None:
+    runtime = settings.setdefault("runtime", {})
+    kinds = {group.kind for group in groups}
+    on_cpu = kinds == {ModelInstanceGroup.KIND_CPU}
+    if on_cpu:
+        runtime["providers"] = ["cpu"]
+        _setting(rows, "instance_group.kind", 'runtime.providers = ["cpu"]')
+    else:
+        rows.append(Row("instance_group.kind", Fate.TAKEN, "a GPU is used where there is one"))
+    counted = [max(group.count, 1) for group in groups if on_cpu or group.kind != ModelInstanceGroup.KIND_CPU]
+    if any(group.count for group in groups):
+        if not on_cpu and ModelInstanceGroup.KIND_CPU in kinds:
+            rows.append(Row("instance_group", Fate.LEFT_OUT, "a version runs on GPUs or on the CPU, not on both"))
+        runtime |= {"runners": sum(counted), "intra_op_threads": 0}
+        note = f"runtime.runners = {sum(counted)}, runtime.intra_op_threads = 0: an instance of Triton uses all cores"
+        _setting(rows, "instance_group.count", note)
+    if gpus := sorted({gpu for group in groups for gpu in group.gpus}):
+        runtime["device_ids"] = gpus
+        _setting(rows, "instance_group.gpus", f"runtime.device_ids = {gpus}")
+    said = {one.name for group in groups for one, _ in group.ListFields()}
+    rows += [Row(f"instance_group.{name}", Fate.LEFT_OUT, "not used") for name in _GROUP_LEFT_OUT if name in said]
+    if not runtime:
+        del settings["runtime"]
+
+
+def _parameters(config: ModelConfig, settings: dict[str, dict[str, Any]], rows: list[Row]) -> None:
+    for key in sorted(config.parameters):
+        value, path = config.parameters[key].string_value, f"parameters.{key[:64]}"
+        if key == "intra_op_thread_count" and value.isascii() and value.isdigit() and len(value) < 5:
+            settings.setdefault("runtime", {})["intra_op_threads"] = int(value)
+            _setting(rows, path, f"runtime.intra_op_threads = {int(value)}")
+        else:
+            rows.append(Row(path, Fate.LEFT_OUT, "not a setting here"))
+
+
+def _the_rest(config: ModelConfig) -> Iterator[Row]:
+    for one, value in config.ListFields():
+        if note := _REFUSED.get(one.name):
+            yield Row(one.name, Fate.REFUSED, note)
+        elif note := _LEFT_OUT.get(one.name):
+            yield Row(one.name, Fate.LEFT_OUT, note)
+        elif one.name == "response_cache" and value.enable:
+            yield Row("response_cache", Fate.LEFT_OUT, "every request is computed")
+        elif one.name == "model_transaction_policy" and value.decoupled:
+            yield Row("model_transaction_policy.decoupled", Fate.REFUSED, "each request has one answer here")
+
+
+def _setting(rows: list[Row], path: str, note: str) -> None:
+    rows.append(Row(path, Fate.SETTING, note))
+
+
+Read = Callable[[str], bytes]
+"""Reads a file of the model's directory; raises OSError or ValueError where that cannot be."""
+
+
+def labels_of(mapped: Mapped, read: Read) -> tuple[Mapping[str, tuple[str, ...]], Sequence[Row]]:
+    """Reads the files of labels.
+
+    Args:
+        mapped: The configuration.
+        read: Reads a file of the model's directory.
+
+    Returns:
+        The labels by output, and what was done with each file. Labels that cannot be the version's are left out.
+    """
+    labels: dict[str, tuple[str, ...]] = {}
+    rows: list[Row] = []
+    for output, (file, classes) in mapped.label_files.items():
+        path = f"output.{output}.label_filename"
+        try:
+            lines = read(file).decode().rstrip("\n").split("\n")
+        except UnicodeDecodeError:
+            rows.append(Row(path, Fate.LEFT_OUT, f"{file[:64]} is no UTF-8"))
+            continue
+        except (OSError, ValueError) as error:
+            rows.append(Row(path, Fate.LEFT_OUT, f"{file[:64]} {error}"))
+            continue
+        found = tuple(line.rstrip("\r") for line in lines)
+        if len(set(found)) < len(found):
+            rows.append(Row(path, Fate.LEFT_OUT, f"{file[:64]} names a class twice"))
+        elif classes not in (0, len(found)):
+            rows.append(Row(path, Fate.LEFT_OUT, f"{file[:64]} has {len(found)} labels for {classes} classes"))
+        else:
+            labels[output] = found
+            rows.append(Row(path, Fate.TAKEN, f"{len(found)} labels of the version"))
+    return labels, rows

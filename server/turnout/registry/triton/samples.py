@@ -1,0 +1,134 @@
+"""Golden cases of the requests that a Triton model asks to be warmed up with (`model_warmup`)."""
+
+import math
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from turnout.errors import InvalidModel
+from turnout.registry.files import explain, open_inside
+from turnout.registry.triton.mapping import Fate, Row
+from turnout.registry.triton.tree import WARM_UP_DIRECTORY, TritonModel
+from turnout_proto.triton import model_config_pb2 as pb
+
+MAX_SAMPLE_BYTES = 64 << 20
+"""Memory that the inputs of one sample may take."""
+MAX_SAMPLES = 16
+
+_TYPES: Mapping[int, Any] = {
+    pb.TYPE_BOOL: np.bool_,
+    pb.TYPE_UINT8: np.uint8,
+    pb.TYPE_UINT16: np.uint16,
+    pb.TYPE_UINT32: np.uint32,
+    pb.TYPE_UINT64: np.uint64,
+    pb.TYPE_INT8: np.int8,
+    pb.TYPE_INT16: np.int16,
+    pb.TYPE_INT32: np.int32,
+    pb.TYPE_INT64: np.int64,
+    pb.TYPE_FP16: np.float16,
+    pb.TYPE_FP32: np.float32,
+    pb.TYPE_FP64: np.float64,
+}
+
+
+def write_samples(model: TritonModel, directory: Path) -> tuple[tuple[Path, ...], Sequence[Row]]:
+    """Writes a golden case, of inputs alone, for each sample of `model_warmup`.
+
+    Args:
+        model: The model.
+        directory: Where to; exists.
+
+    Returns:
+        The files, and what was done with each sample: one that cannot be read is left out, with the reason.
+    """
+    files: list[Path] = []
+    rows: list[Row] = []
+    for number, sample in enumerate(model.warm_up):
+        path = f"model_warmup.{sample.name or number}"
+        if number >= MAX_SAMPLES:
+            rows.append(Row(path, Fate.LEFT_OUT, f"at most {MAX_SAMPLES} samples are taken"))
+            break
+        file = directory / f"warmup-{number}.npz"
+        try:
+            arrays = dict(_inputs(model, sample))
+        except InvalidModel as error:
+            rows.append(Row(path, Fate.LEFT_OUT, error.message))
+            continue
+        named: dict[str, Any] = {f"inputs/{name}": array for name, array in arrays.items()}
+        np.savez(file, **named)
+        files.append(file)
+        rows.append(Row(path, Fate.TAKEN, f"golden case {file.name}, which versions are warmed up with"))
+    return tuple(files), rows
+
+
+def _inputs(model: TritonModel, sample: pb.ModelWarmup) -> Iterator[tuple[str, NDArray[Any]]]:
+    left = MAX_SAMPLE_BYTES
+    if not sample.inputs:
+        raise InvalidModel("has no inputs")
+    for name in sorted(sample.inputs):
+        said = sample.inputs[name]
+        lead = (max(sample.batch_size, 1),) if model.rows_per_request > 0 else ()
+        shape = (*lead, *said.dims)
+        if any(size < 0 for size in shape):
+            raise InvalidModel(f"{name} has a dimension of {min(shape)}")
+        text = said.data_type == pb.TYPE_STRING
+        if not text and said.data_type not in _TYPES:
+            raise InvalidModel(f"{name} has no data_type, or one that a golden case cannot hold")
+        count = math.prod(shape)
+        left -= count * (8 if text else np.dtype(_TYPES[said.data_type]).itemsize)
+        if left < 0 or len(shape) > 32:
+            raise InvalidModel(f"it takes more than {MAX_SAMPLE_BYTES} bytes")
+        yield name, _array(model, name, said, count).reshape(shape)
+
+
+def _array(model: TritonModel, name: str, said: pb.ModelWarmup.Input, count: int) -> NDArray[Any]:
+    kind = said.WhichOneof("input_data_type")
+    text = said.data_type == pb.TYPE_STRING
+    if kind == "input_data_file":
+        data = _read(model, said.input_data_file)
+        return _texts(name, data, count) if text else _numbers(name, data, np.dtype(_TYPES[said.data_type]), count)
+    if text:
+        return np.full(count, "", dtype="U1")
+    dtype = np.dtype(_TYPES[said.data_type])
+    if kind == "random_data" and dtype.kind == "f":
+        # The same each time, so that an import that is repeated makes the same version.
+        return np.random.default_rng(zlib.crc32(name.encode())).random(count, np.float32).astype(dtype)
+    return np.zeros(count, dtype)
+
+
+def _read(model: TritonModel, file: str) -> bytes:
+    if not file or any(part in ("", ".", "..") for part in file.split("/")):
+        raise InvalidModel(f"input_data_file {file[:64]!r} is no plain relative path")
+    try:
+        with open_inside(model.directory / WARM_UP_DIRECTORY, file) as opened:
+            return opened.read(MAX_SAMPLE_BYTES + 1)
+    except OSError as error:
+        raise InvalidModel(f"{WARM_UP_DIRECTORY}/{file} {explain(error)}") from error
+
+
+def _numbers(name: str, data: bytes, dtype: "np.dtype[Any]", count: int) -> NDArray[Any]:
+    if len(data) != count * dtype.itemsize:
+        raise InvalidModel(f"the file of {name} has {len(data)} bytes, expected {count * dtype.itemsize}")
+    return np.frombuffer(data, dtype)
+
+
+def _texts(name: str, data: bytes, count: int) -> NDArray[Any]:
+    """Reads elements as Triton writes them: 4 bytes of length, little-endian, then the bytes."""
+    texts: list[str] = []
+    at = 0
+    try:
+        while at < len(data) and len(texts) <= count:
+            (length,) = struct.unpack_from("<I", data, at)
+            at += 4
+            texts.append(data[at : at + length].decode())
+            at += length
+    except (struct.error, UnicodeDecodeError):
+        at = -1
+    if at != len(data) or len(texts) != count:
+        raise InvalidModel(f"the file of {name} does not hold {count} elements of UTF-8, each behind its length")
+    return np.array(texts, dtype=np.str_)

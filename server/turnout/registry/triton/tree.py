@@ -1,0 +1,196 @@
+"""The models and versions of a Triton model repository on the disk. Nothing is written.
+
+    <root>/<model>/config.pbtxt          may be missing
+    <root>/<model>/<number>/model.onnx   a file, or a directory that holds one of that name and its external data
+
+A model's directory may be the root itself. Links are followed: whoever names the root, or mounts it, chose them.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from semver import Version
+
+from turnout.errors import InvalidModel
+from turnout.registry.files import explain, open_inside, read_small
+from turnout.registry.manifest import MODEL_FILE, FileEntry
+from turnout.registry.metadata import VersionMetadata
+from turnout.registry.names import model_name_fault, version_number
+from turnout.registry.triton.config import CONFIG_FILE, MAX_CONFIG_BYTES, parse_config
+from turnout.registry.triton.mapping import Mapped, Row, labels_of, map_config, served_numbers
+from turnout.registry.triton.settings import Settings
+from turnout_proto.triton.model_config_pb2 import ModelWarmup
+
+MAX_LABEL_BYTES = 16 << 20
+_MAX_NUMBER = 2**53 - 1
+"""What a range can hold: `3` is how clients name version 3.0.0."""
+
+WARM_UP_DIRECTORY = "warmup"
+
+
+@dataclass(frozen=True, slots=True)
+class TritonModel:
+    """One model of a Triton model repository.
+
+    Attributes:
+        name: Its name.
+        directory: Where it is.
+        sources: By number, the ONNX file of each version, ascending.
+        served: Numbers of the versions that Triton would serve.
+        mapped: Its configuration in Turnout's terms.
+        labels: By output name.
+        warm_up: Requests that it asks to be warmed up with.
+        rows_per_request: How many rows those may say that they have: 0 where their shapes are whole.
+        load: The setting `load` of an import, so that a server holds no more in memory than Triton would; "" for none.
+        rows: What was done with each field of the configuration.
+        faults: By number, why a version cannot be taken.
+        fault: Why none can; "" where they can.
+    """
+
+    name: str
+    directory: Path
+    sources: Mapping[int, Path] = field(default_factory=dict)
+    served: Sequence[int] = ()
+    mapped: Mapped = field(default_factory=Mapped)
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    warm_up: Sequence[ModelWarmup] = ()
+    rows_per_request: int = 0
+    load: str = ""
+    rows: Sequence[Row] = ()
+    faults: Mapping[int, str] = field(default_factory=dict)
+    fault: str = ""
+
+    @property
+    def settings(self) -> Settings:
+        """What goes with an import, of `[model.NAME]`: by table, the model's own under ""."""
+        return {**({"": {"load": self.load}} if self.load else {}), **self.mapped.settings}
+
+    @property
+    def metadata(self) -> VersionMetadata:
+        """What is stated of each of its versions."""
+        return VersionMetadata(batching=self.mapped.batching, labels=self.labels)
+
+
+def version_of(number: int) -> Version:
+    """Returns the version that a Triton version is here: 3 is 3.0.0, so that the range `3` goes on naming it."""
+    return Version(number)
+
+
+def read_tree(root: Path) -> tuple[TritonModel, ...]:
+    """Reads a Triton model repository, or a single model of one. No model file is opened.
+
+    Args:
+        root: Its directory.
+
+    Returns:
+        Its models by name; none where it is no such repository.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    if is_model(root):
+        return (read_model_directory(root, None),)
+    return tuple(read_model_directory(child, child.name) for child in _directories(root) if is_model(child))
+
+
+def read_model_directory(directory: Path, name: str | None) -> TritonModel:
+    """Reads the directory of one model; what is wrong with it is told in the outcome.
+
+    Args:
+        directory: Where it is.
+        name: The model's; None for that of its configuration, or else of its directory.
+    """
+    given, name = name, directory.resolve().name if name is None else name
+    try:
+        data = read_small(directory / CONFIG_FILE, MAX_CONFIG_BYTES)
+    except FileNotFoundError:
+        data = b""
+    except OSError as error:
+        return TritonModel(name, directory, fault=f"{CONFIG_FILE} {explain(error)}")
+    try:
+        config, unknown = parse_config(data)
+        if given is None:
+            name = config.name or name
+        if fault := model_name_fault(name):
+            return TritonModel(name, directory, fault=f"{name!r} {fault}")
+        mapped = map_config(name, config, unknown)
+        numbers = {int(child.name): child for child in _directories(directory) if version_number(child.name)}
+    except InvalidModel as error:
+        return TritonModel(name, directory, fault=error.message)
+    except OSError as error:
+        return TritonModel(name, directory, fault=f"its directory {explain(error)}")
+    if refusal := mapped.refusal:
+        return TritonModel(name, directory, mapped=mapped, rows=mapped.rows, fault=refusal)
+    labels, label_rows = labels_of(mapped, lambda file: _read_inside(directory, file))
+    sources, faults = _sources(numbers, mapped.file)
+    served, policy = served_numbers(config, numbers)
+    fault = "" if sources else f"it holds no ONNX model: {next(iter(faults.values()), 'no version')}"
+    load = f"latest:{len(served)}" if 0 < len(served) < len(numbers) else ""
+    if load:
+        policy = replace(policy, note=f'{policy.note}, which load = "{load}" keeps out of memory')
+    rows = [*mapped.rows, policy, *label_rows]
+    return TritonModel(
+        name, directory, sources, [n for n in served if n in sources], mapped, labels, tuple(config.model_warmup),
+        config.max_batch_size, load, rows, faults, fault,
+    )  # fmt: skip
+
+
+def _sources(numbers: Mapping[int, Path], file: str) -> tuple[dict[int, Path], dict[int, str]]:
+    sources: dict[int, Path] = {}
+    faults: dict[int, str] = {}
+    for number in sorted(numbers):
+        source = numbers[number] / file
+        if not _inside(file):
+            faults[number] = f"default_model_filename {file[:64]!r} is no plain relative path"
+        elif number > _MAX_NUMBER:
+            faults[number] = f"versions have numbers of at most {_MAX_NUMBER}"
+        elif source.is_dir() and (source / MODEL_FILE).is_file():
+            sources[number] = source / MODEL_FILE
+        elif source.is_file():
+            sources[number] = source
+        else:
+            faults[number] = f"{number}/{file} is missing"
+    return sources, faults
+
+
+def is_model(directory: Path) -> bool:
+    """Tells whether a directory holds numbered ones, as a model of Triton's does."""
+    try:
+        return any(version_number(child.name) for child in _directories(directory))
+    except OSError:
+        return False
+
+
+def _directories(directory: Path) -> Iterator[Path]:
+    """Yields the directories in `directory`, and links to such, by name; those that are hidden left out."""
+    with os.scandir(directory) as entries:
+        names = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
+    return (directory / name for name in names)
+
+
+def _inside(path: str) -> bool:
+    try:
+        FileEntry(path, 0, f"sha256:{'0' * 64}")
+    except ValueError:
+        return False
+    return True
+
+
+def _read_inside(directory: Path, path: str) -> bytes:
+    """Reads a file of labels.
+
+    Raises:
+        ValueError: It cannot be read; says why, in half a sentence.
+    """
+    if not _inside(path):
+        raise ValueError("is no plain relative path")
+    try:
+        with open_inside(directory, path) as file:
+            data = file.read(MAX_LABEL_BYTES + 1)
+    except OSError as error:
+        raise ValueError(explain(error)) from error
+    if len(data) > MAX_LABEL_BYTES:
+        raise ValueError(f"is larger than {MAX_LABEL_BYTES} bytes")
+    return data
