@@ -159,7 +159,7 @@ class Fleet:
     async def held(self, place: str) -> None:
         """Waits until whoever drives the rollout has come to where it is to stop."""
         model = place.partition(" ")[0]
-        await settled(lambda: self._stuck(place), lambda: (place, self.kinds(model), self.rollout(model), self.logs()))
+        await settled(lambda: self._stuck(place), lambda: (place, self.kinds(model), self.logs()), 120.0)
 
     async def kill_held(self, place: str, following: str = "") -> str:
         """Kills whoever stands at a place, once somebody does; returns its name.
@@ -235,7 +235,7 @@ class Fleet:
                 return
         raise AssertionError("it is written all the time")
 
-    async def until_in(self, model: str, *states: str, limit: float = 60.0) -> None:
+    async def until_in(self, model: str, *states: str, limit: float = 120.0) -> None:
         """Waits until the model's rollout is recorded as being in one of `states`."""
         await settled(
             lambda: str(self.record(model).state) in states, lambda: (self.kinds(model), self.logs()), limit=limit

@@ -29,7 +29,7 @@ from wire import request
 
 pytest_plugins = ["postgres_fixture"]
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 MODELS = ("same", "steps", "back", "cut", "alone", "apart", "restart")
 
