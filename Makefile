@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.set-up
 GRPC   ?= 127.0.0.1:8001
 HTTP   ?= 127.0.0.1:8000
 
-.PHONY: demo test debian check bench protos dashboards reference docs pictures serve format clean
+.PHONY: demo test debian check bench protos dashboards manifests reference docs pictures serve format clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/magika/demo.py
@@ -33,6 +33,7 @@ check: $(STAMP)
 	$(BIN)/python protos/lint.py
 	$(BIN)/python client/unasync.py --check
 	$(BIN)/python deploy/grafana/generate.py --check
+	$(BIN)/python deploy/kubernetes/render.py --check
 	$(BIN)/python docs/reference/generate.py --check
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python -m pytest -n auto tests/unit tests/property -m "not slow"
@@ -45,6 +46,9 @@ protos: $(STAMP)
 
 dashboards: $(STAMP)
 	$(BIN)/python deploy/grafana/generate.py
+
+manifests: $(STAMP)
+	$(BIN)/python deploy/kubernetes/render.py
 
 reference: $(STAMP)
 	$(BIN)/python docs/reference/generate.py

@@ -137,11 +137,9 @@ def _of_alert(reason: str, tls: Tls) -> str:
 def _own_certificate(tls: Tls) -> str:
     if not tls.cert:
         return "it may require a client certificate (cert and key of Tls, --tls-cert and --tls-key)"
-    from cryptography import x509  # 25 ms of CPU, for what seldom happens
-
     own = f"the client certificate in {tls.cert}"
-    ends = x509.load_pem_x509_certificate(Path(tls.cert).read_bytes()).not_valid_after_utc
-    if ends < datetime.now(UTC):
+    ends = _end(Path(tls.cert))
+    if ends is not None and ends < datetime.now(UTC):
         return f"{own} expired on {ends:%Y-%m-%d %H:%M} UTC"
     return f"it may not trust the authority that signed {own}"
 
@@ -153,6 +151,15 @@ def _plain_server(host: str, port: int, where: str) -> str:
     if head[3:4] == bytes([_SETTINGS]) or head.startswith(b"HTTP"):
         return f"the server at {where} speaks plain text, and this client TLS: set up TLS there, or leave it out here"
     return ""
+
+
+def _end(certificate: Path) -> datetime | None:
+    """Returns when a certificate ends; None where `cryptography` is not installed, which all else does without."""
+    try:
+        from cryptography import x509  # 25 ms of CPU, for what seldom happens
+    except ImportError:
+        return None
+    return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
 
 
 def _speaks_tls(host: str, port: int) -> bool:

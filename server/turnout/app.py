@@ -103,6 +103,7 @@ from turnout.web.guard import Guard, is_loopback
 from turnout.web.oip.description import DescriptionEndpoints
 from turnout.web.oip.routes import oip_routes
 from turnout.web.predict import predict_routes
+from turnout.web.rollouts import rollout_routes
 from turnout.web.server import Web
 from turnout.workers.member import Member
 from turnout.workers.peers import Peers
@@ -352,7 +353,12 @@ async def running(
         )
         told = scrape if member is None else member.scrape
         web = Web(
-            told, services.ready, availability, metrics.faults, [*predict_routes(runs, router, limits), *oip], console
+            told,
+            services.ready,
+            availability,
+            metrics.faults,
+            [*predict_routes(runs, router, limits), *oip, *rollout_routes(rollout_log)],
+            console,
         )
         if peers is not None and member is not None:
             member.answers("snapshot", snapshot)

@@ -41,6 +41,7 @@ HERE = {
     "export": "export m@1.0.0 --to again",
     "import": "import out --models other",
     "key": "key show key.pem",
+    "state": "state backup backup.db",
 }
 """Commands on a repository, with what they are given; each on a copy of its own."""
 

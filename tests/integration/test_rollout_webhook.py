@@ -8,8 +8,10 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
+from cloudevents.core.bindings.http import HTTPMessage, from_structured_event
 from semver import Version
 
 from onnx_models import scaled
@@ -80,9 +82,10 @@ ROLLOUT = Rollout.start("m", Version(2), Version(1), 7, Plan(), "ann", "")
 
 
 @asynccontextmanager
-async def webhook(url: str, secret: str = SECRET) -> AsyncIterator[Callable[[str], None]]:
+async def webhook(url: str, secret: str = SECRET, **more: Any) -> AsyncIterator[Callable[[str], None]]:
     """Runs a webhook; what comes out tells it of an event."""
-    hook = Webhook(RolloutSettings(webhook_url=url, webhook_secret=secret), make_logger("json", "debug"), SYSTEM_CLOCK)
+    settings = RolloutSettings(webhook_url=url, webhook_secret=secret, **more)
+    hook = Webhook(settings, make_logger("json", "debug"), SYSTEM_CLOCK)
     task = asyncio.create_task(hook.run())
     try:
         yield lambda text: hook.tell("m", ROLLOUT, Entry("pause", text, "ann"))
@@ -209,3 +212,32 @@ async def test_a_receiver_that_talks_nonsense_does_not_stop_the_server(pair, sta
         await settled(lambda: len(receiver.got) >= 3)
         await until(server, in_state("soaking"))
         assert not server.failed.done()
+
+
+async def test_cloud_events_are_what_their_own_sdk_reads() -> None:
+    receiver = Receiver(answers=[BROKEN])
+    async with listening(receiver) as url, webhook(url, webhook_format="cloudevents", webhook_source="/eu-1") as tell:
+        for text in ("one", "two"):
+            tell(text)
+        await settled(lambda: len(receiver.got) == 3)
+    events = [from_structured_event(HTTPMessage(headers, body)) for headers, body in receiver.got]
+    first, again, second = events
+    assert [event.get_specversion() for event in events] == ["1.0"] * 3
+    assert first.get_id() == again.get_id() != second.get_id(), "a receiver knows what it has had"
+    assert {(e.get_source(), e.get_subject(), e.get_type()) for e in events} == {
+        ("/eu-1", "m", "dev.turnout.rollout.pause")
+    }
+    assert second.get_data()["text"] == "two"
+    assert second.get_time().isoformat() == second.get_data()["time"]
+    for headers, body in receiver.got:
+        digest = hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
+        assert headers["x-turnout-signature"] == f"sha256={digest}"
+        assert headers["content-type"] == "application/cloudevents+json; charset=utf-8"
+
+
+async def test_plain_events_are_as_they_were() -> None:
+    receiver = Receiver()
+    async with listening(receiver) as url, webhook(url) as tell:
+        tell("one")
+        await settled(lambda: receiver.got)
+    assert "specversion" not in receiver.events[0]

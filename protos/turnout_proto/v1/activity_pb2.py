@@ -26,13 +26,14 @@ from turnout_proto.v1 import catalog_pb2 as turnout__proto_dot_v1_dot_catalog__p
 from turnout_proto.v1 import rollout_pb2 as turnout__proto_dot_v1_dot_rollout__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fturnout_proto/v1/activity.proto\x12\nturnout.v1\x1a\x1eturnout_proto/v1/catalog.proto\x1a\x1eturnout_proto/v1/rollout.proto\"\x14\n\x12GetActivityRequest\"\xc9\x01\n\x13GetActivityResponse\x12\x0f\n\x07seconds\x18\x01 \x01(\x01\x12\x10\n\x08\x64raining\x18\x02 \x01(\x08\x12\x16\n\x0elatency_bounds\x18\x03 \x03(\x01\x12\x10\n\x08unrouted\x18\x04 \x01(\x04\x12-\n\x08versions\x18\x05 \x03(\x0b\x32\x1b.turnout.v1.VersionActivity\x12%\n\x08rollouts\x18\x06 \x03(\x0b\x32\x13.turnout.v1.Rollout\x12\x0f\n\x07process\x18\x07 \x01(\t\"\xe6\x01\n\x0fVersionActivity\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.turnout.v1.VersionState\x12&\n\x08standing\x18\x04 \x01(\x0e\x32\x14.turnout.v1.Standing\x12\x10\n\x08inflight\x18\x05 \x01(\x04\x12\x13\n\x0bqueue_depth\x18\x06 \x01(\x04\x12\x12\n\nqueue_fill\x18\x07 \x01(\x01\x12\'\n\x05roles\x18\x08 \x03(\x0b\x32\x18.turnout.v1.RoleActivity\"a\n\x0cRoleActivity\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x10\n\x08requests\x18\x02 \x01(\x04\x12\x10\n\x08\x66\x61ilures\x18\x03 \x01(\x04\x12\x0f\n\x07latency\x18\x04 \x03(\x04\x12\x0e\n\x06weight\x18\x05 \x01(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fturnout_proto/v1/activity.proto\x12\nturnout.v1\x1a\x1eturnout_proto/v1/catalog.proto\x1a\x1eturnout_proto/v1/rollout.proto\"\x14\n\x12GetActivityRequest\"\xc9\x01\n\x13GetActivityResponse\x12\x0f\n\x07seconds\x18\x01 \x01(\x01\x12\x10\n\x08\x64raining\x18\x02 \x01(\x08\x12\x16\n\x0elatency_bounds\x18\x03 \x03(\x01\x12\x10\n\x08unrouted\x18\x04 \x01(\x04\x12-\n\x08versions\x18\x05 \x03(\x0b\x32\x1b.turnout.v1.VersionActivity\x12%\n\x08rollouts\x18\x06 \x03(\x0b\x32\x13.turnout.v1.Rollout\x12\x0f\n\x07process\x18\x07 \x01(\t\"\xe6\x01\n\x0fVersionActivity\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.turnout.v1.VersionState\x12&\n\x08standing\x18\x04 \x01(\x0e\x32\x14.turnout.v1.Standing\x12\x10\n\x08inflight\x18\x05 \x01(\x04\x12\x13\n\x0bqueue_depth\x18\x06 \x01(\x04\x12\x12\n\nqueue_fill\x18\x07 \x01(\x01\x12\'\n\x05roles\x18\x08 \x03(\x0b\x32\x18.turnout.v1.RoleActivity\"a\n\x0cRoleActivity\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x10\n\x08requests\x18\x02 \x01(\x04\x12\x10\n\x08\x66\x61ilures\x18\x03 \x01(\x04\x12\x0f\n\x07latency\x18\x04 \x03(\x04\x12\x0e\n\x06weight\x18\x05 \x01(\x01\x42\x16Z\x14turnout/v1;turnoutv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'turnout_proto.v1.activity_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'Z\024turnout/v1;turnoutv1'
   _globals['_GETACTIVITYREQUEST']._serialized_start=111
   _globals['_GETACTIVITYREQUEST']._serialized_end=131
   _globals['_GETACTIVITYRESPONSE']._serialized_start=134

@@ -26,13 +26,14 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eturnout_proto/v1/servers.proto\x12\nturnout.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x14\n\x12ListServersRequest\"U\n\x13ListServersResponse\x12)\n\x07servers\x18\x01 \x03(\x0b\x32\x18.turnout.v1.ServerStatus\x12\x13\n\x0b\x61nswered_by\x18\x02 \x01(\t\"\xd1\x01\n\x0cServerStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x61live\x18\x02 \x01(\x08\x12.\n\nstarted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06silent\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12\x0f\n\x07release\x18\x06 \x01(\t\x12\'\n\x06models\x18\x07 \x03(\x0b\x32\x17.turnout.v1.ServerModel\"_\n\x0bServerModel\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08versions\x18\x02 \x03(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x0e\n\x06\x62\x65hind\x18\x04 \x01(\x04\x12\x10\n\x08\x64iverted\x18\x05 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eturnout_proto/v1/servers.proto\x12\nturnout.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x14\n\x12ListServersRequest\"U\n\x13ListServersResponse\x12)\n\x07servers\x18\x01 \x03(\x0b\x32\x18.turnout.v1.ServerStatus\x12\x13\n\x0b\x61nswered_by\x18\x02 \x01(\t\"\xd1\x01\n\x0cServerStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x61live\x18\x02 \x01(\x08\x12.\n\nstarted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06silent\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12\x0f\n\x07release\x18\x06 \x01(\t\x12\'\n\x06models\x18\x07 \x03(\x0b\x32\x17.turnout.v1.ServerModel\"_\n\x0bServerModel\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08versions\x18\x02 \x03(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x0e\n\x06\x62\x65hind\x18\x04 \x01(\x04\x12\x10\n\x08\x64iverted\x18\x05 \x01(\tB\x16Z\x14turnout/v1;turnoutv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'turnout_proto.v1.servers_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'Z\024turnout/v1;turnoutv1'
   _globals['_LISTSERVERSREQUEST']._serialized_start=111
   _globals['_LISTSERVERSREQUEST']._serialized_end=131
   _globals['_LISTSERVERSRESPONSE']._serialized_start=133

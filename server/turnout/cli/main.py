@@ -25,6 +25,7 @@ from turnout.cli.servers import servers
 from turnout.cli.shadow import shadow
 from turnout.cli.show import show
 from turnout.cli.sign import sign
+from turnout.cli.state import application as state
 from turnout.cli.tag import tag
 from turnout.cli.tls_options import add_tls_options
 from turnout.cli.top import top
@@ -76,6 +77,7 @@ def application(wanted: str = "") -> typer.Typer:
             app.command(rich_help_panel=panel)(command)
     app.add_typer(key, name="key", rich_help_panel=_HERE)
     app.add_typer(imports, name="import", rich_help_panel=_REPOSITORY)
+    app.add_typer(state, name="state", rich_help_panel=_REPOSITORY)
     app.add_typer(traffic, name="traffic", rich_help_panel=_SERVER)
     app.add_typer(rollout, name="rollout", rich_help_panel=_SERVER)
     _leave_out_all_but(app, wanted)

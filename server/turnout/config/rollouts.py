@@ -82,6 +82,8 @@ class Rollout(Section):
         webhook_url: Told of every event by POST; "" for nobody.
         webhook_secret: Signs what is sent, to `confirm_url` too: `X-Turnout-Signature: sha256=HMAC(body)`; "" for no
             signature.
+        webhook_format: `plain` sends the event itself; `cloudevents` puts it into a CloudEvent 1.0 (structured JSON).
+        webhook_source: `source` of the CloudEvents, a URI reference: what tells these servers from others.
         confirm_url: Asked by POST before each step of every rollout, and before promotion; "" for nobody. 2xx lets the
             rollout go on, 4xx holds it.
         confirm_timeout_s: How long an answer may take.
@@ -91,6 +93,8 @@ class Rollout(Section):
     tick_s: Annotated[Duration, Field(ge=0.05, le=60)] = 5.0
     webhook_url: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
     webhook_secret: SecretStr = SecretStr("")
+    webhook_format: Literal["plain", "cloudevents"] = "plain"
+    webhook_source: Annotated[str, Field(pattern=r"^[!-~]{1,200}$")] = "/turnout"
     confirm_url: Annotated[str, AfterValidator(lambda url: _http_url(url) if url else "")] = ""
     confirm_timeout_s: Annotated[Duration, Field(ge=0.1, le=60)] = 10.0
     confirm_ca_file: FilePath = ""

@@ -6,12 +6,14 @@ import hmac
 import http.client
 import json
 import urllib.request
+import uuid
 
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Rollout as RolloutSettings
 from turnout.rollout.attempt import Entry, Rollout
 from turnout.rollout.clock import Clock
+from turnout.rollout.status import json_number
 from turnout.threads import Threads
 
 _WAITING = 1000
@@ -20,12 +22,20 @@ _FIRST_PAUSE_SECONDS = 0.5
 _TIMEOUT_SECONDS = 5.0
 
 
+CONTENT_TYPES = {"plain": "application/json", "cloudevents": "application/cloudevents+json; charset=utf-8"}
+
+EVENT_TYPE = "dev.turnout.rollout."
+"""What the types of CloudEvents begin with; the event's kind follows."""
+
+
 class Webhook:
     """Sends events, one after another. Where the receiver is slow they wait, and past a bound they are dropped."""
 
     def __init__(self, settings: RolloutSettings, log: FilteringBoundLogger, clock: Clock) -> None:
         self._url = settings.webhook_url
         self._secret = settings.webhook_secret.get_secret_value().encode()
+        self._format = settings.webhook_format
+        self._source = settings.webhook_source
         self._log = log
         self._clock = clock
         self._threads = Threads("webhook")
@@ -35,13 +45,20 @@ class Webhook:
         """Queues an event; nothing where there is no receiver."""
         if not self._url:
             return
-        body = {
+        time = self._clock.now().isoformat()
+        body: dict[str, object] = {
             "model": model, "attempt": rollout.attempt, "candidate": str(rollout.candidate),
             "previous": str(rollout.previous), "state": str(rollout.state), "epoch": rollout.epoch,
             "event": entry.kind, "text": entry.text, "actor": entry.actor,
-            "e_value": rollout.evidence.combined, "threshold": 1 / rollout.alpha,
-            "time": self._clock.now().isoformat(),
+            "e_value": json_number(rollout.evidence.combined), "threshold": json_number(1 / rollout.alpha),
+            "time": time,
         }  # fmt: skip
+        if self._format == "cloudevents":
+            # One id for all tries of one event, by which a receiver knows what it has had.
+            body = {
+                "specversion": "1.0", "id": str(uuid.uuid4()), "source": self._source, "type": EVENT_TYPE + entry.kind,
+                "subject": model, "time": time, "datacontenttype": "application/json", "data": body,
+            }  # fmt: skip
         try:
             self._queue.put_nowait(json.dumps(body).encode())
         except asyncio.QueueFull:
@@ -62,7 +79,7 @@ class Webhook:
                         await asyncio.sleep(_FIRST_PAUSE_SECONDS * 2**attempt)
 
     def _post(self, body: bytes) -> None:
-        headers = {"Content-Type": "application/json", "User-Agent": "turnout"}
+        headers = {"Content-Type": CONTENT_TYPES[self._format], "User-Agent": "turnout"}
         if self._secret:
             digest = hmac.new(self._secret, body, hashlib.sha256).hexdigest()
             headers["X-Turnout-Signature"] = f"sha256={digest}"

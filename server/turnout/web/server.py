@@ -27,7 +27,7 @@ class Web:
         ready: Tells whether the server takes requests.
         availability: What the server depends on and cannot reach now.
         faults: Counts errors that nobody foresaw.
-        inference: Routes of `/predict` and of the Open Inference Protocol.
+        endpoints: Routes of `/predict`, of the Open Inference Protocol and of `/v1`.
         console: The console's routes; none where it is off.
     """
 
@@ -35,7 +35,7 @@ class Web:
     ready: Callable[[], bool]
     availability: Availability
     faults: FaultRecorder
-    inference: Sequence[BaseRoute]
+    endpoints: Sequence[BaseRoute]
     console: Sequence[BaseRoute] = ()
 
     def application(self) -> Starlette:
@@ -47,7 +47,7 @@ class Web:
                 Route("/metrics", self.metrics),
                 Route("/livez", self.livez),
                 Route("/readyz", self.readyz),
-                *self.inference,
+                *self.endpoints,
                 *self.console,
             ],
         )

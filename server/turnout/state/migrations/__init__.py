@@ -41,19 +41,19 @@ def upgrade(database: Database) -> None:
         Unavailable: Another process held the lock for too long, or the database does not answer.
     """
     with database.reading(starting=True) as connection:
-        if _installed(connection) == HEAD:
+        if installed(connection) == HEAD:
             return
     with _UPGRADE, database.writing(starting=True) as connection:
         if connection.dialect.name == "postgresql":
             # SQLite's BEGIN IMMEDIATE is such a lock already.
             connection.execute(select(func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
-        installed = _installed(connection)
-        if installed == HEAD:
+        found = installed(connection)
+        if found == HEAD:
             return
-        if installed is None:
+        if found is None:
             _create(connection, database.name)
         else:
-            _migrate(connection, installed, database.name)
+            _migrate(connection, found, database.name)
 
 
 def _create(connection: Connection, name: str) -> None:
@@ -100,7 +100,7 @@ def _migrate(connection: Connection, installed: str, name: str) -> None:
     command.upgrade(config, "head")
 
 
-def _installed(connection: Connection) -> str | None:
+def installed(connection: Connection) -> str | None:
     """Returns the schema that the database has; None where it has none."""
     if not inspect(connection).has_table("alembic_version"):
         return None

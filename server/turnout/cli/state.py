@@ -1,0 +1,80 @@
+"""`turnout state`: the database of releases, policies, rollouts and the log."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from turnout.cli.options import ConfigOption, JsonOption, ModelsOption, StateOption
+from turnout.cli.output import facts, reporting, size_text
+
+if TYPE_CHECKING:
+    from turnout.state.backup import Backup
+
+application = typer.Typer(no_args_is_help=True, help="Back up the state store, and restore it.")
+
+_File = Annotated[Path, typer.Argument(metavar="FILE", help="The backup.")]
+
+
+@application.command()
+def backup(
+    file: _File,
+    models: ModelsOption = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy the state store into a new file, as of one moment. Servers may run meanwhile.
+
+    The file is an SQLite database, whether the store is in SQLite or in PostgreSQL. Published versions are in the model
+    repository, which is directories of files: copy them after the state.
+    """
+    from turnout.cli.workspace import Workspace
+    from turnout.state.backup import back_up
+
+    with reporting(as_json=as_json) as out:
+        made = back_up(Workspace.open(models, state, config).settings.state_url, file)
+        out.show({"file": str(file), **asdict(made)}, facts([("backup", str(file)), *_facts(made)]))
+
+
+@application.command()
+def restore(
+    file: _File,
+    replace: Annotated[
+        bool, typer.Option("--replace", metavar="", help="Keep what an SQLite store holds in a file beside it.")
+    ] = False,
+    models: ModelsOption = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the state store hold what a backup does. Stop all servers first.
+
+    Into SQLite, or into an empty PostgreSQL database, whichever the backup is from: it is the way from one to the
+    other, too. What is restored is brought to this release's schema, and its log is checked; the file stays as it is.
+    """
+    from turnout.cli.workspace import Workspace
+    from turnout.state.backup import restore as restore_from
+    from turnout.state.engine import Location
+
+    with reporting(as_json=as_json) as out:
+        settings = Workspace.open(models, state, config).settings
+        done = restore_from(file, settings.state_url, replace=replace, alive_seconds=4 * settings.rollout.tick_s)
+        where = Location.parse(settings.state_url).name
+        before = str(done.before) if done.before else None
+        body = {"state": where, "before": before, "differences": done.differences, **asdict(done.backup)}
+        rows = [("restored", where), *_facts(done.backup)]
+        if before:
+            rows.append(("before", before))
+        rows += [("look at", difference) for difference in done.differences]
+        out.show(body, facts(rows), "`turnout verify` compares the versions that are here with it")
+
+
+def _facts(made: "Backup") -> list[tuple[str, str]]:
+    models = f"{made.models} model{'' if made.models == 1 else 's'}"
+    return [
+        ("log", f"{made.events} events of {models}, up to revision {made.revision}"),
+        ("schema", made.schema),
+        ("size", size_text(made.size_bytes)),
+    ]

@@ -1,0 +1,282 @@
+"""Backups of the state store: one SQLite file, whatever database the store is in.
+
+An SQLite store is copied by SQLite's own backup, as of one moment, while servers read and write it. A PostgreSQL store
+is read table by table in one transaction. A backup is restored into either: it is the way from one to the other, too.
+"""
+
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from sqlalchemy import Connection, delete, insert, inspect, select
+
+from turnout.errors import AlreadyExists, ChangeRefused, ConfigError, NotFound
+from turnout.registry.files import sync_directory
+from turnout.state import audit, schema, servers
+from turnout.state.engine import Database, Location, sqlite_url
+from turnout.state.migrations import HEAD, installed, upgrade
+
+_ROWS = 1000
+"""Rows that are written at once."""
+
+_PASSING = frozenset({"servers", "rollout_counts"})
+"""Tables of what servers tell each other while they run: none of it is true of those that come after."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """What a backup holds.
+
+    Attributes:
+        schema: The schema of its tables.
+        events: Events of the log, and how many models they tell of.
+        models: Models that events tell of.
+        revision: The number of the latest change; 0 before the first.
+        size_bytes: Of the file.
+    """
+
+    schema: str
+    events: int
+    models: int
+    revision: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a restore did.
+
+    Attributes:
+        backup: What was restored.
+        before: Where the state from before is now; None where there was none.
+        differences: What tables of the backup say and its log does not, in sentences.
+    """
+
+    backup: Backup
+    before: Path | None
+    differences: tuple[str, ...]
+
+
+def back_up(state_url: str, file: Path) -> Backup:
+    """Copies a state store into `file`, as of one moment; servers may run meanwhile.
+
+    Args:
+        state_url: Of the store. It is only read: a store of an earlier release stays as it is.
+        file: A new one. It is there complete, or not at all, and only its owner may read it.
+
+    Raises:
+        AlreadyExists: `file` exists.
+        NotFound: There is no store.
+        ConfigError: The store or the file cannot be used, or a PostgreSQL store has another release's schema.
+        Unavailable: The database does not answer.
+    """
+    location = Location.parse(state_url)
+    with _new_file(file) as part:
+        if location.url.drivername == "sqlite":
+            _copy_sqlite(Path(location.url.database or ""), part)
+        else:
+            _copy_out(location, part)
+        return look(part)
+
+
+def look(file: Path) -> Backup:
+    """Returns what a backup holds, once SQLite has read all of it.
+
+    Raises:
+        NotFound: There is no such file.
+        ConfigError: It is no backup, or it is damaged.
+    """
+    if not file.is_file():
+        raise NotFound(f"there is no file {file}")
+    try:
+        # `immutable`: a backup is one file, and reading it must leave no other beside it.
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?immutable=1", uri=True)) as connection:
+            (sound,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+            if sound != "ok":
+                raise ConfigError(f"{file} is damaged: {sound}")
+            (found,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+            events, models = connection.execute("SELECT count(*), count(DISTINCT model) FROM events").fetchone()
+            (revision,) = connection.execute("SELECT number FROM revision").fetchone()
+    except (sqlite3.Error, TypeError) as error:
+        raise ConfigError(f"{file} is no backup of a state store ({error})") from error
+    return Backup(str(found), int(events), int(models), int(revision), file.stat().st_size)
+
+
+def restore(file: Path, state_url: str, *, replace: bool = False, alive_seconds: float = 20.0) -> Restored:
+    """Makes a state store hold what a backup does, brought to this release's schema. All servers must have stopped.
+
+    Args:
+        file: The backup; it stays as it is.
+        state_url: Of the store: a new SQLite file, an empty PostgreSQL database, or with `replace` an SQLite store.
+        replace: Take the place of what an SQLite store holds now; that is kept in a file beside it.
+        alive_seconds: A server that has reported itself within so many seconds counts as running.
+
+    Raises:
+        NotFound: There is no such file.
+        ConfigError: It is no backup, is damaged or of a later release, or its log is not what was written; or the store
+            cannot be used.
+        ChangeRefused: The store holds something and is not to be replaced, or a server runs on it.
+        Unavailable: The database does not answer.
+    """
+    look(file)
+    location = Location.parse(state_url)
+    with tempfile.TemporaryDirectory(prefix="turnout-restore-") as scratch:
+        copy = Path(scratch) / "state.db"
+        _copy_sqlite(file, copy)
+        differences = _bring_up(copy, file)
+        before = None
+        if location.url.drivername == "sqlite":
+            before = _put_sqlite(copy, Path(location.url.database or ""), location, replace, alive_seconds)
+        else:
+            _put_postgresql(copy, location, replace)
+        return Restored(look(copy), before, differences)
+
+
+def _bring_up(copy: Path, file: Path) -> tuple[str, ...]:
+    """Brings a copy of a backup to this release's schema, checks its log, and forgets the servers that there were."""
+    database = Database(Location.parse(sqlite_url(copy)))
+    with closing(database):
+        upgrade(database)
+        with database.reading(starting=True) as connection:
+            found = audit.read(connection, None)
+        for fault in found.chain.faults:
+            raise ConfigError(
+                f"the log in {file} is not what was written (event {fault.event} {fault.what}): take an earlier backup"
+            )
+        with database.writing(starting=True) as connection:
+            for table in schema.METADATA.sorted_tables:
+                if table.name in _PASSING:
+                    connection.execute(delete(table))
+    _leave_wal(copy)
+    return found.differences
+
+
+def _put_sqlite(copy: Path, target: Path, location: Location, replace: bool, alive_seconds: float) -> Path | None:
+    before = None
+    if target.exists() and target.stat().st_size:
+        with closing(Database(location)) as database, database.reading(starting=True) as connection:
+            running = _running(connection, alive_seconds)
+        if running:
+            raise ChangeRefused(
+                f"servers run on {location.name}: {', '.join(running)}; stop them first (one that was killed counts as "
+                f"running for {alive_seconds:.0f} s more)"
+            )
+        if not replace:
+            raise ChangeRefused(f"{location.name} holds a state already: --replace keeps it in a file beside it")
+        before = _name_of_old(target)
+        with _new_file(before) as part:
+            _copy_sqlite(target, part)
+    with closing(Database(location)):  # makes the file, for its owner alone
+        _copy_sqlite(copy, target)
+    return before
+
+
+def _put_postgresql(copy: Path, location: Location, replace: bool) -> None:
+    if replace:
+        raise ChangeRefused(
+            "a PostgreSQL database is not replaced: make an empty one (createdb), restore into that, and have `state` "
+            "name it"
+        )
+    source = Database(Location.parse(sqlite_url(copy)))
+    with closing(source), closing(Database(location)) as target:
+        with target.reading(starting=True) as connection:
+            if inspect(connection).get_table_names():
+                raise ChangeRefused(f"{location.name} holds tables already: restore into an empty database")
+        upgrade(target)
+        with source.reading(starting=True) as reads, target.writing(starting=True) as writes:
+            _copy_tables(reads, writes)
+    _leave_wal(copy)
+
+
+def _copy_out(location: Location, part: Path) -> None:
+    """Copies a PostgreSQL store into an SQLite file."""
+    with closing(Database(location)) as source, source.reading(starting=True) as reads:
+        found = installed(reads)
+        if found is None:
+            raise NotFound(f"there is no state store in {location.name}")
+        if found != HEAD:
+            raise ConfigError(
+                f"{location.name} has schema {found!r}, and this release reads {HEAD!r} only: back it up with the "
+                "release that runs on it, or with pg_dump"
+            )
+        with closing(Database(Location.parse(sqlite_url(part)))) as target:
+            upgrade(target)
+            with target.writing(starting=True) as writes:
+                _copy_tables(reads, writes)
+    _leave_wal(part)
+
+
+def _copy_tables(reads: Connection, writes: Connection) -> None:
+    """Copies every row, oldest first: triggers refuse a log that does not grow at its end."""
+    writes.execute(delete(schema.revision))
+    for table in schema.METADATA.sorted_tables:
+        rows = reads.execution_options(yield_per=_ROWS).execute(select(table).order_by(*table.primary_key.columns))
+        for part in rows.mappings().partitions():
+            writes.execute(insert(table), [dict(row) for row in part])
+
+
+def _copy_sqlite(source: Path, target: Path) -> None:
+    """Copies a database by SQLite's own backup, which sees it as of one moment and holds up nobody that writes.
+
+    Raises:
+        NotFound: There is no such file.
+        ConfigError: It cannot be read, or the copy cannot be written.
+    """
+    if not source.is_file():
+        raise NotFound(f"there is no state store at {source}")
+    try:
+        with (
+            closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, timeout=10.0)) as reads,
+            closing(sqlite3.connect(target, timeout=10.0)) as writes,
+        ):
+            reads.backup(writes)
+    except sqlite3.Error as error:
+        raise ConfigError(f"{source} cannot be copied to {target}: {error}") from error
+    _leave_wal(target)
+
+
+def _leave_wal(file: Path) -> None:
+    """Makes a copy that nobody uses one file again: in WAL mode, reading it would need two more beside it."""
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE").fetchone()
+
+
+def _running(connection: Connection, alive_seconds: float) -> list[str]:
+    if not inspect(connection).has_table(schema.servers.name):
+        return []
+    met = servers.meeting(connection)
+    return [one.name for one in met.servers if met.now - one.seen < timedelta(seconds=alive_seconds)]
+
+
+def _name_of_old(target: Path) -> Path:
+    names = (target.with_name(f"{target.name}.before-restore-{number}") for number in range(1, 10_000))
+    return next(path for path in names if not path.exists())
+
+
+@contextmanager
+def _new_file(file: Path) -> Iterator[Path]:
+    """Gives a file to write, private to its owner, that becomes `file` at the end and is gone after an error."""
+    if file.exists():
+        raise AlreadyExists(f"{file} exists: name a new file")
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be written: {error.strerror}") from error
+    part = Path(name)
+    try:
+        yield part
+        os.fsync(descriptor)
+        os.link(part, file)  # and no rename, which would take the place of a file that came meanwhile
+        sync_directory(file.parent)
+    except FileExistsError:
+        raise AlreadyExists(f"{file} exists: name a new file") from None
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be written: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
+        part.unlink(missing_ok=True)

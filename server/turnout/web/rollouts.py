@@ -1,0 +1,89 @@
+"""`/v1/rollouts`: how a model's rollout stands, for systems that drive something else by it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from turnout.errors import InvalidRequest, NotFound, TurnoutError
+from turnout.rollout.log import RolloutLog
+from turnout.rollout.status import Verdict, status
+from turnout.web.errors import error_response
+
+_SEARCHED = 100
+"""Attempts among which the latest of a candidate is looked for."""
+
+CHECKS: Mapping[str, tuple[str, Callable[[str], bool]]] = {
+    "started": ("has begun", lambda verdict: True),
+    "healthy": ("is not rejected and goes on", lambda v: v in (Verdict.UNDECIDED, Verdict.ACCEPTED)),
+    "accepted": ("is accepted", lambda v: v == Verdict.ACCEPTED),
+    "rejected": ("is rejected", lambda v: v == Verdict.REJECTED),
+}
+"""By name: what a check asks of the candidate, in words and of its verdict."""
+
+
+class RolloutEndpoints:
+    """Answers what is asked of rollouts. Nothing here changes anything."""
+
+    def __init__(self, log: RolloutLog) -> None:
+        self._log = log
+
+    async def show(self, request: Request) -> Response:
+        """How a rollout stands: the model's latest, or the latest of `?candidate=`, or number `?attempt=`."""
+        try:
+            return JSONResponse(await self._status(request), headers=_FRESH)
+        except TurnoutError as error:
+            return error_response(error)
+
+    async def check(self, request: Request) -> Response:
+        """200 where a check passes, 409 where it does not: for webhooks, which look at the status alone.
+
+        What a caller sends along is not read.
+        """
+        name = request.path_params["check"]
+        try:
+            if name not in CHECKS:
+                raise NotFound(f"expected one of the checks {', '.join(CHECKS)}, got {name[:64]!r}")
+            found = await self._status(request)
+        except TurnoutError as error:
+            return error_response(error)
+        words, passes = CHECKS[name]
+        passed = passes(found["verdict"])
+        body = {"check": name, "passed": passed, "meaning": f"{found['candidate']} {words}", "rollout": found}
+        return JSONResponse(body, 200 if passed else 409, headers=_FRESH)
+
+    async def _status(self, request: Request) -> Mapping[str, Any]:
+        model, query = request.path_params["model"], request.query_params
+        attempt = _attempt(query["attempt"]) if "attempt" in query else 0
+        candidate = query.get("candidate", "")
+        if attempt or not candidate:
+            record, rollout = await self._log.found(model, attempt)
+            return status(rollout, record)
+        for record, rollout in await self._log.history(model, _SEARCHED):
+            if (found := status(rollout, record))["candidate"] == candidate:
+                return found
+        raise NotFound(f"{model} has had no rollout of {candidate[:64]!r}")
+
+
+_FRESH = {"Cache-Control": "no-store"}
+
+
+def _attempt(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 18 or int(text) == 0:
+        raise InvalidRequest.at("attempt", f"expected a number from 1, got {text[:64]!r}")
+    return int(text)
+
+
+def rollout_routes(log: RolloutLog) -> Sequence[Route]:
+    """Returns the routes.
+
+    Args:
+        log: Reads what is recorded.
+    """
+    endpoints = RolloutEndpoints(log)
+    return [
+        Route("/v1/rollouts/{model}", endpoints.show),
+        Route("/v1/rollouts/{model}/checks/{check}", endpoints.check, methods=["GET", "POST"]),
+    ]
