@@ -12,7 +12,7 @@ import pytest
 PACKAGES = {"curl": "curl", "prometheus": "prometheus", "promtool": "prometheus"}
 """Programs that the pages of the docs use besides those that every Debian has, and their packages."""
 
-_IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false", "no")
+IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false", "no")
 
 
 def program(package: str, *names: str) -> str | None:
@@ -22,7 +22,7 @@ def program(package: str, *names: str) -> str | None:
         RuntimeError: None is, in CI: the module that asks cannot be collected.
     """
     path = next((path for name in names if (path := shutil.which(name))), None)
-    if path is None and _IN_CI:
+    if path is None and IN_CI:
         raise RuntimeError(f"{names[0]} is missing in CI: {_advice(package)}")
     return path
 
@@ -35,7 +35,7 @@ def needs(path: str | None, package: str) -> pytest.MarkDecorator:
 def missing(what: str, package: str) -> NoReturn:
     """Skips the test that runs for want of `what`; fails it in CI."""
     text = f"{what}: {_advice(package)}"
-    if _IN_CI:
+    if IN_CI:
         pytest.fail(text)
     pytest.skip(text)
 

@@ -138,14 +138,21 @@ class Http2Client:
         hello.settings = {SettingsFrame.INITIAL_WINDOW_SIZE: self._window, SettingsFrame.ENABLE_PUSH: 0}
         self.writer.write(PREFACE + hello.serialize())
         self._reading = asyncio.ensure_future(self._read())
-        async with asyncio.timeout(BOUND):
-            while not self.settings and await self.receive():
-                pass
+        try:
+            async with asyncio.timeout(BOUND):
+                while not self.settings and await self.receive():
+                    pass
+        except BaseException:
+            await self._abort()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._abort()
+
+    async def _abort(self) -> None:
         self.stop_reading()
         self.writer.transport.abort()
         await asyncio.gather(self._reading, return_exceptions=True)

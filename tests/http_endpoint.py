@@ -71,7 +71,7 @@ class Endpoint:
         assert task is not None
         self._served.add(task)
         task.add_done_callback(self._served.discard)
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError), contextlib.closing(writer):
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             first, *lines = head.split("\r\n")
             method, target, _ = first.split(" ")
@@ -89,7 +89,6 @@ class Endpoint:
                     writer.write(content[start : start + (1 << 16)])
                     await writer.drain()
                     self.sent += len(content[start : start + (1 << 16)])
-        writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
 

@@ -151,9 +151,10 @@ class Lookups:
     """Requests for `onnx_models.look_up`: it raises on every third of them once they are `bad`, its safe twin never."""
 
     bad: bool = False
+    model: str = "m"
 
     def __call__(self, number: int) -> v1.PredictRequest:
-        return request("m", index=np.array([1000 if self.bad and number % 3 == 0 else number % 300]))
+        return request(self.model, index=np.array([1000 if self.bad and number % 3 == 0 else number % 300]))
 
 
 async def settled(what: Callable[[], object], why: Callable[[], object] = str, limit: float = 60.0) -> None:

@@ -259,6 +259,7 @@ async def running(
         async def refresh() -> None:
             try:
                 await traffic.refresh()  # first: what a policy needs is loaded, and stays so
+                await rollouts.rollbacks.note()
                 if mount is not None:
                     await mount.refresh()
             except Exception:  # and no `finally`: what is raised there would take the place of a cancellation
@@ -393,7 +394,7 @@ async def running(
         stack.push_async_callback(side_tasks.cancel)
 
         await follow_all()
-        await rollouts.follow_diversions()  # before the first request: what was taken back stays so
+        await rollouts.rollbacks.follow()  # before the first request: what was taken back stays so
         await listeners.start()
         presence.name = server_name(settings.server_name, listeners.grpc.address, member)
         presence.about = {

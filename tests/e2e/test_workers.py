@@ -290,7 +290,7 @@ def test_a_signal_drains_every_worker_and_no_request_that_had_begun_fails(publis
                 if not again:
                     return
 
-    with serving(models, options=TWO) as server:
+    with serving(models, options=TWO, TURNOUT_DRAIN__DELAY_S="1") as server:  # what had begun has come by then
         until(lambda: ready(server))
         long = [threading.Thread(target=call, args=(server, 10_000), kwargs={"again": False}) for _ in range(4)]
         short = [threading.Thread(target=call, args=(server, 1), kwargs={"again": True}) for _ in range(4)]

@@ -2,8 +2,10 @@
 
 import asyncio
 import time
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
+import numpy as np
 import pytest
 from semver import Version
 
@@ -11,12 +13,18 @@ from answer_wire import run
 from conftest import make_settings
 from locked_store import locked
 from onnx_models import look_up, look_up_safely
-from rollout_wire import FINAL, LONG, TICK, Lookups, clients, command, in_state, latest, settled, start, until
-from routing_wire import policy, put
+from rollout_wire import FINAL, LONG, TICK, WATCHED, Lookups, clients, command, in_state, latest, settled, start, until
+from routing_wire import control_of, policy, put
 from turnout.app import running
 from turnout.routing.policy import Policy
+from turnout.serving.load_policy import Fallbacks
 from turnout.telemetry.logging import make_logger
+from turnout_proto.v1 import control_pb2, traffic_pb2
 from turnout_proto.v1 import rollout_pb2 as pb
+from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
+from wire import request
+
+pytest_plugins = ["postgres_fixture"]
 
 
 @pytest.fixture
@@ -105,6 +113,104 @@ async def test_a_rollback_by_hand_is_in_force_at_once_and_on_record_later(pair, 
         seen.answers.clear()
         await settled(lambda: seen.answers.total() > 30)
         assert set(seen.answers) == {"1.0.0"}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def unanswering(request, models):
+    """The URL of a state store, and what keeps it from answering for as long as a context is entered."""
+    if request.param == "sqlite":
+        return "", lambda: locked(models)
+    server = request.getfixturevalue("postgres_server")
+
+    @asynccontextmanager
+    async def stopped():
+        await asyncio.to_thread(server.stop)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(server.start)
+
+    return server.new_database(), stopped
+
+
+async def release(server, *versions: str) -> None:
+    """Releases versions in the state store of the test."""
+    async with control_of(server) as control:
+        for version in versions:
+            await control.ReleaseVersion(control_pb2.ReleaseVersionRequest(model="m", version=version))
+
+
+async def answered_by(server, selector: str) -> str:
+    """Returns who answers a selector, or the code of the refusal."""
+    async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
+        try:
+            said = await PredictionServiceStub(channel).Predict(request("m", selector, index=np.array([1])), timeout=10)
+        except grpc.aio.AioRpcError as error:
+            return error.code().name
+    return said.route.version
+
+
+AFTER = {"": "1.0.0", "latest": "1.0.0", "^1": "1.0.0", "^1.1": "NOT_FOUND", "1.1.0": "1.1.0"}
+"""Who answers once 1.1.0 is taken back and is released no more, whether that is on record or not."""
+
+
+async def test_a_rollback_by_hand_without_a_policy_does_not_wait_for_the_store(pair, models, unanswering) -> None:
+    """The highest release answers, and ranges and `latest` leave what was gone back from as plain requests do."""
+    state, away = unanswering
+    async with serving(models, state=state) as server:
+        await complete(server)
+        await release(server, "1.0.0", "1.1.0")
+        await settled(lambda: server.services.policies.fallbacks.get("m", Fallbacks()).nearest == Version(1))
+        assert server.services.policies.current.get("m") is None
+        assert await answered_by(server, "") == "1.1.0"
+        async with away():
+            began = time.monotonic()
+            said = await asyncio.wait_for(run(server, models, "rollback", "m", "--reason", "I see smoke"), 9)
+            assert time.monotonic() - began < 5.0, "one tick"
+            assert said.code == 0, said.err
+            assert "recorded once the state store answers" in " ".join(said.out.split()), said.out
+            assert {selector: await answered_by(server, selector) for selector in AFTER} == AFTER
+            shown = " ".join((await run(server, models, "traffic", "show", "m")).out.split())
+            assert "1.0.0 answers everything: a rollback is in force" in shown
+            explained = (await run(server, models, "traffic", "explain", "m")).out
+            assert "1.1.0 counts as released no more" in " ".join(explained.split())
+            if not state:  # as after a restart: it only knows what is kept
+                async with serving(models, state=state) as other:
+                    await complete(other)
+                    assert {selector: await answered_by(other, selector) for selector in AFTER} == AFTER
+        await settled(lambda: not server.services.policies.diverted, lambda: server.services.policies)
+        assert server.services.policies.current.get("m") is None, "no policy came of it"
+        assert {selector: await answered_by(server, selector) for selector in AFTER} == AFTER
+        known = server.services.catalog.snapshot.model("m").versions
+        assert {str(v): str(e.standing) for v, e in known.items()} == {"1.0.0": "released", "1.1.0": "candidate"}
+
+
+async def test_a_rollout_that_is_taken_back_without_a_policy_does_not_wait_for_the_store(
+    pair, models, unanswering
+) -> None:
+    """Somebody cleared the policy of a candidate that was promoted: its release is all that has it answer."""
+    state, away = unanswering
+    async with AsyncExitStack() as stack, serving(models, state=state) as server:
+        await complete(server)
+        await release(server, "1.0.0")
+        seen = await stack.enter_async_context(clients(server, Lookups(), pause=0.005))
+        await start(server, "1.1.0", WATCHED | {"max_pause_s": 0.3})
+        await until(server, in_state("watching"))
+        (active,) = server.services.rollouts.active
+        async with AsyncExitStack() as outage:
+            async with server.services.rollouts._lock, control_of(server) as control:  # between two ticks
+                await control.ClearTraffic(traffic_pb2.ClearTrafficRequest(model="m"))
+                await outage.enter_async_context(away())
+            assert await answered_by(server, "") == "1.1.0", "the highest release"
+            await settled(lambda: active.rollout.state == "aborting", lambda: active.rollout)
+            assert server.services.policies.diverted == {"m": Version(1)}
+            await _all_from(seen, "1.0.0")
+            assert {selector: await answered_by(server, selector) for selector in AFTER} == AFTER
+        last = (await until(server, in_state(*FINAL)))[-1]
+        assert last.state == "rolled_back"
+        await settled(lambda: not server.services.policies.diverted, lambda: server.services.policies)
+        assert {selector: await answered_by(server, selector) for selector in AFTER} == AFTER
+        assert not seen.codes, seen.codes
 
 
 async def test_an_abort_by_hand_is_in_force_at_once_and_other_commands_are_refused(pair, models, start_server) -> None:

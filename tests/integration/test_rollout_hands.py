@@ -138,7 +138,7 @@ async def test_a_rollback_that_a_freeze_refuses_holds_in_memory_until_it_is_reco
         seen.answers.clear()
         await settled(lambda: seen.answers.total() > 50)
         assert set(seen.answers) == {"1.0.0"}
-        with pytest.raises(AssertionError, match=r"1\.1\.0 is taken back, and 1\.0\.0 does not satisfy"):
+        with pytest.raises(AssertionError, match="NOT_FOUND"):  # as once it is recorded
             await ask_lookups(server, ">=1.1")
         await freeze(server, False)
         assert (await until(server, in_state(*FINAL)))[-1].state == "rolled_back"

@@ -159,14 +159,13 @@ async def test_a_body_of_100_mb_is_not_read_to_its_end() -> None:
 
 async def test_a_body_that_drips_is_given_up_with_the_time_of_the_whole_answer() -> None:
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(ConnectionError), contextlib.closing(writer):
             await reader.readuntil(b"\r\n\r\n")
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
             while True:
                 writer.write(b" ")
                 await writer.drain()
                 await asyncio.sleep(0.02)
-        writer.close()
 
     server = await asyncio.start_server(drip, "127.0.0.1", 0)
     try:

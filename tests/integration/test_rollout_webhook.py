@@ -1,6 +1,7 @@
 """What a receiver on loopback gets of a rollout, and what a bad one does to the server."""
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import json
@@ -53,17 +54,17 @@ class Receiver:
         return [json.loads(body) for _, body in self.got]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        lines = head.split("\r\n")[1:]
-        headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines if line)}
-        self.got.append((headers, await reader.readexactly(int(headers["content-length"]))))
-        answer = self.answers.pop(0) if self.answers else self.answer
-        if answer is None:
-            await self.over.wait()
-        else:
-            writer.write(answer)
-            await writer.drain()
-        writer.close()
+        with contextlib.suppress(asyncio.IncompleteReadError), contextlib.closing(writer):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            lines = head.split("\r\n")[1:]
+            headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines if line)}
+            self.got.append((headers, await reader.readexactly(int(headers["content-length"]))))
+            answer = self.answers.pop(0) if self.answers else self.answer
+            if answer is None:
+                await self.over.wait()
+            else:
+                writer.write(answer)
+                await writer.drain()
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import time
 import urllib.request
 from contextlib import AsyncExitStack
@@ -11,6 +12,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from answer_wire import run
+from conftest import make_settings
 from onnx_models import look_up, look_up_safely
 from rollout_wire import (
     FINAL,
@@ -28,8 +30,11 @@ from rollout_wire import (
     weight_of,
 )
 from routing_wire import control_of, policy, put, scrape
+from tcp_proxy import TcpProxy
+from turnout.app import running
 from turnout.errors import Conflict
 from turnout.rollout.clock import SYSTEM_CLOCK
+from turnout.telemetry.logging import make_logger
 from turnout_proto.v1 import control_pb2
 from turnout_proto.v1 import rollout_pb2 as pb
 
@@ -269,6 +274,41 @@ async def test_while_postgresql_is_away_a_verdict_holds_and_it_is_on_record_once
     await settled(lambda: not server.services.policies.diverted)
     assert weight_of(server) == 0.0
     await check_evidence(server)
+
+
+@pytest.mark.parametrize("somebody", [False, True], ids=["a rollout", "somebody"])
+async def test_a_rollback_that_could_not_be_recorded_yields_to_people_and_not_to_rollouts(
+    pair, models, start_server, postgres_server, tmp_path, somebody
+) -> None:
+    """A server that is cut off from the store, and shares no repository, goes back by hand; the other one moves on."""
+    state = postgres_server.new_database()
+    apart = tmp_path / "apart"
+    shutil.copytree(models, apart)
+    driver = await start_server(rollout=TICK, state=state)
+    await release_again(driver)
+    with TcpProxy(postgres_server.port) as proxy:
+        settings = make_settings(apart, rollout=TICK, state=state.replace(str(postgres_server.port), str(proxy.port)))
+        async with running(settings, make_logger("json", "error")) as cut:
+            async with clients(driver, Lookups(), pause=0.01):
+                await soaking(driver)
+                await settled(lambda: weight_of(cut) == 0.25)
+                proxy.cut()
+                said = await run(cut, apart, "rollback", "m", "--reason", "I see smoke")
+                assert said.code == 0, said.err
+                assert "m" in cut.services.policies.diverted
+                if somebody:
+                    await put(driver, policy("1.0.0", v1_1_0=0.1), actor="bob", reason="mine")
+                else:
+                    await command(driver, pb.ROLLOUT_COMMAND_PROMOTE)
+                    await settled(lambda: weight_of(driver) == 0.5)
+                proxy.restore()
+                await settled(lambda: not cut.services.policies.diverted, lambda: cut.services.policies)
+                for server in (driver, cut):
+                    share = 0.1 if somebody else 0.0
+                    await settled(lambda server=server, share=share: weight_of(server) == share)
+            if not somebody:
+                assert (await latest(driver)).state == "rolled_back"
+                assert "I see smoke" in driver.services.policies.current["m"].reason
 
 
 async def test_the_consoles_first_page_lists_the_servers(pair, start_server) -> None:

@@ -269,7 +269,7 @@ def test_postgresql_is_never_replaced_and_another_release_s_is_not_read(
 
 def servers_on(url: str) -> list[str]:
     with closing(Database(Location.parse(url))) as database, database.reading() as connection:
-        return [one.name for one in meeting(connection).servers]
+        return [one.name for one in meeting(connection, "").servers]
 
 
 async def test_a_server_is_backed_up_while_it_runs_and_another_goes_on_with_that(

@@ -1,6 +1,7 @@
 """Where servers meet in the state store: reports, counts, and who may write what."""
 
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -30,7 +31,7 @@ def write(number: int, *, final: bool = False, counted: dict[str, int] | None = 
 
 
 def counts(*keys: tuple[int, str]) -> list[CountRecord]:
-    return [CountRecord("m", 1, tick, server, {"tick": tick}) for tick, server in keys]
+    return [CountRecord.of("m", 1, tick, server, {"tick": tick}) for tick, server in keys]
 
 
 def meeting(store: StateStore) -> Meeting:
@@ -93,3 +94,30 @@ def test_servers_that_are_gone_and_counts_of_ended_rollouts_are_let_go(store) ->
     assert len(meeting(store).servers) == 1
     assert store.expire_servers(0.0) == 1
     assert meeting(store).servers == []
+
+
+def test_counts_come_to_whoever_drives_the_rollout_and_to_nobody_else(store) -> None:
+    store.put_rollout("m", write(0), actor="ada", reason="")
+    store.report_server(ADA, counts((7, "ada"), (7, "bob")))
+    assert [(one.tick, one.server) for one in store.running_rollouts("ada")[1].counts] == [(7, "ada"), (7, "bob")]
+    records, met = store.running_rollouts("bob")
+    assert ([one.model for one in records], met.counts) == (["m"], [])
+
+
+def test_counts_of_several_rollouts_are_written_at_once_and_one_that_another_server_wrote_hinders_none(store) -> None:
+    for model in ("m", "n", "o"):
+        store.put_rollout(model, write(0), actor="ada", reason="")
+    store.report_server(ADA, counts((7, "bob"), (8, "bob")))
+    store.put_rollout("n", write(1), actor="bob", reason="")
+    revision = store.revision()
+    ticked = replace(write(1, counted={"bob": 7}), ticks=[{"requests": 3}])
+    found = store.put_counts([("m", ticked), ("n", ticked), ("o", ticked)])
+    assert [None if one is None else one.number for one in found] == [2, None, 2]
+    assert [[body for *_, body in store.rollout_ticks(model, 1)] for model in ("m", "n", "o")] == [
+        [{"requests": 3}], [], [{"requests": 3}],
+    ]  # fmt: skip
+    assert told(store) == [(8, "bob")], "what was taken goes with it"
+    assert store.revision() == revision, "nothing happened to them"
+    with pytest.raises(ValueError, match="has to be told"):
+        store.put_counts([("m", replace(write(2), state="aborting"))])
+    assert store.rollouts("m")[0].state == "soaking"

@@ -4,14 +4,16 @@ import asyncio
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from turnout import errors
 from turnout.errors import InvalidTensor, TurnoutError
 from turnout.rollout.counters import Counters
 from turnout.rollout.evidence import Count
 from turnout.rpc.errors import code_name
-from turnout.serving.arms import ArmMeter, Arms, FailedRequest, Replayed, Rules, Settle, attach, detach
-from turnout.serving.keyed import BAD, NO_SLOT
+from turnout.serving.arms import ArmMeter, Arms, FailedRequest, Replayed, Rules, Settle, attach, detach, failure_marks
+from turnout.serving.keyed import BAD, ERROR, NO_SLOT, KeyedLog
 
 RULES = Rules((0.1, 0.2, 1.0), client_timeout=0.05, warm_requests=0)
 LIMITS = {"p90": 0.1, "p99": 0.2, "stalled": 1.0}
@@ -199,7 +201,7 @@ class Asked:
 )
 def test_who_is_to_blame_follows_from_the_code(error, blamed) -> None:
     two = Two(baseline=Asked())
-    two.fail(two.admit(), error)
+    two.fail(two.admit(), error, took=0.06)  # who waits for less than the median has itself to blame
     assert two.only()["errors"] == Count(1, blamed), code_name(error)
 
 
@@ -395,3 +397,28 @@ def test_a_tick_does_not_wait_for_ever_for_what_the_baseline_says() -> None:
     (one,) = two.closed()
     baseline.settle.pop()(Replayed(answered=False, invalid=False, seconds=0.01))
     assert one.tick.canary["errors"] == Count(1, 1), "what it has not said by then goes by the code"
+
+
+@pytest.mark.parametrize(
+    "code", ["OK", "CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE", "INVALID_ARGUMENT"]
+)
+@given(took=st.sampled_from([0.0, 0.04, 0.05, 0.1, 0.15, 0.2, 1.0, 2.0, 2.1]) | st.floats(-1, 40))
+def test_a_failure_is_held_against_a_tenants_past_as_it_is_against_the_candidate(code: str, took: float) -> None:
+    """One rule: or who always gave up early would be expected to fail, and be seen to fail less on the candidate."""
+    meter, history = ArmMeter(RULES), KeyedLog()
+    _, counts, slot = meter.admit(7)
+    if code == "OK":
+        meter.answered(counts, slot, took, 1)
+        history.add(slot, took)
+    else:
+        meter.failed(counts, slot, took, code, errors.TurnoutError("whatever"), FailedRequest({}, (), took))
+        history.add(slot | failure_marks(code), took)
+    live, past = counts.keyed.taken(), history.taken().judged(RULES.thresholds[0], RULES.client_timeout)
+    found = [
+        (
+            (one.marked(ERROR) | one.slower(RULES.late)).tolist(),
+            [one.slower(limit).tolist() for limit in RULES.thresholds],
+        )
+        for one in (live, past)
+    ]
+    assert found[0] == found[1]

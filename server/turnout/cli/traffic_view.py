@@ -51,20 +51,26 @@ def state_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
         yield line
 
 
-def _policy_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
-    if not state.epoch:
-        yield Text.assemble((state.model, "bold"), "  no policy: the highest released version answers")
-        return
-    frozen = ("  frozen: only what takes traffic back is taken", "bold yellow") if state.frozen else ("", "")
-    yield Text.assemble((state.model, "bold"), f"  epoch {state.epoch}, {_origin(state)}", frozen)
-    if not state.HasField("policy"):
-        yield "no policy: the highest released version answers"
-        return
+def _diverted_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
     if state.diverted:
         said = (
             f"{state.diverted} answers everything: a rollback is in force, and the state store has not recorded it yet"
         )
         yield Text(said, style="bold yellow")
+
+
+def _policy_lines(state: pb.TrafficState) -> Iterator[RenderableType]:
+    if not state.epoch:
+        yield Text.assemble((state.model, "bold"), "  no policy: the highest released version answers")
+        yield from _diverted_lines(state)
+        return
+    frozen = ("  frozen: only what takes traffic back is taken", "bold yellow") if state.frozen else ("", "")
+    yield Text.assemble((state.model, "bold"), f"  epoch {state.epoch}, {_origin(state)}", frozen)
+    if not state.HasField("policy"):
+        yield "no policy: the highest released version answers"
+        yield from _diverted_lines(state)
+        return
+    yield from _diverted_lines(state)
     decided = sum(share.decisions for share in state.shares)
     split = sum(share.role != prediction_pb2.ROLE_SHADOW for share in state.shares) > 1  # only then is it counted
     rows = []

@@ -149,20 +149,22 @@ class Counters:
             began: The first step was taken, so that what comes now is not the history of both arms alike any more.
         """
         salt = slots.owners.salt if slots.owners is not None else history.salt
+        rules = self._canary.rules
+        least = min(thresholds.values(), default=math.inf)
         present = history.window() if history.salt == salt else Window()
         if not began:
             self._window = present
-        rules = self._canary.rules
         key = (slots.owners, slots.canary, slots.baseline, self._window, tuple(sorted(thresholds.items())))
         if began and key != self._shares_of:
             self._shares_of = key
             if self._window is not None:
-                self._records = SlotRecords.of(self._window, thresholds, rules.late)
+                self._records = SlotRecords.of(self._window.judged(least, rules.client_timeout), thresholds, rules.late)
             metrics = (ERRORS, INVALID, *thresholds)
             arms = slots.owned(slots.canary), slots.owned(slots.baseline)
             canary, baseline = ({m: self._records.shares(m, owned) for m in metrics} for owned in arms)
             self._shares = canary, baseline
-            self._moved.own(slots.owned(*slots.candidate), present, self._records, thresholds.get(STALLED, math.inf))
+            known = present.judged(least, rules.client_timeout)
+            self._moved.own(slots.owned(*slots.candidate), known, self._records, thresholds.get(STALLED, math.inf))
             self._share = min(float(arms[1].sum()) / max(float(arms[0].sum()), 1.0), 1.0)
             self._keyed.clear()
 

@@ -56,16 +56,20 @@ class MovedSlots:
         requests = keyed.admitted.count()
         bad = ended.count(ended.marked(BAD)) + keyed.blamed.count(keyed.blamed.marked(BAD))
         bad += requests - ended.count()  # under way at the close, so that it is late
-        self._requests += requests
-        self._bad += bad
-        over = np.flatnonzero(self._requests > LATEST)
+        some = np.flatnonzero(requests)  # of 65,536
+        self._requests[some] += requests[some]
+        self._bad[some] += bad[some]
+        over = some[self._requests[some] > LATEST]
         self._bad[over] *= LATEST / self._requests[over]
         self._requests[over] = LATEST
         # What the baseline does with the very requests is known of a slot that it never had any of.
         replayed = keyed.replayed
-        room = self._before[0] < LATEST
-        for before, ran in zip(self._before, (replayed.count(), replayed.count(replayed.marked(BAD))), strict=True):
-            before[room] += ran[room]
+        if len(replayed):
+            ran, failed = replayed.count(), replayed.count(replayed.marked(BAD))
+            asked = np.flatnonzero(ran)
+            room = asked[self._before[0][asked] < LATEST]
+            for before, counts in zip(self._before, (ran, failed), strict=True):
+                before[room] += counts[room]
 
     def take_elsewhere(self, count: Count, ended: float) -> None:
         """Counts the baseline's requests of a tick, which ended at `ended` by the monotonic clock."""

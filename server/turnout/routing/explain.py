@@ -65,9 +65,11 @@ class Explainer:
         else:
             canaries = eligible(parsed, applied.state.policy)
             steps += _policy_steps(applied, applied.state.policy, parsed, canaries)
-            if canaries is not None and (to := self._policies.diverted.get(model)) is not None:
-                steps.append(Step("rollback", f"in force and not on record yet: {to} answers in place of the policy"))
-                canaries = None
+        if (to := self._policies.diverted.get(model)) is not None:
+            said = f"in force and not on record yet: {to} answers what is left to the policy"
+            gone = ", ".join(map(str, sorted(self._policies.withdrawn[model])))
+            steps.append(Step("rollback", f"{said}{f'; {gone} counts as released no more' if gone else ''}"))
+            canaries = None
         slot = None
         if applied is not None and applied.state.policy is not None and canaries:
             for version in sorted(canaries):

@@ -47,6 +47,14 @@ def rollout_holds(model: str, attempt: int, candidate: Version, previous: Versio
     }
 
 
+def diversion_hold(model: str) -> Hold:
+    """Returns how a rollback that is in force and not on record holds the version that it goes back to."""
+    return Hold(
+        "a rollback that the state store has not recorded yet sends everything to it",
+        f"wait until it is on record: `turnout traffic show {model}` tells",
+    )
+
+
 def tag_hold(model: str, tag: str) -> Hold:
     """Returns how a tag holds the version that it names."""
     return Hold(

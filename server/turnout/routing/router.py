@@ -50,27 +50,34 @@ class _Resolutions:
 
     Attributes:
         snapshot, policies: The state of the world.
+        diverted, withdrawn: As of `Policies`.
         ways: By model and selector, as written; successes only.
         named: The version that a selector names, or the error that none is; by model, selector as written, and
             whether one that is ready goes first.
-        indexes: By model, and what of it they are of; of models that changed as well.
+        indexes: By model, with what they are of: the model, and releases that do not count; of models that changed as
+            well.
     """
 
     snapshot: CatalogSnapshot
     policies: Mapping[str, AppliedPolicy]
+    diverted: Mapping[str, Version] = field(default_factory=dict)
+    withdrawn: Mapping[str, frozenset[Version]] = field(default_factory=dict)
     ways: dict[tuple[str, str], Way] = field(default_factory=dict)
     named: dict[tuple[str, str, bool], Version | VersionNotFound] = field(default_factory=dict)
-    indexes: dict[str, tuple[ModelEntry, VersionIndex]] = field(default_factory=dict)
+    indexes: dict[str, tuple[ModelEntry, frozenset[Version], VersionIndex]] = field(default_factory=dict)
 
-    def follow(self, snapshot: CatalogSnapshot, policies: Mapping[str, AppliedPolicy]) -> "_Resolutions":
+    def follow(self, snapshot: CatalogSnapshot, policies: Policies) -> "_Resolutions":
         """Starts over with a new state of the world."""
-        if policies is not self.policies:
-            return _Resolutions(snapshot, policies, indexes=self.indexes)
+        diverted, withdrawn = policies.diverted, policies.withdrawn
+        if policies.current is not self.policies:
+            return _Resolutions(snapshot, policies.current, diverted, withdrawn, indexes=self.indexes)
         before = self.snapshot.models
         same = {name for name, model in snapshot.models.items() if before.get(name) is model}
         return _Resolutions(
             snapshot,
-            policies,
+            policies.current,
+            diverted,
+            withdrawn,
             {key: way for key, way in self.ways.items() if key[0] in same},
             {key: version for key, version in self.named.items() if key[0] in same},
             {name: index for name, index in self.indexes.items() if name in snapshot.models},
@@ -85,10 +92,22 @@ class _Resolutions:
                 raise DigestMismatch(fault) from error
             raise
 
+    def is_diverted(self, known: ModelEntry) -> bool:
+        """Tells whether a rollback that is not on record yet holds: the version that it goes back to can answer."""
+        to = self.diverted.get(known.name)
+        entry = known.versions.get(to) if to is not None else None
+        return entry is not None and entry.state is LifecycleState.READY
+
+    def policy(self, known: ModelEntry) -> Policy | None:
+        """Returns the policy that decides, which is that of a rollback that holds and is not on record yet, if any."""
+        if self.is_diverted(known):
+            return Policy(self.diverted[known.name])
+        applied = self.policies.get(known.name)
+        return applied.state.policy if applied is not None else None
+
     def _entry(self, model: str, selector: Selector, *, prefer_ready: bool) -> VersionEntry:
         known = self.snapshot.model(model)
-        applied = self.policies.get(model)
-        policy = applied.state.policy if applied else None
+        policy = self.policy(known)
         if policy is not None and eligible(selector, policy) is not None:
             return _baseline(known, policy)
         return known.versions[self._resolve(known, selector, prefer_ready=prefer_ready)]
@@ -110,12 +129,13 @@ class _Resolutions:
         return found
 
     def _index(self, known: ModelEntry) -> VersionIndex:
-        before, index = self.indexes.get(known.name, (None, None))
-        if index is None or before is None or before.layout is not known.layout:
-            index = _index(known)
+        withdrawn = self.withdrawn[known.name] if self.is_diverted(known) else frozenset()
+        before, without, index = self.indexes.get(known.name, (None, withdrawn, None))
+        if index is None or before is None or before.layout is not known.layout or without != withdrawn:
+            index = _index(known, withdrawn)
         elif before is not known:
             index = replace(index, ready=_in_state(known, _READY), coming=_in_state(known, _COMING))
-        self.indexes[known.name] = known, index
+        self.indexes[known.name] = known, withdrawn, index
         return index
 
 
@@ -138,7 +158,7 @@ class PolicyRouter:
         self._serve_yanked = serve_yanked
         self._catalog = catalog
         self._policies = policies
-        self._resolutions = _Resolutions(catalog.snapshot, policies.current)
+        self._resolutions = _Resolutions(catalog.snapshot, policies.current, policies.diverted, policies.withdrawn)
         self._turns: dict[tuple[str, str], Turn] = {}
 
     def route(self, model: str, selector: str, routing_key: str = "", *, baseline_only: bool = False) -> Route:
@@ -186,9 +206,9 @@ class PolicyRouter:
 
     def _current(self) -> _Resolutions:
         """Returns what is worked out about the state of the world of now."""
-        resolutions, snapshot, policies = self._resolutions, self._catalog.snapshot, self._policies.current
-        if resolutions.snapshot is not snapshot or resolutions.policies is not policies:
-            resolutions = self._resolutions = resolutions.follow(snapshot, policies)
+        resolutions, snapshot = self._resolutions, self._catalog.snapshot
+        if resolutions.snapshot is not snapshot or resolutions.policies is not self._policies.current:
+            resolutions = self._resolutions = resolutions.follow(snapshot, self._policies)
         return resolutions
 
     def _find(self, resolutions: _Resolutions, model: str, selector: str) -> Way:
@@ -211,26 +231,18 @@ class PolicyRouter:
             return stand_in
         if len(resolutions.ways) >= MAX_ROUTES:
             resolutions.ways.clear()
-        applied = resolutions.policies.get(model)
-        if applied is None:
-            way: Way = _unsplit(entry, selector, 0, warning, _FINDER)
-        elif applied.state.policy is None or (canaries := eligible(parsed, applied.state.policy)) is None:
-            way = _unsplit(entry, selector, applied.epoch, warning, applied.owners.finder)
+        known, applied = resolutions.snapshot.model(model), resolutions.policies.get(model)
+        policy = resolutions.policy(known)
+        epoch, finder = (0, _FINDER) if applied is None else (applied.epoch, applied.owners.finder)
+        way: Way
+        if policy is None or (canaries := eligible(parsed, policy)) is None:
+            way = _unsplit(entry, selector, epoch, warning, finder)
+        elif applied is None or resolutions.is_diverted(known):
+            way = Route.to(entry, Role.BASELINE, epoch, slots=finder)
         else:
-            versions = resolutions.snapshot.model(model).versions
-            target = versions.get(self._policies.diverted.get(model, applied.state.policy.baseline))
-            if model in self._policies.diverted and target is not None and target.state is LifecycleState.READY:
-                if isinstance(parsed, InRange) and not parsed.range.satisfied_by(target.manifest.version):
-                    raise NotLoaded(
-                        f"{applied.state.policy.baseline} is taken back, and {target.version_text} does not satisfy "
-                        f"{selector}"
-                    )
-                way = Route.to(target, Role.BASELINE, applied.epoch, slots=applied.owners.finder)
-            else:
-                finder = applied.owners.finder
-                baseline = Route.to(entry, Role.BASELINE, applied.epoch, applied.observer, slots=finder)
-                able = {str(v): e for v in canaries if (e := versions.get(v)) and e.state is LifecycleState.READY}
-                way = self._split(applied, baseline, able, (model, selector))
+            baseline = Route.to(entry, Role.BASELINE, epoch, applied.observer, slots=finder)
+            able = {str(v): e for v in canaries if (e := known.versions.get(v)) and e.state is LifecycleState.READY}
+            way = self._split(applied, baseline, able, (model, selector))
         if isinstance(way, Route) and way.role is Role.BASELINE and model in self._policies.meters:
             way = self._metered(self._policies.meters[model], way, (model, selector))
         resolutions.ways[model, selector] = way
@@ -325,11 +337,11 @@ def _yanked(entry: VersionEntry, known: ModelEntry) -> str:
     return f"{entry.model} {entry.version} was yanked{f' ({reason})' if reason else ''}"
 
 
-def _index(entry: ModelEntry) -> VersionIndex:
+def _index(entry: ModelEntry, withdrawn: Collection[Version]) -> VersionIndex:
     versions, stated = entry.versions, entry.declarations.digests
     return VersionIndex.of(
         entry.name,
-        {version: known.standing for version, known in versions.items()},
+        {v: Standing.CANDIDATE if v in withdrawn else known.standing for v, known in versions.items()},
         tags=entry.declarations.tags,
         # A version whose manifest changed goes by the digest that it was published with: that one is damaged.
         digests={stated.get(version, known.digest): version for version, known in versions.items()},

@@ -244,7 +244,7 @@ class Traffic:
         self._take_in({model: record})
         if before.policy is not None and (after.policy is None or after.policy.baseline != before.policy.baseline):
             # For what happens before the next look; that one knows which way back is left.
-            way_back = Fallbacks(needed=(before.policy.baseline,))
+            way_back = Fallbacks(needed=(before.policy.baseline,), nearest=before.policy.baseline)
             self._policies.fallbacks = {**self._policies.fallbacks, model: way_back}
         self._log.info(
             "traffic changed", model=model, epoch=record.epoch, action=action, actor=change.actor, reason=change.reason,
@@ -332,11 +332,12 @@ class Traffic:
             ]
         # Whether they are there is for who loads them to say.
         found = rollback_targets(answered(entries), statuses, statuses.keys())[:1]
+        nearest = found[0] if found else None
         if applied is not None and applied.state.policy is not None:
-            return Fallbacks(needed=found)
+            return Fallbacks(needed=found, nearest=nearest)
         default = default_version(statuses)
         below = default_version({v: status for v, status in statuses.items() if v != default})
-        return Fallbacks(spare=found if below is None else {*found, below})
+        return Fallbacks(spare=found if below is None else {*found, below}, nearest=nearest)
 
     def _take_in(self, records: Mapping[str, PolicyRecord]) -> None:
         """Puts in force what is new in `records`, in one swap."""

@@ -23,7 +23,7 @@ from turnout.errors import (
     ModelFailure,
     ModelTimedOut,
 )
-from turnout.serving.keyed import BAD, ERROR, INVALID, NO_SLOT, ROOM, UNTIMED, Entries, KeyedLog
+from turnout.serving.keyed import BAD, ERROR, GIVEN_UP, INVALID, NO_SLOT, ROOM, UNTIMED, Entries, KeyedLog, judge
 from turnout.serving.tensor import Array
 from turnout.telemetry.histogram import LATENCY_BOUNDS
 
@@ -31,6 +31,16 @@ SERVER_FAULTS = frozenset(
     {"INTERNAL", "UNKNOWN", "DATA_LOSS", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED"}
 )
 """Codes that the caller has no part in."""
+
+
+def failure_marks(code: str) -> int:
+    """Returns what the status code of a failed request says: `ERROR`, `GIVEN_UP`, both or neither (`keyed.judge`)."""
+    if code == "DEADLINE_EXCEEDED":
+        return GIVEN_UP | ERROR
+    if code == "CANCELLED":
+        return GIVEN_UP
+    return ERROR if code in SERVER_FAULTS else 0
+
 
 _OF_A_RUN = (InputsRefused, ModelFailure, MemoryBudgetExceeded)
 """What the model did with a request, where another version may do better."""
@@ -82,7 +92,7 @@ class Rules:
 
     Attributes:
         thresholds: Latencies, ascending, seconds.
-        client_timeout: A caller whose deadline is shorter than this (the baseline's p50), seconds, has itself to blame.
+        client_timeout: A caller who waits for less than this (the baseline's p50), seconds, has itself to blame.
         warm_requests: First requests of each batch size that latency leaves out.
         stalled: Latency, seconds, beyond which a request is bad for the circuit breaker.
     """
@@ -295,7 +305,7 @@ class ArmMeter:
         Args:
             counts: That it was admitted to.
             slot: As `admit` returned it.
-            took: Seconds from its arrival.
+            took: Seconds from its arrival; that its caller waited, where the deadline passed.
             code: Status code name that the error becomes.
             error: Why.
             request: What was asked.
@@ -303,15 +313,14 @@ class ArmMeter:
         counts.settled += 1
         if counts.closed:
             return
-        short_deadline = request.client_timeout is not None and request.client_timeout < self.rules.client_timeout
-        given_up = code in ("CANCELLED", "DEADLINE_EXCEEDED")
-        fault = code in SERVER_FAULTS or (code == "DEADLINE_EXCEEDED" and not short_deadline)
+        passed, marks = bisect_left(counts.thresholds, took), failure_marks(code)
+        given_up, expired = bool(marks & GIVEN_UP), marks == GIVEN_UP | ERROR
+        excused, untimed = judge(expired, given_up, took < self.rules.client_timeout, not passed)
+        fault = bool(marks & ERROR) and not excused
         if isinstance(error, InvalidTensor):
             fault = self.baseline is not None and self.baseline.accepts(request)
-        late = took > counts.late and not short_deadline
-        passed = bisect_left(counts.thresholds, took)
-        marks = 0
-        if short_deadline or (given_up and not passed):
+        late, marks = took > counts.late, 0
+        if untimed:
             counts.untimed += 1  # it says nothing about how long the answer would have taken
             marks = UNTIMED
         else:

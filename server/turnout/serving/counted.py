@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from turnout.serving.arms import SERVER_FAULTS, ArmMeter, FailedRequest, TickCounts
+from turnout.serving.arms import ArmMeter, FailedRequest, TickCounts, failure_marks
 from turnout.serving.batcher import Answer
 from turnout.serving.finite import all_finite
 from turnout.serving.inference import InferenceRequest, Route
-from turnout.serving.keyed import ERROR, INVALID, NO_SLOT, UNTIMED, KeyedLog
+from turnout.serving.keyed import INVALID, NO_SLOT, KeyedLog
 
 _NOBODY: Sequence[tuple[ArmMeter, TickCounts, int]] = ()
 
@@ -50,14 +50,14 @@ class Counted:
 
     def failed(self, request: InferenceRequest, took: float, code: str, error: BaseException) -> None:
         """Counts the failure, `took` seconds after the request arrived; `code` is the status that it becomes."""
+        if code == "DEADLINE_EXCEEDED" and request.deadline is not None:
+            took = request.deadline - request.arrived  # whenever that was noticed
         if self._meters:
             failure = _failed(request)
             for meter, counts, known in self._meters:
                 meter.failed(counts, known, took, code, error, failure)
         if self._history is not None:
-            fault = ERROR if code in SERVER_FAULTS or code == "DEADLINE_EXCEEDED" else 0
-            given_up = UNTIMED if code in ("CANCELLED", "DEADLINE_EXCEEDED") else 0
-            self._history.add(self._slot | fault | given_up, took)
+            self._history.add(self._slot | failure_marks(code), took)
 
 
 def _failed(request: InferenceRequest) -> FailedRequest:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,9 @@ SLOTS = 65_536
 NO_SLOT = -1
 """Of a request without a key, and of one whose key found no room in a full log."""
 
-ERROR, INVALID, UNTIMED, BAD = 1 << 16, 1 << 17, 1 << 18, 1 << 19
+ERROR, INVALID, UNTIMED, BAD, GIVEN_UP = 1 << 16, 1 << 17, 1 << 18, 1 << 19, 1 << 20
 """Marks beside the slot: failed by the server's fault; NaN or infinity in an output; says nothing about latency; any
-bad event at all."""
+bad event at all; its caller waited no longer, which with `ERROR` is a deadline that passed (see `Entries.judged`)."""
 
 ROOM = 1 << 17
 """Requests that a log takes between two ticks: 26,000 a second at a tick of 5 s, in 1.5 MB."""
@@ -30,6 +31,10 @@ _HISTORY_REQUESTS = 1 << 18
 _HISTORY_SECONDS = 1800.0
 
 Marks = NDArray[np.uint32]
+
+Flags = TypeVar("Flags", bool, NDArray[np.bool_])
+"""Of one request, or of an array of them."""
+
 BySlot = NDArray[np.int64]
 
 
@@ -89,6 +94,30 @@ class KeyedLog:
         return Entries(np.frombuffer(marks, np.uint32), np.frombuffer(seconds, np.float64))
 
 
+class Judged(NamedTuple, Generic[Flags]):
+    """What is made of callers who waited no longer.
+
+    Attributes:
+        excused: It is no error.
+        untimed: It says nothing about how long the answer would have taken.
+    """
+
+    excused: Flags
+    untimed: Flags
+
+
+def judge(expired: Flags, given_up: Flags, early: Flags, before_first: Flags) -> Judged[Flags]:
+    """Returns what is made of callers who waited no longer: the one rule, for a request as for an array of them.
+
+    Args:
+        expired: The deadline passed.
+        given_up: That, or the caller cancelled.
+        early: Sooner than the baseline's median (`Rules.client_timeout`).
+        before_first: Not later than the least threshold.
+    """
+    return Judged(expired & early, given_up & (early | before_first))
+
+
 @dataclass(frozen=True, eq=False)
 class Entries:
     """Requests that ended.
@@ -126,6 +155,23 @@ class Entries:
     def slower(self, seconds: float) -> NDArray[np.bool_]:
         """Returns which requests that are timed took longer than `seconds`, shape (N,)."""
         return np.asarray(~self.marked(UNTIMED) & (self.seconds > seconds))
+
+    def judged(self, least: float, client_timeout: float) -> "Entries":
+        """Returns the requests with callers who waited no longer judged as a rollout's own requests are (`judge`).
+
+        Args:
+            least: The least threshold, seconds.
+            client_timeout: As of `Rules`.
+        """
+        given_up = self.marked(GIVEN_UP)
+        if not given_up.any():
+            return self
+        expired = given_up & self.marked(ERROR)
+        excused, untimed = judge(expired, given_up, self.seconds < client_timeout, self.seconds <= least)
+        marks = self.marks.copy()
+        marks[excused] &= np.uint32(~ERROR & 0xFFFFFFFF)
+        marks[untimed] |= np.uint32(UNTIMED)
+        return Entries(marks, self.seconds)
 
     def bad(self, stalled: float) -> NDArray[np.bool_]:
         """Returns which requests failed, were answered with an invalid output or took longer than `stalled` seconds."""
@@ -208,6 +254,10 @@ class Window:
     def entries(self) -> Entries:
         """All of them, the oldest first."""
         return joined(self.parts)
+
+    def judged(self, least: float, client_timeout: float) -> "Window":
+        """Returns the window with its requests judged. Arguments as of `Entries.judged`."""
+        return Window((self.entries.judged(least, client_timeout),))
 
     def latest(self, slots: NDArray[np.bool_], most: int, stalled: float) -> tuple[BySlot, BySlot]:
         """Returns by slot the latest requests, at most `most` each, and the bad ones among them; shapes (SLOTS,).

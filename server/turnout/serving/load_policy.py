@@ -31,10 +31,12 @@ class Fallbacks:
     Attributes:
         needed: Are loaded for it: under a policy, what a rollback would go back to.
         spare: Stay loaded if they are: without a policy, that, and what would answer if the highest release went.
+        nearest: What a rollback would go back to, first of all; None: nothing answered before.
     """
 
     needed: Collection[Version] = ()
     spare: Collection[Version] = ()
+    nearest: Version | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -249,7 +249,7 @@ def _leave_wal(file: Path) -> None:
 def _running(connection: Connection, alive_seconds: float) -> list[str]:
     if not inspect(connection).has_table(schema.servers.name):
         return []
-    met = servers.meeting(connection)
+    met = servers.meeting(connection, "")
     return [one.name for one in met.servers if met.now - one.seen < timedelta(seconds=alive_seconds)]
 
 

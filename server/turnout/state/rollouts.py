@@ -142,7 +142,13 @@ def write(
 
 
 def latest(
-    connection: Connection, model: str | None, limit: int, *, running: bool, attempt: int | None = None
+    connection: Connection,
+    model: str | None,
+    limit: int,
+    *,
+    running: bool,
+    attempt: int | None = None,
+    state: str | None = None,
 ) -> list[RolloutRecord]:
     """Reads rollouts, the newest first."""
     query = select(schema.rollouts).order_by(schema.rollouts.c.started.desc(), schema.rollouts.c.attempt.desc())
@@ -152,6 +158,8 @@ def latest(
         query = query.where(schema.rollouts.c.attempt == attempt)
     if running:
         query = query.where(schema.rollouts.c.final == 0)
+    if state is not None:
+        query = query.where(schema.rollouts.c.state == state)
     return [_record(row) for row in connection.execute(query.limit(limit))]
 
 

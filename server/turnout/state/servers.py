@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import Connection, TextClause, and_, delete, select, text, update
 
@@ -60,14 +60,19 @@ class CountRecord:
         model, attempt: The rollout.
         tick: Number of the tick: the database's time divided by the seconds of a tick.
         server: The server's name.
-        document: The counts, JSON values.
+        text: The counts, as JSON.
     """
 
     model: str
     attempt: int
     tick: int
     server: str
-    document: Mapping[str, Any]
+    text: str
+
+    @classmethod
+    def of(cls, model: str, attempt: int, tick: int, server: str, document: Mapping[str, Any]) -> Self:
+        """Returns the record of JSON values."""
+        return cls(model, attempt, tick, server, _text(document))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +117,20 @@ def report(connection: Connection, server: ServerReport, counts: Iterable[CountR
     else:
         connection.execute(update(table).where(table.c.name == server.name).values(started=time_text(now), **values))
     rows = [
-        {"model": c.model, "attempt": c.attempt, "tick": c.tick, "server": c.server, "document": _text(c.document)}
-        for c in counts
+        {"model": c.model, "attempt": c.attempt, "tick": c.tick, "server": c.server, "document": c.text} for c in counts
     ]
     if rows:
         connection.execute(_inserted("rollout_counts", rows[0]), rows)
     return now
 
 
-def meeting(connection: Connection) -> Meeting:
-    """Reads what servers said."""
+def meeting(connection: Connection, driver: str | None) -> Meeting:
+    """Reads what servers said.
+
+    Args:
+        connection: In a transaction.
+        driver: Counts of the rollouts that it drives; None: of all.
+    """
     table, counts = schema.servers, schema.rollout_counts
     servers = [
         ServerRecord(
@@ -130,8 +139,12 @@ def meeting(connection: Connection) -> Meeting:
         )
         for row in connection.execute(select(table).order_by(table.c.name))
     ]  # fmt: skip
-    rows = connection.execute(select(counts).order_by(counts.c.model, counts.c.attempt, counts.c.tick, counts.c.server))
-    found = [CountRecord(row.model, row.attempt, row.tick, row.server, json.loads(row.document)) for row in rows]
+    query = select(counts).order_by(counts.c.model, counts.c.attempt, counts.c.tick, counts.c.server)
+    if driver is not None:
+        driven = schema.rollouts
+        same = and_(driven.c.model == counts.c.model, driven.c.attempt == counts.c.attempt)
+        query = query.join(driven, same).where(driven.c.driver == driver)
+    found = [CountRecord(r.model, r.attempt, r.tick, r.server, r.document) for r in connection.execute(query)]
     return Meeting(clock(connection), servers, found)
 
 

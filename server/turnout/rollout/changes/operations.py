@@ -15,7 +15,7 @@ from turnout.registry.repository import Repository
 from turnout.registry.signature import Signature
 from turnout.rollout.changes.release import release, withdraw
 from turnout.rollout.changes.rollback import rollback
-from turnout.rollout.changes.situation import Ending, Outcome, Situation
+from turnout.rollout.changes.situation import Ending, Outcome, Since, Situation
 from turnout.rollout.records import UnreadableRollout, split_records
 from turnout.routing.answers import Answers
 from turnout.routing.policy import PolicyState, readable
@@ -114,6 +114,7 @@ class Operations:
         reason: str,
         keep_released: bool = False,
         expected_epoch: int | None = None,
+        since: Since | None = None,
         trouble: Trouble = lambda _: "",
         signatures: Mapping[Version, Signature] | None = None,
     ) -> Done:
@@ -126,6 +127,7 @@ class Operations:
             reason: Why.
             keep_released: What is gone back from stays released.
             expected_epoch: That the operator looked at: of the one rollout that runs, or else of the traffic.
+            since: What the rollback was decided on, if that was before; refused where somebody has changed it since.
             trouble: Says why a version cannot answer.
             signatures: Of the versions that are served, so that a repository that is away hinders nothing; None: those
                 that are in the repository.
@@ -140,6 +142,12 @@ class Operations:
 
         def decide(situation: Situation, epoch: int) -> Outcome:
             _refuse_stale(situation, epoch, expected_epoch)
+            if since is not None and since.overruled(
+                epoch, situation.actor, situation.state.policy, situation.answering
+            ):
+                raise Conflict(
+                    f"who answers {model} was changed since: {situation.actor or 'somebody'} decided otherwise"
+                )
             return rollback(situation, to, order, keep_released=keep_released, actor=actor, reason=reason)
 
         return self._decide(model, decide, actor, reason, trouble, signatures=signatures)
@@ -265,6 +273,7 @@ def _situation(view: ModelView, signatures: Mapping[Version, Signature], trouble
         tuple(unreadable),
         answered(history),
         trouble,
+        epochs[0].actor if epochs else "",
     )
     return situation, epochs[0].epoch if epochs else 0
 

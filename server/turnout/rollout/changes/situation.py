@@ -7,6 +7,7 @@ from semver import Version
 
 from turnout.registry.signature import Signature
 from turnout.registry.standing import Standing
+from turnout.rollout.actors import is_rollout
 from turnout.rollout.attempt import PROMOTED, Entry, Rollout, RolloutState
 from turnout.rollout.records import UnreadableRollout
 from turnout.routing.answers import Answers, answers_of
@@ -27,6 +28,7 @@ class Situation:
         unreadable: Those that run and that this release cannot read.
         history: The versions that answered plain requests, in order, the present one last.
         trouble: Says why a version cannot answer; "" where it can, or nobody knows here.
+        actor: Who put the policy in force.
     """
 
     model: str
@@ -37,6 +39,7 @@ class Situation:
     unreadable: tuple[UnreadableRollout, ...] = ()
     history: tuple[Version, ...] = ()
     trouble: Callable[[Version], str] = lambda _: ""
+    actor: str = ""
 
     @property
     def answering(self) -> Version | None:
@@ -80,6 +83,32 @@ def situation_answers(
         if rollout.state is not RolloutState.PENDING
     }
     return answers_of(policy, statuses, by)
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """Who answered a model's plain requests when a rollback was decided on that is not on record yet.
+
+    Attributes:
+        epoch: Of the policy.
+        answering: The version that did; None: not known.
+    """
+
+    epoch: int
+    answering: Version | None
+
+    def overruled(self, epoch: int, actor: str, policy: Policy | None, answering: Version | None) -> bool:
+        """Tells whether somebody has decided otherwise since; what rollouts did to the policy meanwhile is no decision.
+
+        Args:
+            epoch: Of the policy now.
+            actor: Who put it in force.
+            policy: The policy.
+            answering: The version that answers plain requests, canaries aside.
+        """
+        if epoch != self.epoch:
+            return not is_rollout(actor)
+        return policy is None and None not in (answering, self.answering) and answering != self.answering
 
 
 Ending = tuple[Rollout, tuple[Entry, ...]]

@@ -10,8 +10,12 @@ from turnout.rollout.counters import Counted, Counters
 from turnout.rollout.engine.server_ticks import Gathered, ServerTick, gather
 from turnout.rollout.evidence import Count
 from turnout.rollout.thresholds import rules_of
+from turnout.state.rollouts import RolloutRecord
 
 _MOST_PARTS = 1000
+
+UNKNOWN = -1
+"""Number of a write that this server has not read."""
 
 
 @dataclass(slots=True, eq=False)
@@ -27,8 +31,11 @@ class ActiveRollout:
         numbers: Of the ticks that are over and not closed, by the state store's clock, the oldest first.
         last_number: Of the last of them.
         parts: What servers counted and this one has not taken: its own, and where it drives the rollout the others'.
+        kept: What this server counted and took itself, and what is not known to be on record: if another one drives the
+            rollout meanwhile, it is told that.
         mailed: Servers whose parts came by the state store since the last were taken.
         delivered: By server, number of the last tick that goes from the state store with the next write.
+        unread: The record, where it is newer than `rollout`: nothing happened but that another server counted.
         refused: Why the last change of the traffic was refused.
         saved: The state store has it as it stands.
         entries, ticks: What is still to be recorded.
@@ -42,9 +49,11 @@ class ActiveRollout:
     numbers: deque[int] = field(default_factory=deque)
     last_number: int = -1
     parts: dict[tuple[int, str], ServerTick] = field(default_factory=dict)
+    kept: dict[tuple[int, str], ServerTick] = field(default_factory=dict)
     mailed: set[str] = field(default_factory=set)
     delivered: dict[str, int] = field(default_factory=dict)
     sample: int = 0
+    unread: RolloutRecord | None = None
     refused: str = ""
     saved: bool = True
     entries: list[Entry] = field(default_factory=list)
@@ -108,19 +117,52 @@ class ActiveRollout:
             oldest: Ticks of other servers below this number come too late.
         """
         gathered = gather(self.parts.values(), self.rollout.per_server.taken, own, oldest)
+        self.kept |= {key: part for key, part in self.parts.items() if key[1] == own}
+        for key in sorted(self.kept)[: max(len(self.kept) - _MOST_PARTS, 0)]:
+            del self.kept[key]
         self.parts.clear()
         taken = {**self.rollout.per_server.taken, **gathered.taken}
         self.delivered |= {name: taken[name] for name in self.mailed if name in taken}
         self.mailed.clear()
         return gathered
 
-    def note(self, gathered: Gathered, shadow: Count) -> None:
-        """Has what was taken recorded with the next write, so that the evidence can be computed again from it."""
-        where = {"state": str(self.rollout.state), "weight": self.rollout.canary_weight}
-        for tick, latency in zip(gathered.ticks, gathered.latency, strict=True):
-            self.ticks.append({**tick.to_json(), **where, "latency": latency})
-        if shadow.requests:
-            self.ticks.append({"shadow": [shadow.requests, shadow.bad], **where})
+    def recorded(self, rollout: Rollout, number: int) -> None:
+        """Notes that it was recorded as it stood; it may have moved on, if that took longer than anybody waited.
+
+        Args:
+            rollout: As it was recorded.
+            number: Of that write.
+        """
+        self.saved, self.number = self.rollout is rollout, number
+        if self.saved:
+            self.delivered.clear()
+        taken = rollout.per_server.taken
+        self.kept = {key: part for key, part in self.kept.items() if key[0] > taken.get(key[1], -1)}
+
+    def lost(self, own: str) -> None:
+        """Notes that another server drives it: nothing of what was decided here holds, and all that was counted does.
+
+        Args:
+            own: This server's name.
+        """
+        self.parts = self.kept | {key: part for key, part in self.parts.items() if key[1] == own}
+        self.kept = {}
+        self.entries, self.ticks = [], []
+        self.mailed.clear()
+        self.delivered.clear()
+        self.saved, self.number, self.refused = True, UNKNOWN, ""
+
+
+def tick_records(rollout: Rollout, gathered: Gathered, shadow: Count) -> list[Mapping[str, object]]:
+    """Returns what is recorded of what was taken, so that the evidence can be computed again from it."""
+    where = {"state": str(rollout.state), "weight": rollout.canary_weight}
+    found: list[Mapping[str, object]] = [
+        {**tick.to_json(), **where, "latency": latency}
+        for tick, latency in zip(gathered.ticks, gathered.latency, strict=True)
+    ]
+    if shadow.requests:
+        found.append({"shadow": [shadow.requests, shadow.bad], **where})
+    return found
 
 
 def _texts(buckets: Mapping[int, int]) -> dict[str, int]:

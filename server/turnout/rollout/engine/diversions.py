@@ -2,16 +2,18 @@
 
 A store that is locked or away delays the record of a rollback, never the rollback. Each diversion is a small file in
 the repository, read at the start and twice a second by every server and worker that shares the repository and the
-state store; so a rollback reaches them although the store does not answer. The file goes once the rollback is on
-record, or somebody has changed the model's policy since.
+state store; so a rollback reaches them although the store does not answer. The file goes at once if somebody has
+decided otherwise since. Once the rollback is on record it says so and stays for some minutes: a server that is cut off
+from the store has not heard of that record.
 """
 
 import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -19,9 +21,12 @@ from typing import Any, Protocol, Self
 from semver import Version
 from structlog.typing import FilteringBoundLogger
 
+from turnout.rollout.changes.situation import Since
 from turnout.threads import Threads
 
 _DIRECTORY = Path(".turnout", "diverted")
+
+_RECORDED_SECONDS, _RECORDED_UNSEEN_SECONDS = 600.0, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,38 +35,45 @@ class Diversion:
 
     Attributes:
         model: Its model.
-        to: The version that answers everything that the policy decides on.
-        epoch: Of the policy that it goes before; another epoch ends it.
+        to: The version that answers everything that is left to the policy.
+        since: Who answered before; somebody else's decision since then ends it.
         attempt: The rollout that is taken back; 0 for a rollback by hand.
         actor: Who asked; "" for the rollout itself.
         reason: Why.
-        since: Since when.
+        began: Since when.
+        withdrawn: Versions that count as released no more.
         keep_released: As of a rollback by hand.
+        recorded: Epoch of the policy with which it was on record; None: it is not yet.
     """
 
     model: str
     to: Version
-    epoch: int
+    since: Since
     attempt: int
     actor: str
     reason: str
-    since: datetime
+    began: datetime
+    withdrawn: tuple[Version, ...] = ()
     keep_released: bool = False
+    recorded: int | None = None
 
     @property
     def sentence(self) -> str:
         """What it does, for people."""
         by = f"by {self.actor}" if self.actor else f"of attempt {self.attempt}"
         return (
-            f"{self.to} answers everything since {self.since:%H:%M:%S} UTC: a rollback {by} is in force and not on "
+            f"{self.to} answers everything since {self.began:%H:%M:%S} UTC: a rollback {by} is in force and not on "
             f"record yet ({self.reason})"
         )
 
     def to_json(self) -> dict[str, Any]:
         """Returns the form that its file holds."""
         return {
-            "model": self.model, "to": str(self.to), "epoch": self.epoch, "attempt": self.attempt, "actor": self.actor,
-            "reason": self.reason, "since": self.since.isoformat(), "keep_released": self.keep_released,
+            "model": self.model, "to": str(self.to), "epoch": self.since.epoch, "attempt": self.attempt,
+            "actor": self.actor, "reason": self.reason, "since": self.began.isoformat(),
+            "answering": None if self.since.answering is None else str(self.since.answering),
+            "withdrawn": [str(version) for version in self.withdrawn], "keep_released": self.keep_released,
+            "recorded": self.recorded,
         }  # fmt: skip
 
     @classmethod
@@ -72,10 +84,13 @@ class Diversion:
             ValueError: It did not write that.
         """
         try:
+            answering = body.get("answering")  # an earlier release wrote neither this nor what is withdrawn
+            since = Since(int(body["epoch"]), None if answering is None else Version.parse(answering))
             return cls(
-                str(body["model"]), Version.parse(body["to"]), int(body["epoch"]), int(body["attempt"]),
-                str(body["actor"]), str(body["reason"]), datetime.fromisoformat(body["since"]),
-                bool(body["keep_released"]),
+                str(body["model"]), Version.parse(body["to"]), since, int(body["attempt"]), str(body["actor"]),
+                str(body["reason"]), datetime.fromisoformat(body["since"]),
+                tuple(map(Version.parse, body.get("withdrawn", ()))), bool(body["keep_released"]),
+                None if body.get("recorded") is None else int(body["recorded"]),
             )  # fmt: skip
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a diversion: {type(error).__name__} {error}") from error
@@ -121,10 +136,14 @@ class DiversionFiles:
             return found
         for name in names:
             try:
-                body = json.loads((self._directory / name).read_bytes())
+                with (self._directory / name).open("rb") as file:
+                    age, body = time.time() - os.fstat(file.fileno()).st_mtime, json.load(file)
                 if not isinstance(body, dict):
                     raise ValueError("not a JSON object")
                 diversion = Diversion.from_json(body)
+                if diversion.recorded is not None and age > _kept_seconds(diversion):
+                    self.remove(diversion.model)
+                    continue
             except FileNotFoundError:
                 continue
             except ValueError as error:
@@ -160,11 +179,16 @@ class DiversionFiles:
             os.close(descriptor)
 
 
+def _kept_seconds(diversion: Diversion) -> float:
+    """Returns for how long a file stays once its rollback is on record: short, where no epoch tells who knows of it."""
+    return _RECORDED_SECONDS if diversion.recorded != diversion.since.epoch else _RECORDED_UNSEEN_SECONDS
+
+
 class Diverting(Protocol):
     """What routes; `World` is one."""
 
-    def divert(self, model: str, to: Version) -> None:
-        """Has `to` answer everything that the policy decides on, in memory, until `undivert`."""
+    def divert(self, model: str, to: Version, withdrawn: Collection[Version]) -> None:
+        """Has `to` answer what is left to the policy, and `withdrawn` be no releases, in memory, until `undivert`."""
         ...
 
     def undivert(self, model: str) -> None:
@@ -203,10 +227,8 @@ class Diversions:
     def begin(self, diversion: Diversion) -> None:
         """Has one in force at once, and kept soon."""
         known = self._current.get(diversion.model)
-        self._world.divert(diversion.model, diversion.to)
-        if known is not None and (known.to, known.epoch, known.attempt) == (
-            diversion.to, diversion.epoch, diversion.attempt
-        ):  # fmt: skip
+        self._world.divert(diversion.model, diversion.to, diversion.withdrawn)
+        if known is not None and replace(diversion, reason=known.reason, began=known.began) == known:
             return
         self._current[diversion.model] = diversion
         self._adopted.discard(diversion.model)
@@ -214,23 +236,35 @@ class Diversions:
         self._log.info("a rollback is in force before it is on record", model=diversion.model, what=diversion.sentence)
         self._keep(lambda: self._journal.write(diversion), diversion.model)
 
-    def end(self, model: str) -> None:
-        """Has the policy hold again, and forgets the diversion."""
-        if self._current.pop(model, None) is None:
+    def end(self, model: str, recorded: int | None = None) -> None:
+        """Has the policy hold again.
+
+        Args:
+            model: Its model.
+            recorded: Epoch of the policy with which the rollback was on record; None: it never will be.
+        """
+        diversion = self._current.pop(model, None)
+        if diversion is None:
             return
         self._changes += 1
         self._adopted.discard(model)
         self._world.undivert(model)
-        self._keep(lambda: self._journal.remove(model), model)
+        if recorded is None:
+            self._keep(lambda: self._journal.remove(model), model)
+        elif diversion.recorded is None:
+            self._keep(lambda: self._journal.write(replace(diversion, recorded=recorded)), model)
 
-    async def follow(self, current_epoch: Callable[[str], int]) -> Sequence[Diversion]:
+    async def follow(
+        self, overruled: Callable[[Diversion], bool], heard: Callable[[Diversion], bool]
+    ) -> Sequence[Diversion]:
         """Takes up what other servers, or this one before a restart, have diverted.
 
         Args:
-            current_epoch: Returns the epoch of a model's policy in force.
+            overruled: Tells whether somebody has decided otherwise since.
+            heard: Tells whether it is known here that it is on record.
 
         Returns:
-            Diversions that others began and whose file has gone: they are on record, and end once that was followed.
+            Diversions that others began and that are on record by now: they end once that was followed here.
         """
         changes = self._changes
         try:
@@ -241,20 +275,23 @@ class Diversions:
         if changes != self._changes:
             return ()  # it changed meanwhile: what was read is old
         for model, diversion in kept.items():
-            if model in self._current:
+            if model in self._current or (diversion.recorded is not None and heard(diversion)):
                 continue
-            if current_epoch(model) != diversion.epoch:
+            if overruled(diversion):
                 self._log.warning(
-                    "a rollback that was not on record is dropped: the policy has changed since",
+                    "a rollback that was not on record is dropped: somebody has changed who answers since",
                     model=model, what=diversion.sentence,
                 )  # fmt: skip
                 self._keep(lambda model=model: self._journal.remove(model), model)  # type: ignore[misc]
                 continue
             self._current[model] = diversion
             self._adopted.add(model)
-            self._world.divert(model, diversion.to)
+            self._world.divert(model, diversion.to, diversion.withdrawn)
             self._log.warning("a rollback that is not on record holds here too", model=model, what=diversion.sentence)
-        return [one for model, one in self._current.items() if model in self._adopted and model not in kept]
+        return [
+            one for model, one in self._current.items()
+            if model in self._adopted and (model not in kept or kept[model].recorded is not None)
+        ]  # fmt: skip
 
     def close(self) -> None:
         """Waits until all is kept."""

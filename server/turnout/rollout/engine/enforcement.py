@@ -7,12 +7,14 @@ store answers.
 from dataclasses import replace
 from datetime import datetime
 
+from semver import Version
 from structlog.typing import FilteringBoundLogger
 
-from turnout.errors import Conflict, TurnoutError, Unavailable
+from turnout.errors import Conflict, ModelNotFound, TurnoutError, Unavailable
 from turnout.registry.standing import Standing
 from turnout.rollout.actors import rollout_actor
 from turnout.rollout.attempt import Rollout, RolloutState
+from turnout.rollout.changes.situation import Since
 from turnout.rollout.desired import desired_policy
 from turnout.rollout.engine.active import ActiveRollout
 from turnout.rollout.engine.diversions import Diversion, Diversions
@@ -63,11 +65,12 @@ class Enforcement:
         """
         if not self._awaits_rollback(rollout):
             return
-        applied, policy = self._world.in_force(rollout.model)
+        model, gone = rollout.model, (rollout.candidate,) if self._still_released(rollout) else ()
+        applied, policy = self._world.in_force(model)
         desired = desired_policy(rollout, policy)
-        to = rollout.previous if desired is None else desired.baseline
-        epoch = applied.epoch if applied is not None else 0
-        self._diversions.begin(Diversion(rollout.model, to, epoch, rollout.attempt, "", rollout.verdict, now))
+        to = desired.baseline if desired is not None else self._world.baseline(model, gone) or rollout.previous
+        since = Since(applied.epoch if applied is not None else 0, self._answering(model))
+        self._diversions.begin(Diversion(model, to, since, rollout.attempt, "", rollout.verdict, now, gone))
 
     async def apply(self, active: ActiveRollout, seconds: float) -> None:
         """Puts in force what the recorded state asks for.
@@ -115,30 +118,68 @@ class Enforcement:
         """
         for diversion in self._diversions.current:
             if not self._needed(diversion, fresh=fresh):
-                self._diversions.end(diversion.model)
+                self.end(diversion)
+
+    def end(self, diversion: Diversion) -> None:
+        """Has a model's policy hold again: a rollback is on record and known here, or somebody decided otherwise."""
+        applied, _ = self._world.in_force(diversion.model)
+        epoch = applied.epoch if applied is not None else 0
+        self._diversions.end(diversion.model, None if self.overruled(diversion) else epoch)
+
+    def heard(self, diversion: Diversion) -> bool:
+        """Tells whether the record of a rollback that is on record is known here."""
+        applied, policy = self._world.in_force(diversion.model)
+        epoch = applied.epoch if applied is not None else 0
+        if policy is None and epoch == diversion.recorded:
+            return self._says_so(diversion)
+        return diversion.recorded is not None and epoch >= diversion.recorded
 
     def _needed(self, diversion: Diversion, *, fresh: bool) -> bool:
         model, attempt = diversion.model, diversion.attempt
-        if any(self._awaits_rollback(active.rollout) for active in self._ownership.of(model)):
-            return True
-        applied, policy = self._world.in_force(model)
-        if applied is not None and applied.epoch != diversion.epoch:
-            return False  # on record by now, or somebody has decided otherwise since
-        if not attempt and policy is not None and policy.baseline == diversion.to and not policy.canaries:
-            return False  # the policy itself says so
-        if not attempt or not fresh:
-            return True
-        return any(
+        if any(self._awaits_rollback(rollout) for rollout in self._ownership.of_model(model)):
+            return True  # whoever drives it: until its traffic has gone back here too
+        if self.overruled(diversion):
+            return False
+        if not attempt:
+            return not self._says_so(diversion)
+        return not fresh or any(
             r.attempt == attempt and r.state is not RolloutState.ABORTING for r in self._ownership.of_model(model)
         )
 
+    def overruled(self, diversion: Diversion) -> bool:
+        """Tells whether somebody, and no rollout, has changed who answers since: that is on record, or goes before."""
+        applied, policy = self._world.in_force(diversion.model)
+        epoch, actor = (0, "") if applied is None else (applied.epoch, applied.actor)
+        answering = self._answering(diversion.model)
+        return answering != diversion.to and diversion.since.overruled(epoch, actor, policy, answering)
+
+    def _says_so(self, diversion: Diversion) -> bool:
+        """Tells whether what is on record comes to the same as a rollback by hand."""
+        model = diversion.model
+        if self._answering(model) != diversion.to:
+            return False
+        _, policy = self._world.in_force(model)
+        released = any(self._world.is_released(model, version) for version in diversion.withdrawn)
+        return not released and (policy is None or not policy.canaries)
+
+    def _answering(self, model: str) -> Version | None:
+        """Returns the version that plain requests get by what is on record, ready here or not; None if none does."""
+        try:
+            return self._world.situation(model, ()).answering
+        except ModelNotFound:
+            return None
+
     def _awaits_rollback(self, rollout: Rollout) -> bool:
-        """Tells whether a rollout is being taken back and its traffic has not gone back yet."""
+        """Tells whether a rollout is being taken back and its traffic, or its release, has not gone back yet."""
         if rollout.state is not RolloutState.ABORTING:
             return False
         _, policy = self._world.in_force(rollout.model)
         desired = desired_policy(rollout, policy)
-        return desired is not None and desired != policy
+        return (desired is not None and desired != policy) or self._still_released(rollout)
+
+    def _still_released(self, rollout: Rollout) -> bool:
+        """Tells whether a candidate that is taken back still has a release that goes with it."""
+        return rollout.released and self._world.is_released(rollout.model, rollout.candidate)
 
     def routed(self, rollout: Rollout) -> Rollout:
         """Returns the rollout that takes the traffic of now for granted."""

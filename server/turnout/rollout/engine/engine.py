@@ -21,7 +21,7 @@ from turnout.rollout import machine, overrides
 from turnout.rollout.attempt import Entry, Moved, Rollout, RolloutState, moved
 from turnout.rollout.changes.operations import Done, refuse_stale
 from turnout.rollout.clock import Clock, Instant
-from turnout.rollout.engine.active import ActiveRollout
+from turnout.rollout.engine.active import ActiveRollout, tick_records
 from turnout.rollout.engine.diversions import Diversion, Diversions, Journal
 from turnout.rollout.engine.enforcement import Enforcement
 from turnout.rollout.engine.exchange import Exchange
@@ -30,6 +30,7 @@ from turnout.rollout.engine.origin import refuse_newer, refuse_other_baseline, s
 from turnout.rollout.engine.ownership import Ownership
 from turnout.rollout.engine.patience import Patience, StillRunning
 from turnout.rollout.engine.ports import Outside, RolloutStore, World
+from turnout.rollout.engine.rollbacks import Rollbacks
 from turnout.rollout.engine.writer import Reports, RolloutWriter
 from turnout.rollout.plan import Plan
 from turnout.rollout.records import UnreadableRollout, recorded
@@ -37,11 +38,18 @@ from turnout.routing.answers import Answers
 from turnout.serving.hold import Hold
 from turnout.state.rollouts import RolloutRecord
 from turnout.state.servers import Meeting
+from turnout.threads import Threads
 
 _LEASE_TICKS = 4
 
 _TICK_WAIT = 0.5
 """Seconds that a tick waits for the state store, which takes milliseconds; then it goes on from memory."""
+
+_WRITTEN_AT_ONCE = 10
+"""Rollouts whose counts are recorded in one transaction: a MB at most, and one wait for the disk."""
+
+_COUNTS_WAIT = 2.0
+"""Seconds, half a tick at most, that counts wait for the state store: nothing waits for them."""
 
 _COMMAND_WAIT = 3.0
 """Seconds that a command waits for it. No tick runs meanwhile."""
@@ -49,14 +57,12 @@ _COMMAND_WAIT = 3.0
 _COMMAND_TRIES = 4
 """How often a command is tried where another server, that drove the rollout, writes in between."""
 
-_FOLLOW_SECONDS = 0.5
-"""Between two looks for rollbacks of other servers that are not on record yet."""
-
 
 class RolloutEngine:
     """The rollouts of one server. Used on the event loop only.
 
     Attributes:
+        rollbacks: Those that are not on record yet, or not in force here.
         last_tick: When the last one ended, by the monotonic clock.
         tick_duration: Seconds that the last one took.
         late_counts: Ticks of other servers that came too late to be counted.
@@ -90,14 +96,18 @@ class RolloutEngine:
         self._tick_seconds = tick_seconds
         self._log = reports.log
         lease_seconds = _LEASE_TICKS * tick_seconds
-        self._ownership = Ownership(lease_seconds)
+        self._ownership = Ownership(lease_seconds, lambda: store.server)
         self._diversions = Diversions(world, journal, reports.log)
         self._reads, self._writes = Patience(), Patience()
-        self._exchange = Exchange(world, store, self._ownership, tick_seconds, reports.log)
-        self._writer = RolloutWriter(store, self._ownership.driver, lease_seconds, self._writes, reports)
+        self._threads = Threads("rollouts")
+        self._exchange = Exchange(world, store, self._ownership, tick_seconds, self._threads, reports.log)
+        driver = self._ownership.driver
+        self._writer = RolloutWriter(store, driver, lease_seconds, self._writes, self._threads, reports)
         self._enforcement = Enforcement(world, store, self._ownership, self._diversions, self._writes, reports.log)
+        self.rollbacks = Rollbacks(world, store, self._ownership, self._diversions, self._enforcement, clock)
         self._lock = asyncio.Lock()
         self._ticked = asyncio.Condition()
+        self._needed: set[tuple[str, int, Version, Version]] = set()
         self.last_tick = clock.monotonic()
         self.tick_duration = 0.0
         self.late_counts = 0
@@ -153,7 +163,7 @@ class RolloutEngine:
             beside: Called every tick with the monotonic clock's time, before the rollouts are looked at.
         """
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._follow_diversions(), name="follow diversions")
+            group.create_task(self.rollbacks.run(), name="follow rollbacks")
             while True:
                 now = self._clock.monotonic()
                 for call in beside:
@@ -174,20 +184,26 @@ class RolloutEngine:
             except Unavailable as error:
                 fresh = False
                 self._log.warning("rollouts go on from memory", reason=error.message)
-            self._exchange.count(self._clock.monotonic())
+            await self._exchange.count(self._clock.monotonic())
             await self._exchange.report(_TICK_WAIT)
-            self._take_up_diversions()
-            self._enforcement.undivert(fresh=fresh)
+            # What ended a rollback's rollout was in force before it was recorded: that has to be known here first.
+            self._enforcement.undivert(
+                fresh=fresh and (not self._diversions.current or await self.rollbacks.followed())
+            )
+            counted: list[ActiveRollout] = []
             for active in self._ownership.active:
                 model = active.rollout.model
                 if not self._ownership.may_advance(active.rollout):
                     continue
                 try:
-                    await self._advance(active)
+                    if not await self._advance(active):
+                        counted.append(active)
                 except TurnoutError as error:  # the others' verdicts must not wait for this one
                     self._log.error("a rollout could not be looked at", model=model, reason=error.message)
                 except Exception as error:  # noqa: BLE001 - nor end with it: what is recorded may be damaged
                     self._log.error("a rollout could not be looked at", model=model, exc_info=error)
+            for first in range(0, len(counted), _WRITTEN_AT_ONCE):
+                await self._save_counts(counted[first : first + _WRITTEN_AT_ONCE])
             driven = [active for active in self._ownership.active if self._ownership.may_advance(active.rollout)]
             try:
                 self._outside.follow([(active.rollout, active.saved) for active in driven])
@@ -301,7 +317,7 @@ class RolloutEngine:
                     await self._decide(active, after, entries)
                     break
                 except Conflict:  # whoever drove it wrote a tick in between: that decides nothing
-                    self._ownership.drop(before)
+                    self._ownership.lose(before)
                     if not left:
                         raise
         await self._announce()
@@ -334,8 +350,9 @@ class RolloutEngine:
 
         async def operate() -> Done:
             done = await self._store.run(operation)
+            found = await self._store.running(self._ownership.driver)
             await self._world.follow()
-            self._take_up(*await self._store.running())
+            self._take_up(*found)
             self._enforcement.undivert(fresh=True)
             for rollout, entries in done.endings:
                 self._writer.report(rollout, entries)
@@ -346,48 +363,12 @@ class RolloutEngine:
         await self._announce()
         return done
 
-    def divert(self, diversion: Diversion) -> None:
-        """Has a rollback by hand in force at once that is not on record yet."""
-        self._diversions.begin(diversion)
-
     async def close(self) -> None:
         """Tells the others that this server stops, and waits until what is to outlive it is kept."""
         with contextlib.suppress(Unavailable):
             await self._exchange.leave(_TICK_WAIT)
-        self._diversions.close()
-
-    async def _follow_diversions(self) -> None:
-        while True:
-            await asyncio.sleep(_FOLLOW_SECONDS)
-            await self.follow_diversions()
-
-    async def follow_diversions(self) -> None:
-        """Has rollbacks in force that another server, or this one before a restart, could not record."""
-        gone = await self._diversions.follow(self._epoch)
-        if not gone:
-            return
-        try:
-            await self._reads.wait(self._world.follow(), _COMMAND_WAIT)
-        except (TurnoutError, OSError):
-            return  # another time: until what was recorded is known here, the rollback holds as it is
-        for diversion in gone:
-            self._diversions.end(diversion.model)
-
-    def _take_up_diversions(self) -> None:
-        """Goes on with rollbacks of rollouts that were decided before a restart, or by another server."""
-        for diversion in self._diversions.current:
-            known = [r for r in self._ownership.of_model(diversion.model) if r.attempt == diversion.attempt]
-            if not known or known[0].state is RolloutState.ABORTING:
-                continue
-            self._ownership.take(diversion.model, diversion.attempt)
-            active = self._ownership.find(diversion.model, diversion.attempt)
-            assert active is not None
-            active.rollout, entries = overrides.abort(active.rollout, diversion.reason, kind="verdict")
-            active.entries += entries
-
-    def _epoch(self, model: str) -> int:
-        applied, _ = self._world.in_force(model)
-        return applied.epoch if applied is not None else 0
+        self.rollbacks.close()
+        self._threads.shutdown()
 
     async def _reconcile(self, seconds: float, *, mine: str | None = None) -> None:
         """Notes what the state store holds; takes up what nobody drives, and all of the model `mine`.
@@ -395,18 +376,21 @@ class RolloutEngine:
         Raises:
             Unavailable: The state store does not answer within so many seconds.
         """
-        self._take_up(*await self._reads.wait(self._store.running(), seconds), mine)
+        self._take_up(*await self._reads.wait(self._store.running(self._ownership.driver), seconds), mine)
 
     def _take_up(self, records: Sequence[RolloutRecord], meeting: Meeting, mine: str | None = None) -> None:
         now = self._clock.monotonic()
         self._exchange.neighbours.met(meeting, now)
         found = self._ownership.reconcile(records, Instant(now, meeting.now), mine=mine)
-        self._exchange.receive()
         for unreadable in found.unreadable:
             self._log.error("a rollout cannot be read", model=unreadable.record.model, reason=unreadable.sentence)
         for rollout in found.taken_up:
             self._log.info("rollout taken up", model=rollout.model, attempt=rollout.attempt, state=str(rollout.state))
-        self._world.load()
+        self.rollbacks.take_up()
+        needed = {(r.model, r.attempt, r.candidate, r.previous) for r in self._ownership.running}
+        if needed != self._needed:  # 40 ms for a hundred models
+            self._needed = needed
+            self._world.load()
 
     async def _decide(self, active: ActiveRollout, after: Rollout, entries: Sequence[Entry]) -> None:
         """Records what somebody decided on a rollout, and puts it in force; void if it cannot be recorded.
@@ -440,7 +424,11 @@ class RolloutEngine:
             moved_on = overrides.abort(active.rollout, why, RolloutState.SUPERSEDED, kind="superseded")
             await self._decide(active, *moved_on)
 
-    async def _advance(self, active: ActiveRollout) -> None:
+    async def _advance(self, active: ActiveRollout) -> bool:
+        """Has a rollout go one tick on; returns False if nothing happened but that requests were counted.
+
+        What happened is recorded at once, and put in force; counts are left to `_save_counts`.
+        """
         rollout = active.rollout
         if set_by_rollout(self._world.in_force(rollout.model)[0]):
             # What a rival brought is nobody else's change, whoever freezes it afterwards.
@@ -458,21 +446,52 @@ class RolloutEngine:
         now = self._clock.monotonic()
         seconds = active.elapsed(now, self._exchange.longest_tick)
         oldest = self._exchange.neighbours.oldest(now)
+        await self._exchange.receive(active)
         gathered = active.gather(self._store.server, oldest)
         self.late_counts += gathered.late
         facts = self._world.observe(active, seconds, gathered, self._ownership.rivals(rollout.model))
-        active.note(gathered, facts.shadow)
         facts = replace(facts, analysis=self._outside.take(active.rollout))
-        active.rollout, entries = machine.advance(active.rollout, facts)
+        active.ticks += await self._threads.run(tick_records, active.rollout, gathered, facts.shadow)
+        # Up to 50 ms where many keys are compared: in a thread, so that requests go on meanwhile.
+        active.rollout, entries = await self._threads.run(machine.advance, active.rollout, facts)
         active.entries += entries
         self._enforcement.divert(active.rollout, self._clock.now())
+        if not active.entries and active.number:
+            return False
         try:
             await self._writer.save(active, _TICK_WAIT)
         except Conflict:
-            self._ownership.drop(rollout)
-            return
+            self._ownership.lose(rollout)
+            return True
         await self._enforcement.apply(active, _TICK_WAIT)
         self._enforcement.undivert(fresh=False)
+        return True
+
+    async def _save_counts(self, several: Sequence[ActiveRollout]) -> None:
+        """Records what was counted, and has in force what the rollouts ask for."""
+        wait = max(_TICK_WAIT, min(_COUNTS_WAIT, self._tick_seconds / 2))
+        try:
+            lost = await self._writer.save_counts(several, wait)
+        except Exception as error:  # noqa: BLE001 - what is wrong with one of them must not keep the others
+            self._log.error("counts could not be recorded together", exc_info=error)
+            lost = [active for active in several if not await self._saved(active)]
+        for active in several:
+            if active in lost:
+                self._ownership.lose(active.rollout)
+                continue
+            await self._enforcement.apply(active, _TICK_WAIT)
+        self._enforcement.undivert(fresh=False)
+
+    async def _saved(self, active: ActiveRollout) -> bool:
+        """Records a rollout by itself; returns False if another server wrote it meanwhile."""
+        try:
+            await self._writer.save(active, _TICK_WAIT)
+        except Conflict:
+            return False
+        except Exception as error:  # noqa: BLE001 - as above
+            active.saved = False
+            self._log.error("a rollout could not be recorded", model=active.rollout.model, exc_info=error)
+        return True
 
     async def _announce(self) -> None:
         async with self._ticked:

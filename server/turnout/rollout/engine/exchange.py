@@ -1,13 +1,17 @@
 """Counts for every rollout that runs, and tells others: what each server saw travels by the state store once a tick."""
 
+import asyncio
+
 from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import Unavailable
-from turnout.rollout.engine.neighbours import Neighbours
+from turnout.rollout.engine.active import ActiveRollout
+from turnout.rollout.engine.neighbours import Neighbours, read_parts
 from turnout.rollout.engine.ownership import Ownership
 from turnout.rollout.engine.patience import Patience
 from turnout.rollout.engine.ports import RolloutStore, World
 from turnout.state.servers import CountRecord
+from turnout.threads import Threads
 
 _LATE_TICKS = 3
 """A tick that comes later than so many ticks counts as that many: a server that stood still made no progress."""
@@ -17,7 +21,13 @@ class Exchange:
     """What this server counts, and what it hears of the others. Used on the event loop only."""
 
     def __init__(
-        self, world: World, store: RolloutStore, ownership: Ownership, tick_seconds: float, log: FilteringBoundLogger
+        self,
+        world: World,
+        store: RolloutStore,
+        ownership: Ownership,
+        tick_seconds: float,
+        threads: Threads,
+        log: FilteringBoundLogger,
     ) -> None:
         """Takes what it works on.
 
@@ -26,12 +36,14 @@ class Exchange:
             store: Where servers meet.
             ownership: The rollouts that run.
             tick_seconds: Seconds of a tick.
+            threads: Where what takes long is worked out, so that requests go on meanwhile.
             log: Where trouble is logged.
         """
         self._world = world
         self._store = store
         self._ownership = ownership
         self._tick_seconds = tick_seconds
+        self._threads = threads
         self._log = log
         self._patience = Patience()
         self.neighbours = Neighbours(tick_seconds)
@@ -41,13 +53,13 @@ class Exchange:
         """Most seconds that one tick counts as."""
         return _LATE_TICKS * self._tick_seconds
 
-    def receive(self) -> None:
-        """Has what servers told come to the rollouts that this one drives: its own too, from when another did."""
-        for active in self._ownership.active:
-            for part in self.neighbours.parts(active.rollout):
+    async def receive(self, active: ActiveRollout) -> None:
+        """Has what servers told come to a rollout that this one drives: its own too, from when another did."""
+        if told := self.neighbours.told(active.rollout):
+            for part in await self._threads.run(read_parts, told):
                 active.receive(part)
 
-    def count(self, now: float) -> None:
+    async def count(self, now: float) -> None:
         """Ends the tick of every rollout that runs, whoever drives it, and begins the next.
 
         Args:
@@ -55,6 +67,7 @@ class Exchange:
         """
         own, number = self._store.server, self.neighbours.tick(now)
         for active in self._ownership.counted:
+            await asyncio.sleep(0)  # requests go between: 1 to 3 ms are needed for each
             seconds = min(now - active.counted_at, self.longest_tick)
             active.counted_at = now
             active.begin_tick(number, own)
@@ -71,10 +84,15 @@ class Exchange:
             (active.rollout.model, active.rollout.attempt): [p for (_, s), p in active.parts.items() if s == own]
             for active in self._ownership.foreign
         }
-        records = [CountRecord(*key, one.number, own, one.to_json()) for key, parts in counts.items() for one in parts]
         document = {**self._world.describe(), "tick_seconds": self._tick_seconds}
 
+        def written() -> list[CountRecord]:
+            return [
+                CountRecord.of(*key, one.number, own, one.to_json()) for key, parts in counts.items() for one in parts
+            ]
+
         async def report() -> None:
+            records = await self._threads.run(written)
             if not await self._store.report(document, records, self.neighbours.alive_seconds):
                 return
             for active in self._ownership.foreign:

@@ -1,6 +1,8 @@
 """The servers that share the state store, as this one knows them, and the store's time."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -83,11 +85,9 @@ class Neighbours:
         """Returns the number of the oldest tick that still counts."""
         return self.tick(now) - max(_LATE_TICKS, int(_LATE_SECONDS / self._tick_seconds))
 
-    def parts(self, rollout: Rollout) -> Iterator[ServerTick]:
-        """Returns what servers told of a rollout and nobody has taken; what cannot be read is left out."""
-        for record in self._counts.get((rollout.model, rollout.attempt), ()):
-            if (part := _read(record)) is not None:
-                yield part
+    def told(self, rollout: Rollout) -> Sequence[CountRecord]:
+        """Returns what servers told of a rollout that this one drives and nobody has taken, unread."""
+        return self._counts.get((rollout.model, rollout.attempt), ())
 
     @property
     def servers(self) -> Sequence[Neighbour]:
@@ -118,8 +118,10 @@ def _mapping(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _read(record: CountRecord) -> ServerTick | None:
-    try:
-        return ServerTick.from_json(record.tick, record.server, record.document)
-    except ValueError:
-        return None  # a later release wrote it; what it counted is taken by a driver of that release
+def read_parts(records: Sequence[CountRecord]) -> list[ServerTick]:
+    """Returns what servers counted; what cannot be read is left out."""
+    found = []
+    for record in records:
+        with contextlib.suppress(ValueError):  # a later release wrote it; a driver of that release takes it
+            found.append(ServerTick.from_json(record.tick, record.server, json.loads(record.text)))
+    return found

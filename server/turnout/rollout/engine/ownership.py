@@ -1,7 +1,7 @@
 """Which rollouts run, and which of them this server drives: by leases in the state store. Does no I/O."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from semver import Version
@@ -9,7 +9,7 @@ from semver import Version
 from turnout.errors import ChangeRefused, NotFound, Unsupported
 from turnout.rollout.attempt import Rollout
 from turnout.rollout.clock import Instant
-from turnout.rollout.engine.active import ActiveRollout
+from turnout.rollout.engine.active import UNKNOWN, ActiveRollout
 from turnout.rollout.records import UnreadableRollout, read_record
 from turnout.routing.holding import rollout_holds
 from turnout.serving.hold import Hold
@@ -39,12 +39,14 @@ class Ownership:
         driver: This server's name in leases; another at every start.
     """
 
-    def __init__(self, lease_seconds: float) -> None:
+    def __init__(self, lease_seconds: float, server: Callable[[], str]) -> None:
         """Knows of no rollout before `reconcile`.
 
         Args:
             lease_seconds: For which nobody else may drive what one drives.
+            server: Returns this server's name among those that count.
         """
+        self._server = server
         self._lease_seconds = lease_seconds
         self.driver = uuid.uuid4().hex
         self._active: dict[Key, ActiveRollout] = {}
@@ -101,11 +103,20 @@ class Ownership:
             attempt: Which; 0 for each.
         """
         for key in [key for key in self._foreign if key[0] == model and attempt in (0, key[1])]:
-            self._active[key] = self._foreign.pop(key)
+            taken = self._active[key] = self._foreign.pop(key)
+            if taken.unread is not None and isinstance(rollout := read_record(taken.unread), Rollout):
+                taken.rollout, taken.unread = rollout, None
 
     def add(self, active: ActiveRollout) -> None:
         """Drives a rollout from now on."""
         self._active[active.rollout.model, active.rollout.attempt] = active
+
+    def lose(self, rollout: Rollout) -> None:
+        """Drives a rollout no more, which another server does; what was counted for it here is told that one."""
+        key = rollout.model, rollout.attempt
+        if (active := self._active.pop(key, None)) is not None:
+            active.lost(self._server())
+            self._foreign[key] = active
 
     def drop(self, rollout: Rollout) -> None:
         """Drives a rollout no more, and counts nothing for it."""
@@ -171,15 +182,22 @@ class Ownership:
             active = self._active.get(key)
             if active is not None and (active.number == record.number or not active.saved):
                 continue
-            rollout = read_record(record)
             if active is not None:
-                self._drop(key)
+                self.lose(active.rollout)
+                foreign[key] = self._foreign.pop(key)
+            driven = record.driver == self.driver or mine == record.model or lapsed
+            counting = foreign.get(key)
+            if not driven and counting is not None and counting.number != UNKNOWN and _only_counted(counting, record):
+                self._foreign[key] = foreign.pop(key)
+                counting.number, counting.unread = record.number, record
+                continue
+            rollout = read_record(record)
             if isinstance(rollout, UnreadableRollout):
                 self._unreadable[key] = rollout
                 continue
             counting = foreign.pop(key, None) or ActiveRollout.begin(rollout, record.number, now.monotonic)
-            counting.rollout, counting.number = rollout, record.number
-            if record.driver == self.driver or mine == record.model or lapsed:
+            counting.rollout, counting.number, counting.unread = rollout, record.number, None
+            if driven:
                 self._active[key] = counting
                 taken_up.append(rollout)
             else:
@@ -210,3 +228,11 @@ class Ownership:
             since = now.monotonic
         self._last_writes[key] = (record.number, since)
         return now.utc >= record.driven_until or now.monotonic - since >= self._lease_seconds
+
+
+def _only_counted(known: ActiveRollout, record: RolloutRecord) -> bool:
+    """Tells whether nothing happened to a rollout since it was read but that its driver counted: its epoch is the same.
+
+    To read one with its evidence takes 10 to 30 ms, and who does not drive it needs none of that.
+    """
+    return record.document.get("epoch") == known.rollout.epoch and record.state == known.rollout.state

@@ -3,7 +3,7 @@
 The engine imports neither the catalog nor the state store's engine; `turnout.app` hands both in.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -104,8 +104,8 @@ class World(Protocol):
         """Has versions loaded that rollouts newly need."""
         ...
 
-    def divert(self, model: str, to: Version) -> None:
-        """Has `to` answer everything that the policy decides on, in memory, until `undivert`."""
+    def divert(self, model: str, to: Version, withdrawn: Collection[Version]) -> None:
+        """Has `to` answer what is left to the policy, and `withdrawn` be no releases, in memory, until `undivert`."""
         ...
 
     def undivert(self, model: str) -> None:
@@ -116,8 +116,13 @@ class World(Protocol):
         """Returns what is in force for a model, and its policy."""
         ...
 
-    def baseline(self, model: str) -> Version | None:
-        """Returns the version that answers the empty selector now; None if no version does."""
+    def baseline(self, model: str, without: Collection[Version] = ()) -> Version | None:
+        """Returns the version that answers the empty selector now; None if no version does.
+
+        Args:
+            model: The model.
+            without: Versions that count as released no more.
+        """
         ...
 
     def is_ready(self, model: str, version: Version) -> bool:
@@ -201,8 +206,12 @@ class RolloutStore(Protocol):
         """This server's name."""
         ...
 
-    async def running(self) -> tuple[Sequence[RolloutRecord], Meeting]:
-        """Returns the rollouts that have not ended, and what servers said."""
+    async def running(self, driver: str) -> tuple[Sequence[RolloutRecord], Meeting]:
+        """Returns the rollouts that have not ended, and what servers said.
+
+        Args:
+            driver: Who asks, by its name in leases: it gets what was counted for the rollouts that it drives.
+        """
         ...
 
     async def report(self, document: Mapping[str, Any], counts: Sequence[CountRecord], alive_seconds: float) -> bool:
@@ -222,6 +231,10 @@ class RolloutStore(Protocol):
         """Tells the others that this server stops."""
         ...
 
+    async def aborting(self) -> Sequence[RolloutRecord]:
+        """Returns the rollouts that are being taken back."""
+        ...
+
     async def of(self, model: str) -> Sequence[RolloutRecord]:
         """Returns the latest rollouts of a model, the newest first."""
         ...
@@ -232,6 +245,14 @@ class RolloutStore(Protocol):
         Raises:
             Conflict: Another server wrote it meanwhile.
             ChangeRefused: A version that it needs is yanked.
+        """
+        ...
+
+    async def write_counts(self, several: Sequence[tuple[str, RolloutWrite]]) -> Sequence[RolloutRecord | None]:
+        """Writes rollouts of these models that nothing happened to but that requests were counted, in one transaction.
+
+        Returns:
+            Each as it stands; None for one that another server wrote meanwhile, and that stays as it is.
         """
         ...
 

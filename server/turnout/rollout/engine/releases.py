@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from semver import Version
 from structlog.typing import FilteringBoundLogger
 
-from turnout.errors import TurnoutError, Unavailable
+from turnout.errors import Conflict, TurnoutError, Unavailable
+from turnout.registry.standing import Standing
 from turnout.rollout.changes.operations import Done, Operations
 from turnout.rollout.changes.rollback import rollback
+from turnout.rollout.changes.situation import Since
 from turnout.rollout.engine.diversions import Diversion
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.engine.ports import World
@@ -81,6 +83,7 @@ class Releases:
         expected_epoch: int | None,
         *,
         keep_released: bool,
+        since: Since | None = None,
     ) -> Done:
         signatures = self._world.signatures(model)
 
@@ -91,22 +94,29 @@ class Releases:
         return await self._engine.operate(
             lambda: self._operations.rollback(
                 model, to, actor=actor, reason=reason, keep_released=keep_released, expected_epoch=expected_epoch,
-                trouble=trouble, signatures=signatures,
+                since=since, trouble=trouble, signatures=signatures,
             ),
             _ROLLBACK_WAIT,
         )  # fmt: skip
 
     def record_diversions(self, _: float) -> None:
         """Goes on recording rollbacks by hand that are in force and not on record; called every tick."""
-        pending = [diversion for diversion in self._engine.diversions if not diversion.attempt]
+        pending = [one for one in self._engine.rollbacks.current if not one.attempt and one.recorded is None]
         if pending and (self._recording is None or self._recording.done()):
             self._recording = asyncio.ensure_future(self._record(pending))
 
     async def _record(self, pending: Sequence[Diversion]) -> None:
         for one in pending:
-            why = f"{one.reason} (in force since {one.since.isoformat(timespec='seconds')})"
+            why = f"{one.reason} (in force since {one.began.isoformat(timespec='seconds')})"
             try:
-                await self._recorded(one.model, one.to, one.actor, why, None, keep_released=one.keep_released)
+                await self._recorded(
+                    one.model, one.to, one.actor, why, None, keep_released=one.keep_released, since=one.since
+                )
+            except Conflict as error:
+                self._log.warning(
+                    "a rollback that was in force is dropped, and not recorded", model=one.model, reason=error.message
+                )
+                await self._engine.rollbacks.drop(one.model)
             except TurnoutError as error:
                 self._log.warning(
                     "a rollback that is in force cannot be recorded", model=one.model, reason=error.message
@@ -119,14 +129,15 @@ class Releases:
         situation = self._world.situation(model, [r for r in self._engine.running if r.model == model])
         outcome = rollback(situation, to, b"", keep_released=keep_released, actor=actor, reason=reason)
         target = situation.after(outcome).answering
-        applied, policy = self._world.in_force(model)
-        if target is None or applied is None or policy is None:
+        if target is None:
             raise error
+        applied, _ = self._world.in_force(model)
+        since = Since(0 if applied is None else applied.epoch, situation.answering)
+        gone = tuple(version for version, status in outcome.statuses.items() if status is Standing.CANDIDATE)
         now = self._engine.now
-        diversion = Diversion(model, target, applied.epoch, 0, actor, reason, now, keep_released)
-        self._engine.divert(diversion)
+        self._engine.rollbacks.begin(Diversion(model, target, since, 0, actor, reason, now, gone, keep_released))
         sentence = f"{model} went back to {target} on this server; it is recorded once the state store answers"
-        return Done(f"{sentence} ({error.message})", True, self._engine.answers(model), target, applied.epoch)
+        return Done(f"{sentence} ({error.message})", True, self._engine.answers(model), target, since.epoch)
 
     async def release(
         self, model: str, version: Version, actor: str, reason: str, *, traffic: bool = True, supersede: bool = False

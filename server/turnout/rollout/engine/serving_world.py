@@ -1,6 +1,6 @@
 """The port `World` on what this server serves and routes."""
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -128,16 +128,16 @@ class ServingWorld:
         applied = self._policies.current.get(model)
         return applied, applied.state.policy if applied is not None else None
 
-    def baseline(self, model: str) -> Version | None:
-        """Returns the version that answers the empty selector now; None if no version does."""
+    def baseline(self, model: str, without: Collection[Version] = ()) -> Version | None:
+        """Returns the version that answers the empty selector now. Arguments as of `World.baseline`."""
         _, policy = self.in_force(model)
         if policy is not None:
             return policy.baseline
         known = self._catalog.snapshot.models.get(model)
         if known is None:
             return None
-        fit = [v for v, e in known.versions.items() if e.state is LifecycleState.READY and e.standing == "released"]
-        return max((v for v in fit if not v.prerelease), default=None)
+        ready = {v: e.standing for v, e in known.versions.items() if e.state is LifecycleState.READY}
+        return default_version({version: status for version, status in ready.items() if version not in without})
 
     def is_ready(self, model: str, version: Version) -> bool:
         """Tells whether a version can answer."""
@@ -191,9 +191,10 @@ class ServingWorld:
         """Returns who answers what of a model now, as far as this server knows. Arguments as of `World.answers`."""
         known = self._catalog.snapshot.model(model)
         applied, policy = self.in_force(model)
+        statuses = {version: entry.standing for version, entry in known.versions.items()}
         if (diverted := self._policies.diverted.get(model)) is not None:
             policy = Policy(diverted)
-        statuses = {version: entry.standing for version, entry in known.versions.items()}
+            statuses |= dict.fromkeys(self._policies.withdrawn[model], Standing.CANDIDATE)
         found = situation_answers(policy, statuses, running)
         ready = {v: s for v, s in statuses.items() if known.versions[v].state is LifecycleState.READY}
         idle = (LifecycleState.NEW, LifecycleState.UNLOADED)
@@ -237,9 +238,9 @@ class ServingWorld:
         """Has versions loaded that rollouts newly need."""
         self._loader.reconcile()
 
-    def divert(self, model: str, to: Version) -> None:
-        """Has `to` answer everything that the policy decides on, in memory, until `undivert`."""
-        self._policies.divert(model, to)
+    def divert(self, model: str, to: Version, withdrawn: Collection[Version]) -> None:
+        """Has `to` answer what is left to the policy, and `withdrawn` be no releases, in memory, until `undivert`."""
+        self._policies.divert(model, to, withdrawn)
 
     def undivert(self, model: str) -> None:
         """Has the policy hold again."""
@@ -251,11 +252,12 @@ class ServingWorld:
         applied, policy = self.in_force(model)
         statuses = {version: entry.standing for version, entry in known.versions.items()}
         present = default_version(statuses) if policy is None else policy.baseline
-        before = self._policies.fallbacks.get(model, Fallbacks()).needed
+        before = self._policies.fallbacks.get(model, Fallbacks()).nearest
         return Situation(
             model, self.signatures(model), statuses, PolicyState() if applied is None else applied.state,
-            tuple(running), (), tuple(v for v in (*before, present) if v is not None),
+            tuple(running), (), tuple(v for v in (before, present) if v is not None),
             lambda version: "" if self.is_ready(model, version) else "it is not ready here",
+            "" if applied is None else applied.actor,
         )  # fmt: skip
 
     def _released_over(self, rollout: Rollout, policy: Policy | None) -> Version | None:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from semver import Version
 
+from turnout.rollout.attempt import RolloutState
 from turnout.state.rollouts import RolloutRecord, RolloutWrite
 from turnout.state.servers import CountRecord, Meeting, ServerReport
 from turnout.state.store import StateStore
@@ -45,9 +46,9 @@ class StoredRollouts:
         """This server's name."""
         return self._presence.name
 
-    async def running(self) -> tuple[Sequence[RolloutRecord], Meeting]:
-        """Returns the rollouts that have not ended, and what servers said."""
-        return await self._store.in_thread(self._store.running_rollouts)
+    async def running(self, driver: str) -> tuple[Sequence[RolloutRecord], Meeting]:
+        """Returns the rollouts that have not ended, and what servers said. Arguments as of `RolloutStore.running`."""
+        return await self._store.in_thread(self._store.running_rollouts, driver)
 
     async def report(self, document: Mapping[str, Any], counts: Sequence[CountRecord], alive_seconds: float) -> bool:
         """Tells the others that this server is alive, and what it counted."""
@@ -64,6 +65,10 @@ class StoredRollouts:
         """Tells the others that this server stops."""
         await self._store.in_thread(self._store.leave_server, self._presence.name, self._presence.instance)
 
+    async def aborting(self) -> Sequence[RolloutRecord]:
+        """Returns the rollouts that are being taken back."""
+        return await self._store.in_thread(self._store.rollouts_in, str(RolloutState.ABORTING))
+
     async def of(self, model: str) -> Sequence[RolloutRecord]:
         """Returns the latest rollouts of a model, the newest first."""
         return await self._store.in_thread(self._store.rollouts, model)
@@ -71,6 +76,10 @@ class StoredRollouts:
     async def write(self, model: str, wanted: RolloutWrite, *, actor: str, reason: str) -> RolloutRecord:
         """Writes a rollout, its ticks and events, in one transaction. Raises as `StateStore.put_rollout`."""
         return await self._store.in_thread(self._store.put_rollout, model, wanted, actor=actor, reason=reason)
+
+    async def write_counts(self, several: Sequence[tuple[str, RolloutWrite]]) -> Sequence[RolloutRecord | None]:
+        """Writes rollouts that nothing happened to but that requests were counted. Returns as `RolloutStore`'s."""
+        return await self._store.in_thread(self._store.put_counts, several)
 
     async def withdraw(
         self, model: str, version: Version, *, actor: str, reason: str, rollout: tuple[int, int]

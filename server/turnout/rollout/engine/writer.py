@@ -12,6 +12,7 @@ from turnout.rollout.engine.active import ActiveRollout
 from turnout.rollout.engine.patience import Patience, StillRunning
 from turnout.rollout.engine.ports import RolloutStore
 from turnout.state.rollouts import Note, RolloutWrite
+from turnout.threads import Threads
 
 _REASON_BYTES = 1000
 
@@ -36,7 +37,13 @@ class RolloutWriter:
     """Records rollouts as they stand. Used on the event loop only."""
 
     def __init__(
-        self, store: RolloutStore, driver: str, lease_seconds: float, patience: Patience, reports: Reports
+        self,
+        store: RolloutStore,
+        driver: str,
+        lease_seconds: float,
+        patience: Patience,
+        threads: Threads,
+        reports: Reports,
     ) -> None:
         """Takes where it writes.
 
@@ -45,12 +52,14 @@ class RolloutWriter:
             driver: Who writes: the lease's owner.
             lease_seconds: For which nobody else may.
             patience: Bounds the wait for the store.
+            threads: Where documents are made, so that requests go on meanwhile.
             reports: Told of what was recorded.
         """
         self._store = store
         self._driver = driver
         self._lease_seconds = lease_seconds
         self._patience = patience
+        self._threads = threads
         self._reports = reports
         self._away = False
 
@@ -68,13 +77,7 @@ class RolloutWriter:
             Unavailable: The state store does not answer, and it is strict.
         """
         rollout = active.rollout
-        notes = [Note(e.kind, e.text, e.actor) for e in active.entries]
-        wanted = RolloutWrite(
-            rollout.attempt, active.number, str(rollout.state), rollout.state.final, rollout.to_json(),
-            self._driver, self._lease_seconds, notes, list(active.ticks),
-            needs=() if active.number else (rollout.candidate, rollout.previous),
-            counted=dict(active.delivered),
-        )  # fmt: skip
+        wanted = await self._wanted(active)
         by = next((e.actor for e in active.entries if e.actor), rollout_actor(rollout.attempt))
         why = active.entries[0].text.encode()[:_REASON_BYTES].decode(errors="ignore") if active.entries else ""
         entries, ticks = active.entries, active.ticks
@@ -82,12 +85,9 @@ class RolloutWriter:
 
         async def write() -> None:
             record = await self._store.write(rollout.model, wanted, actor=by, reason=why)
-            # It may come later than anybody waited for, when the rollout has moved on.
-            active.saved, active.number = active.rollout is rollout, record.number
+            active.recorded(rollout, record.number)
             self.report(rollout, entries[:told])
             del entries[:told], ticks[:counted]
-            if active.saved:
-                active.delivered.clear()
 
         try:
             await self._patience.wait(write(), seconds)
@@ -95,13 +95,62 @@ class RolloutWriter:
             active.saved = False
             if strict:
                 raise
-            if not self._away or isinstance(error, StillRunning):
-                self._reports.log.error(
-                    "rollouts go no further: they cannot be recorded", model=rollout.model, reason=error.message
-                )
-            self._away = True
+            self._note_away(error, rollout.model)
         else:
             self._away = False
+
+    async def save_counts(self, several: Sequence[ActiveRollout], seconds: float) -> Sequence[ActiveRollout]:
+        """Records rollouts to which nothing happened but that requests were counted, all in one transaction.
+
+        If the state store does not answer, a later call does.
+
+        Args:
+            several: The rollouts.
+            seconds: To wait for the store, at most.
+
+        Returns:
+            Those that another server wrote meanwhile.
+        """
+        before = [(active.rollout, active.ticks) for active in several]
+        writes = [(active.rollout.model, await self._wanted(active)) for active in several]
+        lost: list[ActiveRollout] = []
+
+        async def write() -> None:
+            records = await self._store.write_counts(writes)
+            for active, (rollout, ticks), (_, wanted), record in zip(several, before, writes, records, strict=True):
+                if record is None:
+                    lost.append(active)
+                    continue
+                active.recorded(rollout, record.number)
+                del ticks[: len(wanted.ticks)]
+
+        try:
+            await self._patience.wait(write(), seconds)
+        except Unavailable as error:
+            for active in several:
+                active.saved = False
+            self._note_away(error, several[0].rollout.model)
+        else:
+            self._away = False
+        return lost
+
+    async def _wanted(self, active: ActiveRollout) -> RolloutWrite:
+        """Returns what is to be recorded of a rollout."""
+        rollout = active.rollout
+        document = await self._threads.run(rollout.to_json)
+        return RolloutWrite(
+            rollout.attempt, active.number, str(rollout.state), rollout.state.final, document,
+            self._driver, self._lease_seconds, [Note(e.kind, e.text, e.actor) for e in active.entries],
+            list(active.ticks), needs=() if active.number else (rollout.candidate, rollout.previous),
+            counted=dict(active.delivered),
+        )  # fmt: skip
+
+    def _note_away(self, error: Unavailable, model: str) -> None:
+        if not self._away or isinstance(error, StillRunning):
+            self._reports.log.error(
+                "rollouts go no further: they cannot be recorded", model=model, reason=error.message
+            )
+        self._away = True
 
     def report(self, rollout: Rollout, entries: Sequence[Entry]) -> None:
         """Tells of what was recorded."""

@@ -28,7 +28,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from turnout.rollout.evidence.dispersion import LEAST_UNITS, standardised, weigh
+from turnout.rollout.evidence.dispersion import LEAST_UNITS, by_arm, standardised, weigh
 from turnout.rollout.evidence.metrics import Metric
 from turnout.rollout.evidence.packing import packed, single, unpacked
 from turnout.rollout.evidence.ticks import GROUPS, Floats, Ints, SameArrays, Tick
@@ -115,7 +115,8 @@ class KeyedTest(SameArrays):
 
     def _log_ratio(self, bad: Floats, exposure: Floats) -> Floats:
         """Returns the log likelihood ratios of the canary's share of the bad events, alternatives against the null."""
-        (x_c, x_b), (e_c, e_b) = (np.moveaxis(one.sum(-1)[..., None], -2, 0) for one in (bad, exposure))
+        (x_c, x_b), (e_c, e_b) = (by_arm(one.sum(-1)) for one in (bad, exposure))
+        x_c, x_b, e_c, e_b = (one[..., None] for one in (x_c, x_b, e_c, e_b))
         both = (e_c > 0) & (e_b > 0)
         a, b = np.where(both, e_c, 1.0), np.where(both, e_b, 1.0)
         ratios = np.asarray(self.ratios)

@@ -198,12 +198,12 @@ class Tick:
     @property
     def canary(self) -> dict[str, Count]:
         """All of the canary's counts, keyed or not, by metric."""
-        return {metric: self.counts(metric)[0] for s in self.strata for metric in (*s.canary, *s.keyed_canary)}
+        return _summed([(s.canary, s.keyed_canary) for s in self.strata])
 
     @property
     def baseline(self) -> dict[str, Count]:
         """All of the baseline's counts, keyed or not, by metric."""
-        return {metric: self.counts(metric)[1] for s in self.strata for metric in (*s.baseline, *s.keyed_baseline)}
+        return _summed([(s.baseline, s.keyed_baseline) for s in self.strata])
 
     def counts(self, metric: str) -> tuple[Count, Count]:
         """Returns the canary's and the baseline's counts of a metric, keyed or not."""
@@ -221,6 +221,12 @@ class Tick:
         """Reads what `to_json` wrote, or an earlier release: then a tick was one server's sums. Raises ValueError."""
         strata = body.get("strata", [body])
         return cls(float(body["seconds"]), tuple(map(Stratum.from_json, strata)), int(body["largest_batch"]))
+
+
+def _summed(arms: Sequence[tuple[Counts, UnitCounts]]) -> dict[str, Count]:
+    """Returns one arm's counts over all strata, keyed or not, by metric."""
+    metrics = dict.fromkeys(metric for counts, units in arms for metric in (*counts, *units))
+    return {metric: reduce(Count.plus, (_both(*arm, metric) for arm in arms), NOTHING) for metric in metrics}
 
 
 def _both(counts: Counts, units: UnitCounts, metric: str) -> Count:

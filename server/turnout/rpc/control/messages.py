@@ -95,7 +95,7 @@ def state_message(
         diverted: The version that a rollback has answer everything before it is on record; None if the policy holds.
     """
     if applied is None:
-        return pb.TrafficState(model=known.name, answers=answers_message(answers))
+        return pb.TrafficState(model=known.name, answers=answers_message(answers), diverted=str(diverted or ""))
     policy = applied.state.policy
     return pb.TrafficState(
         model=known.name,

