@@ -17,10 +17,12 @@ import pytest
 import yaml
 
 import rollout_wire
+from http_endpoint import Endpoint, answer, listening
 from onnx_models import scaled
 from prometheus_process import RULES, Prometheus, needs_prometheus, prometheus
 from routing_wire import policy, put, scrape
-from turnout.config import ModelOverrides, ShadowLane
+from turnout.app import Running
+from turnout.config import ModelOverrides, Probe, ShadowLane
 from turnout.telemetry.workers import worker_families
 from turnout_proto.v1 import rollout_pb2
 from wire import X, request, stub_of
@@ -143,11 +145,18 @@ async def test_every_panel_names_real_metrics_and_shows_a_scene_with_a_canary_a_
     publish_model("m", "1.0.0", scaled(2))
     publish_model("m", "1.1.0", scaled(2), release=False)
     publish_model("m", "1.2.0", scaled(2.5), release=False)
-    server = await start_server(
-        rollout=rollout_wire.TICK,
-        model={"m": ModelOverrides(slo_ms=(0.001,), false_alarm_meter=0.25)},
-        shadow=ShadowLane(isolation="thread", noise_rate=1.0),
-    )
+    async with listening(Endpoint(answer(200, {"errors": 0.5}))) as endpoint:
+        probe = Probe(url=endpoint.url, json_path="$.errors", fail_above=1, interval_s=0.2)
+        server = await start_server(
+            rollout=rollout_wire.TICK,
+            model={"m": ModelOverrides(slo_ms=(0.001,), false_alarm_meter=0.25)},
+            shadow=ShadowLane(isolation="thread", noise_rate=1.0),
+            probe={"shop": probe},
+        )
+        await _scene(server, tmp_path)
+
+
+async def _scene(server: Running, tmp_path: Path) -> None:
     await put(server, policy("1.0.0", shadows={"1.2.0": 1.0}))
     async with stub_of(server) as stub, rollout_wire.clients(server, lambda _: request("m", x=X), pause=0.01):
 
@@ -159,8 +168,9 @@ async def test_every_panel_names_real_metrics_and_shows_a_scene_with_a_canary_a_
         with pytest.raises(grpc.aio.AioRpcError):
             await stub.Predict(request("m", x=X.astype(np.float64)))
         plan = rollout_wire.CAREFREE | {"steps": [{"weight": 0.4, "soak_s": 600.0}], "step_deadline_s": 1000.0}
+        plan |= {"probes": ["shop"]}
         await rollout_wire.start(server, "1.1.0", plan)
-        await rollout_wire.until(server, rollout_wire.in_state("soaking"))
+        await rollout_wire.until(server, lambda rollout: any(probe.outcome for probe in rollout.probes))
         await rollout_wire.command(server, rollout_pb2.ROLLOUT_COMMAND_PAUSE, actor="ann", reason="a look")
         await asyncio.to_thread(_judge, tmp_path, str(server.http), await exported(server))
 

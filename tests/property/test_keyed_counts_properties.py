@@ -23,7 +23,7 @@ LATE = 2.0
 
 SLOT = st.sampled_from([NO_SLOT, 0, 1, 511, 512, 513, 65_535])
 SECONDS = st.sampled_from([0.01, 0.1, 0.1000001, 0.15, 0.2, 0.3, 1.0, 1.5, 2.0, 2.5, 12.0])
-HOW = st.sampled_from(["answered", "invalid", "server", "caller", "cancelled", "hurried", "asked", "excused", "hangs"])
+HOW = st.sampled_from(["answered", "invalid", "server", "caller", "cancelled", "expired", "asked", "excused", "hangs"])
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ ERRORS_OF = {
     "server": errors.Unavailable("gone"),
     "caller": errors.InvalidRequest("nonsense"),
     "cancelled": errors.RequestCancelled("left"),
-    "hurried": errors.DeadlineExceeded("late"),
+    "expired": errors.DeadlineExceeded("late"),
     "asked": errors.ModelFailure("raised"),
     "excused": errors.ModelFailure("raised"),
 }
@@ -64,8 +64,9 @@ def events(one: Request) -> tuple[bool, bool, bool, list[bool]]:
     if one.how == "hangs":
         return True, False, True, [True, True, True]
     late = one.took > LATE
-    error = {"server": True, "asked": True}.get(one.how, False) or (late and one.how != "hurried")
-    timed = one.how != "hurried" and not (one.how == "cancelled" and one.took <= 0.1)
+    patient = one.how == "expired" and one.took >= RULES.client_timeout
+    error = one.how in ("server", "asked") or late or patient
+    timed = not (one.how in ("cancelled", "expired") and one.took <= 0.1)
     return error, one.how == "invalid", timed, [timed and one.took > limit for limit in THRESHOLDS.values()]
 
 
@@ -84,11 +85,10 @@ def run(requests: list[Request]) -> tuple[Counters, Asked]:
         _, counts, slot = meter.admit(one.slot)
         if one.how in ("answered", "invalid"):
             if meter.answered(counts, slot, one.took, 1, invalid=one.how == "invalid"):
-                meter.compare(counts, slot, FailedRequest({}, (), None))
+                meter.compare(counts, slot, FailedRequest({}, ()))
         elif one.how != "hangs":
             error = ERRORS_OF[one.how]
-            timeout = 0.01 if one.how == "hurried" else None
-            meter.failed(counts, slot, one.took, code_name(error), error, FailedRequest({}, (), timeout))
+            meter.failed(counts, slot, one.took, code_name(error), error, FailedRequest({}, ()))
         says += [Replayed(one.how == "asked", invalid=False, seconds=0.01)] * (len(asked.waiting) - before)
     counters.roll(5.0, 5.0, RULES, THRESHOLDS)
     for settle, replayed in zip(asked.waiting, says, strict=True):

@@ -17,7 +17,7 @@ from turnout.serving.keyed import BAD, ERROR, NO_SLOT, KeyedLog
 
 RULES = Rules((0.1, 0.2, 1.0), client_timeout=0.05, warm_requests=0)
 LIMITS = {"p90": 0.1, "p99": 0.2, "stalled": 1.0}
-REQUEST = FailedRequest({"x": np.ones(1)}, (), None)
+REQUEST = FailedRequest({"x": np.ones(1)}, ())
 
 
 class Two:
@@ -47,10 +47,9 @@ class Two:
             if meter.answered(counts, slot, took, batch, invalid=invalid):
                 meter.compare(counts, slot, REQUEST)
 
-    def fail(self, counted, error: BaseException, took: float = 0.01, client_timeout=None) -> None:
-        failing = FailedRequest(REQUEST.inputs, (), client_timeout)
+    def fail(self, counted, error: BaseException, took: float = 0.01) -> None:
         for meter, counts, slot in counted:
-            meter.failed(counts, slot, took, code_name(error), error, failing)
+            meter.failed(counts, slot, took, code_name(error), error, REQUEST)
 
     def only(self):
         """Ends the tick, and returns what the canary's requests came to."""
@@ -218,8 +217,8 @@ def test_a_request_that_only_the_candidate_refuses_is_its_fault(check, blamed) -
 
 def test_a_caller_less_patient_than_the_baseline_takes_has_itself_to_blame() -> None:
     two = Two()
-    two.fail(two.admit(), errors.DeadlineExceeded("late"), took=0.04, client_timeout=0.04)
-    two.fail(two.admit(), errors.DeadlineExceeded("late"), took=0.06, client_timeout=0.06)
+    two.fail(two.admit(), errors.DeadlineExceeded("late"), took=0.04)
+    two.fail(two.admit(), errors.DeadlineExceeded("late"), took=0.06)
     seen = two.only()
     assert seen["errors"] == Count(2, 1)
     assert seen["p90"] == Count(0, 0), "neither says how long the answer would have taken"
@@ -411,7 +410,7 @@ def test_a_failure_is_held_against_a_tenants_past_as_it_is_against_the_candidate
         meter.answered(counts, slot, took, 1)
         history.add(slot, took)
     else:
-        meter.failed(counts, slot, took, code, errors.TurnoutError("whatever"), FailedRequest({}, (), took))
+        meter.failed(counts, slot, took, code, errors.TurnoutError("whatever"), FailedRequest({}, ()))
         history.add(slot | failure_marks(code), took)
     live, past = counts.keyed.taken(), history.taken().judged(RULES.thresholds[0], RULES.client_timeout)
     found = [

@@ -439,9 +439,7 @@ class FailedRequest:
     Attributes:
         inputs: By name.
         outputs: Names of the outputs wanted.
-        client_timeout: Seconds from arrival to deadline; None for no deadline.
     """
 
     inputs: Mapping[str, Array]
     outputs: Sequence[str]
-    client_timeout: float | None

@@ -42,7 +42,7 @@ class Counted:
             invalid, batch = not all_finite(answer.outputs), answer.batch_requests
             for meter, counts, known in self._meters:
                 if meter.answered(counts, known, took, batch, invalid):
-                    meter.compare(counts, known, _failed(request))
+                    meter.compare(counts, known, FailedRequest(request.inputs, request.outputs))
             if invalid:
                 slot |= INVALID
         if self._history is not None:
@@ -53,13 +53,8 @@ class Counted:
         if code == "DEADLINE_EXCEEDED" and request.deadline is not None:
             took = request.deadline - request.arrived  # whenever that was noticed
         if self._meters:
-            failure = _failed(request)
+            failure = FailedRequest(request.inputs, request.outputs)
             for meter, counts, known in self._meters:
                 meter.failed(counts, known, took, code, error, failure)
         if self._history is not None:
             self._history.add(self._slot | failure_marks(code), took)
-
-
-def _failed(request: InferenceRequest) -> FailedRequest:
-    timeout = None if request.deadline is None else request.deadline - request.arrived
-    return FailedRequest(request.inputs, request.outputs, timeout)
