@@ -114,16 +114,24 @@ class Fleet:
         }
         self._addresses = {name: f"127.0.0.1:{free_port()}" for name in NAMES}
         stack.callback(lambda: [self.kill(name) for name in list(self.servers)])
+        self._admin = ""
         for name in NAMES:
             self.start(name)
-        self.address = stack.enter_context(envoy(scratch, list(self._addresses.values())))
+        self.address, self._admin = stack.enter_context(envoy(scratch, list(self._addresses.values())))
 
     def marks(self, name: str) -> Path:
         """Where a server's holding point is named, and reached."""
         return self._scratch / name
 
     def start(self, name: str) -> None:
-        """Starts a server, at the address that it always has."""
+        """Starts a server, at the address that it always has, once Envoy knows that it was gone.
+
+        A machine takes longer than that. Sooner, Envoy would send requests to a server that only begins to load.
+        """
+        deadline = time.monotonic() + 30
+        while self._admin and _healthy(self._admin) > len(self.servers):
+            assert time.monotonic() < deadline, f"Envoy takes {name} for healthy, which is dead"
+            time.sleep(0.1)
         marks = self.marks(name)
         marks.mkdir(exist_ok=True)
         if not (marks / "hold").exists():
@@ -326,8 +334,12 @@ def fleet(scratch: Path, state: str, database_port: int) -> Iterator[Fleet]:
 
 
 @contextmanager
-def envoy(scratch: Path, servers: list[str]) -> Iterator[str]:
-    """Starts Envoy with the configuration of deploy/envoy before servers at other addresses; yields its address."""
+def envoy(scratch: Path, servers: list[str]) -> Iterator[tuple[str, str]]:
+    """Starts Envoy with the configuration of deploy/envoy before servers at other addresses.
+
+    Yields:
+        Its address, and the URL of its administration.
+    """
     config = yaml.safe_load(CONFIG.read_text())
     listener, admin = (free_port() for _ in range(2))
     (data,), (cluster,) = (config["static_resources"][kind] for kind in ("listeners", "clusters"))
@@ -348,7 +360,7 @@ def envoy(scratch: Path, servers: list[str]) -> Iterator[str]:
             assert process.poll() is None, (scratch / "envoy.log").read_text()
             assert time.monotonic() < deadline, (scratch / "envoy.log").read_text()
             time.sleep(0.1)
-        yield f"127.0.0.1:{listener}"
+        yield f"127.0.0.1:{listener}", f"http://127.0.0.1:{admin}"
     finally:
         process.kill()
         process.wait()
