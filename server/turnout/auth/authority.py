@@ -24,12 +24,13 @@ from turnout.auth.certificates import identity_of_certificate
 from turnout.auth.identity import ANONYMOUS, CONSOLE, LOCAL, Identity
 from turnout.auth.jwts import JwtVerifier, UnknownKey, credential_of
 from turnout.auth.policy import Policy
-from turnout.auth.policy_file import load_policy, stamp_of
+from turnout.auth.policy_file import load_policy
 from turnout.auth.quotas import Quota, QuotaExceeded, Quotas
 from turnout.auth.refusals import Refusals
 from turnout.auth.roles import SERVER, Role
 from turnout.auth.streams import ENDED, OpenStreams
 from turnout.config import Auth, is_loopback
+from turnout.config.files import stamp_of
 from turnout.errors import ConfigError, PermissionDenied, TurnoutError, Unauthenticated
 from turnout.state.tokens import TokenRecord
 from turnout.telemetry.auth import AuthRecorder, Refusal

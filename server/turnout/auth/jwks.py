@@ -5,9 +5,7 @@ nothing from the next fetch on.
 """
 
 import json
-import os
 import ssl
-import stat
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -20,6 +18,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from turnout.config import JwtIssuer
+from turnout.config.files import open_regular
 from turnout.errors import ConfigError
 
 _MOST_BYTES = 1 << 20
@@ -171,7 +170,5 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def _read(path: str) -> bytes:
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError("it is no regular file")
+    with open_regular(path) as file:
         return file.read(_MOST_BYTES + 1)

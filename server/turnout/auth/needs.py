@@ -201,3 +201,15 @@ ROUTES: Mapping[str, Need] = {
     "/console/{rest:path}": KNOWN,
 }
 """By path of an HTTP route, as it is declared."""
+
+
+def need_of(table: Mapping[str, Need], path: str) -> Need:
+    """Returns what a method or route needs, by its table.
+
+    Raises:
+        LookupError: The table says nothing of it, so it is not to be served.
+    """
+    try:
+        return table[path]
+    except KeyError:
+        raise LookupError(f"turnout.auth.needs does not say who may call {path}") from None

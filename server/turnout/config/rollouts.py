@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
 from turnout.config.sections import Section
-from turnout.config.values import Count, CountOrNone, Duration, FilePath, HeaderName, HeaderValue
+from turnout.config.values import Count, CountOrNone, Duration, FilePath, HeaderName, HeaderValue, Number
 
 PLACEHOLDERS = ("model", "candidate", "baseline")
 """What a probe's query, or the path and query of its URL, may have in braces."""
@@ -56,12 +56,6 @@ def _json_path(text: str) -> str:
     return text
 
 
-def _number(value: Any) -> Any:
-    if isinstance(value, bool):  # pydantic would read true as 1
-        raise ValueError("expected a number")
-    return value
-
-
 def _table(value: Any) -> Any:
     """Turns what a variable of the environment can hold of a table, a JSON object, into that table."""
     try:
@@ -71,7 +65,6 @@ def _table(value: Any) -> Any:
 
 
 ProbeName = Annotated[str, AfterValidator(_probe_name)]
-Threshold = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 
 
 class Rollout(Section):
@@ -132,8 +125,8 @@ class Probe(Section):
     query: Annotated[str, Field(max_length=16384), AfterValidator(_known_placeholders)] = ""
     method: Literal["GET", "POST"] = "GET"
     json_path: Annotated[str, Field(max_length=1024), AfterValidator(_json_path)] = "$"
-    fail_above: Threshold | None = None
-    fail_below: Threshold | None = None
+    fail_above: Number | None = None
+    fail_below: Number | None = None
     initial_delay_s: Annotated[Duration, Field(le=86_400)] = 0.0
     interval_s: Annotated[Duration, Field(ge=0.1, le=86_400)] = 30.0
     timeout_s: Annotated[Duration, Field(ge=0.1, le=60)] = 5.0

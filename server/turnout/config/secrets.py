@@ -1,10 +1,8 @@
 """Secrets that lie in files: containers get them so, and nobody sees them in a list of processes or an environment."""
 
-import os
-import stat
-
 from pydantic import SecretStr
 
+from turnout.config.files import NoRegularFileError, open_regular
 from turnout.config.values import LEAST_TOKEN
 from turnout.errors import ConfigError
 
@@ -45,10 +43,10 @@ def read_secret(setting: str, file: str) -> str:
         ConfigError: It cannot be read, is no text, or is too large to be a secret.
     """
     try:
-        with open(file, "rb", opener=lambda path, flags: os.open(path, flags | getattr(os, "O_NONBLOCK", 0))) as opened:
-            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-                raise ConfigError(f"{setting}: {file} is no regular file")
+        with open_regular(file) as opened:
             data = opened.read(_MOST_BYTES + 1)
+    except NoRegularFileError:
+        raise ConfigError(f"{setting}: {file} is no regular file") from None
     except OSError as error:
         raise ConfigError(f"{setting}: {file} cannot be read: {error.strerror}") from None
     try:

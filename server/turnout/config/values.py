@@ -229,6 +229,7 @@ AddressField = Annotated[Address, NoDecode, PlainValidator(_parse_address), Plai
 LoadField = Annotated[Load, NoDecode, PlainValidator(_parse_load), PlainSerializer(_load_text)]
 Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
 CountOrNone = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
+Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
 Duration = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1)]
 Size = Annotated[ByteSize, BeforeValidator(_no_bool), Field(ge=1)]

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from turnout.auth.authority import Authority
 from turnout.auth.caller import Caller
-from turnout.auth.needs import METHODS, Kind, Need
+from turnout.auth.needs import METHODS, Kind, Need, need_of
 from turnout.auth.quotas import Quota
 from turnout.auth.remarks import with_remark
 from turnout.auth.roles import SERVER, Role
@@ -28,18 +28,6 @@ ModelOfUpload = Callable[[str], str | None]
 """Returns the model of an upload; None if there is no such upload."""
 
 
-def need_of(path: str) -> Need:
-    """Returns what a method needs.
-
-    Raises:
-        LookupError: The table says nothing of it, so it is not to be served.
-    """
-    try:
-        return METHODS[path]
-    except KeyError:
-        raise LookupError(f"turnout.auth.needs does not say who may call {path}") from None
-
-
 def protected(methods: Methods, authority: Authority | None) -> Methods:
     """Returns methods that know who calls them.
 
@@ -50,7 +38,7 @@ def protected(methods: Methods, authority: Authority | None) -> Methods:
     Raises:
         LookupError: Nothing says who may call one of them.
     """
-    needs = {path: need_of(path) for path in methods}
+    needs = {path: need_of(METHODS, path) for path in methods}
     if authority is None:
         return methods
     return {path: _protected(path, needs[path], method, authority) for path, method in methods.items()}
@@ -226,7 +214,7 @@ class MessageCheck:
             return None
         fields: Mapping[str, Any] = method.input_type.fields_by_name
         recorded = "" if "actor" in fields else "change" if "change" in fields else None
-        return cls(path, need_of(path), authority, model_of_upload, recorded)
+        return cls(path, need_of(METHODS, path), authority, model_of_upload, recorded)
 
     def request(self, call: Call, request: Any) -> None:
         """Passes if the caller may do that with the model that the request names.

@@ -1,20 +1,19 @@
 """The identities in force, and the files that they come from."""
 
 import asyncio
-import os
-import stat
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import LISTENERS, ListenerName, ListenerTls, Tls
+from turnout.config.files import Stamp, read_setting_file, stamp_of
 from turnout.errors import ConfigError
 from turnout.telemetry.tls import TlsRecorder
 from turnout.threads import Threads
 from turnout.tls.identity import IdentitySource, PemFile, ServerIdentity, check_identity, utc_text
 
-_MOST_BYTES = 1 << 20
+_MOST_MIB = 1
 """Of one file: certificate chains take some KiB, bundles of authorities up to some hundred."""
 
 Install = Callable[[ServerIdentity], Awaitable[None]]
@@ -40,7 +39,7 @@ class Certificates:
         self._log = log
         self._in_force: dict[ListenerName, ServerIdentity] = {}
         self._installs: dict[ListenerName, Install] = {}
-        self._seen: Mapping[str, tuple[int, ...] | None] = {}
+        self._seen: Mapping[str, Stamp | None] = {}
         self._doubts: dict[ListenerName, str] = {}
         self._threads = Threads("tls")
         self._reloading = asyncio.Lock()
@@ -139,9 +138,9 @@ class Certificates:
             self._recorder.failing[listener] = False
             self._log.info("tls files can be used again", listener=listener)
 
-    def _look(self) -> Mapping[str, tuple[int, ...] | None]:
+    def _look(self) -> Mapping[str, Stamp | None]:
         """Returns what shows that a file changed; a link counts as what it leads to now."""
-        return {path: _stamp(path) for tls in map(self._tls.of, LISTENERS) if tls is not None for path in _paths(tls)}
+        return {path: stamp_of(path) for tls in map(self._tls.of, LISTENERS) if tls is not None for path in _paths(tls)}
 
 
 def read_identity(tls: Tls, listener: ListenerName) -> ServerIdentity | None:
@@ -156,7 +155,7 @@ def read_identity(tls: Tls, listener: ListenerName) -> ServerIdentity | None:
 
     def pem(name: str, path: str) -> PemFile:
         setting = tls.setting(listener, name)
-        return PemFile(setting, path, _read(setting, path))
+        return PemFile(setting, path, read_setting_file(setting, path, _MOST_MIB, ", which no certificate file is"))
 
     mode = own.client_certificates
     client_ca = pem("client_ca", own.client_ca) if mode != "none" else None
@@ -165,30 +164,3 @@ def read_identity(tls: Tls, listener: ListenerName) -> ServerIdentity | None:
 
 def _paths(tls: ListenerTls) -> list[str]:
     return [path for path in (tls.cert, tls.key, tls.client_ca) if path]
-
-
-def _stamp(path: str) -> tuple[int, ...] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-def _read(setting: str, path: str) -> bytes:
-    try:
-        with open(path, "rb", opener=_open) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ConfigError(f"{setting}: {path} is no regular file")
-            data = file.read(_MOST_BYTES + 1)
-    except FileNotFoundError:
-        raise ConfigError(f"{setting}: there is no file {path}") from None
-    except OSError as error:
-        raise ConfigError(f"{setting}: {path} cannot be read: {error.strerror}") from None
-    if len(data) > _MOST_BYTES:
-        raise ConfigError(f"{setting}: {path} is larger than {_MOST_BYTES >> 20} MiB, which no certificate file is")
-    return data
-
-
-def _open(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe without a writer would hold the start up

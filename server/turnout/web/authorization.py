@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from turnout.auth.authority import Authority
 from turnout.auth.caller import Caller
-from turnout.auth.needs import PUBLIC, ROUTES, Kind, Need
+from turnout.auth.needs import PUBLIC, ROUTES, Kind, Need, need_of
 from turnout.auth.roles import SERVER
 from turnout.errors import MODEL_SEEN, TurnoutError, Unauthenticated
 
@@ -59,18 +59,6 @@ def caller_of(scope: Scope) -> Caller | None:
     return found
 
 
-def need_of(path: str) -> Need:
-    """Returns what a route needs.
-
-    Raises:
-        LookupError: The table says nothing of it, so it is not to be served.
-    """
-    try:
-        return ROUTES[path]
-    except KeyError:
-        raise LookupError(f"turnout.auth.needs does not say who may call {path}") from None
-
-
 def protect(
     routes: Iterable[BaseRoute],
     authority: Authority | None,
@@ -94,7 +82,7 @@ def protect(
     protected = list(routes)
     for route in protected:
         path = getattr(route, "path", "")
-        need = need_of(path)
+        need = need_of(ROUTES, path)
         if not isinstance(route, Route):
             raise LookupError(f"{path} is no plain route, which nothing protects")
         if authority is not None:
