@@ -405,6 +405,16 @@ def grows() -> ModelProto:
     )
 
 
+def repeats(times: int) -> ModelProto:
+    """y = x, `times` times over: a small request, and an answer that need not be. float32 (batch, 4) x."""
+    return model(
+        [helper.make_node("Tile", ["x", "repeats"], ["y"])],
+        [tensor("x", TensorProto.FLOAT, ["batch", 4])],
+        [tensor("y", TensorProto.FLOAT, ["batch", 4 * times])],
+        [numpy_helper.from_array(np.array([1, times], np.int64), "repeats")],
+    )
+
+
 def one_long_node() -> ModelProto:
     """y = x + the sum of a product of (n, n) by (n, n) float64 zeros: n decides how long one node takes.
 

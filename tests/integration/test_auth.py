@@ -15,18 +15,21 @@ from typing import Any
 
 import grpc
 import httpx
+import numpy as np
 import pytest
 from cryptography import x509
+from numpy.typing import NDArray
 
 from auth_wire import AUTH, Issuer, bearer, grant, make_token, revoke_token, write_keys, write_policy
 from certificates import Authority, put
 from conftest import Publish, StartServer
-from onnx_models import scaled
+from onnx_models import repeats, scaled
 from turnout.app import Running
 from turnout.config import Address, Settings
 from turnout.errors import ConfigError
 from turnout.state.store import StateStore
 from turnout_client import AsyncClient, PermissionDenied, Tls, Unauthenticated
+from turnout_proto.oip import inference_pb2
 from turnout_proto.v1 import catalog_pb2, control_pb2, registry_pb2, servers_pb2, traffic_pb2
 from turnout_proto.v1 import prediction_pb2 as pb
 from turnout_proto.v1.catalog_pb2_grpc import CatalogServiceStub
@@ -52,6 +55,21 @@ async def until(holds: Callable[[], Any]) -> None:
             if await found if asyncio.iscoroutine(found) else found:
                 return
             await asyncio.sleep(0.01)
+
+
+def infer_request(model: str, x: NDArray[np.float32]) -> inference_pb2.ModelInferRequest:
+    """Makes a request of the Open Inference Protocol."""
+    tensor = inference_pb2.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=x.shape)
+    return inference_pb2.ModelInferRequest(model_name=model, inputs=[tensor], raw_input_contents=[x.tobytes()])
+
+
+def model_infer(channel: grpc.aio.Channel) -> Any:
+    """Returns what calls `ModelInfer` by the name that the protocol's clients use."""
+    return channel.unary_unary(
+        "/inference.GRPCInferenceService/ModelInfer",
+        inference_pb2.ModelInferRequest.SerializeToString,
+        inference_pb2.ModelInferResponse.FromString,
+    )
 
 
 @asynccontextmanager
@@ -437,6 +455,32 @@ async def test_rates_and_quotas_hold_by_identity(tmp_path: Path, models: Path, s
         assert 50 < int(answer.headers["retry-after"]) <= 100
     assert await predicted(server, quick) is grpc.StatusCode.OK
     assert (await shown(server, "turnout_auth_limited_total", quick))['limit="slow",bound="rate"'] == 3
+
+
+@pytest.mark.both_transports
+@pytest.mark.parametrize("limited", [True, False])
+async def test_answers_of_any_size_come_to_who_is_new_and_to_who_is_known(
+    tmp_path: Path, models: Path, publish_model: Publish, start_server: StartServer, limited: bool
+) -> None:
+    limit = ("[[limit]]", 'identities = ["*"]', "in_flight = 2") if limited else ()
+    policy = write_policy(tmp_path / "policy.toml", *limit)
+    sizes = {"small": 1, "parts": 10_000, "large": 100_000}  # the second leaves in parts at once, the third later on
+    for name, times in sizes.items():
+        publish_model(name, "1.0.0", repeats(times))
+    tokens = {
+        (name, call): make_token(models, f"{name} {call}") for name in sizes for call in ("Predict", "ModelInfer")
+    }
+    server = await start_server(auth=AUTH | {"policy": policy})
+    async with channel_to(server.grpc) as channel:
+        for (name, call), token in tokens.items():
+            for _ in range(3):
+                if call == "Predict":
+                    done = await PredictionServiceStub(channel).Predict(request(name, x=X), metadata=bearer(token))
+                    answer = done.outputs[0].raw
+                else:
+                    done = await model_infer(channel)(infer_request(name, X), metadata=bearer(token))
+                    answer = done.raw_output_contents[0]
+                assert answer == np.tile(X, (1, sizes[name])).tobytes()
 
 
 @pytest.mark.usefixtures("one_model")

@@ -20,7 +20,7 @@ from turnout.auth.remarks import with_remark
 from turnout.auth.roles import SERVER, Role
 from turnout.errors import MODEL_SEEN, TurnoutError, Unauthenticated
 from turnout.rpc.errors import to_status
-from turnout.rpc.transport.port import Call, Method, Methods, StatusError, Stream, Unary
+from turnout.rpc.transport.port import RESPONSES, Call, Method, Methods, Response, StatusError, Stream, Unary
 
 _HEALTH_MODEL = "model:"
 
@@ -99,15 +99,14 @@ class _Entrance:
         return self.authority.enter(caller)
 
 
-_Answer = Callable[[bytes, Call], Any]
-"""Returns the response, or an awaitable of it."""
+_Answer = Callable[[bytes, Call], Response | Awaitable[Response]]
 
 
 def _unary(behaviour: _Answer, entrance: _Entrance) -> _Answer:
     """Returns what answers calls of those who may; a caller that is known costs no step of the event loop."""
     known = entrance.authority.known
 
-    def answer(message: bytes, call: Call) -> Any:
+    def answer(message: bytes, call: Call) -> Response | Awaitable[Response]:
         try:
             if (caller := known(call)) is None:
                 return identified(message, call)
@@ -118,7 +117,7 @@ def _unary(behaviour: _Answer, entrance: _Entrance) -> _Answer:
             return entered(message, call, caller, quota)
         raise StatusError(status)
 
-    async def identified(message: bytes, call: Call) -> Any:
+    async def identified(message: bytes, call: Call) -> Response:
         try:
             caller = await entrance.identify(call)
             quota = entrance.enter(call, caller)
@@ -126,11 +125,13 @@ def _unary(behaviour: _Answer, entrance: _Entrance) -> _Answer:
             status = to_status(error)
         else:
             done = entered(message, call, caller, quota)
-            return done if isinstance(done, bytes) else await done
+            return done if isinstance(done, RESPONSES) else await done
         del message
         raise StatusError(status)
 
-    def entered(message: bytes, call: Call, caller: Caller | None, quota: Quota | None) -> Any:
+    def entered(
+        message: bytes, call: Call, caller: Caller | None, quota: Quota | None
+    ) -> Response | Awaitable[Response]:
         # Each call sets it, so nobody has to take it back: where there is no task yet, that could be another context.
         MODEL_SEEN.set(seen_by(caller))
         if quota is None:
@@ -140,12 +141,12 @@ def _unary(behaviour: _Answer, entrance: _Entrance) -> _Answer:
         except BaseException:
             quota.leave()
             raise
-        if isinstance(done, bytes):
+        if isinstance(done, RESPONSES):
             quota.leave()
             return done
         return left(done, quota)
 
-    async def left(done: Awaitable[bytes], quota: Quota) -> bytes:
+    async def left(done: Awaitable[Response], quota: Quota) -> Response:
         try:
             return await done
         finally:
