@@ -23,6 +23,7 @@ from turnout.auth.caller import Caller
 from turnout.auth.certificates import identity_of_certificate
 from turnout.auth.identity import ANONYMOUS, CONSOLE, LOCAL, Identity
 from turnout.auth.jwts import JwtVerifier, UnknownKey, credential_of
+from turnout.auth.needs import Kind, Need
 from turnout.auth.policy import Policy
 from turnout.auth.policy_file import load_policy
 from turnout.auth.quotas import Quota, QuotaExceeded, Quotas
@@ -256,6 +257,18 @@ class Authority:
             if any(scope.covers(role, pattern.text.replace("*", "")) for role in roles for pattern in scope.models):
                 return
         raise self.refusal(caller, roles, "", what)
+
+    def check_need(self, caller: Caller, need: Need, what: str) -> None:
+        """Passes if somebody may call a method or route at all, as far as that shows before a model is named.
+
+        Raises as `check`.
+        """
+        if need.kind is Kind.SERVER:
+            self.check(caller, need.roles, SERVER, what)
+        elif need.kind is Kind.LISTED:
+            self.check_any(caller, need.roles, what)
+        elif need.kind is not Kind.HEALTH:
+            self.check_known(caller, what)
 
     def refusal(self, caller: Caller | None, roles: Sequence[Role], model: str, what: str) -> TurnoutError:
         """Counts and logs a refused call, and returns what its caller is told."""

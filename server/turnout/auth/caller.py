@@ -1,12 +1,12 @@
 """Somebody who calls, as the server remembers them from call to call."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 
 from turnout.auth.identity import Identity
 from turnout.auth.policy import Decision, decide
 from turnout.auth.quotas import Quota
-from turnout.auth.roles import Role, Scope
+from turnout.auth.roles import SERVER, Role, Scope
 
 _MOST_DECISIONS = 1024
 """Kept of a caller; names of models come from clients."""
@@ -69,6 +69,11 @@ class Caller:
     def knows(self, model: str) -> bool:
         """Tells whether they may be told a model's name: they may run it, too."""
         return self.may(Role.READ, model) or self.may(Role.PREDICT, model)
+
+    @property
+    def seen(self) -> Callable[[str], bool] | None:
+        """What tells which models' names they may be told; None for all."""
+        return None if self.knows(SERVER) else self.knows
 
     def change(self, scopes: Sequence[Scope], quota: Quota | None) -> None:
         """Puts another policy into force."""

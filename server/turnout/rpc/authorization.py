@@ -78,13 +78,7 @@ class _Entrance:
 
     def check(self, caller: Caller) -> None:
         """Passes if somebody may call the method at all. Raises as `Authority.check`."""
-        need, authority = self.need, self.authority
-        if need.kind is Kind.SERVER:
-            authority.check(caller, need.roles, SERVER, self.path)
-        elif need.kind is Kind.LISTED:
-            authority.check_any(caller, need.roles, self.path)
-        elif need.kind is not Kind.HEALTH:
-            authority.check_known(caller, self.path)
+        self.authority.check_need(caller, self.need, self.path)
 
     def enter(self, call: Call, caller: Caller | None) -> Quota | None:
         """Notes who calls, checks that they may, and counts the call. Raises as `check` and `Authority.enter`.
@@ -133,7 +127,7 @@ def _unary(behaviour: _Answer, entrance: _Entrance) -> _Answer:
         message: bytes, call: Call, caller: Caller | None, quota: Quota | None
     ) -> Response | Awaitable[Response]:
         # Each call sets it, so nobody has to take it back: where there is no task yet, that could be another context.
-        MODEL_SEEN.set(seen_by(caller))
+        MODEL_SEEN.set(None if caller is None else caller.seen)
         if quota is None:
             return behaviour(message, call)
         try:
@@ -168,7 +162,7 @@ def _streaming(
                 return
             entrance.check(caller)
             quota = entrance.authority.enter(caller) if counted else None
-            MODEL_SEEN.set(seen_by(caller))
+            MODEL_SEEN.set(caller.seen)
             try:
                 with entrance.authority.stream(caller):
                     await behaviour(stream)
@@ -181,11 +175,6 @@ def _streaming(
         raise StatusError(status)
 
     return serve
-
-
-def seen_by(caller: Caller | None) -> Callable[[str], bool] | None:
-    """Returns what tells which models a caller may be told of; None for all."""
-    return None if caller is None or caller.knows(SERVER) else caller.knows
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from turnout.auth.authority import Authority
 from turnout.auth.caller import Caller
 from turnout.auth.needs import PUBLIC, ROUTES, Kind, Need, need_of
-from turnout.auth.roles import SERVER
 from turnout.errors import MODEL_SEEN, TurnoutError, Unauthenticated
 
 _KEY = "turnout.caller"
@@ -116,7 +115,7 @@ class _Protected:
             quota = authority.enter(caller)
         except TurnoutError as error:
             return await self._refuse(Request(scope), error)(scope, receive, send)
-        MODEL_SEEN.set(None if caller.knows(SERVER) else caller.knows)
+        MODEL_SEEN.set(caller.seen)
         try:
             return await self._application(scope, receive, send)
         finally:
@@ -144,9 +143,5 @@ class _Protected:
         need, authority = self._need, self._authority
         if need.kind is Kind.MODEL:
             authority.check(caller, need.roles, scope["path_params"]["model"], self._path)
-        elif need.kind is Kind.SERVER:
-            authority.check(caller, need.roles, SERVER, self._path)
-        elif need.kind is Kind.LISTED:
-            authority.check_any(caller, need.roles, self._path)
         else:
-            authority.check_known(caller, self._path)
+            authority.check_need(caller, need, self._path)
