@@ -189,7 +189,8 @@ async def running(
         stack.callback(processes.close)
         settings = with_state(settings, scratch)
         describe = TrialLab(settings.for_model(""), processes).describe
-        repository, catalog = open_repository(settings, describe, scratch.disk), Catalog()
+        repository, catalog = await starting.run(open_repository, settings, describe, scratch.disk), Catalog()
+        stack.callback(repository.close)
         await starting.run(prepare_repository, repository, settings, log)
         store = await starting.run(StateStore.open, settings.state_url, now=clock.now)
         stack.callback(store.close)
@@ -421,7 +422,16 @@ async def running(
         store.listen(lambda: _in_loop(loop, told_of_change.set))
         side_tasks.start(
             "follow",
-            follow(follow_all, revision, availability, repository.root, settings.repository, log, told_of_change),
+            follow(
+                follow_all,
+                revision,
+                availability,
+                repository.root,
+                settings.repository,
+                log,
+                told_of_change,
+                remote=repository.remote,
+            ),
         )
         stack.push_async_callback(drain, services, settings, admission, listeners, side_tasks, without_delay)
         try:

@@ -113,7 +113,7 @@ class Publisher:
         return TrialLab(self._settings.for_model(model), self._processes)
 
     def _gates(self, model: str, comparison: Comparison, signer: Signer | None) -> Sequence[Gate]:
-        integrity, *others = standard_gates(read_plan(self._settings.models, model), self._lab(model), comparison)
+        integrity, *others = standard_gates(read_plan(self._repository.root, model), self._lab(model), comparison)
         trust = Trust.of(self._settings.for_model(model).signing)
         if not trust.required:
             return (integrity, *others)
@@ -130,7 +130,7 @@ class Publisher:
             keep(self._repository, manifest.model, manifest.version, how.signer.sign(candidate.digest))
 
     def _settle(self, result: PublishResult, recorder: Recorder, how: Publication) -> None:
-        recorder.settle(result.created)
+        recorder.settle(Published(result.manifest, result.digest), created=result.created)
         if how.signer is not None:
             manifest, key = result.manifest, how.signer.sign(result.digest).key.id
             self._store.record_signed(

@@ -51,9 +51,7 @@ def sign(repository: Repository, model: str, version: Version, key: Path) -> str
     name = _id(private.public_key())
     with tempfile.TemporaryDirectory(prefix="turnout-bundle-") as folder:
         made = Path(folder) / "bundle"
-        package.signing.Config().use_elliptic_key_signer(private_key=key).sign(
-            repository.directory(model, version), made
-        )
+        package.signing.Config().use_elliptic_key_signer(private_key=key).sign(repository.fetch(model, version), made)
         data = made.read_bytes()
     try:
         attestations.write(repository, model, version, f"{_PREFIX}{name}{_SUFFIX}", data)
@@ -89,7 +87,7 @@ def verify(repository: Repository, model: str, version: Version, key: Path) -> s
         kept.write_bytes(found[file])
         try:
             package.verifying.Config().use_elliptic_key_verifier(public_key=key).verify(
-                repository.directory(model, version), kept
+                repository.fetch(model, version), kept
             )
         except Exception as error:  # the package raises ValueError, and what its parsers raise on what is no bundle
             raise NotTrusted(f"the bundle by {name} does not fit {model} {version}") from error

@@ -55,11 +55,13 @@ class Listing:
         published: By model name, then by version in ascending order.
         problems: By model and version directory.
         present: False where the root directory does not exist.
+        away: Why this is what was listed earlier, in half a sentence without a path; "" where it was listed now.
     """
 
     published: tuple[Published, ...] = ()
     problems: tuple[Problem, ...] = ()
     present: bool = True
+    away: str = ""
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -182,7 +182,8 @@ class RegistryServicer:
         found = await self._in_thread(self._repository.find, request.model, version)
         manifest = pb.FetchedManifest(manifest=canonical_bytes(found.manifest), digest=found.digest)
         await self._send(write, pb.FetchVersionResponse(manifest=manifest))
-        reading = Reading(self._repository.directory(request.model, version), found.manifest, CHUNK)
+        directory = await self._in_thread(self._repository.fetch, request.model, version)
+        reading = Reading(directory, found.manifest, CHUNK)
         try:
             while (piece := await self._in_thread(reading.next)) is not None:
                 chunk = pb.FileChunk(file=piece.file, offset=piece.offset, data=piece.data)
