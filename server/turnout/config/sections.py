@@ -211,6 +211,8 @@ class Repository(Section):
         timeout_s: How long an object store or registry may take to answer, or say nothing in the middle of a file.
         max_objects: Most objects under the prefix, or tags of the registry's repository, that are listed; with more,
             nothing of it is taken over.
+        oci_settle_s: Longest that a publisher may take between its look at a tag of a registry and its write; how long
+            it waits then before it looks whose version stands. Alike for all who publish to one repository.
     """
 
     watch: bool = True
@@ -221,6 +223,7 @@ class Repository(Section):
     cache_max_bytes: Size = ByteSize(50 * 1024 * _MIB)
     timeout_s: Annotated[Duration, Field(gt=0, le=600)] = 20.0
     max_objects: Annotated[Count, Field(le=10_000_000)] = 100_000
+    oci_settle_s: Annotated[Duration, Field(gt=0, le=60)] = 3.0
 
 
 class Retention(Section):

@@ -214,7 +214,7 @@ def _s3(endpoint: str, timeout: float) -> Any:
 
 def _gcs(endpoint: str, timeout: float) -> Any:
     try:
-        from gcsfs import GCSFileSystem
+        from gcsfs.core import GCSFileSystem  # the package's own name asks for each bucket's kind, by gRPC
     except ImportError as error:
         raise ConfigError("gs:// needs an extra that is not installed: pip install 'turnout[gs]'") from error
     with _translated():

@@ -25,5 +25,5 @@ def _store(url: RepositoryUrl, settings: RepositorySettings) -> Store:
     if url.scheme == "oci":
         from turnout.registry.remote.oci import OciStore
 
-        return OciStore(url, settings.endpoint_url, settings.timeout_s, settings.max_objects)
+        return OciStore(url, settings.endpoint_url, settings.timeout_s, settings.max_objects, settings.oci_settle_s)
     return ObjectStore(url, settings.endpoint_url, settings.timeout_s, settings.max_objects)

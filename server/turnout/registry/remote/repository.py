@@ -157,12 +157,12 @@ class RemoteRepository(Repository):
         self._missed = missed
 
     def numbers(self, model: str) -> list[Version]:  # noqa: D102 - as Repository
-        self._look_now()
+        self._look_now(_FRESH_SECONDS)
         keys = [parse_key(key) for key in (*self._entries, *self._faults)]
         return [key.version for key in keys if isinstance(key, ManifestKey) and key.model == check_model_name(model)]
 
     def check_case(self, model: str) -> None:  # noqa: D102 - as Repository
-        self._look_now()
+        self._look_now(_FRESH_SECONDS)
         found = {key.model for key in map(parse_key, (*self._entries, *self._faults)) if isinstance(key, ManifestKey)}
         self.check_names(model, found)
 
@@ -407,14 +407,15 @@ class RemoteRepository(Repository):
 
     # Looking
 
-    def _look_now(self) -> None:
-        """Lists the store, however long ago the last time is.
+    def _look_now(self, age: float = 0.0) -> None:
+        """Lists the store, if the last time is more than `age` seconds ago.
 
         Raises:
             OSError: It does not answer.
         """
         with self._listing:
-            self._look()
+            if self._failures or time.monotonic() - self._listed_at >= age or self._due == float("-inf"):
+                self._look()
             if self._away:
                 raise StoreFault(5, f"the store {self._away}")
 
@@ -543,19 +544,24 @@ class RemoteRepository(Repository):
 
     def _make_listing(self) -> Listing:
         twice = differing_in_case({e.published.manifest.model for e in self._entries.values()})
-        published: list[Published] = []
-        problems = {p.version + p.model: p for _, p in self._faults.values()}
-        for entry in self._entries.values():
-            model = entry.published.manifest.model
-            if (other := twice.get(model)) is not None:
+        published: dict[tuple[str, Version], Published] = {}
+        problems = {f"{p.model} {p.version}": p for _, p in self._faults.values()}
+        for _, entry in sorted(self._entries.items()):
+            model, version = entry.published.manifest.model, entry.published.manifest.version
+            if (alike := published.get((model, version))) is not None:
+                # No write of one name keeps another name from being written in the same moment.
+                reason = (
+                    f"{model} {version} differs from {alike.manifest.version} in build metadata alone, and is not"
+                    " served: remove one"
+                )
+                problems[f"{model} {version}"] = Problem(model, str(version), reason, unserved=True)
+            elif (other := twice.get(model)) is not None:
                 problems[model] = Problem(model, "", f"{model!r} differs from {other!r} in case only: remove one")
             else:
-                published.append(entry.published)
+                published[model, version] = entry.published
         ordered = tuple(sorted(problems.values(), key=lambda p: (p.model, p.version)))
         # Whoever looks for changes compares by identity; `_sorted` returns the same tuple where nothing changed.
-        return Listing(
-            self._sorted(sorted(published, key=lambda p: (p.manifest.model, str(p.manifest.version)))), ordered
-        )
+        return Listing(self._sorted(list(published.values())), ordered)
 
     def _away_text(self) -> str:
         if self._listed_at == float("-inf"):
