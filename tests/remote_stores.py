@@ -36,8 +36,10 @@ BUCKET = "versions"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "AKIAOFTHETESTS", "AWS_SECRET_ACCESS_KEY": "secret-of-the-tests"}
 ENVIRONMENT = CREDENTIALS | {"AWS_DEFAULT_REGION": "us-east-1", "NO_GCE_CHECK": "true"}
 """With nobody asked who would know more: no file of the user's, and no metadata server."""
-SETTLE = 0.3
+SETTLE = 1.0
 """Seconds that a tag is left alone for."""
+TIMEOUT = 120.0
+"""The machines that tests run on may be busy."""
 
 _NUMBERS = count(1)
 
@@ -66,7 +68,14 @@ class RemoteStore:
     def section(self, cache: Path, **more: Any) -> Repository:
         """Returns the settings of a repository here, with a cache of its own."""
         return Repository(
-            **{"endpoint_url": self.endpoint, "cache": str(cache), "remote_poll_s": 0.1, "oci_settle_s": SETTLE} | more
+            **{
+                "endpoint_url": self.endpoint,
+                "cache": str(cache),
+                "remote_poll_s": 0.1,
+                "oci_settle_s": SETTLE,
+                "timeout_s": TIMEOUT,
+            }
+            | more
         )
 
     def settings(self, cache: Path, state: str, **more: Any) -> dict[str, Any]:
@@ -82,6 +91,7 @@ class RemoteStore:
             "TURNOUT_REPOSITORY__CACHE": str(cache),
             "TURNOUT_REPOSITORY__OCI_SETTLE_S": str(SETTLE),
             "TURNOUT_REPOSITORY__REMOTE_POLL_S": "0.1",
+            "TURNOUT_REPOSITORY__TIMEOUT_S": str(TIMEOUT),
         }
 
     def open(self, cache: Path, **more: Any) -> RemoteRepository:

@@ -96,7 +96,7 @@ def test_of_two_who_publish_one_version_at_once_one_wins_and_the_other_is_told_w
     monkeypatch.setattr(oci, "time", clock)  # a tag is left alone until both are written
 
     def run(name: str, at: RemoteStore, factor: float) -> None:
-        with closing(at.open(tmp_path / name, timeout_s=300, oci_settle_s=60)) as opened:
+        with closing(at.open(tmp_path / name, oci_settle_s=60)) as opened:
             try:
                 results[name] = put(opened, V1, factor, tmp_path)
             except AlreadyExists as error:
@@ -229,7 +229,7 @@ async def test_a_server_serves_what_is_published_while_it_runs_and_goes_on_while
     put(repository, V1, 2, tmp_path)
     state = sqlite_url(tmp_path / "state.db")
     with StoppingProxy(store.endpoint) as proxy:
-        settings = store.through(proxy).settings(tmp_path / "served", state, timeout_s=2)
+        settings = store.through(proxy).settings(tmp_path / "served", state, timeout_s=8)
         server = await start_server(**settings)
         catalog = server.services.catalog
         ready = await asyncio.wait_for(catalog.wait_for(lambda s: _state(s, V1) == "ready"), 60)
@@ -267,7 +267,7 @@ async def test_a_server_starts_from_its_cache_while_the_store_is_away_and_loads_
         with closing(near.open(cache)) as before:
             before.verify("m", V1)
         proxy.away = True
-        server = await start_server(**near.settings(cache, state, timeout_s=2))
+        server = await start_server(**near.settings(cache, state, timeout_s=8))
         catalog = server.services.catalog
         await asyncio.wait_for(catalog.wait_for(lambda s: _state(s, V1) == "ready" and _state(s, V2) == "failed"), 60)
         assert await _answer(server, "1.0.0") == [2.0, 4.0, 6.0, 8.0]

@@ -201,7 +201,7 @@ def _s3(endpoint: str, timeout: float) -> Any:
     system = S3FileSystem(
         endpoint_url=endpoint or None,
         config_kwargs={
-            "connect_timeout": min(timeout, 5.0),
+            "connect_timeout": timeout / 4,
             "read_timeout": timeout,
             "retries": {"total_max_attempts": 1, "mode": "standard"},
         },

@@ -101,7 +101,7 @@ class OciStore:
         self._login = _Login(url.host, timeout)
         self._client = httpx.Client(
             base_url=endpoint or f"https://{url.host}",
-            timeout=httpx.Timeout(timeout, connect=min(timeout, 5.0)),
+            timeout=httpx.Timeout(timeout, connect=timeout / 4),
             follow_redirects=True,
         )
         self._artifacts: dict[str, _Artifact] = {}

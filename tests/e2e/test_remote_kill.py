@@ -1,0 +1,82 @@
+"""kill -9 at each step of a publish to where versions live that do not live in a directory."""
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from semver import Version
+
+import onnx_models
+from processes import command, turnout
+from remote_stores import ENVIRONMENT, KINDS, NEEDS_REGISTRY, RemoteStore, StoppingProxy, running_store
+from turnout.registry.repository import Repository
+from turnout.state.engine import sqlite_url
+from turnout.state.store import StateStore
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+V1 = Version(1)
+
+
+@pytest.fixture(scope="module", params=[pytest.param(k, marks=NEEDS_REGISTRY) if k == "oci" else k for k in KINDS])
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RemoteStore]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        with running_store(request.param, tmp_path_factory.mktemp(request.param)) as store:
+            yield store.apart()
+
+
+def test_a_publish_that_is_killed_at_any_write_leaves_a_whole_version_or_none_and_the_next_one_succeeds(
+    store: RemoteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each write of a whole publish is the last one that the store sees of one: once before it, then after each."""
+    source = onnx_models.save(onnx_models.scaled(2), tmp_path / "m.onnx")
+    state, cache = sqlite_url(tmp_path / "state.db"), tmp_path / "cache"
+    StateStore.open(state).close()
+    with StoppingProxy(store.endpoint) as proxy:
+        environment = store.through(proxy).environment(cache, state)
+        with command("publish", "whole", "1.0.0", source, log=tmp_path / "log", **environment) as process:
+            process.join(120)
+            assert process.exitcode == 0, (tmp_path / "log").read_text()
+        writes = list(proxy.writes)
+        assert any("manifest" in one for one in writes)
+    for name, value in store.environment(tmp_path / "elsewhere", state).items():
+        monkeypatch.setenv(name, value)
+    seen: list[bool] = []
+    for number in range(-1, len(writes)):
+        # Other bytes each time: a file that is there is not sent again.
+        model, file = f"m{number + 1}", onnx_models.save(onnx_models.scaled(number + 10), tmp_path / f"{number}.onnx")
+        with StoppingProxy(store.endpoint, stop_at=max(number, 0), forward_first=number >= 0) as proxy:
+            environment = store.through(proxy).environment(cache, state)
+            log = tmp_path / f"{number}.log"
+            with command("publish", model, "1.0.0", file, log=log, **environment) as process:
+                while not proxy.stopped.wait(0.05):
+                    assert process.is_alive(), log.read_text()
+                process.kill()
+                process.join(60)
+                assert process.exitcode == -9
+        with closing(store.open(tmp_path / "reader")) as reader:
+            listing = reader.scan()
+            assert not listing.problems
+            seen.append(bool(listing.versions(model)))
+            if seen[-1]:
+                reader.verify_stored(model, V1)
+                reader.verify(model, V1)
+        done = json.loads(turnout("publish", model, "1.0.0", file, "--json").stdout)
+        assert done["created"] is not seen[-1]
+        with closing(store.open(tmp_path / "reader")) as reader:
+            assert reader.verify_stored(model, V1).digest == done["digest"]
+    assert seen == sorted(seen), "once it exists, it exists"
+    assert True in seen
+    assert False in seen
+    with StateStore.open(state) as log:
+        assert len(log.published()) == len(writes) + 2, "every one is recorded, whoever was killed"
+    told = json.loads(turnout("verify", "--json").stdout)
+    assert told["ok"]
+    assert (
+        not list((cache / "repositories").glob("*/.staging/*/version"))
+        or Repository(next((cache / "repositories").iterdir())).sweep()
+    )
