@@ -31,6 +31,7 @@ from turnout.oip.description import Description
 from turnout.protection import POLICY_FAILING, open_authority, protection, with_secrets
 from turnout.publishing import Publisher
 from turnout.registry.announcement import Bounds
+from turnout.registry.listing import CacheUse
 from turnout.registry.repository import Repository
 from turnout.registry.standing import Declared
 from turnout.registry.trust import Trust
@@ -337,6 +338,8 @@ async def running(
         )
         gpus = Reading[Sequence[Gpu]](lambda: scraping.run(_gpus, nvml, manager.devices), ())
 
+        cache_use = Reading[CacheUse | None](lambda: scraping.run(repository.cache_use), None)
+
         async def sample() -> None:
             manager.sample()
             if tracer is not None:
@@ -344,6 +347,8 @@ async def running(
             record_weights(catalog, policies, router)
             record_epochs(catalog, policies, metrics.server)
             record_rollouts(rollouts, meters, metrics.rollouts)
+            if (use := await cache_use.value(_SCRAPE_READ_SECONDS)) is not None:
+                metrics.server.cache_bytes, metrics.server.fetched_bytes = use.bytes_kept, use.bytes_fetched
             metrics.server.memory = await memory.value(_SCRAPE_READ_SECONDS)
             metrics.server.gpus = await gpus.value(_SCRAPE_READ_SECONDS)
 

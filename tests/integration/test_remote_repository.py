@@ -301,15 +301,15 @@ def test_a_prune_takes_a_version_from_where_it_lives_and_what_it_leaves_is_found
     in_use.remove(repository, "m", V1, 1.0)
     with closing(store.open(tmp_path / "elsewhere")) as other:
         assert [one.manifest.version for one in other.published()] == [V2]
-        assert other.garbage().digests == ()  # for a day: a publish may be under way
+        assert other.unused_files().digests == ()  # for a day: a publish may be under way
         monkeypatch.setattr(remote_module, "UNUSED_SECONDS", -5.0)
-        garbage = other.garbage()
+        unused = other.unused_files()
         if store.kind == "oci":
-            assert garbage.digests == ()  # the registry's own collection takes them
+            assert unused.digests == ()  # the registry's own collection takes them
         else:
-            assert len(garbage.digests) == 1
-            assert other.collect(garbage) == garbage.size_bytes
-            assert other.garbage().digests == ()
+            assert len(unused.digests) == 1
+            assert other.remove_unused(unused) == unused.size_bytes
+            assert other.unused_files().digests == ()
         assert other.verify_stored("m", V2, expected=kept.digest)
 
 

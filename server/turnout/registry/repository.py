@@ -18,7 +18,7 @@ from semver import Version
 from turnout.errors import MODEL_SEEN, AlreadyExists, DigestMismatch, ModelNotFound, VersionNotFound
 from turnout.registry.digest import Progress, bytes_digest, read_canonical, stream_digest
 from turnout.registry.files import explain, open_inside, sync_directory, sync_tree, walk
-from turnout.registry.listing import Listing, Problem, Published, loose, unpublished
+from turnout.registry.listing import CacheUse, Listing, Problem, Published, UnusedFiles, loose, unpublished
 from turnout.registry.manifest import MANIFEST_FILE, FileEntry
 from turnout.registry.names import check_model_name, differing_in_case, is_exact_version, model_name_fault
 from turnout.registry.placement import adopt_in_place, holds_same_files, move_in_place
@@ -250,6 +250,28 @@ class Repository:
 
     def look_soon(self) -> None:
         """Has the next scan look, however soon that is."""
+
+    def unused_files(self) -> UnusedFiles:
+        """Returns what publishes that were cut short, and versions that were removed, have left where versions live, if
+        that is elsewhere, and nobody has touched for a day.
+
+        Raises:
+            StoreUnavailable: It cannot be listed.
+        """
+        return UnusedFiles()
+
+    def remove_unused(self, unused: UnusedFiles) -> int:
+        """Removes such files, each if it still is one; returns the bytes that were freed.
+
+        Raises:
+            ChangeRefused: The repository is served read-only.
+            StoreUnavailable: They cannot be removed.
+        """
+        return 0
+
+    def cache_use(self) -> CacheUse | None:
+        """Returns what is in the cache; None where versions live here."""
+        return None
 
     def being_published(self, published: Published) -> bool:
         """Tells whether a publisher elsewhere, whom no lock shows, may be about to record a version."""

@@ -220,8 +220,8 @@ class OciStore:
         if (took := time.monotonic() - began) > self._settle:
             raise StoreFault(
                 110,
-                f"took {took:.1f} s to write a tag, where repository.oci_settle_s allows {self._settle:g} s: publish again"
-                " to see which version stands",
+                f"took {took:.1f} s to write a tag, where repository.oci_settle_s allows {self._settle:g} s: publish"
+                " again to see which version stands",
             )
         time.sleep(self._settle)
         if self._digest(tag) != digest:

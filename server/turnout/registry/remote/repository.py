@@ -5,7 +5,7 @@
     a load       listed -> brought into the cache, each file's digest checked on the way -> verified whole -> loaded
 
 What a publish leaves that is killed before its manifest is written are blobs and attestations of no version, which
-nobody sees; the next publish of the same content finds its blobs there, and `collect` removes what stays unused.
+nobody sees; the next publish of the same content finds its blobs there, and `turnout prune` removes what stays.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from semver import Version
@@ -25,7 +25,7 @@ from turnout.registry.cancellation import checkpoint
 from turnout.registry.digest import Progress, bytes_digest, canonical_bytes, read_canonical
 from turnout.registry.files import explain, walk, write_file
 from turnout.registry.gates.plan import MAX_PLAN_BYTES, PLAN_FILE
-from turnout.registry.listing import Listing, Problem, Published
+from turnout.registry.listing import CacheUse, Listing, Problem, Published, UnusedFiles
 from turnout.registry.manifest import MANIFEST_FILE, FileEntry
 from turnout.registry.names import check_model_name, differing_in_case
 from turnout.registry.remote.cache import Cache
@@ -55,19 +55,6 @@ _BACKOFF_MOST = 60.0
 _SPARED_SECONDS = 600.0
 _RECORDING_SECONDS = 60.0
 """What a publisher may take from its manifest to its event, with clocks that differ some."""
-
-
-@dataclass(frozen=True, slots=True)
-class Garbage:
-    """Blobs that no version uses.
-
-    Attributes:
-        digests: Of each.
-        size_bytes: Of all together.
-    """
-
-    digests: tuple[str, ...] = ()
-    size_bytes: int = 0
 
 
 class RemoteRepository(Repository):
@@ -101,6 +88,7 @@ class RemoteRepository(Repository):
         self._away = ""
         self._missed: frozenset[tuple[str, Version]] = frozenset()
         self._ours: set[str] = set()
+        self._fetched = 0
 
     @property
     def place(self) -> str:
@@ -284,7 +272,9 @@ class RemoteRepository(Repository):
                 f"{entry.path} is not what was published, where it lives (expected {entry.size} bytes, got"
                 f" {found.size})"
             )
-        return self._store.read_blob(entry.digest, entry.size)
+        for block in self._store.read_blob(entry.digest, entry.size):
+            self._fetched += len(block)
+            yield block
 
     def _stored_fault(self, entry: FileEntry, progress: Progress | None) -> str:
         digest = hashlib.sha256()
@@ -342,37 +332,29 @@ class RemoteRepository(Repository):
     def refresh_beside(self) -> None:  # noqa: D102 - as Repository
         self.scan()
 
-    def garbage(self) -> Garbage:
-        """Returns the blobs that no version uses, and have not been written for a day.
+    def cache_use(self) -> CacheUse:  # noqa: D102 - as Repository
+        return CacheUse(self._cache.used_bytes, self._fetched)
 
-        Raises:
-            StoreUnavailable: The store does not answer.
-        """
+    def unused_files(self) -> UnusedFiles:  # noqa: D102 - as Repository
         try:
             blobs = self._store.blobs()
             if blobs is None:
-                return Garbage()
+                return UnusedFiles()
             self._look_now()  # after the blobs: what a publish has made a version meanwhile is used
             if self._faults:
-                return Garbage()  # what a manifest uses that cannot be read, nobody knows
+                return UnusedFiles()  # what a manifest uses that cannot be read, nobody knows
             used = {file.digest for e in self._entries.values() for file in e.published.manifest.files}
             before = time.time() - UNUSED_SECONDS
             unused = [blob for blob in blobs if blob.digest not in used and blob.modified < before]
         except OSError as error:
             raise self._unavailable("unused files cannot be listed", error) from error
-        return Garbage(tuple(blob.digest for blob in unused), sum(blob.size for blob in unused))
+        return UnusedFiles(tuple(blob.digest for blob in unused), sum(blob.size for blob in unused))
 
-    def collect(self, garbage: Garbage) -> int:
-        """Removes unused blobs, each if it still is so old; returns the bytes that were freed.
-
-        Raises:
-            ChangeRefused: The repository is served read-only.
-            StoreUnavailable: The store does not answer.
-        """
+    def remove_unused(self, unused: UnusedFiles) -> int:  # noqa: D102 - as Repository
         self.check_writable()
         freed, before = 0, time.time() - UNUSED_SECONDS
         try:
-            for digest in garbage.digests:
+            for digest in unused.digests:
                 blob = self._store.stat_blob(digest)
                 if blob is not None and blob.modified < before:  # else a publish has just sent it again
                     self._store.delete_blob(digest)
