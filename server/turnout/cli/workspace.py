@@ -57,6 +57,17 @@ class Workspace:
         settings = load_settings(config, {"models": models, "state": state}).settings
         return cls(settings, repository_of(settings))
 
+    @property
+    def state_url(self) -> str:
+        """URL of the state store.
+
+        Raises:
+            ConfigError: None is named, and the repository has no place for one.
+        """
+        if not self.settings.state_url:
+            raise ConfigError(NO_STATE.format(self.repository.place))
+        return self.settings.state_url
+
     def has_store(self) -> bool:
         """Tells whether there is a state store; only a SQLite file can be missing without an error."""
         from turnout.state.engine import Location
@@ -74,7 +85,7 @@ class Workspace:
         """
         from turnout.state.store import StateStore
 
-        if self.repository.remote and not self.settings.read_only and not self.settings.state:
+        if self._forgets and not self.settings.read_only:
             raise ConfigError(NO_STATE.format(self.repository.place))
         if self._forgets:
             raise ConfigError(

@@ -216,7 +216,12 @@ class OciStore:
         began = time.monotonic()
         if self._digest(tag) is not None:
             raise FileExistsError(17, "exists")
-        self._put_manifest(tag, made)
+        try:
+            self._put_manifest(tag, made)
+        except StoreFault as error:
+            if self._digest(tag) not in (None, digest):  # a registry whose tags never move
+                raise FileExistsError(17, "was written by somebody else in this moment") from error
+            raise
         if (took := time.monotonic() - began) > self._settle:
             raise StoreFault(
                 110,
