@@ -11,7 +11,7 @@ from turnout.config import Settings
 from turnout.errors import InvalidModel
 from turnout.registry.comparison import Comparison
 from turnout.registry.digest import Progress
-from turnout.registry.files import explain
+from turnout.registry.files import explain, storage_errors
 from turnout.registry.gates import Candidate, Gate
 from turnout.registry.gates.plan import read_plan
 from turnout.registry.gates.standard import standard_gates
@@ -113,6 +113,8 @@ class Publisher:
         return TrialLab(self._settings.for_model(model), self._processes)
 
     def _gates(self, model: str, comparison: Comparison, signer: Signer | None) -> Sequence[Gate]:
+        with storage_errors():
+            self._repository.refresh_beside()  # the plan may lie where versions do
         integrity, *others = standard_gates(read_plan(self._repository.root, model), self._lab(model), comparison)
         trust = Trust.of(self._settings.for_model(model).signing)
         if not trust.required:

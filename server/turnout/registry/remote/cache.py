@@ -100,6 +100,8 @@ class Cache:
     def fetching(self, directory: Path) -> Iterator[None]:
         """Holds the right to bring a version here: of several processes that want it, one does."""
         name = hashlib.sha256(str(directory.relative_to(self.root)).encode()).hexdigest()[:32]
+        for made in (self.root / _LOCKS, self._blobs, self.home / STAGING):  # somebody may have emptied the cache
+            made.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.root / _LOCKS / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             while not host.try_lock(descriptor):

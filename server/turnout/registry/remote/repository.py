@@ -235,10 +235,6 @@ class RemoteRepository(Repository):
                     self._cache.put(directory, manifest, canonical_bytes(manifest), self._read, progress)
         except DigestMismatch as error:
             raise DigestMismatch(f"{manifest.model} {manifest.version}: {error.message}") from error
-        except FileNotFoundError as error:
-            raise DigestMismatch(
-                f"{manifest.model} {manifest.version}: a file of it is missing where it lives"
-            ) from error
         except OSError as error:
             raise self._unavailable(f"{manifest.model} {manifest.version} cannot be brought here", error) from error
         return directory
@@ -258,8 +254,6 @@ class RemoteRepository(Repository):
                         self._cache.mend(directory, entry, self._read)
         except DigestMismatch as error:
             raise DigestMismatch(f"{name}: {error.message}") from error
-        except FileNotFoundError as error:
-            raise DigestMismatch(f"{name}: a file of it changed in the cache, and is missing where it lives") from error
         except OSError as error:
             raise self._unavailable(f"{name} changed in the cache, and cannot be brought here again", error) from error
 
@@ -272,9 +266,12 @@ class RemoteRepository(Repository):
                 f"{entry.path} is not what was published, where it lives (expected {entry.size} bytes, got"
                 f" {found.size})"
             )
-        for block in self._store.read_blob(entry.digest, entry.size):
-            self._fetched += len(block)
-            yield block
+        try:
+            for block in self._store.read_blob(entry.digest, entry.size):
+                self._fetched += len(block)
+                yield block
+        except FileNotFoundError as error:
+            raise DigestMismatch(f"{entry.path} is missing where it lives") from error
 
     def _stored_fault(self, entry: FileEntry, progress: Progress | None) -> str:
         digest = hashlib.sha256()
@@ -286,8 +283,6 @@ class RemoteRepository(Repository):
                     progress(len(block))
         except DigestMismatch as error:
             return error.message.removeprefix(f"{entry.path} ")
-        except FileNotFoundError:
-            return "is missing where it lives"
         return "" if f"sha256:{digest.hexdigest()}" == entry.digest else "is not what was published"
 
     # Changes
@@ -307,11 +302,11 @@ class RemoteRepository(Repository):
             except FileExistsError as error:
                 self._check_same(published, error)
                 return False
-            for entry in manifest.files:  # a blob that was about to be collected counts from now on
-                self._send(entry, staged, lost_only=True)
             self._ours.add(key)
             self.look_soon()
-            with suppress(OSError, Exhausted):  # it exists; that it is not here yet undoes nothing
+            with suppress(OSError, Exhausted):  # it exists: what fails from here on undoes nothing
+                for entry in manifest.files:  # one that was about to be removed as unused is used from now on
+                    self._send(entry, staged, lost_only=True)
                 self._cache.adopt(staged, self.directory(model, version), manifest)
             return True
 
@@ -553,4 +548,6 @@ class RemoteRepository(Repository):
     def _unavailable(self, what: str, error: OSError) -> Exception:
         if error.errno in (28, 122):  # no space left, quota exceeded: by this machine's disk alone
             return Exhausted(f"{what}: the cache's disk is full")
-        return StoreUnavailable(f"{what}: the store {error.strerror or type(error).__name__}", retry_after=5.0)
+        why = error.strerror or type(error).__name__
+        where = "the store" if isinstance(error, StoreFault) else "the cache cannot be used:"
+        return StoreUnavailable(f"{what}: {where} {why}", retry_after=5.0)
