@@ -93,7 +93,7 @@ def parse_models(value: Any) -> Path | RepositoryUrl:
         return value
     text = str(value) if isinstance(value, str | Path) else ""
     if not text:
-        raise ValueError("expected a directory, or a URL such as s3://BUCKET/PREFIX")
+        raise ValueError("expected a path or a URL such as s3://BUCKET/PREFIX")
     # A path from elsewhere may have lost one of two slashes. `c:/models` is a directory.
     if (match := _URL.fullmatch(text)) and (len(match[1]) > 1 and (match[1].lower() in SCHEMES or "://" in text)):
         return RepositoryUrl.parse(text)
