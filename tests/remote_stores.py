@@ -3,6 +3,8 @@
 S3 is moto, a GCS server is fsouza/fake-gcs-server as a PyPI wheel brings it, and the registry is Debian's package.
 """
 
+import base64
+import json
 import os
 import re
 import socket
@@ -10,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
@@ -237,6 +239,8 @@ class StoppingProxy:
         go_on: Lets go.
         passed: Set when the store has answered the write that it stopped at.
         away: Answer nothing, and close.
+        credential: `USER:PASSWORD` that a token is given for, without which nothing is passed on: what registries ask
+            for, by a challenge of the distribution specification. Each token does for seven requests.
     """
 
     target: str
@@ -248,8 +252,10 @@ class StoppingProxy:
     go_on: threading.Event = field(default_factory=threading.Event)
     passed: threading.Event = field(default_factory=threading.Event)
     away: bool = False
+    credential: str = ""
     url: str = ""
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _tokens: dict[str, int] = field(default_factory=dict)
 
     def __enter__(self) -> "StoppingProxy":
         proxy = self
@@ -268,6 +274,8 @@ class StoppingProxy:
             def pass_on(self) -> None:
                 if proxy.away:
                     self.close_connection = True
+                    return
+                if proxy.credential and not self.may_pass():
                     return
                 stops = False
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -296,6 +304,31 @@ class StoppingProxy:
                     self.wfile.write(data)
                 finally:
                     upstream.close()
+
+            def may_pass(self) -> bool:
+                given = self.headers.get("Authorization", "")
+                basic = f"Basic {base64.b64encode(proxy.credential.encode()).decode()}"
+                if self.path.startswith("/token?"):
+                    with proxy._lock:
+                        proxy._tokens[token := f"token{len(proxy._tokens)}"] = 7
+                    self.answer(200, {"token": token}) if given == basic else self.answer(401, {})
+                    return False
+                with proxy._lock:
+                    left = proxy._tokens.get(given.removeprefix("Bearer "), 0)
+                    proxy._tokens[given.removeprefix("Bearer ")] = left - 1
+                if left <= 0:
+                    self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                    challenge = f'Bearer realm="{proxy.url}/token",service="test",scope="repository:x:pull,push"'
+                    self.answer(401, {}, {"WWW-Authenticate": challenge})
+                return left > 0
+
+            def answer(self, status: int, body: Any, headers: Mapping[str, str] | None = None) -> None:
+                data = b"" if self.command == "HEAD" else json.dumps(body).encode()
+                self.send_response_only(status)
+                for name, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(data)
 
             def wait(self) -> None:
                 proxy.stopped.set()

@@ -1,7 +1,9 @@
 """Versions that live in S3, Google Cloud Storage and an OCI registry: real servers of each, real models."""
 
 import asyncio
+import base64
 import errno
+import json
 import os
 import threading
 import time
@@ -330,6 +332,33 @@ async def test_a_signature_made_later_lets_a_version_in_at_once(
     with StateStore.open(state) as declared:
         Declarer(repository, declared).sign("m", V1, key, actor="ada", reason="")
     await asyncio.wait_for(catalog.wait_for(lambda s: _state(s, V1) == "ready"), 60)
+
+
+@NEEDS_REGISTRY
+@pytest.mark.parametrize("server", ["oci"], indirect=True)
+def test_a_registry_is_told_who_asks_by_what_docker_login_wrote(
+    store: RemoteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    credential = "ada:secret-of-the-tests"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    (tmp_path / "docker").mkdir()
+    login = tmp_path / "docker/config.json"
+    with StoppingProxy(store.endpoint, credential=credential) as proxy:
+        near = store.through(proxy)
+        with closing(near.open(tmp_path / "nobody")) as nobody, pytest.raises(OSError, match="401") as refused:
+            nobody.scan()
+        auth = base64.b64encode(credential.encode()).decode()
+        login.write_text(json.dumps({"auths": {"registry.test": {"auth": auth}}}))
+        with closing(near.open(tmp_path / "ada")) as ada:
+            for number in range(1, 4):  # more requests than one token does for, in the middle of an upload too
+                put(ada, Version(number), number, tmp_path)
+            assert ada.verify_stored("m", V1)
+        login.write_text(json.dumps({"auths": {"registry.test": {"auth": auth[:-8]}}}))
+        with closing(near.open(tmp_path / "wrong")) as wrong, pytest.raises(OSError, match="401") as no:
+            wrong.scan()
+    for told in (refused, no):
+        assert not any(secret in str(told.value) for secret in (credential, auth, "secret", "127.0.0.1"))
 
 
 def _state(snapshot: Any, version: Version) -> str:

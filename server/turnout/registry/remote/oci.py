@@ -17,7 +17,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -55,6 +55,9 @@ _MAX_PAGE_BYTES = 16 << 20
 _PAGE = 1000
 _READERS = 8
 _MAX_TAG = 128
+
+_Content = bytes | Callable[[], Iterator[bytes]]
+"""A body; one that is read from a file is a function, which reads it from the beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,14 +184,13 @@ class OciStore:
 
     def put_blob(self, digest: str, file: Path) -> None:  # noqa: D102 - as Store
         size = file.stat().st_size
-        with file.open("rb") as source:
 
-            def content() -> Iterator[bytes]:
-                source.seek(0)
+        def content() -> Iterator[bytes]:
+            with file.open("rb") as source:
                 while block := source.read(1 << 20):
                     yield block
 
-            self._upload(digest, size, content() if size else b"")
+        self._upload(digest, size, content if size else b"")
 
     def read_blob(self, digest: str, size: int) -> Iterator[bytes]:  # noqa: D102 - as Store
         left = size
@@ -301,7 +303,7 @@ class OciStore:
         if self.stat_blob(digest) is None:
             self._upload(digest, len(data), data)
 
-    def _upload(self, digest: str, size: int, content: bytes | Iterator[bytes]) -> None:
+    def _upload(self, digest: str, size: int, content: _Content) -> None:
         begun = self._ask("POST", "blobs/uploads/", expect=(202,), headers={"content-length": "0"})
         target = begun.request.url.join(begun.headers.get("location", "")).copy_merge_params({"digest": digest})
         headers = {"content-type": _FILE_TYPE, "content-length": str(size)}
@@ -319,7 +321,7 @@ class OciStore:
         path: str | httpx.URL,
         *,
         expect: Sequence[int],
-        content: bytes | Iterator[bytes] | None = None,
+        content: _Content | None = None,
         headers: Mapping[str, str] | None = None,
         most: int = 1 << 20,
     ) -> httpx.Response:
@@ -336,9 +338,7 @@ class OciStore:
                     body = _bounded(answer, most)
                 finally:
                     answer.close()
-            # A body that is read from a file cannot be sent twice; the request before it, which begins the upload, has
-            # shown who asks.
-            if answer.status_code == 401 and again and not isinstance(content, Iterator) and self._login.renew(answer):
+            if answer.status_code == 401 and again and self._login.renew(answer):
                 continue
             if answer.status_code not in expect:
                 raise StoreFault(5, f"refuses what it is asked: {_code(answer.status_code, body)}")
@@ -369,12 +369,15 @@ class OciStore:
         self,
         method: str,
         path: str | httpx.URL,
-        content: bytes | Iterator[bytes] | None,
+        content: _Content | None,
         headers: Mapping[str, str] | None,
     ) -> httpx.Request:
         url = path if isinstance(path, httpx.URL) else f"/v2/{self._name}/{path}"
         request = self._client.build_request(
-            method, url, content=content, headers={"accept": f"{MANIFEST_TYPE}, */*", **(headers or {})}
+            method,
+            url,
+            content=content() if callable(content) else content,
+            headers={"accept": f"{MANIFEST_TYPE}, */*", **(headers or {})},
         )
         if request.url.host == self._client.base_url.host:  # nobody else is to have what proves who asks
             request.headers.update(self._login.headers)
