@@ -1,7 +1,7 @@
 """Cuts a release: one version for the packages, the chart, the images and the tag.
 
-python deploy/release.py cut VERSION     writes the version everywhere, cuts the changelog, renders the manifests; commits
-                                         and tags v VERSION. Nothing is pushed.
+python deploy/release.py cut VERSION     writes the version everywhere, cuts the changelog, renders the manifests,
+                                         commits and tags. Nothing is pushed.
 python deploy/release.py check VERSION   fails where something names another version; what CI asks of a tag
 python deploy/release.py notes VERSION   prints the changelog's section of that version
 """
