@@ -144,6 +144,8 @@ class Cache:
             (home / MANIFEST_FILE).write_bytes(data)
             (home / MANIFEST_FILE).chmod(0o444)
             self._place(home, directory)
+        with suppress(Exhausted):  # others may have brought versions here in the same moment
+            self.make_room(0, manifest)
 
     def adopt(self, staged_version: Path, directory: Path, manifest: Manifest) -> None:
         """Takes over a version that was put together on this machine, where there is room; else leaves it.

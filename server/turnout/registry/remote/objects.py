@@ -76,7 +76,8 @@ class ObjectStore:
 
     def current(self, key: str, most: int) -> bytes | None:  # noqa: D102 - as Store
         try:
-            return self._range(self._document(key), 0, self._info(self._document(key)).size)[: most + 1]
+            path = self._document(key)
+            return self._range(path, 0, min(self._info(path).size, most + 1))
         except FileNotFoundError:
             return None
 
