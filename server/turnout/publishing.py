@@ -132,7 +132,7 @@ class Publisher:
             keep(self._repository, manifest.model, manifest.version, how.signer.sign(candidate.digest))
 
     def _settle(self, result: PublishResult, recorder: Recorder, how: Publication) -> None:
-        recorder.settle(Published(result.manifest, result.digest), created=result.created)
+        recorder.settle(result.created, Published(result.manifest, result.digest))
         if how.signer is not None:
             manifest, key = result.manifest, how.signer.sign(result.digest).key.id
             self._store.record_signed(

@@ -72,7 +72,7 @@ def test_a_publish_that_is_killed_at_any_write_leaves_a_whole_version_or_none_an
         with closing(store.open(tmp_path / "elsewhere")) as other, StateStore.open(state) as log_of_all:
             recorder = Recorder(other, log_of_all, "ada", "")
             done = publish(other, PublishRequest(model, V1, file), recorded=recorder.record)
-            recorder.settle(Published(done.manifest, done.digest), created=done.created)
+            recorder.settle(done.created, Published(done.manifest, done.digest))
             assert done.created is not seen[-1]
             assert (model, "1.0.0") in log_of_all.published(), "it is recorded, whoever was killed"
             assert other.verify_stored(model, V1).digest == done.digest

@@ -103,7 +103,7 @@ class Recorder:
                 "`turnout verify` records it"
             ) from error
 
-    def settle(self, published: Published, *, created: bool) -> None:
+    def settle(self, created: bool, published: Published | None = None) -> None:
         """Makes sure that what exists is recorded, where somebody else, who may have died over it, published it."""
         if not created:
             adopt(self.repository, self.store, actor=self.actor, surely=published)
