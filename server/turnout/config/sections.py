@@ -359,8 +359,8 @@ class Oip(Section):
         allow_repository_control: Let them load and unload versions. On the control listener they may in any case.
         allow_settings_changes: Let them change how the log and tracing are set until the server ends. On the control
             listener they may in any case.
-        system_shared_memory: Let callers on this machine register regions of POSIX shared memory, which must belong to the
-            user that the server runs as; tensors can then lie there instead of in messages.
+        system_shared_memory: Let callers on this machine register regions of POSIX shared memory, which must belong to
+            the user that the server runs as; tensors can then lie there instead of in messages.
         max_shared_memory_regions: Regions that one caller may have registered at the same time.
         max_shared_memory_bytes: Bytes of all regions of one caller.
     """

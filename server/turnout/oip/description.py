@@ -16,8 +16,8 @@ _EXTENSIONS = (
     "binary_tensor_data", "classification", "logging", "model_configuration", "model_repository", "parameters",
     "trace",
 )  # fmt: skip
-"""By Triton's names. `statistics` must never stand here, though they are told to whoever asks: perf_analyzer, which looks
-for it, reads the versions in statistics as integers, fails on some and takes `1.10.0` for 1."""
+"""By Triton's names. `statistics` must never stand here, though they are told to whoever asks: perf_analyzer, which
+looks for it, reads the versions in statistics as integers, fails on some and takes `1.10.0` for 1."""
 
 _SHARED_MEMORY = "system_shared_memory"
 

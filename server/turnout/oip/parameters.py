@@ -35,7 +35,6 @@ _CLASSIFICATION = "classification"
 _MOST_CLASSES = 2**31 - 1
 
 
-
 class Place(NamedTuple):
     """Where in shared memory a tensor lies.
 
@@ -105,7 +104,9 @@ def place_of(parameters: Parameters, field: str) -> Place | None:
     region = parameters[REGION]
     if not isinstance(region, str):
         raise InvalidRequest.at(f"{field}.parameters.{REGION}", "expected text")
-    offset, size = (_bytes(parameters.get(key, 0), f"{field}.parameters.{key}") for key in (_REGION_OFFSET, _REGION_SIZE))
+    offset, size = (
+        _bytes(parameters.get(key, 0), f"{field}.parameters.{key}") for key in (_REGION_OFFSET, _REGION_SIZE)
+    )
     return Place(region, offset, size)
 
 

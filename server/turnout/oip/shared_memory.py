@@ -1,10 +1,10 @@
 """Regions of POSIX shared memory that callers registered, and the tensors in them.
 
-Nothing is mapped: a client may cut a segment short at any time, and a mapping of it would then end the process (SIGBUS).
-Tensors are read and written by pread and pwrite, which say so instead. An input is copied once, before anything is
-checked, so that what the client writes there later changes nothing.
+Nothing is mapped: a client may cut a segment short at any time, and a mapping of it would then end the process
+(SIGBUS). Tensors are read and written by pread and pwrite, which say so instead. An input is copied once, before
+anything is checked, so that what the client writes there later changes nothing.
 
-A region belongs to the caller who registered it, and nobody else sees it. Whoever found it keeps its file open: a region
+A region belongs to the caller who registered it, and nobody else sees it. Whoever found it keeps its file open: one
 that is unregistered while a request is under way is closed when that ends. Used on the event loop, but for `Window`
 and `Memory`, which the conversion thread uses, too.
 """
@@ -112,7 +112,9 @@ class Window:
                 at += written
                 rest = rest[written:]
         except OSError as error:
-            raise InvalidTensor.at(self.field, f"the shared memory takes no more: {os.strerror(error.errno or 0)}") from None
+            raise InvalidTensor.at(
+                self.field, f"the shared memory takes no more: {os.strerror(error.errno or 0)}"
+            ) from None
 
     def _shorter(self) -> InvalidTensor:
         return InvalidTensor.at(
@@ -343,3 +345,13 @@ def _owner(caller: Caller | None) -> str:
 
 def _unknown(name: str) -> NotFound:
     return NotFound(f"no region of shared memory is named {name[:64]!r}")
+
+
+def no_cuda() -> Unsupported:
+    """Makes the error for a region of CUDA memory that is to be registered."""
+    return Unsupported("CUDA shared memory is not supported: tensors travel in the request, or in system shared memory")
+
+
+def no_cuda_region(name: str) -> NotFound:
+    """Makes the error for a region of CUDA memory that is asked for: none is ever registered."""
+    return NotFound(f"no region of CUDA shared memory is named {name[:64]!r}")

@@ -1,4 +1,4 @@
-"""What versions did, in the form of Triton's statistics: one version's out of its counters, and several workers' sum. Pure.
+"""What versions did, in the form of Triton's statistics: out of counters, and as the sum of several workers. Pure.
 
 A run is measured as a whole, so that `compute_input` and `compute_output` are counted and have no time of their own:
 what they would have is in `compute_infer`, or, as far as it is decoding, in `success`.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from turnout.telemetry.histogram import BATCH_BOUNDS, Histogram
 
 _MOST_SIZES = 1024
-"""Sizes that are told apart. Requests of an unbatched version may have any number of rows, which clients choose: further
+"""Sizes that are told apart. A request that runs alone may have any number of rows, which its client chooses: further
 sizes count for the next power of two, which is at or below the same bound of the histogram."""
 
 

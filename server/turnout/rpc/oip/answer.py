@@ -48,9 +48,7 @@ def _final() -> bytes:
 _FINAL = _final()
 
 
-def unary_answer(
-    request_id: str, result: InferenceResult, wanted: Wanted, limits: InputLimits
-) -> list[bytes]:
+def unary_answer(request_id: str, result: InferenceResult, wanted: Wanted, limits: InputLimits) -> list[bytes]:
     """Returns the parts of the answer to a request, which is a ModelInferResponse once they are joined.
 
     Args:
@@ -67,9 +65,7 @@ def unary_answer(
     return _parts(request_id, result, wanted, limits)
 
 
-def stream_answer(
-    request_id: str, result: InferenceResult, wanted: Wanted, limits: InputLimits
-) -> list[bytes]:
+def stream_answer(request_id: str, result: InferenceResult, wanted: Wanted, limits: InputLimits) -> list[bytes]:
     """Returns the same as a ModelStreamInferResponse."""
     parts = [*_parts(request_id, result, wanted, limits), _FINAL]
     return [length_delimited(_INFER_RESPONSE, sum(map(len, parts))), *parts]

@@ -111,8 +111,8 @@ class InputDecoder:
 def decode_inputs(
     request: ModelInferRequest, limits: InputLimits = DEFAULT_LIMITS, memory: Memory = _NO_MEMORY
 ) -> dict[str, Array]:
-    """Returns the inputs of a request, by name. Arrays of numbers are read-only views of bytes: the request's, or a copy
-    of what lies in shared memory.
+    """Returns the inputs of a request, by name. Arrays of numbers are read-only views of bytes: the request's, or a
+    copy of what lies in shared memory.
 
     Args:
         request: Parsed.
@@ -120,8 +120,8 @@ def decode_inputs(
         memory: Of the caller.
 
     Raises:
-        InvalidRequest, InvalidTensor: A tensor is not what the protocol says a tensor is, or beyond the limits; the error
-            names the field.
+        InvalidRequest, InvalidTensor: A tensor is not what the protocol says a tensor is, or beyond the limits; the
+            error names the field.
         NotFound, Unsupported: As `Memory.find`.
     """
     tensors = request.inputs

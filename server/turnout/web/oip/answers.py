@@ -72,9 +72,14 @@ def inference_answer(
     return Response(b"".join((text, *binary)), headers=all_headers, media_type=_BINARY)
 
 
-def json_answer(document: Mapping[str, Any], status: HTTPStatus = HTTPStatus.OK) -> Response:
+def json_answer(document: Mapping[str, Any] | list[Any], status: HTTPStatus = HTTPStatus.OK) -> Response:
     """Returns a document."""
     return Response(_rendered(document), status, media_type=_JSON)
+
+
+def empty_answer() -> Response:
+    """Returns what says, in no words, that something is done."""
+    return Response(b"", media_type=_JSON)
 
 
 def error_answer(error: TurnoutError, request_id: str = "") -> Response:
@@ -93,5 +98,5 @@ def error_answer(error: TurnoutError, request_id: str = "") -> Response:
     return answer
 
 
-def _rendered(document: Mapping[str, Any]) -> bytes:
+def _rendered(document: Mapping[str, Any] | list[Any]) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -127,7 +127,7 @@ def read_inputs(body: Body, memory: Memory = _NO_MEMORY) -> dict[str, Array]:
             if not 0 <= size <= len(body.binary) - start:
                 left = f"expected 0 to {len(body.binary) - start}, which are left of the body, got {size}"
                 raise InvalidTensor.at(f"inputs[{index}].parameters.{BINARY_SIZE}", left)
-            # Copied: the bytes of a `bytes` are aligned for any element, while those of the body lie where its JSON ends.
+            # Copied: a `bytes` of its own is aligned for any element, while the body's lie where its JSON ends.
             inputs[name] = decode_raw(index, kind, shape, body.binary[start : start + size], _CARRIER, strings_left)
             start += size
         if not kind.size:
