@@ -77,14 +77,14 @@ def changed(state: LogState, settings: Mapping[str, Value], configured: LogState
     if (verbose and not info) or (info and not warning):
         raise InvalidRequest.at(
             _at(_VERBOSE if verbose and not info else _INFO),
-            f"expected {_INFO} where {_VERBOSE} is above 0, and {_WARNING} where {_INFO} is true: there is one threshold",
+            f"expected {_INFO} where {_VERBOSE} is above 0, and {_WARNING} where {_INFO} is: there is one threshold",
         )
     level = "debug" if verbose else "info" if info else "warning" if warning else "error"
     return replace(state, level=level, form=str(wanted[_FORMAT]))
 
 
 def _checked(name: str, value: bool | int | str, now: bool | int | str) -> bool | int | str:
-    """Returns the value of a setting. Raises InvalidRequest where it is of another type than the setting's value now."""
+    """Returns the value of a setting. Raises InvalidRequest where it is of another type than it has now."""
     if type(value) is not type(now):
         kinds: Mapping[type, str] = {bool: "true or false", int: "a whole number", str: "text"}
         raise InvalidRequest.at(_at(name), f"expected {kinds[type(now)]}")

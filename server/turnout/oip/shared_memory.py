@@ -148,6 +148,10 @@ class Memory:
             raise InvalidRequest.at(f"{field}.parameters", f"{expected}, got more")
         return window.read()
 
+    def check(self, field: str) -> None:
+        """Passes if there is shared memory at all; `field` is what the error names. Raises Unsupported."""
+        self._known(field)
+
     def find(self, place: Place, field: str) -> Window:
         """Returns where a tensor lies; `field` is what errors name.
 
@@ -156,13 +160,16 @@ class Memory:
             InvalidRequest: The tensor is not within it.
             Unsupported: Shared memory is off.
         """
-        if self._regions is None:
-            raise Unsupported(f"{field}.parameters: {OFF}")
-        region = self._regions.get(place.region)
+        region = self._known(field).get(place.region)
         if region is None:
             raise _unknown(place.region)
         check_within(place, region.size, field)
         return Window(region, place.offset, place.size, field)
+
+    def _known(self, field: str) -> Mapping[str, Region]:
+        if self._regions is None:
+            raise Unsupported(f"{field}.parameters: {OFF}")
+        return self._regions
 
 
 class SharedMemory:

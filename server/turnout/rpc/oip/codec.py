@@ -126,10 +126,12 @@ def decode_inputs(
     """
     tensors = request.inputs
     limits.check_tensors("inputs", len(tensors))
-    in_memory = sum(REGION in tensor.parameters for tensor in tensors)
-    raws, sent = request.raw_input_contents, len(tensors) - in_memory
+    in_memory = [index for index, tensor in enumerate(tensors) if REGION in tensor.parameters]
+    if in_memory:
+        memory.check(f"inputs[{in_memory[0]}]")
+    raws, sent = request.raw_input_contents, len(tensors) - len(in_memory)
     if raws and len(raws) != sent:
-        beside = " that lie not in shared memory" if in_memory else ""
+        beside = " that do not lie in shared memory" if in_memory else ""
         raise InvalidTensor.at(
             "raw_input_contents", f"expected one for each of {sent} inputs{beside}, or none at all; got {len(raws)}"
         )

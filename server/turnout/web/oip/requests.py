@@ -107,6 +107,8 @@ def read_inputs(body: Body, memory: Memory = _NO_MEMORY) -> dict[str, Array]:
     for index, tensor in enumerate(tensors):
         parameters = _parameters(tensor, f"inputs[{index}].parameters")
         place = place_of(parameters, f"inputs[{index}]")
+        if place is not None:
+            memory.check(f"inputs[{index}]")
         name = _text(tensor, "name", index)
         if name in inputs:
             raise repeated(index, name)
