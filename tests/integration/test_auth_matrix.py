@@ -439,7 +439,7 @@ def filled(path: str, request: type[Message]) -> Iterable[bytes]:
     if "command" in message.DESCRIPTOR.fields_by_name:
         message.command = 1
     yield message.SerializeToString()
-    if METHOD_RULES[path].on == "some" or path.endswith(("/GetTraffic", "/ListRollouts")):
+    if METHOD_RULES[path].on == "some" or path.endswith(("/GetTraffic", "/ListRollouts", "/ModelStatistics")):
         yield b""
 
 

@@ -160,6 +160,8 @@ async def test_the_repository_is_listed_and_changed_over_http(
         parameters = {"parameters": {"config": "{}"}} if status == 501 else {}
         assert (await client.post(f"/v2/repository/models/{wrong}", json=parameters)).status_code == status
     assert (await client.post("/v2/repository/models/m/load", json={"parameters": []})).status_code == 400
+    large = await client.post("/v2/repository/index", content=b" " * 70_000)
+    assert (large.status_code, "expected at most 65536 bytes" in large.json()["error"]) == (400, True)
 
 
 async def test_where_nothing_may_be_changed_everything_may_be_asked(

@@ -36,8 +36,8 @@ from turnout.workers.peers import Peers
 DIRECTORY = "/dev/shm"  # noqa: S108 - where Linux keeps POSIX shared memory
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
-_MOST_REGIONS = 1024
-"""Of all callers together: each holds a descriptor."""
+_MOST_REGIONS = 256
+"""Of all callers together: each holds a descriptor, of the 512 that connections leave to all else."""
 
 _NAME_BYTES = 1024
 
@@ -70,7 +70,14 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A part of a region, for one tensor."""
+    """A part of a region, for one tensor.
+
+    Attributes:
+        region: Whose part it is.
+        offset: Of the part in the region, in bytes.
+        size: Bytes that the tensor takes, or may take.
+        field: What errors name.
+    """
 
     region: Region
     offset: int
@@ -271,8 +278,8 @@ class SharedMemory:
             for one in json.loads(told):
                 try:
                     self._put(*one)
-                except (AlreadyExists, NotFound, InvalidRequest):
-                    continue  # the other worker holds what nobody can open any more
+                except TurnoutError:
+                    continue  # it is here already, or the other worker holds what nobody can open any more
 
     def close(self) -> None:
         """Lets go of all regions."""

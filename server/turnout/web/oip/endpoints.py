@@ -1,8 +1,8 @@
 """What the protocol's endpoints have in common, those of inference apart."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -12,7 +12,7 @@ from turnout.errors import InvalidRequest, TurnoutError
 from turnout.serving.limits import InputLimits
 from turnout.web.authorization import caller_of
 from turnout.web.body import BodyReceiver
-from turnout.web.json_body import json_object
+from turnout.web.json_body import SMALL_BYTES, json_object
 from turnout.web.oip.answers import empty_answer, error_answer, json_answer
 
 Document = Mapping[str, Any] | list[Any] | None
@@ -44,7 +44,7 @@ def sees(request: Request) -> Callable[[str], bool]:
 
 @dataclass(frozen=True, slots=True)
 class JsonBodies:
-    """Reads bodies that are small JSON objects.
+    """Reads bodies that are small JSON objects: of a size that is read on the event loop.
 
     Attributes:
         bodies: Receives them.
@@ -53,6 +53,11 @@ class JsonBodies:
 
     bodies: BodyReceiver
     limits: InputLimits
+
+    @classmethod
+    def of(cls, bodies: BodyReceiver, limits: InputLimits) -> Self:
+        """Returns what reads small bodies where `bodies` receives large ones."""
+        return cls(replace(bodies, max_bytes=min(SMALL_BYTES, bodies.max_bytes)), limits)
 
     async def read(self, request: Request, example: str) -> Mapping[str, Any]:
         """Returns the object in a body; an empty one where there is no body.

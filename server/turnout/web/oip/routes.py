@@ -37,7 +37,7 @@ def oip_routes(
         route_headers: Returns the headers that say which version answers, and why.
         limits: On what a request may hold.
     """
-    description, bodies = DescriptionEndpoints(oip.description), JsonBodies(http.bodies, limits)
+    description, bodies = DescriptionEndpoints(oip.description), JsonBodies.of(http.bodies, limits)
     extensions = (
         StatisticsEndpoints(oip.statistics),
         RepositoryEndpoints(oip.repository, bodies, allow_control=allowed.allow_repository_control),
