@@ -164,6 +164,18 @@ async def test_the_repository_is_listed_and_changed_over_http(
     assert (large.status_code, "expected at most 65536 bytes" in large.json()["error"]) == (400, True)
 
 
+async def test_a_model_may_be_called_as_a_path_is(
+    publish_model: Publish, start_server: StartServer, opened: Any
+) -> None:
+    publish_model("stats", "1.0.0", scaled(2))
+    client = opened(await start_server())
+    assert (await client.post("/v2/models/stats/infer", json=body(X))).status_code == 200
+    assert (await client.get("/v2/models/stats/versions/1.0.0")).json()["name"] == "stats"
+    (told,) = (await client.get("/v2/models/stats")).json()["model_stats"]
+    assert (told["name"], told["inference_count"]) == ("stats", 1)
+    assert (await client.get("/v2/models/stats/stats")).json()["model_stats"] == [told]
+
+
 async def test_where_nothing_may_be_changed_everything_may_be_asked(
     publish_model: Publish, start_server: StartServer, opened: Any
 ) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from multiprocessing.shared_memory import SharedMemory as Segment
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 
 from auth_wire import AUTH, bearer, make_token
-from conftest import Publish, StartServer
+from conftest import Publish, StartServer, make_settings
 from onnx_models import scaled, slow, string_identity
-from turnout.app import Running
+from turnout.app import Running, running
 from turnout.config import Oip, Runtime
 from turnout.errors import Exhausted, PermissionDenied
 from turnout.oip.parameters import Place
 from turnout.oip.shared_memory import DIRECTORY, Memory, SharedMemory
+from turnout.telemetry.logging import make_logger
 from turnout_proto.oip import inference_pb2 as pb
 from wire import X
 
@@ -380,6 +381,33 @@ async def test_unregistering_and_unloading_let_a_request_under_way_end(
         async with asyncio.timeout(20):
             while held(segment.name) > before:  # the last to hold the region lets go of it
                 await asyncio.sleep(0.01)
+
+
+async def test_a_drain_lets_a_request_end_and_then_lets_go_of_the_memory(
+    publish_model: Publish, models: Path, segment: Segment
+) -> None:
+    publish_model("slow", "1.0.0", slow())
+    settings = make_settings(models, oip=ON, runtime=Runtime(inline_threshold_us=0, runners=1))
+    request = inferring(model="slow")
+    request.inputs.add(name="n", datatype="INT64", shape=[])
+    request.raw_input_contents.append(np.int64(60_000).tobytes())
+    before = held(segment.name)
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(running(settings, make_logger("json", "warning")))
+        snapshot = await server.services.catalog.wait_for(lambda snapshot: snapshot.complete)
+        (entry,) = snapshot.models["slow"].versions.values()
+        async with asking(server) as ask:
+            await register(ask, segment)
+            under_way = asyncio.ensure_future(ask("ModelInfer", request))
+            async with asyncio.timeout(20):
+                while not entry.handle or not entry.handle.inflight:
+                    await asyncio.sleep(0.001)
+            await stack.aclose()
+            await under_way
+    assert written(segment) == (X + 60_000).ravel().tolist()
+    async with asyncio.timeout(20):
+        while held(segment.name) > before:
+            await asyncio.sleep(0.01)
 
 
 async def test_where_it_is_off_everything_says_so(
