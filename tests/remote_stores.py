@@ -96,9 +96,9 @@ class RemoteStore:
             "TURNOUT_REPOSITORY__TIMEOUT_S": str(TIMEOUT),
         }
 
-    def open(self, cache: Path, **more: Any) -> RemoteRepository:
+    def open(self, cache: Path, *, read_only: bool = False, **more: Any) -> RemoteRepository:
         """Opens it as a process of its own would."""
-        return open_remote(RepositoryUrl.parse(self.url), self.section(cache, **more), read_only=False)
+        return open_remote(RepositoryUrl.parse(self.url), self.section(cache, **more), read_only=read_only)
 
     def through(self, proxy: "StoppingProxy") -> "RemoteStore":
         """Returns the same place behind a proxy."""

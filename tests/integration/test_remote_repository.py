@@ -21,12 +21,13 @@ from semver import Version
 import onnx_models
 from conftest import StartServer
 from remote_stores import CREDENTIALS, ENVIRONMENT, KINDS, NEEDS_REGISTRY, RemoteStore, StoppingProxy, running_store
-from turnout.errors import AlreadyExists, DigestMismatch, Exhausted, StoreUnavailable, TurnoutError
+from turnout.errors import AlreadyExists, ChangeRefused, DigestMismatch, Exhausted, StoreUnavailable, TurnoutError
 from turnout.registry import in_use
 from turnout.registry.publish import PublishRequest, PublishResult, publish
 from turnout.registry.remote import oci
 from turnout.registry.remote import repository as remote_module
 from turnout.registry.remote.repository import RemoteRepository
+from turnout.registry.standing import Standing
 from turnout.state.engine import sqlite_url
 from turnout.state.store import StateStore
 
@@ -328,6 +329,24 @@ async def test_a_signature_made_later_lets_a_version_in_at_once(
     with StateStore.open(state) as declared:
         Declarer(repository, declared).sign("m", V1, key, actor="ada", reason="")
     await asyncio.wait_for(catalog.wait_for(lambda s: _state(s, V1) == "ready"), 60)
+
+
+async def test_a_read_only_server_needs_no_state_store_and_releases_what_is_there_and_what_comes(
+    store: RemoteStore, repository: RemoteRepository, tmp_path: Path, start_server: StartServer
+) -> None:
+    put(repository, V1, 2, tmp_path)
+    server = await start_server(**store.settings(tmp_path / "served", ""), read_only=True)
+    catalog = server.services.catalog
+    await asyncio.wait_for(catalog.wait_for(lambda s: _state(s, V1) == "ready"), 60)
+    assert str(catalog.snapshot.models["m"].declarations.standing(V1)) == "released"
+    put(repository, V2, 3, tmp_path)
+    put(repository, Version.parse("3.0.0-rc.1"), 4, tmp_path)
+    released = Standing.RELEASED
+    await asyncio.wait_for(
+        catalog.wait_for(lambda s: s.models["m"].declarations.standings == {V1: released, V2: released}), 60
+    )
+    with closing(store.open(tmp_path / "reader", read_only=True)) as reader, pytest.raises(ChangeRefused):
+        put(reader, Version(4), 5, tmp_path)
 
 
 @NEEDS_REGISTRY
