@@ -35,9 +35,7 @@ ROLES = {
 Befores: TypeAlias = dict[str, tuple[np.dtype[Any], tuple[int, ...], bytes]]
 """Of outputs of numbers, by name: dtype, shape, and what goes before the elements in a serialised answer."""
 
-_ID, _TIMING = (
-    Lengths(pb.PredictResponse.DESCRIPTOR.fields_by_name[name].number) for name in ("request_id", "timing")
-)
+_ID, _TIMING = (Lengths(pb.PredictResponse.DESCRIPTOR.fields_by_name[name].number) for name in ("request_id", "timing"))
 _OUTPUTS = pb.PredictResponse.DESCRIPTOR.fields_by_name["outputs"].number
 _QUEUE, _COMPUTE, _ROWS = (
     tag(pb.Timing.DESCRIPTOR.fields_by_name[name].number, VARINT) for name in ("queue_us", "compute_us", "batch_rows")
