@@ -23,7 +23,7 @@ _IDLE_SECONDS = 1.0
 _FLUSH_SECONDS = 1.0
 """For so long the end of the process waits for the lines that are left."""
 
-_GATHER_SECONDS = 0.05
+_GATHER_SECONDS = 0.2
 """For so long the next lines wait for others after a write. The thread takes the interpreter from whoever logs whenever
 it runs: woken for each line of a busy server, which logs one request in 100, it cost every request 12 microseconds."""
 
