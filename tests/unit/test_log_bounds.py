@@ -111,15 +111,17 @@ def test_a_line_that_cannot_be_written_is_counted_and_raises_nothing(kind) -> No
     assert dropped_lines() - before == 100
 
 
-def test_after_one_write_lines_wait_for_others_unless_somebody_waits_for_them(monkeypatch) -> None:
+def test_after_some_writes_lines_wait_for_others_unless_somebody_waits_for_them(monkeypatch) -> None:
     """Each time that the thread runs, whoever logs has to wait for the interpreter."""
     monkeypatch.setattr(log_writer, "_GATHER_SECONDS", 3600.0)
+    monkeypatch.setattr(log_writer, "_PROMPT_WRITES", 1)
     monkeypatch.setattr(log_writer, "_WRITE_BYTES", 2000)
     read, write = os.pipe2(os.O_DIRECT)  # what one write wrote is what one read reads
     with os.fdopen(read, "rb", buffering=0) as reader, os.fdopen(write, "w") as stream:
         writer = LineWriter(stream)
-        writer.write("the first waits for none")
-        assert reader.read(4096) == b"the first waits for none\n"
+        for line in ("the first", "the second"):
+            writer.write(line)
+            assert reader.read(4096) == f"{line}\n".encode(), "it waits for no other"
         for line in ("one", "two", "three"):
             writer.write(line)
         assert writer.flush(10)
