@@ -41,7 +41,7 @@ _KINDS = 256
 """Kinds of requests of which is remembered that they were checked."""
 
 _BOUND_AFTER = 8
-"""Inline runs of a kind after which its inputs and outputs are bound: that takes as long as some twenty runs save."""
+"""Inline runs of a kind after which its inputs and outputs are bound: that takes 18 microseconds, as some six save."""
 
 _MOST_BOUND = 16
 """Kinds that are bound: a megabyte of a version."""
