@@ -6,7 +6,6 @@ under way, and frees the sessions.
 
 import asyncio
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from turnout.serving.plan_in_force import PlanInForce
 from turnout.serving.session import Run
 from turnout.serving.tensor import Array
 from turnout.serving.validation import Validator
+from turnout.telemetry.batches import BatchSize
 from turnout.telemetry.metrics import VersionRecorder
 from turnout.threads import Threads
 
@@ -56,7 +56,7 @@ class _Checked:
         size: Bytes of the inputs.
         rows: 0 where none are told.
         observed: Rows that are counted.
-        bucket: That they are counted in.
+        batch: Where they are counted.
         run: Runs such requests on the event loop.
         runs: How often it did.
     """
@@ -65,7 +65,7 @@ class _Checked:
     size: int
     rows: int
     observed: int
-    bucket: int
+    batch: BatchSize
     run: Run
     runs: int = 0
 
@@ -105,7 +105,7 @@ class VersionHandle:
         self.arms: Arms = {}
         self.history = SlotHistory()
         self.child_bytes = 0
-        self._batch_rows = recorder.batch_rows
+        self._batch_sizes = recorder.batches
         self._restarts_before = recorder.isolated_restarts or 0
         if loaded.pool is not None:
             recorder.isolated_restarts = self._restarts_before
@@ -195,9 +195,10 @@ class VersionHandle:
         known.runs += 1
         if known.runs == _BOUND_AFTER and kind is not None:
             self._bind(known, inputs, values)
-        batch_rows = self._batch_rows
-        batch_rows.counts[known.bucket] += 1
-        batch_rows.total += known.observed
+        batch = known.batch
+        batch.runs += 1
+        batch.rows += known.observed
+        batch.seconds += took
         return names, Answer(values, 0.0, took, known.rows, 1, start)
 
     def _bind(self, known: _Checked, inputs: Mapping[str, Array], values: Sequence[Array]) -> None:
@@ -218,8 +219,7 @@ class VersionHandle:
         if self._row_axis is not None:
             name, axis = self._row_axis
             rows = observed = inputs[name].shape[axis]
-        bucket = bisect_left(self._batch_rows.bounds, observed)
-        checked = _Checked(names, size, rows, observed, bucket, self._run)
+        checked = _Checked(names, size, rows, observed, self._batch_sizes.of(observed), self._run)
         if kind is not None:
             if len(self._checked) >= _KINDS:
                 self._forget_kinds()
@@ -338,7 +338,7 @@ class VersionHandle:
 
     def _strike(self, took: float) -> None:
         """Notes an inline run that took `took` seconds, too long."""
-        runs = sum(self._batch_rows.counts)
+        runs = self._batch_sizes.runs
         if runs - self._inline_runs > _STRIKE_RUNS:
             self._strikes, self._inline_runs = 0, runs
         self._strikes += 1
@@ -353,7 +353,7 @@ class VersionHandle:
             self._in_force,
             self._bounds,
             self.loaded.runners,
-            self.recorder.batch_rows.observe,
+            self._batch_sizes.observe,
             self._demote,
         )
 
