@@ -75,15 +75,13 @@ class DescribeUploadResponse(_message.Message):
     version: PublishedVersion
     def __init__(self, version: _Optional[_Union[PublishedVersion, _Mapping]] = ...) -> None: ...
 
-class DigestSignature(_message.Message):
-    __slots__ = ("digest", "public_key", "signature")
-    DIGEST_FIELD_NUMBER: _ClassVar[int]
+class ModelSignature(_message.Message):
+    __slots__ = ("bundle", "public_key")
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
     PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
-    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
-    digest: str
+    bundle: bytes
     public_key: bytes
-    signature: bytes
-    def __init__(self, digest: _Optional[str] = ..., public_key: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, bundle: _Optional[bytes] = ..., public_key: _Optional[bytes] = ...) -> None: ...
 
 class PublishUploadRequest(_message.Message):
     __slots__ = ("upload_id", "release", "actor", "reason", "skip_gates", "dry_run", "signature")
@@ -100,8 +98,8 @@ class PublishUploadRequest(_message.Message):
     reason: str
     skip_gates: _containers.RepeatedScalarFieldContainer[str]
     dry_run: bool
-    signature: DigestSignature
-    def __init__(self, upload_id: _Optional[str] = ..., release: bool = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., skip_gates: _Optional[_Iterable[str]] = ..., dry_run: bool = ..., signature: _Optional[_Union[DigestSignature, _Mapping]] = ...) -> None: ...
+    signature: ModelSignature
+    def __init__(self, upload_id: _Optional[str] = ..., release: bool = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., skip_gates: _Optional[_Iterable[str]] = ..., dry_run: bool = ..., signature: _Optional[_Union[ModelSignature, _Mapping]] = ...) -> None: ...
 
 class PublishUploadResponse(_message.Message):
     __slots__ = ("published", "sentence", "answers")
@@ -181,10 +179,10 @@ class SignVersionRequest(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
-    signature: DigestSignature
+    signature: ModelSignature
     actor: str
     reason: str
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., signature: _Optional[_Union[DigestSignature, _Mapping]] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., signature: _Optional[_Union[ModelSignature, _Mapping]] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class SignVersionResponse(_message.Message):
     __slots__ = ("changed",)
@@ -241,9 +239,11 @@ class FetchVersionResponse(_message.Message):
     def __init__(self, manifest: _Optional[_Union[FetchedManifest, _Mapping]] = ..., chunk: _Optional[_Union[FileChunk, _Mapping]] = ...) -> None: ...
 
 class FetchedManifest(_message.Message):
-    __slots__ = ("manifest", "digest")
+    __slots__ = ("manifest", "digest", "signature_bundles")
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_BUNDLES_FIELD_NUMBER: _ClassVar[int]
     manifest: bytes
     digest: str
-    def __init__(self, manifest: _Optional[bytes] = ..., digest: _Optional[str] = ...) -> None: ...
+    signature_bundles: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, manifest: _Optional[bytes] = ..., digest: _Optional[str] = ..., signature_bundles: _Optional[_Iterable[bytes]] = ...) -> None: ...
