@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from turnout.config import Signing
     from turnout.registry.signatures.signer import KeySigner, MadeElsewhere
 
-PASSPHRASE = "TURNOUT_KEY_PASSPHRASE"  # noqa: S105 - the name of a variable
+PASSPHRASE_VARIABLE = "TURNOUT_KEY_PASSPHRASE"  # noqa: S105 - a name; that of turnout.config.sources, which loads slowly
 
 PassphraseOption = Annotated[
     Path | None,
     typer.Option(
         "--passphrase-file",
         metavar="FILE",
-        help=f"What the private key is encrypted with. (default: the variable {PASSPHRASE})",
+        help=f"What the private key is encrypted with. (default: the variable {PASSPHRASE_VARIABLE})",
         show_default=False,
     ),
 ]
@@ -96,4 +96,4 @@ def passphrase(file: Path | None) -> str:
     """
     from turnout.config.secrets import read_secret
 
-    return os.environ.get(PASSPHRASE, "") if file is None else read_secret("--passphrase-file", str(file))
+    return os.environ.get(PASSPHRASE_VARIABLE, "") if file is None else read_secret("--passphrase-file", str(file))
