@@ -136,7 +136,9 @@ class Outcomes:
 
 
 @asynccontextmanager
-async def load(servers: Rolling, model: str, x: np.ndarray, clients: Mapping[str, int]) -> AsyncIterator[Outcomes]:
+async def load(
+    servers: Rolling, model: str, x: np.ndarray, clients: Mapping[str, int], pause: float = 0.0
+) -> AsyncIterator[Outcomes]:
     """Predicts through Envoy for as long as the context is entered; nothing is tried twice.
 
     Args:
@@ -144,6 +146,7 @@ async def load(servers: Rolling, model: str, x: np.ndarray, clients: Mapping[str
         model: The model, with an input x.
         x: What it is asked.
         clients: How many of each kind, "unary", "stream" and "rest", each with one request under way.
+        pause: Seconds between two of a client's requests.
     """
     outcomes, over = Outcomes(), asyncio.Event()
     # Each gRPC client has a connection of its own, and neither it nor the library under it tries again.
@@ -180,7 +183,7 @@ async def load(servers: Rolling, model: str, x: np.ndarray, clients: Mapping[str
                     await once(stub)
                 except grpc.aio.AioRpcError as error:
                     outcomes.note(kind, error.code().name, why=error.details() or "")
-                    await asyncio.sleep(0.01)
+                await asyncio.sleep(pause)
 
     async def rest(client: httpx.AsyncClient) -> None:
         while not over.is_set():
@@ -189,7 +192,7 @@ async def load(servers: Rolling, model: str, x: np.ndarray, clients: Mapping[str
                 outcomes.note("rest", str(answer.status_code), why="" if answer.is_success else answer.text)
             except httpx.HTTPError as error:
                 outcomes.note("rest", type(error).__name__, why=str(error))
-                await asyncio.sleep(0.01)
+            await asyncio.sleep(pause)
 
     async with httpx.AsyncClient(timeout=60) as client:
         tasks = [
