@@ -101,7 +101,7 @@ class Publisher:
             self._repository,
             source,
             published,
-            gates=self._gates(model, Comparison(self._lab(model)), None),
+            gates=self._gates(model, Comparison(self._lab(model)), None, source),
             yanked=lambda: recorder.yanked(model),
             recorded=recorder.record,
             progress=progress,
@@ -112,13 +112,15 @@ class Publisher:
     def _lab(self, model: str) -> TrialLab:
         return TrialLab(self._settings.for_model(model), self._processes)
 
-    def _gates(self, model: str, comparison: Comparison, signer: Signer | None) -> Sequence[Gate]:
+    def _gates(
+        self, model: str, comparison: Comparison, signer: Signer | None, source: Repository | None = None
+    ) -> Sequence[Gate]:
         integrity, *others = standard_gates(read_plan(self._settings.models, model), self._lab(model), comparison)
         trust = Trust.of(self._settings.for_model(model).signing)
         if trust.policy == "off":
             return (integrity, *others)
         # Before whatever runs the model: nothing of strangers is to be run.
-        return (integrity, SignatureGate(trust, self._repository, signer), *others)
+        return (integrity, SignatureGate(trust, source or self._repository, signer), *others)
 
     def _recorder(self, how: Publication) -> Recorder:
         return Recorder(self._repository, self._store, how.actor, how.reason)

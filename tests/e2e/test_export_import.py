@@ -103,6 +103,27 @@ def test_what_was_attested_travels_and_is_marked_as_imported(tmp_path: Path, exp
     assert sorted(os.listdir(tmp_path / "third" / "m" / ".attestations" / "1.0.0")) == sorted(os.listdir(kept))
 
 
+def test_an_export_that_a_trusted_key_signed_is_taken_where_signatures_are_required(
+    tmp_path: Path, exported: Path
+) -> None:
+    key = PrivateKey.create(tmp_path / "key.pem")
+    config = tmp_path / "turnout.toml"
+    config.write_text(f'[signing]\nsignatures = "require"\ntrusted_keys = ["{key.public}"]\n')
+    refused = imported(tmp_path, exported, "--config", str(config))
+    assert "it is not signed, and signing.signatures asks for that" in refused.stderr
+    turnout("sign", "m@1.0.0", "--key", tmp_path / "key.pem", "--models", tmp_path / "models")
+    turnout("export", "m@1.0.0", "--to", tmp_path / "signed", "--models", tmp_path / "models")
+    taken = imported(tmp_path, tmp_path / "signed", "--config", str(config))
+    assert taken.returncode == 0, taken.stderr
+    turnout("verify", "m@1.0.0", "--models", tmp_path / "other", "--config", config)
+    signing = {"signatures": "require", "trusted_keys": [str(key.public)]}
+    for mounted in (tmp_path / "signed", tmp_path / "signed" / "models", tmp_path / "signed" / "models" / "m"):
+        with serving_in_thread(
+            mounted, read_only=True, signing=signing, state=f"sqlite:///{tmp_path}/mounted.db"
+        ) as server:
+            turnout("load", "m@1.0.0", "--server", server.control)
+
+
 def _change(path: Path, data: bytes) -> None:
     path.chmod(0o644)
     path.write_bytes(data)

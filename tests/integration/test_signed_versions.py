@@ -307,6 +307,19 @@ def test_where_signatures_are_asked_for_without_force_the_gate_warns(repository,
     assert (verdict.outcome, verdict.evidence) == ("warned", "it is not signed, and signing.signatures asks for that")
 
 
+def test_however_many_strangers_sign_what_a_trusted_key_signed_counts(
+    repository, key: PrivateKey, stranger: PrivateKey, publish_model
+) -> None:
+    publish_model("m", "1.0.0", scaled(1))
+    published = repository.find("m", ONE)
+    sign(repository, ONE, key)
+    theirs = KeySigner(stranger).sign(published)
+    for number in range(300):
+        keep(repository, "m", ONE, f"{number:016x}", theirs)
+    found = Trust.of(required(key)).check(repository, published)
+    assert len(found) <= 33, "the others are not even read"
+
+
 def test_a_link_in_the_place_of_a_signature_is_not_followed(
     repository, tmp_path: Path, key: PrivateKey, publish_model
 ) -> None:

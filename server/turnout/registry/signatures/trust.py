@@ -24,6 +24,8 @@ from turnout.registry.signatures.keys import PublicKey
 from turnout.registry.signatures.signer import Signer, made_by
 
 PREFIX, SUFFIX = "bundle-", ".sigstore.json"
+MAX_SIGNATURES = 32
+"""That are looked at of one version, beside those of trusted keys: each may have megabytes."""
 FORMER_PREFIX = "signature-"
 """Of the files in which Turnout kept signatures of its own before it took to OpenSSF's."""
 
@@ -157,7 +159,14 @@ class Trust:
 
     def signed(self, repository: Repository, published: Published) -> list[Signed]:
         """Says what each of the signatures beside a version is worth."""
-        return [self.worth(published, one) for one in stored(repository, published)]
+        return [self.worth(published, one) for one in self.stored(repository, published)]
+
+    def stored(self, repository: Repository, published: Published) -> Sequence["Found"]:
+        """Returns the signatures beside a version: of the keys that are trusted, and some of those of others.
+
+        Whoever may publish may sign with as many keys as they like; that is to hide no signature that counts.
+        """
+        return stored(repository, published, sorted(key.id for key in self.keys))
 
     def worth(self, published: Published, found: "Found") -> Signed:
         """Says what a signature that was found is worth."""
@@ -190,7 +199,7 @@ class SignatureGate:
 
     Attributes:
         trust: Whose signatures count.
-        repository: Where signatures lie that were made before.
+        repository: Where signatures lie that were made before: there, or where the version comes from.
         signer: Signs for the publisher; None for nobody.
     """
 
@@ -206,7 +215,7 @@ class SignatureGate:
     def run(self, candidate: Candidate) -> GateVerdict:
         """Looks at what is signed already and what will be."""
         published = Published(candidate.manifest, candidate.digest)
-        found = stored(self.repository, published)
+        found = self.trust.stored(self.repository, published)
         if self.signer is not None:
             name = self.signer.key.id
             found = [one for one in found if one.name != name] + [Found(name, self.signer.sign(published))]
@@ -252,10 +261,18 @@ def is_about(published: Published, data: bytes) -> bool:
         return False
 
 
-def stored(repository: Repository, published: Published) -> Sequence[Found]:
-    """Returns the signatures beside a version. One of the former kind that is of other content is left out."""
+def stored(repository: Repository, published: Published, first: Iterable[str] = ()) -> list[Found]:
+    """Returns the signatures beside a version: of the keys in `first`, by id, and at most `MAX_SIGNATURES` others.
+
+    One of the former kind that is of other content is left out.
+    """
     found: list[Found] = []
-    for file, data in _files(repository, published, PREFIX).items():
+    files = {
+        file: data
+        for prefix in (*(f"{PREFIX}{key}" for key in first), PREFIX)
+        for file, data in _files(repository, published, prefix).items()
+    }
+    for file, data in files.items():
         name = file.removeprefix(PREFIX).removesuffix(SUFFIX)
         try:
             found.append(Found(name, Bundle.from_bytes(data)))
@@ -272,6 +289,6 @@ def stored(repository: Repository, published: Published) -> Sequence[Found]:
 def _files(repository: Repository, published: Published, prefix: str) -> dict[str, bytes]:
     manifest = published.manifest
     try:
-        return attestations.read(repository, manifest.model, manifest.version, prefix)
+        return attestations.read(repository, manifest.model, manifest.version, prefix, MAX_SIGNATURES)
     except OSError:
         return {}
