@@ -2,11 +2,15 @@
 
 import asyncio
 import base64
+import copy
+import functools
 import json
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -232,6 +236,49 @@ def test_what_is_no_signature_of_the_version_counts_for_nothing(
         MadeElsewhere.read(data, key.public).sign(published)  # nor does a server take it
 
 
+def _places(body: object, where: tuple = ()) -> Iterator[tuple]:
+    yield where
+    items = body.items() if isinstance(body, dict) else enumerate(body) if isinstance(body, list) else ()
+    for name, value in items:
+        yield from _places(value, (*where, name))
+
+
+def _put(body: Any, where: tuple, value: object) -> Any:
+    if not where:
+        return value
+    changed = copy.deepcopy(body)
+    *to, last = where
+    functools.reduce(lambda inner, name: inner[name], to, changed)[last] = value
+    return changed
+
+
+def test_whatever_stands_in_whichever_place_is_told_and_not_stumbled_over(
+    repository, key: PrivateKey, publish_model
+) -> None:
+    publish_model("m", "1.0.0", scaled(1))
+    published = repository.find("m", ONE)
+    made, trust = KeySigner(key).sign(published), Trust.of(required(key))
+    outer, inner = json.loads(made.to_bytes()), json.loads(made.payload)
+    values = (None, True, 7, -1.5, "", "x", "\x1b[2J\n", "\ud800", [], [[]], {}, {"a": 1}, "0" * 64)
+    tried, told = 0, set[str]()
+    for value in values:
+        bundles = [json.dumps(_put(outer, where, value)).encode() for where in _places(outer)]
+        payloads = [json.dumps(_put(inner, where, value)).encode() for where in _places(inner)]
+        bundles += [signed_as(key, payload).to_bytes() for payload in payloads]
+        for data in bundles:
+            tried += 1
+            with suppress(ValueError):
+                found = trust.judge(published, Bundle.from_bytes(data))
+                told.add(found.key + found.why)
+            try:
+                MadeElsewhere.read(data, key.public).sign(published)
+            except (InvalidRequest, Conflict) as error:
+                told.add(error.message)
+    assert tried > 400
+    assert len(told) > 20
+    assert all(text.isprintable() for text in told), "what a stranger wrote does nothing to a terminal"
+
+
 def test_a_huge_file_in_the_place_of_a_signature_is_not_read(repository, key: PrivateKey, publish_model) -> None:
     publish_model("m", "1.0.0", scaled(1))
     sign(repository, ONE, key)
@@ -314,7 +361,7 @@ def test_however_many_strangers_sign_what_a_trusted_key_signed_counts(
     published = repository.find("m", ONE)
     sign(repository, ONE, key)
     theirs = KeySigner(stranger).sign(published)
-    for number in range(300):
+    for number in range(60):
         keep(repository, "m", ONE, f"{number:016x}", theirs)
     found = Trust.of(required(key)).check(repository, published)
     assert len(found) <= 33, "the others are not even read"

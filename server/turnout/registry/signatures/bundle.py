@@ -8,6 +8,7 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -24,6 +25,7 @@ MAX_CERTIFICATES = 16
 """In one bundle: its signer's, and what lies between it and an authority."""
 
 _SHA256 = "sha256:"
+_HINT = re.compile(r"[0-9a-fA-F]{64}")
 _NAMED = 3
 
 
@@ -81,13 +83,13 @@ class Statement:
             predicate = body["predicate"]
             method = predicate["serialization"]["method"]
             if method != "files":
-                raise ValueError(f"it signs {str(method)[:20]}, expected whole files (model_signing's default)")
+                raise ValueError(f"it signs {plain(str(method))}, expected whole files (model_signing's default)")
             files: dict[str, str] = {}
             order: list[tuple[str, str]] = []
             for resource in predicate["resources"]:
                 path, algorithm, digest = resource["name"], resource["algorithm"], resource["digest"]
                 if algorithm != "sha256":
-                    raise ValueError(f"it hashes files by {str(algorithm)[:20]}, expected sha256")
+                    raise ValueError(f"it hashes files by {plain(str(algorithm))}, expected sha256")
                 if not isinstance(path, str) or path in files or len(bytes.fromhex(digest)) != 32:
                     raise ValueError("its statement names a file twice, or by no digest")
                 files[path] = f"{_SHA256}{digest.lower()}"
@@ -112,7 +114,7 @@ class Statement:
         ):
             if paths:
                 more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
-                return f"it {what} {', '.join(sorted(path[:80] for path in paths)[:_NAMED])}{more}"
+                return f"it {what} {', '.join(sorted(map(plain, paths))[:_NAMED])}{more}"
         return ""
 
 
@@ -182,8 +184,8 @@ class Bundle:
             payload, value = _decoded(envelope["payload"]), _decoded(signature["sig"])
             if "x509CertificateChain" not in material:
                 hint = material["publicKey"].get("hint") or ""
-                if not isinstance(hint, str):
-                    raise ValueError("its hint is no text")
+                if hint and not (isinstance(hint, str) and _HINT.fullmatch(hint)):
+                    raise ValueError("its hint names no key: expected 64 hex digits")
                 return cls(payload, value, hint.lower())
             chain = tuple(_decoded(one["rawBytes"]) for one in material["x509CertificateChain"]["certificates"])
             if not 0 < len(chain) <= MAX_CERTIFICATES:
@@ -196,6 +198,11 @@ class Bundle:
 def message(payload: bytes) -> bytes:
     """Returns DSSE's pre-authentication encoding of a statement, which is what keys sign."""
     return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE.encode(), len(payload), payload)
+
+
+def plain(text: str) -> str:
+    """Returns the beginning of a text that a stranger wrote, without what would do something to a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text[:80])
 
 
 def _root(files: list[tuple[str, str]]) -> str:

@@ -18,7 +18,7 @@ from turnout.registry import attestations
 from turnout.registry.gates import Candidate, GateVerdict, Outcome
 from turnout.registry.listing import Published
 from turnout.registry.repository import Repository
-from turnout.registry.signatures.bundle import Bundle
+from turnout.registry.signatures.bundle import Bundle, plain
 from turnout.registry.signatures.certificates import Authorities, SignerCertificate
 from turnout.registry.signatures.keys import PublicKey
 from turnout.registry.signatures.signer import Signer, made_by
@@ -112,7 +112,7 @@ class Trust:
         if key is not None and not made_by(key, bundle):
             return Signed(name, Worth.WRONG, "its key did not make it")
         if not statement.is_about(published):
-            return Signed(name, Worth.OTHER, f"it is one of other content ({statement.name[:64]})")
+            return Signed(name, Worth.OTHER, f"it is one of other content ({plain(statement.name)})")
         if fault := statement.fault(published):
             return Signed(name, Worth.WRONG, fault)
         if key in self.keys:
@@ -248,7 +248,7 @@ def bundles(repository: Repository, published: Published) -> dict[str, bytes]:
     """Returns the signatures beside a version that are about it, by file name, as bytes."""
     return {
         name: data
-        for name, data in _files(repository, published, PREFIX).items()
+        for name, data in _files(repository, published, PREFIX, attestations.MAX_FILES).items()
         if name.endswith(SUFFIX) and is_about(published, data)
     }
 
@@ -286,9 +286,9 @@ def stored(repository: Repository, published: Published, first: Iterable[str] = 
     return found
 
 
-def _files(repository: Repository, published: Published, prefix: str) -> dict[str, bytes]:
+def _files(repository: Repository, published: Published, prefix: str, most: int = MAX_SIGNATURES) -> dict[str, bytes]:
     manifest = published.manifest
     try:
-        return attestations.read(repository, manifest.model, manifest.version, prefix, MAX_SIGNATURES)
+        return attestations.read(repository, manifest.model, manifest.version, prefix, most)
     except OSError:
         return {}
