@@ -372,6 +372,7 @@ def key(tmp_path: Path) -> PrivateKey:
     return PrivateKey.create(tmp_path / "key.pem")
 
 
+MS = "model_signature"
 OTHER = PublicKey.of(ec.generate_private_key(ec.SECP256R1()).public_key())
 A_BUNDLE = Bundle(Statement("d", {"model.onnx": f"sha256:{'0' * 64}"}).payload(), b"x" * 70, hint=OTHER.hint)
 
@@ -411,11 +412,11 @@ async def test_a_dry_run_says_which_version_it_would_be_and_leaves_nothing(start
         ({"skip_gates": ["bump"]}, "reason"),
         ({"skip_gates": [str(n) for n in range(33)], "reason": "r"}, "skip_gates"),
         ({"dry_run": True, "release": True}, "dry_run"),
-        ({"signature": pb.ModelSignature(bundle=A_BUNDLE.to_bytes(), public_key=b"x" * 32)}, "signature.public_key"),
-        ({"signature": pb.ModelSignature(bundle=A_BUNDLE.to_bytes())}, "signature.public_key"),
-        ({"signature": pb.ModelSignature(bundle=A_BUNDLE.to_bytes(), public_key=OTHER.der)}, "signature.bundle"),
-        # What a client of the former signatures sends in this place: digest and raw key.
-        ({"signature": pb.ModelSignature(bundle=b"sha256:00", public_key=OTHER.der)}, "signature.bundle"),
+        ({MS: pb.ModelSignature(bundle=A_BUNDLE.to_bytes(), public_key=b"x" * 32)}, f"{MS}.public_key"),
+        ({MS: pb.ModelSignature(bundle=A_BUNDLE.to_bytes())}, f"{MS}.public_key"),
+        ({MS: pb.ModelSignature(bundle=A_BUNDLE.to_bytes(), public_key=OTHER.der)}, f"{MS}.bundle"),
+        ({MS: pb.ModelSignature(bundle=b"{}", public_key=OTHER.der)}, f"{MS}.bundle"),
+        ({"signature": pb.DigestSignature(digest="sha256:00", public_key=b"x" * 32)}, "signature"),
     ],
     ids=[
         "no such gate",
@@ -426,6 +427,7 @@ async def test_a_dry_run_says_which_version_it_would_be_and_leaves_nothing(start
         "key",
         "no key",
         "another key",
+        "no bundle",
         "former",
     ],
 )
@@ -466,12 +468,12 @@ async def test_a_signature_over_what_another_publish_made_impossible_is_aborted_
         describe = pb.DescribeUploadRequest(upload_id=upload_id)
         first = (await registry.DescribeUpload(describe)).version
         await registry.PublishUpload(pb.PublishUploadRequest(upload_id=await upload(registry, other)))
-        late = pb.PublishUploadRequest(upload_id=upload_id, signature=signed(key, told_of(first)))
+        late = pb.PublishUploadRequest(upload_id=upload_id, model_signature=signed(key, told_of(first)))
         told = await refusal(registry.PublishUpload(late))
         assert told.code is grpc.StatusCode.ABORTED
         assert first.digest in told.message
         now = (await registry.DescribeUpload(describe)).version
-        again = pb.PublishUploadRequest(upload_id=upload_id, signature=signed(key, told_of(now)))
+        again = pb.PublishUploadRequest(upload_id=upload_id, model_signature=signed(key, told_of(now)))
         done = (await registry.PublishUpload(again)).published
         assert (done.created, done.parent, done.digest) == (True, "1.0.0", now.digest)
         known = await registry.DescribeVersion(pb.DescribeVersionRequest(model="m", version="1.1.0"))
@@ -484,19 +486,19 @@ async def test_a_signature_is_kept_only_where_it_is_the_versions(start_server, k
     one, other = (Repository(models).find("m", Version(1, minor)) for minor in (0, 1))
     server = await start_server()
     async with registry_of(server) as registry:
-        asked = pb.SignVersionRequest(model="m", version="1.0.0", signature=signed(key, one), actor="ada")
+        asked = pb.SignVersionRequest(model="m", version="1.0.0", model_signature=signed(key, one), actor="ada")
         assert (await registry.SignVersion(asked)).changed
         assert not (await registry.SignVersion(asked)).changed
         first = pb.FetchVersionRequest(model="m", version="1.0.0")
         (sent,) = [a.manifest async for a in registry.FetchVersion(first) if a.HasField("manifest")]
-        assert list(sent.signature_bundles) == [asked.signature.bundle], "who fetches the version can check it"
-        asked.signature.CopyFrom(signed(key, other))
+        assert list(sent.signature_bundles) == [asked.model_signature.bundle], "who fetches the version can check it"
+        asked.model_signature.CopyFrom(signed(key, other))
         assert (await refusal(registry.SignVersion(asked))).code is grpc.StatusCode.ABORTED
-        asked.signature.CopyFrom(signed(key, one))
-        asked.signature.public_key = OTHER.der
+        asked.model_signature.CopyFrom(signed(key, one))
+        asked.model_signature.public_key = OTHER.der
         assert (await refusal(registry.SignVersion(asked))).code is grpc.StatusCode.INVALID_ARGUMENT
         asked.version = "2.0.0"
-        asked.signature.CopyFrom(signed(key, one))
+        asked.model_signature.CopyFrom(signed(key, one))
         assert (await refusal(registry.SignVersion(asked))).code is grpc.StatusCode.NOT_FOUND
         missing = pb.DescribeVersionRequest(model="m", version="2.0.0")
         assert (await refusal(registry.DescribeVersion(missing))).code is grpc.StatusCode.NOT_FOUND

@@ -75,6 +75,16 @@ class DescribeUploadResponse(_message.Message):
     version: PublishedVersion
     def __init__(self, version: _Optional[_Union[PublishedVersion, _Mapping]] = ...) -> None: ...
 
+class DigestSignature(_message.Message):
+    __slots__ = ("digest", "public_key", "signature")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    public_key: bytes
+    signature: bytes
+    def __init__(self, digest: _Optional[str] = ..., public_key: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
 class ModelSignature(_message.Message):
     __slots__ = ("bundle", "public_key")
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
@@ -84,7 +94,7 @@ class ModelSignature(_message.Message):
     def __init__(self, bundle: _Optional[bytes] = ..., public_key: _Optional[bytes] = ...) -> None: ...
 
 class PublishUploadRequest(_message.Message):
-    __slots__ = ("upload_id", "release", "actor", "reason", "skip_gates", "dry_run", "signature")
+    __slots__ = ("upload_id", "release", "actor", "reason", "skip_gates", "dry_run", "signature", "model_signature")
     UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
     ACTOR_FIELD_NUMBER: _ClassVar[int]
@@ -92,14 +102,16 @@ class PublishUploadRequest(_message.Message):
     SKIP_GATES_FIELD_NUMBER: _ClassVar[int]
     DRY_RUN_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     upload_id: str
     release: bool
     actor: str
     reason: str
     skip_gates: _containers.RepeatedScalarFieldContainer[str]
     dry_run: bool
-    signature: ModelSignature
-    def __init__(self, upload_id: _Optional[str] = ..., release: bool = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., skip_gates: _Optional[_Iterable[str]] = ..., dry_run: bool = ..., signature: _Optional[_Union[ModelSignature, _Mapping]] = ...) -> None: ...
+    signature: DigestSignature
+    model_signature: ModelSignature
+    def __init__(self, upload_id: _Optional[str] = ..., release: bool = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., skip_gates: _Optional[_Iterable[str]] = ..., dry_run: bool = ..., signature: _Optional[_Union[DigestSignature, _Mapping]] = ..., model_signature: _Optional[_Union[ModelSignature, _Mapping]] = ...) -> None: ...
 
 class PublishUploadResponse(_message.Message):
     __slots__ = ("published", "sentence", "answers")
@@ -171,18 +183,20 @@ class AbandonUploadResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class SignVersionRequest(_message.Message):
-    __slots__ = ("model", "version", "signature", "actor", "reason")
+    __slots__ = ("model", "version", "signature", "actor", "reason", "model_signature")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     ACTOR_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    MODEL_SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
-    signature: ModelSignature
+    signature: DigestSignature
     actor: str
     reason: str
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., signature: _Optional[_Union[ModelSignature, _Mapping]] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    model_signature: ModelSignature
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., signature: _Optional[_Union[DigestSignature, _Mapping]] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., model_signature: _Optional[_Union[ModelSignature, _Mapping]] = ...) -> None: ...
 
 class SignVersionResponse(_message.Message):
     __slots__ = ("changed",)

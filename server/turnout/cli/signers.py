@@ -85,7 +85,7 @@ def made_elsewhere(bundle: Path, public_key: Path | None, trusted: "Signing") ->
                 "--public-key",
                 "expected the key that the signature is checked with: none of signing.trusted_keys is it",
             )
-    return MadeElsewhere.read(data, key)
+    return MadeElsewhere.read(data, key, "--signature")
 
 
 def passphrase(file: Path | None) -> str:

@@ -179,7 +179,7 @@ def _publish(
             described = registry.DescribeUpload(describe, timeout=wish.timeout).version
             version = _read(described)[0].manifest.version
         # Of what the server says, the number alone counts: everything else that is signed was read here.
-        request.signature.CopyFrom(_signature(how.signer, collected.published(version)))
+        request.model_signature.CopyFrom(_signature(how.signer, collected.published(version)))
     try:
         return registry.PublishUpload(request, timeout=wish.timeout)
     except grpc.RpcError as error:
@@ -219,7 +219,7 @@ def _existing(
         request = pb.SignVersionRequest(
             model=manifest.model,
             version=str(manifest.version),
-            signature=_signature(how.signer, own),
+            model_signature=_signature(how.signer, own),
             actor=how.actor,
             reason=how.reason,
         )

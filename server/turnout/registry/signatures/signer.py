@@ -73,12 +73,13 @@ class MadeElsewhere:
     bundle: Bundle
 
     @classmethod
-    def read(cls, data: bytes, key: PublicKey | None) -> Self:
+    def read(cls, data: bytes, key: PublicKey | None, at: str = "model_signature.bundle") -> Self:
         """Reads a bundle and checks that its key made it.
 
         Args:
             data: The bundle, as JSON.
             key: The key; not looked at where the bundle has a certificate.
+            at: What the bundle is called where it comes from.
 
         Raises:
             InvalidRequest: It is none, or its key did not make it, or may not sign now.
@@ -87,19 +88,19 @@ class MadeElsewhere:
             bundle = Bundle.from_bytes(data)
             _ = bundle.statement
         except ValueError as error:
-            raise InvalidRequest.at("signature.bundle", f"expected an OpenSSF model signature, but {error}") from None
+            raise InvalidRequest.at(at, f"expected an OpenSSF model signature, but {error}") from None
         if bundle.certificates:
             try:
                 certificate = SignerCertificate.from_der(bundle.certificates)
             except ValueError as error:
-                raise InvalidRequest.at("signature.bundle", f"its certificate {error}") from None
+                raise InvalidRequest.at(at, f"its certificate {error}") from None
             if fault := certificate.fault_now():
-                raise InvalidRequest.at("signature.bundle", fault)
+                raise InvalidRequest.at(at, fault)
             key = certificate.key
         if key is None:
-            raise InvalidRequest.at("signature.public_key", "expected the key that the signature is checked with")
+            raise InvalidRequest.at("model_signature.public_key", "expected the key that the signature is checked with")
         if not made_by(key, bundle):
-            raise InvalidRequest.at("signature.bundle", f"was not made by the key {key.id}")
+            raise InvalidRequest.at(at, f"was not made by the key {key.id}")
         return cls(key, bundle)
 
     def sign(self, published: Published) -> Bundle:

@@ -38,26 +38,34 @@ def publication(request: pb.PublishUploadRequest) -> Publication:
     return Publication(
         request.actor,
         request.reason,
-        signature(request.signature) if request.HasField("signature") else None,
+        signature(request) if request.HasField("model_signature") or request.HasField("signature") else None,
         [Skip(gate, request.reason, request.actor) for gate in dict.fromkeys(request.skip_gates)],
         request.dry_run,
     )
 
 
-def signature(message: pb.ModelSignature) -> MadeElsewhere:
+def signature(request: pb.PublishUploadRequest | pb.SignVersionRequest) -> MadeElsewhere:
     """Reads a signature that was made elsewhere, and checks that its key made it.
 
     Raises:
-        InvalidRequest: It is none, or another key made it.
+        InvalidRequest: It is none, or another key made it; or it is one of the former kind.
     """
+    if request.HasField("signature"):
+        raise InvalidRequest.at(
+            "signature",
+            "a signature over the digest alone counts no more: expected `model_signature`, which newer clients send",
+        )
+    message = request.model_signature
     if len(message.bundle) > MAX_BYTES:
-        raise InvalidRequest.at("signature.bundle", f"expected at most {MAX_BYTES} bytes, got {len(message.bundle)}")
+        raise InvalidRequest.at(
+            "model_signature.bundle", f"expected at most {MAX_BYTES} bytes, got {len(message.bundle)}"
+        )
     key = None
     if message.public_key:
         try:
             key = PublicKey.from_der(message.public_key)
         except ValueError as error:
-            raise InvalidRequest.at("signature.public_key", str(error)) from None
+            raise InvalidRequest.at("model_signature.public_key", str(error)) from None
     return MadeElsewhere.read(message.bundle, key)
 
 

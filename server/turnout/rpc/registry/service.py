@@ -168,7 +168,7 @@ class RegistryServicer:
         )
 
     def _sign(self, request: pb.SignVersionRequest) -> bool:
-        version, signer = parse_version(request.version), signature(request.signature)
+        version, signer = parse_version(request.version), signature(request)
         return self._declarer.sign(request.model, version, signer, actor=request.actor, reason=request.reason).changed
 
     def _described(self, request: pb.DescribeVersionRequest) -> pb.DescribeVersionResponse:
