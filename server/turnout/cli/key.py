@@ -24,8 +24,7 @@ _File = Annotated[Path, typer.Argument(metavar="FILE", help="The private key, as
 def new(file: _File, passphrase_file: PassphraseOption = None, as_json: JsonOption = False) -> None:
     """Make an elliptic-curve key (P-256) in a new file that only you can read, and print its public part.
 
-    With a passphrase, from a file or the environment, the file is encrypted: `turnout key new ci.pem --passphrase-file
-    /run/secrets/ci`.
+    With a passphrase, from a file or the environment, the file is encrypted.
     """
     from turnout.registry.signatures.keys import PrivateKey
 

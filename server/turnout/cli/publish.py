@@ -92,8 +92,7 @@ def publish(
     Publishing the same content again changes nothing. Running servers load it at once. Ends with 0 where the version
     exists now (or would, with --dry-run), 3 where a gate refused it, 4 where its number is taken, 1 for other errors.
 
-    `turnout publish iris auto iris.onnx --drop-zipmap --release` publishes what skl2onnx exports by default;
-    `turnout publish fraud auto fraud.onnx --sign-key ci.pem --server turnout:8003` signs where the key is.
+    `turnout publish iris auto iris.onnx --drop-zipmap --release` publishes what skl2onnx exports by default.
     """
     from turnout.cli.publish_view import Refusal, Released, gate_text, result_body, result_shown
     from turnout.cli.workspace import Workspace, actor_or_login

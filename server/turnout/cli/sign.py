@@ -48,9 +48,8 @@ def sign(
     The signature is an OpenSSF model signature (a Sigstore bundle). It lies beside the version, outside its digest.
     Servers that refused the version try it again.
 
-    `turnout sign magika@3.2.0 --key ci.pem`, with a key of `turnout key new ci.pem`; with a key in an HSM or another
-    tool, `model_signing sign ... models/magika/3.2.0 --signature magika.sig`, then
-    `turnout sign magika@3.2.0 --signature magika.sig --public-key ci.pub.pem`.
+    With a key that another tool holds, such as an HSM: `model_signing sign ... models/magika/3.3.0 --signature
+    model.sig`, then --signature.
     """
     from turnout.cli.workspace import Workspace, actor_or_login, exact_reference
     from turnout.errors import InvalidRequest

@@ -72,7 +72,7 @@ def verify(
 
     Ends with 1 where a file changed, is missing, or does not belong there, or where the log is not what was written.
     A version that no event tells of, since its publisher died just before, is recorded now. Signatures are checked
-    against what [signing] trusts, or against --signed-by: `turnout verify magika@3.2.0 --signed-by ci.pub.pem`.
+    against what [signing] trusts, or against --signed-by.
     """
     from turnout.cli.audit import LogAudit
     from turnout.cli.workspace import Workspace, actor_or_login, split_reference
