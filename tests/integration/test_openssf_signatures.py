@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -322,6 +323,24 @@ def test_what_was_signed_with_a_certificate_is_judged_as_of_its_beginning(home: 
             trust.check(repository, found(home))
     with pytest.raises(InvalidRequest, match=why):  # nobody signs with it now
         MadeElsewhere.read(bundle.to_bytes(), None)
+
+
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+def test_a_certificate_of_which_any_bit_changed_is_told_and_not_stumbled_over(home: Path) -> None:
+    root = Authority.make("a root")
+    made = root.issue("ada", hosts=(), extensions=SIGNS)
+    plain, trust = KeySigner(PrivateKey(made.private)).sign(found(home)), Trust.of(trusting(home, root))
+    der, seen = made.certificate.public_bytes(serialization.Encoding.DER), set[str]()
+    signed = made.certificate.tbs_certificate_bytes  # outside of it, a bit may say the same in another way
+    begins = der.index(signed)
+    for place in range(begins, begins + len(signed)):
+        for bit in (1, 16, 128):
+            changed = der[:place] + bytes([der[place] ^ bit]) + der[place + 1 :]
+            bundle = Bundle(plain.payload, plain.signature, certificates=(changed,))
+            seen.add(str(trust.judge(found(home), bundle).worth))
+            with suppress(InvalidRequest):  # kept or refused: its key made it, and nobody vouches for it
+                MadeElsewhere.read(bundle.to_bytes(), None)
+    assert seen == {"does not fit", "unknown key"}
 
 
 def test_a_certificate_of_another_key_is_refused(home: Path, tmp_path: Path) -> None:

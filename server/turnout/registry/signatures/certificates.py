@@ -7,13 +7,19 @@ from pathlib import Path
 from typing import Self
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from turnout.errors import ConfigError
-from turnout.registry.signatures.keys import PublicKey, read_pem
+from turnout.registry.signatures.keys import PublicKey, UnfitKeyError, read_pem
 
 _DAY = "%Y-%m-%d"
+_UNREADABLE = (
+    ValueError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType,
+)  # fmt: skip
+"""What `cryptography` raises on what is nearly a certificate: they have no parent in common."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +42,9 @@ class SignerCertificate:
             ValueError: One is none, or it is about no key that signs models.
         """
         try:
-            read = tuple(map(x509.load_der_x509_certificate, chain))
-        except ValueError:
-            raise ValueError("holds what is no certificate") from None
-        return cls._of(read)
+            return cls._of(tuple(map(x509.load_der_x509_certificate, chain)))
+        except _UNREADABLE as error:
+            raise ValueError(_half(error, "holds what is no certificate")) from None
 
     @classmethod
     def load(cls, file: Path) -> Self:
@@ -50,9 +55,8 @@ class SignerCertificate:
         """
         try:
             return cls._of(tuple(x509.load_pem_x509_certificates(read_pem(file, "certificate"))))
-        except ValueError as error:
-            reason = str(error) if str(error).startswith("holds") else "holds no certificate as PEM"
-            raise ConfigError(f"{file} {reason}") from None
+        except _UNREADABLE as error:
+            raise ConfigError(f"{file} {_half(error, 'holds no certificate as PEM')}") from None
 
     @classmethod
     def _of(cls, chain: tuple[x509.Certificate, ...]) -> Self:
@@ -61,8 +65,6 @@ class SignerCertificate:
     @property
     def der(self) -> tuple[bytes, ...]:
         """All of them, as bundles hold them."""
-        from cryptography.hazmat.primitives.serialization import Encoding
-
         return tuple(one.public_bytes(Encoding.DER) for one in self.chain)
 
     def fault_now(self) -> str:
@@ -96,7 +98,7 @@ class Authorities:
         for file in files:
             try:
                 roots += x509.load_pem_x509_certificates(read_pem(Path(file), "certificate of an authority"))
-            except ValueError:
+            except _UNREADABLE:
                 raise ConfigError(f"{file} holds no certificate as PEM") from None
         return cls(tuple(roots))
 
@@ -117,9 +119,14 @@ class Authorities:
         )
         try:
             policy.build_client_verifier().verify(own, between)
-        except verification.VerificationError:
+        except (verification.VerificationError, *_UNREADABLE):
             return "its certificate is not of a trusted authority (signing.trusted_authorities)"
         return usage_fault(own)
+
+
+def _half(error: Exception, otherwise: str) -> str:
+    """Returns the half sentence that `PublicKey.of` says of a key, or another."""
+    return str(error) if isinstance(error, UnfitKeyError) else otherwise
 
 
 def usage_fault(certificate: x509.Certificate) -> str:
@@ -129,7 +136,7 @@ def usage_fault(certificate: x509.Certificate) -> str:
     """
     try:
         extensions = certificate.extensions
-    except ValueError:
+    except _UNREADABLE:
         return "its certificate has extensions that cannot be read"
     says = False
     for extension in extensions:

@@ -29,6 +29,10 @@ _FORMER = (
 )
 
 
+class UnfitKeyError(ValueError):
+    """A key is not of a kind that signs models; the message goes on from the key's name."""
+
+
 @dataclass(frozen=True, slots=True)
 class PublicKey:
     """A key that signatures are checked with.
@@ -44,25 +48,22 @@ class PublicKey:
         """Takes a key of `cryptography`.
 
         Raises:
-            ValueError: It is not of a kind that signs models; the message goes on from the key's name.
+            UnfitKeyError: It is not of a kind that signs models.
         """
         if isinstance(key, ed25519.Ed25519PublicKey):
-            raise ValueError(_FORMER)
+            raise UnfitKeyError(_FORMER)
         if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in _HASHES:
-            raise ValueError(f"holds no public key that signs models, expected {_KINDS}")
+            raise UnfitKeyError(f"holds no public key that signs models, expected {_KINDS}")
         return cls(key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo))
 
     @classmethod
     def from_der(cls, der: bytes) -> Self:
-        """Reads a key. Raises ValueError as `of`."""
+        """Reads a key. Raises UnfitKeyError as `of`."""
         try:
-            return cls.of(serialization.load_der_public_key(der))
-        except UnsupportedAlgorithm:
-            return cls.of(None)
-        except ValueError as error:
-            raise ValueError(
-                str(error) if str(error) == _FORMER else f"holds no public key, expected {_KINDS}"
-            ) from None
+            key: object = serialization.load_der_public_key(der)
+        except (ValueError, UnsupportedAlgorithm):
+            key = None
+        return cls.of(key)
 
     @classmethod
     def parse(cls, text: str) -> Self:
