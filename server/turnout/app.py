@@ -37,8 +37,8 @@ from turnout.protection import POLICY_FAILING, open_authority, protection, with_
 from turnout.publishing import Publisher
 from turnout.registry.announcement import Bounds
 from turnout.registry.repository import Repository
+from turnout.registry.signatures.trust import Trust
 from turnout.registry.standing import Declared
-from turnout.registry.trust import Trust
 from turnout.registry.uploads import Uploads
 from turnout.reload import Reloader
 from turnout.rollout.analysis.analyses import Analyses
