@@ -62,6 +62,12 @@ async def stop_ticking(server) -> None:
             await asyncio.wait({task})
 
 
+@pytest.fixture(autouse=True)
+def longer_leases(monkeypatch):
+    """1.5 seconds, and not 0.4 with such short ticks: a busy machine lets a server stand still for that long."""
+    monkeypatch.setattr("turnout.rollout.engine.engine._LEASE_TICKS", 15)
+
+
 @pytest.fixture
 def pair(publish_model):
     """A baseline that always answers, and a candidate that raises on some requests."""
