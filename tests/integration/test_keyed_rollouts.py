@@ -50,7 +50,7 @@ class Load:
 
     keys: list[str]
     bad: set[str] = field(default_factory=set)
-    pause: float = 0.01
+    pause: float = 0.004
     answers: Counter[tuple[str, str]] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     make: Callable[[bool], v1.PredictRequest] = lambda bad: request("m", index=np.array([1000 if bad else 7]))
@@ -216,7 +216,7 @@ async def test_a_candidate_that_answers_nobody_is_taken_back_on_errors(serve) ->
 async def test_a_candidate_that_answers_with_nan_is_taken_back(serve, keyed) -> None:
     server = await serve(scaled(2), not_a_number())
     load = Load(list(NAMES), make=lambda _: request("m", x=X))
-    async with sent(server, load) if keyed else clients(server, lambda _: request("m", x=X)):
+    async with sent(server, load) if keyed else clients(server, lambda _: request("m", x=X), pause=0.004):
         await asyncio.sleep(0.5)
         await start(server, "1.1.0", CAREFREE | {"metrics": ["errors"]})
         last = (await until(server, in_state(*FINAL)))[-1]
@@ -243,7 +243,7 @@ async def test_a_new_key_that_gets_nan_takes_the_candidate_back_by_what_the_base
 
 async def test_a_baseline_that_answers_with_nan_itself_takes_no_candidate_down_for_it(serve) -> None:
     server = await serve(not_a_number(), not_a_number())
-    async with clients(server, lambda _: request("m", x=X)):
+    async with clients(server, lambda _: request("m", x=X), pause=0):
         await start(server, "1.1.0", CAREFREE | {"metrics": ["errors"], "steps": [{"weight": 0.5, "soak_s": 600.0}]})
         seen = await until(server, lambda r: r.state in FINAL or bad_of(r) > 300)
     assert seen[-1].state not in FINAL, seen[-1]

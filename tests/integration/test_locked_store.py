@@ -197,6 +197,8 @@ async def test_a_rollout_that_is_taken_back_without_a_policy_does_not_wait_for_t
         await start(server, "1.1.0", WATCHED | {"max_pause_s": 0.3})
         await until(server, in_state("watching"))
         (active,) = server.services.rollouts.active
+        catalog = server.services.catalog
+        await settled(lambda: str(catalog.snapshot.model("m").versions[Version(1, 1)].standing) == "released")
         async with AsyncExitStack() as outage:
             async with server.services.rollouts._lock, control_of(server) as control:  # between two ticks
                 await control.ClearTraffic(traffic_pb2.ClearTrafficRequest(model="m"))

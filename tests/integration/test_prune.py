@@ -100,6 +100,7 @@ async def test_running_servers_unload_what_goes_and_fail_no_other_request(five, 
             while not stop.is_set():
                 assert (await stub.Predict(request("m", x=X))).route.version in ("2.0.0", "5.0.0")
                 count += 1
+                await asyncio.sleep(0.004)
         return count
 
     busy = asyncio.create_task(client())

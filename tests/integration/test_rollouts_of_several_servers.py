@@ -64,8 +64,8 @@ async def stop_ticking(server) -> None:
 
 @pytest.fixture(autouse=True)
 def longer_leases(monkeypatch):
-    """1.5 seconds, and not 0.4 with such short ticks: a busy machine lets a server stand still for that long."""
-    monkeypatch.setattr("turnout.rollout.engine.engine._LEASE_TICKS", 15)
+    """A second, and not 0.4 with such short ticks: a busy machine lets a server stand still for that long."""
+    monkeypatch.setattr("turnout.rollout.engine.engine._LEASE_TICKS", 10)
 
 
 @pytest.fixture
@@ -172,11 +172,11 @@ async def test_clocks_that_differ_by_90_seconds_move_no_lease_and_lose_no_count(
     make = Lookups()
     async with AsyncExitStack() as stack:
         for server in (driver, other, third):
-            await stack.enter_async_context(clients(server, make, count=1))
+            await stack.enter_async_context(clients(server, make, count=1, pause=0.005))
         await soaking(driver)
         (active,) = driver.services.rollouts.active
         await settled(lambda: len(active.rollout.per_server.evidence) == 3, lambda: active.rollout.per_server)
-        await settled(lambda: active.rollout.step_requests > 100, lambda: active.rollout)
+        await settled(lambda: active.rollout.step_requests > 40, lambda: active.rollout)
         for server in (other, third):
             assert server.services.rollouts.active == [], "whoever began it drives it"
         assert [s.alive for s in third.services.rollouts.servers] == [True] * 3
@@ -198,10 +198,10 @@ async def test_a_driver_that_dies_is_succeeded_by_another_and_the_evidence_goes_
     make = Lookups()
     async with AsyncExitStack() as stack:
         for server in (driver, other):
-            await stack.enter_async_context(clients(server, make, count=2))
+            await stack.enter_async_context(clients(server, make, count=2, pause=0.005))
         await soaking(driver)
         (active,) = driver.services.rollouts.active
-        await settled(lambda: active.rollout.step_requests > 100, lambda: active.rollout)
+        await settled(lambda: active.rollout.step_requests > 40, lambda: active.rollout)
         await stop_ticking(driver)
         seen = active.rollout.evidence.accumulators["errors"].canary.requests
         await settled(lambda: other.services.rollouts.active, lambda: "nobody takes it up")
