@@ -83,7 +83,8 @@ def stages(services: Services) -> Mapping[str, Mapping[str, Stage]]:
     keyed = PredictRequest(model="tiny", inputs=[tensors.encode("x", x)], routing_key="tenant 1")
     predicting = Endpoint.of("bench", "Predict", PredictRequest, preferences, guard, Templates(PREDICT_FIELDS))
     inputs, templates = InputDecoder(DEFAULT_LIMITS), Templates(INFER_FIELDS)
-    inferring = InferEndpoint.of("bench", "ModelInfer", ModelInferRequest, preferences, guard, templates, inputs=inputs)
+    more = {"inputs": inputs, "memory": services.oip.memory}
+    inferring = InferEndpoint.of("bench", "ModelInfer", ModelInferRequest, preferences, guard, templates, **more)
     v1, oip = predict.SerializeToString(), infer.SerializeToString()
     with_key = keyed.SerializeToString()
     over = _asgi(services)

@@ -12,7 +12,7 @@ from turnout.errors import InvalidModel
 from turnout.registry.comparison import Comparison
 from turnout.registry.digest import Progress
 from turnout.registry.files import explain
-from turnout.registry.gates import Candidate, Gate
+from turnout.registry.gates import Candidate, Gate, Watch
 from turnout.registry.gates.plan import read_plan
 from turnout.registry.gates.standard import standard_gates
 from turnout.registry.listing import Published
@@ -46,7 +46,9 @@ class Publisher:
         self._repository = repository
         self._store = store
 
-    def publish(self, request: PublishRequest, how: Publication, progress: Progress | None = None) -> PublishResult:
+    def publish(
+        self, request: PublishRequest, how: Publication, progress: Progress | None = None, watch: Watch | None = None
+    ) -> PublishResult:
         """Publishes a version as `turnout.registry.publish.publish` does, and raises as it.
 
         Raises:
@@ -66,6 +68,7 @@ class Publisher:
             yanked=lambda: recorder.yanked(request.model),
             recorded=recorder.record,
             progress=progress,
+            watch=watch,
         )
         if not how.dry_run:
             self._settle(result, recorder, how)

@@ -35,7 +35,7 @@ def _printed(*arguments: str) -> str:
 
 def _batches(server) -> tuple[int, float]:
     """How many runs there were, and how many rows in all."""
-    histogram = _handle(server).recorder.batch_rows
+    histogram = _handle(server).recorder.batches.histogram()
     return sum(histogram.counts), histogram.total
 
 

@@ -3,7 +3,9 @@
 import asyncio
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
 import httpx
@@ -12,8 +14,9 @@ import pytest
 from auth_wire import AUTH, bearer, make_token
 from certificates import Authority, put
 from conftest import TRANSPORTS
-from fuzzing import Call, Request, Sender, messages
+from fuzzing import REGION, Call, Request, Sender, messages
 from onnx_models import scaled, string_identity
+from turnout.errors import AlreadyExists
 from turnout_client import Tls
 from wire import X, outputs_of, request, stub_of
 
@@ -36,16 +39,25 @@ def some_messages(seed: int, count: int, transport: str) -> Iterator[Call | Requ
 async def test_no_message_gets_an_answer_that_nobody_foresaw(publish_model, start_server, data_transport) -> None:
     publish_model("f", "1.0.0", scaled(2))
     publish_model("s", "1.0.0", string_identity())
-    server = await start_server(log={"level": "error"})
+    oip = {"system_shared_memory": True, "allow_settings_changes": True}
+    server = await start_server(log={"level": "error"}, oip=oip)
     sender = Sender(str(server.grpc), str(server.control), str(server.http))
     all_messages = some_messages(SEED, MESSAGES, data_transport)
     faults: list[str] = []
+    segment = SharedMemory(create=True, size=64)
+    register = server.services.oip.memory.register
 
     async def send_some() -> None:
         for message in all_messages:
+            with suppress(AlreadyExists):  # some messages unregister it
+                await register(None, "127.0.0.1", REGION, segment.name, 0, 64)
             faults.extend(filter(None, [await sender.send(message)]))
 
-    await asyncio.gather(*(send_some() for _ in range(8)))
+    try:
+        await asyncio.gather(*(send_some() for _ in range(8)))
+    finally:
+        segment.close()
+        segment.unlink()
     await sender.close()
 
     assert not faults, faults[0]

@@ -21,6 +21,9 @@ REFUSED, TAKEN = 3, 4
 
 _GATES_SECONDS = 3600.0
 
+_META = """What you say of it, in TOML or JSON. Texts: description, licence, notes. Lists: authors, parents. Tables:
+training, dependencies, environment, metadata, preprocessing, batching, tolerances, scores, labels."""
+
 
 def publish(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The model, for example magika.")],
@@ -39,7 +42,7 @@ def publish(
     ],
     meta: Annotated[
         Path | None,
-        typer.Option("--meta", metavar="FILE", help="Description, provenance, batching, tolerances; TOML or JSON."),
+        typer.Option("--meta", metavar="FILE", help=_META),
     ] = None,
     golden: Annotated[
         list[Path] | None,
@@ -88,7 +91,7 @@ def publish(
 
     `turnout publish iris auto iris.onnx --drop-zipmap --release` publishes what skl2onnx exports by default.
     """
-    from turnout.cli.publish_view import Refusal, Released, result_body, result_shown
+    from turnout.cli.publish_view import Refusal, Released, gate_text, result_body, result_shown
     from turnout.cli.workspace import Workspace, actor_or_login
     from turnout.errors import AlreadyExists, InvalidRequest
     from turnout.publishing import Publisher
@@ -132,8 +135,8 @@ def publish(
                 processes = start_processes()
                 stack.callback(processes.close)
                 publisher = Publisher(workspace.settings, workspace.repository, store, processes)
-                with out.progress("publishing", source_size(request)) as advance:
-                    result = publisher.publish(request, how, advance)
+                with out.progress("publishing", source_size(request), slow=True) as bar:
+                    result = publisher.publish(request, how, bar, lambda gate: bar.say(gate_text(gate)))
                 released = None
                 if release:
                     done = Operations(workspace.repository, store).release_published(

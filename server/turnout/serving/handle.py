@@ -6,7 +6,6 @@ under way, and frees the sessions.
 
 import asyncio
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -20,6 +19,7 @@ from turnout.serving.loader import LoadedVersion
 from turnout.serving.plan_in_force import PlanInForce
 from turnout.serving.tensor import Array
 from turnout.serving.validation import Validator
+from turnout.telemetry.batches import BatchSize
 from turnout.telemetry.metrics import VersionRecorder
 from turnout.threads import Threads
 
@@ -37,8 +37,8 @@ _STALL_SECONDS = 0.1
 _KINDS = 256
 """Kinds of requests of which is remembered that they were checked."""
 
-_Checked = tuple[Sequence[str], int, int, int, int]
-"""A request's output names, bytes of its inputs, rows (0 where none are told), rows that are counted, their bucket."""
+_Checked = tuple[Sequence[str], int, int, int, BatchSize]
+"""A request's output names, bytes of its inputs, rows (0 where none are told), rows that are counted, and where."""
 
 
 class VersionHandle:
@@ -76,7 +76,7 @@ class VersionHandle:
         self.arms: Arms = {}
         self.history = SlotHistory()
         self.child_bytes = 0
-        self._batch_rows = recorder.batch_rows
+        self._batch_sizes = recorder.batches
         self._restarts_before = recorder.isolated_restarts or 0
         if loaded.pool is not None:
             recorder.isolated_restarts = self._restarts_before
@@ -149,7 +149,7 @@ class VersionHandle:
         known = self._checked.get(kind)
         if known is None:
             known = self._check(inputs, outputs, kind)
-        names, size, rows, observed, bucket = known
+        names, size, rows, observed, batch = known
         if size > self._inline_bytes:
             return None
         start = time.monotonic()
@@ -162,9 +162,9 @@ class VersionHandle:
         took = time.monotonic() - start
         if took > self._inline_limit:
             self._strike(took)
-        batch_rows = self._batch_rows
-        batch_rows.counts[bucket] += 1
-        batch_rows.total += observed
+        batch.runs += 1
+        batch.rows += observed
+        batch.seconds += took
         return names, Answer(values, 0.0, took, rows, 1, start)
 
     def _check(self, inputs: Mapping[str, Array], outputs: Sequence[str], kind: object) -> _Checked:
@@ -175,7 +175,7 @@ class VersionHandle:
         if self._row_axis is not None:
             name, axis = self._row_axis
             rows = observed = inputs[name].shape[axis]
-        checked = names, size, rows, observed, bisect_left(self._batch_rows.bounds, observed)
+        checked = names, size, rows, observed, self._batch_sizes.of(observed)
         if kind is not None:
             if len(self._checked) >= _KINDS:
                 self._checked.clear()
@@ -293,7 +293,7 @@ class VersionHandle:
 
     def _strike(self, took: float) -> None:
         """Notes an inline run that took `took` seconds, too long."""
-        runs = sum(self._batch_rows.counts)
+        runs = self._batch_sizes.runs
         if runs - self._inline_runs > _STRIKE_RUNS:
             self._strikes, self._inline_runs = 0, runs
         self._strikes += 1
@@ -308,7 +308,7 @@ class VersionHandle:
             self._in_force,
             self._bounds,
             self.loaded.runners,
-            self.recorder.batch_rows.observe,
+            self._batch_sizes.observe,
             self._demote,
         )
 
