@@ -81,7 +81,7 @@ def test_a_pruned_number_is_never_used_again_and_the_log_says_who_and_still_veri
         offered = PublishRequest("m", Version(1), tmp_path / "m-9.onnx")
         import onnx
 
-        onnx.save(scaled(9), offered.model)
+        onnx.save(scaled(9), offered.source)
         with pytest.raises(AlreadyExists, match="was yanked; publish under another version"):
             publish(repository, offered, yanked=lambda: Recorder(repository, store, "", "").yanked("m"))
     assert CliRunner().invoke(application(), ["verify", "--models", str(models)]).exit_code == 0
