@@ -13,13 +13,13 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 from semver import Version
 from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
+import turnout
 from turnout.admission import Admission, ReceiveBudget
 from turnout.config import Address, ModelTable, Retention, Settings, is_loopback, misread_variables
 from turnout.errors import Unavailable
@@ -414,7 +414,7 @@ async def running(
             "grpc": str(listeners.grpc.address),
             "control": str(listeners.control.address),
             "worker": None if member is None else member.start.index,
-            "release": version("turnout"),
+            "release": turnout.__version__,
         }
         if peers is not None and member is not None:
             await member.listening()
