@@ -30,11 +30,15 @@ _OVERRUN = 20.0
 """An inline run that takes this many times the threshold is a strike: its time may not be judged by its size."""
 
 _STRIKES, _STRIKE_RUNS = 5, 200
-"""So many strikes in so many runs end the inline way for good. One alone is as likely the machine's own doing: on a
-busy one a thread waits some milliseconds for a core, and of two equal versions one would be slow ever after."""
+"""So many strikes in so many runs end the inline way for a while. One alone is as likely the machine's own doing: on a
+busy one a thread waits some milliseconds for a core."""
 
 _STALL_SECONDS = 0.1
-"""A run that long ends it at once, whoever's doing it was: nothing may hold the event loop for that long twice."""
+"""A run that long ends it at once, whoever's doing it was."""
+
+_PAUSE_SECONDS, _PAUSE_GROWTH, _LONGEST_PAUSE = 10.0, 6.0, 6 * 3600.0
+"""For how long: a machine that stood still once would leave one of two equal versions at a third of its speed for good,
+and a model whose runs do take so long holds the event loop four times in the first hour, and four times a day then."""
 
 
 _KINDS = 256
@@ -115,6 +119,8 @@ class VersionHandle:
         self._run = loaded.run
         self._inline_bytes = loaded.inline_bytes
         self._strikes = self._inline_runs = 0
+        self._inline_pause = _PAUSE_SECONDS
+        self._inline_again: asyncio.TimerHandle | None = None
         self._inline_limit = settings.runtime.inline_threshold_us * 1e-6 * _OVERRUN
         required = [spec.name for spec in manifest.signature.inputs if not spec.has_default]
         axes = loaded.plan.input_axes if loaded.plan.max_rows else {}
@@ -311,6 +317,8 @@ class VersionHandle:
         A run that hangs is waited for as long as it does, which holds nothing else up.
         """
         self._closing = True
+        if self._inline_again is not None:
+            self._inline_again.cancel()
         if self._inflight or self._guests:
             await self._idle.wait()
         for batcher in self._batchers.values():
@@ -343,7 +351,13 @@ class VersionHandle:
             self._strikes, self._inline_runs = 0, runs
         self._strikes += 1
         if self._strikes >= _STRIKES or took > _STALL_SECONDS:
-            self._inline_bytes = 0
+            again, self._inline_bytes, self._strikes = self._inline_bytes, 0, 0
+            self._inline_again = asyncio.get_running_loop().call_later(self._inline_pause, self._run_inline, again)
+            self._inline_pause = min(self._inline_pause * _PAUSE_GROWTH, _LONGEST_PAUSE)
+
+    def _run_inline(self, most: int) -> None:
+        """Runs requests of at most so many bytes inline again."""
+        self._inline_bytes = most
 
     def _lane(self, lane: str) -> Batcher:
         assert self.loaded is not None
