@@ -13,13 +13,13 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 from semver import Version
 from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
+import turnout
 from turnout.admission import Admission, ReceiveBudget
 from turnout.config import Address, ModelTable, Retention, Settings, is_loopback, misread_variables
 from turnout.errors import Unavailable
@@ -38,8 +38,8 @@ from turnout.publishing import Publisher
 from turnout.registry.announcement import Bounds
 from turnout.registry.listing import CacheUse
 from turnout.registry.repository import Repository
+from turnout.registry.signatures.trust import Trust
 from turnout.registry.standing import Declared
-from turnout.registry.trust import Trust
 from turnout.registry.uploads import Uploads
 from turnout.reload import Reloader
 from turnout.rollout.analysis.analyses import Analyses
@@ -420,7 +420,7 @@ async def running(
             "grpc": str(listeners.grpc.address),
             "control": str(listeners.control.address),
             "worker": None if member is None else member.start.index,
-            "release": version("turnout"),
+            "release": turnout.__version__,
         }
         if peers is not None and member is not None:
             await member.listening()

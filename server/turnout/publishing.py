@@ -20,9 +20,9 @@ from turnout.registry.onnx_model import ReadModel
 from turnout.registry.publication import Publication
 from turnout.registry.publish import PublishRequest, PublishResult, publish
 from turnout.registry.repository import Repository
-from turnout.registry.signing import Signer
+from turnout.registry.signatures.signer import Signer
+from turnout.registry.signatures.trust import SignatureGate, Trust, keep
 from turnout.registry.transfer import import_version
-from turnout.registry.trust import SignatureGate, Trust, keep
 from turnout.routing.adoption import Recorder
 from turnout.serving.sandbox.processes import Processes
 from turnout.serving.trial import TrialLab
@@ -104,7 +104,7 @@ class Publisher:
             self._repository,
             source,
             published,
-            gates=self._gates(model, Comparison(self._lab(model)), None),
+            gates=self._gates(model, Comparison(self._lab(model)), None, source),
             yanked=lambda: recorder.yanked(model),
             recorded=recorder.record,
             progress=progress,
@@ -115,15 +115,17 @@ class Publisher:
     def _lab(self, model: str) -> TrialLab:
         return TrialLab(self._settings.for_model(model), self._processes)
 
-    def _gates(self, model: str, comparison: Comparison, signer: Signer | None) -> Sequence[Gate]:
+    def _gates(
+        self, model: str, comparison: Comparison, signer: Signer | None, source: Repository | None = None
+    ) -> Sequence[Gate]:
         with storage_errors():
             self._repository.refresh_beside()  # the plan may lie where versions do
         integrity, *others = standard_gates(read_plan(self._repository.root, model), self._lab(model), comparison)
         trust = Trust.of(self._settings.for_model(model).signing)
-        if not trust.required:
+        if trust.policy == "off":
             return (integrity, *others)
         # Before whatever runs the model: nothing of strangers is to be run.
-        return (integrity, SignatureGate(trust, self._repository, signer), *others)
+        return (integrity, SignatureGate(trust, source or self._repository, signer), *others)
 
     def _recorder(self, how: Publication) -> Recorder:
         return Recorder(self._repository, self._store, how.actor, how.reason)
@@ -132,12 +134,13 @@ class Publisher:
         """Puts the signature beside the version, before the version exists: it is never there unsigned."""
         if how.signer is not None:
             manifest = candidate.manifest
-            keep(self._repository, manifest.model, manifest.version, how.signer.sign(candidate.digest))
+            bundle = how.signer.sign(Published(manifest, candidate.digest))
+            keep(self._repository, manifest.model, manifest.version, how.signer.key.id, bundle)
 
     def _settle(self, result: PublishResult, recorder: Recorder, how: Publication) -> None:
         recorder.settle(result.created, Published(result.manifest, result.digest))
         if how.signer is not None:
-            manifest, key = result.manifest, how.signer.sign(result.digest).key.id
+            manifest, key = result.manifest, how.signer.key.id
             self._store.record_signed(
                 manifest.model, manifest.version, result.digest, key, actor=how.actor, reason=how.reason
             )

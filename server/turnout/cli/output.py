@@ -85,6 +85,7 @@ class Output:
         with self._out.capture() as captured:
             yield
         self._out.file.writelines(f"{line.rstrip(' ')}\n" for line in captured.get().splitlines())
+        self._out.file.flush()  # or what is told on standard error goes before it
 
     def note(self, sentence: str) -> None:
         """Tells people something on standard error; where JSON was asked for, `body` has to hold it."""

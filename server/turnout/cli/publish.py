@@ -10,6 +10,7 @@ import typer
 from turnout.cli.ending import unwinding
 from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, ReasonOption, StateOption
 from turnout.cli.output import Output, reporting
+from turnout.cli.signers import CertificateOption, PassphraseOption, key_signer
 
 if TYPE_CHECKING:
     from turnout.cli.workspace import Workspace
@@ -55,6 +56,8 @@ def publish(
         Path | None,
         typer.Option("--sign-key", metavar="FILE", help="Sign it with this private key, as `turnout sign` does."),
     ] = None,
+    passphrase_file: PassphraseOption = None,
+    certificate: CertificateOption = None,
     skip_gate: Annotated[
         list[str] | None,
         typer.Option("--skip-gate", metavar="GATE", help="Do without a gate; needs --reason. May be repeated."),
@@ -101,7 +104,6 @@ def publish(
     from turnout.registry.names import check_model_name
     from turnout.registry.publication import Publication
     from turnout.registry.publish import PublishRequest, source_size
-    from turnout.registry.signing import PrivateKey
     from turnout.registry.sources.source import local_source
     from turnout.rollout.changes.operations import Operations
     from turnout.serving.sandbox.fork_server import start_processes
@@ -114,7 +116,7 @@ def publish(
         exact = announced_version(version)
         said = VersionMetadata() if meta is None else read_metadata(meta)
         who = actor_or_login(actor)
-        key = None if sign_key is None else PrivateKey.load(sign_key)
+        key = None if sign_key is None else key_signer(sign_key, passphrase_file, certificate)
         skips = [Skip(gate, reason, who) for gate in dict.fromkeys(skip_gate or ())]
         how = Publication(who, reason, key, skips, dry_run)
         workspace = Workspace.open(models, state, config)

@@ -315,12 +315,16 @@ class Signing(Section):
     """Whose signatures make a version fit to be served.
 
     Attributes:
-        require_signature: A version that no trusted key signed is neither published nor loaded.
-        trusted_keys: Ed25519 public keys: paths of PEM files, or what `turnout key show` prints.
+        signatures: What becomes of a version that nobody trusted signed: `off` does not ask, `warn` publishes and loads
+            it with a warning, `require` does neither.
+        trusted_keys: Public keys (P-256, P-384, P-521): paths of PEM files, or what `turnout key show` prints.
+        trusted_authorities: PEM files of authorities. A signature counts whose certificate one of them issued for
+            signing.
     """
 
-    require_signature: bool = False
+    signatures: Literal["off", "warn", "require"] = "off"
     trusted_keys: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = ()
+    trusted_authorities: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = ()
 
 
 class OutputTolerance(Section):

@@ -85,8 +85,9 @@ def remove(repository: Repository, model: str, version: Version, name: str) -> N
     repository.drop_beside(model, version, name)
 
 
-def read(repository: Repository, model: str, version: Version, prefix: str) -> dict[str, bytes]:
-    """Returns the attestations whose names begin with `prefix`, by name, save links and those that are too large.
+def read(repository: Repository, model: str, version: Version, prefix: str, most: int = MAX_FILES) -> dict[str, bytes]:
+    """Returns the attestations whose names begin with `prefix`, by name, the first `most` of them, save links and those
+    that are too large.
 
     Raises:
         OSError: The directory cannot be read.
@@ -94,7 +95,7 @@ def read(repository: Repository, model: str, version: Version, prefix: str) -> d
     home = directory(repository, model, version)
     repository.refresh_beside()
     try:
-        names = sorted(name for name in os.listdir(home) if name.startswith(prefix))[:MAX_FILES]
+        names = sorted(name for name in os.listdir(home) if name.startswith(prefix))[:most]
     except FileNotFoundError:
         return {}
     found: dict[str, bytes] = {}

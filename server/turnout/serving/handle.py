@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from turnout.config import ModelSettings
 from turnout.errors import InputsRefused, ModelCrashed, ModelFailure, ModelTimedOut, NotLoaded, TurnoutError
@@ -15,8 +16,10 @@ from turnout.registry.manifest import Manifest
 from turnout.serving.arms import Arms
 from turnout.serving.batcher import Answer, Batcher, QueueBounds
 from turnout.serving.keyed import SlotHistory
+from turnout.serving.kind_run import KindRun
 from turnout.serving.loader import LoadedVersion
 from turnout.serving.plan_in_force import PlanInForce
+from turnout.serving.session import Run
 from turnout.serving.tensor import Array
 from turnout.serving.validation import Validator
 from turnout.telemetry.batches import BatchSize
@@ -27,18 +30,48 @@ _OVERRUN = 20.0
 """An inline run that takes this many times the threshold is a strike: its time may not be judged by its size."""
 
 _STRIKES, _STRIKE_RUNS = 5, 200
-"""So many strikes in so many runs end the inline way for good. One alone is as likely the machine's own doing: on a
-busy one a thread waits some milliseconds for a core, and of two equal versions one would be slow ever after."""
+"""So many strikes in so many runs end the inline way for a while. One alone is as likely the machine's own doing: on a
+busy one a thread waits some milliseconds for a core."""
 
 _STALL_SECONDS = 0.1
-"""A run that long ends it at once, whoever's doing it was: nothing may hold the event loop for that long twice."""
+"""A run that long ends it at once, whoever's doing it was."""
+
+_PAUSE_SECONDS, _PAUSE_GROWTH, _LONGEST_PAUSE = 10.0, 6.0, 6 * 3600.0
+"""For how long: a machine that stood still once would leave one of two equal versions at a third of its speed for good,
+and a model whose runs do take so long holds the event loop four times in the first hour, and four times a day then."""
 
 
 _KINDS = 256
 """Kinds of requests of which is remembered that they were checked."""
 
-_Checked = tuple[Sequence[str], int, int, int, BatchSize]
-"""A request's output names, bytes of its inputs, rows (0 where none are told), rows that are counted, and where."""
+_BOUND_AFTER = 8
+"""Inline runs of a kind after which its inputs and outputs are bound: that takes 18 microseconds, as some six save."""
+
+_MOST_BOUND = 16
+"""Kinds that are bound: a megabyte of a version."""
+
+
+@dataclass(slots=True, eq=False)
+class _Checked:
+    """What was worked out about requests of one kind.
+
+    Attributes:
+        names: Of the outputs.
+        size: Bytes of the inputs.
+        rows: 0 where none are told.
+        observed: Rows that are counted.
+        batch: Where they are counted.
+        run: Runs such requests on the event loop.
+        runs: How often it did.
+    """
+
+    names: Sequence[str]
+    size: int
+    rows: int
+    observed: int
+    batch: BatchSize
+    run: Run
+    runs: int = 0
 
 
 class VersionHandle:
@@ -82,9 +115,12 @@ class VersionHandle:
             recorder.isolated_restarts = self._restarts_before
         self._validator = Validator(manifest.signature)
         self._checked: dict[object, _Checked] = {}
+        self._bound_kinds = 0
         self._run = loaded.run
         self._inline_bytes = loaded.inline_bytes
         self._strikes = self._inline_runs = 0
+        self._inline_pause = _PAUSE_SECONDS
+        self._inline_again: asyncio.TimerHandle | None = None
         self._inline_limit = settings.runtime.inline_threshold_us * 1e-6 * _OVERRUN
         required = [spec.name for spec in manifest.signature.inputs if not spec.has_default]
         axes = loaded.plan.input_axes if loaded.plan.max_rows else {}
@@ -149,12 +185,12 @@ class VersionHandle:
         known = self._checked.get(kind)
         if known is None:
             known = self._check(inputs, outputs, kind)
-        names, size, rows, observed, batch = known
-        if size > self._inline_bytes:
+        if known.size > self._inline_bytes:
             return None
+        names = known.names
         start = time.monotonic()
         try:
-            values = self._run(inputs, names)
+            values = known.run(inputs, names)
         except (InputsRefused, ModelFailure) as error:
             if refused := self._size_conflict(error, inputs):
                 raise refused from error
@@ -162,10 +198,24 @@ class VersionHandle:
         took = time.monotonic() - start
         if took > self._inline_limit:
             self._strike(took)
+        known.runs += 1
+        if known.runs == _BOUND_AFTER and kind is not None:
+            self._bind(known, inputs, values)
+        batch = known.batch
         batch.runs += 1
-        batch.rows += observed
+        batch.rows += known.observed
         batch.seconds += took
-        return names, Answer(values, 0.0, took, rows, 1, start)
+        return names, Answer(values, 0.0, took, known.rows, 1, start)
+
+    def _bind(self, known: _Checked, inputs: Mapping[str, Array], values: Sequence[Array]) -> None:
+        """Has requests of a kind run in memory of their own from now on, if that can be done."""
+        sessions = () if self.loaded is None else self.loaded.sessions
+        if self._bound_kinds >= _MOST_BOUND or not sessions or self._run != sessions[0].run:
+            return
+        run = KindRun.of(sessions[0], inputs, known.names, values)
+        if run is not None:
+            self._bound_kinds += 1
+            known.run = run
 
     def _check(self, inputs: Mapping[str, Array], outputs: Sequence[str], kind: object) -> _Checked:
         """Checks a request, and remembers what that came to if its kind is known. Raises InvalidTensor."""
@@ -175,10 +225,10 @@ class VersionHandle:
         if self._row_axis is not None:
             name, axis = self._row_axis
             rows = observed = inputs[name].shape[axis]
-        checked = names, size, rows, observed, self._batch_sizes.of(observed)
+        checked = _Checked(names, size, rows, observed, self._batch_sizes.of(observed), self._run)
         if kind is not None:
             if len(self._checked) >= _KINDS:
-                self._checked.clear()
+                self._forget_kinds()
             self._checked[kind] = checked
         return checked
 
@@ -210,7 +260,7 @@ class VersionHandle:
         """
         if self._closing:
             raise NotLoaded(f"{self.manifest.model} {self.manifest.version} is being unloaded")
-        names = (self._checked.get(kind) or self._check(inputs, outputs, kind))[0]
+        names = (self._checked.get(kind) or self._check(inputs, outputs, kind)).names
         self._inflight += 1
         try:
             batcher = self._batchers.get(lane)
@@ -267,6 +317,8 @@ class VersionHandle:
         A run that hangs is waited for as long as it does, which holds nothing else up.
         """
         self._closing = True
+        if self._inline_again is not None:
+            self._inline_again.cancel()
         if self._inflight or self._guests:
             await self._idle.wait()
         for batcher in self._batchers.values():
@@ -281,6 +333,7 @@ class VersionHandle:
             await batcher.wait_closed()
         # Everything that refers to the sessions goes, so that their memory can be given back.
         self.loaded = pool = None
+        self._forget_kinds()
         del self._run, batcher
         self._batchers.clear()
 
@@ -298,7 +351,13 @@ class VersionHandle:
             self._strikes, self._inline_runs = 0, runs
         self._strikes += 1
         if self._strikes >= _STRIKES or took > _STALL_SECONDS:
-            self._inline_bytes = 0
+            again, self._inline_bytes, self._strikes = self._inline_bytes, 0, 0
+            self._inline_again = asyncio.get_running_loop().call_later(self._inline_pause, self._run_inline, again)
+            self._inline_pause = min(self._inline_pause * _PAUSE_GROWTH, _LONGEST_PAUSE)
+
+    def _run_inline(self, most: int) -> None:
+        """Runs requests of at most so many bytes inline again."""
+        self._inline_bytes = most
 
     def _lane(self, lane: str) -> Batcher:
         assert self.loaded is not None
@@ -317,9 +376,13 @@ class VersionHandle:
         if not self._demoted:
             self._demoted = True
             self._row_axis = None
-            self._checked.clear()
+            self._forget_kinds()
             self.recorder.demoted += 1
             self._on_demoted(reason)
+
+    def _forget_kinds(self) -> None:
+        self._checked.clear()
+        self._bound_kinds = 0
 
     def _left(self) -> None:
         if self._closing and not self._inflight and not self._guests:

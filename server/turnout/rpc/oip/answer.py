@@ -16,7 +16,7 @@ from turnout.oip.tensors import encode_raw
 from turnout.serving.inference import InferenceResult, Route
 from turnout.serving.limits import InputLimits
 from turnout.serving.tensor import Array
-from turnout.wire_format import delimited, length_delimited
+from turnout.wire_format import Lengths, length_delimited
 from turnout_proto.oip.inference_pb2 import ModelInferResponse, ModelStreamInferResponse
 
 FINAL = "triton_final_response"
@@ -34,9 +34,9 @@ def _number(message: Any, field: str) -> int:
     return number
 
 
-_ID = _number(ModelInferResponse, "id")
+_ID = Lengths(_number(ModelInferResponse, "id"))
 _RAW = _number(ModelInferResponse, "raw_output_contents")
-_INFER_RESPONSE = _number(ModelStreamInferResponse, "infer_response")
+_INFER_RESPONSE = Lengths(_number(ModelStreamInferResponse, "infer_response"))
 
 
 def _final() -> bytes:
@@ -68,7 +68,7 @@ def unary_answer(request_id: str, result: InferenceResult, wanted: Wanted, limit
 def stream_answer(request_id: str, result: InferenceResult, wanted: Wanted, limits: InputLimits) -> list[bytes]:
     """Returns the same as a ModelStreamInferResponse."""
     parts = [*_parts(request_id, result, wanted, limits), _FINAL]
-    return [length_delimited(_INFER_RESPONSE, sum(map(len, parts))), *parts]
+    return [_INFER_RESPONSE[sum(map(len, parts))], *parts]
 
 
 def output_parts(outputs: Iterable[tuple[str, Array]], described: Descriptions) -> list[bytes]:
@@ -103,7 +103,8 @@ def _parts(request_id: str, result: InferenceResult, wanted: Wanted, limits: Inp
     prepared: tuple[bytes, Descriptions] = memo.get(_ROUTE) or _route(result.route)
     parts, described = [prepared[0]], prepared[1]
     if request_id:
-        parts.append(delimited(_ID, request_id.encode()))
+        encoded = request_id.encode()
+        parts += (_ID[len(encoded)], encoded)
     outputs = exchange.answered(result, wanted.classes, limits) if wanted.classes else result.outputs
     return parts + (_stored_parts(outputs, wanted) if wanted.windows else output_parts(outputs, described))
 

@@ -1,0 +1,97 @@
+"""A version whose inline runs take too long leaves the event loop for a while: longer each time, and never for good."""
+
+import asyncio
+import time
+
+import pytest
+from semver import Version
+
+from turnout.config import Settings
+from turnout.registry.manifest import FileEntry, Manifest
+from turnout.registry.signature import Signature
+from turnout.serving import handle as module
+from turnout.serving.batchability import BatchPlan
+from turnout.serving.handle import VersionHandle
+from turnout.serving.loader import LoadedVersion
+from turnout.serving.warmup import WarmUp
+from turnout.telemetry.metrics import Metrics
+
+
+class Model:
+    """Runs, for as long as it is told."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self, _inputs, _outputs):
+        time.sleep(self.seconds)
+        return []
+
+
+@pytest.fixture
+async def model_and_handle(monkeypatch):
+    monkeypatch.setattr(module, "_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(module, "_PAUSE_GROWTH", 3.0)
+    model = Model()
+    weights = FileEntry("model.onnx", 1, "sha256:" + "0" * 64)
+    manifest = Manifest("m", Version(1), (weights,), Signature((), ()), {"": 18}, 9)
+    loaded = LoadedVersion((), (), model, BatchPlan(0), WarmUp(), 1 << 20, {}, 0.0)
+    handle = VersionHandle(manifest, loaded, Settings().for_model("m"), Metrics().version("m", "1.0.0", ""))
+    yield model, handle
+    if handle.loaded is not None:
+        await handle.close()
+
+
+def is_inline(handle: VersionHandle) -> bool:
+    return handle.infer_now({}, ()) is not None
+
+
+async def pause_of(handle: VersionHandle) -> float:
+    """Returns how long a version stays off the event loop."""
+    began = time.monotonic()
+    async with asyncio.timeout(20):
+        while not is_inline(handle):
+            await asyncio.sleep(0.005)
+    return time.monotonic() - began
+
+
+async def test_a_stall_ends_it_for_a_while_and_the_next_one_for_longer(model_and_handle) -> None:
+    model, handle = model_and_handle
+    for least in (0.05, 0.15, 0.45):
+        model.seconds = 0.11
+        assert is_inline(handle)
+        model.seconds = 0.0
+        assert not is_inline(handle)
+        assert await pause_of(handle) > least - 0.02
+
+
+async def test_so_do_several_slow_runs_and_one_alone_does_not(model_and_handle) -> None:
+    model, handle = model_and_handle
+    model.seconds = 0.01  # 20 times the threshold of 300 us, and more
+    for _ in range(5):
+        assert is_inline(handle)
+    assert not is_inline(handle)
+    model.seconds = 0.0
+    await pause_of(handle)
+    model.seconds = 0.01
+    assert is_inline(handle)
+    model.seconds = 0.0
+    assert is_inline(handle), "strikes are counted anew"
+
+
+async def test_a_version_that_is_closed_meanwhile_runs_nothing_again(model_and_handle) -> None:
+    model, handle = model_and_handle
+    model.seconds = 0.11
+    assert is_inline(handle)
+    await handle.close()
+    await asyncio.sleep(0.1)  # longer than the pause
+    assert not is_inline(handle)
+
+
+def test_pauses_grow_to_hours(monkeypatch) -> None:
+    pauses, pause = [], module._PAUSE_SECONDS
+    while pause < module._LONGEST_PAUSE:
+        pauses.append(pause)
+        pause *= module._PAUSE_GROWTH
+    assert sum(pauses[:4]) < 3600 < sum(pauses[:5])
+    assert module._LONGEST_PAUSE * 4 == 86_400
