@@ -316,18 +316,19 @@ async def test_a_signature_made_later_lets_a_version_in_at_once(
     store: RemoteStore, repository: RemoteRepository, tmp_path: Path, start_server: StartServer
 ) -> None:
     from turnout.config import Signing
-    from turnout.registry.signing import PrivateKey
+    from turnout.registry.signatures.keys import PrivateKey
+    from turnout.registry.signatures.signer import KeySigner
     from turnout.routing.declarations import Declarer
 
     key = PrivateKey.create(tmp_path / "key.pem")
     put(repository, V1, 2, tmp_path)
     state = sqlite_url(tmp_path / "state.db")
-    signing = Signing(require_signature=True, trusted_keys=(str(key.public),))
+    signing = Signing(signatures="require", trusted_keys=(str(key.public),))
     server = await start_server(**store.settings(tmp_path / "served", state, remote_poll_s=600), signing=signing)
     catalog = server.services.catalog
     await asyncio.wait_for(catalog.wait_for(lambda s: _state(s, V1) == "failed"), 60)
     with StateStore.open(state) as declared:
-        Declarer(repository, declared).sign("m", V1, key, actor="ada", reason="")
+        Declarer(repository, declared).sign("m", V1, KeySigner(key), actor="ada", reason="")
     await asyncio.wait_for(catalog.wait_for(lambda s: _state(s, V1) == "ready"), 60)
 
 
