@@ -175,7 +175,7 @@ async def starting(models: Path, data_transport: str) -> AsyncIterator[StartServ
 
         async def start(*, wait: bool = True, clock: Clock = SYSTEM_CLOCK, **settings: Any) -> Running:
             log = make_logger("json", "warning")
-            made = make_settings(models, **{"transport": {"data": data_transport}} | settings)
+            made = make_settings(settings.pop("models", models), **{"transport": {"data": data_transport}} | settings)
             server = await stack.enter_async_context(running(made, log, clock))
             if wait:
                 await server.services.catalog.wait_for(lambda snapshot: snapshot.complete)

@@ -104,6 +104,23 @@ def serving(
         process.close()
 
 
+@contextmanager
+def command(*arguments: str | Path, log: Path, **environment: str) -> Iterator["ForkServerProcess"]:
+    """Starts a command in a process of its own, which may be killed; forked as `serving` does."""
+    log.touch()
+    program = "from turnout.__main__ import main; main()"
+    process = _forking().Process(
+        target=forked.run, args=(program, list(map(str, arguments)), os.environ | environment, str(log))
+    )
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
+        process.close()
+
+
 @functools.cache
 def _forking() -> ForkServerContext:
     """Returns what forks: started with the first process, and ended with this one."""

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that the tests drive: Prometheus and its promtool, PostgreSQL, Chromium and a font for it,
-# curl, gRPC's C++ and Go libraries with what compiles a client of each, and python3-venv for `make` itself. `make test`
+# a container registry, curl, gRPC's C++ and Go libraries with what compiles a client of each, and python3-venv for `make` itself. `make test`
 # and `.ci/run` call it; what is there already is left alone.
 # Where it is not root, or there is no apt-get or no network, the tests that need them are left out by name. With CI=true
 # that is a failure.
@@ -12,6 +12,7 @@ compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql
 command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null ||
   missing+=(chromium)
 compgen -G '/usr/share/fonts/truetype/*/*.ttf' >/dev/null || missing+=(fonts-dejavu-core)
+command -v docker-registry >/dev/null || missing+=(docker-registry)
 command -v curl >/dev/null || missing+=(curl)
 command -v g++ >/dev/null || missing+=(g++)
 command -v pkg-config >/dev/null || missing+=(pkg-config)

@@ -103,6 +103,7 @@ def _one_of_everything() -> Metrics:
     metrics.server.spans = {"exported": 1}
     metrics.faults.watch("grpc.health.v1.Health")
     metrics.server.missing_versions = {"m": 0}
+    metrics.server.cache_bytes = 0
     metrics.server.tls = TlsRecorder({"grpc": 0.0}, {"grpc": 0}, {"grpc": False})
     metrics.server.auth = AuthRecorder(enabled=True, limited={("batch", "rate"): 1}, keys_failing={"corp": False})
     return metrics

@@ -36,6 +36,7 @@ from turnout.oip.statistics import Statistics
 from turnout.protection import POLICY_FAILING, open_authority, protection, with_secrets
 from turnout.publishing import Publisher
 from turnout.registry.announcement import Bounds
+from turnout.registry.listing import CacheUse
 from turnout.registry.repository import Repository
 from turnout.registry.signatures.trust import Trust
 from turnout.registry.standing import Declared
@@ -195,7 +196,8 @@ async def running(
         stack.callback(processes.close)
         settings = with_state(settings, scratch)
         describe = TrialLab(settings.for_model(""), processes).describe
-        repository, catalog = open_repository(settings, describe, scratch.disk), Catalog()
+        repository, catalog = await starting.run(open_repository, settings, describe, scratch.disk), Catalog()
+        stack.callback(repository.close)
         await starting.run(prepare_repository, repository, settings, log)
         store = await starting.run(StateStore.open, settings.state_url, now=clock.now)
         stack.callback(store.close)
@@ -354,6 +356,8 @@ async def running(
         )
         gpus = Reading[Sequence[Gpu]](lambda: scraping.run(_gpus, nvml, manager.devices), ())
 
+        cache_use = Reading[CacheUse | None](lambda: scraping.run(repository.cache_use), None)
+
         async def sample() -> None:
             manager.sample()
             if tracer is not None:
@@ -361,6 +365,8 @@ async def running(
             record_weights(catalog, policies, router)
             record_epochs(catalog, policies, metrics.server)
             record_rollouts(rollouts, meters, metrics.rollouts)
+            if (use := await cache_use.value(_SCRAPE_READ_SECONDS)) is not None:
+                metrics.server.cache_bytes, metrics.server.fetched_bytes = use.bytes_kept, use.bytes_fetched
             metrics.server.memory = await memory.value(_SCRAPE_READ_SECONDS)
             metrics.server.gpus = await gpus.value(_SCRAPE_READ_SECONDS)
 
@@ -434,7 +440,16 @@ async def running(
         store.listen(lambda: _in_loop(loop, told_of_change.set))
         side_tasks.start(
             "follow",
-            follow(follow_all, revision, availability, repository.root, settings.repository, log, told_of_change),
+            follow(
+                follow_all,
+                revision,
+                availability,
+                repository.root,
+                settings.repository,
+                log,
+                told_of_change,
+                remote=repository.remote,
+            ),
         )
         stack.push_async_callback(drain, services, settings, admission, listeners, side_tasks, without_delay)
         try:

@@ -19,6 +19,7 @@
     │   └── NotTrusted            not signed by a key that is trusted, where that is required
     ├── Unavailable               try again soon
     │   ├── VersionLoading
+    │   ├── StoreUnavailable      the object store or registry that versions live in does not answer
     │   └── Draining
     ├── Exhausted                 a bound was met; try again later
     │   ├── QueueFull
@@ -176,6 +177,10 @@ class Unavailable(TurnoutError):
 
 class VersionLoading(Unavailable):
     """The version is on its way into service."""
+
+
+class StoreUnavailable(Unavailable):
+    """The object store or registry that versions live in does not answer, or refuses what it is asked."""
 
 
 class Draining(Unavailable):

@@ -6,10 +6,13 @@ from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
-from turnout.config import ModelTable, Settings
+from turnout.config import ModelTable, RepositoryUrl, Settings
+from turnout.config.repository_url import NO_STATE
+from turnout.errors import ConfigError
 from turnout.registry.listing import Published
 from turnout.registry.mounted.repository import MountedRepository
 from turnout.registry.onnx_model import ReadModel
+from turnout.registry.remote.opening import open_remote
 from turnout.registry.repository import Repository
 from turnout.scratch import Scratch
 from turnout.state.engine import Location, sqlite_url
@@ -32,6 +35,8 @@ def with_state(settings: Settings, scratch: Scratch) -> Settings:
     Raises:
         ConfigError: There is no place for it.
     """
+    if not settings.state and not settings.read_only and isinstance(settings.models, RepositoryUrl):
+        raise ConfigError(NO_STATE.format(settings.models))
     if not settings.read_only or settings.state:
         return settings
     return settings.model_copy(update={"state": sqlite_url(scratch.memory() / _FORGOTTEN)})
@@ -50,13 +55,15 @@ def place_to_write(settings: Settings, scratch: Scratch) -> Path:
     Raises:
         ConfigError: There is no place for it.
     """
-    if not settings.read_only:
+    if isinstance(settings.models, Path) and not settings.read_only:
         return settings.models.absolute()
     file = _file_of(settings)
     return scratch.memory() if file is None else file.parent
 
 
 def _file_of(settings: Settings) -> Path | None:
+    if not settings.state_url:
+        return None
     url = Location.parse(settings.state_url).url
     return Path(url.database).absolute() if url.drivername == "sqlite" and url.database else None
 
@@ -68,7 +75,12 @@ def open_repository(settings: Settings, read: ReadModel, scratch: Callable[[], P
         settings: Of the server.
         read: Reads ONNX files.
         scratch: Returns a directory of this process's own; called when it is needed.
+
+    Raises:
+        ConfigError: It lives elsewhere, and the extra for that is not installed, or the cache cannot be used.
     """
+    if isinstance(settings.models, RepositoryUrl):
+        return open_remote(settings.models, settings.repository, read_only=settings.read_only)
     root = settings.models.absolute()
     return MountedRepository(root, read, scratch) if settings.read_only else Repository(root)
 
@@ -78,7 +90,7 @@ class Mount:
 
     def __init__(
         self,
-        repository: MountedRepository,
+        repository: Repository,
         store: StateStore,
         models: ModelTable,
         log: FilteringBoundLogger,
@@ -124,16 +136,23 @@ class Mount:
             OSError: The directory cannot be read.
             Unavailable: The state store does not answer.
         """
-        published = self._repository.scan().published
+        try:
+            published = self._repository.scan().published
+        except OSError:
+            if self._repository.remote:  # whoever looks at what exists tells it
+                return
+            raise
         if published is self._seen:
             return
-        self._take_settings()
+        triton = self._repository if isinstance(self._repository, MountedRepository) else None
+        if triton is not None:
+            self._take_settings(triton)
         known = self._store.published()
         for one in published:
             model, version = one.manifest.model, one.manifest.version
             if (model, str(version)) in known:
                 continue
-            by_policy = self._repository.is_triton(one)
+            by_policy = triton is not None and triton.is_triton(one)
             # First the release: one that is cut short is made once more, since no event tells of the version.
             if by_policy or (self._release_all and not version.prerelease):
                 self._store.release(model, version, actor=ACTOR, reason=BY_POLICY if by_policy else MOUNTED)
@@ -142,12 +161,12 @@ class Mount:
             )
         self._seen = published
 
-    def _take_settings(self) -> None:
+    def _take_settings(self, repository: MountedRepository) -> None:
         try:
-            self._models.put_beneath(self._repository.settings)
+            self._models.put_beneath(repository.settings)
         except ValueError as error:
             self._log.warning("what config.pbtxt sets cannot be set", reason=str(error))
-        for model, rows in self._repository.left_out.items():
+        for model, rows in repository.left_out.items():
             if model not in self._told:
                 self._told.add(model)
                 told = {row.path: row.note for row in rows}
@@ -158,6 +177,6 @@ def mounted(
     repository: Repository, store: StateStore, models: ModelTable, log: FilteringBoundLogger, *, release_all: bool
 ) -> Mount | None:
     """Returns what follows a repository that is read-only; None where it is not."""
-    if not isinstance(repository, MountedRepository):
+    if not isinstance(repository, MountedRepository) and not (repository.remote and release_all):
         return None
     return Mount(repository, store, models, log, release_all=release_all)

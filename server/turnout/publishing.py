@@ -11,7 +11,7 @@ from turnout.config import Settings
 from turnout.errors import InvalidModel
 from turnout.registry.comparison import Comparison
 from turnout.registry.digest import Progress
-from turnout.registry.files import explain
+from turnout.registry.files import explain, storage_errors
 from turnout.registry.gates import Candidate, Gate, Watch
 from turnout.registry.gates.plan import read_plan
 from turnout.registry.gates.standard import standard_gates
@@ -118,7 +118,9 @@ class Publisher:
     def _gates(
         self, model: str, comparison: Comparison, signer: Signer | None, source: Repository | None = None
     ) -> Sequence[Gate]:
-        integrity, *others = standard_gates(read_plan(self._settings.models, model), self._lab(model), comparison)
+        with storage_errors():
+            self._repository.refresh_beside()  # the plan may lie where versions do
+        integrity, *others = standard_gates(read_plan(self._repository.root, model), self._lab(model), comparison)
         trust = Trust.of(self._settings.for_model(model).signing)
         if trust.policy == "off":
             return (integrity, *others)
@@ -136,7 +138,7 @@ class Publisher:
             keep(self._repository, manifest.model, manifest.version, how.signer.key.id, bundle)
 
     def _settle(self, result: PublishResult, recorder: Recorder, how: Publication) -> None:
-        recorder.settle(result.created)
+        recorder.settle(result.created, Published(result.manifest, result.digest))
         if how.signer is not None:
             manifest, key = result.manifest, how.signer.key.id
             self._store.record_signed(

@@ -6,6 +6,7 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Settings
 from turnout.errors import ConfigError, Unavailable
+from turnout.registry.files import explain
 from turnout.registry.listing import Problem
 from turnout.registry.mounted.repository import MountedRepository
 from turnout.registry.repository import Repository
@@ -24,17 +25,37 @@ def prepare_repository(repository: Repository, settings: Settings, log: Filterin
     Raises:
         ConfigError: It cannot be read.
     """
-    root = repository.root
+    root = repository.place
+    if repository.remote:
+        _look_at_remote(repository, log)
+        return
     try:
         if not settings.read_only:
-            root.mkdir(parents=True, exist_ok=True)
-        elif not root.is_dir():
+            repository.root.mkdir(parents=True, exist_ok=True)
+        elif not repository.root.is_dir():
             raise ConfigError(f"there is no directory {root}, which --read-only is to serve")
         for name in repository.sweep():
             log.warning("swept a publish that never finished", staging=name)
         _report(repository.scan().problems, log)
     except OSError as error:
         raise ConfigError(f"the repository {root} cannot be read: {error.strerror}") from error
+
+
+def _look_at_remote(repository: Repository, log: FilteringBoundLogger) -> None:
+    """Reports what is no version. A store that does not answer keeps no server from starting: it may have a cache."""
+    try:
+        for name in repository.sweep():
+            log.warning("swept a publish that never finished", staging=name)
+        listing = repository.scan()
+    except OSError as error:
+        log.error(
+            "the model repository cannot be listed, and was never listed on this machine",
+            repository=repository.place, reason=explain(error),
+        )  # fmt: skip
+        return
+    if listing.away:
+        log.error("the model repository cannot be listed", repository=repository.place, reason=listing.away)
+    _report(listing.problems, log)
 
 
 def _report(problems: Sequence[Problem], log: FilteringBoundLogger) -> None:

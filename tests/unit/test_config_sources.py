@@ -118,7 +118,7 @@ def test_an_empty_variable_counts_as_not_set() -> None:
         ("[batching]\nmax_delay_ms = inf", "batching.max_delay_ms in {}: expected a finite number, got inf"),
         ("[batching]\nenabled = 'maybe'", "batching.enabled in {}: expected true or false, got 'maybe'"),
         ("batching = 3", "batching in {}: expected a table, got 3"),
-        ("models = 3", "models in {}: expected a path, got 3"),
+        ("models = 3", "models in {}: expected a path or a URL such as s3://BUCKET/PREFIX, got 3"),
         ("[log]\naccess_sample_rate = 2", "log.access_sample_rate in {}: expected 1 or less, got 2"),
         ("[log]\nformat = 'xml'", "log.format in {}: expected 'auto', 'json' or 'console', got 'xml'"),
         (

@@ -14,7 +14,7 @@ import yaml
 
 from debian import needs, program
 from kubernetes_chart import CHART, KUBERNETES, Document, only, render_module, rendered, replicas
-from turnout.config import Drain
+from turnout.config import Drain, RepositoryUrl
 
 RUNTIME = yaml.safe_load((KUBERNETES / "kserve" / "cluster-serving-runtime.yaml").read_text())
 ALL_ON = replicas(
@@ -94,6 +94,8 @@ def test_every_value_is_in_the_schema_and_has_a_default() -> None:
         ({"insecure": False, "tls": {"secret": "a"}}, "who may call?"),
         ({"auth": {"enabled": True}}, "who may call?"),
         ({"insecure": True, "auth": {"policy": "x"}}, "set auth.enabled too"),
+        ({"models": {"url": "s3://bucket/prefix"}}, "set state.secret.name"),
+        ({"models": {"url": "s3://key:secret@bucket"}}, "url"),
         ({"replica": 2}, "replica"),
         ({"drain": {"preStopSeconds": 0}}, "preStopSeconds"),
         ({"grpc": {"port": 80}}, "port"),
@@ -104,6 +106,22 @@ def test_every_value_is_in_the_schema_and_has_a_default() -> None:
 def test_values_that_cannot_work_are_refused_in_words(values: Document, words: str) -> None:
     with pytest.raises(helm_python.HelmError, match=re.escape(words)):
         rendered(values)
+
+
+def test_versions_that_live_elsewhere_need_no_volume_but_a_cache() -> None:
+    url = "oci://registry.example.org:5000/team/models"
+    values = {"insecure": True, "replicas": 2, "models": {"url": url}, "state": {"secret": {"name": "s"}}}
+    documents = rendered(values)
+    pod = pod_of(documents)
+    assert f"--models={url}" in pod["containers"][0]["args"]
+    environment = {one["name"]: one.get("value") for one in pod["containers"][0]["env"]}
+    assert environment["TURNOUT_REPOSITORY__CACHE"] == "/models"
+    assert environment["TURNOUT_REPOSITORY__CACHE_MAX_BYTES"] == "16GiB"
+    assert {"name": "models", "emptyDir": {}} in pod["volumes"]
+    assert not [document for document in documents if document["kind"] == "PersistentVolumeClaim"]
+    (policy,) = [document for document in documents if document["kind"] == "NetworkPolicy"]
+    assert {"port": 443, "protocol": "TCP"} in [port for rule in policy["spec"]["egress"] for port in rule["ports"]]
+    assert str(RepositoryUrl.parse(url)) == url
 
 
 @each

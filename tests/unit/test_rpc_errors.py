@@ -31,6 +31,7 @@ TABLE = {
     "NotTrusted": grpc.StatusCode.FAILED_PRECONDITION,
     "Unavailable": grpc.StatusCode.UNAVAILABLE,
     "VersionLoading": grpc.StatusCode.UNAVAILABLE,
+    "StoreUnavailable": grpc.StatusCode.UNAVAILABLE,
     "Draining": grpc.StatusCode.UNAVAILABLE,
     "Exhausted": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "QueueFull": grpc.StatusCode.RESOURCE_EXHAUSTED,

@@ -1,5 +1,6 @@
 """Where a model may come from. The stores' networks are replaced by fsspec's own file system in memory, no more."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,7 +84,8 @@ def test_external_data_cannot_lead_out_of_the_models_directory(hub: Hub, tmp_pat
         pass
 
 
-def test_a_store_whose_extra_is_missing_is_refused_with_its_name() -> None:
+def test_a_store_whose_extra_is_missing_is_refused_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(ConfigError) as refused, local_source("gs://bucket/model.onnx", WIDE):
         pass
     assert "pip install 'turnout[gs]'" in refused.value.message

@@ -41,7 +41,7 @@ class LogAudit:
         """
         if not workspace.has_store():
             if kept is not None:
-                raise ConfigError(f"there is no state store at {workspace.settings.state_url}, so no log to look into")
+                raise ConfigError(f"there is no state store at {workspace.state_url}, so no log to look into")
             return cls(None)
         with workspace.store() as store:
             before = store.audit(kept)

@@ -28,6 +28,7 @@ from turnout.config import (
     open_to_anybody,
 )
 from turnout.config.rendering import redacted
+from turnout.config.repository_url import NO_STATE, RepositoryUrl
 from turnout.errors import ConfigError, TurnoutError
 from turnout.serving.providers import CPU, CUDA, TENSORRT, missing_cuda_libraries, probe, start_runtime
 from turnout.state.engine import Database, Location
@@ -165,7 +166,7 @@ def _devices(driver: machine.CudaDriver, wanted: frozenset[int]) -> Iterator[Che
 
 def _repository(settings: Settings) -> Iterator[Check]:
     root = settings.models
-    if not root.is_dir():
+    if isinstance(root, Path) and not root.is_dir():
         yield Check("repository", Health.NOTE, f"{root} is not there yet; publishing makes it")
         return
     try:
@@ -173,7 +174,12 @@ def _repository(settings: Settings) -> Iterator[Check]:
     except OSError as error:
         yield Check("repository", Health.BROKEN, f"{root} cannot be read: {error.strerror}")
         return
-    writable = "" if os.access(root, os.W_OK) else ", read-only for this user"
+    except ConfigError as error:
+        yield Check("repository", Health.BROKEN, error.message)
+        return
+    if listing.away:
+        yield Check("repository", Health.BROKEN, f"{root} {listing.away}")
+    writable = "" if isinstance(root, RepositoryUrl) or os.access(root, os.W_OK) else ", read-only for this user"
     detail = f"{root}: {len(listing.models)} models, {len(listing.published)} versions{writable}"
     yield Check("repository", Health.OK, detail)
     for problem in listing.problems:
@@ -187,6 +193,8 @@ def _repository(settings: Settings) -> Iterator[Check]:
 def _state(settings: Settings) -> Check:
     if settings.read_only and not settings.state:
         return Check("state store", Health.OK, "in memory: the repository is read-only, and no state store is named")
+    if not settings.state_url:
+        return Check("state store", Health.BROKEN, NO_STATE.format(settings.models))
     shown = redacted(settings.state_url)
     try:
         location = Location.parse(settings.state_url)

@@ -62,7 +62,7 @@ def _chosen(workspace: "Workspace", text: str) -> "Subject":
     # What is compared has to be what was published.
     version = published.manifest.version
     workspace.repository.verify(name, version, expected=published.digest)
-    return Subject(workspace.repository.directory(name, version), published.manifest)
+    return Subject(workspace.repository.fetch(name, version), published.manifest)
 
 
 def _shown(found: "VersionDiff") -> "list[RenderableType]":

@@ -6,8 +6,13 @@ from typing import Annotated
 import typer
 
 ModelsOption = Annotated[
-    Path | None,
-    typer.Option("--models", metavar="DIR", help="Model repository. (default: models)", show_default=False),
+    str | None,
+    typer.Option(
+        "--models",
+        metavar="DIR",
+        help="Model repository: a directory, s3://, gs:// or oci://. (default: models)",
+        show_default=False,
+    ),
 ]
 StateOption = Annotated[
     str | None,

@@ -59,8 +59,8 @@ def prune(
 
     What answers plain requests, what a policy, a rollout or a tag names, what a rollback goes back to, what `load`
     names, the latest releases and what is new stay. Running servers unload what goes first; nothing is removed under
-    one that still has it in memory. A pruned version's number is never used again. Ends with 1 where a version could
-    not go.
+    one that still has it in memory. A pruned version's number is never used again. In an object store, files of no
+    version that nobody has touched for a day go too. Ends with 1 where a version could not go.
     """
     from datetime import UTC, datetime, timedelta
 
@@ -82,6 +82,8 @@ def prune(
         who = actor_or_login(actor)
         removals: list[Removal] = []
         expired = Expired(0, 0)
+        freed_unused = 0
+        unused = workspace.repository.unused_files()
         with workspace.store() as store:
             if yes:
                 workspace.repository.check_writable()
@@ -93,6 +95,8 @@ def prune(
                 for model, decisions in plans.items():
                     removals += pruner.prune(model, decisions, keep, wait, actor=who, reason=reason)
                 expired = expire(store, retention)
+                unused = workspace.repository.unused_files()
+                freed_unused = workspace.repository.remove_unused(unused) if unused.digests else 0
         going = [one for one in planned if one.decision.goes]
         size = sum(one.decision.size_bytes for one in going)
         freed = sum(one.freed_bytes for one in removals)
@@ -106,6 +110,8 @@ def prune(
             "refused": [{"model": r.model, "version": str(r.version), "reason": r.refused} for r in refused],
             "ticks_removed": expired.ticks,
             "events_removed": expired.events,
+            "unused_bytes": unused.size_bytes,
+            "freed_unused_bytes": freed_unused,
         }
         rows = [
             (f"{one.model} {one.decision.version}", "goes" if one.decision.goes else "stays",
@@ -117,12 +123,16 @@ def prune(
             told = [f"{one.model} {one.version} is not removed: {one.refused}" for one in refused]
             told.append(f"{len(removals) - len(refused)} removed, {size_text(freed)} freed")
             told += [f"{expired.ticks} ticks of ended rollouts removed"] * bool(expired.ticks)
+            told += [f"{size_text(freed_unused)} of files of no version removed"] * bool(freed_unused)
             told += [f"{expired.events} events of policies and ended rollouts removed"] * bool(expired.events)
         elif going:
             plural = "s" * (len(going) != 1)
             told = [f"{len(going)} version{plural} would go, {size_text(size)}: say --yes to remove"]
         else:
             told = ["nothing would go"]
+        if not yes and unused.digests:
+            plural = "s" * (len(unused.digests) != 1)
+            told.append(f"{len(unused.digests)} file{plural} of no version, {size_text(unused.size_bytes)}")
         out.show(body, view, *told)
         if refused:
             raise typer.Exit(1)

@@ -101,7 +101,7 @@ def withdraw(
 
 
 @contextmanager
-def _operations(models: Path | None, state: str | None, config: Path | None) -> "Iterator[Operations]":
+def _operations(models: str | None, state: str | None, config: Path | None) -> "Iterator[Operations]":
     from turnout.cli.workspace import Workspace
     from turnout.rollout.changes.operations import Operations
 

@@ -34,7 +34,7 @@ def backup(
     from turnout.state.backup import back_up
 
     with reporting(as_json=as_json) as out:
-        made = back_up(Workspace.open(models, state, config).settings.state_url, file)
+        made = back_up(Workspace.open(models, state, config).state_url, file)
         out.show({"file": str(file), **asdict(made)}, facts([("backup", str(file)), *_facts(made)]))
 
 
@@ -59,9 +59,10 @@ def restore(
     from turnout.state.engine import Location
 
     with reporting(as_json=as_json) as out:
-        settings = Workspace.open(models, state, config).settings
-        done = restore_from(file, settings.state_url, replace=replace, alive_seconds=4 * settings.rollout.tick_s)
-        where = Location.parse(settings.state_url).name
+        workspace = Workspace.open(models, state, config)
+        settings, url = workspace.settings, workspace.state_url
+        done = restore_from(file, url, replace=replace, alive_seconds=4 * settings.rollout.tick_s)
+        where = Location.parse(url).name
         before = str(done.before) if done.before else None
         body = {"state": where, "before": before, "differences": done.differences, **asdict(done.backup)}
         rows = [("restored", where), *_facts(done.backup)]

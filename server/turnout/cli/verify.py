@@ -140,16 +140,20 @@ def _signers(files: list[Path] | None) -> "Signing | None":
 
 def _damaged(workspace: "Workspace", listing: "Listing", name: str | None, selector: str | None) -> "list[Problem]":
     """Returns what was published, of what was asked for, and cannot even be read as a version now."""
-    from turnout.registry.manifest import MANIFEST_FILE
-
-    root = workspace.repository.root
+    repository = workspace.repository
     return [
         problem
         for problem in listing.problems
-        if (root / problem.model / problem.version / MANIFEST_FILE).exists()
+        if (problem.damaged if repository.remote else _has_manifest(repository.root, problem))
         and name in (None, problem.model)
         and selector in (None, problem.version)
     ]
+
+
+def _has_manifest(root: Path, problem: "Problem") -> bool:
+    from turnout.registry.manifest import MANIFEST_FILE
+
+    return (root / problem.model / problem.version / MANIFEST_FILE).exists()
 
 
 def _chosen(
@@ -187,7 +191,7 @@ def _verify(
     fault = ""
     try:
         expected = log.published.get((manifest.model, str(manifest.version)))
-        workspace.repository.verify(manifest.model, manifest.version, expected=expected, progress=advance)
+        workspace.repository.verify_stored(manifest.model, manifest.version, expected=expected, progress=advance)
     except DigestMismatch as error:
         fault = error.message.removeprefix(f"{manifest.model} {manifest.version}: ")
     trust = Trust.of(trusted or workspace.settings.for_model(manifest.model).signing)

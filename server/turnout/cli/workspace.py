@@ -13,6 +13,7 @@ from semver import Version
 
 from turnout import host
 from turnout.config import Settings, load_settings
+from turnout.config.repository_url import NO_STATE
 from turnout.errors import ConfigError, InvalidRequest, ModelNotFound
 from turnout.registry.listing import Listing, Published
 from turnout.registry.names import check_model_name, parse_version
@@ -47,7 +48,7 @@ class Workspace:
     repository: Repository
 
     @classmethod
-    def open(cls, models: Path | None, state: str | None, config: Path | None) -> Self:
+    def open(cls, models: str | None, state: str | None, config: Path | None) -> Self:
         """Reads the configuration. Neither repository nor store is touched.
 
         Raises:
@@ -55,6 +56,17 @@ class Workspace:
         """
         settings = load_settings(config, {"models": models, "state": state}).settings
         return cls(settings, repository_of(settings))
+
+    @property
+    def state_url(self) -> str:
+        """URL of the state store.
+
+        Raises:
+            ConfigError: None is named, and the repository has no place for one.
+        """
+        if not self.settings.state_url:
+            raise ConfigError(NO_STATE.format(self.repository.place))
+        return self.settings.state_url
 
     def has_store(self) -> bool:
         """Tells whether there is a state store; only a SQLite file can be missing without an error."""
@@ -73,6 +85,8 @@ class Workspace:
         """
         from turnout.state.store import StateStore
 
+        if self._forgets and not self.settings.read_only:
+            raise ConfigError(NO_STATE.format(self.repository.place))
         if self._forgets:
             raise ConfigError(
                 "the repository is read-only, and a server of it keeps what is declared in memory: ask that server, or"
@@ -87,7 +101,7 @@ class Workspace:
 
     @property
     def _forgets(self) -> bool:
-        return self.settings.read_only and not self.settings.state
+        return (self.settings.read_only or self.repository.remote) and not self.settings.state
 
     def _holds_versions(self) -> bool:
         try:
@@ -102,7 +116,7 @@ class Workspace:
             ConfigError: There is none.
         """
         root = self.repository.root
-        if not root.is_dir():
+        if not self.repository.remote and not root.is_dir():
             raise ConfigError(
                 f"there is no model repository at {root}: name one with --models DIR, or make it by publishing to it"
             )
@@ -114,11 +128,14 @@ class Workspace:
             ConfigError: There is no repository, or it cannot be read.
         """
         self.require_repository()
-        root = self.repository.root
+        place = self.repository.place
         try:
-            return self.repository.scan()
+            listing = self.repository.scan()
         except OSError as error:
-            raise ConfigError(f"the model repository {root} cannot be read: {error.strerror}") from None
+            raise ConfigError(f"the model repository {place} cannot be read: {error.strerror}") from None
+        if listing.away:
+            typer.echo(f"warning: the model repository {place} {listing.away}", err=True)
+        return listing
 
     def declared(self) -> Declared:
         """Returns all declarations; a store that is not there yet holds none, and is not made by looking."""
@@ -140,7 +157,7 @@ class Workspace:
 
 def repository_of(settings: Settings) -> Repository:
     """Returns the repository that settings name."""
-    if not settings.read_only:
+    if not settings.read_only and isinstance(settings.models, Path):
         return Repository(settings.models)
     from turnout.mounting import open_repository
     from turnout.registry.onnx_model import read_model
@@ -148,7 +165,9 @@ def repository_of(settings: Settings) -> Repository:
 
     scratch = Scratch()
     atexit.register(scratch.remove)
-    return open_repository(settings, read_model, scratch.disk)
+    repository = open_repository(settings, read_model, scratch.disk)
+    atexit.register(repository.close)
+    return repository
 
 
 @dataclass(frozen=True, slots=True)

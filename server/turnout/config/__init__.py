@@ -5,6 +5,7 @@
 
 from turnout.config.auth import Auth, JwtIssuer
 from turnout.config.exposure import check_exposure, open_to_anybody
+from turnout.config.repository_url import RepositoryUrl
 from turnout.config.rollouts import Probe, Rollout
 from turnout.config.sections import (
     Batching,
@@ -58,6 +59,7 @@ __all__ = [
     "Provider",
     "QueueLimits",
     "Repository",
+    "RepositoryUrl",
     "Retention",
     "Rollout",
     "Routing",

@@ -14,8 +14,10 @@ from turnout.config.values import (
     CountOrNone,
     DeviceIds,
     Duration,
+    FilePath,
     HeaderName,
     HeaderValue,
+    HttpUrl,
     Networks,
     OtlpEndpoint,
     Providers,
@@ -198,10 +200,30 @@ class Repository(Section):
     Attributes:
         watch: Pick up what other processes publish.
         poll_interval_s: How often the state store is asked for new releases and tags.
+        remote_poll_s: How often an object store or a registry is asked for new versions; one that does not answer is
+            asked less and less often, once a minute at last.
+        endpoint_url: Address of an object store or registry that is not where its kind usually is, such as
+            `https://minio.example.org`; "" for what the store's own environment variables say. With `http://` nothing
+            is encrypted.
+        cache: Directory that files of versions in an object store or registry are kept in, on a local disk; several
+            servers and commands may share it. "" for `~/.cache/turnout`, or what `XDG_CACHE_HOME` says.
+        cache_max_bytes: Most bytes of files in it; the least recently used versions that no server has loaded go first.
+        timeout_s: How long an object store or registry may take to answer, or say nothing in the middle of a file.
+        max_objects: Most objects under the prefix, or tags of the registry's repository, that are listed; with more,
+            nothing of it is taken over.
+        oci_settle_s: Longest that a publisher may take between its look at a tag of a registry and its write; how long
+            it waits then before it looks whose version stands. Alike for all who publish to one repository.
     """
 
     watch: bool = True
     poll_interval_s: Annotated[Duration, Field(ge=0.01)] = 0.25
+    remote_poll_s: Annotated[Duration, Field(ge=0.1, le=3600)] = 10.0
+    endpoint_url: HttpUrl = ""
+    cache: FilePath = ""
+    cache_max_bytes: Size = ByteSize(50 * 1024 * _MIB)
+    timeout_s: Annotated[Duration, Field(gt=0, le=600)] = 20.0
+    max_objects: Annotated[Count, Field(le=10_000_000)] = 100_000
+    oci_settle_s: Annotated[Duration, Field(gt=0, le=60)] = 3.0
 
 
 class Retention(Section):

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from turnout.config.auth import Auth
+from turnout.config.repository_url import ModelsField, RepositoryUrl
 from turnout.config.rollouts import Probes, Rollout
 from turnout.config.sections import (
     Batching,
@@ -38,7 +39,6 @@ from turnout.config.values import (
     AddressField,
     Count,
     DatabaseUrl,
-    Directory,
     Durations,
     Load,
     LoadAll,
@@ -133,7 +133,8 @@ class Settings(BaseSettings):
     """All settings of a server.
 
     Attributes:
-        models: Root of the model repository.
+        models: The model repository: a directory, or `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `oci://HOST/NAME`,
+            which need a `state` elsewhere. Credentials are never part of it.
         read_only: Serve what `models` holds, and never write to it: a repository, exports of versions, or a Triton
             model repository. Nothing is published to it. Without `state`, every version is released, or of Triton's
             those that its version policy serves, and what is declared meanwhile is forgotten with the server.
@@ -160,7 +161,7 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
     )
 
-    models: Directory = Path("models")
+    models: ModelsField = Path("models")
     read_only: bool = False
     state: DatabaseUrl = ""
     grpc: AddressField = Address("127.0.0.1", 8001)
@@ -210,8 +211,10 @@ class Settings(BaseSettings):
 
     @property
     def state_url(self) -> str:
-        """URL of the state store: `state`, or that of `<models>/.turnout/state.db`."""
-        return self.state or "sqlite:///" + quote(str((self.models / ".turnout" / "state.db").absolute()))
+        """URL of the state store: `state`, or that of `<models>/.turnout/state.db`; "" where neither names one."""
+        if self.state or isinstance(self.models, RepositoryUrl):
+            return self.state
+        return "sqlite:///" + quote(str((self.models / ".turnout" / "state.db").absolute()))
 
     def for_model(self, name: str) -> ModelSettings:
         """Returns what holds for the model `name`."""

@@ -209,6 +209,21 @@ def _parse_endpoint(value: Any) -> str:
     return str(value)
 
 
+def _parse_http_url(value: Any) -> str:
+    if value == "":
+        return ""
+    try:
+        parts = urlsplit(value if isinstance(value, str) else "?")
+        parts.port  # noqa: B018 - raises where it is none
+    except ValueError:
+        raise ValueError("expected a URL such as https://minio.example.org:9000") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("expected a URL such as https://minio.example.org:9000")
+    if "@" in parts.netloc:
+        raise ValueError("expected a URL without a user or password")
+    return str(value).rstrip("/")
+
+
 def _header_name(name: str) -> str:
     if not re.fullmatch(r"(?!grpc-|content-|host$|te$)[a-z0-9][a-z0-9_.-]{0,126}(?<!-bin)", name):
         raise ValueError("expected the name of a header in lower case, such as authorization")
@@ -239,11 +254,11 @@ Providers = Annotated[
 ]
 Networks = Annotated[tuple[Network, ...], NoDecode, PlainValidator(_parse_networks), PlainSerializer(_networks_text)]
 Token = Annotated[SecretStr, AfterValidator(_long_enough)]
+HttpUrl = Annotated[str, PlainValidator(_parse_http_url)]
 OtlpEndpoint = Annotated[str, PlainValidator(_parse_endpoint)]
 HostNames = Annotated[tuple[Annotated[str, AfterValidator(_host_name)], ...], NoDecode, BeforeValidator(listed)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 HeaderValue = Annotated[SecretStr, AfterValidator(_header_value)]
 DatabaseUrl = Annotated[str, PlainValidator(_parse_url), AfterValidator(plain_text)]
-Directory = Annotated[Path, AfterValidator(plain_text)]
 Durations = Annotated[tuple[Duration, ...], NoDecode, BeforeValidator(listed)]
 DeviceIds = Annotated[tuple[CountOrNone, ...], NoDecode, BeforeValidator(listed), Field(min_length=1)]

@@ -7,7 +7,7 @@ for a version. What lies here need not be true and need not be there: each kind 
 """
 
 import os
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -43,6 +43,7 @@ def write(repository: Repository, model: str, version: Version, name: str, data:
     home = directory(repository, model, version)
     home.mkdir(parents=True, exist_ok=True)
     staged = home / f".{uuid4().hex}"
+    repository.put_beside(model, version, name, data, new=False)
     try:
         write_file(staged, data)
         os.replace(staged, home / name)
@@ -65,11 +66,23 @@ def add(repository: Repository, model: str, version: Version, stem: str, data: b
         target = home / f"{stem}-{number}.json"
         if not os.path.lexists(target):
             with suppress(FileExistsError):  # another publish took the number in this moment
-                write_file(target, data)
+                repository.put_beside(model, version, target.name, data, new=True)
+                with suppress(FileExistsError) if repository.remote else nullcontext():  # brought here already
+                    write_file(target, data)
                 break
         number += 1
     _sync(home)
     return target
+
+
+def remove(repository: Repository, model: str, version: Version, name: str) -> None:
+    """Removes an attestation, if it is there.
+
+    Raises:
+        OSError: The repository could not be written to.
+    """
+    (directory(repository, model, version) / name).unlink(missing_ok=True)
+    repository.drop_beside(model, version, name)
 
 
 def read(repository: Repository, model: str, version: Version, prefix: str, most: int = MAX_FILES) -> dict[str, bytes]:
@@ -80,6 +93,7 @@ def read(repository: Repository, model: str, version: Version, prefix: str, most
         OSError: The directory cannot be read.
     """
     home = directory(repository, model, version)
+    repository.refresh_beside()
     try:
         names = sorted(name for name in os.listdir(home) if name.startswith(prefix))[:most]
     except FileNotFoundError:

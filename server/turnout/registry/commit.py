@@ -4,21 +4,14 @@ A version number is used once: not for other content, not for content that diffe
 after it was yanked.
 """
 
-import errno
-import os
 from collections.abc import Callable, Collection
-from contextlib import suppress
-from pathlib import Path
 
 from semver import Version
 
 from turnout.errors import AlreadyExists, DigestMismatch, ModelNotFound, VersionNotFound
-from turnout.registry.digest import stream_digest
-from turnout.registry.files import open_inside, seal, sync_directory, sync_tree, walk
 from turnout.registry.gates import Candidate
 from turnout.registry.listing import Published
-from turnout.registry.manifest import MANIFEST_FILE, Manifest
-from turnout.registry.names import is_exact_version
+from turnout.registry.manifest import Manifest
 from turnout.registry.repository import Repository
 from turnout.registry.staging import locked
 
@@ -42,13 +35,11 @@ def check_number(repository: Repository, model: str, version: Version, yanked: C
             differs in case alone.
     """
     repository.check_case(model)
-    home = repository.directory(model, version).parent
-    if home.is_symlink():
-        raise AlreadyExists(f"a link stands where the versions of {model} go, and links are not followed")
+    taken = repository.numbers(model)
     # Versions compare by precedence, which build metadata has no part in.
     if version in list(yanked):
         raise AlreadyExists(f"{model} {version} was yanked; publish under another version")
-    for other in _published_numbers(home):
+    for other in taken:
         if other == version and str(other) != str(version):
             raise AlreadyExists(
                 f"{model} {version} differs from the published {other} in build metadata alone: both have the same"
@@ -73,7 +64,7 @@ def is_published(repository: Repository, manifest: Manifest, digest: str) -> boo
         raise AlreadyExists(
             f"{manifest.model} {manifest.version} exists with other content: published {found.digest}, offered {digest}"
         )
-    repository.verify(manifest.model, manifest.version, expected=digest)
+    repository.verify_stored(manifest.model, manifest.version, expected=digest)
     return True
 
 
@@ -92,76 +83,13 @@ def commit(repository: Repository, candidate: Candidate, yanked: Yanked, recorde
         OSError: The repository could not be written to.
     """
     manifest = candidate.manifest
-    target = repository.directory(manifest.model, manifest.version)
-    sync_tree(candidate.directory)
-    in_place = _holds_same_files(target, manifest)
+    published = Published(manifest, candidate.digest)
+    make_exist = repository.prepare(candidate.directory, published)
     with locked(repository.root):
         check_number(repository, manifest.model, manifest.version, yanked())
         if is_published(repository, manifest, candidate.digest):
             return False
-        target.parent.mkdir(exist_ok=True)
-        if in_place:
-            _adopt(candidate.directory, target)
-        else:
-            _move(candidate.directory, target)
-        sync_directory(target.parent)
-        sync_directory(repository.root)
-        recorded(Published(manifest, candidate.digest))
-    return True
-
-
-def _move(staged: Path, target: Path) -> None:
-    # rename(2) puts a directory over an empty one only, and a version is never empty: so it overwrites nothing, in one
-    # step, on every POSIX system, where renameat2(RENAME_NOREPLACE) is Linux's alone and not in Python. The lock makes
-    # two publishes take turns; this holds even against one that does not take it.
-    try:
-        staged.rename(target)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise
-        raise AlreadyExists(
-            f"{target.parent.name} {target.name}: something that is no version stands in its place; move it away, or"
-            " leave nothing there but the files that are to be published"
-        ) from error
-
-
-def _adopt(staged: Path, target: Path) -> None:
-    """Makes a version of a directory that someone filled by hand: it lacks nothing but the manifest.
-
-    The files stay where they are, so that a crash loses nothing that was only there; link(2) overwrites nothing.
-    """
-    for found in walk(target):
-        with open_inside(target, found.path) as file:
-            seal(file.fileno())
-    sync_tree(target)
-    try:
-        os.link(staged / MANIFEST_FILE, target / MANIFEST_FILE, follow_symlinks=False)
-    except FileExistsError as error:
-        raise AlreadyExists(f"{target.parent.name} {target.name} was published in this moment") from error
-    sync_directory(target)
-
-
-def _holds_same_files(target: Path, manifest: Manifest) -> bool:
-    """Says whether a directory that is no version holds exactly what is to be published."""
-    if target.is_symlink() or os.path.lexists(target / MANIFEST_FILE):
-        return False
-    try:
-        if {found.path for found in walk(target)} != {entry.path for entry in manifest.files}:
+        if not make_exist():
             return False
-        for entry in manifest.files:
-            with open_inside(target, entry.path) as file:
-                if stream_digest(file) != entry.digest:
-                    return False
-    except OSError:
-        return False
+        recorded(published)
     return True
-
-
-def _published_numbers(model_directory: Path) -> list[Version]:
-    with suppress(FileNotFoundError):
-        return [
-            Version.parse(entry.name)
-            for entry in os.scandir(model_directory)
-            if is_exact_version(entry.name) and os.path.lexists(model_directory / entry.name / MANIFEST_FILE)
-        ]
-    return []

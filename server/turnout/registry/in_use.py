@@ -14,33 +14,55 @@ from semver import Version
 
 from turnout import host
 from turnout.errors import NotLoaded, Unavailable
+from turnout.registry.cancellation import checkpoint
 from turnout.registry.files import sync_directory
 from turnout.registry.manifest import MANIFEST_FILE
 from turnout.registry.repository import Repository
 from turnout.registry.staging import locked, staged
 
 _POLL = 0.05
+_HOLDS = 20
+"""Times that a version is brought here again which another process takes out of the cache just then."""
 
 
-def hold(directory: Path) -> int | None:
-    """Marks the version in `directory` as in memory; returns what `let_go` takes, None where locks do not work there.
+def hold(repository: Repository, model: str, version: Version) -> int | None:
+    """Brings a version's files here if need be, and marks it as in memory.
+
+    Returns:
+        What `let_go` takes; None where locks do not work there.
 
     Raises:
         NotLoaded: It is being removed.
+        TurnoutError: As `Repository.fetch`.
     """
-    try:
-        descriptor = os.open(directory / MANIFEST_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return None  # the load finds out, and says more
-    try:
-        locked_by_us = host.try_lock(descriptor, shared=True)
-    except OSError:  # a file system without locks
+    for _ in range(_HOLDS):
+        manifest = repository.fetch(model, version) / MANIFEST_FILE
+        try:
+            descriptor = os.open(manifest, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            if repository.remote:
+                continue  # another process made room in the cache in this moment
+            return None  # the load finds out, and says more
+        try:
+            if host.try_lock(descriptor, shared=True) and (not repository.remote or _is(descriptor, manifest)):
+                return descriptor
+        except OSError:  # a file system without locks
+            os.close(descriptor)
+            return None
         os.close(descriptor)
-        return None
-    if not locked_by_us:
-        os.close(descriptor)
-        raise NotLoaded(f"{directory.parent.name} {directory.name} is being pruned")
-    return descriptor
+        if not repository.remote:
+            break
+        checkpoint()
+        time.sleep(_POLL)
+    raise NotLoaded(f"{model} {version} is being pruned")
+
+
+def _is(descriptor: int, path: Path) -> bool:
+    """Tells whether an open file is the one that stands at `path` still."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def let_go(held: int | None) -> None:
@@ -65,10 +87,12 @@ def remove(repository: Repository, model: str, version: Version, patience: float
     repository.check_writable()
     directory = repository.directory(model, version)
     if not directory.is_dir():
+        repository.withdraw(model, version)
         return
     held = _claim(directory, model, version, patience)
     try:
         with staged(repository.root) as trash:
+            repository.withdraw(model, version)
             with locked(repository.root):
                 directory.rename(trash)  # an empty directory: rename(2) takes its place
                 sync_directory(directory.parent)

@@ -43,7 +43,7 @@ class Lineage:
         if lower is None:
             return None
         found = self.published[lower]
-        return Parent(self.repository.directory(found.manifest.model, lower), found)
+        return Parent(self.repository.fetch(found.manifest.model, lower), found)
 
     @property
     def highest(self) -> Published | None:

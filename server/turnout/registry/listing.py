@@ -48,6 +48,32 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
+class UnusedFiles:
+    """Files of no version, where versions live that do not live in a directory.
+
+    Attributes:
+        digests: Of each.
+        size_bytes: Of all together.
+    """
+
+    digests: tuple[str, ...] = ()
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CacheUse:
+    """What a repository that lives elsewhere takes of this machine.
+
+    Attributes:
+        bytes_kept: Of files in the cache, which several repositories may share.
+        bytes_fetched: That this process has brought here.
+    """
+
+    bytes_kept: int
+    bytes_fetched: int
+
+
+@dataclass(frozen=True, slots=True)
 class Listing:
     """What the repository held when it was scanned.
 
@@ -55,11 +81,13 @@ class Listing:
         published: By model name, then by version in ascending order.
         problems: By model and version directory.
         present: False where the root directory does not exist.
+        away: Why this is what was listed earlier, in half a sentence without a path; "" where it was listed now.
     """
 
     published: tuple[Published, ...] = ()
     problems: tuple[Problem, ...] = ()
     present: bool = True
+    away: str = ""
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from semver import Version
 
 from turnout.errors import InvalidModel
+from turnout.registry import attestations
 from turnout.registry.cancellation import checkpoint
 from turnout.registry.commit import Recorded, Yanked, check_number, commit, is_published, unrecorded
 from turnout.registry.comparison import Comparison, subject_of
@@ -174,7 +175,8 @@ def publish(
             checkpoint()  # the last: from here on it exists
             created = commit(repository, candidate, yanked, recorded)
         except BaseException:
-            attestation.unlink(missing_ok=True)
+            with suppress(OSError):  # what is said of a version that does not exist is about nothing
+                attestations.remove(repository, request.model, candidate.manifest.version, attestation.name)
             raise
         if created:
             with suppress(OSError):  # the version exists; that its record could not be written undoes nothing

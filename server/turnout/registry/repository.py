@@ -7,7 +7,7 @@ A directory is a version from the moment it holds a manifest, and its manifest i
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +17,11 @@ from semver import Version
 
 from turnout.errors import MODEL_SEEN, AlreadyExists, DigestMismatch, ModelNotFound, VersionNotFound
 from turnout.registry.digest import Progress, bytes_digest, read_canonical, stream_digest
-from turnout.registry.files import explain, open_inside, walk
-from turnout.registry.listing import Listing, Problem, Published, loose, unpublished
+from turnout.registry.files import explain, open_inside, sync_directory, sync_tree, walk
+from turnout.registry.listing import CacheUse, Listing, Problem, Published, UnusedFiles, loose, unpublished
 from turnout.registry.manifest import MANIFEST_FILE, FileEntry
 from turnout.registry.names import check_model_name, differing_in_case, is_exact_version, model_name_fault
+from turnout.registry.placement import adopt_in_place, holds_same_files, move_in_place
 from turnout.registry.staging import sweep
 from turnout.registry.versions import Precedence, precedence
 from turnout.threads import Threads
@@ -68,6 +69,19 @@ class Repository:
         self._seen: Mapping[tuple[str, str], _Seen] = {}
         self._order: tuple[list[Published], tuple[Published, ...]] = ([], ())
         self._threads = Threads("repository", _THREADS)
+
+    @property
+    def place(self) -> str:
+        """Where versions live, for people: the directory, or the URL."""
+        return str(self.root)
+
+    @property
+    def remote(self) -> bool:
+        """Tells whether versions live elsewhere, and what is under the root is a copy that may go."""
+        return False
+
+    def close(self) -> None:
+        """Closes connections, if versions live elsewhere."""
 
     def check_writable(self) -> None:
         """Checks that versions may be added, attested and removed here.
@@ -129,6 +143,140 @@ class Repository:
         """
         return self.root / check_model_name(model) / str(version)
 
+    def fetch(self, model: str, version: Version) -> Path:
+        """Returns the directory of a version with its files in it, brought here first where they live elsewhere.
+
+        Raises:
+            InvalidRequest: `model` is no model name.
+            ModelNotFound, VersionNotFound: It does not exist; only where it would have to be brought here.
+            DigestMismatch: What was brought is not what was published.
+            StoreUnavailable: It cannot be brought here now.
+            Exhausted: There is no room for it.
+        """
+        return self.directory(model, version)
+
+    def numbers(self, model: str) -> list[Version]:
+        """Returns the versions that stand in the repository now, whether or not their manifests can be read.
+
+        Raises:
+            AlreadyExists: A link stands where the model's versions go.
+            OSError: That cannot be told.
+        """
+        home = self.root / check_model_name(model)
+        if home.is_symlink():
+            raise AlreadyExists(f"a link stands where the versions of {model} go, and links are not followed")
+        with suppress(FileNotFoundError):
+            return [
+                Version.parse(entry.name)
+                for entry in os.scandir(home)
+                if is_exact_version(entry.name) and os.path.lexists(home / entry.name / MANIFEST_FILE)
+            ]
+        return []
+
+    def verify_stored(
+        self, model: str, version: Version, *, expected: str | None = None, progress: Progress | None = None
+    ) -> Published:
+        """Verifies a version where it lives, past any copy of it; as `verify`."""
+        return self.verify(model, version, expected=expected, progress=progress)
+
+    def prepare(self, staged: Path, published: Published) -> Callable[[], bool]:
+        """Does all that is to be done before anybody may see a staged version, and can be done without the lock.
+
+        Args:
+            staged: The version's directory, complete with its manifest.
+            published: What is in it.
+
+        Returns:
+            What makes it exist, for everyone at once or not at all; called under the repository's lock. It returns
+            False where the very same version came to exist meanwhile, and raises AlreadyExists where another one did.
+
+        Raises:
+            OSError: The repository cannot be written to.
+        """
+        manifest = published.manifest
+        target = self.directory(manifest.model, manifest.version)
+        sync_tree(staged)
+        in_place = holds_same_files(target, manifest)
+
+        def make_exist() -> bool:
+            target.parent.mkdir(exist_ok=True)
+            (adopt_in_place if in_place else move_in_place)(staged, target)
+            sync_directory(target.parent)
+            sync_directory(self.root)
+            return True
+
+        return make_exist
+
+    def withdraw(self, model: str, version: Version) -> None:
+        """Ends that a version exists where it lives, if that is elsewhere.
+
+        Raises:
+            OSError: It cannot be written there.
+        """
+
+    def put_beside(self, model: str, version: Version, name: str, data: bytes, *, new: bool) -> None:
+        """Writes an attestation where versions live, if that is elsewhere.
+
+        Args:
+            model: The version's model.
+            version: Which.
+            name: Of the attestation.
+            data: What it says.
+            new: It must not exist yet.
+
+        Raises:
+            FileExistsError: It exists, and was to be new.
+            OSError: It cannot be written there.
+        """
+
+    def drop_beside(self, model: str, version: Version, name: str) -> None:
+        """Removes an attestation from where versions live, if that is elsewhere.
+
+        Raises:
+            OSError: It cannot be removed there.
+        """
+
+    def refresh_beside(self) -> None:
+        """Brings attestations here that are new where versions live, if that is elsewhere and was not asked just now.
+
+        Raises:
+            OSError: They cannot be read there.
+        """
+
+    def expect(self, keys: Collection[tuple[str, Version]]) -> None:
+        """Tells which versions should be there, as far as the state store knows: one that is not known here is looked
+        for by the next scan, however soon that is.
+        """
+
+    def look_soon(self) -> None:
+        """Has the next scan look, however soon that is."""
+
+    def unused_files(self) -> UnusedFiles:
+        """Returns what publishes that were cut short, and versions that were removed, have left where versions live, if
+        that is elsewhere, and nobody has touched for a day.
+
+        Raises:
+            StoreUnavailable: It cannot be listed.
+        """
+        return UnusedFiles()
+
+    def remove_unused(self, unused: UnusedFiles) -> int:
+        """Removes such files, each if it still is one; returns the bytes that were freed.
+
+        Raises:
+            ChangeRefused: The repository is served read-only.
+            StoreUnavailable: They cannot be removed.
+        """
+        return 0
+
+    def cache_use(self) -> CacheUse | None:
+        """Returns what is in the cache; None where versions live here."""
+        return None
+
+    def being_published(self, published: Published) -> bool:
+        """Tells whether a publisher elsewhere, whom no lock shows, may be about to record a version."""
+        return False
+
     def find(self, model: str, version: Version) -> Published:
         """Reads one version's manifest.
 
@@ -171,7 +319,7 @@ class Repository:
         faults: list[str] = []
         if expected is not None and published.digest != expected:
             faults.append(f"{MANIFEST_FILE} is not what was published (expected {expected}, got {published.digest})")
-        checks = ((entry.path, _file_fault(directory, entry, progress)) for entry in manifest.files)
+        checks = ((entry.path, file_fault(directory, entry, progress)) for entry in manifest.files)
         faults += [f"{path} {fault}" for path, fault in checks if fault]
         known = {MANIFEST_FILE, *(entry.path for entry in manifest.files)}
         try:
@@ -201,8 +349,17 @@ class Repository:
             AlreadyExists: One has; the error names it, unless the caller may not know of it.
             OSError: The root cannot be read.
         """
-        for other in sorted(_names(self.root)):
-            if other.lower() == model.lower() and other != model and _names(self.root / other):
+        self.check_names(model, [name for name in _alike(self.root, model) if _names(self.root / name)])
+
+    @staticmethod
+    def check_names(model: str, others: Iterable[str]) -> None:
+        """Checks that none of `others`, which have versions, is `model` in another case.
+
+        Raises:
+            AlreadyExists: One is; the error names it, unless the caller may not know of it.
+        """
+        for other in sorted(others):
+            if other.lower() == model.lower() and other != model:
                 seen = MODEL_SEEN.get()
                 if seen is None or seen(other):
                     raise AlreadyExists(f"{model!r} differs from the model {other} in case only: publish to {other}")
@@ -247,10 +404,18 @@ class Repository:
         return before.found
 
     def _not_found(self, model: str, version: Version) -> ModelNotFound | VersionNotFound:
-        listing = self.scan()
-        if versions := listing.versions(model):
-            return VersionNotFound.of(model, str(version), [str(p.manifest.version) for p in versions])
-        return ModelNotFound.named(model, listing.models)
+        return not_found(self.scan(), model, version)
+
+
+def not_found(listing: Listing, model: str, version: Version) -> ModelNotFound | VersionNotFound:
+    """Makes the error for a version that a listing does not hold."""
+    if versions := listing.versions(model):
+        return VersionNotFound.of(model, str(version), [str(p.manifest.version) for p in versions])
+    return ModelNotFound.named(model, listing.models)
+
+
+def _alike(root: Path, model: str) -> list[str]:
+    return [name for name in _names(root) if name.lower() == model.lower()]
 
 
 def _place(published: Published) -> tuple[str, Precedence, str]:
@@ -323,7 +488,7 @@ def manifest_fault(error: ValueError | OSError) -> str:
     return f"{MANIFEST_FILE} {explain(error) if isinstance(error, OSError) else error}"
 
 
-def _file_fault(directory: Path, entry: FileEntry, progress: Progress | None) -> str | None:
+def file_fault(directory: Path, entry: FileEntry, progress: Progress | None) -> str | None:
     """Says how a file differs from its entry in the manifest."""
     try:
         with open_inside(directory, entry.path) as file:

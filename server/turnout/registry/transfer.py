@@ -140,7 +140,7 @@ def _take_attested(repository: Repository, source: Repository, published: Publis
 
 def _copy_files(source: Repository, published: Published, target: Path, progress: Progress | None) -> None:
     manifest = published.manifest
-    directory = source.directory(manifest.model, manifest.version)
+    directory = source.fetch(manifest.model, manifest.version)
     for entry in manifest.files:
         try:
             with open_inside(directory, entry.path) as file:

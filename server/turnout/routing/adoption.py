@@ -27,17 +27,25 @@ def unrecorded(repository: Repository, store: StateStore) -> list[Published]:
     return _unrecorded(repository.published(), store)
 
 
-def adopt(repository: Repository, store: StateStore, *, actor: str, patience: float = LOCK_PATIENCE) -> list[Published]:
+def adopt(
+    repository: Repository,
+    store: StateStore,
+    *,
+    actor: str,
+    patience: float = LOCK_PATIENCE,
+    surely: Published | None = None,
+) -> list[Published]:
     """Records the publication of every version that no event tells of.
 
     Under the repository's lock, which a publisher holds from its rename to its event: what is unrecorded then has no
-    publisher that will record it.
+    publisher that will record it. Publishers on other machines, to a repository that lives elsewhere, get a minute.
 
     Args:
         repository: The versions on disk.
         store: Keeps the log.
         actor: Who looked.
         patience: Seconds to wait for the lock.
+        surely: A version that is recorded however new it is.
 
     Returns:
         Those that were recorded.
@@ -48,9 +56,9 @@ def adopt(repository: Repository, store: StateStore, *, actor: str, patience: fl
     """
     if not unrecorded(repository, store):
         return []
-    (repository.root / STAGING).mkdir(exist_ok=True)
+    (repository.root / STAGING).mkdir(parents=True, exist_ok=True)
     with locked(repository.root, patience):
-        found = unrecorded(repository, store)
+        found = [one for one in unrecorded(repository, store) if one == surely or not repository.being_published(one)]
         for one in found:
             manifest = one.manifest
             store.record_published(manifest.model, manifest.version, one.digest, actor=actor, reason=FOUND, found=True)
@@ -95,10 +103,10 @@ class Recorder:
                 "`turnout verify` records it"
             ) from error
 
-    def settle(self, created: bool) -> None:
+    def settle(self, created: bool, published: Published | None = None) -> None:
         """Makes sure that what exists is recorded, where somebody else, who may have died over it, published it."""
         if not created:
-            adopt(self.repository, self.store, actor=self.actor)
+            adopt(self.repository, self.store, actor=self.actor, surely=published)
 
 
 def _unrecorded(published: Sequence[Published], store: StateStore) -> list[Published]:

@@ -41,6 +41,8 @@ async def follow(
     settings: RepositorySettings,
     log: FilteringBoundLogger,
     told: asyncio.Event | None = None,
+    *,
+    remote: bool = False,
 ) -> None:
     """Refreshes whenever something changed; runs until it is cancelled.
 
@@ -52,18 +54,25 @@ async def follow(
         settings: How often to look, and whether to watch.
         log: Where trouble is told; what was known stays in force meanwhile.
         told: Set when the state store says by itself that something changed; None if it cannot.
+        remote: The repository lives elsewhere: it is asked every so often, and no directory is watched.
     """
+    rescan = min(settings.remote_poll_s, _RESCAN_SECONDS) if remote and settings.watch else _RESCAN_SECONDS
     async with asyncio.TaskGroup() as group:
         group.create_task(
-            _follow_state(refresh, revision, availability, settings.poll_interval_s, told or asyncio.Event()),
+            _follow_state(refresh, revision, availability, settings.poll_interval_s, told or asyncio.Event(), rescan),
             name="follow state",
         )
-        if settings.watch:
+        if settings.watch and not remote:
             group.create_task(_follow_disk(refresh, root, log), name="follow repository")
 
 
 async def _follow_state(
-    refresh: Refresh, revision: Revision, availability: Availability, interval: float, told: asyncio.Event
+    refresh: Refresh,
+    revision: Revision,
+    availability: Availability,
+    interval: float,
+    told: asyncio.Event,
+    rescan: float,
 ) -> None:
     known: int | None = None
     loop = asyncio.get_running_loop()
@@ -75,7 +84,7 @@ async def _follow_state(
         except (TurnoutError, OSError) as error:
             fault = _words(error)
         away = Part.REPOSITORY in availability.reasons
-        due = loop.time() >= read_at + (min(_RETRY_SECONDS, _RESCAN_SECONDS) if away else _RESCAN_SECONDS)
+        due = loop.time() >= read_at + (min(_RETRY_SECONDS, rescan) if away else rescan)
         if due or (not fault and current != known):
             try:
                 await refresh()

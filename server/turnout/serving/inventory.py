@@ -10,7 +10,7 @@ from typing import Any
 from semver import Version
 from structlog.typing import FilteringBoundLogger
 
-from turnout.errors import DigestMismatch, NotTrusted
+from turnout.errors import DigestMismatch, NotTrusted, StoreUnavailable
 from turnout.registry.files import explain
 from turnout.registry.listing import Listing
 from turnout.registry.standing import Declarations, Declared, Standing
@@ -27,6 +27,9 @@ from turnout.telemetry.resources import LoadOutcome
 
 _NAMED = 10
 """Things that are named where nothing is served."""
+
+_FETCH_AGAIN_SECONDS = 5.0
+"""After which files are asked for again that could not be brought here."""
 
 _NOT_IN_MEMORY = {LifecycleState.NEW, LifecycleState.UNLOADED, LifecycleState.FAILED}
 
@@ -140,7 +143,7 @@ class Inventory:
         if isinstance(listing, OSError):
             self._presence = unreadable(explain(listing), known)
         else:
-            self._presence = look(listing, known, self._recorded())
+            self._presence = look(listing, known, self.recorded())
         self._tell_presence(before)
         if isinstance(listing, OSError) or self._presence.fault:
             return
@@ -158,7 +161,11 @@ class Inventory:
             entries = self._entries.setdefault(model, {})
             entry = entries.get(version)
             changed = entry is not None and entry.digest != item.digest and entry.state in _NOT_IN_MEMORY
-            again = not before.reachable(model) and self._failed_at.get((model, version), -1.0) >= since
+            failed_at = self._failed_at.get((model, version), -1.0)
+            again = not before.reachable(model) and failed_at >= since
+            # Bringing files here may fail although the repository could be listed, so it is tried again by and by.
+            brought = entry is not None and isinstance(entry.failure, StoreUnavailable) and not self._presence.away
+            again = again or (brought and now >= failed_at + _FETCH_AGAIN_SECONDS)
             if entry is None or changed or (again and entry.state is LifecycleState.FAILED):
                 standing = self._declared.of(model).standing(version)
                 entries[version] = VersionEntry(item.manifest, item.digest, standing, LifecycleState.NEW)
@@ -297,7 +304,7 @@ class Inventory:
         self._stale.add(model)
         self._layouts[model] = object()
 
-    def _recorded(self) -> list[tuple[str, Version]]:
+    def recorded(self) -> list[tuple[str, Version]]:
         """Returns the versions that should be in the repository as far as the state store knows."""
         return [
             (model, version)

@@ -127,6 +127,7 @@ class Manager:
 
     async def _follow_files(self) -> None:
         """Puts in force what exists."""
+        self._repository.expect(self._inventory.recorded())
         self._inventory.take_in(await self._listing(), self._loop.time())
         self.reconcile()
 
@@ -275,6 +276,8 @@ class Manager:
     async def _look_again(self, declared: Declared) -> None:
         """Has versions loaded anew that are fit by now: somebody signed them, or recorded their publication."""
         unsigned, recorded = self._inventory.refused(declared)
+        if unsigned:
+            self._repository.look_soon()
         signed = await self._repository.in_thread(lambda: list(filter(self._trusted, unsigned))) if unsigned else []
         for entry in [*recorded, *signed]:
             self._inventory.renew(entry)
@@ -332,8 +335,7 @@ class Manager:
         try:
             if stated != entry.digest:
                 raise DigestMismatch(f"{model} {version}: {MANIFEST_FILE} is not what was published")
-            directory = self._repository.directory(model, version)
-            self._in_use[model, version] = await self._loads.run(in_use.hold, directory)
+            self._in_use[model, version] = await self._loads.run(self._cancellable_hold, model, version)
             strictness = self._settings.loading.environment
             for difference in await self._loads.run(check_surroundings, entry.manifest, strictness):
                 self._log.warning("environment differs", model=model, version=str(version), reason=difference)
@@ -375,6 +377,10 @@ class Manager:
         )  # fmt: skip
         if loaded.warmth.warning:
             self._log.warning("warm-up incomplete", model=model, version=str(version), reason=loaded.warmth.warning)
+
+    def _cancellable_hold(self, model: str, version: Version) -> int | None:
+        with self._cancellation.applies():
+            return in_use.hold(self._repository, model, version)
 
     def _cancellable_load(self, *args: Any) -> LoadedVersion:
         with self._cancellation.applies():

@@ -8,6 +8,8 @@ away, a disk that fails or a mistake, so what is in memory stays in memory and i
 - A model's directory cannot be read: the same for that model.
 - A version's directory is gone: the version is served from memory until somebody unloads or prunes it. One that is not
   in memory is forgotten.
+- Versions live in an object store or a registry that does not answer: what was listed last stays in force, and what is
+  in the cache can be loaded. It is reported as unavailable all the same.
 """
 
 from collections.abc import Collection, Mapping, Set
@@ -30,22 +32,24 @@ class Presence:
         models: By name, why a model's directory is unavailable.
         found: The versions that were there.
         missing: Versions that are known, and were not.
+        away: Why what was found is what was found earlier, in half a sentence; "" where it was looked at now.
     """
 
     fault: str = ""
     models: Mapping[str, str] = field(default_factory=dict)
     found: Set[Key] = frozenset()
     missing: Set[Key] = frozenset()
+    away: str = ""
 
     @property
     def available(self) -> bool:
         """Tells whether the repository could be read, and every model's directory in it."""
-        return not self.fault and not self.models
+        return not self.fault and not self.models and not self.away
 
     @property
     def reasons(self) -> tuple[str, ...]:
         """What is unavailable, in sentences."""
-        whole = (f"the model repository {self.fault}",) if self.fault else ()
+        whole = tuple(f"the model repository {why}" for why in (self.fault, self.away) if why)
         return whole or tuple(self.models.values())
 
     def reachable(self, model: str) -> bool:
@@ -62,6 +66,8 @@ def look(listing: Listing, known: Collection[Key], recorded: Collection[Key]) ->
         recorded: Those that the state store knows to be published, and not to be yanked or pruned.
     """
     expected = set(known) | set(recorded)
+    if listing.away and not listing.published:
+        return Presence(listing.away, missing=frozenset(known))
     if not listing.present:
         return Presence("is not there", missing=frozenset(known)) if expected else Presence()
     if not listing.published and not listing.problems and expected:
@@ -70,7 +76,8 @@ def look(listing: Listing, known: Collection[Key], recorded: Collection[Key]) ->
     models = {p.model: p.reason for p in listing.problems if not p.version}
     found = {(p.manifest.model, p.manifest.version) for p in listing.published}
     found |= {(p.model, Version.parse(p.version)) for p in listing.problems if p.damaged}
-    return Presence(models=models, found=found, missing=frozenset(key for key in known if key not in found))
+    missing = frozenset(key for key in known if key not in found)
+    return Presence(models=models, found=found, missing=missing, away=listing.away)
 
 
 def unreadable(reason: str, known: Collection[Key]) -> Presence:

@@ -56,6 +56,8 @@ class ServerRecorder:
         repository_available: The model repository could be read when it was looked at last.
         state_store_available: The state store could be read, and written to, when it was looked at last.
         missing_versions: Versions in memory whose files are gone from the repository, by model.
+        cache_bytes: Of files in the cache of a repository that lives elsewhere; None where there is none.
+        fetched_bytes: That were brought into it by this process.
         tls: What is counted of the listeners' certificates.
         auth: What is counted of callers.
         admission: Counts requests.
@@ -70,6 +72,8 @@ class ServerRecorder:
     repository_available: bool = True
     state_store_available: bool = True
     missing_versions: Mapping[str, int] = field(default_factory=dict)
+    cache_bytes: int | None = None
+    fetched_bytes: int = 0
     tls: TlsRecorder = field(default_factory=TlsRecorder)
     auth: AuthRecorder = field(default_factory=AuthRecorder)
     admission: Admission = field(default_factory=lambda: Admission(0))
@@ -116,6 +120,15 @@ def server_families(recorder: ServerRecorder, models: Collection[str]) -> Iterat
     yield Family(
         "turnout_missing_versions", "gauge", "Versions served from memory whose files are gone from the repository.",
         [({"model": model}, float(count)) for model, count in recorder.missing_versions.items()],
+    )  # fmt: skip
+    remote = recorder.cache_bytes is not None
+    yield Family(
+        "turnout_cache_bytes", "gauge", "Files of versions in the cache, of whatever repository shares it.",
+        [({}, float(recorder.cache_bytes or 0))] if remote else [],
+    )  # fmt: skip
+    yield Family(
+        "turnout_fetched_bytes_total", "counter", "Bytes of versions brought here from where they live.",
+        [({}, float(recorder.fetched_bytes))] if remote else [],
     )  # fmt: skip
     yield from tls_families(recorder.tls)
     yield from auth_families(recorder.auth)

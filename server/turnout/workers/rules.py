@@ -63,6 +63,7 @@ GAUGES: Mapping[str, Rule] = {
     "turnout_memory_used_bytes": Rule.DEVICE,
     "turnout_memory_limit_bytes": Rule.MOST,
     "turnout_repository_available": Rule.LEAST,
+    "turnout_cache_bytes": Rule.MOST,
     "turnout_state_store_available": Rule.LEAST,
     "turnout_missing_versions": Rule.MOST,
     "turnout_tls_certificate_expiry_timestamp_seconds": Rule.LEAST,

@@ -59,9 +59,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") 
 {{- if not (include "turnout.shared" .) -}}
 {{- fail "several replicas decide together through PostgreSQL: set state.secret.name to a Secret that holds its URL, or replicas to 1 and autoscaling.enabled to false" -}}
 {{- end -}}
-{{- if and (not .Values.models.existingClaim) (not (or (has "ReadWriteMany" .Values.models.accessModes) (has "ReadOnlyMany" .Values.models.accessModes))) -}}
+{{- if and (not .Values.models.existingClaim) (not .Values.models.url) (not (or (has "ReadWriteMany" .Values.models.accessModes) (has "ReadOnlyMany" .Values.models.accessModes))) -}}
 {{- fail "several replicas mount the same models: set models.accessModes to [ReadWriteMany], or models.existingClaim" -}}
 {{- end -}}
+{{- end -}}
+{{- if and .Values.models.url (not (include "turnout.shared" .)) -}}
+{{- fail "models.url is set, and a bucket or registry holds no state store: set state.secret.name to a Secret that holds the URL of one" -}}
 {{- end -}}
 {{- if not (or .Values.insecure (and .Values.tls.secret .Values.auth.enabled)) -}}
 {{- fail "who may call? Set tls.secret and auth.enabled, for callers that prove who they are (docs/security.md); or insecure=true, to take whoever the NetworkPolicy lets in at their word" -}}

@@ -187,7 +187,8 @@ class RegistryServicer:
             signature_bundles=sent_bundles(signatures.values()),
         )
         await self._send(write, pb.FetchVersionResponse(manifest=manifest))
-        reading = Reading(self._repository.directory(request.model, version), found.manifest, CHUNK)
+        directory = await self._in_thread(self._repository.fetch, request.model, version)
+        reading = Reading(directory, found.manifest, CHUNK)
         try:
             while (piece := await self._in_thread(reading.next)) is not None:
                 chunk = pb.FileChunk(file=piece.file, offset=piece.offset, data=piece.data)

@@ -1,0 +1,303 @@
+"""The files of versions that live elsewhere, on this machine: content-addressed, bounded, shared by processes.
+
+    HOME/blobs/sha256/HEX                      each file once, under its digest
+    HOME/repositories/ID/MODEL/VERSION/...     a version as in a repository on disk: hard links to blobs
+    HOME/repositories/ID/.staging/             where a version is put together (`turnout.registry.staging`)
+
+A version's directory is complete or absent, as in any repository, and a blob appears when its digest was seen to be
+right; both by rename. A blob that no version links to is of no use, so what is removed to make room is versions, the
+least recently used first. A server holds a lock on the manifest of what it has loaded, which keeps it here.
+"""
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from turnout import host
+from turnout.config import RepositoryUrl
+from turnout.errors import ConfigError, DigestMismatch, Exhausted
+from turnout.registry.cancellation import checkpoint
+from turnout.registry.digest import Progress, bytes_digest
+from turnout.registry.manifest import MANIFEST_FILE, FileEntry, Manifest
+from turnout.registry.staging import STAGING, locked, staged
+
+_POLL = 0.05
+_LOCKS = ".locks"
+
+ReadBlob = Callable[[FileEntry], Iterable[bytes]]
+"""Yields a file's bytes from where it lives."""
+
+
+def default_home() -> Path:
+    """Returns the directory of the cache where settings name none.
+
+    Raises:
+        ConfigError: There is no home directory.
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "turnout"
+    except RuntimeError as error:
+        raise ConfigError("there is no home directory for the cache: name one with repository.cache") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """The cache of one repository, in a directory that others share.
+
+    Attributes:
+        home: Directory of all.
+        root: Of this repository's versions.
+        max_bytes: Most bytes of blobs of all repositories together.
+    """
+
+    home: Path
+    root: Path
+    max_bytes: int
+
+    @classmethod
+    def open(cls, home: Path, url: RepositoryUrl, endpoint: str, max_bytes: int) -> "Cache":
+        """Makes the directories, for this user alone.
+
+        Raises:
+            ConfigError: They cannot be made.
+        """
+        name = hashlib.sha256(f"{endpoint} {url}".encode()).hexdigest()[:16]
+        cache = cls(home, home / "repositories" / f"{url.scheme}-{url.host.replace(':', '_')}-{name}", max_bytes)
+        try:
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for directory in (home / STAGING, cache._blobs, cache.root / STAGING, cache.root / _LOCKS):
+                directory.mkdir(parents=True, exist_ok=True)
+            if not os.access(cache.root, os.W_OK):
+                raise PermissionError(13, "Permission denied")
+        except OSError as error:
+            raise ConfigError(
+                f"the cache {home} cannot be used ({error.strerror}): name a directory on a local disk with"
+                " repository.cache"
+            ) from error
+        return cache
+
+    @property
+    def _blobs(self) -> Path:
+        return self.home / "blobs" / "sha256"
+
+    def blob(self, digest: str) -> Path:
+        """Returns where a blob is, or would be."""
+        return self._blobs / digest.removeprefix("sha256:")
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of all blobs, of whatever repository."""
+        return sum(size for _, size, _ in self._stored())
+
+    @contextmanager
+    def fetching(self, directory: Path) -> Iterator[None]:
+        """Holds the right to bring a version here: of several processes that want it, one does."""
+        name = hashlib.sha256(str(directory.relative_to(self.root)).encode()).hexdigest()[:32]
+        for made in (self.root / _LOCKS, self._blobs, self.home / STAGING):  # somebody may have emptied the cache
+            made.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.root / _LOCKS / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            while not host.try_lock(descriptor):
+                checkpoint()
+                time.sleep(_POLL)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def has(self, directory: Path, digest: str) -> bool:
+        """Tells whether a version stands here with that digest, and notes that it is used."""
+        try:
+            if bytes_digest((directory / MANIFEST_FILE).read_bytes()) != digest:
+                return False
+            os.utime(directory)
+        except OSError:
+            return False
+        return True
+
+    def put(self, directory: Path, manifest: Manifest, data: bytes, read: ReadBlob, progress: Progress | None) -> None:
+        """Brings a version here. The caller holds `fetching`.
+
+        Args:
+            directory: Where it is to stand.
+            manifest: What it consists of.
+            data: Its manifest as it is written.
+            read: Yields the bytes of a file that is not here.
+            progress: Told of each block.
+
+        Raises:
+            DigestMismatch: A file is not what the manifest says.
+            Exhausted: There is no room.
+            OSError: The cache cannot be written to, or a file cannot be read where it lives.
+        """
+        missing = sum(e.size for e in {e.digest: e for e in manifest.files}.values() if not self._has_blob(e))
+        self.make_room(missing, manifest)
+        with staged(self.root) as home:
+            for entry in manifest.files:
+                self._bring(entry, home / entry.path, read, progress)
+            (home / MANIFEST_FILE).write_bytes(data)
+            (home / MANIFEST_FILE).chmod(0o444)
+            self._place(home, directory)
+        with suppress(Exhausted):  # others may have brought versions here in the same moment
+            self.make_room(0, manifest)
+
+    def adopt(self, staged_version: Path, directory: Path, manifest: Manifest) -> None:
+        """Takes over a version that was put together on this machine, where there is room; else leaves it.
+
+        Raises:
+            OSError: The cache cannot be written to.
+        """
+        try:
+            self.make_room(manifest.size, manifest)
+        except Exhausted:
+            return
+        for entry in manifest.files:
+            file, blob = staged_version / entry.path, self.blob(entry.digest)
+            try:
+                os.link(file, blob)
+            except FileExistsError:  # each file is here once; one that is damaged is mended when it is loaded
+                with suppress(FileNotFoundError):
+                    fresh = file.with_name(f".{uuid4().hex}")
+                    os.link(blob, fresh)
+                    os.replace(fresh, file)
+                    fresh.unlink(missing_ok=True)
+        self._place(staged_version, directory)
+
+    def mend(self, directory: Path, entry: FileEntry, read: ReadBlob) -> None:
+        """Puts a file of a version that is here in its place anew, from where it lives.
+
+        Raises:
+            DigestMismatch, OSError: As `put`.
+        """
+        self.blob(entry.digest).unlink(missing_ok=True)
+        with staged(self.root) as home:
+            fresh = home / "fresh"
+            self._bring(entry, fresh, read, None)
+            (directory / entry.path).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(fresh, directory / entry.path)
+
+    def discard(self, directory: Path) -> None:
+        """Takes a version away at once, whoever uses it; its blobs go when room is needed.
+
+        Raises:
+            OSError: The cache cannot be written to.
+        """
+        with locked(self.home):
+            self._trash(directory)
+
+    def make_room(self, needed: int, manifest: Manifest) -> None:
+        """Removes the least recently used versions, of whatever repository, until `needed` bytes fit.
+
+        Raises:
+            Exhausted: They do not, since all that is left is in use.
+        """
+        what = f"{manifest.model} {manifest.version}"
+        if needed > self.max_bytes:
+            raise Exhausted(
+                f"{what} has {needed:,} bytes, and the cache takes {self.max_bytes:,} (repository.cache_max_bytes)"
+            )
+        if self.used_bytes + needed <= self.max_bytes:
+            return
+        with locked(self.home):
+            self._drop_unlinked()
+            for directory in self._least_recent():
+                if self.used_bytes + needed <= self.max_bytes:
+                    return
+                if (held := _claim(directory)) is None:
+                    continue
+                try:
+                    self._trash(directory)
+                finally:
+                    os.close(held)
+                self._drop_unlinked()
+            if (used := self.used_bytes) + needed > self.max_bytes:
+                raise Exhausted(
+                    f"the cache has no room for the {needed:,} bytes of {what}: {used:,} of {self.max_bytes:,} bytes"
+                    " (repository.cache_max_bytes) are versions in use",
+                    retry_after=5.0,
+                )
+
+    def _bring(self, entry: FileEntry, target: Path, read: ReadBlob, progress: Progress | None) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if self._has_blob(entry):
+            with suppress(FileNotFoundError):  # it went in this moment
+                os.link(self.blob(entry.digest), target)
+                return
+        digest, size = hashlib.sha256(), 0
+        with target.open("xb") as file:
+            for block in read(entry):
+                checkpoint()
+                size += len(block)
+                digest.update(block)
+                file.write(block)
+                if progress is not None:
+                    progress(len(block))
+            os.fchmod(file.fileno(), 0o444)
+        if size != entry.size or f"sha256:{digest.hexdigest()}" != entry.digest:
+            target.unlink()
+            raise DigestMismatch(f"{entry.path} is not what was published, where it lives")
+        fresh = self._blobs / f".{uuid4().hex}"
+        os.link(target, fresh)
+        os.replace(fresh, self.blob(entry.digest))
+        fresh.unlink(missing_ok=True)  # rename(2) of one link of a file over another does nothing
+
+    def _has_blob(self, entry: FileEntry) -> bool:
+        try:
+            return self.blob(entry.digest).stat().st_size == entry.size
+        except OSError:
+            return False
+
+    def _place(self, staged_version: Path, directory: Path) -> None:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with locked(self.home):
+            self._trash(directory)
+            staged_version.rename(directory)
+        os.utime(directory)
+
+    def _trash(self, directory: Path) -> None:
+        """Takes a directory away in one step, then removes it."""
+        trash = self.home / STAGING / f"trash-{uuid4().hex}"
+        with suppress(FileNotFoundError):
+            directory.rename(trash)
+        for left in (self.home / STAGING).glob("trash-*"):  # of a process that was killed, too
+            shutil.rmtree(left, ignore_errors=True)
+
+    def _least_recent(self) -> list[Path]:
+        """Returns the directories of all versions of all repositories, the least recently used first."""
+        found: list[tuple[float, Path]] = []
+        for manifest in (self.home / "repositories").glob(f"*/[A-Za-z0-9]*/*/{MANIFEST_FILE}"):
+            with suppress(OSError):
+                found.append((manifest.parent.stat().st_mtime, manifest.parent))
+        return [directory for _, directory in sorted(found)]
+
+    def _stored(self) -> Iterator[tuple[str, int, int]]:
+        """Yields path, size and number of links of each blob."""
+        with os.scandir(self._blobs) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):
+                    status = entry.stat(follow_symlinks=False)
+                    yield entry.path, status.st_size, status.st_nlink
+
+    def _drop_unlinked(self) -> None:
+        for path, _, links in list(self._stored()):
+            if links == 1:
+                Path(path).unlink(missing_ok=True)
+
+
+def _claim(directory: Path) -> int | None:
+    """Returns a descriptor that holds a version against servers; None where one has it loaded."""
+    try:
+        descriptor = os.open(directory / MANIFEST_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    with suppress(OSError):
+        if host.try_lock(descriptor):
+            return descriptor
+    os.close(descriptor)
+    return None

@@ -1,0 +1,84 @@
+"""What was listed last, kept in the cache: a server that starts while the store is away goes by it.
+
+ROOT/.listing/listing.json          names of documents, with their stamps and digests
+ROOT/.listing/manifests/HEX         manifests, under their digests
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from turnout.registry.digest import bytes_digest, read_canonical
+from turnout.registry.files import read_small
+from turnout.registry.listing import Published
+from turnout.registry.repository import MAX_MANIFEST_BYTES
+
+_FOLDER = ".listing"
+_MAX_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A manifest as it was listed.
+
+    Attributes:
+        stamp: Of the document.
+        modified: When it was written, by the store's clock; None where the store does not say.
+        published: What it is.
+    """
+
+    stamp: str
+    modified: float | None
+    published: Published
+
+
+class Index:
+    """The file. Written by whoever listed; the last one wins, and each one is whole."""
+
+    def __init__(self, root: Path) -> None:
+        self._home = root / _FOLDER
+
+    def load(self) -> Mapping[str, Entry] | None:
+        """Returns the manifests that were listed last, by key; None where nothing was, or it cannot be read."""
+        found: dict[str, Entry] = {}
+        try:
+            body = json.loads(read_small(self._home / "listing.json", _MAX_BYTES))
+            for key, (stamp, modified, digest) in body["manifests"].items():
+                with suppress(OSError, ValueError):  # one that went, or is damaged, is read from the store again
+                    data = read_small(self._manifest(str(digest)), MAX_MANIFEST_BYTES)
+                    if bytes_digest(data) == digest:
+                        found[key] = Entry(str(stamp), modified, Published(read_canonical(data), digest))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return found or None
+        return found
+
+    def keep(self, data: bytes, digest: str) -> None:
+        """Keeps a manifest. Raises OSError where the cache cannot be written to."""
+        _write(self._manifest(digest), data)
+
+    def save(self, entries: Mapping[str, Entry]) -> None:
+        """Keeps a listing; manifests that it does not name go. Raises OSError where the cache cannot be written to."""
+        body = {key: [entry.stamp, entry.modified, entry.published.digest] for key, entry in entries.items()}
+        _write(self._home / "listing.json", json.dumps({"manifests": body}).encode())
+        named = {self._manifest(entry.published.digest).name for entry in entries.values()}
+        with suppress(FileNotFoundError), os.scandir(self._home / "manifests") as files:
+            for file in files:
+                if file.name not in named and not file.name.startswith("."):
+                    Path(file.path).unlink(missing_ok=True)
+
+    def _manifest(self, digest: str) -> Path:
+        return self._home / "manifests" / digest.removeprefix("sha256:").replace("/", "_")
+
+
+def _write(target: Path, data: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.parent / f".{uuid4().hex}"
+    try:
+        fresh.write_bytes(data)
+        os.replace(fresh, target)
+    finally:
+        fresh.unlink(missing_ok=True)

@@ -1,0 +1,69 @@
+"""Names of documents: read with suspicion, since whoever may write to a store may write any. Pure."""
+
+import re
+from dataclasses import dataclass
+
+from semver import Version
+
+from turnout.registry.manifest import MANIFEST_FILE
+from turnout.registry.names import is_exact_version, model_name_fault
+from turnout.registry.versions import known_version
+
+ATTESTATIONS = ".attestations"
+PLAN_FILE = "gates.toml"
+
+_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,159}")
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestKey:
+    """Names the manifest of a version."""
+
+    model: str
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class BesideKey:
+    """Names something attested of a version."""
+
+    model: str
+    version: Version
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlanKey:
+    """Names the gates' plan of a model; that of all where `model` is ""."""
+
+    model: str
+
+
+Key = ManifestKey | BesideKey | PlanKey
+
+
+def parse_key(text: str) -> Key | None:
+    """Reads the name of a document; None where it is none of Turnout's, or not in its plain form."""
+    parts = text.split("/")
+    if parts == [PLAN_FILE]:
+        return PlanKey("")
+    if model_name_fault(parts[0]) is not None:
+        return None
+    match parts[1:]:
+        case [plan] if plan == PLAN_FILE:
+            return PlanKey(parts[0])
+        case [version, file] if file == MANIFEST_FILE and is_exact_version(version):
+            return ManifestKey(parts[0], known_version(version))
+        case [folder, version, file] if folder == ATTESTATIONS and is_exact_version(version) and _FILE.fullmatch(file):
+            return BesideKey(parts[0], known_version(version), file)
+    return None
+
+
+def manifest_key(model: str, version: Version) -> str:
+    """Returns the name of a version's manifest."""
+    return f"{model}/{version}/{MANIFEST_FILE}"
+
+
+def beside_key(model: str, version: Version, file: str) -> str:
+    """Returns the name of something attested of a version."""
+    return f"{model}/{ATTESTATIONS}/{version}/{file}"

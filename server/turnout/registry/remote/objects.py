@@ -1,0 +1,267 @@
+"""Versions in S3, Google Cloud Storage and what speaks like them, through fsspec.
+
+    PREFIX/models/...              documents (`turnout.registry.remote.store`)
+    PREFIX/blobs/sha256/HEX        blobs
+
+A document is created with `If-None-Match: *` (S3) or `ifGenerationMatch=0` (GCS): the store itself lets one of two
+writers through. Listing the documents takes one request for each thousand of them, and never looks at blobs.
+"""
+
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from turnout.config import RepositoryUrl
+from turnout.errors import ConfigError
+from turnout.registry.remote.store import CHUNK, Blob, Document, StoreFault
+
+_PAGE = 1000
+_BUSY_SECONDS = 0.2
+_CREATES = 5
+_UPLOADS_AT_ONCE = 4
+"""Parts of one file that are sent at the same time, 50 MiB each."""
+
+_ATTEMPTS = 3
+"""Of a request that was not answered, within half a second. Botocore's own attempts are up to 20 s apart, and there is
+a next poll."""
+
+_CODE = re.compile(r"[A-Za-z0-9_.]{1,64}")
+_BLOB = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    name: str
+    stamp: str
+    size: int
+    modified: float
+
+
+class ObjectStore:
+    """A prefix of a bucket."""
+
+    def __init__(self, url: RepositoryUrl, endpoint: str, timeout: float, max_objects: int) -> None:
+        """Prepares; nothing is asked yet.
+
+        Args:
+            url: The bucket and the prefix.
+            endpoint: Address of the store; "" for the usual one.
+            timeout: Seconds that an answer may take.
+            max_objects: Most objects that are listed.
+
+        Raises:
+            ConfigError: The extra is not installed, or the store's library cannot be set up.
+        """
+        self._url = url
+        self._timeout = timeout
+        self._max = max_objects
+        self._bucket = url.host
+        self._prefix = f"{url.path}/" if url.path else ""
+        self._system = (_s3 if url.scheme == "s3" else _gcs)(endpoint, timeout)
+
+    def documents(self) -> Sequence[Document]:  # noqa: D102 - as Store
+        folder = f"{self._prefix}models/"
+        return [
+            Document(found.name.removeprefix(folder), found.stamp, found.size, found.modified)
+            for found in self._list(folder)
+        ]
+
+    def read(self, document: Document, most: int) -> bytes:  # noqa: D102 - as Store
+        return self._range(self._document(document.key), 0, min(document.size, most + 1))
+
+    def current(self, key: str, most: int) -> bytes | None:  # noqa: D102 - as Store
+        try:
+            path = self._document(key)
+            return self._range(path, 0, min(self._info(path).size, most + 1))
+        except FileNotFoundError:
+            return None
+
+    def create(self, key: str, data: bytes) -> None:  # noqa: D102 - as Store
+        for last in (*[False] * (_CREATES - 1), True):
+            try:
+                with _translated():
+                    self._system.pipe_file(self._document(key), data, mode="create", timeout=self._timeout)
+                return
+            except StoreFault as error:
+                # Two who write at the same time: S3 may refuse both, and both are to look again.
+                if last or not _is_conflict(error):
+                    raise
+                time.sleep(_BUSY_SECONDS)
+
+    def replace(self, key: str, data: bytes) -> None:  # noqa: D102 - as Store
+        with _translated():
+            self._system.pipe_file(self._document(key), data, timeout=self._timeout)
+
+    def delete(self, key: str) -> None:  # noqa: D102 - as Store
+        self._delete(self._document(key))
+
+    def stat_blob(self, digest: str) -> Blob | None:  # noqa: D102 - as Store
+        try:
+            found = self._info(self._blob(digest))
+        except FileNotFoundError:
+            return None
+        return Blob(digest, found.size, found.modified)
+
+    def put_blob(self, digest: str, file: Path) -> None:  # noqa: D102 - as Store
+        # An object appears when its last byte is there; parts that are left by a kill -9 are no object.
+        with _translated():
+            if self._url.scheme == "s3":
+                self._system.put_file(str(file), self._blob(digest), max_concurrency=_UPLOADS_AT_ONCE)
+            else:
+                self._system.put_file(str(file), self._blob(digest))
+
+    def read_blob(self, digest: str, size: int) -> Iterator[bytes]:  # noqa: D102 - as Store
+        path = self._blob(digest)
+        if size == 0:
+            self._info(path)
+        for start in range(0, size, CHUNK):
+            yield self._range(path, start, min(start + CHUNK, size))
+
+    def blobs(self) -> Sequence[Blob] | None:  # noqa: D102 - as Store
+        folder = f"{self._prefix}blobs/sha256/"
+        named = [(found.name.removeprefix(folder), found) for found in self._list(folder)]
+        return [Blob(f"sha256:{name}", found.size, found.modified) for name, found in named if _BLOB.fullmatch(name)]
+
+    def delete_blob(self, digest: str) -> None:  # noqa: D102 - as Store
+        self._delete(self._blob(digest))
+
+    def close(self) -> None:
+        """The library closes what it opened when it is collected."""
+
+    def _document(self, key: str) -> str:
+        return f"{self._bucket}/{self._prefix}models/{key}"
+
+    def _blob(self, digest: str) -> str:
+        return f"{self._bucket}/{self._prefix}blobs/sha256/{digest.removeprefix('sha256:')}"
+
+    def _range(self, path: str, start: int, end: int) -> bytes:
+        if start >= end:
+            return b""
+        with _translated():
+            return bytes(self._system.cat_file(path, start=start, end=end, timeout=self._timeout))
+
+    def _info(self, path: str) -> _Listed:
+        with _translated():
+            found = self._system.info(path, timeout=self._timeout)
+        if found.get("type") != "file":
+            raise FileNotFoundError
+        modified = found.get("LastModified") or found.get("mtime") or found.get("updated")
+        return _Listed(path, str(found.get("ETag") or found.get("etag")), int(found["size"]), _seconds(modified))
+
+    def _delete(self, path: str) -> None:
+        with suppress(FileNotFoundError), _translated():
+            self._system.rm_file(path, timeout=self._timeout)
+
+    def _list(self, folder: str) -> list[_Listed]:
+        found: list[_Listed] = []
+        page = self._page_s3 if self._url.scheme == "s3" else self._page_gcs
+        token = ""
+        while True:
+            with _translated():
+                listed, token = page(folder, token)
+            found += listed
+            if len(found) > self._max:
+                raise StoreFault(0, f"holds more than {self._max} objects (repository.max_objects)")
+            if not token:
+                return found
+
+    def _page_s3(self, folder: str, token: str) -> tuple[list[_Listed], str]:
+        more = {"ContinuationToken": token} if token else {}
+        answer = self._system.call_s3(
+            "list_objects_v2", Bucket=self._bucket, Prefix=folder, MaxKeys=_PAGE, timeout=self._timeout, **more
+        )
+        listed = [
+            _Listed(one["Key"], one["ETag"], int(one["Size"]), _seconds(one["LastModified"]))
+            for one in answer.get("Contents", ())
+        ]
+        return listed, str(answer.get("NextContinuationToken") or "") if answer.get("IsTruncated") else ""
+
+    def _page_gcs(self, folder: str, token: str) -> tuple[list[_Listed], str]:
+        more = {"pageToken": token} if token else {}
+        answer = self._system.call(
+            "GET", "b/{}/o", self._bucket, prefix=folder, maxResults=_PAGE, json_out=True, timeout=self._timeout, **more
+        )
+        listed = [
+            _Listed(one["name"], f"{one.get('generation', '')}-{one.get('etag', '')}", int(one.get("size", 0)),
+                    _seconds(one.get("updated") or one.get("timeCreated")))
+            for one in answer.get("items", ())
+        ]  # fmt: skip
+        return listed, str(answer.get("nextPageToken") or "")
+
+
+def _s3(endpoint: str, timeout: float) -> Any:
+    try:
+        from s3fs import S3FileSystem
+    except ImportError as error:
+        raise ConfigError("s3:// needs an extra that is not installed: pip install 'turnout[s3]'") from error
+    system = S3FileSystem(
+        endpoint_url=endpoint or None,
+        config_kwargs={
+            "connect_timeout": timeout / 4,
+            "read_timeout": timeout,
+            "retries": {"total_max_attempts": 1, "mode": "standard"},
+        },
+        use_listings_cache=False,
+        skip_instance_cache=True,
+    )
+    system.retries = _ATTEMPTS
+    return system
+
+
+def _gcs(endpoint: str, timeout: float) -> Any:
+    try:
+        from gcsfs.core import GCSFileSystem  # the package's own name asks for each bucket's kind, by gRPC
+    except ImportError as error:
+        raise ConfigError("gs:// needs an extra that is not installed: pip install 'turnout[gs]'") from error
+    with _translated():
+        return GCSFileSystem(
+            endpoint_url=endpoint or None,
+            requests_timeout=timeout,
+            use_listings_cache=False,
+            skip_instance_cache=True,
+        )
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Puts what the store's library raises into OSErrors that tell no address and no key.
+
+    Raises:
+        FileNotFoundError, FileExistsError: There is no such object; there is one already.
+        StoreFault: Anything else.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(error.errno or 2, "is not there") from error
+    except FileExistsError as error:
+        raise FileExistsError(error.errno or 17, "exists") from error
+    except Exception as error:
+        code = _code(error)
+        what = "refuses what it is asked" if isinstance(error, PermissionError) else "does not answer as it should"
+        raise StoreFault(getattr(error, "errno", None) or 5, f"{what}: {code}") from error
+
+
+def _code(error: BaseException) -> str:
+    """Returns the store's own code for an error, else the error's type."""
+    for one in (error, error.__cause__):
+        response = getattr(one, "response", None)
+        code = response.get("Error", {}).get("Code") if isinstance(response, dict) else getattr(one, "code", None)
+        if code and _CODE.fullmatch(str(code)):
+            return str(code)
+    return type(error.__cause__ or error).__name__
+
+
+def _is_conflict(error: StoreFault) -> bool:
+    return "ConditionalRequestConflict" in (error.strerror or "")
+
+
+def _seconds(when: Any) -> float:
+    if isinstance(when, str):
+        when = datetime.fromisoformat(when)
+    return when.timestamp() if isinstance(when, datetime) else 0.0

