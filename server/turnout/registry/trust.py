@@ -6,17 +6,19 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from semver import Version
 
-from turnout.config import Signing
 from turnout.errors import ConfigError, NotTrusted
 from turnout.registry import attestations
 from turnout.registry.gates import Candidate, GateVerdict, Outcome
 from turnout.registry.listing import Published
 from turnout.registry.repository import Repository
 from turnout.registry.signing import DigestSignature, PublicKey, Signer
+
+if TYPE_CHECKING:
+    from turnout.config import Signing
 
 _PREFIX = "signature-"
 
@@ -58,7 +60,7 @@ class Trust:
     keys: frozenset[PublicKey] = frozenset()
 
     @classmethod
-    def of(cls, settings: Signing) -> Self:
+    def of(cls, settings: "Signing") -> Self:
         """Reads the keys that are configured.
 
         Raises:
