@@ -1,6 +1,7 @@
 """What the quick start and the how-tos tell their reader to do is done, and what they say is seen is seen."""
 
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,14 @@ import pytest
 from debian import PACKAGES, missing
 from doc_pages import Command, NotRun, steps
 from doc_shell import Shell
+from forked_commands import forked_turnout
 from ports import free_port
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = [DOCS / "quick-start.md", *sorted((DOCS / "how-to").glob("*.md"))]
+OF_ITS_OWN = PAGES[:1]
+"""Where each `turnout` is an interpreter of its own, as for the reader. On other pages it is forked: a second less."""
+
 SETTINGS = {"127.0.0.1:8001": "GRPC", "127.0.0.1:8000": "HTTP", "127.0.0.1:8003": "CONTROL"}
 
 BOUND = 240.0
@@ -56,6 +61,11 @@ def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
     for name in sorted(used & PACKAGES.keys()):
         if shutil.which(name) is None:
             missing(f"{name} is not installed", PACKAGES[name])
-    with Shell(tmp_path, ports, environment) as shell:
+    with ExitStack() as stack:
+        programs = []
+        if page not in OF_ITS_OWN:
+            programs.append(tmp_path.with_name(f"{tmp_path.name}-programs"))
+            stack.enter_context(forked_turnout(programs[0]))
+        shell = stack.enter_context(Shell(tmp_path, ports, environment, programs))
         for step, after in zip(todo, [*todo[1:], None], strict=True):
             shell.do(step, may_fail=isinstance(after, Command) and after.text == "echo $?", seconds=BOUND)
