@@ -285,7 +285,7 @@ class Fleet:
                     except grpc.aio.AioRpcError as error:
                         load.codes[error.code().name] += 1
                         load.refusals.append(error.details() or "")
-                    await asyncio.sleep(0.01)
+                    await asyncio.sleep(0.02)
 
             tasks = [asyncio.create_task(client()) for _ in range(clients)]
             try:

@@ -36,7 +36,7 @@ WHO = {"actor": "ada", "reason": ""}
 # What follows forks off one process that has imported everything, and has done each thing once: a process for each of a
 # hundred runs would import for a hundred seconds. Nothing in the parent starts a thread.
 COMMON = """
-import contextlib, io, json, os, signal, sys
+import contextlib, gc, io, json, os, signal, sys
 from pathlib import Path
 import onnxruntime
 from sqlalchemy import Engine, event
@@ -83,6 +83,8 @@ def end(child):
 def alone():
     # What a process does once, such as its imports, was done in this one, and no child has to do it again.
     assert len(os.listdir("/proc/self/task")) == 1, "this process has threads, which no fork survives"
+    gc.collect()
+    gc.freeze()  # a collection in a child would copy every page
 """
 
 # A step is whatever changes something that outlives the process: a file of the repository, or a row of the state store.
