@@ -1,6 +1,14 @@
 """What the quick start and the how-tos tell their reader to do is done, and what they say is seen is seen."""
 
+import os
+import re
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -46,6 +54,62 @@ def test_every_page_is_here() -> None:
 def test_what_is_not_run_is_what_is_said_here() -> None:
     found = [(page.name, step.reason) for page in PAGES for step in steps(page) if isinstance(step, NotRun)]
     assert found == NOT_RUN
+
+
+@pytest.mark.slow
+def test_a_forked_turnout_prints_and_ends_as_one_of_its_own_does(tmp_path: Path) -> None:
+    commands = """
+        turnout --version; echo $?
+        turnout models --models none; echo $?
+        TURNOUT_GRPC=nowhere turnout serve 2>&1; echo $?
+        turnout publish m 1.0.0 nothing.onnx > out.txt 2> err.txt < /dev/null; echo $?; cat out.txt err.txt
+    """
+    own, forked = (tmp_path / name for name in ("own", "forked"))
+    said = []
+    with forked_turnout(tmp_path / "programs"):
+        for directory, programs in ((own, []), (forked, [tmp_path / "programs"])):
+            directory.mkdir()
+            path = ":".join(map(str, [*programs, Path(sys.executable).parent, os.environ["PATH"]]))
+            shell = {"cwd": directory, "env": os.environ | {"PATH": path}, "capture_output": True, "text": True}
+            done = subprocess.run(["bash", "-c", commands], timeout=120, **shell)
+            said.append((done.returncode, done.stdout, done.stderr))
+    assert said[0] == said[1]
+    assert said[0][1].count("\n") > 6
+
+
+@pytest.mark.slow
+def test_a_forked_server_is_drained_by_sigterm_and_killed_with_what_started_it(tmp_path: Path) -> None:
+    programs = tmp_path / "programs"
+    listen = [f"--{name}=127.0.0.1:0" for name in ("grpc", "http", "control")]
+    with forked_turnout(programs):
+        for number, ends in ((signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)):
+            log = tmp_path / f"{number.name}.log"
+            with log.open("w") as output:
+                server = subprocess.Popen(
+                    [programs / "turnout", "serve", "--json", *listen], cwd=tmp_path, stderr=output
+                )
+            _until(lambda log=log: '"listening"' in log.read_text(), server.kill)
+            (http,) = re.findall(r'"http": "127.0.0.1:(\d+)"', log.read_text())
+            server.send_signal(number)
+            assert server.wait(60) == ends
+            _until(lambda http=http: not _listens(int(http)), server.kill)
+
+
+def _until(what: Callable[[], bool], otherwise: Callable[[], None]) -> None:
+    deadline = time.monotonic() + 60
+    while not what():
+        if time.monotonic() > deadline:
+            otherwise()
+            raise AssertionError("it takes longer than a minute")
+        time.sleep(0.02)
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 @pytest.mark.slow
