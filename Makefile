@@ -8,7 +8,8 @@ STAMP  := $(VENV)/.set-up
 GRPC   ?= 127.0.0.1:8001
 HTTP   ?= 127.0.0.1:8000
 
-.PHONY: demo test debian check bench protos dashboards manifests reference docs pictures serve format clean
+.PHONY: demo test debian check unit bench protos breaking dashboards manifests reference docs pictures serve format \
+        dist release clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/magika/demo.py
@@ -38,11 +39,20 @@ check: $(STAMP)
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python -m pytest -n auto tests/unit tests/property -m "not slow"
 
+# What runs on macOS, too.
+unit: $(STAMP)
+	$(BIN)/python -c "import turnout.app, turnout.cli.main, turnout_client"
+	$(BIN)/python -m pytest -n auto tests/unit tests/property -m "not slow"
+
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py
 
 protos: $(STAMP)
 	$(BIN)/python protos/generate.py
+
+# Whether clients that were built from the protos of AGAINST still work: make breaking AGAINST=v0.1.0
+breaking: $(STAMP)
+	$(BIN)/python protos/breaking.py $(AGAINST)
 
 dashboards: $(STAMP)
 	$(BIN)/python deploy/grafana/generate.py
@@ -68,8 +78,17 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The wheels of both distributions, and the source: dist/
+dist: $(STAMP)
+	$(BIN)/hatchling build --directory dist
+	cd client && ../$(BIN)/hatchling build --target wheel --directory ../dist
+
+# Writes the version everywhere, cuts the changelog, commits and tags: make release VERSION=1.2.3
+release: $(STAMP)
+	$(BIN)/python deploy/release.py cut $(VERSION)
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) build dist
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -17,18 +17,18 @@ ROOT = Path(__file__).resolve().parent
 GENERATED = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")
 
 
-def include_paths() -> list[Path]:
-    """Returns where imports of the .proto files are found: here, in grpcio-tools, in googleapis-common-protos."""
+def include_paths(root: Path = ROOT) -> list[Path]:
+    """Returns where imports of the .proto files are found: in `root`, grpcio-tools and googleapis-common-protos."""
     import google.rpc
     import grpc_tools
 
     bundled = Path(str(importlib.resources.files(grpc_tools) / "_proto"))
-    return [ROOT, bundled, *(Path(entry).parent.parent for entry in google.rpc.__path__)]
+    return [root, bundled, *(Path(entry).parent.parent for entry in google.rpc.__path__)]
 
 
-def proto_files() -> list[Path]:
-    """Returns the .proto files, relative to ROOT."""
-    return sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.proto"))
+def proto_files(root: Path = ROOT) -> list[Path]:
+    """Returns the .proto files, relative to `root`."""
+    return sorted(path.relative_to(root) for path in root.rglob("*.proto"))
 
 
 def generate(out: Path) -> list[Path]:
@@ -50,13 +50,13 @@ def generate(out: Path) -> list[Path]:
     return sorted(path.relative_to(out) for path in out.rglob("*") if path.name.endswith(GENERATED))
 
 
-def describe(image: Path, *, imports: bool = False) -> None:
+def describe(image: Path, *, imports: bool = False, root: Path = ROOT) -> None:
     """Writes a descriptor set of every .proto to `image`, comments and, with `imports`, what they import included."""
     subprocess.run(  # noqa: S603 - fixed arguments
         [
-            sys.executable, "-m", "grpc_tools.protoc", *(f"-I{path}" for path in include_paths()),
+            sys.executable, "-m", "grpc_tools.protoc", *(f"-I{path}" for path in include_paths(root)),
             *(["--include_imports"] if imports else []), "--include_source_info", f"--descriptor_set_out={image}",
-            *map(str, proto_files()),
+            *map(str, proto_files(root)),
         ],
         check=True,
     )  # fmt: skip

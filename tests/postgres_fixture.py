@@ -24,7 +24,7 @@ from ports import free_port
 
 PASSWORD = "correct-horse"
 _USER = "turnout"
-_START_BOUND = 30.0  # seconds; takes 1 to 2 on two busy cores
+_START_BOUND = 60.0  # seconds; takes 1 to 2 on two busy cores
 
 
 class PostgresServer:
@@ -61,19 +61,22 @@ class PostgresServer:
         command: list[str | Path] = [self._binaries / "postgres", "-D", self._data]
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self._sockets, **self._account()
-            )
         deadline = time.monotonic() + _START_BOUND
+        self._process = None
         while True:
+            if self._process is None or self._process.poll() is not None:  # where its port was taken for a moment
+                with self._log.open("ab") as log:
+                    self._process = subprocess.Popen(
+                        command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self._sockets, **self._account()
+                    )
             try:
-                psycopg.connect(self.url("postgres")).close()
+                psycopg.connect(self.url("postgres"), connect_timeout=5).close()
                 return
-            except psycopg.OperationalError:
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"PostgreSQL did not start: {self._log.read_text()}") from None
-                time.sleep(0.05)
+            except psycopg.OperationalError as error:
+                if time.monotonic() > deadline:
+                    said = f"{error}; exit status {self._process.poll()}; {self._log.read_text()}"
+                    raise RuntimeError(f"PostgreSQL did not start: {said}") from None
+                time.sleep(0.2)
 
     def stop(self) -> None:
         """Stops the server; its clients' connections are cut."""

@@ -1,7 +1,5 @@
 """The `turnout` command, and its server: as a process, or in a thread of this one."""
 
-import asyncio
-import concurrent.futures
 import functools
 import multiprocessing
 import os
@@ -10,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import forkserver
@@ -20,11 +18,8 @@ from typing import Any
 
 import command_line
 import forked
-from conftest import make_settings
-from turnout.app import running
-from turnout.serving import providers
 from turnout.serving.sandbox.processes import CHILD_ENVIRONMENT
-from turnout.telemetry.logging import make_logger
+from turnout.testing import serve
 
 TURNOUT = [sys.executable, "-m", "turnout"]
 """The command as a process: where that it is one matters, such as for signals, a terminal, or a kill."""
@@ -131,25 +126,5 @@ def serving_in_thread(models: Path, **settings: Any) -> Iterator[Server]:
 
     It serves as one in a process of its own does, and starts in a tenth of the time.
     """
-    providers.start_runtime()
-    providers.probe()  # once in a process, and takes standard output away for that time: from a command, too
-    started: concurrent.futures.Future[tuple[Server, Callable[[], object]]] = concurrent.futures.Future()
-
-    async def serve() -> None:
-        loop, stop = asyncio.get_running_loop(), asyncio.Event()
-        async with running(make_settings(models, **settings), make_logger("json", "warning")) as server:
-            addresses = Server(str(server.grpc), str(server.http), str(server.control))
-            started.set_result((addresses, lambda: loop.call_soon_threadsafe(stop.set)))
-            await stop.wait()
-
-    with concurrent.futures.ThreadPoolExecutor(1, "server") as pool:
-        ended = pool.submit(asyncio.run, serve())  # as `turnout serve` does: what is left of its tasks ends with it
-        concurrent.futures.wait([started, ended], 60, concurrent.futures.FIRST_COMPLETED)
-        if ended.done():
-            ended.result()
-        addresses, stop = started.result(0)
-        try:
-            yield addresses
-        finally:
-            stop()
-            ended.result(60)
+    with serve(models, wait=False, **settings) as server:
+        yield Server(server.grpc, server.http, server.control)

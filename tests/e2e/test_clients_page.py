@@ -139,7 +139,7 @@ def test_the_wheel_holds_the_client_the_protocol_and_nothing_of_the_server(wheel
 
 def test_it_needs_no_more_than_it_says(python: Path, tmp_path: Path) -> None:
     program = (
-        "import sys, importlib.util, turnout_client; "
+        "import sys, importlib.util, turnout_client, turnout_client.testing; "
         "print([name for name in ('turnout', 'onnxruntime', 'onnx', 'sqlalchemy', 'cryptography', 'starlette')"
         " if importlib.util.find_spec(name)])"
     )

@@ -16,7 +16,7 @@ _REFUSED = {
     grpc.StatusCode.NOT_FOUND,
     grpc.StatusCode.OK,  # streams refuse in an answer
 }
-SIZE, COUNT = 8 * MIB, 6
+SIZE, COUNT = 24 * MIB, 6
 
 
 def field(number: int, size: int) -> bytes:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from turnout import errors
+from turnout.rollout.breaker import Outcomes
 from turnout.rollout.counters import Counters
 from turnout.rollout.evidence import GROUPS, Count
 from turnout.rollout.history import PACKED_SLOTS, SlotRecords
@@ -133,20 +134,22 @@ def test_a_request_is_bad_once_for_the_circuit_breaker(requests) -> None:
     moved.own(np.ones(SLOTS, np.bool_), SlotHistory().window(), SlotRecords(np.zeros(SLOTS, np.int64)), 1.0)
     tick = counters._open[0]
     moved.take(tick.canary.close())
-    seen, bad, ran, failed = Counter(), Counter(), Counter(), Counter()
+    seen, fell, bad, ran, failed = Counter(), Counter(), Counter(), Counter(), Counter()
     for one in requests:
         error, invalid, timed, _ = events(one)
         went_badly = error or invalid or (timed and one.took > RULES.stalled) or one.how == "hangs"
         seen[one.slot] += 1
+        fell[one.slot] += error or invalid
         bad[one.slot] += went_badly
         if one.how in ("asked", "excused") or (went_badly and one.how != "hangs"):
             ran[one.slot] += 1
             failed[one.slot] += one.how != "asked"
     found = {record.slot: record.candidate for record in moved.records()}
     for record in moved.records():
-        assert record.before == Count(ran[record.slot], failed[record.slot]), "the baseline ran what went badly"
-    assert found == {slot: Count(seen[slot], bad[slot]) for slot in seen if slot != NO_SLOT and bad[slot]}
-    assert tick.canary.bad == sum(bad.values())
+        there = failed[record.slot]
+        assert record.before == Outcomes(ran[record.slot], there, there), "the baseline ran what went badly"
+    assert found == {s: Outcomes(seen[s], fell[s], bad[s]) for s in seen if s != NO_SLOT and bad[s]}
+    assert (tick.canary.failed, tick.canary.bad) == (sum(fell.values()), sum(bad.values()))
 
 
 ENTRIES = st.lists(
@@ -191,10 +194,11 @@ def test_what_slots_did_before_follows_exactly_at_any_threshold(entries, limit) 
 def test_the_latest_of_a_slot_are_its_latest(entries, most) -> None:
     slots = np.zeros(SLOTS, np.bool_)
     slots[[0, 512, 65_535]] = True
-    requests, bad = history_of(entries).window().latest(slots, most, 1.0)
+    requests, failed, bad = history_of(entries).window().latest(slots, most, 1.0)
     for slot in (0, 1, 512, 700, 65_535):
         own = [(took, marks) for s, took, marks in entries if s == slot][-most:] if slots[slot] else []
         assert requests[slot] == len(own)
+        assert failed[slot] == sum(bool(m & (ERROR | INVALID)) for _, m in own)
         assert bad[slot] == sum(bool(m & (ERROR | INVALID)) or (not m & UNTIMED and took > 1.0) for took, m in own)
 
 

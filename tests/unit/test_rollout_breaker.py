@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from rollout_values import GOOD, PLAN, RUNNING, SILENT, S, begun, gone, reached, tick, until
-from turnout.rollout.breaker import Breaker, SlotRecord, trip_text, tripped
+from turnout.rollout.breaker import Breaker, Outcomes, SlotRecord, trip_text, tripped
 from turnout.rollout.evidence import Count
 from turnout.rollout.guards import LIMIT, Guards, broken
 from turnout.rollout.machine import advance
@@ -13,42 +13,76 @@ from turnout.rollout.overrides import abort
 from turnout.rollout.plan import Plan, Step
 
 JUDGED = [state for state in RUNNING if state not in (S.PENDING, S.ABORTING)]
-FAILING = SlotRecord("a", 7, Count(20, 20), Count(200, 0), Count(500, 3))
 BREAKER = Breaker()
 
 
+def failed(requests: int, of_them: int, stalled: int = 0) -> Outcomes:
+    return Outcomes(requests, of_them, of_them + stalled)
+
+
+def stalled(requests: int, of_them: int) -> Outcomes:
+    return failed(requests, 0, of_them)
+
+
+FAILING = SlotRecord("a", 7, failed(20, 20), failed(200, 0), failed(500, 3))
+STALLING = replace(FAILING, candidate=stalled(20, 20), elsewhere=stalled(500, 3))
+
+
 def test_a_slot_that_did_well_and_fails_now_trips_it_and_is_named() -> None:
-    worst = replace(FAILING, slot=9, candidate=Count(200, 150))
-    assert tripped(BREAKER, [FAILING, worst, replace(FAILING, candidate=Count(50, 0))]) is worst
-    text = trip_text(worst)
-    for part in ("150 of 200", "slot 9 on a", "0 of 200 before", "3 of 500"):
-        assert part in text
+    worst = replace(FAILING, slot=9, candidate=failed(200, 150, 20), before=stalled(200, 2))
+    assert tripped(BREAKER, [FAILING, worst, replace(FAILING, candidate=failed(50, 0))]) is worst
+    assert trip_text(worst) == (
+        "circuit breaker: of 200 requests of slot 9 on a 150 failed and 20 stalled on the candidate; "
+        "of 200 before on the baseline 0 failed and 2 stalled; "
+        "of 500 of everybody else's there meanwhile 3 failed and 0 stalled"
+    )
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"candidate": Count(19, 19)}, {"candidate": Count(200, 99)}, {"before": Count(19, 0)},
-        {"before": Count(200, 3)}, {"before": Count(50, 1)}, {"elsewhere": Count(100, 5)}, {"elsewhere": Count(1, 1)},
+        {"candidate": (19, 19)}, {"candidate": (200, 99)}, {"before": (19, 0)},
+        {"before": (200, 3)}, {"before": (50, 2)}, {"elsewhere": (100, 5)}, {"elsewhere": (1, 1)},
     ],
     ids=str,
 )  # fmt: skip
 def test_too_little_a_bad_past_or_trouble_for_everybody_trips_nothing(changes) -> None:
-    assert tripped(BREAKER, [replace(FAILING, **changes)]) is None
+    assert tripped(BREAKER, [replace(FAILING, **{arm: failed(*counts) for arm, counts in changes.items()})]) is None
+    assert tripped(BREAKER, [replace(STALLING, **{arm: stalled(*counts) for arm, counts in changes.items()})]) is None
+
+
+@pytest.mark.parametrize("changes", [{"before": (200, 60)}, {"elsewhere": (100, 50)}, {"before": (40, 40)}], ids=str)
+def test_stalls_of_a_busy_machine_hide_no_failures(changes) -> None:
+    """Requests of every slot stall there, the baseline's too: 3 of 200 once kept a tenant on a candidate for good."""
+    record = replace(FAILING, **{arm: stalled(*counts) for arm, counts in changes.items()})
+    assert tripped(BREAKER, [record]) is record
+    assert tripped(BREAKER, [replace(record, candidate=stalled(20, 20))]) is None
+
+
+def test_failures_and_stalls_add_up() -> None:
+    mixed = replace(FAILING, candidate=failed(20, 6, 4))
+    assert tripped(BREAKER, [mixed]) is mixed
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"candidate": Count(20, 10)}, {"before": Count(20, 0)}, {"before": Count(200, 2)},
-        {"elsewhere": Count(100, 4)}, {"elsewhere": Count(0, 0)},
+        {"candidate": (20, 10)}, {"before": (20, 0)}, {"before": (20, 1)}, {"before": (100, 1)}, {"before": (200, 2)},
+        {"elsewhere": (100, 4)}, {"elsewhere": (0, 0)},
     ],
     ids=str,
 )  # fmt: skip
-def test_its_limits_are_those_of_the_plan(changes) -> None:
-    record = replace(FAILING, **changes)
+@pytest.mark.parametrize(("one", "how"), [(FAILING, failed), (STALLING, stalled)], ids=["failing", "stalling"])
+def test_its_limits_are_those_of_the_plan(changes, one, how) -> None:
+    record = replace(one, **{arm: how(*counts) for arm, counts in changes.items()})
     assert tripped(BREAKER, [record]) is record
     assert tripped(replace(BREAKER, on=False), [record]) is None
+
+
+def test_a_plan_that_allows_no_bad_past_allows_none() -> None:
+    strict = replace(BREAKER, bad_before=0.0)
+    assert tripped(strict, [FAILING]) is FAILING
+    assert tripped(strict, [replace(FAILING, before=failed(200, 1))]) is None
 
 
 @pytest.mark.parametrize("state", JUDGED)

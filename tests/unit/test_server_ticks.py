@@ -2,7 +2,7 @@
 
 import json
 
-from turnout.rollout.breaker import SlotRecord
+from turnout.rollout.breaker import Outcomes, SlotRecord
 from turnout.rollout.engine.server_ticks import ServerTick, gather
 from turnout.rollout.evidence import Count, Evidence, Stratum, Tick, errors
 from turnout.rollout.per_server import PerServer
@@ -10,7 +10,7 @@ from turnout.rollout.per_server import PerServer
 
 def part(number: int, server: str, bad: int = 0, requests: int = 10, seconds: float = 5.0) -> ServerTick:
     stratum = Stratum(server, {"errors": Count(requests, bad)}, {"errors": Count(10, 0)})
-    slot = SlotRecord(server, 7, Count(3, 1), Count(200, 0), Count(50, 0))
+    slot = SlotRecord(server, 7, Outcomes(3, 1, 2), Outcomes(200, 0, 1), Outcomes(50, 0, 0))
     return ServerTick(number, seconds, 1, stratum, (slot,), {"canary": {"3": 2}, "baseline": {"10": 1}})
 
 

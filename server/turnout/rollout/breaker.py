@@ -4,12 +4,14 @@ The evidence asks whether all of the candidate's traffic does worse than it may.
 that fails entirely, since one unit is no sample. This is for that case, and outside of alpha: it makes no promise about
 how often it is wrong. It compares a slot with itself: what changed for it is the version that answers, unless
 everybody else on the baseline fails in the same ticks too.
+
+Failures are compared with failures first, and only then everything bad with everything bad. A busy machine stalls some
+requests of every slot, the baseline's as well; three stalls of 200 must not hide that all of a tenant's requests fail.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-from turnout.rollout.evidence import Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,7 @@ class Breaker:
         requests: Of a slot on the candidate, at least.
         bad: Share of them that failed, stalled or were answered with invalid outputs, at least.
         known: Of the slot's latest 200 requests on the baseline, that have to be known at least.
-        bad_before: Share of those that were bad, at most.
+        bad_before: Share of those that were bad, at most; one of fewer than 1 / `bad_before` is no more than that.
         bad_elsewhere: Share of bad ones among everything else on the baseline in the same ticks, below this.
     """
 
@@ -34,8 +36,26 @@ class Breaker:
 
 
 @dataclass(frozen=True, slots=True)
+class Outcomes:
+    """How requests ended.
+
+    Attributes:
+        requests: All of them.
+        failed: Errors and invalid outputs.
+        bad: Those, and stalls.
+    """
+
+    requests: int = 0
+    failed: int = 0
+    bad: int = 0
+
+    def __add__(self, other: "Outcomes") -> "Outcomes":
+        return Outcomes(self.requests + other.requests, self.failed + other.failed, self.bad + other.bad)
+
+
+@dataclass(frozen=True, slots=True)
 class SlotRecord:
-    """What one slot's requests came to on one server. Bad is an error, a stall or an invalid output.
+    """What one slot's requests came to on one server.
 
     Attributes:
         server: The server's name.
@@ -47,9 +67,9 @@ class SlotRecord:
 
     server: str
     slot: int
-    candidate: Count
-    before: Count
-    elsewhere: Count
+    candidate: Outcomes
+    before: Outcomes
+    elsewhere: Outcomes
 
 
 def tripped(breaker: Breaker, records: Iterable[SlotRecord]) -> SlotRecord | None:
@@ -61,23 +81,29 @@ def tripped(breaker: Breaker, records: Iterable[SlotRecord]) -> SlotRecord | Non
 def trip_text(record: SlotRecord) -> str:
     """Returns why the candidate is taken back, in words and numbers."""
     where = f" on {record.server}" if record.server else ""
+    met, before, elsewhere = record.candidate, record.before, record.elsewhere
     return (
-        f"circuit breaker: {_of(record.candidate)} requests of slot {record.slot}{where} went wrong on the candidate, "
-        f"{_of(record.before)} before on the baseline, and {_of(record.elsewhere)} of everybody else's there meanwhile"
+        f"circuit breaker: of {met.requests} requests of slot {record.slot}{where} {_went(met)} on the candidate; "
+        f"of {before.requests} before on the baseline {_went(before)}; "
+        f"of {elsewhere.requests} of everybody else's there meanwhile {_went(elsewhere)}"
     )
 
 
 def _trips(breaker: Breaker, record: SlotRecord) -> bool:
     met, before, elsewhere = record.candidate, record.before, record.elsewhere
-    return (
-        met.requests >= breaker.requests
-        and met.bad >= breaker.bad * met.requests
-        and before.requests >= breaker.known
-        and before.bad <= breaker.bad_before * before.requests
-        # Where nobody else asks the baseline anything, its own past is all that there is to go by.
-        and (elsewhere.requests == 0 or elsewhere.bad < breaker.bad_elsewhere * elsewhere.requests)
-    )
+    if met.requests < breaker.requests or before.requests < breaker.known:
+        return False
+
+    def worse(now: int, past: int, others: int) -> bool:
+        return (
+            now >= breaker.bad * met.requests
+            and past <= math.ceil(breaker.bad_before * before.requests - 1e-9)  # 7 of 100 are 7.000000000000001
+            # Where nobody else asks the baseline anything, its own past is all that there is to go by.
+            and (elsewhere.requests == 0 or others < breaker.bad_elsewhere * elsewhere.requests)
+        )
+
+    return worse(met.failed, before.failed, elsewhere.failed) or worse(met.bad, before.bad, elsewhere.bad)
 
 
-def _of(count: Count) -> str:
-    return f"{count.bad} of {count.requests}"
+def _went(outcomes: Outcomes) -> str:
+    return f"{outcomes.failed} failed and {outcomes.bad - outcomes.failed} stalled"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from turnout.rollout.breaker import SlotRecord
-from turnout.rollout.evidence import ERRORS, INVALID, STALLED, Count, Stratum, Tick
+from turnout.rollout.breaker import Outcomes, SlotRecord
+from turnout.rollout.evidence import ERRORS, INVALID, STALLED, Stratum, Tick
 from turnout.rollout.history import NO_RECORDS, SlotRecords
 from turnout.rollout.moved_slots import MovedSlots
 from turnout.rollout.units import Shares, keyed_units, unkeyed_counts
@@ -220,7 +220,8 @@ class Counters:
             self._moved.take(rest)
         else:
             elsewhere.append(tick.rest)
-        self._moved.take_elsewhere(Count(sum(c.admitted for c in elsewhere), sum(c.bad for c in elsewhere)), tick.ended)
+        others = (Outcomes(counts.admitted, counts.failed, counts.bad) for counts in elsewhere)
+        self._moved.take_elsewhere(sum(others, Outcomes()), tick.ended)
         canary_units, baseline_units = (
             keyed_units(one, tick.names, shares) for one, shares in zip((canary, baseline), tick.shares, strict=True)
         )

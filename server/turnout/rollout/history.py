@@ -76,15 +76,20 @@ class SlotRecords:
         shares: NDArray[np.float64] = (x + _PRIOR_EVENTS) / (n + _PRIOR_EVENTS / mean)
         return shares
 
-    def latest(self) -> tuple[BySlot, BySlot]:
+    def latest(self) -> tuple[BySlot, BySlot, BySlot]:
         """Returns what the circuit breaker may take for each slot's latest requests, where those themselves are lost.
 
         Returns:
-            Requests and bad ones of each slot, shapes (SLOTS,).
+            Requests, failed ones and bad ones of each slot, shapes (SLOTS,).
         """
         known = np.minimum(self.requests, LATEST)
-        bad = sum((self.bad[name] for name in (ERRORS, INVALID, STALLED) if name in self.bad), np.zeros(SLOTS, int))
-        return known, np.ceil(np.minimum(bad, self.requests) * known / np.maximum(self.requests, 1)).astype(np.int64)
+        scale = known / np.maximum(self.requests, 1)
+
+        def scaled(*names: str) -> BySlot:
+            bad = sum((self.bad[name] for name in names if name in self.bad), np.zeros(SLOTS, int))
+            return np.ceil(np.minimum(bad, self.requests) * scale).astype(np.int64)
+
+        return known, scaled(ERRORS, INVALID), scaled(ERRORS, INVALID, STALLED)
 
     def packed(self) -> str:
         """Returns the form that a rollout keeps, a few kB of text."""

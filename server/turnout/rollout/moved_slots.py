@@ -5,8 +5,7 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-from turnout.rollout.breaker import SlotRecord
-from turnout.rollout.evidence import Count
+from turnout.rollout.breaker import Outcomes, SlotRecord
 from turnout.rollout.history import LATEST, SlotRecords
 from turnout.serving.arms import KeyedCounts
 from turnout.serving.keyed import BAD, SLOTS, BySlot, Window
@@ -24,9 +23,9 @@ class MovedSlots:
 
     def __init__(self) -> None:
         self._owned = np.zeros(SLOTS, np.bool_)
-        self._requests, self._bad = np.zeros(SLOTS), np.zeros(SLOTS)
-        self._before: tuple[BySlot, BySlot] = (np.zeros(SLOTS, np.int64), np.zeros(SLOTS, np.int64))
-        self._elsewhere: deque[tuple[float, Count]] = deque()
+        self._met = np.zeros((3, SLOTS))  # requests, failed ones, bad ones; so is what follows
+        self._before = np.zeros((3, SLOTS), np.int64)
+        self._elsewhere: deque[tuple[float, Outcomes]] = deque()
 
     def own(self, owned: NDArray[np.bool_], window: Window, records: SlotRecords, stalled: float) -> None:
         """Notes which slots meet the candidate from now on.
@@ -39,56 +38,52 @@ class MovedSlots:
         """
         new = owned & ~self._owned
         if new.any():
-            known = window.latest(new, LATEST, stalled)
-            kept = records.latest()
+            known, kept = np.stack(window.latest(new, LATEST, stalled)), np.stack(records.latest())
             blank = new & (known[0] == 0)
-            for before, latest, old in zip(self._before, known, kept, strict=True):
-                before[new] = latest[new]
-                before[blank] = old[blank]
-            self._requests[new] = self._bad[new] = 0.0
+            self._before[:, new] = known[:, new]
+            self._before[:, blank] = kept[:, blank]
+            self._met[:, new] = 0.0
         self._owned = owned.copy()
 
     def take(self, keyed: KeyedCounts) -> None:
         """Counts the candidate's requests of a tick. Of more than 200 of a slot, the older ones fade."""
         if not len(keyed.admitted):
             return
-        ended = keyed.ended
+        ended, blamed = keyed.ended, keyed.blamed
         requests = keyed.admitted.count()
-        bad = ended.count(ended.marked(BAD)) + keyed.blamed.count(keyed.blamed.marked(BAD))
-        bad += requests - ended.count()  # under way at the close, so that it is late
+        hanging = requests - ended.count()  # under way at the close, so that it is late
+        failed = ended.count(ended.failed()) + blamed.count() + hanging
+        bad = ended.count(ended.marked(BAD)) + blamed.count(blamed.marked(BAD)) + hanging
         some = np.flatnonzero(requests)  # of 65,536
-        self._requests[some] += requests[some]
-        self._bad[some] += bad[some]
-        over = some[self._requests[some] > LATEST]
-        self._bad[over] *= LATEST / self._requests[over]
-        self._requests[over] = LATEST
+        self._met[:, some] += np.stack([requests[some], failed[some], bad[some]])
+        over = some[self._met[0, some] > LATEST]
+        self._met[:, over] *= LATEST / self._met[0, over]
         # What the baseline does with the very requests is known of a slot that it never had any of.
         replayed = keyed.replayed
         if len(replayed):
-            ran, failed = replayed.count(), replayed.count(replayed.marked(BAD))
+            ran = replayed.count()
             asked = np.flatnonzero(ran)
-            room = asked[self._before[0][asked] < LATEST]
-            for before, counts in zip(self._before, (ran, failed), strict=True):
-                before[room] += counts[room]
+            room = asked[self._before[0, asked] < LATEST]
+            counts = ran, replayed.count(replayed.failed()), replayed.count(replayed.marked(BAD))
+            self._before[:, room] += np.stack([one[room] for one in counts])
 
-    def take_elsewhere(self, count: Count, ended: float) -> None:
+    def take_elsewhere(self, outcomes: Outcomes, ended: float) -> None:
         """Counts the baseline's requests of a tick, which ended at `ended` by the monotonic clock."""
-        self._elsewhere.append((ended, count))
+        self._elsewhere.append((ended, outcomes))
         while ended - self._elsewhere[0][0] > _ELSEWHERE_SECONDS:
             self._elsewhere.popleft()
 
     def records(self) -> list[SlotRecord]:
         """Returns the slots that have bad requests on the candidate, at most 64, those with the most first."""
-        slots = np.flatnonzero(self._owned & (self._bad >= 0.5))
-        slots = slots[np.argsort(-self._bad[slots], kind="stable")][:_MOST_RECORDS]
-        elsewhere = Count(sum(c.requests for _, c in self._elsewhere), sum(c.bad for _, c in self._elsewhere))
+        bad = self._met[2]
+        slots = np.flatnonzero(self._owned & (bad >= 0.5))
+        slots = slots[np.argsort(-bad[slots], kind="stable")][:_MOST_RECORDS]
+        elsewhere = sum((outcomes for _, outcomes in self._elsewhere), Outcomes())
         return [
-            SlotRecord(
-                "",
-                int(slot),
-                Count(round(self._requests[slot]), round(min(self._bad[slot], self._requests[slot]))),
-                Count(*(int(before[slot]) for before in self._before)),
-                elsewhere,
-            )
+            SlotRecord("", int(slot), _outcomes(self._met[:, slot]), _outcomes(self._before[:, slot]), elsewhere)
             for slot in slots
         ]
+
+
+def _outcomes(counts: NDArray[np.float64] | BySlot) -> Outcomes:
+    return Outcomes(*(round(one) for one in counts.tolist()))

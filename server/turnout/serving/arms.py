@@ -121,14 +121,15 @@ class TickCounts:
         untimed: Those that latency leaves out: warm-up, and callers who did not wait as long as the baseline takes.
         errors: Those that the server is to blame for.
         invalid: Answers with NaN or infinity in an output.
-        bad: Those that are any of this, or stalled.
+        failed: Those that are any of this.
+        bad: Those, and the ones that stalled.
         passed: By number of thresholds that were passed.
         latency: Answers by bucket of `LATENCY_BOUNDS`, for people to look at; no decision uses it.
         largest_batch: Requests in the largest batch.
         slots: Of the requests with a key, in the order of admission.
         keyed: Those of them that ended.
         blamed: Of those, whose failure was found to be the server's fault after they had ended.
-        replayed: Those that the baseline was asked about and ran as well, `BAD` where it failed them too.
+        replayed: Those that the baseline was asked about and ran as well, marked as it did.
         asked: What the baseline runs as well, and has not ended yet.
         closed: What ends later counts no more.
     """
@@ -142,6 +143,7 @@ class TickCounts:
     untimed: int = 0
     errors: int = 0
     invalid: int = 0
+    failed: int = 0
     bad: int = 0
     passed: list[int] = field(default_factory=list)
     latency: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
@@ -182,6 +184,7 @@ class TickCounts:
             question.settle(None)
         self.closed = True
         self.errors += self.unsettled
+        self.failed += self.unsettled
         self.bad += self.unsettled
         admitted, blamed, replayed = (_untimed(marks) for marks in (self.slots, self.blamed, self.replayed))
         return KeyedCounts(self.rules, admitted, self.keyed.taken(), blamed, replayed)
@@ -201,7 +204,8 @@ class KeyedCounts:
         admitted: All, with their slots alone.
         ended: Those that ended before the close.
         blamed: Those of them whose fault was found out later, with `ERROR`, and `BAD` where that was news.
-        replayed: Those of them that the baseline ran as well, `BAD` where it failed them too.
+        replayed: Those of them that the baseline ran as well, with `ERROR` and `BAD` where it failed them, and `BAD`
+            alone where it stalled.
     """
 
     rules: Rules
@@ -288,6 +292,8 @@ class ArmMeter:
         if not marks & BAD:
             return False
         counts.bad += 1
+        if marks & (ERROR | INVALID):
+            counts.failed += 1
         return slot >= 0 and self.baseline is not None
 
     def compare(self, counts: TickCounts, slot: int, request: "FailedRequest") -> None:
@@ -330,6 +336,7 @@ class ArmMeter:
         asked = not late and self._asked(counts, slot, marks, error, request, fault)
         if late or (fault and not asked):
             counts.errors += 1
+            counts.failed += 1
             marks |= ERROR | BAD
         if marks & BAD:
             counts.bad += 1
@@ -383,9 +390,9 @@ class _Question:
             return
         self.counts.asked.discard(self)
         if self.slot >= 0 and replayed is not None:
+            failed = not replayed.answered or replayed.invalid
             stalled = replayed.seconds > self.counts.rules.stalled
-            bad = not replayed.answered or replayed.invalid or stalled
-            self.counts.replayed.append(self.slot | (BAD if bad else 0))
+            self.counts.replayed.append(self.slot | (ERROR | BAD if failed else BAD if stalled else 0))
         self.blame(replayed)
 
     def blame(self, replayed: Replayed | None) -> None:
@@ -410,6 +417,7 @@ class _Failure(_Question):
             return
         news = 0 if self.marks & BAD else BAD
         counts.errors += 1
+        counts.failed += 1
         counts.bad += bool(news)
         if self.slot >= 0:
             counts.blamed.append(self.slot | ERROR | news)

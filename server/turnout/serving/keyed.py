@@ -173,9 +173,13 @@ class Entries:
         marks[untimed] |= np.uint32(UNTIMED)
         return Entries(marks, self.seconds)
 
+    def failed(self) -> NDArray[np.bool_]:
+        """Returns which requests failed or were answered with an invalid output, shape (N,)."""
+        return self.marked(ERROR | INVALID)
+
     def bad(self, stalled: float) -> NDArray[np.bool_]:
-        """Returns which requests failed, were answered with an invalid output or took longer than `stalled` seconds."""
-        return np.asarray(self.marked(ERROR | INVALID) | self.slower(stalled))
+        """Returns which requests failed so or took longer than `stalled` seconds, shape (N,)."""
+        return np.asarray(self.failed() | self.slower(stalled))
 
 
 NO_ENTRIES = Entries(np.zeros(0, np.uint32), np.zeros(0))
@@ -259,19 +263,28 @@ class Window:
         """Returns the window with its requests judged. Arguments as of `Entries.judged`."""
         return Window((self.entries.judged(least, client_timeout),))
 
-    def latest(self, slots: NDArray[np.bool_], most: int, stalled: float) -> tuple[BySlot, BySlot]:
-        """Returns by slot the latest requests, at most `most` each, and the bad ones among them; shapes (SLOTS,).
+    def latest(self, slots: NDArray[np.bool_], most: int, stalled: float) -> tuple[BySlot, BySlot, BySlot]:
+        """Returns by slot the latest requests, at most `most` each, those of them that failed, and the bad ones.
 
         Args:
             slots: Those that are looked at; others have none. Shape (SLOTS,).
             most: Requests of a slot.
             stalled: Seconds beyond which a request is bad.
+
+        Returns:
+            Three arrays, shapes (SLOTS,).
         """
         entries = self.entries
         mine = slots[entries.slots]
-        of, bad = entries.slots[mine][::-1], entries.bad(stalled)[mine][::-1]
+        of = entries.slots[mine][::-1]
+        failed, bad = entries.failed()[mine][::-1], entries.bad(stalled)[mine][::-1]
         order = np.argsort(of, kind="stable")
         ranked = of[order]
         starts = np.searchsorted(ranked, ranked)  # where each slot's requests begin
         recent = order[np.arange(len(ranked)) - starts < most]
-        return np.bincount(of[recent], minlength=SLOTS), np.bincount(of[recent][bad[recent]], minlength=SLOTS)
+        of, failed, bad = of[recent], failed[recent], bad[recent]
+        return _by_slot(of), _by_slot(of[failed]), _by_slot(of[bad])
+
+
+def _by_slot(slots: NDArray[np.uint32]) -> BySlot:
+    return np.bincount(slots, minlength=SLOTS)

@@ -2,11 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Self
 
-from turnout.rollout.breaker import SlotRecord
-from turnout.rollout.evidence import Count, Stratum, Tick
+from turnout.rollout.breaker import Outcomes, SlotRecord
+from turnout.rollout.evidence import Stratum, Tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class ServerTick:
     def to_json(self) -> dict[str, Any]:
         """Returns the form that the state store holds; the tick's number and the server are kept beside it."""
         slots = [
-            [one.slot, *(part for c in (one.candidate, one.before, one.elsewhere) for part in (c.requests, c.bad))]
+            [one.slot, *(part for o in (one.candidate, one.before, one.elsewhere) for part in astuple(o))]
             for one in self.slots
         ]
         return {
@@ -48,10 +48,7 @@ class ServerTick:
             ValueError: It did not write that, or a later release of Turnout did.
         """
         try:
-            slots = tuple(
-                SlotRecord(server, int(one[0]), *(Count(int(one[at]), int(one[at + 1])) for at in (1, 3, 5)))
-                for one in body["slots"]
-            )
+            slots = tuple(_slot_record(server, *one) for one in body["slots"])
             latency = {
                 arm: {str(bucket): int(count) for bucket, count in body["latency"][arm].items()}
                 for arm in ("canary", "baseline")
@@ -60,6 +57,11 @@ class ServerTick:
             return cls(number, float(body["seconds"]), int(body["largest_batch"]), stratum, slots, latency)
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise ValueError(f"not what a server counted: {type(error).__name__} {error}") from error
+
+
+def _slot_record(server: str, slot: int, *counts: int) -> SlotRecord:
+    candidate, before, elsewhere = (Outcomes(*map(int, counts[at : at + 3])) for at in range(0, len(counts), 3))
+    return SlotRecord(server, int(slot), candidate, before, elsewhere)
 
 
 @dataclass(frozen=True, slots=True)

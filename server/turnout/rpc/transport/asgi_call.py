@@ -46,6 +46,9 @@ _EARLY_SECONDS = 0.01
 """A method's deadline is that much before its client's: the status is to be there first. A client whose own clock ends
 a call resets its stream, and h2corn ends a connection, with all that is under way on it, after 200 resets in 10 s."""
 
+_PATIENCE = 1.1
+"""Of the seconds in which something has to come of a message, what a time-out is set to; it is put off the less."""
+
 _LEAST_GZIP_BYTES = 1024
 """Below which compression only costs."""
 
@@ -182,16 +185,18 @@ class AsgiCall(RunningCall):
         frames = self._frames
         if frames is None:
             frames = self._frames = FrameSplitter(self._limits.max_message_bytes)
-        while (frame := self._next(frames)) is None:
+        frame = self._next(frames)
+        while frame is None:
             if self._half_closed:
                 if frames.partial:
                     raise refusal(INTERNAL, "the request ended within a message")
                 return None
             if frames.partial:
-                await self._receive_rest(frames)
+                frame = await self._rest(frames)
             else:
                 waiting, self._waiting = self._waiting, None
                 self._fed(await (self._receive() if waiting is None else waiting))
+                frame = self._next(frames)
         self.release()
         compressed, message = frame
         return await self._decompressed(message) if compressed else message
@@ -314,25 +319,32 @@ class AsgiCall(RunningCall):
         if not event.get("more_body"):
             self._half_closed = True
 
-    async def _receive_rest(self, frames: FrameSplitter) -> None:
-        """Receives more of a message that has begun."""
-        growth = frames.buffered - self._held
-        if growth > 0:
-            try:
-                self._limits.budget.take(growth)
-            except Exhausted as error:
-                raise StatusError(to_status(error)) from None
-            self._held += growth
+    async def _rest(self, frames: FrameSplitter) -> tuple[bool, bytes] | None:
+        """Returns a message that has begun once it is whole; None if the request ends before that."""
         seconds = self._limits.message_seconds
         if self.task is None:
             await asyncio.sleep(0)  # it goes on in a task then, which the time-out needs
         try:
-            async with asyncio.timeout(seconds or None):
-                event = await self._receive()
+            async with asyncio.timeout(seconds * _PATIENCE or None) as patience:
+                while (frame := self._next(frames)) is None and not self._half_closed:
+                    self._hold(frames.buffered)
+                    self._fed(await self._receive())
+                    _renew(patience, seconds)
         except TimeoutError:
             message = f"nothing came of the request's message for {seconds:g} s (limits.body_timeout_s)"
             raise refusal(DEADLINE_EXCEEDED, message) from None
-        self._fed(event)
+        return frame
+
+    def _hold(self, size: int) -> None:
+        """Counts in what it holds of an unfinished message, in all."""
+        growth = size - self._held
+        if growth <= 0:
+            return
+        try:
+            self._limits.budget.take(growth)
+        except Exhausted as error:
+            raise StatusError(to_status(error)) from None
+        self._held += growth
 
     async def _decompressed(self, message: bytes) -> bytes:
         limit, in_thread = self._limits.max_message_bytes, len(message) >= _DECOMPRESSED_IN_THREAD
@@ -342,6 +354,13 @@ class AsgiCall(RunningCall):
             raise _too_large(error) from None
         except FramingError as error:
             raise refusal(INTERNAL, str(error)) from None
+
+
+def _renew(patience: asyncio.Timeout, seconds: float) -> None:
+    """Puts a time-out off where less than `seconds` are left: a timer for each event takes a third of its cost."""
+    due = patience.when()
+    if due is not None and due - (now := asyncio.get_running_loop().time()) < seconds:
+        patience.reschedule(now + seconds * _PATIENCE)
 
 
 def _too_large(error: MessageTooLarge) -> StatusError:

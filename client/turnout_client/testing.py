@@ -1,0 +1,270 @@
+"""A stand-in for a Turnout server in the tests of what calls one: real gRPC on a free port, and answers that you say.
+
+    from turnout_client.testing import FakeServer
+
+    def test_a_picture_is_labelled() -> None:
+        with FakeServer() as server:
+            server.answer("classifier", {"label": ["cat"]}, version="2.1.0")
+            assert my_service(server.target).label(picture) == "cat"
+            assert server.received[0].version == "^2"
+
+It needs no model and no ONNX Runtime. It checks nothing: to test against a model's own signature, routing and errors,
+serve the model (`turnout.testing`, of the distribution `turnout`).
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+import grpc
+import numpy as np
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import BadRequest, RequestInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthServicer, add_HealthServicer_to_server
+from numpy.typing import ArrayLike
+
+from turnout_client.errors import InvalidArgument, NotFound, TurnoutClientError, Violation
+from turnout_client.model import Role
+from turnout_proto.tensors import Array, TensorError, append, decode
+from turnout_proto.v1 import prediction_pb2
+from turnout_proto.v1.prediction_pb2 import (
+    PredictRequest,
+    PredictResponse,
+    PredictStreamRequest,
+    PredictStreamResponse,
+)
+from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceServicer, add_PredictionServiceServicer_to_server
+
+_DETAILS = "grpc-status-details-bin"
+_DIGEST = "sha256:" + "0" * 64
+_ROLES = {
+    Role.PINNED: prediction_pb2.ROLE_PINNED,
+    Role.BASELINE: prediction_pb2.ROLE_BASELINE,
+    Role.CANARY: prediction_pb2.ROLE_CANARY,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A prediction that was asked for.
+
+    Attributes:
+        model: Its name.
+        version: The selector; "" where there was none.
+        inputs: By name.
+        outputs: Names of the outputs wanted; () for all.
+        request_id: As the client wrote it.
+        routing_key: As the client wrote it.
+        metadata: Of the call, keys in lower case.
+        streamed: It came as an item of a `PredictStream`.
+    """
+
+    model: str
+    version: str
+    inputs: Mapping[str, Array]
+    outputs: Sequence[str]
+    request_id: str
+    routing_key: str
+    metadata: Sequence[tuple[str, str | bytes]]
+    streamed: bool
+
+
+Outputs: TypeAlias = Mapping[str, ArrayLike]
+
+Answer: TypeAlias = Callable[[Received], Outputs]
+"""Returns the outputs of a prediction by name, or raises the error that its client is to get."""
+
+
+class FakeServer:
+    """Answers predictions as it is told, on a free port of 127.0.0.1, for as long as its context is entered.
+
+    A model that it was not told of is NOT_FOUND. What it was told may be changed at any time.
+    """
+
+    def __init__(self) -> None:
+        """Listens nowhere before its context is entered."""
+        self._changed = threading.Condition()
+        self._answers: dict[str, dict[str, tuple[Answer, Role]]] = {}
+        self._received: list[Received] = []
+        self._closed = False
+        self._threads = ThreadPoolExecutor(16, "fake-turnout")
+        self._server = grpc.server(self._threads, options=[("grpc.so_reuseport", 0)])
+        add_HealthServicer_to_server(_Health(self), self._server)
+        add_PredictionServiceServicer_to_server(_Predictions(self), self._server)
+        self._port = 0
+
+    def __enter__(self) -> Self:
+        self._port = self._server.add_insecure_port("127.0.0.1:0")
+        self._server.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._server.stop(0).wait()
+        self._threads.shutdown()
+
+    @property
+    def target(self) -> str:
+        """The address that a client is made with."""
+        return f"127.0.0.1:{self._port}"
+
+    @property
+    def received(self) -> Sequence[Received]:
+        """The predictions that were asked for, in the order in which they came."""
+        with self._changed:
+            return tuple(self._received)
+
+    def answer(
+        self,
+        model: str,
+        outputs: Outputs | Answer | TurnoutClientError,
+        *,
+        version: str = "1.0.0",
+        role: Role = Role.BASELINE,
+    ) -> None:
+        """Tells what a model's predictions are answered with from now on.
+
+        A request that selects one of the versions told of by its exact number gets that one, with role `pinned`. Every
+        other gets the version that was told of last.
+
+        Args:
+            model: Its name.
+            outputs: By name; or what returns them, or raises; or the error that every client gets.
+            version: That the answers name.
+            role: Likewise: baseline, canary or pinned.
+        """
+
+        def fixed(_: Received) -> Outputs:
+            if isinstance(outputs, TurnoutClientError):
+                raise outputs
+            assert not callable(outputs)
+            return outputs
+
+        answer = outputs if callable(outputs) else fixed
+        with self._changed:
+            versions = self._answers.setdefault(model, {})
+            versions.pop(version, None)
+            versions[version] = answer, role
+            self._changed.notify_all()
+
+    def _predict(
+        self, request: PredictRequest, metadata: Sequence[tuple[str, str | bytes]], *, streamed: bool
+    ) -> PredictResponse:
+        """Raises TurnoutClientError where that is the answer."""
+        try:
+            inputs = {tensor.name: decode(tensor) for tensor in request.inputs}
+        except TensorError as error:
+            raise InvalidArgument(str(error), violations=[Violation("inputs", str(error))]) from error
+        received = Received(
+            request.model, request.version, inputs, tuple(request.outputs), request.request_id, request.routing_key,
+            metadata, streamed,
+        )  # fmt: skip
+        with self._changed:
+            self._received.append(received)
+            versions = dict(self._answers.get(request.model, {}))
+        if not versions:
+            raise NotFound(f"no model is named {request.model!r}: tell this server of it with answer()")
+        version = request.version if request.version in versions else list(versions)[-1]
+        answer, role = versions[version]
+        outputs = answer(received)
+        response = PredictResponse(request_id=request.request_id or f"fake-{len(self._received)}", model=request.model)
+        response.route.version, response.route.digest = version, _DIGEST
+        how = Role.PINNED if request.version == version else role
+        response.route.role = _ROLES[how]
+        for name in request.outputs or outputs:
+            if name not in outputs:
+                what = f"expected one of the outputs {', '.join(outputs)}, got {name!r}"
+                raise InvalidArgument(what, violations=[Violation("outputs", what)])
+            append(response.outputs, name, np.asarray(outputs[name]))
+        return response
+
+
+class _Health(HealthServicer):  # type: ignore[misc]  # it comes without types
+    """A model is healthy from when the server was told of it; nothing else is known."""
+
+    def __init__(self, server: FakeServer) -> None:
+        self._server = server
+
+    def Check(self, request: HealthCheckRequest, context: grpc.ServicerContext) -> HealthCheckResponse:  # noqa: N802
+        status = self._status(request.service)
+        if status == HealthCheckResponse.SERVICE_UNKNOWN:
+            context.abort(
+                grpc.StatusCode.NOT_FOUND, f"expected a model that this server was told of: {request.service}"
+            )
+        return HealthCheckResponse(status=status)
+
+    def Watch(self, request: HealthCheckRequest, context: grpc.ServicerContext) -> Iterator[HealthCheckResponse]:  # noqa: N802
+        server, told = self._server, None
+        context.add_callback(self._wake)
+        while context.is_active() and not server._closed:
+            with server._changed:
+                while (status := self._status(request.service)) == told and context.is_active() and not server._closed:
+                    server._changed.wait(1.0)
+            if status != told:
+                told = status
+                yield HealthCheckResponse(status=status)
+
+    def _wake(self) -> None:
+        with self._server._changed:
+            self._server._changed.notify_all()
+
+    def _status(self, service: str) -> "HealthCheckResponse.ServingStatus.ValueType":
+        model = service.removeprefix("model:").partition("@")[0]
+        known = not service or model in self._server._answers
+        return HealthCheckResponse.SERVING if known else HealthCheckResponse.SERVICE_UNKNOWN
+
+
+class _Predictions(PredictionServiceServicer):
+    def __init__(self, server: FakeServer) -> None:
+        self._server = server
+
+    def Predict(self, request: PredictRequest, context: grpc.ServicerContext) -> PredictResponse:  # noqa: N802
+        try:
+            return self._server._predict(request, _metadata(context), streamed=False)
+        except TurnoutClientError as error:
+            context.set_trailing_metadata(((_DETAILS, _status(error, request.request_id).SerializeToString()),))
+            context.abort(error.code, error.message)
+
+    def PredictStream(  # noqa: N802
+        self, request_iterator: Iterator[PredictStreamRequest], context: grpc.ServicerContext
+    ) -> Iterator[PredictStreamResponse]:
+        for item in request_iterator:
+            if item.WhichOneof("item") != "request":
+                continue
+            request_id = item.request.request_id
+            try:
+                response = self._server._predict(item.request, _metadata(context), streamed=True)
+                yield PredictStreamResponse(request_id=request_id, response=response)
+            except TurnoutClientError as error:
+                yield PredictStreamResponse(request_id=request_id, error=_status(error, request_id))
+
+
+def _metadata(context: grpc.ServicerContext) -> Sequence[tuple[str, str | bytes]]:
+    return tuple((key, value) for key, value in context.invocation_metadata())
+
+
+def _status(error: TurnoutClientError, request_id: str) -> Status:
+    details: list[Any] = [RequestInfo(request_id=request_id)] if request_id else []
+    if error.violations:
+        fields = (BadRequest.FieldViolation(field=one.field, description=one.description) for one in error.violations)
+        details.append(BadRequest(field_violations=fields))
+    if error.retry_after is not None:
+        delay = Duration()
+        delay.FromNanoseconds(int(error.retry_after * 1e9))
+        details.append(RetryInfo(retry_delay=delay))
+    status = Status(code=error.code.value[0], message=error.message)
+    for detail in details:
+        packed = AnyMessage()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status

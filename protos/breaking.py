@@ -1,0 +1,71 @@
+"""Tells whether the .proto files break clients that were built from those of another revision, by buf's rules.
+
+python protos/breaking.py REVISION      such as v0.1.0 or origin/main; exits with 1 and names what breaks
+
+A field, method, message or enum value that is gone or has changed its number, name or type breaks somebody. What the
+Open Inference Protocol and Triton define is theirs to change.
+"""
+
+import argparse
+import io
+import json
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+from generate import ROOT, describe
+
+RULES = {"version": "v2", "breaking": {"use": ["PACKAGE"], "ignore": ["turnout_proto/oip", "turnout_proto/triton"]}}
+"""`PACKAGE`: what generated code would notice, and not in which file something is defined."""
+
+
+def extract(revision: str, to: Path) -> Path:
+    """Writes the .proto files of a revision under `to`; returns the directory that imports start from.
+
+    Raises:
+        SystemExit: Git knows no such revision, or it has no protos.
+    """
+    command = ["git", "-C", str(ROOT.parent), "archive", "--format=tar", revision, "--", ROOT.name]
+    done = subprocess.run(command, capture_output=True)  # noqa: S603 - fixed but for the revision, which is one argument
+    if done.returncode:
+        raise SystemExit(f"error: {revision}: {done.stderr.decode().strip()}")
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        archive.extractall(to, (m for m in archive if m.name.endswith(".proto")), filter="data")
+    return to / ROOT.name
+
+
+def broken(before: Path, after: Path) -> str:
+    """Returns what breaks between two directories of .proto files, a line each; "" where nothing does.
+
+    Raises:
+        subprocess.CalledProcessError: One of them does not compile.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        images = [Path(scratch) / f"{name}.binpb" for name in ("before", "after")]
+        for image, root in zip(images, (before, after), strict=True):
+            describe(image, imports=True, root=root)
+        config = Path(scratch) / "buf.yaml"
+        config.write_text(json.dumps(RULES))
+        buf = Path(sys.executable).with_name("buf")
+        command = [buf, "breaking", images[1], "--against", images[0], "--config", config, "--exclude-imports"]
+        done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 - fixed arguments
+    if done.returncode not in (0, 100):  # 100: it found something
+        raise SystemExit(f"error: buf: {done.stderr.strip()}")
+    return done.stdout
+
+
+def main() -> int:
+    """Returns 1 where something breaks."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("revision", help="what Git calls the other one")
+    revision = parser.parse_args().revision
+    with tempfile.TemporaryDirectory() as scratch:
+        found = broken(extract(revision, Path(scratch)), ROOT)
+    print(found or f"nothing that clients of {revision} use has changed", end="\n" if not found else "")  # noqa: T201
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

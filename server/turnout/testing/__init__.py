@@ -1,0 +1,124 @@
+"""Serves models on free ports in a thread, for the tests of what calls Turnout: the server itself, and real sessions.
+
+    from turnout.testing import serve
+    from turnout_client import Client
+
+    def test_what_the_model_says() -> None:
+        with serve({"scale@1.0.0": "scale.onnx"}) as server, Client(server.grpc) as client:
+            assert client.predict("scale", {"x": x})["y"].tolist() == [[2.0, 4.0]]
+
+With pytest, `pytest_plugins = ["turnout.testing.fixtures"]` has the fixture `turnout_serve`, which does the same until
+the test ends. A stand-in that needs no model is in `turnout_client.testing`.
+"""
+
+import asyncio
+import concurrent.futures
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from semver import Version
+
+from turnout.app import running
+from turnout.config import Drain, Settings
+from turnout.registry.publish import PublishRequest, publish
+from turnout.registry.repository import Repository
+from turnout.serving import providers
+from turnout.state.store import StateStore
+from turnout.telemetry.logging import make_logger
+
+_SECONDS = 60.0
+"""In which a server of small models has to begin, and to end."""
+
+FREE_PORTS: Mapping[str, Any] = {
+    "grpc": "127.0.0.1:0",
+    "http": "127.0.0.1:0",
+    "control": "127.0.0.1:0",
+    "drain": Drain(delay_s=0),
+}
+"""Settings of a server that nobody else is to meet, and that ends at once."""
+
+
+@dataclass
+class Served:
+    """A server that runs.
+
+    Attributes:
+        grpc: Address of the data listener, `127.0.0.1:PORT`; what `turnout_client.Client` is made with.
+        http: Of HTTP: REST, the console, `/metrics`.
+        control: Of the control listener: `turnout ... --server`.
+    """
+
+    grpc: str
+    http: str
+    control: str
+
+
+@contextmanager
+def serve(models: Mapping[str, str | Path] | str | Path, *, wait: bool = True, **settings: Any) -> Iterator[Served]:
+    """Runs a server in a thread of this process, and yields where it listens.
+
+    Args:
+        models: ONNX files by `NAME@VERSION`, which are published and released; or a repository that exists.
+        wait: Wait until all versions are loaded, or known not to be.
+        settings: Of the server, as `turnout.toml` has them; on loopback, on free ports, if they say nothing else.
+
+    Raises:
+        ValueError: An entry is not `NAME@VERSION`.
+        TurnoutError: A model cannot be published, or the server does not begin.
+        ConfigError: A setting is wrong.
+        TimeoutError: The versions are not loaded within a minute.
+    """
+    with ExitStack() as stack:
+        if isinstance(models, str | Path):
+            root = Path(models)
+        else:
+            root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="turnout-"))) / "models"
+            _publish(models, root)
+        made = Settings(**{"models": root, **FREE_PORTS, **settings})
+        yield stack.enter_context(_serving(made, wait))
+
+
+def _publish(models: Mapping[str, str | Path], root: Path) -> None:
+    repository = Repository(root)
+    with StateStore.open(Settings(models=root).state_url) as store:
+        for reference, path in models.items():
+            name, at, number = reference.partition("@")
+            if not (name and at and Version.is_valid(number)):
+                raise ValueError(f"expected NAME@VERSION such as scale@1.0.0, got {reference!r}")
+            version = Version.parse(number)
+            publish(repository, PublishRequest(name, version, Path(path)))
+            store.release(name, version, actor="turnout.testing", reason="")
+
+
+@contextmanager
+def _serving(settings: Settings, wait: bool) -> Iterator[Served]:
+    providers.start_runtime()
+    providers.probe()  # once in a process, and takes standard output away for that time: from a command, too
+    started: concurrent.futures.Future[tuple[Served, Callable[[], object]]] = concurrent.futures.Future()
+
+    async def run() -> None:
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        async with running(settings, make_logger("json", "warning")) as server:
+            if wait:
+                async with asyncio.timeout(_SECONDS):
+                    await server.services.catalog.wait_for(lambda snapshot: snapshot.complete)
+            addresses = Served(str(server.grpc), str(server.http), str(server.control))
+            started.set_result((addresses, lambda: loop.call_soon_threadsafe(stop.set)))
+            await stop.wait()
+
+    with concurrent.futures.ThreadPoolExecutor(1, "server") as pool:
+        ended = pool.submit(asyncio.run, run())  # as `turnout serve` does: what is left of its tasks ends with it
+        begun: list[concurrent.futures.Future[Any]] = [started, ended]
+        concurrent.futures.wait(begun, 2 * _SECONDS, concurrent.futures.FIRST_COMPLETED)
+        if ended.done():
+            ended.result()
+        addresses, stop = started.result(0)
+        try:
+            yield addresses
+        finally:
+            stop()
+            ended.result(_SECONDS)
