@@ -16,6 +16,7 @@ from turnout.address import Address
 
 ValueT = TypeVar("ValueT", str, Path)
 
+
 @dataclass(frozen=True, slots=True)
 class LoadAll:
     """Every version of the model is loaded."""
