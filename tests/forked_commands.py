@@ -83,9 +83,12 @@ def _serve(listener: socket.socket) -> None:
                 if not asked:
                     caller.close()  # it was killed before it asked
                     continue
+                # Held back until the child has handlers of its own: this one's would end all other commands.
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
                 pid = os.fork()
                 if pid == 0:
                     _run(*marshal.loads(asked), streams)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
                 for stream in streams:
                     os.close(stream)
                 callers[pid] = caller
@@ -118,6 +121,7 @@ def _run(arguments: Sequence[str], directory: str, environment: Mapping[str, str
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         os.chdir(directory)
         os.environ.clear()
         os.environ.update(environment)
