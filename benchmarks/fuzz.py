@@ -8,29 +8,37 @@ a server that ended, and memory that grew by more than 256 MiB after the first t
 
 import argparse
 import asyncio
+import contextlib
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from itertools import islice
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
+import grpc
 import onnx
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from fuzzing import Sender, messages
+from fuzzing import REGION, Sender, messages
 from onnx_models import scaled, string_identity
 from processes import ServerProcess, serving
 from servers import publish_all
 from stalls import resident
+from turnout_proto.oip import inference_pb2 as pb
 
 _IN_FLIGHT = 16
 _MAX_GROWTH_MIB = 256
 _SHOWN = 20
+_REGION_BYTES = 64
+_REGISTERED_EVERY = 50
+_REGISTER = "/inference.GRPCInferenceService/SystemSharedMemoryRegister"
 
 
-async def attack(server: ServerProcess, seed: int, count: int) -> list[str]:
-    """Sends `count` messages; returns what was wrong."""
+async def attack(server: ServerProcess, seed: int, count: int, key: str) -> list[str]:
+    """Sends `count` messages; returns what was wrong. Some refer to a region of shared memory, whose key is given."""
     sender = Sender(server.grpc, server.control, server.http)
     faults: list[str] = []
     all_messages = islice(messages(seed), count)
@@ -40,6 +48,8 @@ async def attack(server: ServerProcess, seed: int, count: int) -> list[str]:
     async def send_some() -> None:
         nonlocal sent, base
         for message in all_messages:
+            if sent % _REGISTERED_EVERY == 0:
+                await register(server, key)  # some messages unregister it
             faults.extend(filter(None, [await sender.send(message)]))
             sent += 1
             if sent == count // 10:
@@ -56,6 +66,25 @@ async def attack(server: ServerProcess, seed: int, count: int) -> list[str]:
     return faults
 
 
+@contextlib.contextmanager
+def segment() -> Iterator[str]:
+    """Makes shared memory; yields its key."""
+    made = SharedMemory(create=True, size=_REGION_BYTES)
+    try:
+        yield made.name
+    finally:
+        made.close()
+        made.unlink()
+
+
+async def register(server: ServerProcess, key: str) -> None:
+    """Registers the region that some messages refer to, unless it is."""
+    region = pb.SystemSharedMemoryRegisterRequest(name=REGION, key=key, byte_size=_REGION_BYTES)
+    async with grpc.aio.insecure_channel(server.grpc) as channel:
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await channel.unary_unary(_REGISTER)(region.SerializeToString(), timeout=20)
+
+
 def main() -> int:
     """Runs what the arguments say; returns the exit code."""
     parser = argparse.ArgumentParser()
@@ -67,8 +96,9 @@ def main() -> int:
         onnx.save(scaled(2), scratch / "f.onnx")
         onnx.save(string_identity(), scratch / "s.onnx")
         publish_all(scratch / "models", {(name, "1.0.0"): scratch / f"{name}.onnx" for name in "fs"})
-        with serving(scratch / "models") as server:
-            faults = asyncio.run(attack(server, arguments.seed, arguments.messages))
+        allowed = {"TURNOUT_OIP__SYSTEM_SHARED_MEMORY": "true", "TURNOUT_OIP__ALLOW_SETTINGS_CHANGES": "true"}
+        with serving(scratch / "models", **allowed) as server, segment() as key:
+            faults = asyncio.run(attack(server, arguments.seed, arguments.messages, key))
             if not server.process.is_alive():
                 faults.append(f"the server ended with {server.process.exitcode}")
             lines = server.log.read_text().splitlines()

@@ -1,5 +1,8 @@
 """What each stage of a request costs in the serving process, without a transport: one request of the tiny model.
 
+Of streams it is an item, from the server's event to its event: where each item comes in an event of its own after the
+answer to the one before, and where sixteen come in one.
+
     python benchmarks/stages.py [--instructions]
 
 Microseconds are of CPU, in the quickest of many rounds, which other work on the machine disturbs least.
@@ -15,13 +18,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 from rich.console import Console
 from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 from servers import matmul, publish_all
 from turnout.admission import Admission, ReceiveBudget
@@ -51,10 +56,12 @@ from turnout.telemetry.logging import make_logger
 from turnout.threads import Threads
 from turnout_proto import tensors
 from turnout_proto.oip.inference_pb2 import ModelInferRequest
-from turnout_proto.v1.prediction_pb2 import PredictRequest
+from turnout_proto.v1.prediction_pb2 import PredictRequest, PredictStreamRequest
 
-_CALLS, _ROUNDS = 2000, 15
+_CALLS, _ITEMS, _ROUNDS = 2000, 960, 15
 _CALLS_UNDER_VALGRIND = 300
+
+_TOGETHER = 16
 
 Stage = Callable[[], object]
 
@@ -83,10 +90,11 @@ def stages(services: Services) -> Mapping[str, Mapping[str, Stage]]:
     keyed = PredictRequest(model="tiny", inputs=[tensors.encode("x", x)], routing_key="tenant 1")
     predicting = Endpoint.of("bench", "Predict", PredictRequest, preferences, guard, Templates(PREDICT_FIELDS))
     inputs, templates = InputDecoder(DEFAULT_LIMITS), Templates(INFER_FIELDS)
-    inferring = InferEndpoint.of("bench", "ModelInfer", ModelInferRequest, preferences, guard, templates, inputs=inputs)
+    more = {"inputs": inputs, "memory": services.oip.memory}
+    inferring = InferEndpoint.of("bench", "ModelInfer", ModelInferRequest, preferences, guard, templates, **more)
     v1, oip = predict.SerializeToString(), infer.SerializeToString()
     with_key = keyed.SerializeToString()
-    over = _asgi(services)
+    over = _asgi(_application(services))
     return {
         "turnout.v1": {
             **_stages(services, lambda: PredictExchange(predicting, v1, _Quiet())),
@@ -103,21 +111,31 @@ def stages(services: Services) -> Mapping[str, Mapping[str, Stage]]:
     }
 
 
-def _asgi(services: Services) -> Callable[[str, bytes], Stage]:
-    """Returns what makes the stage of a whole call over ASGI: from the server's event to its events."""
+def _application(services: Services) -> GrpcApplication:
     settings = Settings()
     limits = CallLimits(1 << 26, 60.0, settings.transport.gzip, ReceiveBudget(1 << 29), Threads("compression"))
-    methods = data_methods(services, settings)
-    application = GrpcApplication(methods, RunningCalls(), limits, Admission(1000), services.log)
+    return GrpcApplication(data_methods(services, settings), RunningCalls(), limits, Admission(1000), services.log)
+
+
+def _scope(path: str) -> dict[str, object]:
+    headers = [(b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"user-agent", b"grpc-c++/1.51.1")]
+    scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b""}
+    return scope | {"headers": headers, "client": ("127.0.0.1", 1), "extensions": {"http.response.trailers": {}}}
+
+
+def _framed(message: bytes) -> bytes:
+    return PREFIX.pack(0, len(message)) + message
+
+
+def _asgi(application: GrpcApplication) -> Callable[[str, bytes], Stage]:
+    """Returns what makes the stage of a whole call over ASGI: from the server's event to its events."""
 
     async def send(_: Event) -> None:
         pass
 
     def stage(path: str, message: bytes) -> Stage:
-        event = {"type": "http.request", "body": PREFIX.pack(0, len(message)) + message, "more_body": True}
-        headers = [(b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"user-agent", b"grpc-c++/1.51.1")]
-        scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b""}
-        scope |= {"headers": headers, "client": ("127.0.0.1", 1), "extensions": {"http.response.trailers": {}}}
+        event = {"type": "http.request", "body": _framed(message), "more_body": True}
+        scope = _scope(path)
 
         async def receive() -> Event:
             return event
@@ -128,6 +146,64 @@ def _asgi(services: Services) -> Callable[[str, bytes], Stage]:
         return call
 
     return stage
+
+
+class _Stream:
+    """A client of one stream over ASGI, which sends so many items together once all before are answered."""
+
+    def __init__(self, items: Sequence[bytes], together: int) -> None:
+        self._bodies = [b"".join(items[at : at + together]) for at in range(0, len(items), together)]
+        self._together = together
+        self._left = 0
+        self._answered = asyncio.Event()
+        self._answered.set()
+
+    async def receive(self) -> Event:
+        """Returns the next items; the end of the request after the last."""
+        await self._answered.wait()
+        self._answered.clear()
+        if not self._bodies:
+            return {"type": "http.request", "body": b"", "more_body": False}
+        self._left = self._together
+        return {"type": "http.request", "body": self._bodies.pop(), "more_body": True}
+
+    async def send(self, event: Event) -> None:
+        """Counts the answers."""
+        body, at = event.get("body", b""), 0
+        while at < len(body):
+            at += PREFIX.size + PREFIX.unpack_from(body, at)[1]
+            self._left -= 1
+        if body and not self._left:
+            self._answered.set()
+
+
+async def _streamed(services: Services) -> Mapping[tuple[str, str], float]:
+    """Returns microseconds of CPU of an item by protocol and stage."""
+    x = np.ones((1, 64), np.float32)
+    names = [str(number) for number in range(_TOGETHER)]
+    predicts = [
+        PredictStreamRequest(request=PredictRequest(model="tiny", inputs=[tensors.encode("x", x)], request_id=name))
+        for name in names
+    ]
+    infers = [ModelInferRequest(model_name="tiny", raw_input_contents=[x.tobytes()], id=name) for name in names]
+    for infer in infers:
+        infer.inputs.add(name="x", datatype="FP32", shape=[1, 64])
+    application = _application(services)
+    measured: dict[tuple[str, str], float] = {}
+    for protocol, path, messages in (
+        ("turnout.v1", "/turnout.v1.PredictionService/PredictStream", predicts),
+        ("Open Inference Protocol", "/inference.GRPCInferenceService/ModelStreamInfer", infers),
+    ):
+        items = [_framed(message.SerializeToString()) for message in messages] * (_ITEMS // _TOGETHER)
+        for together, stage in ((1, "an item of a stream, alone"), (_TOGETHER, f"the same, {_TOGETHER} together")):
+            quickest = float("inf")
+            for _ in range(_ROUNDS):
+                client = _Stream(items, together)
+                start = time.thread_time()
+                await application(_scope(path), client.receive, client.send)
+                quickest = min(quickest, time.thread_time() - start)
+            measured[protocol, stage] = quickest / len(items) * 1e6
+    return measured
 
 
 def _stages(
@@ -205,6 +281,8 @@ async def _run(models: Path, *, counting: bool) -> Mapping[tuple[str, str], floa
                     _count_instructions(f"{protocol}/{name}", stage)
                 else:
                     measured[protocol, name] = _microseconds(stage)
+        if not counting:
+            measured |= await _streamed(server.services)
     return measured
 
 

@@ -90,6 +90,7 @@ def _sign(
     days: float = 30,
     starts: float = -60,
     private: Any = None,
+    extensions: tuple[x509.ExtensionType, ...] = (),
 ) -> Certified:
     key = private or ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -108,5 +109,7 @@ def _sign(
         names = [x509.IPAddress(ip_address(h)) if h[0].isdigit() else x509.DNSName(h) for h in hosts]
         names += san
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=False)
     signed = builder.sign(issuer.private if issuer else key, hashes.SHA256())
     return Certified(signed, key, issuer.chain if issuer else ())

@@ -129,7 +129,7 @@ class Fleet:
         A machine takes longer than that. Sooner, Envoy would send requests to a server that only begins to load.
         """
         deadline = time.monotonic() + 60
-        while self._admin and self._addresses[name] in (_healthy(self._admin) or self._addresses.values()):
+        while self._admin and _believed(self._admin, self._addresses[name]):
             assert time.monotonic() < deadline, f"Envoy takes {name} for healthy, which is dead"
             time.sleep(0.1)
         marks = self.marks(name)
@@ -348,15 +348,51 @@ def envoy(scratch: Path, servers: list[str]) -> Iterator[tuple[str, str]]:
     Yields:
         Its address, and the URL of its administration.
     """
+    with envoys_of(scratch, {"predictions": servers}) as (listeners, admin):
+        yield listeners["predictions"], admin
+
+
+@contextmanager
+def envoys_of(
+    scratch: Path, servers: Mapping[str, list[str]], *, retries: bool = True, interval: str = ""
+) -> Iterator[tuple[Mapping[str, str], str]]:
+    """Starts Envoy with the configuration of deploy/envoy, and waits until it takes all servers for healthy.
+
+    Args:
+        scratch: Where its files go.
+        servers: By listener, "predictions" and "rest", the addresses of its servers. A listener that is not named is
+            left out.
+        retries: With the configuration's retries; without them, what fails once has failed.
+        interval: Between two looks at a server's health; "" for the configuration's.
+
+    Yields:
+        The address of each listener, and the URL of its administration.
+    """
     config = yaml.safe_load(CONFIG.read_text())
-    listener, admin = (free_port() for _ in range(2))
-    (data,), (cluster,) = (config["static_resources"][kind] for kind in ("listeners", "clusters"))
-    data["address"]["socket_address"] = _socket(f"127.0.0.1:{listener}")
+    admin, addresses = free_port(), {name: f"127.0.0.1:{free_port()}" for name in servers}
     config["admin"]["address"]["socket_address"] = _socket(f"127.0.0.1:{admin}")
-    (locality,) = cluster["load_assignment"]["endpoints"]
-    assert len(locality["lb_endpoints"]) == len(servers)
-    for endpoint, server in zip(locality["lb_endpoints"], servers, strict=True):
-        endpoint["endpoint"]["address"]["socket_address"] = _socket(server)
+    resources = config["static_resources"]
+    resources["listeners"] = [one for one in resources["listeners"] if one["name"] in servers]
+    routes = {}
+    for listener in resources["listeners"]:
+        listener["address"]["socket_address"] = _socket(addresses[listener["name"]])
+        (chain,) = listener["filter_chains"]
+        (host,) = chain["filters"][0]["typed_config"]["route_config"]["virtual_hosts"]
+        (route,) = host["routes"]
+        routes[route["route"]["cluster"]] = listener["name"]
+        if not retries:
+            del route["route"]["retry_policy"]
+    resources["clusters"] = [cluster for cluster in resources["clusters"] if cluster["name"] in routes]
+    assert len(routes) == len(resources["clusters"]) == len(servers)
+    for cluster in resources["clusters"]:
+        if interval:
+            for check in cluster["health_checks"]:
+                check |= {"interval": interval, "no_traffic_interval": interval}
+        (locality,) = cluster["load_assignment"]["endpoints"]
+        behind = servers[routes[cluster["name"]]]
+        assert len(locality["lb_endpoints"]) == len(behind)
+        for endpoint, server in zip(locality["lb_endpoints"], behind, strict=True):
+            endpoint["endpoint"]["address"]["socket_address"] = _socket(server)
     file = scratch / "envoy.yaml"
     file.write_text(yaml.safe_dump(config))
     command = [envoy_path(), "-c", str(file), "--concurrency", "1", "--log-level", "warning", "--disable-hot-restart"]
@@ -364,11 +400,11 @@ def envoy(scratch: Path, servers: list[str]) -> Iterator[tuple[str, str]]:
         process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 60
-        while _healthy(f"http://127.0.0.1:{admin}") < set(servers):
+        while healthy(f"http://127.0.0.1:{admin}") < min(map(len, servers.values())):
             assert process.poll() is None, (scratch / "envoy.log").read_text()
             assert time.monotonic() < deadline, (scratch / "envoy.log").read_text()
             time.sleep(0.1)
-        yield f"127.0.0.1:{listener}", f"http://127.0.0.1:{admin}"
+        yield addresses, f"http://127.0.0.1:{admin}"
     finally:
         process.kill()
         process.wait()
@@ -398,18 +434,35 @@ def _differing(one: Any, other: Any, path: str = "") -> list[tuple[str, str, str
     return [found for name, pair in pairs.items() for found in _differing(*pair, f"{path}.{name}")]
 
 
-def _healthy(admin: str) -> set[str]:
-    """Returns the addresses of the servers that Envoy takes for healthy; none if it does not answer."""
+def hosts(admin: str) -> Mapping[str, list[Mapping[str, Any]]]:
+    """Returns what Envoy says of its servers, by cluster, in order. Raises OSError if it does not answer."""
+    with urllib.request.urlopen(f"{admin}/clusters?format=json", timeout=5) as answer:
+        clusters = json.load(answer)["cluster_statuses"]
+    return {cluster["name"]: cluster.get("host_statuses", []) for cluster in clusters}
+
+
+def healthy(admin: str) -> int:
+    """Returns how many servers Envoy takes for healthy, of the cluster with the fewest; 0 if it does not answer yet."""
     try:
-        with urllib.request.urlopen(f"{admin}/clusters?format=json", timeout=5) as answer:
-            (cluster,) = json.load(answer)["cluster_statuses"]
+        clusters = hosts(admin).values()
     except OSError:
-        return set()
-    return {
-        f"{host['address']['socket_address']['address']}:{host['address']['socket_address']['port_value']}"
-        for host in cluster.get("host_statuses", ())
-        if "eds_health_status" in host["health_status"] and not host["health_status"].get("failed_active_health_check")
-    }
+        return 0
+    return min((sum(map(_fit, cluster)) for cluster in clusters), default=0)
+
+
+def _believed(admin: str, server: str) -> bool:
+    """Tells whether Envoy takes the server at an address for healthy, or does not say."""
+    try:
+        known = [host for cluster in hosts(admin).values() for host in cluster]
+    except OSError:
+        return True
+    places = [(host["address"]["socket_address"], _fit(host)) for host in known]
+    return any(fit for place, fit in places if f"{place['address']}:{place['port_value']}" == server)
+
+
+def _fit(host: Mapping[str, Any]) -> bool:
+    status = host["health_status"]
+    return not status.get("failed_active_health_check") and "eds_health_status" in status
 
 
 def _socket(address: str) -> dict[str, Any]:

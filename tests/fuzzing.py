@@ -35,6 +35,9 @@ _NEVER = {grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.DAT
 
 _TIMEOUT = 20.0
 
+REGION = "fuzz"
+"""Of shared memory, 64 bytes, that some requests refer to; a test may have registered it."""
+
 _CLIENTS_OWN = "Internal error from Core"
 """What grpcio's client says in place of the server's status, where a stream was refused while the client wrote on."""
 
@@ -190,6 +193,12 @@ def _infer_requests() -> Iterator[inference_pb2.ModelInferRequest]:
     typed = inference_pb2.ModelInferRequest(model_name="f")
     typed.inputs.add(name="x", datatype="FP32", shape=[1, 4]).contents.fp32_contents.extend([1, 2, 3, 4])
     yield typed
+    stored = inference_pb2.ModelInferRequest(model_name="f")
+    for tensor in (stored.inputs.add(name="x", datatype="FP32", shape=[1, 4]), stored.outputs.add(name="y")):
+        tensor.parameters["shared_memory_region"].string_param = REGION
+        tensor.parameters["shared_memory_byte_size"].int64_param = 16
+        tensor.parameters["shared_memory_offset"].int64_param = 16
+    yield stored
     strings = inference_pb2.ModelInferRequest(model_name="s")
     strings.inputs.add(name="x", datatype="BYTES", shape=[2]).contents.bytes_contents.extend([b"a", b"b"])
     yield strings
@@ -242,6 +251,22 @@ def _value(field: FieldDescriptor, random: Random) -> Any:
     return random.choice(_NUMBERS)
 
 
+_EXTENSIONS: Sequence[tuple[str, Any]] = (
+    ("/v2/repository/index", {"ready": True}),
+    ("/v2/repository/models/f@1.0.0/load", {"parameters": {"unload_dependents": True}}),
+    ("/v2/logging", {"log_verbose_level": 1, "log_info": True, "log_format": "json", "log_file": ""}),
+    ("/v2/trace/setting", {"trace_level": ["TIMESTAMPS"], "trace_rate": "5", "trace_count": None}),
+    ("/v2/models/f/trace/setting", {"trace_rate": "7"}),
+    ("/v2/systemsharedmemory/region/other/register", {"key": "/turnout", "offset": 0, "byte_size": 64}),
+    ("/v2/systemsharedmemory/region/other/unregister", {}),
+    ("/v2/cudasharedmemory/region/r/register", {"raw_handle": {"b64": "AAAA"}, "device_id": 0, "byte_size": 64}),
+    ("/v2/models/f/stats", {}),
+    ("/v2/systemsharedmemory/status", {}),
+)
+_BOTH = frozenset(path for path, _ in _EXTENSIONS if path.endswith(("logging", "setting", "stats", "status")))
+"""Those that are asked with GET, too, or only so."""
+
+
 def _http(random: Random) -> Request:
     """Returns a request whose JSON, bytes, headers or path are twisted."""
     predict = {"inputs": {"x": X.tolist()}, "outputs": ["y"]}
@@ -254,10 +279,17 @@ def _http(random: Random) -> Request:
         "parameters": {"timeout": 1},
     }
     headers: dict[str, str] = {}
-    path, document = random.choice(
-        (("/predict/f", predict), ("/v2/models/f/infer", infer), ("/v2/models/f/infer", {"inputs": [binary]}))
-    )
+    there = {"shared_memory_region": REGION, "shared_memory_byte_size": 16, "shared_memory_offset": 16}
+    stored = {
+        "inputs": [{**tensor, "data": None, "parameters": there}],
+        "outputs": [{"name": "y", "parameters": there}],
+    }
+    del stored["inputs"][0]["data"]
+    calls = [("/predict/f", predict), ("/v2/models/f/infer", infer), ("/v2/models/f/infer", {"inputs": [binary]})] * 2
+    calls += [("/v2/models/f/infer", stored), *_EXTENSIONS]
+    path, document = random.choice(calls)
     tail = X.tobytes() if document == {"inputs": [binary]} else b""
+    asked = path
     for _ in range(random.randint(0, 3)):
         document = _twisted(document, random, 5)
     text = json.dumps(document, ensure_ascii=random.random() < 0.5).encode(errors="surrogatepass")
@@ -279,7 +311,7 @@ def _http(random: Random) -> Request:
             )
             + part
         )
-    method = "GET" if random.random() < 0.1 else "POST"
+    method = "GET" if random.random() < (0.5 if asked in _BOTH else 0.1) else "POST"
     lines = [f"{method} {path} HTTP/1.1".encode(), b"host: 127.0.0.1", b"content-length: %d" % len(body)]
     lines += [f"{name}: {value}".encode("latin-1") for name, value in headers.items()]
     return Request(b"\r\n".join(lines).replace("é".encode("latin-1"), "é".encode()) + b"\r\n\r\n", body)

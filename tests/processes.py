@@ -72,6 +72,7 @@ def serving(
     *,
     program: str = "from turnout.__main__ import main; main()",
     grpc: str = "127.0.0.1:0",
+    http: str = "127.0.0.1:0",
     control: str = "127.0.0.1:0",
     options: Sequence[str] = (),
     **environment: str,
@@ -84,7 +85,7 @@ def serving(
     log = models.parent / f"server-{time.monotonic_ns()}.log"
     log.touch()
     command = ["serve", "--models", str(models), "--json"]
-    command += ["--grpc", grpc, "--http", "127.0.0.1:0", "--control", control, *options]
+    command += ["--grpc", grpc, "--http", http, "--control", control, *options]
     process = forking().Process(
         target=forked.run, args=(program, command, os.environ | {"TURNOUT_DRAIN__DELAY_S": "0"} | environment, str(log))
     )

@@ -57,10 +57,14 @@ async def clients(
     server: Running,
     make: Callable[[int], v1.PredictRequest],
     count: int = 4,
-    pause: float = 0.0,
+    pause: float = 0.02,
     patience: float = 30.0,
 ) -> AsyncIterator[Seen]:
-    """Sends requests without a key from `count` clients for as long as the context is entered."""
+    """Sends requests without a key from `count` clients for as long as the context is entered.
+
+    Each rests `pause` seconds after an answer: most rollouts here wait for ticks and soaks, and clients that send as
+    fast as they can take a whole core for as long. 0 where it is many requests that are waited for.
+    """
     seen, numbers = Seen(), itertools.count()
     async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
         stub = PredictionServiceStub(channel)
@@ -72,8 +76,7 @@ async def clients(
                     seen.answers[answer.route.version] += 1
                 except grpc.aio.AioRpcError as error:
                     seen.codes[error.code().name] += 1
-                if pause:
-                    await asyncio.sleep(pause)
+                await asyncio.sleep(pause)
 
         tasks = [asyncio.create_task(client()) for _ in range(count)]
         try:

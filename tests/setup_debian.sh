@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that the tests drive: Prometheus and its promtool, PostgreSQL, Chromium and a font for it,
-# curl, gRPC's C++ library with what compiles a client of it, and python3-venv for `make` itself. `make test` and `.ci/run` call it; what is there already is left alone.
+# curl, gRPC's C++ and Go libraries with what compiles a client of each, and python3-venv for `make` itself. `make test`
+# and `.ci/run` call it; what is there already is left alone.
 # Where it is not root, or there is no apt-get or no network, the tests that need them are left out by name. With CI=true
 # that is a failure.
 set -euo pipefail
@@ -17,6 +18,11 @@ command -v pkg-config >/dev/null || missing+=(pkg-config)
 command -v protoc >/dev/null || missing+=(protobuf-compiler)
 command -v grpc_cpp_plugin >/dev/null || missing+=(protobuf-compiler-grpc)
 compgen -G '/usr/include/grpcpp/grpcpp.h' >/dev/null || missing+=(libgrpc++-dev libprotobuf-dev)
+command -v go >/dev/null || missing+=(golang-go)
+compgen -G '/usr/share/gocode/src/google.golang.org/grpc/server.go' >/dev/null ||
+  missing+=(golang-google-grpc-dev golang-github-golang-protobuf-1-5-dev)
+command -v protoc-gen-go >/dev/null || missing+=(protoc-gen-go)
+command -v protoc-gen-go-grpc >/dev/null || missing+=(protoc-gen-go-grpc)
 "${PYTHON:-python3}" -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 [ ${#missing[@]} -gt 0 ] || exit 0
 

@@ -63,6 +63,9 @@ _ANSWERS: dict[str, type[Message]] = {
     "/turnout.v1.PredictionService/PredictStream": prediction_pb2.PredictStreamResponse,
     "/inference.GRPCInferenceService/ModelInfer": inference_pb2.ModelInferResponse,
     "/inference.GRPCInferenceService/ModelStreamInfer": inference_pb2.ModelStreamInferResponse,
+    "/inference.GRPCInferenceService/ModelStatistics": inference_pb2.ModelStatisticsResponse,
+    "/inference.GRPCInferenceService/LogSettings": inference_pb2.LogSettingsResponse,
+    "/inference.GRPCInferenceService/TraceSetting": inference_pb2.TraceSettingResponse,
     "/turnout.v1.CatalogService/GetModel": catalog_pb2.GetModelResponse,
 }
 
@@ -192,4 +195,7 @@ def _shown(path: str, data: bytes) -> str:
         for version in message.model.versions:
             for measured in ("load_seconds", "batching", "max_batch_rows"):  # each server by itself, as it loaded
                 version.ClearField(measured)
+    if isinstance(message, inference_pb2.ModelStatisticsResponse):
+        known = [(one.name, one.version) for one in message.model_stats]
+        return str(known)  # what each server counted is its own
     return _without_id(str(message))

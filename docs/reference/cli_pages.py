@@ -7,6 +7,7 @@ from typing import Any, cast
 import typer.main
 
 from markdown_text import page, prose, table
+from turnout.cli.examples import EXAMPLES
 from turnout.cli.main import application
 
 _INTRODUCTION = """\
@@ -54,6 +55,7 @@ def _sections(command: Any, path: str) -> Iterator[str]:
     rows = [(f"`{p.metavar.strip('[]')}`", _help(p)) for p in arguments]
     rows += [(f"`{_spelling(p)}`", _help(p)) for p in options]
     yield table(("argument or option", ""), rows)
+    yield "\n".join(["```text", *EXAMPLES[path.removeprefix("turnout ")], "```"])
 
 
 def _description(command: Any) -> str:

@@ -77,7 +77,7 @@ def _one_of_everything() -> Metrics:
     role = version.role("canary")
     role.decisions = 1
     role.answered(0.001, 0.0, 0.001)
-    version.batch_rows.observe(1)
+    version.batches.observe(1, 0.001)
     version.load_seconds = 1.0
     version.memory_bytes = {"cpu": 1}
     version.isolated_restarts = 1

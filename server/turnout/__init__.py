@@ -4,9 +4,11 @@ __version__: str
 
 
 def __getattr__(name: str) -> str:
-    """Reads the version where it is asked for: looking a distribution up takes longer than starting Python does."""
+    """Reads the version when it is first asked for: looking it up takes longer than starting Python does."""
     if name != "__version__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib.metadata import version
 
-    return version("turnout")
+    global __version__
+    __version__ = version("turnout")
+    return __version__

@@ -13,13 +13,13 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 from semver import Version
 from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
+import turnout
 from turnout.admission import Admission, ReceiveBudget
 from turnout.config import Address, ModelTable, Retention, Settings, is_loopback, misread_variables
 from turnout.errors import Unavailable
@@ -28,12 +28,17 @@ from turnout.life import SideTasks, drain
 from turnout.listeners import open_listeners
 from turnout.mounting import forgets, mounted, open_repository, place_to_write, with_state
 from turnout.oip.description import Description
+from turnout.oip.repository import ModelRepository
+from turnout.oip.services import OipServices
+from turnout.oip.settings import ServerSettings
+from turnout.oip.shared_memory import SharedMemory
+from turnout.oip.statistics import Statistics
 from turnout.protection import POLICY_FAILING, open_authority, protection, with_secrets
 from turnout.publishing import Publisher
 from turnout.registry.announcement import Bounds
 from turnout.registry.repository import Repository
+from turnout.registry.signatures.trust import Trust
 from turnout.registry.standing import Declared
-from turnout.registry.trust import Trust
 from turnout.registry.uploads import Uploads
 from turnout.reload import Reloader
 from turnout.rollout.analysis.analyses import Analyses
@@ -88,7 +93,7 @@ from turnout.startup import NEW_STORE, prepare_log, prepare_repository, store_is
 from turnout.state.store import StateStore
 from turnout.telemetry.exposition import Form
 from turnout.telemetry.gpu import Gpu
-from turnout.telemetry.logging import AccessLog, LibraryLogs, Threshold, make_logger
+from turnout.telemetry.logging import AccessLog, LibraryLogs, LogForm, Threshold, make_logger
 from turnout.telemetry.metrics import Metrics
 from turnout.telemetry.reading import Reading
 from turnout.telemetry.resources import Memory
@@ -102,7 +107,6 @@ from turnout.web.console.recent import Recent
 from turnout.web.console.session import Sessions
 from turnout.web.exchange import HttpInference
 from turnout.web.guard import Guard
-from turnout.web.oip.description import DescriptionEndpoints
 from turnout.web.oip.routes import oip_routes
 from turnout.web.predict import predict_routes
 from turnout.web.rollouts import rollout_routes
@@ -153,6 +157,7 @@ async def running(
     log: FilteringBoundLogger,
     clock: Clock = SYSTEM_CLOCK,
     threshold: Threshold | None = None,
+    form: LogForm | None = None,
     member: Member | None = None,
 ) -> AsyncIterator[Running]:
     """Runs a server for as long as the context is entered; leaving it drains and stops the server.
@@ -162,6 +167,7 @@ async def running(
         log: Where it is told what happens.
         clock: That rollouts and the events of the state store go by.
         threshold: Of the log, where its level can change.
+        form: Of its lines, where that can change.
         member: What this server is as one of several workers; None where it is alone.
 
     Raises:
@@ -295,6 +301,17 @@ async def running(
         peers = None if member is None else Peers(member, manager, catalog, refresh, log)
         recent = Recent(catalog, peers)
         explainer = Explainer(router, catalog, policies)
+        threshold = threshold or Threshold(settings.log.level)
+        shared_memory = SharedMemory(settings.oip, int(settings.limits.max_message_bytes), peers)
+        stack.callback(shared_memory.close)
+        form = form or LogForm(settings.log.format)
+        oip = OipServices(
+            Description(router, catalog, lambda: not readiness_off.is_set(), shared_memory=shared_memory.enabled),
+            Statistics(router, catalog, peers),
+            ModelRepository(router, catalog, peers or manager),
+            ServerSettings(threshold, form, tracer, catalog, peers, log),
+            shared_memory,
+        )
         console: Sequence[Route] = ()
         sessions = Sessions(settings.console.token.get_secret_value(), authority)
         if settings.console.enabled:
@@ -322,6 +339,7 @@ async def running(
             metrics=metrics,
             accepting=lambda: not readiness_off.is_set(),
             conversions=conversions,
+            oip=oip,
             log=log,
             availability=availability,
             peers=peers,
@@ -361,15 +379,10 @@ async def running(
         bodies = BodyReceiver(int(settings.limits.http_max_body_bytes), budget)
         limits = InputLimits.of(settings.limits)
         runs = HttpInference(inference, preferences, bodies, new_request_id)
-        oip = oip_routes(
-            runs,
-            DescriptionEndpoints(Description(router, catalog, services.accepting)),
-            trailing_metadata,
-            limits,
-        )
         told = scrape if member is None else member.scrape
         guarding = protection(settings, authority, sessions)
-        endpoints = [*predict_routes(runs, router, limits), *oip, *rollout_routes(rollout_log)]
+        protocol = oip_routes(runs, oip, settings.oip, trailing_metadata, limits)
+        endpoints = [*predict_routes(runs, router, limits), *protocol, *rollout_routes(rollout_log)]
         web = Web(told, services.ready, availability, metrics.faults, endpoints, console, guarding)
         if peers is not None and member is not None:
             member.answers("snapshot", snapshot)
@@ -381,7 +394,6 @@ async def running(
         gate = AdmissionGate(guarded, admission, log, services.accepting)
         listeners = open_listeners(services, settings, gate, certificates, admission, budget, stack)
         without_delay = asyncio.Event()
-        threshold = threshold or Threshold(settings.log.level)
 
         async def reread_files() -> None:
             await certificates.reload()
@@ -395,13 +407,14 @@ async def running(
 
         await follow_all()
         await rollouts.rollbacks.follow()  # before the first request: what was taken back stays so
+        await oip.catch_up()
         await listeners.start()
         presence.name = server_name(settings.server_name, listeners.grpc.address, member)
         presence.about = {
             "grpc": str(listeners.grpc.address),
             "control": str(listeners.control.address),
             "worker": None if member is None else member.start.index,
-            "release": version("turnout"),
+            "release": turnout.__version__,
         }
         if peers is not None and member is not None:
             await member.listening()
@@ -476,8 +489,8 @@ async def run(settings: Settings, read: Callable[[], Settings], member: Member |
         ConfigError, Unavailable: As `running`.
     """
     return_freed_memory()
-    threshold = Threshold(settings.log.level)
-    log = make_logger(settings.log.format, threshold)
+    threshold, form = Threshold(settings.log.level), LogForm(settings.log.format)
+    log = make_logger(form, threshold)
     if member is not None:
         log = log.bind(worker=member.start.index)
     for sentence in misread_variables(settings):
@@ -505,7 +518,7 @@ async def run(settings: Settings, read: Callable[[], Settings], member: Member |
     loop.add_signal_handler(signal.SIGHUP, hung_up.set)
     if member is not None:
         member.on_parents_end(stop)
-    async with running(settings, log, threshold=threshold, member=member) as server:
+    async with running(settings, log, threshold=threshold, form=form, member=member) as server:
         reloads = loop.create_task(_reload(server.reloader, read, hung_up))
         if member is None:
             log.info("listening", grpc=str(server.grpc), http=str(server.http), control=str(server.control))

@@ -12,7 +12,7 @@ from turnout.errors import InvalidModel
 from turnout.registry.comparison import Comparison
 from turnout.registry.digest import Progress
 from turnout.registry.files import explain
-from turnout.registry.gates import Candidate, Gate
+from turnout.registry.gates import Candidate, Gate, Watch
 from turnout.registry.gates.plan import read_plan
 from turnout.registry.gates.standard import standard_gates
 from turnout.registry.listing import Published
@@ -20,9 +20,9 @@ from turnout.registry.onnx_model import ReadModel
 from turnout.registry.publication import Publication
 from turnout.registry.publish import PublishRequest, PublishResult, publish
 from turnout.registry.repository import Repository
-from turnout.registry.signing import Signer
+from turnout.registry.signatures.signer import Signer
+from turnout.registry.signatures.trust import SignatureGate, Trust, keep
 from turnout.registry.transfer import import_version
-from turnout.registry.trust import SignatureGate, Trust, keep
 from turnout.routing.adoption import Recorder
 from turnout.serving.sandbox.processes import Processes
 from turnout.serving.trial import TrialLab
@@ -46,7 +46,9 @@ class Publisher:
         self._repository = repository
         self._store = store
 
-    def publish(self, request: PublishRequest, how: Publication, progress: Progress | None = None) -> PublishResult:
+    def publish(
+        self, request: PublishRequest, how: Publication, progress: Progress | None = None, watch: Watch | None = None
+    ) -> PublishResult:
         """Publishes a version as `turnout.registry.publish.publish` does, and raises as it.
 
         Raises:
@@ -66,6 +68,7 @@ class Publisher:
             yanked=lambda: recorder.yanked(request.model),
             recorded=recorder.record,
             progress=progress,
+            watch=watch,
         )
         if not how.dry_run:
             self._settle(result, recorder, how)
@@ -101,7 +104,7 @@ class Publisher:
             self._repository,
             source,
             published,
-            gates=self._gates(model, Comparison(self._lab(model)), None),
+            gates=self._gates(model, Comparison(self._lab(model)), None, source),
             yanked=lambda: recorder.yanked(model),
             recorded=recorder.record,
             progress=progress,
@@ -112,13 +115,15 @@ class Publisher:
     def _lab(self, model: str) -> TrialLab:
         return TrialLab(self._settings.for_model(model), self._processes)
 
-    def _gates(self, model: str, comparison: Comparison, signer: Signer | None) -> Sequence[Gate]:
+    def _gates(
+        self, model: str, comparison: Comparison, signer: Signer | None, source: Repository | None = None
+    ) -> Sequence[Gate]:
         integrity, *others = standard_gates(read_plan(self._settings.models, model), self._lab(model), comparison)
         trust = Trust.of(self._settings.for_model(model).signing)
-        if not trust.required:
+        if trust.policy == "off":
             return (integrity, *others)
         # Before whatever runs the model: nothing of strangers is to be run.
-        return (integrity, SignatureGate(trust, self._repository, signer), *others)
+        return (integrity, SignatureGate(trust, source or self._repository, signer), *others)
 
     def _recorder(self, how: Publication) -> Recorder:
         return Recorder(self._repository, self._store, how.actor, how.reason)
@@ -127,12 +132,13 @@ class Publisher:
         """Puts the signature beside the version, before the version exists: it is never there unsigned."""
         if how.signer is not None:
             manifest = candidate.manifest
-            keep(self._repository, manifest.model, manifest.version, how.signer.sign(candidate.digest))
+            bundle = how.signer.sign(Published(manifest, candidate.digest))
+            keep(self._repository, manifest.model, manifest.version, how.signer.key.id, bundle)
 
     def _settle(self, result: PublishResult, recorder: Recorder, how: Publication) -> None:
         recorder.settle(result.created)
         if how.signer is not None:
-            manifest, key = result.manifest, how.signer.sign(result.digest).key.id
+            manifest, key = result.manifest, how.signer.key.id
             self._store.record_signed(
                 manifest.model, manifest.version, result.digest, key, actor=how.actor, reason=how.reason
             )

@@ -95,7 +95,7 @@ class Reloader:
 
     async def _apply(self, after: Settings) -> None:
         found = changes(self._settings, after)
-        self._threshold.set(after.log.level)
+        self._threshold.configure(after.log.level)
         self._models.replace(after.model)
         self._settings = in_force(self._settings, after)
         self._log.info(

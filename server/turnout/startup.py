@@ -9,8 +9,8 @@ from turnout.errors import ConfigError, Unavailable
 from turnout.registry.listing import Problem
 from turnout.registry.mounted.repository import MountedRepository
 from turnout.registry.repository import Repository
+from turnout.registry.signatures.trust import Trust
 from turnout.registry.staging import SWEEP_PATIENCE
-from turnout.registry.trust import Trust
 from turnout.routing.adoption import adopt
 from turnout.state.store import StateStore
 

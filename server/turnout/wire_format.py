@@ -15,6 +15,8 @@ LENGTH_DELIMITED: Final = 2
 
 MOST_VARINT_BYTES: Final = 10
 
+_KEPT_LENGTHS = 4096
+
 _SINGLE = [bytes((value,)) for value in range(128)]
 
 
@@ -65,3 +67,18 @@ def length_delimited(number: int, size: int) -> bytes:
 def delimited(number: int, data: bytes) -> bytes:
     """Returns a length-delimited field."""
     return length_delimited(number, len(data)) + data
+
+
+class Lengths(dict[int, bytes]):
+    """What goes before the bytes of one length-delimited field, by how many they are; each is made once."""
+
+    def __init__(self, number: int) -> None:
+        """Prepares for the field of that number."""
+        self._number = number
+
+    def __missing__(self, size: int) -> bytes:
+        """Returns what was not made yet, and keeps it if it is for few bytes."""
+        before = length_delimited(self._number, size)
+        if size < _KEPT_LENGTHS:
+            self[size] = before
+        return before

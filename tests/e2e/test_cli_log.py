@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from model_signing import signing
 
 import command_line
 from onnx_models import save, scaled
@@ -24,17 +25,17 @@ class Shell:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def run(self, *arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("TURNOUT_")}
+    def run(self, *arguments: str, code: int = 0, **variables: str) -> "subprocess.CompletedProcess[str]":
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("TURNOUT_")} | variables
         done = command_line.run(*arguments, cwd=self.folder, env=clean)
         assert done.returncode == code, done.stdout + done.stderr
         return done
 
-    def json(self, *arguments: str, code: int = 0) -> Any:
-        return json.loads(self.run(*arguments, "--json", code=code).stdout)
+    def json(self, *arguments: str, code: int = 0, **variables: str) -> Any:
+        return json.loads(self.run(*arguments, "--json", code=code, **variables).stdout)
 
-    def error(self, *arguments: str, code: int = 1) -> str:
-        return self.run(*arguments, code=code).stderr.removeprefix("error: ").rstrip("\n")
+    def error(self, *arguments: str, code: int = 1, **variables: str) -> str:
+        return self.run(*arguments, code=code, **variables).stderr.removeprefix("error: ").rstrip("\n")
 
     def tamper(self, *statements: str) -> None:
         with closing(sqlite3.connect(self.folder / "models" / ".turnout" / "state.db")) as connection, connection:
@@ -166,17 +167,17 @@ def test_what_is_not_signed_by_a_trusted_key_is_told_and_not_published(shell: Sh
     assert shell.run("key", "show", "key.pem", "--pem").stdout == made["pem"]
     assert "never overwritten" in shell.error("key", "new", "key.pem")
     (shell.folder / "turnout.toml").write_text(
-        f'[signing]\nrequire_signature = true\ntrusted_keys = ["{made["public_key"]}"]\n'
+        f'[signing]\nsignatures = "require"\ntrusted_keys = ["{made["public_key"]}"]\n'
     )
     shell.run("sign", "m@1.0.0", "--key", "key.pem", "--reason", "reviewed")
     found = {v["version"]: v for v in shell.json("verify", code=1)["versions"]}
     assert (found["1.0.0"]["untrusted"], found["1.0.0"]["signatures"]) == ("", {made["key_id"]: "trusted"})
-    assert found["2.0.0"]["untrusted"] == "it is not signed, and signing.require_signature asks for that"
+    assert found["2.0.0"]["untrusted"] == "it is not signed, and signing.signatures asks for that"
     assert "1 of 2 versions are not signed as is asked" in shell.run("verify", code=1).stdout
     assert f"{made['key_id']} (trusted)" in shell.run("show", "m@1.0.0").stdout
 
     refused = shell.error("publish", "m", "3.0.0", "1.onnx", code=3)
-    assert refused == "gate signature failed: it is not signed, and signing.require_signature asks for that"
+    assert refused == "gate signature failed: it is not signed, and signing.signatures asks for that"
     gates = shell.json("publish", "m", "3.0.0", "1.onnx", "--sign-key", "key.pem")["gates"]
     assert [gate["gate"] for gate in gates[:3]] == ["integrity", "signature", "metadata"]
     assert gates[1] == {
@@ -185,6 +186,40 @@ def test_what_is_not_signed_by_a_trusted_key_is_told_and_not_published(shell: Sh
     signed, published, reviewed = shell.json("log", "--limit", "3")["events"]
     assert (signed["kind"], signed["payload"]["key"], published["kind"]) == ("signed", made["key_id"], "published")
     assert reviewed["reason"] == "reviewed"
+
+
+def test_a_signature_made_elsewhere_is_put_beside_its_version_once_it_is_checked(shell: Shell) -> None:
+    for name in ("key", "other"):
+        shell.run("key", "new", f"{name}.pem")
+        (shell.folder / f"{name}.pub.pem").write_text(shell.run("key", "show", f"{name}.pem", "--pem").stdout)
+    version, bundle = shell.folder / "models" / "m" / "1.0.0", shell.folder / "model.sig"
+    config = signing.Config().use_elliptic_key_signer(private_key=shell.folder / "key.pem")
+    config.sign(version, bundle)
+    sign = ("sign", "m@1.0.0", "--signature", "model.sig")
+    assert "none of signing.trusted_keys is it" in shell.error(*sign)
+    assert "was not made by the key" in shell.error(*sign, "--public-key", "other.pub.pem")
+    other = ("sign", "m@2.0.0", "--signature", "model.sig", "--public-key", "key.pub.pem")
+    assert "what is signed is sha256:" in shell.error(*other)
+    made = shell.json(*sign, "--public-key", "key.pub.pem")
+    verify = ("verify", "m@1.0.0", "--signed-by")
+    (found,) = shell.json(*verify, "key.pub.pem")["versions"]
+    assert found["signatures"] == {made["key_id"]: "trusted"}
+    (found,) = shell.json(*verify, "other.pub.pem", code=1)["versions"]
+    assert "which is not trusted" in found["untrusted"]
+    (shell.folder / "turnout.toml").write_text('[signing]\nsignatures = "warn"\ntrusted_keys = ["other.pub.pem"]\n')
+    (found,) = shell.json("verify", "m@2.0.0")["versions"]
+    assert (found["untrusted"], found["warning"]) == ("", "it is not signed, and signing.signatures asks for that")
+
+
+def test_a_passphrase_comes_from_a_file_or_the_environment(shell: Shell) -> None:
+    (shell.folder / "secret").write_text("a passphrase\n")
+    made = shell.json("key", "new", "key.pem", "--passphrase-file", "secret")
+    unread = shell.error("sign", "m@1.0.0", "--key", "key.pem")
+    assert "is encrypted: give its passphrase by --passphrase-file or" in unread
+    assert shell.json("sign", "m@1.0.0", "--key", "key.pem", "--passphrase-file", "secret")["key_id"] == made["key_id"]
+    right, wrong = {"TURNOUT_KEY_PASSPHRASE": "a passphrase"}, {"TURNOUT_KEY_PASSPHRASE": "another"}
+    assert shell.json("publish", "m", "3.0.0", "1.onnx", "--sign-key", "key.pem", **right)["version"] == "3.0.0"
+    assert "the passphrase is another one" in shell.error("key", "show", "key.pem", **wrong)
 
 
 def test_a_version_whose_bytes_changed_is_not_signed(shell: Shell) -> None:

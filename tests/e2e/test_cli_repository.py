@@ -224,7 +224,7 @@ def test_verify_ends_with_1_and_names_each_changed_file(shell: Shell) -> None:
 def test_a_directory_without_a_manifest_is_told_with_the_command_that_publishes_it(shell: Shell) -> None:
     save(scaled(1), shell.folder / "models" / "m" / "1" / "model.onnx")
     done = shell.run("models")
-    assert done.stdout == "no version is published yet\n"
+    assert done.stdout == "no version is published yet: `turnout publish NAME 1.0.0 MODEL.onnx --release` does that\n"
     assert done.stderr.endswith("publish it with: turnout import triton models --models models\n")
     (problem,) = shell.json("models")["problems"]
     shell.run(*problem["command"].split()[1:])

@@ -2,17 +2,19 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from model_signing.verifying import Config
 from semver import Version
 
 import onnx_models
 from processes import Server, serving_in_thread, turnout
 from turnout.config import Settings
 from turnout.registry.repository import Repository
-from turnout.registry.signing import PrivateKey
+from turnout.registry.signatures.keys import PrivateKey
 from turnout.state.store import StateStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -32,7 +34,7 @@ def key(models: Path) -> Path:
 @pytest.fixture(scope="module")
 def server(models: Path, key: Path) -> Iterator[Server]:
     """A server, where versions of the model `trusted` need a signature of `key`."""
-    signing = {"require_signature": True, "trusted_keys": [str(PrivateKey.load(key).public)]}
+    signing = {"signatures": "require", "trusted_keys": [str(PrivateKey.load(key).public)]}
     with serving_in_thread(models, model={"trusted": {"signing": signing}}) as running:
         yield running
 
@@ -126,6 +128,15 @@ def test_a_key_that_never_leaves_the_job_signs_what_the_server_publishes(
     assert signings == [(unknown, "bob"), (known, "ci")], "the same key again is no event"
     assert told("show", "trusted@1.0.0", *to)["signatures"] == {known: "trusted", unknown: "unknown key"}
     told("load", "trusted@1.0.0", *to)
+    got = told("fetch", "trusted@1.0.0", "--to", tmp_path / "got", "--signatures", tmp_path / "signatures", *to)
+    (tmp_path / "key.pub.pem").write_text(PrivateKey.load(key).public.pem)
+    verifying = Config().use_elliptic_key_verifier(public_key=tmp_path / "key.pub.pem")
+    checked = []
+    for file in got["signatures"]:
+        with suppress(ValueError):  # one of them is the stranger's
+            verifying.verify(tmp_path / "got", file)
+            checked.append(file)
+    assert (len(got["signatures"]), len(checked)) == (2, 1)
 
 
 def test_the_card_through_the_server_is_the_card_on_the_disk(

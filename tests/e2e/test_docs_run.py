@@ -48,6 +48,7 @@ def test_every_page_is_here() -> None:
         "gpu.md",
         "publish-from-ci.md",
         "shadow.md",
+        "sign-versions.md",
     ]
 
 

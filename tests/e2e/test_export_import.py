@@ -18,7 +18,10 @@ import onnx_models
 from processes import serving_in_thread, turnout
 from turnout.errors import DigestMismatch, InvalidModel
 from turnout.registry.digest import canonical_bytes, read_canonical
+from turnout.registry.listing import Published
 from turnout.registry.repository import Repository
+from turnout.registry.signatures.keys import PrivateKey
+from turnout.registry.signatures.signer import KeySigner
 from turnout.registry.transfer import import_version, only_version
 
 pytestmark = pytest.mark.slow
@@ -68,6 +71,13 @@ def test_what_was_attested_travels_and_is_marked_as_imported(tmp_path: Path, exp
     home = tmp_path / "models" / "m" / ".attestations" / "1.0.0"
     digest = Repository(tmp_path / "models").find("m", V1).digest
     shutil.rmtree(exported)
+    published = Repository(tmp_path / "models").find("m", V1)
+    key = PrivateKey.create(tmp_path / "key.pem")
+    bundle = f"bundle-{key.public.id}.sigstore.json"
+    (home / bundle).write_bytes(KeySigner(key).sign(published).to_bytes())
+    other = Published(published.manifest, "sha256:" + "1" * 64)
+    (home / "bundle-0123456789abcdef.sigstore.json").write_bytes(KeySigner(key).sign(other).to_bytes())
+    (home / "bundle-garbage.sigstore.json").write_bytes(b"{}")
     for name, body in (
         ("signature-0123456789abcdef.json", {"digest": digest}),
         ("gates-1.json", {"digest": digest}),
@@ -78,15 +88,40 @@ def test_what_was_attested_travels_and_is_marked_as_imported(tmp_path: Path, exp
     assert imported(tmp_path, exported).returncode == 0
     kept = tmp_path / "other" / "m" / ".attestations" / "1.0.0"
     assert sorted(os.listdir(kept)) == [
+        bundle,
         "gates-1.json",  # what the gates here found
         "imported-environment.json", "imported-gates-1.json", "signature-0123456789abcdef.json",
     ]  # fmt: skip
+    signed_by = ("--signed-by", tmp_path / "key.pub.pem", "--models", tmp_path / "other")
+    (tmp_path / "key.pub.pem").write_text(key.public.pem)
+    turnout("verify", "m@1.0.0", *signed_by)
     assert (kept / "imported-environment.json").read_bytes() == (home / "environment.json").read_bytes()
     shown = json.loads(turnout("show", "m@1.0.0", "--models", tmp_path / "other", "--json").stdout)
     assert shown["published_on"]["imported"] is True
     turnout("export", "m@1.0.0", "--to", tmp_path / "again", "--models", tmp_path / "other")
     turnout("import", tmp_path / "again", "--models", tmp_path / "third")
     assert sorted(os.listdir(tmp_path / "third" / "m" / ".attestations" / "1.0.0")) == sorted(os.listdir(kept))
+
+
+def test_an_export_that_a_trusted_key_signed_is_taken_where_signatures_are_required(
+    tmp_path: Path, exported: Path
+) -> None:
+    key = PrivateKey.create(tmp_path / "key.pem")
+    config = tmp_path / "turnout.toml"
+    config.write_text(f'[signing]\nsignatures = "require"\ntrusted_keys = ["{key.public}"]\n')
+    refused = imported(tmp_path, exported, "--config", str(config))
+    assert "it is not signed, and signing.signatures asks for that" in refused.stderr
+    turnout("sign", "m@1.0.0", "--key", tmp_path / "key.pem", "--models", tmp_path / "models")
+    turnout("export", "m@1.0.0", "--to", tmp_path / "signed", "--models", tmp_path / "models")
+    taken = imported(tmp_path, tmp_path / "signed", "--config", str(config))
+    assert taken.returncode == 0, taken.stderr
+    turnout("verify", "m@1.0.0", "--models", tmp_path / "other", "--config", config)
+    signing = {"signatures": "require", "trusted_keys": [str(key.public)]}
+    for mounted in (tmp_path / "signed", tmp_path / "signed" / "models", tmp_path / "signed" / "models" / "m"):
+        with serving_in_thread(
+            mounted, read_only=True, signing=signing, state=f"sqlite:///{tmp_path}/mounted.db"
+        ) as server:
+            turnout("load", "m@1.0.0", "--server", server.control)
 
 
 def _change(path: Path, data: bytes) -> None:

@@ -9,23 +9,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-import made_once
 import triton_models
 from processes import Server, serving_in_thread, turnout
+from tritonclient_env import RULES, tritonclient_python
 from turnout.config import load_settings
 from turnout.registry.repository import Repository
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the first run on a machine installs tritonclient
-
-TRITONCLIENT = "2.73.0"
-RULES = Path(__file__).parent.parent / "tritonclient_rules"
-
-
-@pytest.fixture(scope="session")
-def tritonclient_python() -> Path:
-    """The interpreter of an environment that holds tritonclient; made once per machine."""
-    requirement = f"tritonclient[grpc,http]=={TRITONCLIENT}"
-    return made_once.environment(f"tritonclient-{TRITONCLIENT}-both", requirement, timeout=600) / "bin" / "python"
 
 
 def ready(server: Server) -> None:
@@ -48,13 +38,13 @@ def outcomes(python: Path, server: Server) -> dict[str, str]:
     return found
 
 
-def test_three_models_are_served_and_answered_through_tritonclient(tmp_path: Path, tritonclient_python: Path) -> None:
+def test_three_models_are_served_and_answered_through_tritonclient(tmp_path: Path) -> None:
     tree = triton_models.three_models(tmp_path / "model_repository")
     models, settings = tmp_path / "models", tmp_path / "turnout.toml"
     turnout("import", "triton", tree, "--models", models, "--settings", settings)
     overrides = load_settings(settings, {"models": models}, {}).settings.model
     with serving_in_thread(models, model=overrides) as server:
         ready(server)
-        found = outcomes(tritonclient_python, server)
+        found = outcomes(tritonclient_python(), server)
     assert found == dict.fromkeys(rules(), "")
     assert Repository(models).scan().models == ("Scale.x2", "plain", "scores")

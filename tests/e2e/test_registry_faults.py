@@ -16,7 +16,7 @@ import onnx_models
 from turnout.errors import Conflict, Exhausted, Unavailable
 from turnout.registry.publish import PublishRequest, publish
 from turnout.registry.repository import Repository
-from turnout.registry.signing import PrivateKey
+from turnout.registry.signatures.keys import PrivateKey
 from turnout.routing.adoption import Recorder
 from turnout.routing.declarations import Declarer
 from turnout.serving.sandbox.processes import CHILD_ENVIRONMENT

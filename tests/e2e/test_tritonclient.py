@@ -16,10 +16,11 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 from semver import Version
 
-import made_once
 import onnx_models
+import tritonclient_env
 from conftest import TRANSPORTS
 from processes import ServerProcess, serving
+from tritonclient_env import RULES
 from turnout.config import Settings
 from turnout.registry.publish import PublishRequest, publish
 from turnout.registry.repository import Repository
@@ -28,8 +29,6 @@ from turnout.state.store import StateStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the first run on a machine installs tritonclient
 
-TRITONCLIENT = "2.73.0"
-RULES = Path(__file__).parent.parent / "tritonclient_rules"
 MODULES = ("sync_client", "aio_client", "callback_client", "typed_contents", "description", "http_client")
 
 ELEMENTS = {
@@ -77,10 +76,7 @@ def _to_bfloat16() -> ModelProto:
 
 @pytest.fixture(scope="session")
 def tritonclient_python() -> Path:
-    """The interpreter of an environment that holds tritonclient; made once per machine."""
-    name = f"tritonclient-{TRITONCLIENT}-both"
-    home = made_once.environment(name, f"tritonclient[grpc,http]=={TRITONCLIENT}", timeout=600)
-    return home / "bin" / "python"
+    return tritonclient_env.tritonclient_python()
 
 
 @pytest.fixture(scope="module")

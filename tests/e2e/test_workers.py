@@ -9,7 +9,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -29,6 +31,7 @@ from turnout.registry.repository import Repository
 from turnout.routing.declarations import Declarer
 from turnout.state.store import StateStore
 from turnout_client import Client, Unavailable
+from turnout_proto.oip import inference_pb2
 from turnout_proto.v1 import activity_pb2, control_pb2_grpc, traffic_pb2
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # among the first: one worker has all of it, for a minute
@@ -52,7 +55,13 @@ def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProc
         publish(repository, PublishRequest("m", Version(number), directory / f"{number}.onnx"))
     with StateStore.open(Settings(models=models).state_url) as store:
         Declarer(repository, store).release("m", Version(1), actor="test", reason="")
-    with serving(models, options=options, TURNOUT_LOG__ACCESS_SAMPLE_RATE="1") as server:
+    with serving(
+        models,
+        options=options,
+        TURNOUT_LOG__ACCESS_SAMPLE_RATE="1",
+        TURNOUT_OIP__SYSTEM_SHARED_MEMORY="true",
+        TURNOUT_OIP__ALLOW_SETTINGS_CHANGES="true",
+    ) as server:
         until(lambda: ready(server) and all_up(server) and all_loaded(server))
         yield server
 
@@ -230,6 +239,70 @@ def test_what_an_operator_says_holds_in_every_worker_and_outlives_one(two_worker
     assert states == {"1.0.0": "ready", "2.0.0": "new"}  # the processes are: neither has ever loaded it
     turnout("load", "m@2.0.0", "--server", two_workers.control)  # the control listener is where it was
     assert answers("2.0.0") == {"2.0.0"}
+
+
+def oip(server: Server, method: str, message: Any) -> Any:
+    """Calls a method of the Open Inference Protocol over a connection of its own, which any worker may get."""
+    with grpc.insecure_channel(server.grpc, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        path = f"/inference.GRPCInferenceService/{method}"
+        answer = getattr(inference_pb2, type(message).__name__.replace("Request", "Response"))
+        return channel.unary_unary(path, type(message).SerializeToString, answer.FromString)(message, timeout=30)
+
+
+def test_what_clients_register_and_set_holds_in_every_worker_and_outlives_one(two_workers) -> None:
+    segment = SharedMemory(create=True, size=2 * X.nbytes)
+    infer = inference_pb2.ModelInferRequest(model_name="m")
+    for holder, offset in (
+        (infer.inputs.add(name="x", datatype="FP32", shape=X.shape), 0),
+        (infer.outputs.add(name="y"), 1),
+    ):
+        holder.parameters["shared_memory_region"].string_param = "r"
+        holder.parameters["shared_memory_byte_size"].int64_param = X.nbytes
+        holder.parameters["shared_memory_offset"].int64_param = offset * X.nbytes
+
+    def answered() -> int:
+        for n in range(12):
+            segment.buf[:] = (n * X).tobytes() + bytes(X.nbytes)
+            oip(two_workers, "ModelInfer", infer)
+            assert bytes(segment.buf[X.nbytes :]) == (n * X).tobytes()
+        return 12
+
+    def levels() -> set[int]:
+        asked = [oip(two_workers, "LogSettings", inference_pb2.LogSettingsRequest()) for _ in range(12)]
+        return {answer.settings["log_verbose_level"].uint32_param for answer in asked}
+
+    def told() -> tuple[int, int]:
+        """Requests that were answered, and rows, by the statistics of all workers."""
+        asked = inference_pb2.ModelStatisticsRequest(name="m", version="1.0.0")
+        (statistics,) = oip(two_workers, "ModelStatistics", asked).model_stats
+        return statistics.inference_stats.success.count, statistics.inference_count
+
+    def set_verbose(level: int) -> None:
+        request = inference_pb2.LogSettingsRequest()
+        request.settings["log_verbose_level"].uint32_param = level
+        oip(two_workers, "LogSettings", request)
+
+    try:
+        region = {"name": "r", "key": segment.name, "byte_size": segment.size}
+        oip(two_workers, "SystemSharedMemoryRegister", inference_pb2.SystemSharedMemoryRegisterRequest(**region))
+        before = told()
+        count = answered()
+        assert told() == (before[0] + count, before[1] + count)
+        set_verbose(1)
+        assert levels() == {1}
+        wanted = restarts(two_workers) + 1
+        next(iter(workers_of(two_workers).values())).kill()
+        until(functools.partial(came_back, two_workers, wanted))
+        answered()
+        assert levels() == {1}
+        set_verbose(0)
+        oip(two_workers, "SystemSharedMemoryUnregister", inference_pb2.SystemSharedMemoryUnregisterRequest(name="r"))
+        for _ in range(12):
+            with pytest.raises(grpc.RpcError, match="no region of shared memory"):
+                oip(two_workers, "ModelInfer", infer)
+    finally:
+        segment.close()
+        segment.unlink()
 
 
 def test_top_adds_the_workers_up(two_workers) -> None:

@@ -103,6 +103,6 @@ async def test_requests_that_wait_are_run_together_and_answered_apart(publish_mo
     assert handle is not None
     assert handle.loaded is not None
     assert handle.loaded.plan.max_rows > 1
-    batches = handle.recorder.batch_rows
+    batches = handle.recorder.batches.histogram()
     assert batches.total == sum(len(x) for x in sent)
     assert sum(batches.counts) < len(sent)  # some of them were run together

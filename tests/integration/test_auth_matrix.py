@@ -83,9 +83,11 @@ METHOD_RULES: Mapping[str, Rule] = {
         | on("model", PREDICT, "ModelInfer ModelStreamInfer")
         | on("some", READ, "RepositoryIndex")
         | on("model", OPERATE, "RepositoryModelLoad RepositoryModelUnload")
-        | on("somebody", ROLES, "ServerMetadata SystemSharedMemoryStatus SystemSharedMemoryRegister")
-        | on("somebody", ROLES, "SystemSharedMemoryUnregister CudaSharedMemoryStatus CudaSharedMemoryRegister")
-        | on("somebody", ROLES, "CudaSharedMemoryUnregister ModelStatistics TraceSetting LogSettings"),
+        | on("somebody", ROLES, "ServerMetadata CudaSharedMemoryStatus CudaSharedMemoryRegister")
+        | on("somebody", ROLES, "CudaSharedMemoryUnregister")
+        | on("some", PREDICT, "SystemSharedMemoryStatus SystemSharedMemoryRegister SystemSharedMemoryUnregister")
+        | on("model", READ, "ModelStatistics TraceSetting")  # where they name one
+        | on("server", READ, "LogSettings"),
         "grpc.health.v1.Health": dict.fromkeys(("Check", "Watch"), DESCRIBE),  # of a model
         "grpc.reflection.v1.ServerReflection": {"ServerReflectionInfo": SOMEBODY},
         "grpc.reflection.v1alpha.ServerReflection": {"ServerReflectionInfo": SOMEBODY},
@@ -97,6 +99,7 @@ METHOD_RULES: Mapping[str, Rule] = {
 }  # fmt: skip
 
 _CONSOLE = "/console/models/{model}"
+REGION_CALLS = ("status", "register", "unregister")
 ROUTE_RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/", "/console/"), PUBLIC),
     **dict.fromkeys(("/console/sign-in", "/console/sign-out", "/console/static/{name:path}"), PUBLIC),
@@ -109,12 +112,31 @@ ROUTE_RULES: Mapping[str, Rule] = {
     **on("model", PREDICT, "/v2/models/{model}/infer /v2/models/{model}/versions/{selector}/infer"),
     **{f"/v2/models/{{model}}{rest}": DESCRIBE for rest in ("", "/ready", "/config")},
     **{f"/v2/models/{{model}}/versions/{{selector}}{rest}": DESCRIBE for rest in ("", "/ready", "/config")},
+    **on("some", READ, "/v2/models /v2/models/stats /v2/repository/index"),
+    **on("model", READ, "/v2/models/{model}/stats /v2/models/{model}/versions/{selector}/stats"),
+    **on("model", OPERATE, "/v2/repository/models/{model}/load /v2/repository/models/{model}/unload"),
+    **{
+        f"/v2/{kind}sharedmemory{rest}": rule
+        for kind, rule in (("system", Rule(PREDICT, "some")), ("cuda", SOMEBODY))
+        for rest in ("/status", "/unregister", *(f"/region/{{name}}/{what}" for what in REGION_CALLS))
+    },
+    "/v2/logging": Rule(READ, "server"),
+    "/v2/trace/setting": Rule(READ, "server"),
+    "/v2/models/{model}/trace/setting": Rule(READ, "model"),
     "/console": Rule(READ, "some"),
     **on("model", READ, _CONSOLE, f"{_CONSOLE}/series.json", f"{_CONSOLE}/route", f"{_CONSOLE}/shadow"),
     **on("model", READ, f"{_CONSOLE}/versions/{{version}}", f"{_CONSOLE}/rollouts/{{attempt}}"),
     **on("model", READ, f"{_CONSOLE}/rollouts/{{attempt}}/plots.json"),
     **on("model", OPERATE, f"{_CONSOLE}/rollouts/{{attempt}}/{{command}}"),
 }
+
+
+POSTED_RULES: Mapping[str, Rule] = {
+    "/v2/logging": Rule(ADMIN, "server"),
+    "/v2/trace/setting": Rule(OPERATE, "server"),
+    "/v2/models/{model}/trace/setting": Rule(OPERATE, "model"),
+}
+"""Where a POST needs something else than a GET does: it changes something."""
 
 
 @dataclass(frozen=True)
@@ -293,6 +315,7 @@ async def test_every_route_lets_in_whom_it_should_and_nobody_else(
         "attempt": "1",
         "command": "pause",
         "check": "healthy",
+        "name": "region",
     }
     wrong: list[str] = []
     limit = asyncio.Semaphore(16)
@@ -308,7 +331,8 @@ async def test_every_route_lets_in_whom_it_should_and_nobody_else(
                 )
             signs_in = answer.status_code == 303 and answer.headers["location"].startswith("/console/sign-in?next=")
             refused = answer.status_code in (401, 403) or signs_in
-            expected = credential.allowed(ROUTE_RULES[route.path])
+            rules = ROUTE_RULES | (POSTED_RULES if method == "POST" else {})
+            expected = credential.allowed(rules[route.path])
             if path == "/console/sign-in" and method == "POST":  # nothing was typed: the form's own refusal
                 refused = answer.status_code not in (403, 429)
             elif not expected and not signs_in:
@@ -415,7 +439,7 @@ def filled(path: str, request: type[Message]) -> Iterable[bytes]:
     if "command" in message.DESCRIPTOR.fields_by_name:
         message.command = 1
     yield message.SerializeToString()
-    if METHOD_RULES[path].on == "some" or path.endswith(("/GetTraffic", "/ListRollouts")):
+    if METHOD_RULES[path].on == "some" or path.endswith(("/GetTraffic", "/ListRollouts", "/ModelStatistics")):
         yield b""
 
 

@@ -16,6 +16,8 @@ from turnout.cli.main import application
 from turnout.config import Batching, Runtime
 from turnout.registry.manifest import Batching as DeclaredBatching
 from turnout.registry.metadata import VersionMetadata
+from turnout.serving.handle import _BOUND_AFTER, _MOST_BOUND
+from turnout.serving.kind_run import KindRun
 from wire import outputs_of, refusal, request, stub_of
 
 ALWAYS = Batching(only_where_it_pays=False)
@@ -35,7 +37,7 @@ def _printed(*arguments: str) -> str:
 
 def _batches(server) -> tuple[int, float]:
     """How many runs there were, and how many rows in all."""
-    histogram = _handle(server).recorder.batch_rows
+    histogram = _handle(server).recorder.batches.histogram()
     return sum(histogram.counts), histogram.total
 
 
@@ -181,6 +183,26 @@ async def test_quick_models_run_without_a_thread_and_count_all_the_same(publish_
             assert (answer.timing.queue_us, answer.timing.batch_rows) == (0, rows)
     assert _batches(server) == (2, 4.0)
     assert not _handle(server)._batchers[""].runners
+
+
+async def test_kinds_that_come_often_are_bound_so_many_of_them_and_all_are_answered_right(
+    publish_model, start_server
+) -> None:
+    publish_model("m", "1.0.0", scaled(2))
+    server = await start_server(batching=ALWAYS, runtime=Runtime(inline_threshold_us=100_000))
+    handle = _handle(server)
+    assert handle.loaded is not None
+    most = max(handle.loaded.inline_bytes // 16, 1)  # rows of four floats
+    kinds = range(1, min(most, _MOST_BOUND + 4) + 1)
+    async with stub_of(server) as stub:
+        for value in range(_BOUND_AFTER + 4):
+            for rows in kinds:
+                x = np.full((rows, 4), value, np.float32)
+                np.testing.assert_array_equal(outputs_of(await stub.Predict(request("m", x=x)))["y"], 2 * x)
+    assert 0 < handle._bound_kinds == min(len(kinds), _MOST_BOUND)
+    assert sum(isinstance(known.run, KindRun) for known in handle._checked.values()) == handle._bound_kinds
+    await handle.close()
+    assert not handle._checked
 
 
 async def test_control_flow_never_runs_on_the_event_loop(publish_model, start_server) -> None:

@@ -231,6 +231,7 @@ async def test_a_finished_rollout_is_gone_back_from_with_latest_and_ranges(serve
 async def _ask_on(server) -> None:
     while True:
         await ask(server, [""] * 20)
+        await server.services.rollouts.wait(1)
 
 
 async def test_an_abort_beside_another_canary_says_who_has_what(server, models) -> None:

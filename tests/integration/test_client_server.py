@@ -50,6 +50,9 @@ def digests(publish_for_module):
     """Publishes what the tests ask that change nothing; of `m` the digests, by version."""
     publish_for_module("double", "1.0.0", scaled(2))
     publish_for_module("words", "1.0.0", string_identity())
+    publish_for_module("slow", "1.0.0", slow())
+    publish_for_module("square", "1.0.0", matmul(8))
+    publish_for_module("square", "2.0.0-rc.1", matmul(8, seed=1), release=False)
     return {v: publish_for_module("m", v, scaled(float(v[0]))) for v in ("1.0.0", "1.10.0", "3.2.0")}
 
 
@@ -105,29 +108,30 @@ async def test_what_is_wrong_with_an_input_is_told_field_by_field(server, connec
             await client.predict("double", {"x": X}, version="2.0.0")
 
 
-async def test_a_deadline_holds_on_both_sides(publish_model, start_server, connect) -> None:
-    publish_model("slow", "1.0.0", slow())
-    async with connect(await start_server()) as client:
+@one_server
+async def test_a_deadline_holds_on_both_sides(server, connect) -> None:
+    async with connect(server) as client:
         await client.predict("slow", {"x": X[:1], "n": np.int64(1)})
         with pytest.raises(DeadlineExceeded):
-            await client.predict("slow", {"x": X[:1], "n": np.int64(200_000)}, timeout=0.05)
+            await client.predict("slow", {"x": X[:1], "n": np.int64(30_000)}, timeout=0.05)
         await client.predict("slow", {"x": X[:1], "n": np.int64(1)}, timeout=30)
 
 
-async def test_the_catalog_says_what_is_served(publish_model, start_server, connect) -> None:
-    publish_model("m", "1.0.0", matmul(8))
-    publish_model("m", "2.0.0-rc.1", matmul(8, seed=1), release=False)
-    async with connect(await start_server()) as client:
-        (model,) = await client.models()
-        assert (model.name, model.default_version) == ("m", "1.0.0")
+@one_server
+async def test_the_catalog_says_what_is_served(server, connect) -> None:
+    async with connect(server) as client:
+        models = await client.models()
+        assert [model.name for model in models] == ["double", "m", "slow", "square", "words"]
+        model = models[3]
+        assert (model.name, model.default_version) == ("square", "1.0.0")
         assert [version.version for version in model.versions] == ["2.0.0-rc.1", "1.0.0"]
         assert [version.standing for version in model.versions] == [Standing.CANDIDATE, Standing.RELEASED]
         assert {version.state for version in model.versions} == {VersionState.READY}
         assert str(model.versions[1].inputs[0]) == "x: float32[batch, 8]"
-        assert await client.get_model("m") == model
-        assert await client.get_version("m", "1") == model.versions[1]
-        with pytest.raises(NotFound, match="m"):
-            await client.get_model("n")
+        assert await client.get_model("square") == model
+        assert await client.get_version("square", "1") == model.versions[1]
+        with pytest.raises(NotFound, match="nobody"):
+            await client.get_model("nobody")
 
 
 async def test_waiting_for_the_server_and_for_a_model_of_it(publish_model, start_server, connect) -> None:

@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -53,40 +53,39 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def pages(site: Path) -> Iterator[tuple[Path, Page]]:
-    for path in site.rglob("*.html"):
-        yield path, Page(path.read_text())
+@pytest.fixture(scope="module")
+def pages(site: Path) -> Mapping[Path, Page]:
+    return {path: Page(path.read_text()) for path in site.rglob("*.html")}
 
 
-def test_the_site_has_every_page_of_the_docs(site: Path) -> None:
+def test_the_site_has_every_page_of_the_docs(site: Path, pages: Mapping[Path, Page]) -> None:
     written = {str(path.relative_to(ROOT / "docs").with_suffix("")) for path in (ROOT / "docs").rglob("*.md")}
-    assert {str(path.relative_to(site).with_suffix("")) for path, _ in pages(site)} == written | {"404"}
+    assert {str(path.relative_to(site).with_suffix("")) for path in pages} == written | {"404"}
 
 
-def test_nothing_is_fetched_from_another_host(site: Path) -> None:
-    fetched = {url for _, page in pages(site) for url in page.fetched}
+def test_nothing_is_fetched_from_another_host(site: Path, pages: Mapping[Path, Page]) -> None:
+    fetched = {url for page in pages.values() for url in page.fetched}
     assert fetched
     assert [url for url in fetched if re.match(r"(\w+:)?//", url)] == []
     for sheet in site.rglob("*.css"):
         assert not re.search(r"(@import|url\()\s*[\"']?(https?:)?//", sheet.read_text()), sheet
 
 
-def test_every_link_within_the_site_leads_somewhere(site: Path) -> None:
-    found = dict(pages(site))
-    for path, page in found.items():
+def test_every_link_within_the_site_leads_somewhere(pages: Mapping[Path, Page]) -> None:
+    for path, page in pages.items():
         for link in page.links:
             if re.match(r"\w+:", link) or path.name == "404.html":
                 continue
             file, _, anchor = link.partition("#")
             target = (path.parent / file).resolve() if file else path
             target = target / "index.html" if target.is_dir() else target
-            assert target in found, f"{path.name}: {link}"
-            assert not anchor or anchor in found[target].anchors or anchor == "__toc", f"{path.name}: {link}"
+            assert target in pages, f"{path.name}: {link}"
+            assert not anchor or anchor in pages[target].anchors or anchor == "__toc", f"{path.name}: {link}"
 
 
-def test_no_list_stayed_text(site: Path) -> None:
+def test_no_list_stayed_text(pages: Mapping[Path, Page]) -> None:
     # Forges take a list right after a paragraph; mkdocs wants an empty line before it.
-    for path, _ in pages(site):
+    for path in pages:
         assert not re.search(r"<p>[^<]*\n(- |\d\. )", path.read_text()), path
 
 

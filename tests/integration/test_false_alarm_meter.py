@@ -1,7 +1,7 @@
 """The false-alarm meter: a baseline compared with itself, quiet and provoked, and out of the way of rollouts."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
@@ -29,18 +29,23 @@ def serve(publish_model, start_server):
     return begin
 
 
-async def meter(server: Running, name: str, **labels: str) -> float | None:
-    """A metric of the meter of `m`, as it is scraped; None where it is not there."""
-    found = await scrape(server)
+def of_meter(found: Mapping[tuple[str, ...], float], name: str, **labels: str) -> float | None:
+    """A metric of the meter of `m` in what was scraped; None where it is not there."""
     wanted = {"model=m", *(f"{k}={v}" for k, v in labels.items())}
     return next(
         (v for key, v in found.items() if key[0] == f"turnout_rollout_false_alarm{name}" and wanted <= set(key)), None
     )
 
 
+async def meter(server: Running, name: str) -> float | None:
+    """As `of_meter`, as it is scraped now."""
+    return of_meter(await scrape(server), name)
+
+
 async def lanes(server: Running, version: str = "1.0.0") -> tuple[float, float]:
     """Requests that each of the two lanes had in the comparison that runs."""
-    first, second = [await meter(server, "_requests", version=version, lane=lane) for lane in (CONTROL, TWIN)]
+    found = await scrape(server)
+    first, second = (of_meter(found, "_requests", version=version, lane=lane) for lane in (CONTROL, TWIN))
     return first or 0.0, second or 0.0
 
 
@@ -71,7 +76,7 @@ def by_lane(server: Running) -> Callable[[int], v1.PredictRequest]:
 
 async def test_two_lanes_of_the_baseline_are_compared_and_no_other_models(serve) -> None:
     server = await serve(m=0.5)
-    async with clients(server, Lookups()):
+    async with clients(server, Lookups(), pause=0):
         first, second = await grown(server, 600)
     assert first == pytest.approx(second, rel=0.1), "equal shares"
     assert set(server.services.policies.meters["m"].names) == {"", TWIN, CONTROL}
@@ -84,7 +89,7 @@ async def test_errors_of_both_lanes_alike_are_no_alarm(serve) -> None:
     server = await serve(m=0.5)
     async with clients(server, Lookups()):
         await grown(server, 10)
-    async with clients(server, Lookups(bad=True)) as seen:
+    async with clients(server, Lookups(bad=True), pause=0) as seen:
         await grown(server, 1500)
     assert seen.codes["INTERNAL"] > 100
     assert (await meter(server, "_attempts_total"), await meter(server, "s_total")) == (1, 0)
@@ -94,9 +99,10 @@ async def test_a_lane_that_fails_more_is_an_alarm_and_the_next_comparison_begins
     server = await serve(m=0.5)
     async with clients(server, Lookups()):
         await grown(server, 10)
-    async with clients(server, by_lane(server)) as seen:
+    async with clients(server, by_lane(server), pause=0.005) as seen:
         for _ in range(600):
-            if (await meter(server, "s_total") or 0) >= 1 and (await meter(server, "_attempts_total") or 0) >= 2:
+            found = await scrape(server)
+            if (of_meter(found, "s_total") or 0) >= 1 and (of_meter(found, "_attempts_total") or 0) >= 2:
                 break
             await server.services.rollouts.wait(1)
     assert await meter(server, "s_total") >= 1

@@ -65,6 +65,7 @@ class Watch:
                         self.answered.append((await stub.Predict(request("m", selector, x=X))).route.version)
                     except Exception as error:  # noqa: BLE001 - it is what the test is about
                         self.refused.append(f"{selector!r}: {error}")
+                    await asyncio.sleep(0.004)  # loads wait for a moment without a request
 
 
 async def test_publishing_a_candidate_unloads_nothing_where_the_latest_release_is_loaded(

@@ -47,7 +47,7 @@ async def test_a_verdict_is_in_force_within_a_tick_and_outlives_a_restart_until_
     make = Lookups()
     async with serving(models) as server:
         await complete(server)
-        async with clients(server, make, pause=0.005) as seen:
+        async with clients(server, make) as seen:
             await start(server, "1.1.0", LONG)
             await until(server, in_state("soaking"))
             (active,) = server.services.rollouts.active
@@ -67,7 +67,7 @@ async def test_a_verdict_is_in_force_within_a_tick_and_outlives_a_restart_until_
                 async with serving(models) as other:  # as after a restart: it only knows what is kept
                     await complete(other)
                     assert other.services.policies.diverted == {"m": Version(1)}
-                    async with clients(other, make, pause=0.005) as again:
+                    async with clients(other, make) as again:
                         await _all_from(again, "1.0.0")
                         assert not again.codes
             last = (await until(server, in_state(*FINAL)))[-1]
@@ -91,7 +91,7 @@ async def _all_from(seen, version: str) -> None:
 async def test_a_rollback_by_hand_is_in_force_at_once_and_on_record_later(pair, models, start_server, rolls) -> None:
     server = await start_server(rollout=TICK)
     make = Lookups()
-    async with clients(server, make, pause=0.005) as seen:
+    async with clients(server, make) as seen:
         if rolls:
             await start(server, "1.1.0", LONG)
             await until(server, in_state("soaking"))
@@ -193,10 +193,12 @@ async def test_a_rollout_that_is_taken_back_without_a_policy_does_not_wait_for_t
     async with AsyncExitStack() as stack, serving(models, state=state) as server:
         await complete(server)
         await release(server, "1.0.0")
-        seen = await stack.enter_async_context(clients(server, Lookups(), pause=0.005))
+        seen = await stack.enter_async_context(clients(server, Lookups()))
         await start(server, "1.1.0", WATCHED | {"max_pause_s": 0.3})
         await until(server, in_state("watching"))
         (active,) = server.services.rollouts.active
+        catalog = server.services.catalog
+        await settled(lambda: str(catalog.snapshot.model("m").versions[Version(1, 1)].standing) == "released")
         async with AsyncExitStack() as outage:
             async with server.services.rollouts._lock, control_of(server) as control:  # between two ticks
                 await control.ClearTraffic(traffic_pb2.ClearTrafficRequest(model="m"))
@@ -215,7 +217,7 @@ async def test_a_rollout_that_is_taken_back_without_a_policy_does_not_wait_for_t
 
 async def test_an_abort_by_hand_is_in_force_at_once_and_other_commands_are_refused(pair, models, start_server) -> None:
     server = await start_server(rollout=TICK)
-    async with clients(server, Lookups(), pause=0.005) as seen:
+    async with clients(server, Lookups()) as seen:
         await start(server, "1.1.0", LONG)
         await until(server, in_state("soaking"))
         async with locked(models):

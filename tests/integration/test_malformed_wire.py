@@ -74,3 +74,16 @@ async def test_malformed_requests_are_the_callers_fault_and_harm_nobody(raw_call
     await asyncio.to_thread(check)
     code, _ = await raw_call(request("m", x=X).SerializeToString())
     assert code is grpc.StatusCode.OK
+
+
+async def test_a_refusal_whose_words_are_cut_at_a_space_is_a_refusal(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", scaled(2))
+    server = await start_server()
+    async with grpc.aio.insecure_channel(str(server.grpc)) as channel:
+        call = channel.unary_unary("/turnout.v1.PredictionService/Predict")
+        for asked in range(20, 30):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(request("m", outputs=[""] * asked, x=X).SerializeToString())
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    words = caught.value.details() or ""
+    assert words[-10:].rstrip() == "outputs.:", "this is about a message that ends so"

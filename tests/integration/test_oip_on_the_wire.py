@@ -141,7 +141,7 @@ async def test_a_stream_reads_no_further_than_its_bound(publish_model, oip) -> N
     handle = handle_of(server, "slow")
     stream = stub.stream()
     for i in range(6):
-        await stream.write(slow_request(LONG, str(i)))
+        await stream.write(slow_request(LONG // 4, str(i)))
     await stream.done_writing()
 
     await until(lambda: handle.inflight == 2)

@@ -362,12 +362,12 @@ async def test_a_failure_in_the_model_is_a_500_that_names_its_request(server) ->
     [
         ("GET", "/v2/nothing", 404),
         ("GET", "/v2/models/m/infer", 404),
-        ("GET", "/v2/models/m/stats", 501),
-        ("POST", "/v2/repository/index", 501),
+        ("GET", "/v2/models/q/stats", 404),
+        ("GET", "/v2/repository/index", 404),
+        ("POST", "/v2/repository/models/m/unload", 403),
         ("GET", "/v2/systemsharedmemory/status", 501),
-        ("POST", "/v2/trace/setting", 501),
-        ("GET", "/v2/models/m/trace/setting", 501),
-        ("GET", "/v2/logging", 501),
+        ("POST", "/v2/cudasharedmemory/region/r/register", 501),
+        ("GET", "/v2/models/q/trace/setting", 404),
     ],
 )
 async def test_what_is_not_served_is_said_in_the_protocols_form(server, method, path, status) -> None:

@@ -215,7 +215,7 @@ async def test_an_items_time_runs_from_when_its_client_wrote_it(publish_model, s
         await stream.done_writing()
     models = server.services.catalog.snapshot.models.values()
     recorders = [model.versions[Version(1, 0, 0)].handle.recorder for model in models]
-    assert [recorder.batch_rows.total for recorder in recorders] == [3, 3]  # late ones were never computed
+    assert [recorder.batches.rows for recorder in recorders] == [3, 3]  # late ones were never computed
     assert [recorder.roles["baseline"].codes["DEADLINE_EXCEEDED"] for recorder in recorders] == [1, 1]
 
 

@@ -81,7 +81,7 @@ def test_a_pruned_number_is_never_used_again_and_the_log_says_who_and_still_veri
         offered = PublishRequest("m", Version(1), tmp_path / "m-9.onnx")
         import onnx
 
-        onnx.save(scaled(9), offered.model)
+        onnx.save(scaled(9), offered.source)
         with pytest.raises(AlreadyExists, match="was yanked; publish under another version"):
             publish(repository, offered, yanked=lambda: Recorder(repository, store, "", "").yanked("m"))
     assert CliRunner().invoke(application(), ["verify", "--models", str(models)]).exit_code == 0
@@ -100,6 +100,7 @@ async def test_running_servers_unload_what_goes_and_fail_no_other_request(five, 
             while not stop.is_set():
                 assert (await stub.Predict(request("m", x=X))).route.version in ("2.0.0", "5.0.0")
                 count += 1
+                await asyncio.sleep(0.004)
         return count
 
     busy = asyncio.create_task(client())

@@ -8,16 +8,21 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from semver import Version
 
 import onnx_models
 from registry_wire import beginning, pieces, registry_of, sha, upload
 from turnout.app import running
 from turnout.config import Address, Settings
+from turnout.registry.digest import read_canonical
 from turnout.registry.gate_reports import gate_attestations
 from turnout.registry.gates import Skip
+from turnout.registry.listing import Published
 from turnout.registry.repository import Repository
-from turnout.registry.signing import PrivateKey
+from turnout.registry.signatures.bundle import Bundle, Statement
+from turnout.registry.signatures.keys import PrivateKey, PublicKey
+from turnout.registry.signatures.signer import KeySigner
 from turnout.telemetry.logging import make_logger
 from turnout_proto.v1 import registry_pb2 as pb
 from turnout_proto.v1.registry_pb2_grpc import RegistryServiceStub
@@ -367,9 +372,17 @@ def key(tmp_path: Path) -> PrivateKey:
     return PrivateKey.create(tmp_path / "key.pem")
 
 
-def signed(key: PrivateKey, digest: str) -> pb.DigestSignature:
-    signature = key.sign(digest)
-    return pb.DigestSignature(digest=digest, public_key=signature.key.raw, signature=signature.value)
+MS = "model_signature"
+OTHER = PublicKey.of(ec.generate_private_key(ec.SECP256R1()).public_key())
+A_BUNDLE = Bundle(Statement("d", {"model.onnx": f"sha256:{'0' * 64}"}).payload(), b"x" * 70, hint=OTHER.hint)
+
+
+def told_of(version: pb.PublishedVersion) -> Published:
+    return Published(read_canonical(version.manifest), version.digest)
+
+
+def signed(key: PrivateKey, published: Published) -> pb.ModelSignature:
+    return pb.ModelSignature(bundle=KeySigner(key).sign(published).to_bytes(), public_key=key.public.der)
 
 
 async def test_a_dry_run_says_which_version_it_would_be_and_leaves_nothing(start_server, models, model) -> None:
@@ -399,11 +412,24 @@ async def test_a_dry_run_says_which_version_it_would_be_and_leaves_nothing(start
         ({"skip_gates": ["bump"]}, "reason"),
         ({"skip_gates": [str(n) for n in range(33)], "reason": "r"}, "skip_gates"),
         ({"dry_run": True, "release": True}, "dry_run"),
-        ({"signature": pb.DigestSignature(public_key=b"x" * 31, signature=b"x" * 64)}, "signature.public_key"),
-        ({"signature": pb.DigestSignature(public_key=b"x" * 32, signature=b"x" * 63)}, "signature.signature"),
-        ({"signature": pb.DigestSignature(public_key=b"x" * 32, signature=b"x" * 64, digest="d")}, "signature"),
+        ({MS: pb.ModelSignature(bundle=A_BUNDLE.to_bytes(), public_key=b"x" * 32)}, f"{MS}.public_key"),
+        ({MS: pb.ModelSignature(bundle=A_BUNDLE.to_bytes())}, f"{MS}.public_key"),
+        ({MS: pb.ModelSignature(bundle=A_BUNDLE.to_bytes(), public_key=OTHER.der)}, f"{MS}.bundle"),
+        ({MS: pb.ModelSignature(bundle=b"{}", public_key=OTHER.der)}, f"{MS}.bundle"),
+        ({"signature": pb.DigestSignature(digest="sha256:00", public_key=b"x" * 32)}, "signature"),
     ],
-    ids=["no such gate", "never skipped", "no reason", "too many", "dry and released", "key", "size", "does not fit"],
+    ids=[
+        "no such gate",
+        "never skipped",
+        "no reason",
+        "too many",
+        "dry and released",
+        "key",
+        "no key",
+        "another key",
+        "no bundle",
+        "former",
+    ],
 )
 async def test_what_cannot_be_asked_of_a_publish_is_refused_by_name(start_server, models, model, asked, field) -> None:
     server = await start_server()
@@ -442,31 +468,37 @@ async def test_a_signature_over_what_another_publish_made_impossible_is_aborted_
         describe = pb.DescribeUploadRequest(upload_id=upload_id)
         first = (await registry.DescribeUpload(describe)).version
         await registry.PublishUpload(pb.PublishUploadRequest(upload_id=await upload(registry, other)))
-        late = pb.PublishUploadRequest(upload_id=upload_id, signature=signed(key, first.digest))
+        late = pb.PublishUploadRequest(upload_id=upload_id, model_signature=signed(key, told_of(first)))
         told = await refusal(registry.PublishUpload(late))
         assert told.code is grpc.StatusCode.ABORTED
         assert first.digest in told.message
         now = (await registry.DescribeUpload(describe)).version
-        again = pb.PublishUploadRequest(upload_id=upload_id, signature=signed(key, now.digest))
+        again = pb.PublishUploadRequest(upload_id=upload_id, model_signature=signed(key, told_of(now)))
         done = (await registry.PublishUpload(again)).published
         assert (done.created, done.parent, done.digest) == (True, "1.0.0", now.digest)
         known = await registry.DescribeVersion(pb.DescribeVersionRequest(model="m", version="1.1.0"))
         assert [(one.key, one.worth) for one in known.signatures] == [(key.public.id, "unknown key")]
 
 
-async def test_a_signature_is_kept_only_where_it_is_the_versions(start_server, key, publish_model) -> None:
-    digest = publish_model("m", "1.0.0", onnx_models.scaled(2))
+async def test_a_signature_is_kept_only_where_it_is_the_versions(start_server, key, models, publish_model) -> None:
+    publish_model("m", "1.0.0", onnx_models.scaled(2))
+    publish_model("m", "1.1.0", onnx_models.scaled(3))
+    one, other = (Repository(models).find("m", Version(1, minor)) for minor in (0, 1))
     server = await start_server()
     async with registry_of(server) as registry:
-        asked = pb.SignVersionRequest(model="m", version="1.0.0", signature=signed(key, digest), actor="ada")
+        asked = pb.SignVersionRequest(model="m", version="1.0.0", model_signature=signed(key, one), actor="ada")
         assert (await registry.SignVersion(asked)).changed
         assert not (await registry.SignVersion(asked)).changed
-        asked.signature.CopyFrom(signed(key, "sha256:" + "0" * 64))
+        first = pb.FetchVersionRequest(model="m", version="1.0.0")
+        (sent,) = [a.manifest async for a in registry.FetchVersion(first) if a.HasField("manifest")]
+        assert list(sent.signature_bundles) == [asked.model_signature.bundle], "who fetches the version can check it"
+        asked.model_signature.CopyFrom(signed(key, other))
         assert (await refusal(registry.SignVersion(asked))).code is grpc.StatusCode.ABORTED
-        asked.signature.digest = digest
+        asked.model_signature.CopyFrom(signed(key, one))
+        asked.model_signature.public_key = OTHER.der
         assert (await refusal(registry.SignVersion(asked))).code is grpc.StatusCode.INVALID_ARGUMENT
         asked.version = "2.0.0"
-        asked.signature.CopyFrom(signed(key, digest))
+        asked.model_signature.CopyFrom(signed(key, one))
         assert (await refusal(registry.SignVersion(asked))).code is grpc.StatusCode.NOT_FOUND
         missing = pb.DescribeVersionRequest(model="m", version="2.0.0")
         assert (await refusal(registry.DescribeVersion(missing))).code is grpc.StatusCode.NOT_FOUND

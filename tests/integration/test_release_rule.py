@@ -152,6 +152,7 @@ async def test_what_a_server_has_not_loaded_yet_takes_over_once_it_is_ready(
     async def ask_on() -> None:
         while not over.is_set():
             seen.update(await answered(server))
+            await asyncio.sleep(0.02)
 
     asking = asyncio.create_task(ask_on())
     publish_model("m", "2.1.0", scaled(7), release=False)

@@ -75,7 +75,7 @@ async def test_the_second_of_two_operators_is_refused_and_told_the_present_epoch
 
 
 async def test_an_epoch_outlives_the_counting(server) -> None:
-    async with clients(server, Lookups(), pause=0.01) as seen:
+    async with clients(server, Lookups()) as seen:
         await start(server, "1.1.0", LONG)
         epoch = (await until(server, in_state("soaking")))[-1].epoch
         await settled(lambda: seen.answers["1.1.0"] > 20)
@@ -88,7 +88,7 @@ async def test_an_epoch_outlives_the_counting(server) -> None:
 
 
 async def test_a_frozen_rollout_waits_says_so_and_goes_on_by_itself(server) -> None:
-    async with clients(server, Lookups(), pause=0.01):
+    async with clients(server, Lookups()):
         await start(
             server, "1.1.0", CAREFREE | {"steps": [{"weight": 0.25, "soak_s": 0.5}, {"weight": 0.5, "soak_s": 0.5}]}
         )
@@ -210,7 +210,7 @@ async def test_a_rollback_to_another_version_than_the_rollouts_is_refused(server
 
 
 async def test_a_rollback_after_promotion_withdraws_the_release_so_that_ranges_do_not_meet_it(server) -> None:
-    async with clients(server, Lookups(), pause=0.01):
+    async with clients(server, Lookups()):
         await start(server, "1.1.0", WATCHED)
         await until(server, in_state("watching"))
     assert {a.version for a in await ask_lookups(server, ">=1.1")} == {"1.1.0"}
@@ -227,7 +227,7 @@ async def test_a_rollback_after_promotion_withdraws_the_release_so_that_ranges_d
 
 
 async def test_a_rollback_without_a_rollout_goes_to_the_baseline_before(server) -> None:
-    async with clients(server, Lookups(), pause=0.01):
+    async with clients(server, Lookups()):
         await start(server, "1.1.0", CAREFREE | {"steps": [{"weight": 0.5, "soak_s": 0.2}], "watch_s": 0.2})
         assert (await until(server, in_state(*FINAL)))[-1].state == "succeeded"
     assert (await roll_back(server)).baseline == "1.0.0"
@@ -241,7 +241,7 @@ async def test_without_anything_to_go_back_to_a_rollback_is_refused(server) -> N
 
 
 async def test_without_watching_the_version_before_has_no_traffic_left(server) -> None:
-    async with clients(server, Lookups(), pause=0.01):
+    async with clients(server, Lookups()):
         await start(server, "1.1.0", CAREFREE | {"steps": [{"weight": 0.5, "soak_s": 0.2}], "watch_s": 0})
         assert (await until(server, in_state(*FINAL)))[-1].state == "succeeded"
     assert policy_of(server).canaries == ()

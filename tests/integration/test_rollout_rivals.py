@@ -19,9 +19,8 @@ SOON = CAREFREE | {"steps": [{"weight": 0.3, "soak_s": 0.3}], "min_requests": 1}
 
 @pytest.fixture
 async def server(publish_model, start_server):
-    for model in ("m", "n", "o"):
-        for version in ("1.0.0", "1.1.0", "1.2.0"):
-            publish_model(model, version, scaled(2), release=version == "1.0.0")
+    for version in ("1.0.0", "1.1.0", "1.2.0"):
+        publish_model("m", version, scaled(2), release=version == "1.0.0")
     return await start_server(rollout=TICK)
 
 
@@ -80,6 +79,7 @@ async def until_asked(server, number: int, *states: str) -> None:
         await ask(server, [""] * 20)
         if (await attempts(server))[number].state in states:
             return
+        await server.services.rollouts.wait(1)
     raise AssertionError((await attempts(server))[number])
 
 
@@ -137,7 +137,11 @@ async def test_one_that_is_promoted_supersedes_those_beside_it_and_keeps_its_hol
     assert (await attempts(server))[2].alpha == pytest.approx(0.005), "a share never grows back"
 
 
-async def test_rollouts_of_several_models_go_on_side_by_side(server) -> None:
+async def test_rollouts_of_several_models_go_on_side_by_side(publish_model, start_server) -> None:
+    for model in ("m", "n", "o"):
+        for version in ("1.0.0", "1.1.0"):
+            publish_model(model, version, scaled(2), release=version == "1.0.0")
+    server = await start_server(rollout=TICK)
     for model in ("m", "n", "o"):
         await start(server, "1.1.0", SOON | {"watch_s": 0.3}, model=model)
     over = asyncio.Event()
@@ -145,6 +149,7 @@ async def test_rollouts_of_several_models_go_on_side_by_side(server) -> None:
     async def asking(model: str) -> None:
         while not over.is_set():
             await ask(server, [""] * 10, model=model)
+            await server.services.rollouts.wait(1)
 
     tasks = [asyncio.create_task(asking(model)) for model in ("m", "n", "o")]
     for model in ("m", "n", "o"):

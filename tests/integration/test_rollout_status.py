@@ -128,7 +128,7 @@ async def test_argo_rollouts_and_flagger_follow_a_rollout_to_each_of_its_ends(pu
             return request("good", x=X)
         return request("bad", index=np.array([1000 if number % 5 == 0 else number % 300]))
 
-    async with clients(server, ask, pause=0.002):
+    async with clients(server, ask, pause=0.005):
         await start(server, "1.1.0", CAREFREE, model="good")
         await start(server, "1.1.0", CAREFREE, model="bad")
         await until(server, in_state(*FINAL), model="good")

@@ -74,7 +74,9 @@ def _batcher(
     demoted: Callable[[str], None] = lambda reason: None,
 ) -> Batcher:
     makers = [make or (lambda: contextlib.nullcontext(run))] * runners
-    return Batcher("m@1", PlanInForce(plan), QueueBounds(100, 1 << 20, max_delay), makers, lambda rows: None, demoted)
+    return Batcher(
+        "m@1", PlanInForce(plan), QueueBounds(100, 1 << 20, max_delay), makers, lambda rows, seconds: None, demoted
+    )
 
 
 def _send(batcher: Batcher, inputs: dict[str, Array], deadline: float | None = None) -> "asyncio.Task[Array]":

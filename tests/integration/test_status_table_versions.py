@@ -17,7 +17,7 @@ from routing_wire import control_of, policy, put
 from turnout.app import Running
 from turnout.config import Loading, ModelOverrides, Signing
 from turnout.registry.metadata import parse_metadata
-from turnout.registry.signing import PrivateKey
+from turnout.registry.signatures.keys import PrivateKey
 from turnout_proto.v1 import control_pb2, prediction_pb2, registry_pb2, rollout_pb2
 from turnout_proto.v1.prediction_pb2_grpc import PredictionServiceStub
 from turnout_proto.v1.registry_pb2_grpc import RegistryServiceStub
@@ -44,7 +44,7 @@ class Row:
 
 
 ROWS = {
-    "NotTrusted": Row(Code.FAILED_PRECONDITION, "it is not signed, and signing.require_signature asks for that"),
+    "NotTrusted": Row(Code.FAILED_PRECONDITION, "it is not signed, and signing.signatures asks for that"),
     "VersionYanked": Row(Code.FAILED_PRECONDITION, "was yanked (it leaks); pins to it are refused"),
     "NotLoaded, of another environment": Row(Code.FAILED_PRECONDITION, "declares another environment"),
     "GateRefused": Row(Code.INVALID_ARGUMENT, "gate bump failed", ("bump",)),
@@ -77,7 +77,7 @@ async def rows(publish_model, start_server, models: Path, tmp_path: Path) -> dic
     manifest.chmod(0o644)
     manifest.write_bytes(manifest.read_bytes()[:-1])
     key = PrivateKey.create(tmp_path / "key.pem")
-    signing = Signing(require_signature=True, trusted_keys=(str(key.public),))
+    signing = Signing(signatures="require", trusted_keys=(str(key.public),))
     server = await start_server(
         model={"unsigned": ModelOverrides(signing=signing)},
         loading=Loading(environment="refuse"),

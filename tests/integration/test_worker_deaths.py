@@ -19,7 +19,7 @@ from turnout.config import Address, Drain, Settings, SettingsSource
 from turnout.errors import ConfigError
 from turnout.telemetry.exposition import Form
 from turnout.telemetry.logging import make_logger
-from turnout.workers.restarts import MOST_EARLY_DEATHS, Restarts
+from turnout.workers.restarts import Restarts
 from turnout.workers.supervisor import Supervisor, supervise
 
 Told = list[MutableMapping[str, Any]]
@@ -69,16 +69,24 @@ async def bounded(run) -> int:
         return await run
 
 
-async def test_a_parent_whose_workers_all_die_at_once_gives_up_in_words(models) -> None:
+@pytest.fixture
+def early_deaths(monkeypatch) -> int:
+    """After so many a worker cannot live. Each takes a process; the count of the product is tested in tests/unit."""
+    for module in ("restarts", "supervisor"):
+        monkeypatch.setattr(f"turnout.workers.{module}.MOST_EARLY_DEATHS", 2)
+    return 2
+
+
+async def test_a_parent_whose_workers_all_die_at_once_gives_up_in_words(models, early_deaths) -> None:
     parent, told = supervisor(models, SERVES + "    os._exit(3)\n", at_once)
     assert await bounded(parent.run()) == 1
     assert [one["event"] for one in told][-2:] == [
-        f"every worker died at once {MOST_EARLY_DEATHS} times in a row: the server gives up",
+        f"every worker died at once {early_deaths} times in a row: the server gives up",
         "stopped",
     ]
     deaths = [one for one in told if one["event"] == "a worker ended, and is started again"]
     assert {one["how"] for one in deaths} <= {"with exit code 3", "by SIGTERM"}
-    assert all(one["seconds"] <= 0.01 * 2**MOST_EARLY_DEATHS for one in deaths)
+    assert all(one["seconds"] <= 0.01 * 2**early_deaths for one in deaths)
 
 
 async def test_clients_and_operators_cannot_have_one_port(models) -> None:
@@ -88,7 +96,7 @@ async def test_clients_and_operators_cannot_have_one_port(models) -> None:
         await supervise(settings, SettingsSource(None, {}, False), make_logger("json", "error"))
 
 
-async def test_a_worker_that_cannot_live_does_not_take_the_others_along(models) -> None:
+async def test_a_worker_that_cannot_live_does_not_take_the_others_along(models, early_deaths) -> None:
     dies = SERVES + "    if index == 1: os._exit(3)\n" + WAITS
     parent, _ = supervisor(models, dies, at_once)
     running = asyncio.create_task(parent.run())
@@ -99,7 +107,7 @@ async def test_a_worker_that_cannot_live_does_not_take_the_others_along(models) 
         return float(lines[0].rpartition(" ")[2])
 
     async with asyncio.timeout(60):
-        while await restarted() < MOST_EARLY_DEATHS + 1:
+        while await restarted() < early_deaths + 1:
             await asyncio.sleep(0.01)
     assert not running.done()
     os.kill(os.getpid(), signal.SIGTERM)

@@ -17,16 +17,15 @@ def test_the_server_is_live_and_ready(addresses: Addresses) -> None:
         assert client.is_server_ready()
 
 
-def test_the_server_does_not_claim_statistics(addresses: Addresses) -> None:
+def test_the_server_does_not_claim_statistics_and_tells_them(addresses: Addresses) -> None:
     with InferenceServerClient(addresses.data) as client:
         metadata = client.get_server_metadata()
-        error = refused(client.get_inference_statistics, model_name="scale")
+        (told,) = client.get_inference_statistics("scale", "1.10.0").model_stats
     assert metadata.name == "turnout"
     assert metadata.version
-    assert "statistics" not in metadata.extensions
+    assert not {"statistics", "system_shared_memory"} & set(metadata.extensions)
     assert {"binary_tensor_data", "classification"} <= set(metadata.extensions)
-    assert error.status() == "StatusCode.UNIMPLEMENTED"
-    assert "metrics" in error.message()
+    assert (told.name, told.version) == ("scale", "1.10.0")
 
 
 def test_a_model_is_ready_where_a_request_would_be_taken(addresses: Addresses) -> None:
@@ -114,9 +113,24 @@ def test_what_a_version_was_published_with_cannot_be_replaced(addresses: Address
     assert missing.status() == "StatusCode.NOT_FOUND"
 
 
-def test_settings_of_tracing_and_logging_are_refused_in_words(addresses: Addresses) -> None:
+def test_settings_are_told_and_the_data_listener_changes_none(addresses: Addresses) -> None:
     with InferenceServerClient(addresses.data) as client:
-        for call in (client.get_trace_settings, client.get_log_settings):
-            error = refused(call)
-            assert error.status() == "StatusCode.UNIMPLEMENTED"
-            assert "settings" in error.message()
+        assert list(client.get_trace_settings("scale").settings["trace_level"].value) == ["OFF"]
+        assert client.get_log_settings().settings["log_info"].bool_param
+        for call, settings in (
+            (client.update_trace_settings, {"trace_rate": "5"}),
+            (client.update_log_settings, {"log_verbose_level": 1}),
+        ):
+            error = refused(call, settings=settings)
+            assert error.status() == "StatusCode.PERMISSION_DENIED"
+            assert "control listener" in error.message()
+
+
+def test_the_control_listener_changes_the_log_and_no_tracing_that_is_off(addresses: Addresses) -> None:
+    with InferenceServerClient(addresses.control) as client:
+        changed = client.update_log_settings({"log_info": False}).settings
+        assert (changed["log_info"].bool_param, changed["log_warning"].bool_param) == (False, True)
+        assert client.update_log_settings({"log_info": None}).settings["log_info"].bool_param
+        error = refused(client.update_trace_settings, settings={"trace_rate": "5"})
+    assert error.status() == "StatusCode.FAILED_PRECONDITION"
+    assert "tracing.endpoint" in error.message()

@@ -143,11 +143,13 @@ def test_refusals_have_statuses_and_reasons(addresses: Addresses) -> None:
             error = refused(client.infer, model_name=model, inputs=[tensor("x", X)], model_version=version)
             assert error.status() == status, (model, version, str(error))
         sequence = refused(client.infer, model_name="scale", inputs=[tensor("x", X)], sequence_id=7)
-        statistics = refused(client.get_inference_statistics, model_name="scale")
+        statistics = refused(client.get_inference_statistics, model_name="nobody")
         memory = refused(client.get_system_shared_memory_status)
-    assert (sequence.status(), statistics.status(), memory.status()) == ("501", "501", "501")
-    assert "metrics" in statistics.message()
-    assert "shared memory" in memory.message()
+        unload = refused(client.unload_model, model_name="moved")
+        log = refused(client.update_log_settings, settings={"log_verbose_level": 1})
+    assert (sequence.status(), statistics.status(), memory.status()) == ("501", "404", "501")
+    assert (unload.status(), log.status()) == ("403", "403")
+    assert "oip.system_shared_memory" in memory.message()
 
 
 def test_the_server_and_its_models_are_live_and_ready(addresses: Addresses) -> None:

@@ -174,7 +174,7 @@ def test_shared_memory_is_refused_in_words(addresses: Addresses) -> None:
             refused(client.infer, model_name="scale", inputs=[shared]),
             refused(client.infer, model_name="scale", inputs=[tensor("x", X)], outputs=[output]),
             refused(client.register_system_shared_memory, name="region", key="/region", byte_size=16),
-            refused(client.unregister_cuda_shared_memory),
+            refused(client.register_cuda_shared_memory, name="r", raw_handle=b"", device_id=0, byte_size=1),
         ]
     for error in refusals:
         assert error.status() == "StatusCode.UNIMPLEMENTED"

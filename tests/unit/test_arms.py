@@ -359,23 +359,23 @@ def test_what_went_badly_is_run_on_the_baseline_for_what_its_slot_would_get_ther
 
 
 @pytest.mark.parametrize(
-    ("replayed", "bad"),
+    ("replayed", "marks"),
     [
-        (Replayed(answered=True, invalid=False, seconds=0.01), False),
-        (Replayed(answered=True, invalid=True, seconds=0.01), True),
-        (Replayed(answered=True, invalid=False, seconds=0.3), True),
-        (Replayed(answered=False, invalid=False, seconds=0.01), True),
+        (Replayed(answered=True, invalid=False, seconds=0.01), 0),
+        (Replayed(answered=True, invalid=True, seconds=0.01), ERROR | BAD),
+        (Replayed(answered=True, invalid=False, seconds=0.3), BAD),
+        (Replayed(answered=False, invalid=False, seconds=0.01), ERROR | BAD),
     ],
     ids=["well", "NaN", "stalls", "fails"],
 )
-def test_what_goes_as_badly_on_the_baseline_is_known_as_such(replayed, bad) -> None:
+def test_what_goes_as_badly_on_the_baseline_is_known_as_such(replayed, marks) -> None:
     baseline = Asked(room=True)
     two = Two(Rules((0.1, 0.2), warm_requests=0, stalled=0.2), baseline=baseline)
     two.answer(two.admit(slot=7), invalid=True)
     two.roll()
     baseline.settle.pop()(replayed)
     (tick,) = (one.canary for one in two.counters._open)
-    assert list(tick.replayed) == [7 | (BAD if bad else 0)]
+    assert list(tick.replayed) == [7 | marks]
 
 
 @pytest.mark.parametrize("error", [errors.ModelCrashed("died"), errors.ModelTimedOut("ended")])

@@ -286,7 +286,8 @@ def test_a_need_that_asks_for_a_role_names_it_and_others_do_not() -> None:
     for path, need in {**METHODS, **ROUTES}.items():
         asks = need.kind not in (Kind.PUBLIC, Kind.KNOWN)
         assert bool(need.roles) is asks, path
-        assert "{model}" not in path or need.kind is Kind.MODEL, path
+        assert "{model}" not in path or need.kind in (Kind.MODEL, Kind.SETTING), path
+        assert (need.also is not None) >= (need.kind is Kind.SETTING), path
 
 
 def test_what_the_table_does_not_name_is_not_served() -> None:

@@ -31,6 +31,12 @@ def test_where_no_terminal_is_a_row_stays_on_its_line(capsys: pytest.CaptureFixt
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
+def test_where_no_terminal_is_no_line_ends_with_spaces(capsys: pytest.CaptureFixture[str]) -> None:
+    Output(as_json=False).show({}, table(("A", "B"), [("a", "b" * 9), ("a" * 9, "")]), "c", "d\n\ne")
+    printed = capsys.readouterr().out
+    assert printed == "A           B\na           bbbbbbbbb\naaaaaaaaa\nc\nd\n\ne\n"
+
+
 def test_an_error_ends_the_command_with_1_and_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit) as ended, reporting(as_json=False):
         raise InvalidTensor.at("inputs.x", "expected float32, got int8")

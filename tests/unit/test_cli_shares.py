@@ -42,7 +42,11 @@ def test_a_part_is_a_version_and_a_share() -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "text"), [(0.05, "5%"), (0.0001, "0.01%"), (1.0, "100%"), (0.0, "0%"), (1 / 3, "33.3333%")]
-)
+    ("share", "text"),
+    [
+        (0.05, "5%"), (0.0001, "0.01%"), (1.0, "100%"), (0.0, "0%"), (1 / 3, "33.33%"), (6554 / 65536, "10%"),
+        (3277 / 65536, "5%"), (66 / 65536, "0.1%"), (7 / 65536, "0.01%"), (1 / 65536, "0.0015%"), (0.99997, "99.997%"),
+    ],
+)  # fmt: skip
 def test_a_share_is_shown_without_needless_digits(share: float, text: str) -> None:
     assert share_text(share) == text

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from turnout.telemetry import log_writer
 from turnout.telemetry.log_writer import MAX_LINE_BYTES, MAX_WAITING_BYTES, LineWriter, dropped_lines
 from turnout.telemetry.logging import LibraryLogs, make_logger
 from unwritable import unwritable
@@ -108,6 +109,26 @@ def test_a_line_that_cannot_be_written_is_counted_and_raises_nothing(kind) -> No
             writer.write("line")
         assert writer.flush(10)
     assert dropped_lines() - before == 100
+
+
+def test_after_some_writes_lines_wait_for_others_unless_somebody_waits_for_them(monkeypatch) -> None:
+    """Each time that the thread runs, whoever logs has to wait for the interpreter."""
+    monkeypatch.setattr(log_writer, "_GATHER_SECONDS", 3600.0)
+    monkeypatch.setattr(log_writer, "_PROMPT_WRITES", 1)
+    monkeypatch.setattr(log_writer, "_WRITE_BYTES", 2000)
+    read, write = os.pipe2(os.O_DIRECT)  # what one write wrote is what one read reads
+    with os.fdopen(read, "rb", buffering=0) as reader, os.fdopen(write, "w") as stream:
+        writer = LineWriter(stream)
+        for line in ("the first", "the second"):
+            writer.write(line)
+            assert reader.read(4096) == f"{line}\n".encode(), "it waits for no other"
+        for line in ("one", "two", "three"):
+            writer.write(line)
+        assert writer.flush(10)
+        assert reader.read(4096) == b"one\ntwo\nthree\n"
+        for _ in range(4):
+            writer.write("x" * 499)
+        assert reader.read(4096) == (b"x" * 499 + b"\n") * 4, "so many bytes wait for no more"
 
 
 def test_a_reader_who_stopped_stops_nobody_and_gets_the_first_lines_once_he_reads() -> None:

@@ -21,7 +21,8 @@ from turnout.registry.golden import case_names
 from turnout.registry.metadata import read_metadata
 from turnout.registry.publish import PublishRequest, publish
 from turnout.registry.repository import Repository
-from turnout.registry.signing import PrivateKey, PublicKey
+from turnout.registry.signatures.certificates import Authorities, SignerCertificate
+from turnout.registry.signatures.keys import PrivateKey, PublicKey
 from turnout.registry.sources.source import local_source
 
 NO_FILES: dict[str, Callable[[Path], Any]] = {
@@ -57,6 +58,8 @@ NAMED: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "metadata": ("a.toml", read_metadata),
     "a private key": ("a.pem", PrivateKey.load),
     "a trusted key": ("a.pem", lambda path: PublicKey.parse(str(path))),
+    "a signer's certificate": ("a.pem", SignerCertificate.load),
+    "an authority": ("a.pem", lambda path: Authorities.load([str(path)])),
     "the gates' plan": ("gates.toml", lambda path: read_plan(path.parent, "m")),
     "a rollout's plan": ("a.toml", read_plan_file),
 }  # fmt: skip

@@ -5,10 +5,10 @@ from semver import Version
 
 from turnout.oip.elements import ELEMENT_TYPES
 from turnout.oip.metadata import batches_along_first_axis, model_config, model_metadata
+from turnout.oip.repository import STATES
 from turnout.registry.manifest import Batching, FileEntry, Manifest
 from turnout.registry.signature import DataType, Signature, TensorSpec
 from turnout.registry.standing import Standing
-from turnout.rpc.oip.repository import STATES
 from turnout.serving.catalog import CatalogSnapshot, ModelEntry, VersionEntry
 from turnout.serving.lifecycle import LifecycleState
 from turnout_proto.oip import model_config_pb2

@@ -3,7 +3,8 @@ import pytest
 from turnout.errors import InvalidRequest, Unsupported
 from turnout.oip import parameters as words
 from turnout.oip.exchange import request_of
-from turnout.oip.parameters import MAX_ID, MAX_PARAMETERS, check_id
+from turnout.oip.parameters import MAX_ID, MAX_PARAMETERS, Place, check_id
+from turnout.oip.shared_memory import Memory
 from turnout.routing.preferences import MAX_KEY_BYTES, NO_PREFERENCES
 from turnout.rpc.oip.parameters import plain, wanted_outputs
 from turnout.serving.limits import DEFAULT_LIMITS
@@ -61,6 +62,7 @@ def test_the_earlier_of_deadline_and_timeout_holds(of_call, of_request, left):
         deadline=None if of_call is None else 10.0 + of_call,
         preferences=NO_PREFERENCES,
         limits=DEFAULT_LIMITS,
+        memory=Memory(),
     )
 
     assert request.deadline == pytest.approx(10.0 + left)
@@ -100,12 +102,12 @@ def test_outputs_keep_their_order_and_none_means_all():
     request = wanting("b")
     request.outputs.add(name="a")
 
-    assert read_outputs(request) == (["b", "a"], {})
-    assert read_outputs(ModelInferRequest()) == ((), {})
+    assert read_outputs(request) == (["b", "a"], {}, {})
+    assert read_outputs(ModelInferRequest()) == ((), {}, {})
 
 
 def test_a_classification_is_asked_for_by_output():
-    assert read_outputs(wanting("y", classification=InferParameter(int64_param=3))) == (["y"], {"y": 3})
+    assert read_outputs(wanting("y", classification=InferParameter(int64_param=3))) == (["y"], {"y": 3}, {})
 
 
 @pytest.mark.parametrize(
@@ -116,9 +118,38 @@ def test_a_classification_is_a_count(value):
         read_outputs(wanting("y", classification=value))
 
 
-def test_an_output_in_shared_memory_is_refused():
-    with pytest.raises(Unsupported, match="shared memory"):
-        read_outputs(wanting("y", shared_memory_region=InferParameter(string_param="r")))
+def test_an_output_says_where_in_shared_memory_it_goes():
+    request = wanting(
+        "y",
+        shared_memory_region=InferParameter(string_param="r"),
+        shared_memory_byte_size=InferParameter(int64_param=16),
+        shared_memory_offset=InferParameter(uint64_param=8),
+    )
+
+    assert read_outputs(request) == (["y"], {}, {"y": Place("r", 8, 16)})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("region", InferParameter(int64_param=1)),
+        ("region", InferParameter()),
+        ("offset", InferParameter(int64_param=-1)),
+        ("offset", InferParameter(double_param=1.0)),
+        ("byte_size", InferParameter(bool_param=True)),
+        ("byte_size", InferParameter(string_param="8")),
+    ],
+)
+def test_a_place_in_shared_memory_that_is_none_is_refused(name, value):
+    region = InferParameter(string_param="r")
+    with pytest.raises(InvalidRequest, match=rf"outputs\[0\]\.parameters\.shared_memory_{name}"):
+        read_outputs(wanting("y", **{"shared_memory_region": region, f"shared_memory_{name}": value}))
+
+
+def test_a_classification_does_not_go_to_shared_memory():
+    region, count = InferParameter(string_param="r"), InferParameter(int64_param=1)
+    with pytest.raises(InvalidRequest, match="expected none of an output that goes to shared memory"):
+        read_outputs(wanting("y", classification=count, shared_memory_region=region))
 
 
 def test_too_many_outputs_are_refused():

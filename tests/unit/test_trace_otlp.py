@@ -20,6 +20,9 @@ moment = st.floats(0, 1e7)
 
 
 class Nowhere:
+    def keeps(self, trace: Trace, model: str) -> bool:
+        return True
+
     def ended(self, trace: Trace) -> None: ...
     def copied(self, copy: ShadowCopy) -> None: ...
 

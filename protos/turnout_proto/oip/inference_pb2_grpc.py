@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class GRPCInferenceServiceStub(object):
     """Answers clients of the Open Inference Protocol. Served on the data listener (default port 8001) under the name
-    `inference.GRPCInferenceService`. Methods of the protocol that are not here answer UNIMPLEMENTED.
+    `inference.GRPCInferenceService`. All methods of Triton's file are here.
 
     Wherever a request names a version, a selector may stand, as in turnout.v1.PredictRequest.version; answers name the
     exact version. Errors are those of turnout.v1.PredictionService.
@@ -94,11 +94,56 @@ class GRPCInferenceServiceStub(object):
                 request_serializer=turnout__proto_dot_oip_dot_inference__pb2.RepositoryModelUnloadRequest.SerializeToString,
                 response_deserializer=turnout__proto_dot_oip_dot_inference__pb2.RepositoryModelUnloadResponse.FromString,
                 _registered_method=True)
+        self.ModelStatistics = channel.unary_unary(
+                '/turnout.oip.v2.GRPCInferenceService/ModelStatistics',
+                request_serializer=turnout__proto_dot_oip_dot_inference__pb2.ModelStatisticsRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_oip_dot_inference__pb2.ModelStatisticsResponse.FromString,
+                _registered_method=True)
+        self.LogSettings = channel.unary_unary(
+                '/turnout.oip.v2.GRPCInferenceService/LogSettings',
+                request_serializer=turnout__proto_dot_oip_dot_inference__pb2.LogSettingsRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_oip_dot_inference__pb2.LogSettingsResponse.FromString,
+                _registered_method=True)
+        self.TraceSetting = channel.unary_unary(
+                '/turnout.oip.v2.GRPCInferenceService/TraceSetting',
+                request_serializer=turnout__proto_dot_oip_dot_inference__pb2.TraceSettingRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_oip_dot_inference__pb2.TraceSettingResponse.FromString,
+                _registered_method=True)
+        self.SystemSharedMemoryStatus = channel.unary_unary(
+                '/turnout.oip.v2.GRPCInferenceService/SystemSharedMemoryStatus',
+                request_serializer=turnout__proto_dot_oip_dot_inference__pb2.SystemSharedMemoryStatusRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_oip_dot_inference__pb2.SystemSharedMemoryStatusResponse.FromString,
+                _registered_method=True)
+        self.SystemSharedMemoryRegister = channel.unary_unary(
+                '/turnout.oip.v2.GRPCInferenceService/SystemSharedMemoryRegister',
+                request_serializer=turnout__proto_dot_oip_dot_inference__pb2.SystemSharedMemoryRegisterRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_oip_dot_inference__pb2.SystemSharedMemoryRegisterResponse.FromString,
+                _registered_method=True)
+        self.SystemSharedMemoryUnregister = channel.unary_unary(
+                '/turnout.oip.v2.GRPCInferenceService/SystemSharedMemoryUnregister',
+                request_serializer=turnout__proto_dot_oip_dot_inference__pb2.SystemSharedMemoryUnregisterRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_oip_dot_inference__pb2.SystemSharedMemoryUnregisterResponse.FromString,
+                _registered_method=True)
+        self.CudaSharedMemoryStatus = channel.unary_unary(
+                '/turnout.oip.v2.GRPCInferenceService/CudaSharedMemoryStatus',
+                request_serializer=turnout__proto_dot_oip_dot_inference__pb2.CudaSharedMemoryStatusRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_oip_dot_inference__pb2.CudaSharedMemoryStatusResponse.FromString,
+                _registered_method=True)
+        self.CudaSharedMemoryRegister = channel.unary_unary(
+                '/turnout.oip.v2.GRPCInferenceService/CudaSharedMemoryRegister',
+                request_serializer=turnout__proto_dot_oip_dot_inference__pb2.CudaSharedMemoryRegisterRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_oip_dot_inference__pb2.CudaSharedMemoryRegisterResponse.FromString,
+                _registered_method=True)
+        self.CudaSharedMemoryUnregister = channel.unary_unary(
+                '/turnout.oip.v2.GRPCInferenceService/CudaSharedMemoryUnregister',
+                request_serializer=turnout__proto_dot_oip_dot_inference__pb2.CudaSharedMemoryUnregisterRequest.SerializeToString,
+                response_deserializer=turnout__proto_dot_oip_dot_inference__pb2.CudaSharedMemoryUnregisterResponse.FromString,
+                _registered_method=True)
 
 
 class GRPCInferenceServiceServicer(object):
     """Answers clients of the Open Inference Protocol. Served on the data listener (default port 8001) under the name
-    `inference.GRPCInferenceService`. Methods of the protocol that are not here answer UNIMPLEMENTED.
+    `inference.GRPCInferenceService`. All methods of Triton's file are here.
 
     Wherever a request names a version, a selector may stand, as in turnout.v1.PredictRequest.version; answers name the
     exact version. Errors are those of turnout.v1.PredictionService.
@@ -186,6 +231,71 @@ class GRPCInferenceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ModelStatistics(self, request, context):
+        """Tells what versions did since they were loaded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LogSettings(self, request, context):
+        """Tells how the log is set, and changes that where the request says so. A change is PERMISSION_DENIED unless the
+        server's configuration allows it on this listener.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TraceSetting(self, request, context):
+        """Tells how tracing is set, of all models or of one, and changes that where the request says so. A change is
+        PERMISSION_DENIED unless the server's configuration allows it on this listener.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SystemSharedMemoryStatus(self, request, context):
+        """Lists the caller's regions of system shared memory. UNIMPLEMENTED, as the two that follow, where it is off.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SystemSharedMemoryRegister(self, request, context):
+        """Gives a region of system shared memory a name that tensors can refer to.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SystemSharedMemoryUnregister(self, request, context):
+        """Takes the name away. Requests under way keep the region until they end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CudaSharedMemoryStatus(self, request, context):
+        """Lists nothing: no CUDA memory is ever registered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CudaSharedMemoryRegister(self, request, context):
+        """UNIMPLEMENTED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CudaSharedMemoryUnregister(self, request, context):
+        """Does nothing: no CUDA memory is ever registered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GRPCInferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -244,6 +354,51 @@ def add_GRPCInferenceServiceServicer_to_server(servicer, server):
                     request_deserializer=turnout__proto_dot_oip_dot_inference__pb2.RepositoryModelUnloadRequest.FromString,
                     response_serializer=turnout__proto_dot_oip_dot_inference__pb2.RepositoryModelUnloadResponse.SerializeToString,
             ),
+            'ModelStatistics': grpc.unary_unary_rpc_method_handler(
+                    servicer.ModelStatistics,
+                    request_deserializer=turnout__proto_dot_oip_dot_inference__pb2.ModelStatisticsRequest.FromString,
+                    response_serializer=turnout__proto_dot_oip_dot_inference__pb2.ModelStatisticsResponse.SerializeToString,
+            ),
+            'LogSettings': grpc.unary_unary_rpc_method_handler(
+                    servicer.LogSettings,
+                    request_deserializer=turnout__proto_dot_oip_dot_inference__pb2.LogSettingsRequest.FromString,
+                    response_serializer=turnout__proto_dot_oip_dot_inference__pb2.LogSettingsResponse.SerializeToString,
+            ),
+            'TraceSetting': grpc.unary_unary_rpc_method_handler(
+                    servicer.TraceSetting,
+                    request_deserializer=turnout__proto_dot_oip_dot_inference__pb2.TraceSettingRequest.FromString,
+                    response_serializer=turnout__proto_dot_oip_dot_inference__pb2.TraceSettingResponse.SerializeToString,
+            ),
+            'SystemSharedMemoryStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.SystemSharedMemoryStatus,
+                    request_deserializer=turnout__proto_dot_oip_dot_inference__pb2.SystemSharedMemoryStatusRequest.FromString,
+                    response_serializer=turnout__proto_dot_oip_dot_inference__pb2.SystemSharedMemoryStatusResponse.SerializeToString,
+            ),
+            'SystemSharedMemoryRegister': grpc.unary_unary_rpc_method_handler(
+                    servicer.SystemSharedMemoryRegister,
+                    request_deserializer=turnout__proto_dot_oip_dot_inference__pb2.SystemSharedMemoryRegisterRequest.FromString,
+                    response_serializer=turnout__proto_dot_oip_dot_inference__pb2.SystemSharedMemoryRegisterResponse.SerializeToString,
+            ),
+            'SystemSharedMemoryUnregister': grpc.unary_unary_rpc_method_handler(
+                    servicer.SystemSharedMemoryUnregister,
+                    request_deserializer=turnout__proto_dot_oip_dot_inference__pb2.SystemSharedMemoryUnregisterRequest.FromString,
+                    response_serializer=turnout__proto_dot_oip_dot_inference__pb2.SystemSharedMemoryUnregisterResponse.SerializeToString,
+            ),
+            'CudaSharedMemoryStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.CudaSharedMemoryStatus,
+                    request_deserializer=turnout__proto_dot_oip_dot_inference__pb2.CudaSharedMemoryStatusRequest.FromString,
+                    response_serializer=turnout__proto_dot_oip_dot_inference__pb2.CudaSharedMemoryStatusResponse.SerializeToString,
+            ),
+            'CudaSharedMemoryRegister': grpc.unary_unary_rpc_method_handler(
+                    servicer.CudaSharedMemoryRegister,
+                    request_deserializer=turnout__proto_dot_oip_dot_inference__pb2.CudaSharedMemoryRegisterRequest.FromString,
+                    response_serializer=turnout__proto_dot_oip_dot_inference__pb2.CudaSharedMemoryRegisterResponse.SerializeToString,
+            ),
+            'CudaSharedMemoryUnregister': grpc.unary_unary_rpc_method_handler(
+                    servicer.CudaSharedMemoryUnregister,
+                    request_deserializer=turnout__proto_dot_oip_dot_inference__pb2.CudaSharedMemoryUnregisterRequest.FromString,
+                    response_serializer=turnout__proto_dot_oip_dot_inference__pb2.CudaSharedMemoryUnregisterResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'turnout.oip.v2.GRPCInferenceService', rpc_method_handlers)
@@ -254,7 +409,7 @@ def add_GRPCInferenceServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class GRPCInferenceService(object):
     """Answers clients of the Open Inference Protocol. Served on the data listener (default port 8001) under the name
-    `inference.GRPCInferenceService`. Methods of the protocol that are not here answer UNIMPLEMENTED.
+    `inference.GRPCInferenceService`. All methods of Triton's file are here.
 
     Wherever a request names a version, a selector may stand, as in turnout.v1.PredictRequest.version; answers name the
     exact version. Errors are those of turnout.v1.PredictionService.
@@ -547,6 +702,249 @@ class GRPCInferenceService(object):
             '/turnout.oip.v2.GRPCInferenceService/RepositoryModelUnload',
             turnout__proto_dot_oip_dot_inference__pb2.RepositoryModelUnloadRequest.SerializeToString,
             turnout__proto_dot_oip_dot_inference__pb2.RepositoryModelUnloadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ModelStatistics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.oip.v2.GRPCInferenceService/ModelStatistics',
+            turnout__proto_dot_oip_dot_inference__pb2.ModelStatisticsRequest.SerializeToString,
+            turnout__proto_dot_oip_dot_inference__pb2.ModelStatisticsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LogSettings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.oip.v2.GRPCInferenceService/LogSettings',
+            turnout__proto_dot_oip_dot_inference__pb2.LogSettingsRequest.SerializeToString,
+            turnout__proto_dot_oip_dot_inference__pb2.LogSettingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TraceSetting(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.oip.v2.GRPCInferenceService/TraceSetting',
+            turnout__proto_dot_oip_dot_inference__pb2.TraceSettingRequest.SerializeToString,
+            turnout__proto_dot_oip_dot_inference__pb2.TraceSettingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SystemSharedMemoryStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.oip.v2.GRPCInferenceService/SystemSharedMemoryStatus',
+            turnout__proto_dot_oip_dot_inference__pb2.SystemSharedMemoryStatusRequest.SerializeToString,
+            turnout__proto_dot_oip_dot_inference__pb2.SystemSharedMemoryStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SystemSharedMemoryRegister(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.oip.v2.GRPCInferenceService/SystemSharedMemoryRegister',
+            turnout__proto_dot_oip_dot_inference__pb2.SystemSharedMemoryRegisterRequest.SerializeToString,
+            turnout__proto_dot_oip_dot_inference__pb2.SystemSharedMemoryRegisterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SystemSharedMemoryUnregister(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.oip.v2.GRPCInferenceService/SystemSharedMemoryUnregister',
+            turnout__proto_dot_oip_dot_inference__pb2.SystemSharedMemoryUnregisterRequest.SerializeToString,
+            turnout__proto_dot_oip_dot_inference__pb2.SystemSharedMemoryUnregisterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CudaSharedMemoryStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.oip.v2.GRPCInferenceService/CudaSharedMemoryStatus',
+            turnout__proto_dot_oip_dot_inference__pb2.CudaSharedMemoryStatusRequest.SerializeToString,
+            turnout__proto_dot_oip_dot_inference__pb2.CudaSharedMemoryStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CudaSharedMemoryRegister(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.oip.v2.GRPCInferenceService/CudaSharedMemoryRegister',
+            turnout__proto_dot_oip_dot_inference__pb2.CudaSharedMemoryRegisterRequest.SerializeToString,
+            turnout__proto_dot_oip_dot_inference__pb2.CudaSharedMemoryRegisterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CudaSharedMemoryUnregister(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnout.oip.v2.GRPCInferenceService/CudaSharedMemoryUnregister',
+            turnout__proto_dot_oip_dot_inference__pb2.CudaSharedMemoryUnregisterRequest.SerializeToString,
+            turnout__proto_dot_oip_dot_inference__pb2.CudaSharedMemoryUnregisterResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -33,7 +33,7 @@ GRPC_VERSION: str
 
 class GRPCInferenceServiceStub:
     """Answers clients of the Open Inference Protocol. Served on the data listener (default port 8001) under the name
-    `inference.GRPCInferenceService`. Methods of the protocol that are not here answer UNIMPLEMENTED.
+    `inference.GRPCInferenceService`. All methods of Triton's file are here.
 
     Wherever a request names a version, a selector may stand, as in turnout.v1.PredictRequest.version; answers name the
     exact version. Errors are those of turnout.v1.PredictionService.
@@ -73,11 +73,33 @@ class GRPCInferenceServiceStub:
     """Loads a version. PERMISSION_DENIED unless the server's configuration allows it on this listener."""
     RepositoryModelUnload: _grpc.UnaryUnaryMultiCallable[_inference_pb2.RepositoryModelUnloadRequest, _inference_pb2.RepositoryModelUnloadResponse]
     """Unloads versions. PERMISSION_DENIED unless the server's configuration allows it on this listener."""
+    ModelStatistics: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ModelStatisticsRequest, _inference_pb2.ModelStatisticsResponse]
+    """Tells what versions did since they were loaded."""
+    LogSettings: _grpc.UnaryUnaryMultiCallable[_inference_pb2.LogSettingsRequest, _inference_pb2.LogSettingsResponse]
+    """Tells how the log is set, and changes that where the request says so. A change is PERMISSION_DENIED unless the
+    server's configuration allows it on this listener.
+    """
+    TraceSetting: _grpc.UnaryUnaryMultiCallable[_inference_pb2.TraceSettingRequest, _inference_pb2.TraceSettingResponse]
+    """Tells how tracing is set, of all models or of one, and changes that where the request says so. A change is
+    PERMISSION_DENIED unless the server's configuration allows it on this listener.
+    """
+    SystemSharedMemoryStatus: _grpc.UnaryUnaryMultiCallable[_inference_pb2.SystemSharedMemoryStatusRequest, _inference_pb2.SystemSharedMemoryStatusResponse]
+    """Lists the caller's regions of system shared memory. UNIMPLEMENTED, as the two that follow, where it is off."""
+    SystemSharedMemoryRegister: _grpc.UnaryUnaryMultiCallable[_inference_pb2.SystemSharedMemoryRegisterRequest, _inference_pb2.SystemSharedMemoryRegisterResponse]
+    """Gives a region of system shared memory a name that tensors can refer to."""
+    SystemSharedMemoryUnregister: _grpc.UnaryUnaryMultiCallable[_inference_pb2.SystemSharedMemoryUnregisterRequest, _inference_pb2.SystemSharedMemoryUnregisterResponse]
+    """Takes the name away. Requests under way keep the region until they end."""
+    CudaSharedMemoryStatus: _grpc.UnaryUnaryMultiCallable[_inference_pb2.CudaSharedMemoryStatusRequest, _inference_pb2.CudaSharedMemoryStatusResponse]
+    """Lists nothing: no CUDA memory is ever registered."""
+    CudaSharedMemoryRegister: _grpc.UnaryUnaryMultiCallable[_inference_pb2.CudaSharedMemoryRegisterRequest, _inference_pb2.CudaSharedMemoryRegisterResponse]
+    """UNIMPLEMENTED."""
+    CudaSharedMemoryUnregister: _grpc.UnaryUnaryMultiCallable[_inference_pb2.CudaSharedMemoryUnregisterRequest, _inference_pb2.CudaSharedMemoryUnregisterResponse]
+    """Does nothing: no CUDA memory is ever registered."""
 
 @_typing.type_check_only
 class GRPCInferenceServiceAsyncStub(GRPCInferenceServiceStub):
     """Answers clients of the Open Inference Protocol. Served on the data listener (default port 8001) under the name
-    `inference.GRPCInferenceService`. Methods of the protocol that are not here answer UNIMPLEMENTED.
+    `inference.GRPCInferenceService`. All methods of Triton's file are here.
 
     Wherever a request names a version, a selector may stand, as in turnout.v1.PredictRequest.version; answers name the
     exact version. Errors are those of turnout.v1.PredictionService.
@@ -114,10 +136,32 @@ class GRPCInferenceServiceAsyncStub(GRPCInferenceServiceStub):
     """Loads a version. PERMISSION_DENIED unless the server's configuration allows it on this listener."""
     RepositoryModelUnload: _aio.UnaryUnaryMultiCallable[_inference_pb2.RepositoryModelUnloadRequest, _inference_pb2.RepositoryModelUnloadResponse]  # type: ignore[assignment]
     """Unloads versions. PERMISSION_DENIED unless the server's configuration allows it on this listener."""
+    ModelStatistics: _aio.UnaryUnaryMultiCallable[_inference_pb2.ModelStatisticsRequest, _inference_pb2.ModelStatisticsResponse]  # type: ignore[assignment]
+    """Tells what versions did since they were loaded."""
+    LogSettings: _aio.UnaryUnaryMultiCallable[_inference_pb2.LogSettingsRequest, _inference_pb2.LogSettingsResponse]  # type: ignore[assignment]
+    """Tells how the log is set, and changes that where the request says so. A change is PERMISSION_DENIED unless the
+    server's configuration allows it on this listener.
+    """
+    TraceSetting: _aio.UnaryUnaryMultiCallable[_inference_pb2.TraceSettingRequest, _inference_pb2.TraceSettingResponse]  # type: ignore[assignment]
+    """Tells how tracing is set, of all models or of one, and changes that where the request says so. A change is
+    PERMISSION_DENIED unless the server's configuration allows it on this listener.
+    """
+    SystemSharedMemoryStatus: _aio.UnaryUnaryMultiCallable[_inference_pb2.SystemSharedMemoryStatusRequest, _inference_pb2.SystemSharedMemoryStatusResponse]  # type: ignore[assignment]
+    """Lists the caller's regions of system shared memory. UNIMPLEMENTED, as the two that follow, where it is off."""
+    SystemSharedMemoryRegister: _aio.UnaryUnaryMultiCallable[_inference_pb2.SystemSharedMemoryRegisterRequest, _inference_pb2.SystemSharedMemoryRegisterResponse]  # type: ignore[assignment]
+    """Gives a region of system shared memory a name that tensors can refer to."""
+    SystemSharedMemoryUnregister: _aio.UnaryUnaryMultiCallable[_inference_pb2.SystemSharedMemoryUnregisterRequest, _inference_pb2.SystemSharedMemoryUnregisterResponse]  # type: ignore[assignment]
+    """Takes the name away. Requests under way keep the region until they end."""
+    CudaSharedMemoryStatus: _aio.UnaryUnaryMultiCallable[_inference_pb2.CudaSharedMemoryStatusRequest, _inference_pb2.CudaSharedMemoryStatusResponse]  # type: ignore[assignment]
+    """Lists nothing: no CUDA memory is ever registered."""
+    CudaSharedMemoryRegister: _aio.UnaryUnaryMultiCallable[_inference_pb2.CudaSharedMemoryRegisterRequest, _inference_pb2.CudaSharedMemoryRegisterResponse]  # type: ignore[assignment]
+    """UNIMPLEMENTED."""
+    CudaSharedMemoryUnregister: _aio.UnaryUnaryMultiCallable[_inference_pb2.CudaSharedMemoryUnregisterRequest, _inference_pb2.CudaSharedMemoryUnregisterResponse]  # type: ignore[assignment]
+    """Does nothing: no CUDA memory is ever registered."""
 
 class GRPCInferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers clients of the Open Inference Protocol. Served on the data listener (default port 8001) under the name
-    `inference.GRPCInferenceService`. Methods of the protocol that are not here answer UNIMPLEMENTED.
+    `inference.GRPCInferenceService`. All methods of Triton's file are here.
 
     Wherever a request names a version, a selector may stand, as in turnout.v1.PredictRequest.version; answers name the
     exact version. Errors are those of turnout.v1.PredictionService.
@@ -218,5 +262,81 @@ class GRPCInferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.RepositoryModelUnloadResponse, _abc.Awaitable[_inference_pb2.RepositoryModelUnloadResponse]]:
         """Unloads versions. PERMISSION_DENIED unless the server's configuration allows it on this listener."""
+
+    @_abc_1.abstractmethod
+    def ModelStatistics(
+        self,
+        request: _inference_pb2.ModelStatisticsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.ModelStatisticsResponse, _abc.Awaitable[_inference_pb2.ModelStatisticsResponse]]:
+        """Tells what versions did since they were loaded."""
+
+    @_abc_1.abstractmethod
+    def LogSettings(
+        self,
+        request: _inference_pb2.LogSettingsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.LogSettingsResponse, _abc.Awaitable[_inference_pb2.LogSettingsResponse]]:
+        """Tells how the log is set, and changes that where the request says so. A change is PERMISSION_DENIED unless the
+        server's configuration allows it on this listener.
+        """
+
+    @_abc_1.abstractmethod
+    def TraceSetting(
+        self,
+        request: _inference_pb2.TraceSettingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.TraceSettingResponse, _abc.Awaitable[_inference_pb2.TraceSettingResponse]]:
+        """Tells how tracing is set, of all models or of one, and changes that where the request says so. A change is
+        PERMISSION_DENIED unless the server's configuration allows it on this listener.
+        """
+
+    @_abc_1.abstractmethod
+    def SystemSharedMemoryStatus(
+        self,
+        request: _inference_pb2.SystemSharedMemoryStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.SystemSharedMemoryStatusResponse, _abc.Awaitable[_inference_pb2.SystemSharedMemoryStatusResponse]]:
+        """Lists the caller's regions of system shared memory. UNIMPLEMENTED, as the two that follow, where it is off."""
+
+    @_abc_1.abstractmethod
+    def SystemSharedMemoryRegister(
+        self,
+        request: _inference_pb2.SystemSharedMemoryRegisterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.SystemSharedMemoryRegisterResponse, _abc.Awaitable[_inference_pb2.SystemSharedMemoryRegisterResponse]]:
+        """Gives a region of system shared memory a name that tensors can refer to."""
+
+    @_abc_1.abstractmethod
+    def SystemSharedMemoryUnregister(
+        self,
+        request: _inference_pb2.SystemSharedMemoryUnregisterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.SystemSharedMemoryUnregisterResponse, _abc.Awaitable[_inference_pb2.SystemSharedMemoryUnregisterResponse]]:
+        """Takes the name away. Requests under way keep the region until they end."""
+
+    @_abc_1.abstractmethod
+    def CudaSharedMemoryStatus(
+        self,
+        request: _inference_pb2.CudaSharedMemoryStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.CudaSharedMemoryStatusResponse, _abc.Awaitable[_inference_pb2.CudaSharedMemoryStatusResponse]]:
+        """Lists nothing: no CUDA memory is ever registered."""
+
+    @_abc_1.abstractmethod
+    def CudaSharedMemoryRegister(
+        self,
+        request: _inference_pb2.CudaSharedMemoryRegisterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.CudaSharedMemoryRegisterResponse, _abc.Awaitable[_inference_pb2.CudaSharedMemoryRegisterResponse]]:
+        """UNIMPLEMENTED."""
+
+    @_abc_1.abstractmethod
+    def CudaSharedMemoryUnregister(
+        self,
+        request: _inference_pb2.CudaSharedMemoryUnregisterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.CudaSharedMemoryUnregisterResponse, _abc.Awaitable[_inference_pb2.CudaSharedMemoryUnregisterResponse]]:
+        """Does nothing: no CUDA memory is ever registered."""
 
 def add_GRPCInferenceServiceServicer_to_server(servicer: GRPCInferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

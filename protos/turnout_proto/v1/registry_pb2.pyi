@@ -85,8 +85,16 @@ class DigestSignature(_message.Message):
     signature: bytes
     def __init__(self, digest: _Optional[str] = ..., public_key: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
+class ModelSignature(_message.Message):
+    __slots__ = ("bundle", "public_key")
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    bundle: bytes
+    public_key: bytes
+    def __init__(self, bundle: _Optional[bytes] = ..., public_key: _Optional[bytes] = ...) -> None: ...
+
 class PublishUploadRequest(_message.Message):
-    __slots__ = ("upload_id", "release", "actor", "reason", "skip_gates", "dry_run", "signature")
+    __slots__ = ("upload_id", "release", "actor", "reason", "skip_gates", "dry_run", "signature", "model_signature")
     UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
     ACTOR_FIELD_NUMBER: _ClassVar[int]
@@ -94,6 +102,7 @@ class PublishUploadRequest(_message.Message):
     SKIP_GATES_FIELD_NUMBER: _ClassVar[int]
     DRY_RUN_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     upload_id: str
     release: bool
     actor: str
@@ -101,7 +110,8 @@ class PublishUploadRequest(_message.Message):
     skip_gates: _containers.RepeatedScalarFieldContainer[str]
     dry_run: bool
     signature: DigestSignature
-    def __init__(self, upload_id: _Optional[str] = ..., release: bool = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., skip_gates: _Optional[_Iterable[str]] = ..., dry_run: bool = ..., signature: _Optional[_Union[DigestSignature, _Mapping]] = ...) -> None: ...
+    model_signature: ModelSignature
+    def __init__(self, upload_id: _Optional[str] = ..., release: bool = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., skip_gates: _Optional[_Iterable[str]] = ..., dry_run: bool = ..., signature: _Optional[_Union[DigestSignature, _Mapping]] = ..., model_signature: _Optional[_Union[ModelSignature, _Mapping]] = ...) -> None: ...
 
 class PublishUploadResponse(_message.Message):
     __slots__ = ("published", "sentence", "answers")
@@ -173,18 +183,20 @@ class AbandonUploadResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class SignVersionRequest(_message.Message):
-    __slots__ = ("model", "version", "signature", "actor", "reason")
+    __slots__ = ("model", "version", "signature", "actor", "reason", "model_signature")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     ACTOR_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    MODEL_SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
     signature: DigestSignature
     actor: str
     reason: str
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., signature: _Optional[_Union[DigestSignature, _Mapping]] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    model_signature: ModelSignature
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., signature: _Optional[_Union[DigestSignature, _Mapping]] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ..., model_signature: _Optional[_Union[ModelSignature, _Mapping]] = ...) -> None: ...
 
 class SignVersionResponse(_message.Message):
     __slots__ = ("changed",)
@@ -241,9 +253,11 @@ class FetchVersionResponse(_message.Message):
     def __init__(self, manifest: _Optional[_Union[FetchedManifest, _Mapping]] = ..., chunk: _Optional[_Union[FileChunk, _Mapping]] = ...) -> None: ...
 
 class FetchedManifest(_message.Message):
-    __slots__ = ("manifest", "digest")
+    __slots__ = ("manifest", "digest", "signature_bundles")
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_BUNDLES_FIELD_NUMBER: _ClassVar[int]
     manifest: bytes
     digest: str
-    def __init__(self, manifest: _Optional[bytes] = ..., digest: _Optional[str] = ...) -> None: ...
+    signature_bundles: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, manifest: _Optional[bytes] = ..., digest: _Optional[str] = ..., signature_bundles: _Optional[_Iterable[bytes]] = ...) -> None: ...

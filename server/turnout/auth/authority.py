@@ -270,6 +270,11 @@ class Authority:
         elif need.kind is not Kind.HEALTH:
             self.check_known(caller, what)
 
+    def check_setting(self, caller: Caller | None, need: Need, model: str, what: str, *, changes: bool) -> None:
+        """Passes if somebody may see a setting of a model, or of the server, or change it. Raises as `check`."""
+        assert need.also is not None, "a setting's need has both roles"
+        self.check(caller, (need.also[1],) if changes else need.roles, model or SERVER, what)
+
     def refusal(self, caller: Caller | None, roles: Sequence[Role], model: str, what: str) -> TurnoutError:
         """Counts and logs a refused call, and returns what its caller is told."""
         if caller is None or (caller.identity.anonymous and not caller.ended):

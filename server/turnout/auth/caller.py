@@ -81,3 +81,8 @@ class Caller:
         if not self.own:
             self.scopes = tuple(scopes)
         self._decisions.clear()
+
+
+def actor_of(caller: Caller | None) -> str:
+    """Returns who called, as logs tell it; "" where nobody asks who calls."""
+    return "" if caller is None else caller.identity.actor

@@ -22,6 +22,9 @@ class Kind(Enum):
     """A role on some model; the answer tells of those models only. If the request names one model: a role on that."""
     SERVER = auto()
     """A role on `*`: it is about the server, or about all models at once."""
+    SETTING = auto()
+    """A role on the model that the request names, or on `*` where it names none; where it changes something, the other
+    role in its place."""
     INFERENCE = auto()
     """`predict` on the model of each message, which the data plane asks for."""
     HEALTH = auto()
@@ -36,7 +39,7 @@ class Need:
         kind: Of what.
         roles: Any of them will do.
         field: Of the request, or of the path: what names the model, or the upload.
-        also: A field of the request, and the role that is needed besides where it is set.
+        also: A field of the request, and the role that is needed besides, or, of a setting, instead, where it is set.
         told: Where the answer names models: paths from the answer to a field, through lists whose items are left out
             where the model may not be seen.
     """
@@ -64,6 +67,13 @@ def _listed(*told: str) -> Need:
 def _upload(also: tuple[str, Role] | None = None) -> Need:
     return Need(Kind.UPLOAD, (Role.PUBLISH,), "upload_id", also)
 
+
+def _setting(change: Role, field: str = "model") -> Need:
+    return Need(Kind.SETTING, (Role.READ,), field, ("settings", change))
+
+
+_LOG, _TRACE = _setting(Role.ADMIN), _setting(Role.OPERATE, "model_name")
+_SHARED_MEMORY = Need(Kind.LISTED, (Role.PREDICT,))  # a caller's own regions, whatever the models
 
 _READ, _OPERATE = _on(Role.READ), _on(Role.OPERATE)
 _ADMIN = Need(Kind.SERVER, (Role.ADMIN,))
@@ -127,15 +137,15 @@ _SERVICES: Mapping[str, Mapping[str, Need]] = {
         "RepositoryIndex": _listed("models.name"),
         "RepositoryModelLoad": _on(Role.OPERATE, field="model_name"),
         "RepositoryModelUnload": _on(Role.OPERATE, field="model_name"),
-        "SystemSharedMemoryStatus": KNOWN,  # these say that they are not supported
-        "SystemSharedMemoryRegister": KNOWN,
-        "SystemSharedMemoryUnregister": KNOWN,
-        "CudaSharedMemoryStatus": KNOWN,
+        "SystemSharedMemoryStatus": _SHARED_MEMORY,
+        "SystemSharedMemoryRegister": _SHARED_MEMORY,
+        "SystemSharedMemoryUnregister": _SHARED_MEMORY,
+        "CudaSharedMemoryStatus": KNOWN,  # there is never any
         "CudaSharedMemoryRegister": KNOWN,
         "CudaSharedMemoryUnregister": KNOWN,
-        "ModelStatistics": KNOWN,
-        "TraceSetting": KNOWN,
-        "LogSettings": KNOWN,
+        "ModelStatistics": Need(Kind.LISTED, (Role.READ,), "name", told=("model_stats.name",)),
+        "TraceSetting": _TRACE,
+        "LogSettings": _LOG,
     },
     "grpc.health.v1.Health": dict.fromkeys(("Check", "Watch"), Need(Kind.HEALTH, (Role.PREDICT, Role.READ), "service")),
     "grpc.reflection.v1.ServerReflection": {"ServerReflectionInfo": KNOWN},
@@ -177,6 +187,27 @@ ROUTES: Mapping[str, Need] = {
         f"/v2/models/{{model}}{version}{path}": _on(Role.PREDICT) if path == "/infer" else _MODEL_OF_OIP
         for version in ("", "/versions/{selector}")
         for path in ("", "/ready", "/config", "/infer")
+    },
+    "/v2/models": _listed(),  # the endpoints themselves leave out what is not to be seen
+    "/v2/models/stats": _listed(),
+    "/v2/models/{model}/stats": _READ,
+    "/v2/models/{model}/versions/{selector}/stats": _READ,
+    "/v2/repository/index": _listed(),
+    "/v2/repository/models/{model}/load": _OPERATE,
+    "/v2/repository/models/{model}/unload": _OPERATE,
+    "/v2/logging": _LOG,
+    "/v2/trace/setting": _TRACE,
+    "/v2/models/{model}/trace/setting": _TRACE,
+    **{
+        f"/v2/{kind}{path}": need
+        for kind, need in (("systemsharedmemory", _SHARED_MEMORY), ("cudasharedmemory", KNOWN))
+        for path in (
+            "/status",
+            "/region/{name}/status",
+            "/region/{name}/register",
+            "/region/{name}/unregister",
+            "/unregister",
+        )
     },
     "/v2/{rest:path}": KNOWN,
     "/": PUBLIC,

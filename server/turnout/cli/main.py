@@ -8,6 +8,7 @@ import typer
 from turnout.cli.auth import application as auth
 from turnout.cli.diff import diff
 from turnout.cli.doctor import doctor
+from turnout.cli.examples import add_examples
 from turnout.cli.export import export
 from turnout.cli.fetch import fetch
 from turnout.cli.imports import application as imports
@@ -86,6 +87,7 @@ def application(wanted: str = "") -> typer.Typer:
     app.add_typer(rollout, name="rollout", rich_help_panel=_SERVER)
     _leave_out_all_but(app, wanted)
     add_tls_options(app)
+    add_examples(app)
     return app
 
 

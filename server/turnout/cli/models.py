@@ -3,6 +3,8 @@
 from turnout.cli.options import ConfigOption, JsonOption, LiveOption, ModelsOption, StateOption
 from turnout.cli.output import reporting
 
+_EMPTY = "no version is published yet: `turnout publish NAME 1.0.0 MODEL.onnx --release` does that"
+
 
 def models(
     server: LiveOption = None,
@@ -24,9 +26,7 @@ def models(
             survey = survey_server(Server.named(server, config))
         else:
             survey = survey_disk(Workspace.open(models, state, config))
-        out.show(
-            survey.to_json(), versions_table(survey.versions) if survey.versions else "no version is published yet"
-        )
+        out.show(survey.to_json(), versions_table(survey.versions) if survey.versions else _EMPTY)
         for version in survey.versions:
             if version.live and version.live.state == "ready" and version.live.reason:
                 out.note(f"note: {version.model} {version.version}: {version.live.reason}")

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import typer
@@ -32,6 +33,23 @@ class ServerRefused(TurnoutError):
         self.kind = kind
 
 
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A bar that moves while something takes long. It is called with the number of bytes just dealt with.
+
+    Attributes:
+        advance: What that does.
+        say: Puts another text before the bar.
+    """
+
+    advance: Callable[[int], None]
+    say: Callable[[str], None]
+
+    def __call__(self, done: int) -> None:
+        """Notes that `done` bytes more were dealt with."""
+        self.advance(done)
+
+
 class Output:
     """Where one command prints to.
 
@@ -53,9 +71,21 @@ class Output:
         """Prints `body` where JSON was asked for, and the renderables where not."""
         if self.as_json:
             typer.echo(_json(_finite(body)))
-        else:
-            for renderable in renderables:
+            return
+        for renderable in renderables:
+            with self._unpadded():
                 self._out.print(renderable, soft_wrap=isinstance(renderable, str | Text))
+
+    @contextmanager
+    def _unpadded(self) -> Iterator[None]:
+        """Takes the spaces off the ends of lines, with which a table fills its width, where no terminal reads them."""
+        if self._out.is_terminal:
+            yield
+            return
+        with self._out.capture() as captured:
+            yield
+        self._out.file.writelines(f"{line.rstrip(' ')}\n" for line in captured.get().splitlines())
+        self._out.file.flush()  # or what is told on standard error goes before it
 
     def note(self, sentence: str) -> None:
         """Tells people something on standard error; where JSON was asked for, `body` has to hold it."""
@@ -63,19 +93,20 @@ class Output:
             self._err.print(sentence, soft_wrap=True)
 
     @contextmanager
-    def progress(self, what: str, size: int) -> Iterator[Callable[[int], None]]:
+    def progress(self, what: str, size: int, *, slow: bool = False) -> Iterator["Bar"]:
         """Shows a bar on standard error while the block runs, where that is a terminal and `size` is worth it.
 
         Args:
             what: Stands before the bar.
             size: Bytes to deal with.
+            slow: It takes long whatever the size.
 
         Yields:
-            What is to be told the number of bytes just dealt with.
+            The bar, which is to be told the number of bytes just dealt with.
         """
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-        quiet = self.as_json or not self._err.is_terminal or size < _LONG_WORK
+        quiet = self.as_json or not self._err.is_terminal or (size < _LONG_WORK and not slow)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -84,7 +115,7 @@ class Output:
         )
         with Progress(*columns, console=self._err, transient=True, disable=quiet) as bar:
             task = bar.add_task(what, total=size)
-            yield lambda done: bar.advance(task, done)
+            yield Bar(lambda done: bar.advance(task, done), lambda text: bar.update(task, description=text))
 
     def error(self, error: TurnoutError) -> None:
         """Prints `error` on standard error."""

@@ -10,6 +10,7 @@ import typer
 from turnout.cli.ending import unwinding
 from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, ReasonOption, StateOption
 from turnout.cli.output import Output, reporting
+from turnout.cli.signers import CertificateOption, PassphraseOption, key_signer
 
 if TYPE_CHECKING:
     from turnout.cli.workspace import Workspace
@@ -20,6 +21,9 @@ REFUSED, TAKEN = 3, 4
 """Exit codes of a gate's refusal and of a number that other content has: a CI job acts on the difference."""
 
 _GATES_SECONDS = 3600.0
+
+_META = """What you say of it, in TOML or JSON. Texts: description, licence, notes. Lists: authors, parents. Tables:
+training, dependencies, environment, metadata, preprocessing, batching, tolerances, scores, labels."""
 
 
 def publish(
@@ -39,7 +43,7 @@ def publish(
     ],
     meta: Annotated[
         Path | None,
-        typer.Option("--meta", metavar="FILE", help="Description, provenance, batching, tolerances; TOML or JSON."),
+        typer.Option("--meta", metavar="FILE", help=_META),
     ] = None,
     golden: Annotated[
         list[Path] | None,
@@ -52,6 +56,8 @@ def publish(
         Path | None,
         typer.Option("--sign-key", metavar="FILE", help="Sign it with this private key, as `turnout sign` does."),
     ] = None,
+    passphrase_file: PassphraseOption = None,
+    certificate: CertificateOption = None,
     skip_gate: Annotated[
         list[str] | None,
         typer.Option("--skip-gate", metavar="GATE", help="Do without a gate; needs --reason. May be repeated."),
@@ -88,7 +94,7 @@ def publish(
 
     `turnout publish iris auto iris.onnx --drop-zipmap --release` publishes what skl2onnx exports by default.
     """
-    from turnout.cli.publish_view import Refusal, Released, result_body, result_shown
+    from turnout.cli.publish_view import Refusal, Released, gate_text, result_body, result_shown
     from turnout.cli.workspace import Workspace, actor_or_login
     from turnout.errors import AlreadyExists, InvalidRequest
     from turnout.publishing import Publisher
@@ -98,7 +104,6 @@ def publish(
     from turnout.registry.names import check_model_name
     from turnout.registry.publication import Publication
     from turnout.registry.publish import PublishRequest, source_size
-    from turnout.registry.signing import PrivateKey
     from turnout.registry.sources.source import local_source
     from turnout.rollout.changes.operations import Operations
     from turnout.serving.sandbox.fork_server import start_processes
@@ -111,7 +116,7 @@ def publish(
         exact = announced_version(version)
         said = VersionMetadata() if meta is None else read_metadata(meta)
         who = actor_or_login(actor)
-        key = None if sign_key is None else PrivateKey.load(sign_key)
+        key = None if sign_key is None else key_signer(sign_key, passphrase_file, certificate)
         skips = [Skip(gate, reason, who) for gate in dict.fromkeys(skip_gate or ())]
         how = Publication(who, reason, key, skips, dry_run)
         workspace = Workspace.open(models, state, config)
@@ -132,8 +137,8 @@ def publish(
                 processes = start_processes()
                 stack.callback(processes.close)
                 publisher = Publisher(workspace.settings, workspace.repository, store, processes)
-                with out.progress("publishing", source_size(request)) as advance:
-                    result = publisher.publish(request, how, advance)
+                with out.progress("publishing", source_size(request), slow=True) as bar:
+                    result = publisher.publish(request, how, bar, lambda gate: bar.say(gate_text(gate)))
                 released = None
                 if release:
                     done = Operations(workspace.repository, store).release_published(

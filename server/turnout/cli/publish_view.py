@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from turnout.cli.answers_view import answers_body, answers_line
 from turnout.cli.gates_view import gates_table
 from turnout.cli.output import facts, size_text
-from turnout.registry.gates import GateRefused, GateReport
+from turnout.registry.gates import GateRefused, GateReport, GateResult
 from turnout.registry.publish import PublishResult
 from turnout.registry.standing import Standing
 from turnout.routing.answers import Answers
@@ -112,6 +112,11 @@ def result_shown(result: PublishResult, standing: Standing, released: Released |
     if released is not None:
         shown += [line for line in (released.sentence, answers_line(released.answers)) if line]
     return shown
+
+
+def gate_text(gate: GateResult) -> str:
+    """Returns what is said beside the bar once a gate has ended, while the next one runs."""
+    return f"publishing: {gate.gate} {gate.verdict.outcome}"
 
 
 def _gates_body(report: GateReport) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from turnout.cli.description import Description
 from turnout.cli.workspace import ModelVersions, Workspace
 from turnout.registry.attested import Attested
 from turnout.registry.listing import Problem
-from turnout.registry.trust import Trust
+from turnout.registry.signatures.trust import Trust
 from turnout.routing.selector import parse
 
 if TYPE_CHECKING:  # with SQLAlchemy, which a look at a server does not need

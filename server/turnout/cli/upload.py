@@ -18,10 +18,11 @@ from turnout.registry.collect import Collected, collect
 from turnout.registry.digest import bytes_digest, read_canonical
 from turnout.registry.files import explain
 from turnout.registry.gates import GateReport, GateResult, GateVerdict, Outcome
+from turnout.registry.listing import Published
 from turnout.registry.names import parse_version
 from turnout.registry.publication import Publication
 from turnout.registry.publish import PublishRequest, PublishResult
-from turnout.registry.signing import DigestSignature
+from turnout.registry.signatures.signer import Signer
 from turnout.registry.standing import Standing
 from turnout_proto.v1 import registry_pb2 as pb
 from turnout_proto.v1.registry_pb2_grpc import RegistryServiceStub
@@ -85,7 +86,7 @@ def publish_to(
         try:
             begun = _begin(server, collected)
             if not begun.upload_id:
-                return _existing(server, begun.published, wish)
+                return _existing(server, begun.published, collected, wish)
             received = sum(begun.received)
             if received > best:
                 failures, best = 0, received
@@ -178,7 +179,7 @@ def _publish(
             described = registry.DescribeUpload(describe, timeout=wish.timeout).version
             version = _read(described)[0].manifest.version
         # Of what the server says, the number alone counts: everything else that is signed was read here.
-        request.signature.CopyFrom(_signature(how.signer.sign(collected.digest(version))))
+        request.model_signature.CopyFrom(_signature(how.signer, collected.published(version)))
     try:
         return registry.PublishUpload(request, timeout=wish.timeout)
     except grpc.RpcError as error:
@@ -188,8 +189,8 @@ def _publish(
         raise
 
 
-def _signature(signature: DigestSignature) -> pb.DigestSignature:
-    return pb.DigestSignature(digest=signature.digest, public_key=signature.key.raw, signature=signature.value)
+def _signature(signer: Signer, published: Published) -> pb.ModelSignature:
+    return pb.ModelSignature(bundle=signer.sign(published).to_bytes(), public_key=signer.key.der)
 
 
 def _refusal(error: grpc.RpcError) -> RefusedByGates | None:
@@ -202,7 +203,7 @@ def _refusal(error: grpc.RpcError) -> RefusedByGates | None:
 
 
 def _existing(
-    server: Server, published: pb.PublishedVersion, wish: Wish
+    server: Server, published: pb.PublishedVersion, collected: Collected, wish: Wish
 ) -> tuple[PublishResult, Standing, Released | None]:
     """Does to a version that was there before what a publish does to one that was not."""
     result, standing = _read(published)
@@ -210,10 +211,15 @@ def _existing(
     if how.dry_run:
         return replace(result, dry_run=True), standing, None
     if how.signer is not None:
+        own = collected.published(manifest.version)  # never sign what only the server says
+        if own.digest != result.digest:
+            raise DigestMismatch(
+                f"the server has {result.digest} as {manifest.version}, and the files are {own.digest}"
+            )
         request = pb.SignVersionRequest(
             model=manifest.model,
             version=str(manifest.version),
-            signature=_signature(how.signer.sign(result.digest)),
+            model_signature=_signature(how.signer, own),
             actor=how.actor,
             reason=how.reason,
         )

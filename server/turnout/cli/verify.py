@@ -9,11 +9,12 @@ from rich.text import Text
 
 from turnout.cli.options import ActorOption, ConfigOption, JsonOption, ModelsOption, StateOption
 from turnout.cli.output import reporting, size_text, table
-from turnout.errors import DigestMismatch, NotTrusted, TurnoutError
+from turnout.errors import DigestMismatch, TurnoutError
 
 if TYPE_CHECKING:
     from turnout.cli.audit import LogAudit
     from turnout.cli.workspace import Workspace
+    from turnout.config import Signing
     from turnout.registry.digest import Progress
     from turnout.registry.listing import Listing, Problem, Published
 
@@ -28,7 +29,8 @@ class Verified:
         digest: The version's digest; None where its manifest cannot be read.
         size_bytes: Of its files, as its manifest says; 0 where that cannot be read.
         fault: What is not as it was published, "" where all is.
-        untrusted: Why its signatures do not do for the settings, "" where they do.
+        untrusted: Why its signatures do not do where some are required, "" where they do.
+        warning: Why they do not do where some are asked for without force.
         signatures: Who signed it, by key, and what each signature is worth.
     """
 
@@ -38,6 +40,7 @@ class Verified:
     size_bytes: int
     fault: str
     untrusted: str = ""
+    warning: str = ""
     signatures: dict[str, str] = field(default_factory=dict)
 
 
@@ -50,9 +53,14 @@ def verify(
         str | None,
         typer.Option("--head", metavar="HEAD", help="What `turnout log --head` printed once; the log has to hold it."),
     ] = None,
-    bundle_key: Annotated[
-        Path | None,
-        typer.Option("--bundle-key", metavar="FILE", help="Check the Sigstore bundles of this public key (PEM) too."),
+    signed_by: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--signed-by",
+            metavar="FILE",
+            help="Public key or authority (PEM) that has to have signed. May be repeated. (default: the settings')",
+            show_default=False,
+        ),
     ] = None,
     actor: ActorOption = None,
     models: ModelsOption = None,
@@ -63,7 +71,8 @@ def verify(
     """Read every byte of published versions, and the log of all changes, and compare both with what was written.
 
     Ends with 1 where a file changed, is missing, or does not belong there, or where the log is not what was written.
-    A version that no event tells of, since its publisher died just before, is recorded now.
+    A version that no event tells of, since its publisher died just before, is recorded now. Signatures are checked
+    against what [signing] trusts, or against --signed-by.
     """
     from turnout.cli.audit import LogAudit
     from turnout.cli.workspace import Workspace, actor_or_login, split_reference
@@ -73,13 +82,14 @@ def verify(
         name, selector = (None, None) if version is None else split_reference(version)
         kept = None if head is None else Head.parse(head)
         workspace = Workspace.open(models, state, config)
+        trusted = _signers(signed_by)
         listing = workspace.scan()
         log = LogAudit.of(workspace, listing, kept, actor_or_login(actor))
         damaged = _damaged(workspace, listing, name, selector)
         chosen = _chosen(workspace, listing, name, selector, damaged)
         with out.progress("verifying", sum(p.manifest.size for p in chosen)) as advance:
             results = [_unreadable(problem) for problem in damaged]
-            results += [_verify(workspace, published, log, bundle_key, advance) for published in chosen]
+            results += [_verify(workspace, published, log, trusted, advance) for published in chosen]
         bad = sum(1 for result in results if result.fault)
         rows = [
             (
@@ -107,7 +117,25 @@ def _word(result: Verified) -> Text:
 
 
 def _signed(result: Verified) -> str:
-    return "".join(f", signed by {key} ({worth})" for key, worth in result.signatures.items())
+    by = "".join(f", signed by {key} ({worth})" for key, worth in result.signatures.items())
+    return by + (f"; warning: {result.warning}" if result.warning else "")
+
+
+def _signers(files: list[Path] | None) -> "Signing | None":
+    """Returns settings that require one of the signers that were named; None where none was.
+
+    Raises:
+        ConfigError: A file is neither a public key nor certificates.
+    """
+    from turnout.config import Signing
+    from turnout.registry.signatures.keys import read_pem
+
+    if not files:
+        return None
+    sides: dict[bool, list[str]] = {True: [], False: []}
+    for file in files:
+        sides[b"BEGIN CERTIFICATE" in read_pem(file, "public key")].append(str(file))
+    return Signing(signatures="require", trusted_keys=tuple(sides[False]), trusted_authorities=tuple(sides[True]))
 
 
 def _damaged(workspace: "Workspace", listing: "Listing", name: str | None, selector: str | None) -> "list[Problem]":
@@ -147,10 +175,13 @@ def _chosen(
 
 
 def _verify(
-    workspace: "Workspace", published: "Published", log: "LogAudit", bundle_key: Path | None, advance: "Progress"
+    workspace: "Workspace",
+    published: "Published",
+    log: "LogAudit",
+    trusted: "Signing | None",
+    advance: "Progress",
 ) -> Verified:
-    from turnout.registry import bundles
-    from turnout.registry.trust import Trust, Worth, stored
+    from turnout.registry.signatures.trust import Trust, Worth
 
     manifest = published.manifest
     fault = ""
@@ -159,23 +190,19 @@ def _verify(
         workspace.repository.verify(manifest.model, manifest.version, expected=expected, progress=advance)
     except DigestMismatch as error:
         fault = error.message.removeprefix(f"{manifest.model} {manifest.version}: ")
-    trust = Trust.of(workspace.settings.for_model(manifest.model).signing)
-    signed = trust.judge(published, stored(workspace.repository, published))
+    trust = Trust.of(trusted or workspace.settings.for_model(manifest.model).signing)
+    signed = trust.signed(workspace.repository, published)
     signatures = {one.key: str(one.worth) for one in signed}
-    untrusted = trust.fault(signed)
-    if bundle_key is not None:
-        try:
-            signatures[bundles.verify(workspace.repository, manifest.model, manifest.version, bundle_key)] = "bundle"
-        except NotTrusted as error:
-            untrusted = untrusted or error.message
-    wrong = [f"the signature of {one.key} {one.worth}" for one in signed if one.worth is Worth.WRONG]
+    doubt = trust.fault(published, signed)
+    wrong = [f"the signature of {one.key} {one.worth} ({one.why})" for one in signed if one.worth is Worth.WRONG]
     return Verified(
         model=manifest.model,
         version=str(manifest.version),
         digest=published.digest,
         size_bytes=manifest.size,
         fault=", ".join(filter(None, (fault, *wrong))),
-        untrusted=untrusted,
+        untrusted=doubt if trust.required else "",
+        warning="" if trust.required else doubt,
         signatures=signatures,
     )
 

@@ -293,12 +293,16 @@ class Signing(Section):
     """Whose signatures make a version fit to be served.
 
     Attributes:
-        require_signature: A version that no trusted key signed is neither published nor loaded.
-        trusted_keys: Ed25519 public keys: paths of PEM files, or what `turnout key show` prints.
+        signatures: What becomes of a version that nobody trusted signed: `off` does not ask, `warn` publishes and loads
+            it with a warning, `require` does neither.
+        trusted_keys: Public keys (P-256, P-384, P-521): paths of PEM files, or what `turnout key show` prints.
+        trusted_authorities: PEM files of authorities. A signature counts whose certificate one of them issued for
+            signing.
     """
 
-    require_signature: bool = False
+    signatures: Literal["off", "warn", "require"] = "off"
     trusted_keys: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = ()
+    trusted_authorities: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = ()
 
 
 class OutputTolerance(Section):
@@ -353,13 +357,24 @@ class ShadowLane(Section):
 
 
 class Oip(Section):
-    """The Open Inference Protocol on the data listener.
+    """The Open Inference Protocol, as clients speak it on the data listener and over HTTP.
 
     Attributes:
-        allow_repository_control: Let data clients load and unload versions (RepositoryModelLoad and -Unload).
+        allow_repository_control: Let them load and unload versions. On the control listener they may in any case.
+        allow_settings_changes: Let them change how the log and tracing are set until the server ends. On the control
+            listener they may in any case.
+        system_shared_memory: Let callers on this machine register regions of POSIX shared memory, which must belong to
+            the user that the server runs as; tensors can then lie there instead of in messages.
+        max_shared_memory_regions: Regions that one caller may have registered at the same time.
+        max_shared_memory_bytes: Bytes of all regions of one caller. What the server writes there before the caller did
+            counts as the server's memory.
     """
 
     allow_repository_control: bool = False
+    allow_settings_changes: bool = False
+    system_shared_memory: bool = False
+    max_shared_memory_regions: Annotated[Count, Field(le=256)] = 64
+    max_shared_memory_bytes: Size = ByteSize(1024 * _MIB)
 
 
 class Log(Section):

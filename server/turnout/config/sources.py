@@ -29,7 +29,10 @@ CLIENT_VARIABLES = (
 )  # fmt: skip
 """What commands trust and present where they call a server; no settings of a server."""
 
-_NO_SETTINGS = frozenset((FILE_VARIABLE, *CLIENT_VARIABLES))
+PASSPHRASE_VARIABLE = "TURNOUT_KEY_PASSPHRASE"  # noqa: S105 - a name
+"""What commands decrypt a key with that they sign by; no setting of a server."""
+
+_NO_SETTINGS = frozenset((FILE_VARIABLE, PASSPHRASE_VARIABLE, *CLIENT_VARIABLES))
 
 # Kubernetes gives every pod variables about each service beside it, and one is likely to be called turnout.
 _SERVICE_LINK = re.compile(r"TURNOUT_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")

@@ -12,22 +12,35 @@ from turnout_proto.oip.model_config_pb2 import ModelConfig
 SERVER = "turnout"
 """The server's name in its metadata."""
 
-EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "parameters")
-"""By Triton's names. `statistics` must never stand here: perf_analyzer reads the versions in statistics as integers,
-fails on some and takes `1.10.0` for 1."""
+_EXTENSIONS = (
+    "binary_tensor_data", "classification", "logging", "model_configuration", "model_repository", "parameters",
+    "trace",
+)  # fmt: skip
+"""By Triton's names. `statistics` must never stand here, though they are told to whoever asks: perf_analyzer, which
+looks for it, reads the versions in statistics as integers, fails on some and takes `1.10.0` for 1."""
+
+_SHARED_MEMORY = "system_shared_memory"
 
 
 class Description:
-    """Answers what clients ask before they send requests."""
+    """Answers what clients ask before they send requests.
 
-    def __init__(self, router: Router, catalog: Catalog, accepting: Callable[[], bool]) -> None:
+    Attributes:
+        extensions: Of the protocol, that the server speaks.
+    """
+
+    def __init__(
+        self, router: Router, catalog: Catalog, accepting: Callable[[], bool], *, shared_memory: bool = False
+    ) -> None:
         """Prepares.
 
         Args:
             router: Tells which version a selector names.
             catalog: Tells what is served.
             accepting: Tells whether the server takes new requests; False while it drains.
+            shared_memory: Whether tensors may lie in system shared memory.
         """
+        self.extensions = sorted((*_EXTENSIONS, _SHARED_MEMORY)) if shared_memory else sorted(_EXTENSIONS)
         self._router = router
         self._catalog = catalog
         self._accepting = accepting

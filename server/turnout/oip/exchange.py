@@ -1,10 +1,13 @@
 """One request of the protocol and its answer, between what carries them and the data plane."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from turnout.oip.classification import classify
 from turnout.oip.metadata import batches_along_first_axis
 from turnout.oip.parameters import Parameters, check_id, read_options, read_outputs
+from turnout.oip.shared_memory import Memory, Window
+from turnout.oip.tensors import encode_raw
 from turnout.routing.preferences import Preferences
 from turnout.serving.inference import InferenceRequest, InferenceResult, Route
 from turnout.serving.limits import DEFAULT_LIMITS, InputLimits
@@ -12,6 +15,39 @@ from turnout.serving.tensor import Array
 
 LOGGED_ID = 128
 """Characters of a request's id that logs show."""
+
+
+class Wanted(NamedTuple):
+    """What becomes of the outputs of a request.
+
+    Attributes:
+        classes: How many of the highest values are wanted of each that is to be classified, by name.
+        windows: Where each is to be written that does not travel in the answer, by name.
+    """
+
+    classes: Mapping[str, int]
+    windows: Mapping[str, Window]
+
+
+NOTHING_SPECIAL = Wanted({}, {})
+
+
+class Output(NamedTuple):
+    """One output as the protocol has it.
+
+    Attributes:
+        name: Of the output.
+        datatype: The protocol's name of its type.
+        shape: Of the output.
+        raw: Its elements.
+        stored: They went to shared memory, and the answer has none.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    raw: bytes
+    stored: bool
 
 
 def request_of(
@@ -27,8 +63,9 @@ def request_of(
     deadline: float | None,
     preferences: Preferences,
     limits: InputLimits,
-) -> tuple[InferenceRequest, Mapping[str, int]]:
-    """Returns a request, and for each output that is to be classified how many of its highest values are wanted.
+    memory: Memory,
+) -> tuple[InferenceRequest, Wanted]:
+    """Returns a request, and what becomes of its outputs.
 
     Args:
         model: Name, as the client wrote it.
@@ -42,18 +79,21 @@ def request_of(
         deadline: `time.monotonic()` after which the caller waits no longer, its parameters apart; None for no bound.
         preferences: What the call's metadata or headers ask for.
         limits: On names.
+        memory: Of the caller.
 
     Raises:
-        InvalidRequest: A parameter or the id is not what the protocol says it is.
-        Unsupported: The request needs shared memory or a sequence.
+        InvalidRequest: A parameter or the id is not what the protocol says it is, or an output has no place.
+        NotFound: The caller has no region of shared memory by the name that an output goes to.
+        Unsupported: The request belongs to a sequence, or needs shared memory, which is off.
     """
     check_id(request_id)
     limits.check_name("model_name", model)
     limits.check_name("model_version", selector)
-    names, classes = read_outputs(outputs)
+    names, classes, places = read_outputs(outputs)
+    windows = {name: memory.find(place, f"outputs.{name[:64]}") for name, place in places.items()} if places else {}
     timeout, routing_key = read_options(parameters)
     request = assembled(model, selector, inputs, names, logged_id, routing_key, timeout, arrived, deadline, preferences)
-    return request, classes
+    return request, Wanted(classes, windows) if classes or windows else NOTHING_SPECIAL
 
 
 def assembled(
@@ -121,6 +161,21 @@ def answered(
         )
         for name, values in outputs
     ]
+
+
+def stored(outputs: Iterable[tuple[str, Array]], windows: Mapping[str, Window]) -> Iterator[Output]:
+    """Yields outputs as they travel, once those that have a window were written there. Blocking.
+
+    Raises:
+        InvalidTensor: An output does not fit into its window, or the memory behind it is gone.
+        Unsupported: The protocol does not know the type of an output.
+    """
+    for name, array in outputs:
+        datatype, raw = encode_raw(name, array)
+        window = windows.get(name)
+        if window is not None:
+            window.write(raw)
+        yield Output(name, datatype, array.shape, raw, window is not None)
 
 
 def told(route: Route) -> Mapping[str, str | int]:

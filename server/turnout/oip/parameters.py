@@ -5,9 +5,9 @@ A parameter is a truth value, a number or text; None is one that was sent withou
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import NamedTuple
 
 from turnout.errors import InvalidRequest, Unsupported
-from turnout.oip.tensors import refuse_shared_memory
 from turnout.routing.preferences import MAX_KEY_BYTES
 
 Value = bool | int | float | str | None
@@ -23,44 +23,98 @@ MAX_PARAMETERS = 256
 MAX_ID = 1024
 """Longest request id, in bytes."""
 
+REGION = "shared_memory_region"
+"""The parameter of a tensor that names the region of shared memory in which it lies."""
+
+_REGION_SIZE, _REGION_OFFSET = "shared_memory_byte_size", "shared_memory_offset"
+
 _TIMEOUT = "timeout"
 _SEQUENCE = "sequence_id"
 _CLASSIFICATION = "classification"
 
 _MOST_CLASSES = 2**31 - 1
 
+
+class Place(NamedTuple):
+    """Where in shared memory a tensor lies.
+
+    Attributes:
+        region: Name of the region.
+        offset: Of the tensor in it, in bytes.
+        size: Bytes that the tensor takes, or may take.
+    """
+
+    region: str
+    offset: int
+    size: int
+
+
 _NO_CLASSES: Mapping[str, int] = MappingProxyType({})
+_NO_PLACES: Mapping[str, Place] = MappingProxyType({})
 
 
-def read_outputs(outputs: Sequence[tuple[str, Parameters]]) -> tuple[Sequence[str], Mapping[str, int]]:
+def read_outputs(
+    outputs: Sequence[tuple[str, Parameters]],
+) -> tuple[Sequence[str], Mapping[str, int], Mapping[str, Place]]:
     """Returns the outputs that a request asks for.
 
     Args:
         outputs: Name and parameters of each, in order.
 
     Returns:
-        Their names in order, none meaning all; and how many of the highest values are wanted of each that is to be
-        classified.
+        Their names in order, none meaning all; how many of the highest values are wanted of each that is to be
+        classified; and where in shared memory each is to be written that does not travel in the answer.
 
     Raises:
-        InvalidRequest: `classification` is not a count.
-        Unsupported: An output should be written to shared memory.
+        InvalidRequest: `classification` is not a count, or a place is none, or an output has both.
     """
     if not outputs:
-        return (), _NO_CLASSES
+        return (), _NO_CLASSES, _NO_PLACES
     names: list[str] = []
     classes: dict[str, int] = {}
+    places: dict[str, Place] = {}
     for index, (name, parameters) in enumerate(outputs):
         names.append(name)
         if parameters:
-            refuse_shared_memory(parameters, f"outputs[{index}]")
+            if (place := place_of(parameters, f"outputs[{index}]")) is not None:
+                places[name] = place
             if _CLASSIFICATION in parameters:
                 field_path = f"outputs[{index}].parameters.{_CLASSIFICATION}"
                 count = whole(parameters[_CLASSIFICATION], field_path)
                 if not 1 <= count <= _MOST_CLASSES:
                     raise InvalidRequest.at(field_path, f"expected 1 or more, got {count}")
+                if place is not None:
+                    raise InvalidRequest.at(field_path, "expected none of an output that goes to shared memory")
                 classes[name] = count
-    return names, classes
+    return names, classes, places
+
+
+def place_of(parameters: Parameters, field: str) -> Place | None:
+    """Returns where the parameters of a tensor say that it lies; None if it does not lie in shared memory.
+
+    Args:
+        parameters: Of the tensor.
+        field: What errors name.
+
+    Raises:
+        InvalidRequest: One of them is of another type, or negative.
+    """
+    if REGION not in parameters:
+        return None
+    region = parameters[REGION]
+    if not isinstance(region, str):
+        raise InvalidRequest.at(f"{field}.parameters.{REGION}", "expected text")
+    offset, size = (
+        _bytes(parameters.get(key, 0), f"{field}.parameters.{key}") for key in (_REGION_OFFSET, _REGION_SIZE)
+    )
+    return Place(region, offset, size)
+
+
+def _bytes(value: Value, field_path: str) -> int:
+    size = whole(value, field_path)
+    if size < 0:
+        raise InvalidRequest.at(field_path, f"expected 0 or more, got {size}")
+    return size
 
 
 def check_parameter_count(field: str, count: int) -> None:

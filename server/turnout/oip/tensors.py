@@ -6,7 +6,7 @@ inside and UTF-8 outside. `index` is that of an input in its request; errors nam
 
 import math
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from turnout.serving.tensor import Array
 
 _LENGTH = struct.Struct("<I")
 _BOOL_BYTES = b"\x00\x01"
-_SHARED_MEMORY = "shared_memory_region"
 
 
 def element_type(index: int, datatype: str) -> ElementType:
@@ -133,12 +132,6 @@ def text(data: bytes, field: str, index: int) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise InvalidTensor.at(f"{field}[{index}]", f"expected UTF-8 text, got another byte at {error.start}") from None
-
-
-def refuse_shared_memory(parameters: Iterable[str], field: str) -> None:
-    """Raises Unsupported where the parameters of a tensor say that it lies in shared memory."""
-    if _SHARED_MEMORY in parameters:
-        raise Unsupported(f"{field}.parameters: shared memory is not supported; tensors travel in the request")
 
 
 def repeated(index: int, name: str) -> InvalidTensor:

@@ -72,15 +72,16 @@ def add(repository: Repository, model: str, version: Version, stem: str, data: b
     return target
 
 
-def read(repository: Repository, model: str, version: Version, prefix: str) -> dict[str, bytes]:
-    """Returns the attestations whose names begin with `prefix`, by name, save links and those that are too large.
+def read(repository: Repository, model: str, version: Version, prefix: str, most: int = MAX_FILES) -> dict[str, bytes]:
+    """Returns the attestations whose names begin with `prefix`, by name, the first `most` of them, save links and those
+    that are too large.
 
     Raises:
         OSError: The directory cannot be read.
     """
     home = directory(repository, model, version)
     try:
-        names = sorted(name for name in os.listdir(home) if name.startswith(prefix))[:MAX_FILES]
+        names = sorted(name for name in os.listdir(home) if name.startswith(prefix))[:most]
     except FileNotFoundError:
         return {}
     found: dict[str, bytes] = {}

@@ -8,7 +8,7 @@ from turnout.registry.environment_record import SeenEnvironment, attested_enviro
 from turnout.registry.gate_reports import GateAttestation, gate_attestations
 from turnout.registry.listing import Published
 from turnout.registry.repository import Repository
-from turnout.registry.trust import Trust
+from turnout.registry.signatures.trust import Trust
 
 
 @dataclass(frozen=True, slots=True)

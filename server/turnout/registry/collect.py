@@ -14,6 +14,7 @@ from turnout.registry.announcement import Announcement
 from turnout.registry.digest import Progress, stream_digest
 from turnout.registry.files import explain, open_outside
 from turnout.registry.golden import GOLDEN_DIRECTORY
+from turnout.registry.listing import Published
 from turnout.registry.manifest import MODEL_FILE, FileEntry
 from turnout.registry.model_files import open_external
 from turnout.registry.onnx_model import ModelFacts, read_model
@@ -60,14 +61,14 @@ class Collected:
     sources: tuple[Source, ...]
     facts: ModelFacts
 
-    def digest(self, version: Version) -> str:
-        """Returns the digest that the version has, published under that number.
+    def published(self, version: Version) -> Published:
+        """Returns the version that it will be, published under that number.
 
         Raises:
             InvalidModel: It cannot be described.
         """
         said = self.announcement
-        return stated(said.model, version, said.files, self.facts, said.metadata)[1]
+        return Published(*stated(said.model, version, said.files, self.facts, said.metadata))
 
 
 def collect(request: PublishRequest, progress: Progress | None = None) -> Collected:

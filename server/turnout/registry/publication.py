@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from turnout.registry.gates import Skip
-from turnout.registry.signing import Signer
+from turnout.registry.signatures.signer import Signer
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,13 +26,14 @@ from turnout.registry.manifest import MANIFEST_FILE, MODEL_FILE
 from turnout.registry.onnx_model import ModelFacts, read_model
 from turnout.registry.publish import DEFAULT_GATES, PublishResult
 from turnout.registry.repository import Repository
+from turnout.registry.signatures.trust import FORMER_PREFIX, PREFIX, SUFFIX, bundles
 from turnout.registry.staging import staged
 
 IMPORTED = "imported-"
 """What the names of attestations from elsewhere begin with."""
 
-_SIGNATURE = "signature-"
 _NAME = re.compile(r"[a-z0-9][A-Za-z0-9_-]{0,120}\.json")
+_BUNDLE = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{1,100}}{re.escape(SUFFIX)}")
 
 
 def only_version(repository: Repository) -> Published:
@@ -131,7 +132,7 @@ def _take_attested(repository: Repository, source: Repository, published: Publis
     """Takes over what is attested of a version, before it exists here: a signature may be asked for at once."""
     manifest = published.manifest
     for name, data in _attested(source, published).items():
-        known = name.startswith((_SIGNATURE, IMPORTED))
+        known = name.startswith((PREFIX, FORMER_PREFIX, IMPORTED))
         with suppress(OSError):  # the version can do without
             kept = name if known else f"{IMPORTED}{name}"
             attestations.write(repository, manifest.model, manifest.version, kept, data)
@@ -178,7 +179,7 @@ def _attested(source: Repository, published: Published) -> Mapping[str, bytes]:
         found = attestations.read(source, manifest.model, manifest.version, "")
     except OSError:
         return {}
-    about: dict[str, bytes] = {}
+    about = {name: data for name, data in bundles(source, published).items() if _BUNDLE.fullmatch(name)}
     for name, data in found.items():
         with suppress(ValueError, RecursionError):
             body = json.loads(data)

@@ -11,9 +11,9 @@ from turnout.errors import ChangeRefused
 from turnout.registry.files import storage_errors
 from turnout.registry.listing import Published
 from turnout.registry.repository import Repository
-from turnout.registry.signing import Signer
+from turnout.registry.signatures.signer import Signer
+from turnout.registry.signatures.trust import keep
 from turnout.registry.standing import Standing
-from turnout.registry.trust import keep
 from turnout.routing.holding import policy_holds, rollout_holds, tag_hold
 from turnout.routing.policy import PolicyState
 from turnout.routing.rollback import HistoryEntry, answered, rollback_targets
@@ -105,16 +105,15 @@ class Declarer:
         Raises:
             ModelNotFound, VersionNotFound: It does not exist.
             DigestMismatch: Its bytes changed.
-            Conflict: The signature was made elsewhere, over another digest.
+            Conflict: The signature was made elsewhere, over other content.
             Exhausted, ConfigError: The repository has no room, or cannot be written to.
             Unavailable: The state store does not answer.
         """
         known = self._store.published().get((model, str(version)))
         published = self._repository.verify(model, version, expected=known)
-        exact, signature = published.manifest.version, signer.sign(published.digest)
+        exact, bundle, key = published.manifest.version, signer.sign(published), signer.key.id
         with storage_errors():
-            keep(self._repository, model, exact, signature)
-        key = signature.key.id
+            keep(self._repository, model, exact, key, bundle)
         changed = self._store.record_signed(model, exact, published.digest, key, actor=actor, reason=reason)
         return SignedVersion(published, key, changed)
 

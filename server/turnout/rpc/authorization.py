@@ -227,6 +227,9 @@ class MessageCheck:
         elif need.kind is Kind.LISTED:
             if model := getattr(request, need.field, ""):
                 authority.check(caller, need.roles, model, self.path)
+        elif need.kind is Kind.SETTING and need.also is not None:
+            model, changes = getattr(request, need.field, ""), bool(getattr(request, need.also[0]))
+            authority.check_setting(caller, need, model, self.path, changes=changes)
         elif need.kind is Kind.HEALTH and request.service.startswith(_HEALTH_MODEL):
             model = request.service[len(_HEALTH_MODEL) :].partition("@")[0]
             authority.check(caller, need.roles, model, self.path)

@@ -12,7 +12,7 @@ from turnout.rpc.transport.port import FixedMetadata
 from turnout.serving.inference import InferenceRequest, InferenceResult, Role, Route
 from turnout.serving.limits import InputLimits
 from turnout.serving.tensor import Array
-from turnout.wire_format import VARINT, delimited, length_delimited, tag, varint
+from turnout.wire_format import VARINT, Lengths, delimited, length_delimited, tag, varint
 from turnout_proto import tensors
 from turnout_proto.v1 import prediction_pb2 as pb
 
@@ -35,7 +35,7 @@ ROLES = {
 Befores: TypeAlias = dict[str, tuple[np.dtype[Any], tuple[int, ...], bytes]]
 """Of outputs of numbers, by name: dtype, shape, and what goes before the elements in a serialised answer."""
 
-_ID, _TIMING = (tag(pb.PredictResponse.DESCRIPTOR.fields_by_name[name].number) for name in ("request_id", "timing"))
+_ID, _TIMING = (Lengths(pb.PredictResponse.DESCRIPTOR.fields_by_name[name].number) for name in ("request_id", "timing"))
 _OUTPUTS = pb.PredictResponse.DESCRIPTOR.fields_by_name["outputs"].number
 _QUEUE, _COMPUTE, _ROWS = (
     tag(pb.Timing.DESCRIPTOR.fields_by_name[name].number, VARINT) for name in ("queue_us", "compute_us", "batch_rows")
@@ -136,7 +136,7 @@ def response(request: InferenceRequest, result: InferenceResult) -> list[bytes]:
         timing += _QUEUE + varint(int(answer.queue_seconds * 1e6))
     if answer.batch_rows:
         timing += _ROWS + varint(answer.batch_rows)
-    parts = [beginning, _ID, varint(len(request_id)), request_id, _TIMING, varint(len(timing)), timing]
+    parts = [beginning, _ID[len(request_id)], request_id, _TIMING[len(timing)], timing]
     for name, array in zip(result.names, answer.outputs, strict=True):
         known = befores.get(name)
         if known is not None and known[0] is array.dtype and known[1] == array.shape:

@@ -105,7 +105,12 @@ class Guard:
         return Streaming(serve)
 
     def methods(
-        self, service: ServiceDescriptor, *servicers: object, name: str = "", apart: Collection[str] = ()
+        self,
+        service: ServiceDescriptor,
+        *servicers: object,
+        called: Sequence[object] = (),
+        name: str = "",
+        apart: Collection[str] = (),
     ) -> Methods:
         """Returns the methods of a service, by path.
 
@@ -114,13 +119,14 @@ class Guard:
             servicers: One of them has a coroutine function by the name of each method, which raises TurnoutError where
                 it refuses. It takes the request, or an asynchronous iterator of requests. It returns the response, or
                 takes `write` beside that, which sends one and returns when there is room for the next.
+            called: Servicers likewise, of unary methods only, which take the call beside the request.
             name: That clients call the service by; empty: its own.
             apart: Methods that are left out.
         """
         name = name or service.full_name
         self.faults.watch(name)
         return {
-            f"/{name}/{method.name}": self._method(name, method, _behaviour(servicers, method.name))
+            f"/{name}/{method.name}": self._method(name, method, _behaviour([*servicers, *called], method.name), called)
             for method in service.methods
             if method.name not in apart
         }
@@ -165,8 +171,11 @@ class Guard:
             error = ModelFailure(_UNEXPECTED)
         return to_status(error)
 
-    def _method(self, service: str, method: MethodDescriptor, behaviour: Callable[..., Awaitable[Any]]) -> Method:
+    def _method(
+        self, service: str, method: MethodDescriptor, behaviour: Callable[..., Awaitable[Any]], called: Sequence[object]
+    ) -> Method:
         """Returns a method that generated messages describe, of any of the four kinds."""
+        takes_call = getattr(behaviour, "__self__", None) in called
         reader = self.reader(GetMessageClass(method.input_type))
         check = MessageCheck.of(f"/{service}/{method.name}", method, self.authority, self.model_of_upload)
 
@@ -190,7 +199,8 @@ class Guard:
         if not method.client_streaming and not method.server_streaming:
 
             async def answer(data: bytes, call: Call) -> bytes:
-                return ready(await behaviour(await parsed(data, call)), call)
+                request = await parsed(data, call)
+                return ready(await (behaviour(request, call) if takes_call else behaviour(request)), call)
 
             return self.unary(service, answer)
 
@@ -224,12 +234,3 @@ def _behaviour(servicers: Sequence[object], method: str) -> Callable[..., Awaita
             found: Callable[..., Awaitable[Any]] = behaviour
             return found
     raise AttributeError(f"no servicer has {method}")
-
-
-def refusal(error: TurnoutError) -> Unary:
-    """Returns a method that is never done, whatever comes."""
-
-    async def answer(_: bytes, __: Call) -> bytes:
-        raise StatusError(to_status(error))
-
-    return Unary(answer)

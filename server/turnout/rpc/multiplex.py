@@ -129,7 +129,7 @@ class Multiplexer:
                 item = self._item(data)
                 del data
                 if item.heavy:
-                    await self._flush_read()  # nobody waits for a large one to be parsed
+                    await self._flush(by_reader=True)  # nobody waits for a large one to be parsed
                     refusal = await plane.parse(item)
                 else:
                     refusal = plane.parse_now(item)
@@ -145,7 +145,7 @@ class Multiplexer:
                 if together >= _TOGETHER or self._unanswered >= self._max_items:
                     break
                 data = stream.read_now()
-            await self._flush_read()
+            await self._flush(by_reader=True)
             since_turn += together
             if since_turn >= _TURN:
                 since_turn = 0
@@ -205,20 +205,14 @@ class Multiplexer:
             if self._reading or self._answers:
                 await self._wake_writer.wait()
 
-    async def _flush_read(self) -> None:
-        """Does as `_flush`, for the reader: it is not cancelled while an answer is half written."""
-        self._reader_writes = True
-        await self._flush()
-        self._reader_writes = False
-
-    async def _flush(self) -> None:
+    async def _flush(self, *, by_reader: bool = False) -> None:
         """Writes the answers that are there, in their order, unless somebody does so already and will go on with them.
 
-        An item that was cancelled has no answer.
+        An item that was cancelled has no answer. The reader is not cancelled while an answer is half written.
         """
         if self._writing:
             return
-        self._writing = True
+        self._writing, self._reader_writes = True, by_reader
         try:
             while self._answers:
                 taken, ready = self._ready()
@@ -229,7 +223,7 @@ class Multiplexer:
                 self._unanswered -= taken
                 self._room.set()
         finally:
-            self._writing = False
+            self._writing = self._reader_writes = False
 
     def _ready(self) -> tuple[int, list[bytes]]:
         """Takes out the answers that can be written now, and tells of how many items they are."""

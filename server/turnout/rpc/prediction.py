@@ -18,13 +18,13 @@ from turnout.rpc.transport.port import Call, Methods, Response, Stream
 from turnout.serving.data_plane import DataPlane, Pending
 from turnout.serving.inference import InferenceRequest, InferenceResult
 from turnout.telemetry.tracing.context import SpanContext, parse
-from turnout.wire_format import tag, varint
+from turnout.wire_format import Lengths
 from turnout_proto.v1 import prediction_pb2 as pb
 
 _SERVICE = "turnout.v1.PredictionService"
 
 _ITEM_ID, _RESPONSE = (
-    tag(pb.PredictStreamResponse.DESCRIPTOR.fields_by_name[name].number) for name in ("request_id", "response")
+    Lengths(pb.PredictStreamResponse.DESCRIPTOR.fields_by_name[name].number) for name in ("request_id", "response")
 )
 
 
@@ -216,7 +216,7 @@ class PredictItem(_Predict[pb.PredictStreamRequest], ItemExchange[pb.PredictStre
         parts = codec.response(request, result)
         request_id = request.request_id.encode()
         size = sum(map(len, parts))
-        return self.endpoint.joined((_ITEM_ID, varint(len(request_id)), request_id, _RESPONSE, varint(size), *parts))
+        return self.endpoint.joined((_ITEM_ID[len(request_id)], request_id, _RESPONSE[size], *parts))
 
     def refusal(self, request: InferenceRequest, error: TurnoutError) -> bytes:
         """Returns an item that tells an error."""

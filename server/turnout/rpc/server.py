@@ -9,7 +9,8 @@ from grpc_health.v1 import health_pb2
 from structlog.typing import FilteringBoundLogger
 
 from turnout.auth.authority import Authority
-from turnout.config import Address, Settings
+from turnout.config import Address, Oip, Settings
+from turnout.oip.services import OipServices
 from turnout.rollout.analysis.analyses import Analyses
 from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.engine.releases import Releases
@@ -88,6 +89,7 @@ class Services:
         metrics: What is counted.
         accepting: Tells whether the server takes requests; False once it drains.
         conversions: Parses what is large.
+        oip: The extensions of the Open Inference Protocol.
         log: Tells of messages that are refused, and of errors that nobody foresaw.
         availability: What the server depends on and cannot reach now.
         peers: The other workers; None where this server is alone.
@@ -112,6 +114,7 @@ class Services:
     metrics: Metrics
     accepting: Callable[[], bool]
     conversions: ConversionThread
+    oip: OipServices
     log: FilteringBoundLogger
     availability: Availability
     peers: Peers | None = None
@@ -132,12 +135,13 @@ class Services:
 
 
 def data_methods(services: Services, settings: Settings) -> Methods:
-    """Returns what clients call: prediction, catalog, OIP, health, reflection. Nothing of it changes a thing."""
+    """Returns what clients call: prediction, catalog, OIP, health, reflection. Nothing of it changes what is served,
+    unless the settings allow that.
+    """
     guard = _guard(services, settings)
-    allowed = settings.oip.allow_repository_control
     described = {PREDICTION: _PREDICTION, CATALOG: _CATALOG, OIP_SERVICE: OIP_DESCRIPTOR, HEALTH: _HEALTH}
     methods = {
-        **_data_methods(guard, services, settings, allow_repository_control=allowed),
+        **_data_methods(guard, services, settings, settings.oip),
         **_server_methods(guard, services, described),
     }
     return protected(methods, services.authority)
@@ -174,7 +178,7 @@ def control_methods(services: Services, settings: Settings) -> Methods:
         HEALTH: _HEALTH,
     }
     methods = {
-        **_data_methods(guard, services, settings, allow_repository_control=True),
+        **_data_methods(guard, services, settings, settings.oip.model_copy(update=_EVERYTHING)),
         **followed(guard.methods(_CONTROL, control), services.peers),
         **followed(guard.methods(_REGISTRY, services.registry), services.peers),
         **guard.methods(_CHANNELZ, ChannelzServicer()),
@@ -223,9 +227,11 @@ def _guard(services: Services, settings: Settings) -> Guard:
     )
 
 
-def _data_methods(
-    guard: Guard, services: Services, settings: Settings, *, allow_repository_control: bool
-) -> Mapping[str, Method]:
+_EVERYTHING = {"allow_repository_control": True, "allow_settings_changes": True}
+"""Of `[oip]`, for operators."""
+
+
+def _data_methods(guard: Guard, services: Services, settings: Settings, allowed: Oip) -> Mapping[str, Method]:
     preferences = PreferenceReader(settings.routing)
     max_items = settings.limits.max_stream_items
     return {
@@ -234,11 +240,9 @@ def _data_methods(
         **oip_methods(
             plane=services.inference,
             preferences=preferences,
-            router=services.router,
-            catalog=services.catalog,
-            control=services.loads,
-            accepting=services.accepting,
-            allow_repository_control=allow_repository_control,
+            oip=services.oip,
+            allow_repository_control=allowed.allow_repository_control,
+            allow_settings_changes=allowed.allow_settings_changes,
             max_stream_items=max_items,
             guard=guard,
         ),

@@ -117,7 +117,7 @@ class Batcher:
         in_force: PlanInForce,
         bounds: QueueBounds,
         runners: Sequence[MakeRunner],
-        on_batch: Callable[[int], None],
+        on_batch: Callable[[int, float], None],
         on_demoted: Callable[[str], None],
     ) -> None:
         """Prepares the queue.
@@ -127,7 +127,7 @@ class Batcher:
             in_force: How requests are put together; demoted by the first run whose outputs do not add up.
             bounds: Of the queue.
             runners: One for each thread.
-            on_batch: Told the rows of each batch that ran, on the event loop.
+            on_batch: Told the rows and seconds of each batch that gave answers, on the event loop.
             on_demoted: Told why the version is batched no more, on the event loop; as often as lanes find out.
         """
         self._name = name
@@ -257,8 +257,8 @@ class Batcher:
 
     def _deliver(self, outcome: _Outcome) -> None:
         """On the event loop: gives each request of a run its answer."""
-        if outcome.rows:
-            self._on_batch(outcome.rows)
+        if isinstance(first := outcome.answers[0], Answer):
+            self._on_batch(outcome.rows, first.compute_seconds)
         for pending, answer in zip(outcome.requests, outcome.answers, strict=True):
             if pending.future.done():
                 continue

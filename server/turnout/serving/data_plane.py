@@ -251,7 +251,9 @@ class DataPlane:
         """Counts and logs an answer, and returns it."""
         now = time.monotonic()
         took = now - request.arrived
-        route.recorder.answered(took, answer.queue_seconds, answer.compute_seconds)
+        recorder = route.recorder
+        recorder.answered(took, answer.queue_seconds, answer.compute_seconds)
+        recorder.answered_last = now
         if counted is not None:
             counted.answered(request, took, answer)
         if trace is not None:

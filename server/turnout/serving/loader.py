@@ -20,7 +20,7 @@ from turnout.registry.listing import Published
 from turnout.registry.manifest import MODEL_FILE, Manifest
 from turnout.registry.onnx_graph import read_graph
 from turnout.registry.repository import Repository
-from turnout.registry.trust import Trust
+from turnout.registry.signatures.trust import Trust
 from turnout.serving import providers
 from turnout.serving.batchability import BatchPlan
 from turnout.serving.binding import BoundRunner, bindable, pinned_allocator
@@ -103,7 +103,7 @@ def load(
         processes: Starts what tries out inputs that had better not be tried in this process.
 
     Raises:
-        NotTrusted: No trusted key signed it, and the settings ask for that.
+        NotTrusted: Nobody who is trusted signed it, and the settings require that.
         DigestMismatch: Its bytes are not those that were published.
         ModelFailure, MemoryBudgetExceeded: ONNX Runtime cannot load it.
         ConfigError: A provider was asked for that cannot be used here.
@@ -113,7 +113,7 @@ def load(
     if runtime.intra_op_threads == 1:  # a thread pool of the session would inherit the low priority
         lower_priority()
     manifest = published.manifest
-    Trust.of(settings.signing).check(repository, published)  # first: it reads a few hundred bytes
+    Trust.of(settings.signing).check(repository, published)  # first: it reads small files
     repository.verify(manifest.model, manifest.version, expected=published.digest)
     directory = repository.directory(manifest.model, manifest.version)
     names = providers.choose([] if runtime.providers == "auto" else [str(p) for p in runtime.providers])

@@ -15,7 +15,7 @@ from typing import Any
 from semver import Version
 from structlog.typing import FilteringBoundLogger
 
-from turnout.config import Settings
+from turnout.config import ModelSettings, Settings
 from turnout.errors import (
     ChangeRefused,
     DigestMismatch,
@@ -31,8 +31,8 @@ from turnout.registry.cancellation import Cancellation
 from turnout.registry.listing import Listing, Published
 from turnout.registry.manifest import MANIFEST_FILE
 from turnout.registry.repository import Repository
+from turnout.registry.signatures.trust import Trust
 from turnout.registry.standing import Declared
-from turnout.registry.trust import Trust
 from turnout.serving.availability import Availability
 from turnout.serving.catalog import Catalog, VersionEntry
 from turnout.serving.handle import VersionHandle
@@ -282,7 +282,12 @@ class Manager:
     def _trusted(self, entry: VersionEntry) -> bool:
         """Tells whether a version may be served as far as its signatures go."""
         trust = Trust.of(self._settings.for_model(entry.model).signing)
-        return not trust.fault(trust.signed(self._repository, Published(entry.manifest, entry.digest)))
+        return not trust.required or not trust.doubt(self._repository, Published(entry.manifest, entry.digest))
+
+    def _doubt(self, settings: ModelSettings, published: Published) -> str:
+        """Says why a version is served although it is not signed as is asked; "" where that is not so."""
+        trust = Trust.of(settings.signing)
+        return "" if trust.required else trust.doubt(self._repository, published)
 
     async def _ask(self, model: str, version: Version, *, load: bool) -> VersionEntry:
         if version not in self._inventory.versions(model) and not load:
@@ -332,10 +337,13 @@ class Manager:
             strictness = self._settings.loading.environment
             for difference in await self._loads.run(check_surroundings, entry.manifest, strictness):
                 self._log.warning("environment differs", model=model, version=str(version), reason=difference)
+            published = Published(entry.manifest, entry.digest)
+            if doubt := await self._loads.run(self._doubt, settings, published):
+                self._log.warning("version is not signed as is asked", model=model, version=str(version), reason=doubt)
             loaded = await self._loads.run(
                 self._cancellable_load,
                 self._repository,
-                Published(entry.manifest, entry.digest),
+                published,
                 settings,
                 self._settings.loading.warmup_runs,
                 warming,

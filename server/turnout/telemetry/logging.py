@@ -38,13 +38,24 @@ Event = MutableMapping[str, Any]
 
 
 class Threshold:
-    """The least severe events that are written, of a log where that can change."""
+    """The least severe events that are written, of a log where that can change.
+
+    Attributes:
+        level: In force.
+        configured: As the server's settings have it.
+    """
 
     def __init__(self, level: str) -> None:
+        self.configure(level)
+
+    def configure(self, level: str) -> None:
+        """Takes over what the server's settings say."""
+        self.configured = level
         self.set(level)
 
     def set(self, level: str) -> None:
         """Has events below `level` dropped from now on."""
+        self.level = level
         self._least = _LEVELS[level]
 
     def __call__(self, _: Any, method: str, event: Event) -> Event:
@@ -54,23 +65,56 @@ class Threshold:
         return event
 
 
-def make_logger(form: Literal["auto", "json", "console"], level: str | Threshold) -> FilteringBoundLogger:
+class LogForm:
+    """What lines look like, of a log where that can change.
+
+    Attributes:
+        name: `json`, or `console`: a form for people.
+    """
+
+    def __init__(self, form: Literal["auto", "json", "console"]) -> None:
+        """Prepares; `auto` is `console` on a terminal and `json` elsewhere."""
+        terminal = sys.stderr is not None and _is_terminal(sys.stderr)
+        tracebacks = ExceptionDictTransformer(
+            show_locals=False, max_frames=_MAX_FRAMES
+        )  # locals hold what clients sent
+        self._forms: Mapping[str, tuple[Processor, Processor]] = {
+            "console": (structlog.processors.format_exc_info, structlog.dev.ConsoleRenderer(colors=terminal)),
+            "json": (
+                structlog.processors.ExceptionRenderer(tracebacks), structlog.processors.JSONRenderer(default=str),
+            ),
+        }  # fmt: skip
+        self.set(("console" if terminal else "json") if form == "auto" else form)
+
+    def set(self, name: str) -> None:
+        """Has lines look so from now on."""
+        self.name = name
+        self._exception, self._line = self._forms[name]
+
+    def exception(self, logger: Any, method: str, event: Event) -> Any:
+        """Puts the exception of an event into words, as structlog asks of a processor."""
+        return self._exception(logger, method, event)
+
+    def line(self, logger: Any, method: str, event: Event) -> Any:
+        """Makes a line of an event, likewise."""
+        return self._line(logger, method, event)
+
+
+def make_logger(form: Literal["auto", "json", "console"] | LogForm, level: str | Threshold) -> FilteringBoundLogger:
     """Returns the server's logger, which writes to standard error.
 
     Args:
         form: `auto` is `console` on a terminal and `json` elsewhere.
         level: The least severe events that are written; a level that never changes costs less.
     """
-    terminal = sys.stderr is not None and _is_terminal(sys.stderr)
-    console = form == "console" or (form == "auto" and terminal)
-    tracebacks = ExceptionDictTransformer(show_locals=False, max_frames=_MAX_FRAMES)  # locals hold what clients sent
+    form = form if isinstance(form, LogForm) else LogForm(form)
     processors: list[Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
-        structlog.processors.format_exc_info if console else structlog.processors.ExceptionRenderer(tracebacks),
+        form.exception,
         bounded,
-        structlog.dev.ConsoleRenderer(colors=terminal) if console else structlog.processors.JSONRenderer(default=str),
+        form.line,
     ]
     if isinstance(level, Threshold):
         processors.insert(0, level)

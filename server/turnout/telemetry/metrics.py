@@ -16,9 +16,10 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from turnout.telemetry.batches import BatchSizes
 from turnout.telemetry.exposition import Family, Form, Labels, render
 from turnout.telemetry.faults import FaultRecorder, fault_families
-from turnout.telemetry.histogram import BATCH_BOUNDS, LATENCY_BOUNDS, Exemplar, Histogram
+from turnout.telemetry.histogram import LATENCY_BOUNDS, Exemplar, Histogram
 from turnout.telemetry.log_writer import dropped_lines
 from turnout.telemetry.process import own_families
 from turnout.telemetry.ratios import Ratio
@@ -46,9 +47,14 @@ class RoleRecorder:
         compute: Seconds of the run, of the whole batch.
         slo_exceeded: Requests slower than each of the model's SLO edges, in the edges' order.
         recent: Seconds from arrival to answer of the latest requests, exactly; a rollout's thresholds come from them.
+        failed_seconds: From arrival to error, of all requests that ended otherwise than with an answer.
+        answered_last: `time.monotonic()` of the latest answer; 0.0 before the first.
     """
 
-    __slots__ = ("codes", "compute", "decisions", "duration", "queue", "recent", "slo_edges", "slo_exceeded")
+    __slots__ = (
+        "answered_last", "codes", "compute", "decisions", "duration", "failed_seconds", "queue", "recent", "slo_edges",
+        "slo_exceeded",
+    )  # fmt: skip
 
     def __init__(self, slo_edges: Sequence[float]) -> None:
         self.decisions = 0
@@ -59,6 +65,8 @@ class RoleRecorder:
         self.slo_edges = tuple(slo_edges)
         self.slo_exceeded = [0] * len(self.slo_edges)
         self.recent: deque[float] = deque(maxlen=_RECENT)
+        self.failed_seconds = 0.0
+        self.answered_last = 0.0
 
     def answered(self, duration: float, queue: float, compute: float) -> None:
         """Counts a request that got its prediction; times in seconds."""
@@ -78,6 +86,7 @@ class RoleRecorder:
         """Counts a request that ended otherwise, after `duration` seconds."""
         self.codes[code] += 1
         self.duration.observe(duration)
+        self.failed_seconds += duration
         self._compare(duration)
 
     def remember(
@@ -104,7 +113,7 @@ class VersionRecorder:
         model, version, digest: Labels.
         slo_edges: The model's latency objectives, in seconds.
         roles: Recorders by role.
-        batch_rows: Rows of each batch that ran.
+        batches: Runs that gave answers.
         inflight: Requests admitted and not yet answered.
         queue_depth: Requests that wait for a runner.
         queue_fill: How full its fullest queue is, 0 to 1, by requests or bytes, whichever is nearer its bound.
@@ -124,7 +133,7 @@ class VersionRecorder:
     digest: str
     slo_edges: Sequence[float] = ()
     roles: dict[str, RoleRecorder] = field(default_factory=dict)
-    batch_rows: Histogram = field(default_factory=lambda: Histogram(BATCH_BOUNDS))
+    batches: BatchSizes = field(default_factory=BatchSizes)
     inflight: int = 0
     queue_depth: int = 0
     queue_fill: float = 0.0
@@ -281,8 +290,8 @@ class Metrics:
         ):
             yield Family(name, "histogram", text, list(_role_histograms(versions, attribute)))
         yield Family(
-            "turnout_batch_size", "histogram", "Rows of each batch that ran.",
-            [(v.labels, v.batch_rows) for v in versions if any(v.batch_rows.counts)],
+            "turnout_batch_size", "histogram", "Rows of each batch that gave answers.",
+            [(v.labels, v.batches.histogram()) for v in versions if v.batches.runs],
         )  # fmt: skip
         yield Family(
             "turnout_batching_demoted_total", "counter",

@@ -142,6 +142,10 @@ class _Protected:
     def _check(self, caller: Caller, scope: Scope) -> None:
         need, authority = self._need, self._authority
         if need.kind is Kind.MODEL:
-            authority.check(caller, need.roles, scope["path_params"]["model"], self._path)
+            model = scope["path_params"]["model"].partition("@")[0]  # as loads and unloads name versions
+            authority.check(caller, need.roles, model, self._path)
+        elif need.kind is Kind.SETTING:
+            model, changes = scope["path_params"].get("model", ""), scope["method"] not in ("GET", "HEAD")
+            authority.check_setting(caller, need, model, self._path, changes=changes)
         else:
             authority.check_need(caller, need, self._path)

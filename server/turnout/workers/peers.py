@@ -97,6 +97,16 @@ class Peers:
             return {}
         return {worker: answer for worker, answer in answers.items() if isinstance(answer, bytes)}
 
+    async def tell(self, topic: str, body: bytes) -> None:
+        """Has every other worker take note of something.
+
+        Raises:
+            Unavailable: One of them did not; others may have.
+        """
+        answers = await self._member.gather(topic, body, bound=_TELL_SECONDS)
+        if refusals := [f"worker {n}: {e.message}" for n, e in answers.items() if isinstance(e, TurnoutError)]:
+            raise Unavailable(f"not every worker could follow: {'; '.join(refusals)}", retry_after=1.0)
+
     def answers(self, topic: str, answer: Callable[[bytes], Awaitable[bytes]]) -> None:
         """Says what this worker tells the others."""
         self._member.answers(topic, answer)

@@ -5,17 +5,18 @@ have in common is serialised once, and what describes an output once for each sh
 the elements of its outputs. That takes a third of the time in which a message is built and serialised.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from turnout.oip import exchange
+from turnout.oip.exchange import Wanted
 from turnout.oip.tensors import encode_raw
 from turnout.serving.inference import InferenceResult, Route
 from turnout.serving.limits import InputLimits
 from turnout.serving.tensor import Array
-from turnout.wire_format import delimited, length_delimited
+from turnout.wire_format import Lengths, length_delimited
 from turnout_proto.oip.inference_pb2 import ModelInferResponse, ModelStreamInferResponse
 
 FINAL = "triton_final_response"
@@ -33,9 +34,9 @@ def _number(message: Any, field: str) -> int:
     return number
 
 
-_ID = _number(ModelInferResponse, "id")
+_ID = Lengths(_number(ModelInferResponse, "id"))
 _RAW = _number(ModelInferResponse, "raw_output_contents")
-_INFER_RESPONSE = _number(ModelStreamInferResponse, "infer_response")
+_INFER_RESPONSE = Lengths(_number(ModelStreamInferResponse, "infer_response"))
 
 
 def _final() -> bytes:
@@ -47,30 +48,27 @@ def _final() -> bytes:
 _FINAL = _final()
 
 
-def unary_answer(
-    request_id: str, result: InferenceResult, classes: Mapping[str, int], limits: InputLimits
-) -> list[bytes]:
+def unary_answer(request_id: str, result: InferenceResult, wanted: Wanted, limits: InputLimits) -> list[bytes]:
     """Returns the parts of the answer to a request, which is a ModelInferResponse once they are joined.
 
     Args:
         request_id: As the client wrote it.
         result: What the data plane answered.
-        classes: For each output that is to be classified, how many of its highest values are wanted.
+        wanted: What becomes of the outputs.
         limits: On the strings that classification makes.
 
     Raises:
-        InvalidRequest: An output that is to be classified holds no numbers, or asks for too many.
+        InvalidRequest: An output that is to be classified holds no numbers, or asks for too many; or one does not fit
+            into its place in shared memory.
         Unsupported: The protocol does not know the type of an output.
     """
-    return _parts(request_id, result, classes, limits)
+    return _parts(request_id, result, wanted, limits)
 
 
-def stream_answer(
-    request_id: str, result: InferenceResult, classes: Mapping[str, int], limits: InputLimits
-) -> list[bytes]:
+def stream_answer(request_id: str, result: InferenceResult, wanted: Wanted, limits: InputLimits) -> list[bytes]:
     """Returns the same as a ModelStreamInferResponse."""
-    parts = [*_parts(request_id, result, classes, limits), _FINAL]
-    return [length_delimited(_INFER_RESPONSE, sum(map(len, parts))), *parts]
+    parts = [*_parts(request_id, result, wanted, limits), _FINAL]
+    return [_INFER_RESPONSE[sum(map(len, parts))], *parts]
 
 
 def output_parts(outputs: Iterable[tuple[str, Array]], described: Descriptions) -> list[bytes]:
@@ -100,14 +98,24 @@ def output_parts(outputs: Iterable[tuple[str, Array]], described: Descriptions) 
     return parts + elements
 
 
-def _parts(request_id: str, result: InferenceResult, classes: Mapping[str, int], limits: InputLimits) -> list[bytes]:
+def _parts(request_id: str, result: InferenceResult, wanted: Wanted, limits: InputLimits) -> list[bytes]:
     memo = result.route.memo
     prepared: tuple[bytes, Descriptions] = memo.get(_ROUTE) or _route(result.route)
     parts, described = [prepared[0]], prepared[1]
     if request_id:
-        parts.append(delimited(_ID, request_id.encode()))
-    outputs = exchange.answered(result, classes, limits) if classes else result.outputs
-    return parts + output_parts(outputs, described)
+        encoded = request_id.encode()
+        parts += (_ID[len(encoded)], encoded)
+    outputs = exchange.answered(result, wanted.classes, limits) if wanted.classes else result.outputs
+    return parts + (_stored_parts(outputs, wanted) if wanted.windows else output_parts(outputs, described))
+
+
+def _stored_parts(outputs: Iterable[tuple[str, Array]], wanted: Wanted) -> list[bytes]:
+    """Returns the same as `output_parts`, where some of the elements go to shared memory."""
+    response = ModelInferResponse()
+    for output in exchange.stored(outputs, wanted.windows):
+        response.outputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
+        response.raw_output_contents.append(b"" if output.stored else output.raw)
+    return [response.SerializeToString()]
 
 
 def _route(route: Route) -> tuple[bytes, Descriptions]:

@@ -1,7 +1,6 @@
 """Tensors of the protocol's messages to NumPy arrays and back: raw, or in the list that belongs to their type."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -9,22 +8,27 @@ import numpy as np
 
 from turnout.errors import InvalidTensor
 from turnout.oip.elements import BY_NAME, ElementType
+from turnout.oip.parameters import REGION, place_of
+from turnout.oip.shared_memory import Memory
 from turnout.oip.tensors import (
     check_shape,
     decode_raw,
     element_type,
     filled,
-    refuse_shared_memory,
     repeated,
     shaped,
     text,
 )
+from turnout.rpc.oip.parameters import plain
 from turnout.rpc.templates import Fields
 from turnout.serving.limits import DEFAULT_LIMITS, InputLimits, counted
 from turnout.serving.tensor import Array
 from turnout_proto.oip.inference_pb2 import ModelInferRequest
 
 _RAW = "raw_input_contents[{}]"
+_STORED = "inputs[{}] (shared memory)"
+
+_NO_MEMORY = Memory()
 
 _SLICE = 16384
 """Elements that are converted in one call, during which the GIL is held; 0.5 ms."""
@@ -71,11 +75,11 @@ class InputDecoder:
         self._limits = limits
         self._known: dict[bytes, RawInput] = {}
 
-    def decode(self, request: ModelInferRequest) -> dict[str, Array]:
-        """Returns the inputs of a request, by name. Raises as `decode_inputs`."""
+    def decode(self, request: ModelInferRequest, memory: Memory = _NO_MEMORY) -> dict[str, Array]:
+        """Returns the inputs of a request, by name. Arguments and errors as of `decode_inputs`."""
         tensors, raws = request.inputs, request.raw_input_contents
         if len(tensors) != len(raws) or len(tensors) > self._limits.tensors:
-            return decode_inputs(request, self._limits)
+            return decode_inputs(request, self._limits, memory)
         inputs: dict[str, Array] = {}
         known = self._known
         for tensor, raw in zip(tensors, raws, strict=True):
@@ -85,8 +89,9 @@ class InputDecoder:
             inputs[described.name] = np.ndarray(described.shape, described.dtype, raw)
         if len(inputs) == len(tensors):
             return inputs
-        inputs = decode_inputs(request, self._limits)
-        self._remember(request)
+        inputs = decode_inputs(request, self._limits, memory)
+        if not any(REGION in tensor.parameters for tensor in tensors):
+            self._remember(request)
         return inputs
 
     def _remember(self, request: ModelInferRequest) -> None:
@@ -103,70 +108,73 @@ class InputDecoder:
             self._known[described] = RawInput(tensor.name, shape, kind.dtype, nbytes)
 
 
-def decode_inputs(request: ModelInferRequest, limits: InputLimits = DEFAULT_LIMITS) -> dict[str, Array]:
-    """Returns the inputs of a request, by name. Arrays of numbers are read-only views of the request's bytes.
+def decode_inputs(
+    request: ModelInferRequest, limits: InputLimits = DEFAULT_LIMITS, memory: Memory = _NO_MEMORY
+) -> dict[str, Array]:
+    """Returns the inputs of a request, by name. Arrays of numbers are read-only views of bytes: the request's, or a
+    copy of what lies in shared memory.
+
+    Args:
+        request: Parsed.
+        limits: On what it may hold.
+        memory: Of the caller.
 
     Raises:
-        InvalidTensor: A tensor is not what the protocol says a tensor is, or beyond the limits; the error names the
-            field.
-        Unsupported: A tensor lies in shared memory.
+        InvalidRequest, InvalidTensor: A tensor is not what the protocol says a tensor is, or beyond the limits; the
+            error names the field.
+        NotFound, Unsupported: As `Memory.find`.
     """
     tensors = request.inputs
-    raws = request.raw_input_contents
-    count = len(tensors)
-    limits.check_tensors("inputs", count)
-    if count != len(raws):
-        _check_counts(request)
-        return _decode_contents(tensors, limits)
+    limits.check_tensors("inputs", len(tensors))
+    in_memory = [index for index, tensor in enumerate(tensors) if REGION in tensor.parameters]
+    if in_memory:
+        memory.check(f"inputs[{in_memory[0]}]")
+    raws, sent = request.raw_input_contents, len(tensors) - len(in_memory)
+    if raws and len(raws) != sent:
+        beside = " that do not lie in shared memory" if in_memory else ""
+        raise InvalidTensor.at(
+            "raw_input_contents", f"expected one for each of {sent} inputs{beside}, or none at all; got {len(raws)}"
+        )
     inputs: dict[str, Array] = {}
-    left = limits
-    for index, (tensor, raw) in enumerate(zip(tensors, raws, strict=True)):
-        if tensor.parameters:
-            refuse_shared_memory(tensor.parameters, f"inputs[{index}]")
-        if tensor.HasField("contents"):
-            raise InvalidTensor.at(f"inputs[{index}].contents", "expected none beside raw_input_contents, got some")
+    left, raw = limits, iter(raws)
+    for index, tensor in enumerate(tensors):
         name = tensor.name
         if name in inputs:
             raise repeated(index, name)
         limits.check_name(f"inputs[{index}].name", name)
         kind = BY_NAME.get(tensor.datatype) or element_type(index, tensor.datatype)
-        inputs[name] = decode_raw(index, kind, _shape(index, tensor, limits), raw, _RAW, left)
+        shape = _shape(index, tensor, limits)
+        if in_memory and REGION in tensor.parameters:
+            array = _stored(index, tensor, kind, shape, left, memory)
+        elif raws:
+            if tensor.HasField("contents"):
+                raise InvalidTensor.at(f"inputs[{index}].contents", "expected none beside raw_input_contents, got some")
+            array = decode_raw(index, kind, shape, next(raw), _RAW, left)
+        else:
+            array = _typed(index, tensor, kind, shape, left)
+            if kind.size and kind.contents_dtype.kind != "f":
+                left = replace(left, elements=left.elements - array.size)
+        inputs[name] = array
         if not kind.size:
-            left = replace(left, strings=left.strings - inputs[name].size)
+            left = replace(left, strings=left.strings - array.size)
     return inputs
 
 
-def _check_counts(request: ModelInferRequest) -> None:
-    """Raises where raw contents are there and are not one for each input."""
-    tensors, raws = request.inputs, request.raw_input_contents
-    for index, tensor in enumerate(tensors):
-        refuse_shared_memory(tensor.parameters, f"inputs[{index}]")
-    if raws:
-        raise InvalidTensor.at(
-            "raw_input_contents", f"expected one for each of {len(tensors)} inputs, or none at all; got {len(raws)}"
-        )
+def _stored(
+    index: int, tensor: InputTensor, kind: ElementType, shape: tuple[int, ...], left: InputLimits, memory: Memory
+) -> Array:
+    """Returns the array whose elements lie in shared memory."""
+    field = f"inputs[{index}]"
+    if tensor.HasField("contents"):
+        raise InvalidTensor.at(f"{field}.contents", "expected none beside shared memory, got some")
+    place = place_of(plain(tensor.parameters, f"{field}.parameters"), field)
+    assert place is not None, "it was looked for"
+    return decode_raw(index, kind, shape, memory.read(place, field), _STORED, left)
 
 
 def _shape(index: int, tensor: InputTensor, limits: InputLimits) -> tuple[int, ...]:
     limits.check_rank(f"inputs[{index}].shape", len(tensor.shape))
     return check_shape(index, tuple(tensor.shape))
-
-
-def _decode_contents(tensors: Sequence[InputTensor], limits: InputLimits) -> dict[str, Array]:
-    """Returns the inputs of a request without raw contents."""
-    inputs: dict[str, Array] = {}
-    left = limits
-    for index, tensor in enumerate(tensors):
-        if tensor.name in inputs:
-            raise repeated(index, tensor.name)
-        limits.check_name(f"inputs[{index}].name", tensor.name)
-        kind = element_type(index, tensor.datatype)
-        array = inputs[tensor.name] = _typed(index, tensor, kind, _shape(index, tensor, limits), left)
-        if not kind.size:
-            left = replace(left, strings=left.strings - array.size)
-        elif kind.contents_dtype.kind != "f":
-            left = replace(left, elements=left.elements - array.size)
-    return inputs
 
 
 def _typed(index: int, tensor: InputTensor, kind: ElementType, shape: tuple[int, ...], left: InputLimits) -> Array:

@@ -2,7 +2,7 @@
 
 from turnout import __version__
 from turnout.errors import DigestMismatch, NotFound, NotLoaded, Unavailable
-from turnout.oip.description import EXTENSIONS, SERVER, Description
+from turnout.oip.description import SERVER, Description
 from turnout_proto.oip import inference_pb2 as pb
 
 
@@ -31,7 +31,7 @@ class DescriptionMethods:
 
     async def ServerMetadata(self, _: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:  # noqa: N802 - gRPC's
         """Describes the server."""
-        extensions = sorted((*EXTENSIONS, "model_repository"))
+        extensions = self._description.extensions
         return pb.ServerMetadataResponse(name=SERVER, version=__version__, extensions=extensions)
 
     async def ModelMetadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:  # noqa: N802 - gRPC's

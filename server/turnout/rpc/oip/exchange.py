@@ -1,11 +1,12 @@
 """Requests and answers of ModelInfer and ModelStreamInfer, decoded and encoded."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
+from turnout.auth.caller import Caller
 from turnout.errors import TurnoutError
 from turnout.oip import exchange
 from turnout.oip.parameters import check_id, read_options
+from turnout.oip.shared_memory import SharedMemory
 from turnout.routing.preferences import Preferences
 from turnout.rpc.codec import new_request_id, trailing_metadata
 from turnout.rpc.errors import to_status
@@ -28,9 +29,11 @@ class InferEndpoint(Endpoint[ModelInferRequest]):
 
     Attributes:
         inputs: Decodes them.
+        memory: Where tensors may lie.
     """
 
     inputs: InputDecoder
+    memory: SharedMemory
 
 
 class _Infer(GrpcExchange[ModelInferRequest]):
@@ -40,7 +43,7 @@ class _Infer(GrpcExchange[ModelInferRequest]):
     _found: Found | None = None
     _outline: Outline | None = None
     _id = ""
-    _classes: Mapping[str, int]
+    _wanted = exchange.NOTHING_SPECIAL
 
     def read(self) -> None:
         """Reads the message, as far as it is unlike those before. Raises as `parse`."""
@@ -65,12 +68,13 @@ class _Infer(GrpcExchange[ModelInferRequest]):
             return self._found[0].model, self._found[0].selector
         return ("", "") if self.parsed is None else (self.parsed.model_name, self.parsed.model_version)
 
-    def request(self, deadline: float | None, preferences: Preferences) -> InferenceRequest:
+    def request(self, deadline: float | None, preferences: Preferences, caller: Caller | None) -> InferenceRequest:
         """Returns the request.
 
         Args:
             deadline: `time.monotonic()` after which the caller waits no longer; None for no bound.
             preferences: What the call's metadata asks for.
+            caller: Who calls; None where nobody asked.
 
         Raises:
             InvalidRequest, InvalidTensor: A field is not what the protocol says it is, or beyond the limits.
@@ -78,13 +82,13 @@ class _Infer(GrpcExchange[ModelInferRequest]):
         """
         self.read()
         if self._found is None:
-            return self._decode(deadline, preferences)
+            return self._decode(deadline, preferences, caller)
         template, request_id, inputs, _ = self._found
         if request_id:
             check_id(request_id)
         if template.classes:
             self.costly = True
-        self._classes = template.classes
+            self._wanted = exchange.Wanted(template.classes, {})
         return exchange.assembled(
             template.model,
             template.selector,
@@ -99,28 +103,31 @@ class _Infer(GrpcExchange[ModelInferRequest]):
             template,
         )
 
-    def _decode(self, deadline: float | None, preferences: Preferences) -> InferenceRequest:
+    def _decode(self, deadline: float | None, preferences: Preferences, caller: Caller | None) -> InferenceRequest:
         """Returns a request that is like none before, and remembers it. Raises as `request`."""
         message, endpoint = self.parse(), self.endpoint
         parameters = plain(message.parameters)
-        request, self._classes = exchange.request_of(
+        memory = endpoint.memory.of(caller)
+        request, self._wanted = exchange.request_of(
             model=message.model_name,
             selector=message.model_version,
             request_id=message.id,
             logged_id=_logged_id(message.id),
-            inputs=endpoint.inputs.decode(message),
+            inputs=endpoint.inputs.decode(message, memory),
             outputs=wanted_outputs(message.outputs, endpoint.limits),
             parameters=parameters,
             arrived=self.arrived,
             deadline=deadline,
             preferences=preferences,
             limits=endpoint.limits,
+            memory=memory,
         )
-        self.costly = bool(self._classes)
-        if self._outline is not None:
+        classes, windows = self._wanted
+        self.costly = bool(classes or windows)
+        if self._outline is not None and not windows:
             model, selector, options = message.model_name, message.model_version, read_options(parameters)
             endpoint.templates.remember(
-                self._outline, model, selector, request.inputs, request.outputs, self._classes, *options
+                self._outline, model, selector, request.inputs, request.outputs, classes, *options
             )
         return request
 
@@ -130,12 +137,12 @@ class InferExchange(_Infer, UnaryExchange[ModelInferRequest]):
 
     def decode(self) -> InferenceRequest:
         """Returns the request. Raises as `request` and `PreferenceReader.read`."""
-        return self.request(self.call.deadline, self.preferences())
+        return self.request(self.call.deadline, self.preferences(), self.call.caller)
 
     def encode(self, request: InferenceRequest, result: InferenceResult) -> Response:
         """Returns the answer, serialised; metadata says who gave it. Raises as `unary_answer`, and Exhausted."""
         self.call.trailing = trailing_metadata(result.route)
-        return self.endpoint.response(unary_answer(self._id, result, self._classes, self.endpoint.limits))
+        return self.endpoint.response(unary_answer(self._id, result, self._wanted, self.endpoint.limits))
 
 
 class InferItem(_Infer, ItemExchange[ModelInferRequest]):
@@ -143,11 +150,11 @@ class InferItem(_Infer, ItemExchange[ModelInferRequest]):
 
     def decode(self) -> InferenceRequest:
         """Returns the request. Raises as `request`."""
-        return self.request(self.deadline, self.opened.preferences)
+        return self.request(self.deadline, self.opened.preferences, self.opened.stream.caller)
 
     def encode(self, request: InferenceRequest, result: InferenceResult) -> bytes:
         """Returns the answer, serialised. Raises as `unary_answer`, and Exhausted."""
-        return self.endpoint.joined(stream_answer(self._id, result, self._classes, self.endpoint.limits))
+        return self.endpoint.joined(stream_answer(self._id, result, self._wanted, self.endpoint.limits))
 
     def refusal(self, request: InferenceRequest, error: TurnoutError) -> bytes:
         """Returns an item that tells an error, and which request it is about."""

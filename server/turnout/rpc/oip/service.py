@@ -1,25 +1,25 @@
 """The protocol's service, under the name that its clients call."""
 
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Awaitable
 
 from google.protobuf.descriptor import ServiceDescriptor
 
-from turnout.errors import Unsupported
-from turnout.oip.description import Description
+from turnout.oip.services import OipServices
+from turnout.oip.shared_memory import SharedMemory
 from turnout.routing.preferences import PreferenceReader
 from turnout.rpc.exchange import Opened
-from turnout.rpc.guard import Guard, refusal
+from turnout.rpc.guard import Guard
 from turnout.rpc.multiplex import Multiplexer, in_order
 from turnout.rpc.oip.codec import FIELDS, InputDecoder
 from turnout.rpc.oip.description import DescriptionMethods
 from turnout.rpc.oip.exchange import InferEndpoint, InferExchange, InferItem
-from turnout.rpc.oip.repository import RepositoryMethods, VersionControl
+from turnout.rpc.oip.repository import RepositoryMethods
+from turnout.rpc.oip.settings import SettingsMethods
+from turnout.rpc.oip.shared_memory import SharedMemoryMethods
+from turnout.rpc.oip.statistics import StatisticsMethods
 from turnout.rpc.templates import Templates
 from turnout.rpc.transport.port import Call, Methods, Response, Stream
-from turnout.serving.catalog import Catalog
 from turnout.serving.data_plane import DataPlane, Pending
-from turnout.serving.inference import Router
 from turnout_proto.oip import inference_pb2
 from turnout_proto.oip.inference_pb2 import ModelInferRequest
 
@@ -28,23 +28,6 @@ SERVICE_NAME = "inference.GRPCInferenceService"
 
 _INFER, _STREAM_INFER = "ModelInfer", "ModelStreamInfer"
 
-_NO_SHARED_MEMORY = "shared memory is not supported: tensors travel in the request"
-_NO_STATISTICS = "this server has no statistics in this protocol's form: see its metrics"
-_NO_SETTINGS = "trace and log settings cannot be changed by clients"
-
-REFUSED = {
-    "SystemSharedMemoryStatus": _NO_SHARED_MEMORY,
-    "SystemSharedMemoryRegister": _NO_SHARED_MEMORY,
-    "SystemSharedMemoryUnregister": _NO_SHARED_MEMORY,
-    "CudaSharedMemoryStatus": _NO_SHARED_MEMORY,
-    "CudaSharedMemoryRegister": _NO_SHARED_MEMORY,
-    "CudaSharedMemoryUnregister": _NO_SHARED_MEMORY,
-    "ModelStatistics": _NO_STATISTICS,
-    "TraceSetting": _NO_SETTINGS,
-    "LogSettings": _NO_SETTINGS,
-}
-"""Triton's methods that are not spoken, and why: they would answer UNIMPLEMENTED anyway, but without a reason."""
-
 DESCRIPTOR: ServiceDescriptor = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
 
@@ -52,11 +35,9 @@ def oip_methods(
     *,
     plane: DataPlane,
     preferences: PreferenceReader,
-    router: Router,
-    catalog: Catalog,
-    control: VersionControl,
-    accepting: Callable[[], bool],
+    oip: OipServices,
     allow_repository_control: bool,
+    allow_settings_changes: bool,
     max_stream_items: int,
     guard: Guard,
 ) -> Methods:
@@ -65,38 +46,51 @@ def oip_methods(
     Args:
         plane: Answers requests.
         preferences: Reads what a call's metadata asks for.
-        router: Tells which version a selector names.
-        catalog: Tells what is served.
-        control: Loads and unloads versions.
-        accepting: Tells whether the server takes new requests; False while it drains.
+        oip: What is served beside inference.
         allow_repository_control: Whether clients may load and unload versions.
+        allow_settings_changes: Whether they may change how the log and tracing are set.
         max_stream_items: Most requests that are unanswered on one ModelStreamInfer.
         guard: Wraps the methods.
     """
-    describes = DescriptionMethods(Description(router, catalog, accepting))
-    repository = RepositoryMethods(router, catalog, control, allow_control=allow_repository_control)
-    infers = _inference_methods(plane, preferences, max_stream_items, guard)
+    describes = DescriptionMethods(oip.description)
+    statistics = StatisticsMethods(oip.statistics)
+    repository = RepositoryMethods(oip.repository, allow_control=allow_repository_control)
+    called = SettingsMethods(oip.settings, allow_changes=allow_settings_changes), SharedMemoryMethods(oip.memory)
+    apart = _INFER, _STREAM_INFER
     return {
-        **{f"/{SERVICE_NAME}/{name}": refusal(Unsupported(reason)) for name, reason in REFUSED.items()},
-        **guard.methods(DESCRIPTOR, describes, repository, name=SERVICE_NAME, apart=(_INFER, _STREAM_INFER)),
-        **infers,
+        **guard.methods(DESCRIPTOR, describes, statistics, repository, called=called, name=SERVICE_NAME, apart=apart),
+        **_inference_methods(plane, preferences, max_stream_items, guard, oip.memory),
     }
 
 
-def _inference_methods(plane: DataPlane, preferences: PreferenceReader, max_stream_items: int, guard: Guard) -> Methods:
+def _inference_methods(
+    plane: DataPlane, preferences: PreferenceReader, max_stream_items: int, guard: Guard, memory: SharedMemory
+) -> Methods:
     inputs, templates = InputDecoder(guard.limits), Templates(FIELDS)
     inferring, streaming = (
-        InferEndpoint.of(SERVICE_NAME, method, ModelInferRequest, preferences, guard, templates, inputs=inputs)
+        InferEndpoint.of(
+            SERVICE_NAME, method, ModelInferRequest, preferences, guard, templates, inputs=inputs, memory=memory
+        )
         for method in (_INFER, _STREAM_INFER)
     )
+    mentioned_in, enabled = memory.mentioned_in, memory.enabled
 
     def model_infer(data: bytes, call: Call) -> Response | Awaitable[Response]:
-        done = plane.begin(InferExchange(inferring, data, call))
+        exchange = InferExchange(inferring, data, call)
+        if enabled and mentioned_in(data):
+            exchange.heavy = True  # what lies in shared memory is copied, which may take long
+        done = plane.begin(exchange)
         return done.finish() if isinstance(done, Pending) else done
 
     async def model_stream_infer(stream: Stream) -> None:
+        opened = Opened.of(streaming, stream)
+
+        def item(data: bytes) -> InferItem:
+            made = InferItem(opened, data)
+            made.heavy = made.heavy or mentioned_in(data)
+            return made
+
         # Triton keeps the order for models with one answer a request, and its clients rely on it if they set no ids.
-        item = partial(InferItem, Opened.of(streaming, stream))
         await Multiplexer(plane, stream, item, in_order, max_stream_items).run()
 
     return {

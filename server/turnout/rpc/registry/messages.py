@@ -1,26 +1,28 @@
 """What the registry service is asked and answers with, as messages and as the registry's own values."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from turnout.errors import InvalidRequest
+from turnout.registry.attestations import MAX_BYTES
 from turnout.registry.attested import Attested
 from turnout.registry.digest import canonical_bytes
 from turnout.registry.gates import GateRefused, GateReport, Skip
 from turnout.registry.listing import Published
 from turnout.registry.publication import Publication
 from turnout.registry.publish import PublishResult
-from turnout.registry.signing import Detached, DigestSignature, PublicKey
+from turnout.registry.signatures.keys import PublicKey
+from turnout.registry.signatures.signer import MadeElsewhere
 from turnout.registry.standing import Standing
 from turnout_proto.v1 import registry_pb2 as pb
 
 MAX_SKIPS = 32
 MAX_REPORTS_BYTES = 1 << 20
+MAX_BUNDLES, MAX_BUNDLES_BYTES = 16, 1 << 20
 MAX_DETAIL_BYTES = 4 << 10
 """Of a GatesRefused: a status travels in headers, which have 8 KiB."""
 
 _CLIPPED = 160
-_KEY_BYTES, _SIGNATURE_BYTES = 32, 64
 
 
 def publication(request: pb.PublishUploadRequest) -> Publication:
@@ -36,25 +38,46 @@ def publication(request: pb.PublishUploadRequest) -> Publication:
     return Publication(
         request.actor,
         request.reason,
-        Detached(signature(request.signature)) if request.HasField("signature") else None,
+        signature(request) if request.HasField("model_signature") or request.HasField("signature") else None,
         [Skip(gate, request.reason, request.actor) for gate in dict.fromkeys(request.skip_gates)],
         request.dry_run,
     )
 
 
-def signature(message: pb.DigestSignature) -> DigestSignature:
-    """Reads a signature; whether it fits is another matter.
+def signature(request: pb.PublishUploadRequest | pb.SignVersionRequest) -> MadeElsewhere:
+    """Reads a signature that was made elsewhere, and checks that its key made it.
 
     Raises:
-        InvalidRequest: It is none.
+        InvalidRequest: It is none, or another key made it; or it is one of the former kind.
     """
-    for name, data, size in (
-        ("public_key", message.public_key, _KEY_BYTES),
-        ("signature", message.signature, _SIGNATURE_BYTES),
-    ):
-        if len(data) != size:
-            raise InvalidRequest.at(f"signature.{name}", f"expected {size} bytes, got {len(data)}")
-    return DigestSignature(PublicKey(message.public_key), message.digest, message.signature)
+    if request.HasField("signature"):
+        raise InvalidRequest.at(
+            "signature",
+            "a signature over the digest alone counts no more: expected `model_signature`, which newer clients send",
+        )
+    message = request.model_signature
+    if len(message.bundle) > MAX_BYTES:
+        raise InvalidRequest.at(
+            "model_signature.bundle", f"expected at most {MAX_BYTES} bytes, got {len(message.bundle)}"
+        )
+    key = None
+    if message.public_key:
+        try:
+            key = PublicKey.from_der(message.public_key)
+        except ValueError as error:
+            raise InvalidRequest.at("model_signature.public_key", str(error)) from None
+    return MadeElsewhere.read(message.bundle, key)
+
+
+def sent_bundles(bundles: Iterable[bytes]) -> Sequence[bytes]:
+    """Returns as many signature bundles as a message takes."""
+    sent: list[bytes] = []
+    left = MAX_BUNDLES_BYTES
+    for bundle in bundles:
+        if len(sent) < MAX_BUNDLES and len(bundle) <= left:
+            sent.append(bundle)
+            left -= len(bundle)
+    return sent
 
 
 def published_message(result: PublishResult, standing: Standing) -> pb.PublishedVersion:

@@ -17,9 +17,8 @@ from turnout.registry.listing import Published
 from turnout.registry.names import parse_version
 from turnout.registry.publish import PublishResult
 from turnout.registry.repository import Repository
-from turnout.registry.signing import Detached
+from turnout.registry.signatures.trust import Trust, bundles
 from turnout.registry.standing import Declarations
-from turnout.registry.trust import Trust
 from turnout.registry.upload import CHUNK
 from turnout.registry.uploads import Uploads
 from turnout.rollout.changes.operations import Done, Operations
@@ -32,6 +31,7 @@ from turnout.rpc.registry.messages import (
     publication,
     published_message,
     refused_message,
+    sent_bundles,
     signature,
 )
 from turnout.rpc.transport.port import StatusError
@@ -168,7 +168,7 @@ class RegistryServicer:
         )
 
     def _sign(self, request: pb.SignVersionRequest) -> bool:
-        version, signer = parse_version(request.version), Detached(signature(request.signature))
+        version, signer = parse_version(request.version), signature(request)
         return self._declarer.sign(request.model, version, signer, actor=request.actor, reason=request.reason).changed
 
     def _described(self, request: pb.DescribeVersionRequest) -> pb.DescribeVersionResponse:
@@ -180,7 +180,12 @@ class RegistryServicer:
     async def _fetch(self, request: pb.FetchVersionRequest, write: Write) -> None:
         version = parse_version(request.version)
         found = await self._in_thread(self._repository.find, request.model, version)
-        manifest = pb.FetchedManifest(manifest=canonical_bytes(found.manifest), digest=found.digest)
+        signatures = await self._in_thread(bundles, self._repository, found)
+        manifest = pb.FetchedManifest(
+            manifest=canonical_bytes(found.manifest),
+            digest=found.digest,
+            signature_bundles=sent_bundles(signatures.values()),
+        )
         await self._send(write, pb.FetchVersionResponse(manifest=manifest))
         reading = Reading(self._repository.directory(request.model, version), found.manifest, CHUNK)
         try:

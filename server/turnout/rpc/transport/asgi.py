@@ -149,15 +149,18 @@ class GrpcApplication:
                 if not isinstance(response, RESPONSES):
                     response = await response
                 call.answered = True
+                end = trailers_for(call.trailing)
                 if not isinstance(response, bytes):
                     await call.send_parts(response)
                 elif call.gzip or len(response) > JOINED_BYTES:
                     await call.send_message(response, more=False)
                 else:
                     call.started = True
+                    event = {"type": "http.response.body", "body": PREFIX.pack(0, len(response)) + response}
+                    # The first event wakes the server's thread. The others are to be there when that looks.
                     await send(START)
-                    await send({"type": "http.response.body", "body": PREFIX.pack(0, len(response)) + response})
-                await send(trailers_for(call.trailing))
+                    await send(event)
+                await send(end)
             elif route.serve is not None:
                 await route.serve(call)
                 call.answered = True

@@ -14,7 +14,7 @@ from turnout.rpc.errors import to_status
 from turnout.rpc.transport.calls import RunningCall
 from turnout.rpc.transport.compression import ENCODING_NAMES, ENCODINGS, IDENTITY, accepts_gzip, compress, decompress
 from turnout.rpc.transport.eager import started
-from turnout.rpc.transport.framing import PREFIX, FrameSplitter, FramingError, MessageTooLarge
+from turnout.rpc.transport.framing import PREFIX, PREFIX_BYTES, FrameSplitter, FramingError, MessageTooLarge
 from turnout.rpc.transport.headers import parse_timeout
 from turnout.rpc.transport.port import JOINED_BYTES, Parts, StatusError
 from turnout.rpc.transport.statuses import (
@@ -172,8 +172,9 @@ class AsgiCall(RunningCall):
             StatusError: There is none, or more than one.
         """
         self._frames = FrameSplitter(self._limits.max_message_bytes)
-        self._fed(event)
-        message = await self.read()
+        message = self._fed(event)
+        if message is None:
+            message = await self.read()
         if message is None:
             raise refusal(INTERNAL, "expected one message, got none")
         if self._frames.partial:
@@ -185,7 +186,7 @@ class AsgiCall(RunningCall):
         frames = self._frames
         if frames is None:
             frames = self._frames = FrameSplitter(self._limits.max_message_bytes)
-        frame = self._next(frames)
+        frame = self._next(frames) if frames.buffered else None
         while frame is None:
             if self._half_closed:
                 if frames.partial:
@@ -195,7 +196,9 @@ class AsgiCall(RunningCall):
                 frame = await self._rest(frames)
             else:
                 waiting, self._waiting = self._waiting, None
-                self._fed(await (self._receive() if waiting is None else waiting))
+                whole = self._fed(await (self._receive() if waiting is None else waiting))
+                if whole is not None:
+                    return whole
                 frame = self._next(frames)
         self.release()
         compressed, message = frame
@@ -206,14 +209,15 @@ class AsgiCall(RunningCall):
         if self._encoding is not IDENTITY or self._frames is None:
             return None
         frames = self._frames
-        while (frame := self._next(frames)) is None:
+        while (frame := self._next(frames) if frames.buffered else None) is None:
             if self._half_closed or frames.partial or self._waiting is not None:
                 return None
             event = started(self._receive())
             if not isinstance(event, tuple):
                 self._waiting = event
                 return None
-            self._fed(event[0])
+            if (whole := self._fed(event[0])) is not None:
+                return whole
         if frame[0]:
             raise refusal(INTERNAL, "expected no compressed message from a call without grpc-encoding")
         return frame[1]
@@ -233,7 +237,7 @@ class AsgiCall(RunningCall):
 
     async def write_all(self, messages: Sequence[bytes]) -> None:
         """Sends messages, small ones in one event; returns when there is room for more."""
-        if self.gzip or len(messages) == 1 or not self.started:
+        if self.gzip or not self.started:
             await super().write_all(messages)
             return
         parts: list[bytes] = []
@@ -309,15 +313,21 @@ class AsgiCall(RunningCall):
             self._limits.budget.give(self._held)
             self._held = 0
 
-    def _fed(self, event: Event) -> None:
+    def _fed(self, event: Event) -> bytes | None:
+        """Takes what came. Returns the message if that is one, whole, not compressed and nothing else, as most are."""
         if event["type"] == "http.disconnect":
             raise asyncio.CancelledError  # the server cancels the call's own task as well
-        frames = self._frames
-        assert frames is not None
-        if body := event.get("body"):
-            frames.feed(body)
         if not event.get("more_body"):
             self._half_closed = True
+        if body := event.get("body"):
+            frames, size = self._frames, len(body) - PREFIX_BYTES
+            assert frames is not None
+            fits = 0 <= size <= self._limits.max_message_bytes
+            if fits and not frames.partial and PREFIX.unpack_from(body) == (0, size):
+                whole: bytes = body[PREFIX_BYTES:]
+                return whole
+            frames.feed(body)
+        return None
 
     async def _rest(self, frames: FrameSplitter) -> tuple[bool, bytes] | None:
         """Returns a message that has begun once it is whole; None if the request ends before that."""

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from collections.abc import Iterable
 from urllib.parse import quote
 
@@ -22,6 +23,8 @@ _TRANSPORT = frozenset(
 
 _PLAIN = "".join(chr(c) for c in range(0x20, 0x7F) if chr(c) != "%")
 """What stands for itself in a status message."""
+
+_OUTER_SPACES = re.compile(r"\A +| +\Z")
 
 
 def parse_timeout(value: bytes) -> float:
@@ -64,8 +67,12 @@ def write_metadata(metadata: Metadata) -> list[tuple[bytes, bytes]]:
 
 
 def percent_encode(message: str) -> bytes:
-    """Returns a status message as `grpc-message` says it."""
-    return quote(message, safe=_PLAIN, errors="replace").encode("ascii")
+    """Returns a status message as `grpc-message` says it; spaces at its ends, where HTTP/2 has none, are encoded, too.
+
+    A message that is cut to its greatest length may well end in a space, and so may one that tells what a client sent.
+    """
+    text = quote(message, safe=_PLAIN, errors="replace")
+    return _OUTER_SPACES.sub(lambda spaces: "%20" * len(spaces[0]), text).encode("ascii")
 
 
 def _encoded(value: str | bytes) -> bytes:

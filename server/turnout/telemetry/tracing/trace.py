@@ -74,6 +74,10 @@ class Recorder(Protocol):
 class Sink(Protocol):
     """Makes spans of what ended."""
 
+    def keeps(self, trace: "Trace", model: str) -> bool:
+        """Tells whether spans are made of a request, now that its model is known."""
+        ...
+
     def ended(self, trace: "Trace") -> None:
         """Takes a request that ended."""
         ...
@@ -158,6 +162,7 @@ class Trace:
 
     def note_request(self, request: Requested) -> None:
         """Notes which request it is, once it has been decoded as far as it could be."""
+        self.sampled = self.sampled and self.sink.keeps(self, request.model)
         if self.sampled:
             self.model, self.selector, self.request_id = request.model, request.selector, request.request_id
             self.begun = request.arrived

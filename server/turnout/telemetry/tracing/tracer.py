@@ -3,7 +3,7 @@
 import asyncio
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from turnout.telemetry.tracing.context import SpanContext
 from turnout.telemetry.tracing.trace import Operation, ShadowCopy, Trace
@@ -17,6 +17,7 @@ _AT_MOST_SECONDS = 0.2
 """How long a request that ended waits for others."""
 
 _SHARE_BITS = 56
+_NOTHING = -1
 """Of a trace id's lowest bits, those that tell of the share: W3C asks them to be random, and others sample by them."""
 
 
@@ -24,6 +25,9 @@ class Tracer:
     """Begins traces. The caller's decision holds where there is one; else a share of the requests is traced.
 
     Used on the event loop only.
+
+    Attributes:
+        sample_ratio: The share that it began with.
     """
 
     def __init__(
@@ -39,16 +43,40 @@ class Tracer:
             write_requests: Makes spans of requests that ended.
             write_copy: Makes a span of a copy.
         """
-        self._log_left_out = math.log1p(-sample_ratio) if sample_ratio < 1 else -math.inf
-        self._bound = round(sample_ratio * 2**_SHARE_BITS)
+        self.sample_ratio = sample_ratio
         self._random = random.Random()  # noqa: S311 - ids need no secrecy
         self._bits = self._random.getrandbits
-        self._drawn = self._draw()
-        self._until_next = self._gap()
+        self.sample(sample_ratio, {})
         self._write_requests = write_requests
         self._write_copy = write_copy
         self._ended: list[Trace] = []
         self._timer: asyncio.TimerHandle | None = None
+
+    def sample(self, ratio: float | None, by_model: Mapping[str, float | None]) -> None:
+        """Has other shares of the requests traced from now on.
+
+        Which model a request is for is not known when it comes: as many are begun as the largest share asks for, and
+        `keeps` leaves out those that are too many of theirs.
+
+        Args:
+            ratio: Of all models that are not named in `by_model`, 0 to 1, where callers have not decided. None: nothing
+                is traced, whatever they decided.
+            by_model: Of each of these models, likewise.
+        """
+        most = max(share or 0.0 for share in (ratio, *by_model.values()))
+        self._log_left_out = math.log1p(-most) if most < 1 else -math.inf
+        self._bound = _bound(most)
+        self._bounds = {model: _bound(share) for model, share in by_model.items()}
+        self._other_bound = _bound(ratio)
+        self._drawn = self._draw()
+        self._until_next = self._gap()
+
+    def keeps(self, trace: Trace, model: str) -> bool:
+        """Tells whether a trace that was begun goes on, now that the request's model is known."""
+        bound = self._bounds.get(model, self._other_bound)
+        if trace.parent is not None:
+            return bound != _NOTHING
+        return int.from_bytes(trace.trace_id[-_SHARE_BITS // 8 :]) < bound
 
     def begin(self, operation: Operation, parent: SpanContext | None) -> Trace | None:
         """Returns the trace of a request that comes; None where nothing is to be noted of it.
@@ -125,3 +153,8 @@ class Tracer:
     def new_trace_id(self) -> bytes:
         """Makes up a trace's id."""
         return (self._bits(2 * _ID_BITS) or 1).to_bytes(16)
+
+
+def _bound(share: float | None) -> int:
+    """Returns what the lowest bits of a trace's id are below if it is one of a share; `_NOTHING` for None."""
+    return _NOTHING if share is None else round(share * 2**_SHARE_BITS)

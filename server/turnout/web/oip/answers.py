@@ -10,6 +10,7 @@ from starlette.responses import Response
 from turnout.errors import TurnoutError
 from turnout.oip.exchange import told
 from turnout.oip.json_tensors import to_json
+from turnout.oip.shared_memory import Window
 from turnout.oip.tensors import datatype_of, encode_raw
 from turnout.serving.inference import InferenceRequest, Route
 from turnout.serving.tensor import Array
@@ -25,6 +26,7 @@ def inference_answer(
     request_id: str,
     route: Route,
     outputs: Sequence[tuple[str, Array]],
+    windows: Mapping[str, Window],
     wish: BinaryWish,
     headers: Mapping[str, str],
 ) -> Response:
@@ -35,18 +37,21 @@ def inference_answer(
         request_id: Told again; "" where the client gave none.
         route: Which version answered.
         outputs: Name and value of each, in order.
+        windows: Where in shared memory those are written that do not travel in the answer, by name.
         wish: Which of them are to be binary.
         headers: Of the response, beside its own.
 
     Raises:
-        InvalidRequest: JSON cannot hold an output that is not to be binary.
+        InvalidRequest: JSON cannot hold an output that is not to be binary, or one does not fit into its window.
         Unsupported: The protocol does not know the type of an output.
     """
     tensors: list[dict[str, Any]] = []
     binary: list[bytes] = []
     for name, array in outputs:
         tensor: dict[str, Any] = {"name": name, "datatype": datatype_of(name, array), "shape": list(array.shape)}
-        if wish.wants(name):
+        if name in windows:
+            windows[name].write(encode_raw(name, array)[1])
+        elif wish.wants(name):
             raw = encode_raw(name, array)[1]
             tensor["parameters"] = {BINARY_SIZE: len(raw)}
             binary.append(raw)
@@ -61,15 +66,20 @@ def inference_answer(
         "outputs": tensors,
     }
     text = _rendered(document)
-    if not any(wish.wants(name) for name, _ in outputs):
+    if not any(wish.wants(name) and name not in windows for name, _ in outputs):
         return Response(text, headers=headers, media_type=_JSON)
     all_headers = {**headers, HEADER_LENGTH: str(len(text))}
     return Response(b"".join((text, *binary)), headers=all_headers, media_type=_BINARY)
 
 
-def json_answer(document: Mapping[str, Any], status: HTTPStatus = HTTPStatus.OK) -> Response:
+def json_answer(document: Mapping[str, Any] | list[Any], status: HTTPStatus = HTTPStatus.OK) -> Response:
     """Returns a document."""
     return Response(_rendered(document), status, media_type=_JSON)
+
+
+def empty_answer() -> Response:
+    """Returns what says, in no words, that something is done."""
+    return Response(b"", media_type=_JSON)
 
 
 def error_answer(error: TurnoutError, request_id: str = "") -> Response:
@@ -88,5 +98,5 @@ def error_answer(error: TurnoutError, request_id: str = "") -> Response:
     return answer
 
 
-def _rendered(document: Mapping[str, Any]) -> bytes:
+def _rendered(document: Mapping[str, Any] | list[Any]) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)

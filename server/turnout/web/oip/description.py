@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from turnout import __version__
 from turnout.errors import TurnoutError
-from turnout.oip.description import EXTENSIONS, SERVER, Description
+from turnout.oip.description import SERVER, Description
 from turnout.web.oip.answers import error_answer, json_answer
 from turnout_proto.oip.inference_pb2 import ModelMetadataResponse
 from turnout_proto.oip.model_config_pb2 import ModelConfig
@@ -36,7 +36,7 @@ class DescriptionEndpoints:
 
     async def server(self, _: Request) -> Response:
         """Describes the server."""
-        return json_answer({"name": SERVER, "version": __version__, "extensions": EXTENSIONS})
+        return json_answer({"name": SERVER, "version": __version__, "extensions": self._description.extensions})
 
     async def model_ready(self, request: Request) -> Response:
         """200 where a request for this version would be taken now; else the status that it would be refused with."""

@@ -1,12 +1,13 @@
 """Inference requests over HTTP: read, handed to the data plane, answered."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from turnout.errors import TurnoutError
-from turnout.oip.exchange import LOGGED_ID, answered, request_of
+from turnout.oip.exchange import LOGGED_ID, NOTHING_SPECIAL, answered, request_of
+from turnout.oip.shared_memory import SharedMemory
 from turnout.serving.inference import InferenceRequest, InferenceResult, Route
 from turnout.serving.limits import InputLimits
 from turnout.telemetry.tracing.trace import Operation
@@ -30,15 +31,36 @@ class RestExchange(HttpExchange):
     """One request and its answer."""
 
     def __init__(
-        self, route_headers: RouteHeaders, limits: InputLimits, request: Request, operation: Operation, request_id: str
+        self,
+        route_headers: RouteHeaders,
+        limits: InputLimits,
+        memory: SharedMemory,
+        request: Request,
+        operation: Operation,
+        request_id: str,
     ) -> None:
-        """Prepares; nothing is read yet. `route_headers` returns the headers that say who answers, and why."""
+        """Prepares; nothing is read yet.
+
+        Args:
+            route_headers: Returns the headers that say who answers, and why.
+            limits: On what the request may hold.
+            memory: Where tensors may lie.
+            request: The request.
+            operation: As traces name it.
+            request_id: Names it in logs, unless it has a name of its own.
+        """
         super().__init__(request, operation, request_id, limits)
         self._header_length = request.headers.get(HEADER_LENGTH)
         self._route_headers = route_headers
+        self._memory = memory
         self._opened: Body | None = None
-        self._classes: Mapping[str, int] = {}
+        self._wanted = NOTHING_SPECIAL
         self._wish = BinaryWish({}, False)
+
+    @property
+    def heavy(self) -> bool:
+        """Whether the body is to be read in a thread: large ones, and what copies tensors out of shared memory."""
+        return self.body.heavy or self._memory.mentioned_in(b"".join(self.body.parts))
 
     def read(self) -> None:
         """Reads the body's JSON. Raises as `open_body`."""
@@ -56,29 +78,32 @@ class RestExchange(HttpExchange):
         body = self._opened
         assert body is not None
         outputs, parameters = read_outputs(body), read_parameters(body)
+        memory = self._memory.of(self.caller)
         self._wish = read_wish(outputs, parameters)
-        request, self._classes = request_of(
+        request, self._wanted = request_of(
             model=self.model,
             selector=self.selector,
             request_id=body.request_id,
             logged_id=self.request_id,
-            inputs=read_inputs(body),
+            inputs=read_inputs(body, memory),
             outputs=outputs,
             parameters=parameters,
             arrived=self.arrived,
             deadline=None,
             preferences=self.preferences,
             limits=self.limits,
+            memory=memory,
         )
-        self.costly = bool(self._classes)
+        self.costly = any(self._wanted)
         return request
 
     def encode(self, request: InferenceRequest, result: InferenceResult) -> Response:
         """Returns the answer. Raises as `answered` and `inference_answer`."""
         assert self._opened is not None
         headers = dict(self._route_headers(result.route))
-        outputs = answered(result, self._classes, self.limits)
-        return inference_answer(request, self._opened.request_id, result.route, outputs, self._wish, headers)
+        classes, windows = self._wanted
+        outputs, request_id = answered(result, classes, self.limits), self._opened.request_id
+        return inference_answer(request, request_id, result.route, outputs, windows, self._wish, headers)
 
     def refusal(self, request: InferenceRequest, error: TurnoutError) -> Response:
         """Returns an error."""

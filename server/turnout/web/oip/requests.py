@@ -10,8 +10,9 @@ from typing import Any
 
 from turnout.errors import InvalidRequest, InvalidTensor
 from turnout.oip.json_tensors import from_json
-from turnout.oip.parameters import NO_PARAMETERS, Parameters, check_id, check_parameter_count, whole
-from turnout.oip.tensors import check_shape, decode_raw, element_type, refuse_shared_memory, repeated
+from turnout.oip.parameters import NO_PARAMETERS, Parameters, check_id, check_parameter_count, place_of, whole
+from turnout.oip.shared_memory import Memory
+from turnout.oip.tensors import check_shape, decode_raw, element_type, repeated
 from turnout.serving.limits import DEFAULT_LIMITS, InputLimits
 from turnout.serving.tensor import Array
 from turnout.web.json_body import json_object
@@ -24,6 +25,9 @@ BINARY_SIZE = "binary_data_size"
 _BINARY = "binary_data"
 _BINARY_OUTPUT = "binary_data_output"
 _CARRIER = "inputs[{}] (binary)"
+_STORED = "inputs[{}] (shared memory)"
+
+_NO_MEMORY = Memory()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +90,12 @@ def open_body(body: bytes, header_length: str | None, limits: InputLimits = DEFA
     return Body(check_id(request_id), document, body[end:], limits)
 
 
-def read_inputs(body: Body) -> dict[str, Array]:
-    """Returns the inputs, by name.
+def read_inputs(body: Body, memory: Memory = _NO_MEMORY) -> dict[str, Array]:
+    """Returns the inputs, by name; `memory` is the caller's.
 
     Raises:
         InvalidRequest, InvalidTensor: A tensor is not what the protocol says a tensor is; the error names the field.
-        Unsupported: A tensor lies in shared memory.
+        NotFound, Unsupported: As `Memory.find`.
     """
     tensors = _objects(body.document, "inputs")
     if "inputs" not in body.document:
@@ -102,27 +106,34 @@ def read_inputs(body: Body) -> dict[str, Array]:
     start = 0
     for index, tensor in enumerate(tensors):
         parameters = _parameters(tensor, f"inputs[{index}].parameters")
-        refuse_shared_memory(parameters, f"inputs[{index}]")
+        place = place_of(parameters, f"inputs[{index}]")
+        if place is not None:
+            memory.check(f"inputs[{index}]")
         name = _text(tensor, "name", index)
         if name in inputs:
             raise repeated(index, name)
         limits.check_name(f"inputs[{index}].name", name)
         kind = element_type(index, _text(tensor, "datatype", index))
         shape = _shape(tensor, index, limits)
-        if BINARY_SIZE not in parameters:
+        if place is None and BINARY_SIZE not in parameters:
             inputs[name] = from_json(index, kind, shape, tensor.get("data"))
             continue
-        size = whole(parameters[BINARY_SIZE], f"inputs[{index}].parameters.{BINARY_SIZE}")
         if "data" in tensor:
-            raise InvalidTensor.at(f"inputs[{index}].data", f"expected none beside {BINARY_SIZE}, got some")
-        if not 0 <= size <= len(body.binary) - start:
-            left = f"expected 0 to {len(body.binary) - start}, which are left of the body, got {size}"
-            raise InvalidTensor.at(f"inputs[{index}].parameters.{BINARY_SIZE}", left)
-        # Copied: the bytes of a `bytes` are aligned for any element, while those of the body lie where its JSON ends.
-        inputs[name] = decode_raw(index, kind, shape, body.binary[start : start + size], _CARRIER, strings_left)
+            beside = BINARY_SIZE if place is None else "shared memory"
+            raise InvalidTensor.at(f"inputs[{index}].data", f"expected none beside {beside}, got some")
+        if place is not None:
+            raw = memory.read(place, f"inputs[{index}]")
+            inputs[name] = decode_raw(index, kind, shape, raw, _STORED, strings_left)
+        else:
+            size = whole(parameters[BINARY_SIZE], f"inputs[{index}].parameters.{BINARY_SIZE}")
+            if not 0 <= size <= len(body.binary) - start:
+                left = f"expected 0 to {len(body.binary) - start}, which are left of the body, got {size}"
+                raise InvalidTensor.at(f"inputs[{index}].parameters.{BINARY_SIZE}", left)
+            # Copied: a `bytes` of its own is aligned for any element, while the body's lie where its JSON ends.
+            inputs[name] = decode_raw(index, kind, shape, body.binary[start : start + size], _CARRIER, strings_left)
+            start += size
         if not kind.size:
             strings_left = replace(strings_left, strings=strings_left.strings - inputs[name].size)
-        start += size
     if start != len(body.binary):
         raise InvalidRequest.at("body", f"expected {start} bytes behind the JSON, got {len(body.binary)}")
     return inputs

@@ -1,0 +1,85 @@
+"""A rolling restart under load of three servers behind Envoy: what became of every prediction.
+
+    python benchmarks/rolling_restart.py [--requests 200000] [--retries] [--seconds 3600]
+
+Three `turnout serve` on one repository and one state store, behind Envoy with the configuration of deploy/envoy (other
+addresses). Clients predict by unary gRPC, by PredictStream (16 on each stream) and by REST, and try nothing twice;
+without `--retries` Envoy does not either. Meanwhile one server after the other gets SIGTERM, ends, is started again and
+is waited for, round after round, until as many predictions were made as were asked for. Prints counts by kind and code,
+and each server's share, and writes them to results/rolling-restart.json. Exit status 1 if one prediction failed.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from fleet import NAMES
+from rolling import Outcomes, Rolling, load, rolling
+from servers import matmul, publish_all
+
+CLIENTS = {"unary": 12, "stream": 4, "rest": 2}
+RESULTS = Path(__file__).with_name("results") / "rolling-restart.json"
+
+
+def main() -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=200_000)
+    parser.add_argument("--retries", action="store_true", help="Envoy retries as deploy/envoy says")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="give up after this long")
+    parser.add_argument("--delay", type=float, default=5.0, help="drain.delay_s of the servers")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="turnout-rolling-") as scratch:
+        models, file = Path(scratch) / "models", Path(scratch) / "tiny.onnx"
+        onnx.save(matmul(), file)
+        publish_all(models, {("tiny", "1.0.0"): file})
+        with rolling(models, retries=arguments.retries, delay=arguments.delay) as servers:
+            found = asyncio.run(_restarted(servers, arguments.requests, arguments.seconds))
+    found = {
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, shared with other load",
+        "date": datetime.now(UTC).date().isoformat(),
+        "envoy_retries": arguments.retries, "drain_delay_s": arguments.delay, **found,
+    }  # fmt: skip
+    text = json.dumps(found, indent=1)
+    print(text)
+    RESULTS.write_text(text + "\n")
+    return 1 if found["failed"] or found["predictions"] < arguments.requests else 0
+
+
+async def _restarted(servers: Rolling, wanted: int, seconds: float) -> dict[str, Any]:
+    began = time.monotonic()
+    rounds = 0
+    async with load(servers, "tiny", np.ones((1, 64), np.float32), CLIENTS) as outcomes:
+        while rounds == 0 or (_made(outcomes) < wanted and time.monotonic() - began < seconds):
+            for name in NAMES:
+                await asyncio.to_thread(servers.restart, name)
+                print(f"{servers.restarts} restarts, {_made(outcomes)} predictions", file=sys.stderr, flush=True)
+            rounds += 1
+    return {
+        "predictions": _made(outcomes), "failed": outcomes.failed, "seconds": round(time.monotonic() - began),
+        "rolling_restarts": rounds, "restarts": servers.restarts, "sent_again_by_envoy": servers.retried(),
+        "by_kind_and_code": {f"{kind} {code}": count for (kind, code), count in sorted(outcomes.codes.items())},
+        "server_shares": dict(servers.shares()), "told": outcomes.told,
+    }  # fmt: skip
+
+
+def _made(outcomes: Outcomes) -> int:
+    return outcomes.codes.total()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

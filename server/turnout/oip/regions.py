@@ -1,0 +1,62 @@
+"""Which shared memory may be registered, and where in it a tensor may lie. Pure."""
+
+from turnout.errors import InvalidRequest
+from turnout.oip.parameters import Place
+
+_MOST_KEY_BYTES = 255
+
+_SEMAPHORE = "sem."
+"""How the names of POSIX semaphores begin, which lie beside shared memory."""
+
+
+def file_name(key: str) -> str:
+    """Returns the file name of a segment of POSIX shared memory: never a path.
+
+    Args:
+        key: As given to shm_open; its leading slash may be left out.
+
+    Raises:
+        InvalidRequest: It is no such name.
+    """
+    name = key.removeprefix("/")
+    size = len(name.encode(errors="surrogatepass"))
+    if not 0 < size <= _MOST_KEY_BYTES or "/" in name or "\0" in name or name in (".", "..") or not name.isprintable():
+        raise InvalidRequest.at("key", "expected a name as of shm_open: / and 1 to 255 bytes without another slash")
+    if name.startswith(_SEMAPHORE):
+        raise InvalidRequest.at("key", "expected the name of shared memory, got that of a semaphore")
+    return name
+
+
+def check_extent(offset: int, size: int) -> None:
+    """Passes if a region of `size` bytes can begin at `offset`.
+
+    Raises:
+        InvalidRequest: No file is so large, or there is nothing in it.
+    """
+    if size < 1:
+        raise InvalidRequest.at("byte_size", f"expected 1 or more, got {size}")
+    if offset < 0 or offset + size >= 2**63:
+        raise InvalidRequest.at("offset", f"expected a place in a file, got {offset} + {size}")
+
+
+def check_available(offset: int, size: int, available: int) -> None:
+    """Passes if a region lies within its segment, of `available` bytes.
+
+    Raises:
+        InvalidRequest: It does not.
+    """
+    if offset + size > available:
+        raise InvalidRequest.at(
+            "byte_size", f"expected a region within the {available} bytes of that memory, got {offset} + {size}"
+        )
+
+
+def check_within(place: Place, size: int, field: str) -> None:
+    """Passes if a tensor lies within its region, of `size` bytes; `field` is what the error names.
+
+    Raises:
+        InvalidRequest: It does not.
+    """
+    if place.offset + place.size > size:
+        expected = f"expected a place within the {size} bytes of region {place.region[:64]!r}"
+        raise InvalidRequest.at(f"{field}.parameters", f"{expected}, got {place.offset} + {place.size}")

@@ -1,0 +1,112 @@
+"""Triton's trace settings in terms of sampling. Pure.
+
+Spans go to an OpenTelemetry collector, which the server's own settings name. What clients can change is which share of
+the requests is traced, and whether any is: of all models, and of one.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from turnout.errors import InvalidRequest, Unsupported
+
+_LEVEL, _RATE, _COUNT = "trace_level", "trace_rate", "trace_count"
+_FREQUENCY, _FILE, _MODE = "log_frequency", "trace_file", "trace_mode"
+_OFF, _TIMESTAMPS = "OFF", "TIMESTAMPS"
+
+_USUAL_RATE = 1000
+"""Triton's, and what is told where tracing is off."""
+
+_MOST_RATE = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Which requests are traced; None of a model: as of all models.
+
+    Attributes:
+        on: Any are. What follows holds where this is true.
+        ratio: Share of the requests whose callers have not decided that; 0: none of them.
+    """
+
+    on: bool | None = None
+    ratio: float | None = None
+
+    def within(self, server: "Sampling") -> "Sampling":
+        """Returns what holds for a model, given what holds for all."""
+        return Sampling(server.on if self.on is None else self.on, server.ratio if self.ratio is None else self.ratio)
+
+    @property
+    def share(self) -> float | None:
+        """Of the requests that are traced, 0 to 1; None where nothing is, whatever callers decided."""
+        return self.ratio if self.on else None
+
+
+FOLLOWS = Sampling()
+"""What is set for a model as long as nothing is."""
+
+
+def configured(ratio: float | None) -> Sampling:
+    """Returns what holds for all models by the server's own settings; `ratio` is None where tracing is off."""
+    return Sampling(False, 1 / _USUAL_RATE) if ratio is None else Sampling(True, ratio)
+
+
+def shown(sampling: Sampling) -> Mapping[str, Sequence[str]]:
+    """Returns the settings by Triton's names; nothing of it follows anything."""
+    rate = max(round(1 / sampling.ratio), 1) if sampling.ratio else 0
+    return {
+        _LEVEL: [_TIMESTAMPS if sampling.on else _OFF],
+        _RATE: [str(rate)],
+        _COUNT: ["-1"],
+        _FREQUENCY: ["0"],
+        _FILE: [""],
+        _MODE: ["opentelemetry"],
+    }
+
+
+def changed(before: Sampling, settings: Mapping[str, Sequence[str]], beneath: Sampling, *, whole: bool) -> Sampling:
+    """Returns which requests are to be traced.
+
+    Args:
+        before: As it is set.
+        settings: What a client wants to be changed, by Triton's names; no value: back to what is beneath.
+        beneath: What holds where nothing is set.
+        whole: It is set for all models.
+
+    Raises:
+        InvalidRequest: A setting is none of Triton's, or its value none that it takes.
+        Unsupported: A setting that cannot be changed here should be.
+    """
+    fixed = shown(before.within(beneath))
+    after = before
+    for name, values in settings.items():
+        if name not in fixed:
+            raise InvalidRequest.at(_at(name), f"expected one of {', '.join(fixed)}")
+        if name == _LEVEL:
+            after = replace(after, on=_on(values) if values else beneath.on if whole else None)
+        elif name == _RATE:
+            after = replace(after, ratio=_ratio(values) if values else beneath.ratio if whole else None)
+        elif values and list(values) != list(fixed[name]):
+            raise Unsupported(
+                f"{_at(name)}: spans go to the collector that the server's settings name; it is {fixed[name][0]!r} and"
+                " cannot be changed"
+            )
+    return after
+
+
+def _on(values: Sequence[str]) -> bool:
+    if list(values) not in ([_OFF], [_TIMESTAMPS]):
+        raise InvalidRequest.at(_at(_LEVEL), f"expected {_TIMESTAMPS} or {_OFF}: spans hold times, and never tensors")
+    return list(values) == [_TIMESTAMPS]
+
+
+def _ratio(values: Sequence[str]) -> float:
+    text = values[0]
+    if len(values) > 1 or not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) <= _MOST_RATE):
+        raise InvalidRequest.at(
+            _at(_RATE), f"expected 0 to {_MOST_RATE}: of so many requests one is traced; 0: those that callers ask for"
+        )
+    return 1 / int(text) if int(text) else 0.0
+
+
+def _at(name: str) -> str:
+    return f"settings.{name[:64]}"

@@ -1,0 +1,53 @@
+"""The logging and trace extensions as the service's methods."""
+
+from collections.abc import Mapping
+
+from turnout.auth.caller import actor_of
+from turnout.oip.log_settings import Value
+from turnout.oip.settings import ServerSettings, check_changes
+from turnout.rpc.transport.port import Call
+from turnout_proto.oip import inference_pb2 as pb
+
+
+class SettingsMethods:
+    """Tells how the log and tracing are set, and sets them otherwise. Each method takes the call beside the request."""
+
+    def __init__(self, settings: ServerSettings, *, allow_changes: bool) -> None:
+        """Prepares; `allow_changes` says whether clients of this listener may change anything."""
+        self._settings = settings
+        self._allow_changes = allow_changes
+
+    async def LogSettings(self, request: pb.LogSettingsRequest, call: Call) -> pb.LogSettingsResponse:  # noqa: N802 - gRPC's
+        """Tells how the log is set, once that was changed as the request says."""
+        if request.settings:
+            check_changes(allowed=self._allow_changes)
+            await self._settings.change_log(_values(request.settings), actor_of(call.caller))
+        response = pb.LogSettingsResponse()
+        for name, value in self._settings.log().items():
+            if isinstance(value, bool):
+                response.settings[name].bool_param = value
+            elif isinstance(value, int):
+                response.settings[name].uint32_param = value
+            else:
+                response.settings[name].string_param = value
+        return response
+
+    async def TraceSetting(self, request: pb.TraceSettingRequest, call: Call) -> pb.TraceSettingResponse:  # noqa: N802 - gRPC's
+        """Tells how tracing is set, of all models or of one, once that was changed as the request says."""
+        if request.settings:
+            check_changes(allowed=self._allow_changes)
+            settings = {name: list(setting.value) for name, setting in request.settings.items()}
+            await self._settings.change_trace(request.model_name, settings, actor_of(call.caller))
+        response = pb.TraceSettingResponse()
+        for name, values in self._settings.trace(request.model_name).items():
+            response.settings[name].value.extend(values)
+        return response
+
+
+def _values(settings: Mapping[str, pb.LogSettingsRequest.SettingValue]) -> Mapping[str, Value]:
+    """Returns the values by name; None for a setting that has none."""
+    values: dict[str, Value] = {}
+    for name, setting in settings.items():
+        choice = setting.WhichOneof("parameter_choice")
+        values[name] = getattr(setting, choice) if choice else None
+    return values

@@ -1,0 +1,58 @@
+"""The shared memory extensions as the service's methods."""
+
+from turnout.oip.shared_memory import SharedMemory, no_cuda, no_cuda_region
+from turnout.rpc.transport.port import Call
+from turnout_proto.oip import inference_pb2 as pb
+
+
+class SharedMemoryMethods:
+    """Registers regions, lists and forgets them. Each method takes the call beside the request."""
+
+    def __init__(self, memory: SharedMemory) -> None:
+        """Prepares to register with `memory`."""
+        self._memory = memory
+
+    async def SystemSharedMemoryStatus(  # noqa: N802 - gRPC's
+        self, request: pb.SystemSharedMemoryStatusRequest, call: Call
+    ) -> pb.SystemSharedMemoryStatusResponse:
+        """Lists the caller's regions."""
+        response = pb.SystemSharedMemoryStatusResponse()
+        for one in self._memory.status(call.caller, request.name):
+            region = response.regions[one.name]
+            region.name, region.key, region.offset, region.byte_size = one.name, one.key, one.offset, one.size
+        return response
+
+    async def SystemSharedMemoryRegister(  # noqa: N802
+        self, request: pb.SystemSharedMemoryRegisterRequest, call: Call
+    ) -> pb.SystemSharedMemoryRegisterResponse:
+        """Gives a region a name."""
+        region = request.name, request.key, request.offset, request.byte_size
+        await self._memory.register(call.caller, call.host, *region)
+        return pb.SystemSharedMemoryRegisterResponse()
+
+    async def SystemSharedMemoryUnregister(  # noqa: N802
+        self, request: pb.SystemSharedMemoryUnregisterRequest, call: Call
+    ) -> pb.SystemSharedMemoryUnregisterResponse:
+        """Takes the name of a region away, or of all."""
+        await self._memory.unregister(call.caller, request.name)
+        return pb.SystemSharedMemoryUnregisterResponse()
+
+    async def CudaSharedMemoryStatus(  # noqa: N802
+        self, request: pb.CudaSharedMemoryStatusRequest, _: Call
+    ) -> pb.CudaSharedMemoryStatusResponse:
+        """Lists nothing."""
+        if request.name:
+            raise no_cuda_region(request.name)
+        return pb.CudaSharedMemoryStatusResponse()
+
+    async def CudaSharedMemoryRegister(  # noqa: N802
+        self, _: pb.CudaSharedMemoryRegisterRequest, __: Call
+    ) -> pb.CudaSharedMemoryRegisterResponse:
+        """Refuses."""
+        raise no_cuda()
+
+    async def CudaSharedMemoryUnregister(  # noqa: N802
+        self, _: pb.CudaSharedMemoryUnregisterRequest, __: Call
+    ) -> pb.CudaSharedMemoryUnregisterResponse:
+        """Does nothing: there is nothing to forget."""
+        return pb.CudaSharedMemoryUnregisterResponse()

@@ -1,0 +1,16 @@
+"""The statistics extension as the service's method."""
+
+from turnout.oip.statistics import Statistics
+from turnout_proto.oip import inference_pb2 as pb
+
+
+class StatisticsMethods:
+    """Tells what versions did."""
+
+    def __init__(self, statistics: Statistics) -> None:
+        """Prepares to tell of `statistics`."""
+        self._statistics = statistics
+
+    async def ModelStatistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:  # noqa: N802 - gRPC's
+        """Tells what a version did, or all that are loaded."""
+        return await self._statistics.of(request.name, request.version)

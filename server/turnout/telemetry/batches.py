@@ -1,0 +1,73 @@
+"""Runs that gave answers, by their rows. Owned by the event loop: no lock."""
+
+from bisect import bisect_left
+from collections.abc import Iterator
+
+from turnout.telemetry.histogram import BATCH_BOUNDS, Histogram
+
+_MOST_SIZES = 1024
+"""Sizes that are told apart. A request that runs alone may have any number of rows, which its client chooses: further
+sizes count for the next power of two, which is at or below the same bound of the histogram."""
+
+
+class BatchSize:
+    """Runs of one size. Whoever ran one adds to all three numbers.
+
+    Attributes:
+        size: Rows of each run; once there are too many sizes, the most rows.
+        runs: How many.
+        rows: Of all of them.
+        seconds: That they took together.
+    """
+
+    __slots__ = ("rows", "runs", "seconds", "size")
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.runs = 0
+        self.rows = 0
+        self.seconds = 0.0
+
+
+class BatchSizes:
+    """The runs of one version."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[int, BatchSize] = {}
+
+    def __iter__(self) -> Iterator[BatchSize]:
+        """Yields the sizes that there were, ascending."""
+        return iter(sorted(self._sizes.values(), key=lambda one: one.size))
+
+    def of(self, rows: int) -> BatchSize:
+        """Returns where runs of so many rows are counted."""
+        found = self._sizes.get(rows)
+        if found is None:
+            size = rows if len(self._sizes) < _MOST_SIZES else 1 << max(rows - 1, 0).bit_length()
+            found = self._sizes.get(size) or self._sizes.setdefault(size, BatchSize(size))
+        return found
+
+    def observe(self, rows: int, seconds: float) -> None:
+        """Counts one run."""
+        one = self.of(rows)
+        one.runs += 1
+        one.rows += rows
+        one.seconds += seconds
+
+    @property
+    def runs(self) -> int:
+        """How many there were."""
+        return sum(one.runs for one in self._sizes.values())
+
+    @property
+    def rows(self) -> int:
+        """Rows of all of them."""
+        return sum(one.rows for one in self._sizes.values())
+
+    def histogram(self) -> Histogram:
+        """Returns the runs by bucket of their rows."""
+        whole = Histogram(BATCH_BOUNDS)
+        for one in self._sizes.values():
+            whole.counts[bisect_left(BATCH_BOUNDS, one.size)] += one.runs
+            whole.total += one.rows
+        return whole

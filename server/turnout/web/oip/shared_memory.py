@@ -1,0 +1,81 @@
+"""The shared memory extensions over HTTP."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.routing import Route
+
+from turnout.errors import InvalidRequest
+from turnout.oip.parameters import whole
+from turnout.oip.shared_memory import SharedMemory, no_cuda, no_cuda_region
+from turnout.web.authorization import caller_of
+from turnout.web.oip.endpoints import JsonBodies, route
+
+_SYSTEM, _CUDA = "/v2/systemsharedmemory", "/v2/cudasharedmemory"
+_EXAMPLE = '{"key": "/name", "offset": 0, "byte_size": 64}'
+
+
+class SharedMemoryEndpoints:
+    """Registers regions, lists and forgets them."""
+
+    def __init__(self, memory: SharedMemory, bodies: JsonBodies) -> None:
+        """Prepares.
+
+        Args:
+            memory: To register with.
+            bodies: Reads bodies.
+        """
+        self._memory = memory
+        self._bodies = bodies
+
+    def routes(self) -> Sequence[Route]:
+        """Returns the routes."""
+        kinds = (
+            (_SYSTEM, self.status, self.register, self.unregister),
+            (_CUDA, self.cuda_status, self.cuda_register, self.cuda_unregister),
+        )
+        return [
+            one
+            for base, status, register, unregister in kinds
+            for one in (
+                route(f"{base}/status", "GET", answer=status),
+                route(f"{base}/region/{{name}}/status", "GET", answer=status),
+                route(f"{base}/region/{{name}}/register", "POST", answer=register),
+                route(f"{base}/region/{{name}}/unregister", "POST", answer=unregister),
+                route(f"{base}/unregister", "POST", answer=unregister),
+            )
+        ]
+
+    async def status(self, request: Request) -> list[Any]:
+        """Lists the caller's regions."""
+        regions = self._memory.status(caller_of(request.scope), request.path_params.get("name", ""))
+        return [{"name": one.name, "key": one.key, "offset": one.offset, "byte_size": one.size} for one in regions]
+
+    async def register(self, request: Request) -> None:
+        """Gives a region a name."""
+        body = await self._bodies.read(request, _EXAMPLE)
+        key = body.get("key")
+        if not isinstance(key, str):
+            raise InvalidRequest.at("key", "expected text")
+        offset, size = whole(body.get("offset", 0), "offset"), whole(body.get("byte_size"), "byte_size")
+        host = request.client.host if request.client is not None else ""
+        name = request.path_params["name"]
+        await self._memory.register(caller_of(request.scope), host, name, key, offset, size)
+
+    async def unregister(self, request: Request) -> None:
+        """Takes the name of a region away, or of all."""
+        await self._memory.unregister(caller_of(request.scope), request.path_params.get("name", ""))
+
+    async def cuda_status(self, request: Request) -> list[Any]:
+        """Lists nothing."""
+        if name := request.path_params.get("name", ""):
+            raise no_cuda_region(name)
+        return []
+
+    async def cuda_register(self, _: Request) -> None:
+        """Refuses."""
+        raise no_cuda()
+
+    async def cuda_unregister(self, _: Request) -> None:
+        """Does nothing: there is nothing to forget."""

@@ -1,0 +1,54 @@
+"""Each command's help ends with an example, which the command would take."""
+
+import re
+import shlex
+
+import pytest
+from typer.main import get_command
+
+from turnout.cli.examples import EXAMPLES
+from turnout.cli.main import application
+from turnout.registry import metadata
+
+ROOT = get_command(application())
+
+
+def leaves(command, path=""):
+    members = getattr(command, "commands", None)
+    if members is None:
+        yield path.strip(), command
+        return
+    for name, member in members.items():
+        yield from leaves(member, f"{path} {name}")
+
+
+COMMANDS = dict(leaves(ROOT))
+
+
+def test_every_command_has_one_and_no_other_has() -> None:
+    assert EXAMPLES.keys() == COMMANDS.keys()
+
+
+@pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line in lines])
+def test_each_is_one_that_the_command_takes(line) -> None:
+    program, *words = shlex.split(line)
+    assert program == "turnout"
+    name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
+    assert line in EXAMPLES[name]
+    given = words[name.count(" ") + 1 :]
+    with COMMANDS[name].make_context(name, list(given), resilient_parsing=False) as context:
+        assert context.params
+
+
+def test_what_meta_takes_is_named() -> None:
+    (option,) = [param for param in COMMANDS["publish"].params if param.opts == ["--meta"]]
+    assert set(re.findall(r"(?<![A-Za-z])[a-z]+", option.help.partition(": ")[2])) == set(metadata._TOP)
+
+
+@pytest.mark.parametrize("name", ["publish", "traffic set", "rollout start"])
+def test_help_shows_it_on_a_line_of_its_own(name, capsys) -> None:
+    with pytest.raises(SystemExit):
+        ROOT.main([*name.split(), "--help"], prog_name="turnout")
+    shown = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert shown.count("Examples:" if len(EXAMPLES[name]) > 1 else "Example:") == 1
+    assert "".join(EXAMPLES[name][0].split()) in "".join("".join(shown).split())
