@@ -41,7 +41,7 @@ class Tab:
 
     async def findings(self) -> list[str]:
         """Returns what axe-core finds serious or critical."""
-        found: Any = (await Axe().run(self.page)).response
+        found: Any = (await Axe().run(self.page, options={"resultTypes": ["violations"]})).response
         return [
             f"{v['id']}: {node['target']} {node['failureSummary']}"
             for v in found["violations"]

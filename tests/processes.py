@@ -86,7 +86,7 @@ def serving(
     log.touch()
     command = ["serve", "--models", str(models), "--json"]
     command += ["--grpc", grpc, "--http", http, "--control", control, *options]
-    process = _forking().Process(
+    process = forking().Process(
         target=forked.run, args=(program, command, os.environ | {"TURNOUT_DRAIN__DELAY_S": "0"} | environment, str(log))
     )
     process.start()
@@ -122,7 +122,7 @@ def command(*arguments: str | Path, log: Path, **environment: str) -> Iterator["
 
 
 @functools.cache
-def _forking() -> ForkServerContext:
+def forking() -> ForkServerContext:
     """Returns what forks: started with the first process, and ended with this one."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["forked"])

@@ -13,8 +13,8 @@ from magika.samples import excerpts
 from turnout_client import Client
 
 BASELINE, CANDIDATE = "3.2.0", "3.3.0"
-FILES = 300
-USERS, CALLS = 400, 2
+FILES = 200
+USERS, CALLS = 250, 2
 
 
 def shadow(server: Server) -> int:

@@ -56,14 +56,14 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.mark.parametrize("mode", ["unary", "stream"])
 def test_closed_loops_lose_no_request(load: ModuleType, server: Server, mode: str) -> None:
-    generator = load.Generator()
+    generator = load.Generator("-O0")
     target = load.Target(server.grpc, "m", "", "x", "f32", "1,4")
     for in_flight in (1, 16, 64):
         assert generator.run(target, mode, in_flight, SECONDS).answers >= in_flight
 
 
 def test_eight_connections_are_served_at_once(load: ModuleType, server: Server) -> None:
-    generator = load.Generator()
+    generator = load.Generator("-O0")
     target = load.Target(server.grpc, "m", "^1", "x", "f32", "1,4")
     running = [generator.start(target, "unary", 8, SECONDS) for _ in range(8)]
     assert all(generator.finish(process).answers >= 8 for process in running)

@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
 import grpc
@@ -36,8 +36,8 @@ MODELS = ("same", "steps", "back", "cut", "alone", "apart", "restart")
 KEYED = LONG | {"alpha": 1e-4, "breaker": {"on": False}}
 """Stays in its first step unless the evidence says otherwise, and nothing but the evidence does."""
 
-GOES_BACK_SECONDS = 3.0
-"""Two are promised; one is for a machine that does a lot beside."""
+GOES_BACK_SECONDS = 2.0
+"""As promised. What counts is what servers did or said to a question asked later than that, not when it was read."""
 
 STEPS = {
     "steps": [{"weight": 0.25, "soak_s": 0.5}, {"weight": 0.5, "soak_s": 0.5}],
@@ -166,7 +166,7 @@ async def test_the_evidence_of_three_servers_is_that_of_one_with_the_same_traffi
         await until_counted(lambda: servers.rollout("same"), *NAMES)
         before = arms(of_one())[ERRORS][0]
         assert arms(servers.rollout("same"))[ERRORS][0] == before
-        numbers = range(1, 1601)
+        numbers = range(1, 801)
         told = [await ask_keyed(address, numbers, every=61) for address in (alone.grpc, servers.address)]
         assert told[0] == told[1]
         assert set(told[0]) == {"1.0.0", "1.1.0", "INTERNAL"}
@@ -251,8 +251,7 @@ async def test_a_pause_and_a_rollback_outlive_their_drivers_and_hold_on_the_othe
         await settled(lambda: servers.record("back").driver != dead, servers.logs)
         assert [pause.actor for pause in servers.rollout("back").pauses] == ["ann"]
         load.make.bad = True  # a verdict is looked for while it is paused
-        await servers.held("back aborting:recorded")
-        held = time.monotonic()
+        held = await servers.held("back aborting:recorded")
         assert servers.policy("back").policy.canaries, "the verdict alone is recorded"
         who = await servers.kill_held("back aborting:recorded", "back aborting:applied")
         await settled(lambda: time.monotonic() - max(held, load.last["1.1.0"]) > 0.5, lambda: load.last)
@@ -294,19 +293,37 @@ async def in_force(servers: Fleet, name: str, model: str) -> tuple[str, int, str
     return told.policy.baseline, len(told.policy.canaries), told.diverted
 
 
+async def seconds_until(what: Callable[[], Awaitable[bool]], since: float, why: Callable[[], object]) -> float:
+    """Waits until `what` is so; returns for how long after `since` somebody who asked was told that it is not.
+
+    A machine that is slow to ask, or to read the answer, adds nothing to it.
+    """
+    late = 0.0
+    while True:
+        asked = time.monotonic()
+        if await what():
+            return late
+        late = asked - since
+        assert late < 30, why()
+        await asyncio.sleep(0.02)
+
+
 async def back_on_all(servers: Fleet, model: str, since: float) -> None:
     """Waits until the rollback is on record, and every server goes by it; that takes no longer than is promised."""
-    await servers.until_in(model, "aborting", "rolled_back")
-    for name in NAMES:
-        while (found := await in_force(servers, name, model))[:2] != ("1.0.0", 0):
-            assert time.monotonic() - since < 30, (name, found, servers.logs())
-            await asyncio.sleep(0.02)
-    assert time.monotonic() - since < GOES_BACK_SECONDS
+
+    async def recorded() -> bool:
+        return str(servers.record(model).state) in ("aborting", "rolled_back")
+
+    async def back() -> bool:
+        return all([(await in_force(servers, name, model))[:2] == ("1.0.0", 0) for name in NAMES])
+
+    async def by_the_record() -> bool:
+        return not any([(await in_force(servers, name, model))[2] for name in NAMES])
+
+    assert await seconds_until(recorded, since, servers.logs) < GOES_BACK_SECONDS
+    assert await seconds_until(back, since, servers.logs) < GOES_BACK_SECONDS
     await servers.until_in(model, "rolled_back")
-    for name in NAMES:
-        while (await in_force(servers, name, model))[2]:
-            assert time.monotonic() - since < 30, servers.logs()
-            await asyncio.sleep(0.02)
+    await seconds_until(by_the_record, since, servers.logs)
 
 
 @pytest.mark.parametrize(("model", "everybody"), [("cut", False), ("apart", True)], ids=["driver", "all"])

@@ -134,7 +134,7 @@ def test_servers_are_upgraded_one_after_the_other_and_no_request_fails(release_b
             for selector in ("", "^1", "stable"):
                 answer = client.predict("m", {"x": X}, version=selector)
                 answers.append((answer.version, float(answer["y"][0, 0])))
-                time.sleep(0.005)  # so that the servers get the cores to start on
+                time.sleep(0.02)  # so that the servers get the cores to start on
 
     with ExitStack() as stack, ThreadPoolExecutor(2) as pool:
         logs = [tmp_path / f"before-{port}.log" for port in ports]

@@ -10,11 +10,11 @@ from typing import cast
 
 import grpc
 
+from turnout.address import Address
 from turnout.cli.answers_view import read_answers
 from turnout.cli.interceptor import TokenInterceptor
 from turnout.cli.output import ServerRefused
 from turnout.cli.tls_options import GIVEN, GIVEN_TOKEN, GivenToken
-from turnout.config import Address, load_settings
 from turnout.errors import ConfigError, Violation
 from turnout.routing.answers import Answers
 from turnout_client import Client, Tls, TurnoutClientError, Unavailable
@@ -99,6 +99,8 @@ class Server:
                 return cls(Address.parse(server), given)
             except ValueError as error:
                 raise ConfigError(f"--server: {error}, got {server!r}") from None
+        from turnout.config import load_settings
+
         settings = load_settings(config).settings
         control = settings.control
         if control.port == 0:

@@ -3,6 +3,7 @@
 `Settings(...)` reads nothing but its arguments; `load_settings` reads `turnout.toml`, `TURNOUT_*` and flags.
 """
 
+from turnout.address import Address, is_loopback
 from turnout.config.auth import Auth, JwtIssuer
 from turnout.config.exposure import check_exposure, open_to_anybody
 from turnout.config.repository_url import RepositoryUrl
@@ -29,7 +30,7 @@ from turnout.config.sections import (
 from turnout.config.settings import ModelOverrides, ModelSettings, ModelTable, Settings, in_force
 from turnout.config.sources import Loaded, SettingsSource, load_settings, misread_variables
 from turnout.config.tls import LISTENERS, ClientCertificates, ListenerName, ListenerTls, Tls
-from turnout.config.values import Address, Load, LoadAll, LoadLatest, LoadSelectors, Provider, is_loopback
+from turnout.config.values import Load, LoadAll, LoadLatest, LoadSelectors, Provider
 from turnout.config.web import Console, Web
 
 __all__ = [

@@ -7,8 +7,9 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode
 
+from turnout.address import is_loopback
 from turnout.config.sections import Section
-from turnout.config.values import Duration, FilePath, is_loopback, listed
+from turnout.config.values import Duration, FilePath, listed
 
 JwtAlgorithm = Literal[
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
@@ -63,8 +64,9 @@ class JwtIssuer(Section):
         "RS256",
         "ES256",
     )
-    subject_claim: Annotated[str, Field(pattern=r"^[\w.:/-]{1,128}$")] = "sub"
-    groups_claim: Annotated[str, Field(pattern=r"^[\w.:/-]{0,128}$")] = ""
+    # The bound is no part of the patterns: all that \w stands for, 128 times over, took 80 ms of each start to compile.
+    subject_claim: Annotated[str, Field(max_length=128, pattern=r"^[\w.:/-]+$")] = "sub"
+    groups_claim: Annotated[str, Field(max_length=128, pattern=r"^[\w.:/-]*$")] = ""
     leeway_s: Annotated[Duration, Field(le=300)] = 30.0
     refresh_s: Annotated[Duration, Field(ge=1, le=86_400)] = 300.0
 

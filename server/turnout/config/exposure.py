@@ -1,8 +1,8 @@
 """Which listeners are reached from other machines, and whether they know who comes. Pure."""
 
+from turnout.address import Address, is_loopback
 from turnout.config.settings import Settings
 from turnout.config.tls import LISTENERS, ListenerName
-from turnout.config.values import Address, is_loopback
 from turnout.errors import ConfigError
 
 

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from turnout.address import Address
 from turnout.config.auth import Auth
 from turnout.config.repository_url import ModelsField, RepositoryUrl
 from turnout.config.rollouts import Probes, Rollout
@@ -35,7 +36,6 @@ from turnout.config.sections import (
 )
 from turnout.config.tls import Tls
 from turnout.config.values import (
-    Address,
     AddressField,
     Count,
     DatabaseUrl,

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from turnout.config.values import LOOPBACK_NAMES
+from turnout.address import LOOPBACK_NAMES
 
 _FORM_TYPES = frozenset({"text/plain", "multipart/form-data"})
 """What a page may send elsewhere without asking first, and no client of ours sends. The third such type,

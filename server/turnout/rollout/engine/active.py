@@ -154,7 +154,12 @@ class ActiveRollout:
 
 
 def tick_records(rollout: Rollout, gathered: Gathered, shadow: Count) -> list[Mapping[str, object]]:
-    """Returns what is recorded of what was taken, so that the evidence can be computed again from it."""
+    """Returns what is recorded of what was taken, so that the evidence can be computed again from it.
+
+    One that has ended takes nothing more, and may wait for the store for many a tick until that is recorded.
+    """
+    if rollout.state.final:
+        return []
     where = {"state": str(rollout.state), "weight": rollout.canary_weight}
     found: list[Mapping[str, object]] = [
         {**tick.to_json(), **where, "latency": latency}

@@ -1,0 +1,41 @@
+"""What is recorded of each tick: the evidence can be computed again from it, whatever state the rollout is in."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from rollout_values import BAD, GOOD, S, begun, gone, reached
+from rollout_wire import replayed
+from turnout.rollout.attempt import Rollout, RolloutState
+from turnout.rollout.engine.active import tick_records
+from turnout.rollout.engine.server_ticks import Gathered
+
+ENDS = replace(GOOD, in_force=True)
+
+
+def ended(state: RolloutState) -> Rollout:
+    rollout = replace(reached(S.ABORTING if state is not S.SUCCEEDED else S.WATCHING), state=state)
+    assert rollout.state.final
+    return rollout
+
+
+@pytest.mark.parametrize("state", [state for state in S if state.final])
+def test_one_that_has_ended_records_no_tick_while_the_store_keeps_it_waiting(state: RolloutState) -> None:
+    rollout = ended(state)
+    assert gone(rollout, GOOD) == (rollout, [])
+    assert tick_records(rollout, Gathered(GOOD.ticks, [{}], (), {}), GOOD.shadow) == []
+
+
+@pytest.mark.parametrize("facts", [ENDS, replace(BAD, in_force=True)], ids=["good", "bad"])
+def test_the_evidence_is_what_the_records_come_to_at_each_tick_and_ticks_after_the_end(facts) -> None:
+    rollout, records, over = begun(), [], 0
+    for _ in range(100):
+        found = tick_records(rollout, Gathered(facts.ticks, [{}] * len(facts.ticks), (), {}), facts.shadow)
+        records += json.loads(json.dumps(found))
+        over += rollout.state.final
+        rollout, _told = gone(rollout, facts)
+        assert replayed(rollout.plan, records) == rollout.evidence, rollout.state
+        if over > 3:
+            return
+    raise AssertionError(rollout.state)
