@@ -109,7 +109,7 @@ def command(*arguments: str | Path, log: Path, **environment: str) -> Iterator["
     """Starts a command in a process of its own, which may be killed; forked as `serving` does."""
     log.touch()
     program = "from turnout.__main__ import main; main()"
-    process = _forking().Process(
+    process = forking().Process(
         target=forked.run, args=(program, list(map(str, arguments)), os.environ | environment, str(log))
     )
     process.start()
