@@ -139,10 +139,10 @@ def forking() -> ForkServerContext:
 
 
 @contextmanager
-def serving_in_thread(models: Path, **settings: Any) -> Iterator[Server]:
+def serving_in_thread(models: Path, *, wait: bool = False, **settings: Any) -> Iterator[Server]:
     """Runs a server in a thread of this process, where the test and its commands are not on an event loop.
 
     It serves as one in a process of its own does, and starts in a tenth of the time.
     """
-    with serve(models, wait=False, **settings) as server:
+    with serve(models, wait=wait, **settings) as server:
         yield Server(server.grpc, server.http, server.control)

@@ -97,7 +97,7 @@ def test_a_dead_side_task_stops_the_process_with_its_reason(publish_model, model
     publish_model("m", "1.0.0", scaled(1))
     script = (
         "import sys, turnout.app as app\n"
-        "async def follow(*_): raise OSError('the watch broke')\n"
+        "async def follow(*_, **__): raise OSError('the watch broke')\n"
         "app.follow = follow\n"  # the fault: what follows the repository dies
         "from turnout.__main__ import main\n"
         "sys.exit(main())\n"

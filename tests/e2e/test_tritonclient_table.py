@@ -53,6 +53,7 @@ def server(module_models: Path, publish_for_module: Publish, request: pytest.Fix
     publish_for_module("scale", "1.10.0", scaled(3))
     with http_collector() as collector, serving_in_thread(
         module_models,
+        wait=True,
         oip=Oip(allow_repository_control=True, allow_settings_changes=True, system_shared_memory=True),
         tracing=Tracing(endpoint=collector.endpoint, sample_ratio=1.0),
         transport=Transport(data=request.param),

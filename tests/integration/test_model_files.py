@@ -66,7 +66,7 @@ def test_links_of_the_hub_cache_are_followed_and_copied(source: Path, weights: P
     assert stat.S_ISREG(copy.lstat().st_mode)
     assert not (directory / "model.onnx").is_symlink()
     repository.verify("m", V1, expected=published.digest)
-    assert collect(PublishRequest("m", V1, source)).digest(V1) == published.digest
+    assert collect(PublishRequest("m", V1, source)).published(V1).digest == published.digest
 
 
 def test_the_cache_may_be_reached_over_a_link_and_hold_absolute_links(
