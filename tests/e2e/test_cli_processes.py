@@ -49,7 +49,7 @@ HERE = {
 
 AT_SERVER = {
     "top": "top --once --interval 0.2",
-    "predict": "predict m --input x=1,2,3,4",
+    "predict": "predict m --input x=[[1,2,3,4]]",
     "fetch": "fetch m@1.0.0 --to got",
     "load": "load m@2.0.0",
     "unload": "unload m@2.0.0",

@@ -95,7 +95,7 @@ async def test_crashes_again_and_again_fail_no_other_request_of_any_version(publ
             return request("other", x=X)
         return request("m", a=np.array([number]), b=np.array([2]))
 
-    async with clients(server, one, count=8) as seen, stub_of(server) as stub:
+    async with clients(server, one, count=8, pause=0.0) as seen, stub_of(server) as stub:
         told = [
             await refusal(stub.Predict(request("m", request_id=f"bad-{number}", **POISON), timeout=30))
             for number in range(4)

@@ -1,8 +1,10 @@
 """Each command's help ends with an example, which the command would take."""
 
+import json
 import re
 import shlex
 
+import numpy as np
 import pytest
 from typer.main import get_command
 
@@ -38,6 +40,14 @@ def test_each_is_one_that_the_command_takes(line) -> None:
     given = words[name.count(" ") + 1 :]
     with COMMANDS[name].make_context(name, list(given), resilient_parsing=False) as context:
         assert context.params
+
+
+def test_inputs_of_examples_can_be_read() -> None:
+    given = [word for line in EXAMPLES["predict"] for word in shlex.split(line) if "=" in word]
+    assert given
+    for text in given:
+        name, value = text.split("=", 1)
+        assert value == "random" or np.asarray(json.loads(value)).size, name
 
 
 def test_what_meta_takes_is_named() -> None:

@@ -31,7 +31,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "import triton": ("turnout import triton model_repository --dry-run",),
     "top": ("turnout top", "turnout top --once"),
     "servers": ("turnout servers",),
-    "predict": ("turnout predict magika@^3 --input bytes=random", "turnout predict scale --input x=1,2,3,4"),
+    "predict": ("turnout predict magika@^3 --input bytes=random", "turnout predict scale --input 'x=[[1, 2, 3, 4]]'"),
     "fetch": (
         "turnout fetch magika@3.3.0 --to magika-3.3.0",
         "turnout fetch magika@3.3.0 --to magika-3.3.0 --signatures signatures",
