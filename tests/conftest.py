@@ -18,13 +18,14 @@ import pytest_asyncio
 from order import scheduler, sort_key, workers
 from published import Publish, PublishedRepositories
 from turnout.app import Running, running
-from turnout.config import Address, Drain, Settings
+from turnout.config import Address, Settings
 from turnout.rollout.clock import SYSTEM_CLOCK, Clock
 from turnout.serving.sandbox.fork_server import SHARED, ForkServer, start_processes
 from turnout.serving.sandbox.processes import Processes
 from turnout.state.engine import sqlite_url
 from turnout.state.store import StateStore
 from turnout.telemetry.logging import make_logger
+from turnout.testing import FREE_PORTS
 
 # Machines are shared and noisy: how long an example takes says nothing about the code.
 hypothesis.settings.register_profile("turnout", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -156,10 +157,7 @@ def publish_model(models: Path, tmp_path: Path, published: PublishedRepositories
 
 def make_settings(models: Path, **settings: Any) -> Settings:
     """Settings of a server on free loopback ports."""
-    return Settings(
-        **{"models": models, "grpc": LOOPBACK, "http": LOOPBACK, "control": LOOPBACK, "drain": Drain(delay_s=0)}
-        | settings
-    )
+    return Settings(**{"models": models, **FREE_PORTS, **settings})
 
 
 @pytest.fixture

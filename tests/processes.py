@@ -19,6 +19,7 @@ from typing import Any
 import command_line
 import forked
 from turnout.serving.sandbox.processes import CHILD_ENVIRONMENT
+from turnout.testing import Served as Server
 from turnout.testing import serve
 
 TURNOUT = [sys.executable, "-m", "turnout"]
@@ -37,15 +38,6 @@ def turnout_process(*arguments: str | Path, check: bool = True) -> "subprocess.C
     done = subprocess.run([*TURNOUT, *map(str, arguments)], capture_output=True, text=True, timeout=240)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
-
-
-@dataclass
-class Server:
-    """Where a server listens."""
-
-    grpc: str
-    http: str
-    control: str
 
 
 @dataclass
@@ -145,4 +137,4 @@ def serving_in_thread(models: Path, *, wait: bool = False, **settings: Any) -> I
     It serves as one in a process of its own does, and starts in a tenth of the time.
     """
     with serve(models, wait=wait, **settings) as server:
-        yield Server(server.grpc, server.http, server.control)
+        yield server

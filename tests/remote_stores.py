@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 import boto3
 import httpx
+import pytest
 
 import debian
 from turnout.config import Repository, RepositoryUrl
@@ -34,6 +35,8 @@ REGISTRY = debian.program("docker-registry", "docker-registry")
 NEEDS_REGISTRY = debian.needs(REGISTRY, "docker-registry")
 
 KINDS = ("s3", "gs", "oci")
+EVERY_KIND = [pytest.param(kind, marks=NEEDS_REGISTRY) if kind == "oci" else kind for kind in KINDS]
+"""To parametrise with."""
 BUCKET = "versions"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "AKIAOFTHETESTS", "AWS_SECRET_ACCESS_KEY": "secret-of-the-tests"}
 ENVIRONMENT = CREDENTIALS | {"AWS_DEFAULT_REGION": "us-east-1", "NO_GCE_CHECK": "true"}
@@ -137,10 +140,13 @@ class RemoteStore:
 
 @contextmanager
 def running_store(kind: str, home: Path) -> Iterator[RemoteStore]:
-    """Runs a server of that kind, with its bucket in it."""
+    """Runs a server of that kind, with its bucket in it; meanwhile the environment is what its clients need."""
     start: Callable[[Path], Any] = {"s3": _s3, "gs": _gcs, "oci": _registry}[kind]
-    with start(home) as endpoint:
-        yield RemoteStore(kind, endpoint, home / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        with start(home) as endpoint:
+            yield RemoteStore(kind, endpoint, home / "data")
 
 
 @contextmanager

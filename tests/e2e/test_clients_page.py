@@ -16,17 +16,13 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from semver import Version
 
 import made_once
 import node as node_packages
 from debian import needs, program
 from onnx_models import save, scaled
-from processes import Server, serving_in_thread
-from turnout.config import Settings
-from turnout.registry.publish import PublishRequest, publish
-from turnout.registry.repository import Repository
-from turnout.state.store import StateStore
+from processes import Server
+from turnout.testing import serve
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the first run on a machine installs Node and compiles
 
@@ -93,12 +89,7 @@ def requirements(wheel: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    root = tmp_path_factory.mktemp("clients")
-    with StateStore.open(Settings(models=root / "models").state_url) as store:
-        path = save(scaled(2), root / "scale.onnx")
-        publish(Repository(root / "models"), PublishRequest("scale", Version(1), path))
-        store.release("scale", Version(1), actor="test", reason="")
-    with serving_in_thread(root / "models") as running:
+    with serve({"scale@1.0.0": save(scaled(2), tmp_path_factory.mktemp("clients") / "scale.onnx")}) as running:
         yield running
 
 

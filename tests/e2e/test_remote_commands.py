@@ -12,7 +12,7 @@ from semver import Version
 
 import onnx_models
 from processes import turnout
-from remote_stores import CREDENTIALS, ENVIRONMENT, KINDS, NEEDS_REGISTRY, RemoteStore, running_store
+from remote_stores import CREDENTIALS, EVERY_KIND, RemoteStore, running_store
 from turnout.config import Settings
 from turnout.errors import ConfigError
 from turnout.mounting import with_state
@@ -28,13 +28,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 V1 = Version(1)
 
 
-@pytest.fixture(scope="module", params=[pytest.param(k, marks=NEEDS_REGISTRY) if k == "oci" else k for k in KINDS])
+@pytest.fixture(scope="module", params=EVERY_KIND)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RemoteStore]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in ENVIRONMENT.items():
-            patch.setenv(name, value)
-        with running_store(request.param, tmp_path_factory.mktemp(request.param)) as store:
-            yield store
+    with running_store(request.param, tmp_path_factory.mktemp(request.param)) as store:
+        yield store
 
 
 @pytest.fixture

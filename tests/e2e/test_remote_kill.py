@@ -10,7 +10,7 @@ from semver import Version
 
 import onnx_models
 from processes import command, turnout
-from remote_stores import ENVIRONMENT, NEEDS_REGISTRY, RemoteStore, StoppingProxy, running_store
+from remote_stores import NEEDS_REGISTRY, RemoteStore, StoppingProxy, running_store
 from turnout.registry.listing import Published
 from turnout.registry.publish import PublishRequest, publish
 from turnout.registry.repository import Repository
@@ -25,11 +25,8 @@ V1 = Version(1)
 
 @pytest.fixture(scope="module", params=["s3", pytest.param("oci", marks=NEEDS_REGISTRY)])
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RemoteStore]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in ENVIRONMENT.items():
-            patch.setenv(name, value)
-        with running_store(request.param, tmp_path_factory.mktemp(request.param)) as store:
-            yield store.apart()
+    with running_store(request.param, tmp_path_factory.mktemp(request.param)) as store:
+        yield store.apart()
 
 
 def test_a_publish_that_is_killed_at_any_write_leaves_a_whole_version_or_none_and_the_next_one_succeeds(

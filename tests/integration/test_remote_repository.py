@@ -20,7 +20,7 @@ from semver import Version
 
 import onnx_models
 from conftest import StartServer
-from remote_stores import CREDENTIALS, ENVIRONMENT, KINDS, NEEDS_REGISTRY, RemoteStore, StoppingProxy, running_store
+from remote_stores import CREDENTIALS, EVERY_KIND, NEEDS_REGISTRY, RemoteStore, StoppingProxy, running_store
 from turnout.errors import AlreadyExists, ChangeRefused, DigestMismatch, Exhausted, StoreUnavailable, TurnoutError
 from turnout.registry import in_use
 from turnout.registry.publish import PublishRequest, PublishResult, publish
@@ -37,13 +37,10 @@ _AWAY_SECONDS = {"s3": 8.0, "gs": 4.0, "oci": 8.0}
 """What a store may take to answer that is going to be away: gcsfs asks again and again for all of it."""
 
 
-@pytest.fixture(scope="module", params=[pytest.param(k, marks=NEEDS_REGISTRY) if k == "oci" else k for k in KINDS])
+@pytest.fixture(scope="module", params=EVERY_KIND)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RemoteStore]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in ENVIRONMENT.items():
-            patch.setenv(name, value)
-        with running_store(request.param, tmp_path_factory.mktemp(request.param)) as store:
-            yield store
+    with running_store(request.param, tmp_path_factory.mktemp(request.param)) as store:
+        yield store
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
 from turnout.config.sections import Section
-from turnout.config.values import Count, CountOrNone, Duration, FilePath, HeaderName, HeaderValue, Number
+from turnout.config.values import Count, CountOrNone, Duration, FilePath, HeaderName, HeaderValue, Number, http_url
 
 PLACEHOLDERS = ("model", "candidate", "baseline")
 """What a probe's query, or the path and query of its URL, may have in braces."""
@@ -27,16 +27,11 @@ def _probe_name(name: str) -> str:
 
 
 def _http_url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        parts.port  # noqa: B018 - raises where it is none
-    except ValueError:
-        raise ValueError("expected an HTTP URL, such as http://prometheus:9090") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment or re.search(r"\s", url):
-        raise ValueError("expected an HTTP URL, such as http://prometheus:9090")
-    if "@" in parts.netloc:
-        raise ValueError("expected a URL without a password; put what proves who you are in headers or bearer_token")
-    if "{" in parts.netloc:
+    expected = "expected an HTTP URL, such as http://prometheus:9090"
+    if re.search(r"\s", url):
+        raise ValueError(expected)
+    of_user = "expected a URL without a password; put what proves who you are in headers or bearer_token"
+    if "{" in urlsplit(http_url(url, expected, of_user, query=True)).netloc:
         raise ValueError("expected a URL whose host has no placeholder")
     return url
 

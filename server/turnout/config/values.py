@@ -155,34 +155,45 @@ def _long_enough(secret: SecretStr) -> SecretStr:
     return secret
 
 
-def _parse_endpoint(value: Any) -> str:
-    if value == "":
-        return ""
+def http_url(url: str, expected: str, of_user: str, *, query: bool = False) -> str:
+    """Returns a URL of HTTP as it is.
+
+    Args:
+        url: What was written.
+        expected: What is said where it is none.
+        of_user: What is said where it holds a user or a password.
+        query: It may have a query.
+
+    Raises:
+        ValueError: With one of the two sentences.
+    """
     try:
-        parts = urlsplit(value if isinstance(value, str) else "?")
+        parts = urlsplit(url)
         parts.port  # noqa: B018 - raises where it is none
     except ValueError:
-        raise ValueError("expected an OTLP endpoint, such as http://collector:4318") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError("expected an OTLP endpoint, such as http://collector:4318")
+        raise ValueError(expected) from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment or (parts.query and not query):
+        raise ValueError(expected)
     if "@" in parts.netloc:
-        raise ValueError("expected an OTLP endpoint without a password; put what proves who you are in tracing.headers")
-    return str(value)
+        raise ValueError(of_user)
+    return url
+
+
+def _optional_url(value: Any, expected: str, of_user: str) -> str:
+    return "" if value == "" else http_url(value if isinstance(value, str) else "?", expected, of_user)
+
+
+def _parse_endpoint(value: Any) -> str:
+    return _optional_url(
+        value,
+        "expected an OTLP endpoint, such as http://collector:4318",
+        "expected an OTLP endpoint without a password; put what proves who you are in tracing.headers",
+    )
 
 
 def _parse_http_url(value: Any) -> str:
-    if value == "":
-        return ""
-    try:
-        parts = urlsplit(value if isinstance(value, str) else "?")
-        parts.port  # noqa: B018 - raises where it is none
-    except ValueError:
-        raise ValueError("expected a URL such as https://minio.example.org:9000") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError("expected a URL such as https://minio.example.org:9000")
-    if "@" in parts.netloc:
-        raise ValueError("expected a URL without a user or password")
-    return str(value).rstrip("/")
+    expected = "expected a URL such as https://minio.example.org:9000"
+    return _optional_url(value, expected, "expected a URL without a user or password").rstrip("/")
 
 
 def _header_name(name: str) -> str:
