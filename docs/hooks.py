@@ -12,13 +12,13 @@ _log = logging.getLogger("mkdocs.hooks")
 
 
 def on_config(config: Any) -> Any:
-    """Puts all pages of `directory/` where the navigation names one."""
+    """Puts all pages of `directory/` where the navigation names one, its README.md first."""
     config.nav = [_expanded(entry, Path(config.docs_dir)) for entry in config.nav]
     return config
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
-    """Turns a link to a file of the repository that is no page into the file's path, and warns where there is none.
+    """Turns a link to a file of the repository that is no page into the file's path, and warns if it does not exist.
 
     On a forge such a link leads to the file; the site has only the pages.
     """
@@ -44,4 +44,5 @@ def _expanded(entry: Any, docs: Path) -> Any:
         return {title: _expanded(target, docs) for title, target in entry.items()}
     if not entry.endswith("/"):
         return entry
-    return [str(path.relative_to(docs)) for path in sorted((docs / entry).glob("*.md"))]
+    pages = sorted((docs / entry).glob("*.md"), key=lambda path: (path.name != "README.md", path.name))
+    return [str(path.relative_to(docs)) for path in pages]

@@ -79,8 +79,11 @@ def _file(file: FileDescriptorProto) -> Iterator[str]:
 
 
 def _heading(name: str, package: str) -> str:
-    """Returns a heading with the full name as its anchor: short names stand in several packages."""
-    return f"### {name} {{ #{package}.{name} }}"
+    """Returns a heading with the full name as its anchor: short names stand in several packages.
+
+    The anchor is HTML, which forges and the site read alike; `{ #name }` is read by the site only.
+    """
+    return f'### {name} <a id="{package}.{name}"></a>'
 
 
 def _service(service: ServiceDescriptorProto, package: str, comments: Comments, at: tuple[int, ...]) -> str:

@@ -59,7 +59,10 @@ def pages(site: Path) -> Mapping[Path, Page]:
 
 
 def test_the_site_has_every_page_of_the_docs(site: Path, pages: Mapping[Path, Page]) -> None:
-    written = {str(path.relative_to(ROOT / "docs").with_suffix("")) for path in (ROOT / "docs").rglob("*.md")}
+    pages_of_docs = (path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.md"))
+    written = {
+        str(page.with_name("index") if page.name == "README.md" else page.with_suffix("")) for page in pages_of_docs
+    }
     assert {str(path.relative_to(site).with_suffix("")) for path in pages} == written | {"404"}
 
 
