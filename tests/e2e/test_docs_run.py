@@ -1,4 +1,4 @@
-"""What the quick start and the how-tos tell their reader to do is done, and what they say is seen is seen."""
+"""What the README, the quick start and the how-tos tell their reader to do is done, and what they say is seen is seen."""
 
 import os
 import re
@@ -21,7 +21,7 @@ from forked_commands import forked_turnout
 from ports import free_port
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = [DOCS / "quick-start.md", *sorted((DOCS / "how-to").glob("*.md"))]
+PAGES = [DOCS / "quick-start.md", DOCS.parent / "README.md", *sorted((DOCS / "how-to").glob("*.md"))]
 OF_ITS_OWN = PAGES[:1]
 """Where each `turnout` is an interpreter of its own, as for the reader. On other pages it is forked: a second less."""
 
@@ -32,6 +32,7 @@ BOUND = 240.0
 
 NOT_RUN = [
     ("quick-start.md", "the tests have Turnout installed already"),
+    ("README.md", "the tests have Turnout installed already"),
     ("dashboards.md", "needs Docker"),
     ("gpu.md", "the tests have Turnout installed already"),
     ("gpu.md", "needs an NVIDIA GPU"),
@@ -42,6 +43,7 @@ NOT_RUN = [
 def test_every_page_is_here() -> None:
     assert [page.name for page in PAGES] == [
         "quick-start.md",
+        "README.md",
         "automatic-rollout.md",
         "canary-by-hand.md",
         "dashboards.md",
