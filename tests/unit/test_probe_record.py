@@ -1,4 +1,4 @@
-"""What measurements of probes come to: property tests of the rules in docs/rollouts.md."""
+"""What measurements of probes come to: property tests of the rules in docs/rollout-checks.md."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""docs/rollouts.md says what is so."""
+"""What docs/rollouts.md and docs/rollout-checks.md say of plans, commands, probes and webhooks is so."""
 
 import hashlib
 import hmac
@@ -21,7 +21,9 @@ from turnout.rollout.guards import Guards
 from turnout.rollout.plan import ON_INSUFFICIENT, ON_NEWER, Plan, ShadowStage, Step
 from turnout.web.report.spans import duration_text, share_text
 
-TEXT = (Path(__file__).parents[2] / "docs/rollouts.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+TEXT = (DOCS / "rollouts.md").read_text()
+CHECKS = (DOCS / "rollout-checks.md").read_text()
 ROWS = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", TEXT.split("## The plan")[1].split("## Commands")[0], re.MULTILINE))
 
 
@@ -50,7 +52,7 @@ def test_the_table_has_every_field_of_a_plan_with_its_default() -> None:
 def test_every_field_of_a_stage_and_every_choice_is_named() -> None:
     for kind in (Step, ShadowStage, Breaker, Guards):
         for field in fields(kind):
-            assert f"`{field.name}`" in TEXT
+            assert f"`{field.name}`" in TEXT + CHECKS
     for choice in (*ON_INSUFFICIENT, *ON_NEWER):
         assert f"`{choice}`" in TEXT
 
@@ -72,7 +74,7 @@ def test_every_command_is_told() -> None:
 
 
 def test_the_signature_check_takes_what_is_signed_and_nothing_else() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", CHECKS, re.DOTALL)
     names: dict[str, object] = {}
     exec(code, names)  # the page's own example
     check = names["is_from_turnout"]
@@ -85,7 +87,7 @@ def test_the_signature_check_takes_what_is_signed_and_nothing_else() -> None:
 
 
 def test_the_probes_of_the_page_are_a_configuration_and_every_key_of_one_is_named(tmp_path: Path) -> None:
-    section = TEXT[TEXT.index("### Probes\n") : TEXT.index("### A baseline that is broken")]
+    section = CHECKS[CHECKS.index("## Probes\n") : CHECKS.index("## A webhook that may veto")]
     (file,) = re.findall(r"```toml\n(.*?)```", section, re.DOTALL)
     path = tmp_path / "turnout.toml"
     path.write_text(file)
@@ -107,7 +109,7 @@ def test_the_probes_of_the_page_are_a_configuration_and_every_key_of_one_is_name
 
 def test_the_question_of_the_page_has_the_keys_of_the_one_that_is_asked() -> None:
     rollout = Rollout.start("m", Version(2), Version(1), 1, Plan(), "ann", "")
-    (example,) = [body for body in re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL) if '"confirm"' in body]
+    (example,) = [body for body in re.findall(r"```json\n(.*?)```", CHECKS, re.DOTALL) if '"confirm"' in body]
     asked, told = confirm_body(rollout, 1, "now"), json.loads(example)
     assert set(asked) == set(told)
     assert set(asked["evidence"]) == set(told["evidence"])
