@@ -59,12 +59,15 @@ from turnout.rollout.engine.engine import RolloutEngine
 from turnout.rollout.engine.ownership import Ownership
 
 marks = Path(os.environ["MARKS"])
-apply, run, lapsed = Enforcement.apply, RolloutEngine.run, Ownership._lapsed
+apply, run, lapsed, advance = Enforcement.apply, RolloutEngine.run, Ownership._lapsed, RolloutEngine._advance
 
-async def hold(active, where):
+def stops(active, where):
     rollout = active.rollout
     place = f"{rollout.model} {'paused' if rollout.pauses else rollout.state}:{where}"
-    if active.saved and (marks / "hold").read_text() == place:
+    return (marks / "hold").read_text() == place and place
+
+async def hold(active, where):
+    if active.saved and (place := stops(active, where)):
         (marks / "held").write_text(place)
         await asyncio.Event().wait()
 
@@ -72,6 +75,13 @@ async def applying(self, active, *more):
     await hold(active, "recorded")
     await apply(self, active, *more)
     await hold(active, "applied")
+
+async def advancing(self, active):
+    if stops(active, "recorded") or stops(active, "applied"):  # not there yet: the store is slow, or it took this over
+        while not active.saved:
+            await asyncio.sleep(0.02)
+        await self._enforcement.apply(active, 30.0)
+    return await advance(self, active)
 
 async def running(self, *beside):
     (marks / "driver").write_text(self._ownership.driver)
@@ -87,7 +97,7 @@ def stands_still(driver):
 def lapsing(self, key, record, now):
     return lapsed(self, key, record, now) and not stands_still(record.driver)
 
-Enforcement.apply, RolloutEngine.run, Ownership._lapsed = applying, running, lapsing
+Enforcement.apply, RolloutEngine.run, Ownership._lapsed, RolloutEngine._advance = applying, running, lapsing, advancing
 main()
 """
 
