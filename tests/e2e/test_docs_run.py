@@ -1,4 +1,6 @@
-"""What the README, the quick start and the how-tos tell their reader to do is done, and what they say is seen is seen."""
+"""What the README, the quick start and the how-tos tell their reader to do is done, and what they say is seen is
+seen.
+"""
 
 import os
 import re
