@@ -72,7 +72,7 @@ class JwtIssuer(Section):
 
 
 class Auth(Section):
-    """Who may do what. Where it is not enabled, listeners take whoever reaches them at their word.
+    """Who may do what. If it is not enabled, listeners accept everybody who reaches them.
 
     Attributes:
         enabled: Each call has to prove who makes it: by a token (`turnout token create`), a JWT, or a client

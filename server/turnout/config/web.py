@@ -7,7 +7,7 @@ from turnout.config.values import FilePath, HostNames, Token
 
 
 class Web(Section):
-    """What browsers are told on the HTTP listener.
+    """What browsers may do on the HTTP listener.
 
     Attributes:
         hosts: Names that the server is reached by. A request with another name in its Host header is refused: whoever

@@ -1,4 +1,4 @@
-"""Which share of a model's unpinned traffic each version has, as wished for and as in force."""
+"""Which share of a model's unpinned traffic each version has, desired and in force."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -376,7 +376,7 @@ def _gauges(versions: Sequence[VersionRecorder]) -> Iterator[Family]:
         [(v.labels | {"device": d}, n) for v in present for d, n in v.memory_bytes.items()],
     )  # fmt: skip
     yield Family(
-        "turnout_traffic_weight", "gauge", "Share of the unpinned traffic, 0 to 1, as wished for and as in force.",
+        "turnout_traffic_weight", "gauge", "Share of the unpinned traffic, 0 to 1, desired and in force.",
         [(v.labels | {"role": r, "kind": k}, w) for v in present for (r, k), w in v.traffic_weight.items()],
     )  # fmt: skip
     yield Family(
