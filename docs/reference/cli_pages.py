@@ -11,12 +11,12 @@ from turnout.cli.examples import EXAMPLES
 from turnout.cli.main import application
 
 _INTRODUCTION = """\
-Every command, with its options. `turnout --help` and `turnout COMMAND --help` print the same. Commands that read or change
-the repository work on the disk (`--models`, `--state`). Commands that ask a running server find its control listener by
-`--server`. All of them read `turnout.toml` if it exists: [Configuration](../configuration.md).
+Every command, with its options. `turnout --help` and `turnout COMMAND --help` print the same. Commands that read or
+change the repository work on the disk (`--models`, `--state`). Commands that ask a running server find its control
+listener by `--server`. All of them read `turnout.toml` if it exists: [Configuration](../configuration.md).
 
-A command exits with 0 if it did what it says, with 1 if it was refused or failed, and with 2 for wrong usage. A command with
-other exit codes lists them.
+A command exits with 0 if it did what it says, with 1 if it was refused or failed, and with 2 for wrong usage. A
+command with other exit codes lists them.
 """
 
 _HIDDEN = {"--help", "--install-completion", "--show-completion"}

@@ -17,8 +17,8 @@ from turnout.telemetry.metrics.versions import KnownVersion, Metrics
 from turnout.telemetry.metrics.workers import worker_families
 
 _INTRODUCTION = """\
-Every metric of `GET /metrics`, with its type and labels. [Metrics](../metrics.md) says which metric answers which question,
-what labels hold, and what a dashboard may rely on.
+Every metric of `GET /metrics`, with its type and labels. [Metrics](../metrics.md) says which metric answers which
+question, what labels hold, and what a dashboard may rely on.
 """
 
 _AREAS = {

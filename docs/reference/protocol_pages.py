@@ -18,9 +18,9 @@ from google.protobuf.descriptor_pb2 import (
 from markdown_text import page, prose, table
 
 _INTRODUCTION = """\
-Every gRPC service and message. [Architecture](../architecture.md#listeners) says which service is on which listener, and
-[Clients](../clients.md) how to call them. The files are in [protos/](../../protos/). A field that is not set has its type's
-zero; an `optional` field distinguishes the two. A `oneof` holds at most one of its fields.
+Every gRPC service and message. [Architecture](../architecture.md#listeners) says which service is on which listener,
+and [Clients](../clients.md) how to call them. The files are in [protos/](../../protos/). A field that is not set has
+its type's zero; an `optional` field distinguishes the two. A `oneof` holds at most one of its fields.
 """
 
 _ORDER = (
