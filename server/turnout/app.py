@@ -92,7 +92,6 @@ from turnout.serving.sandbox.processes import Processes
 from turnout.serving.trial import TrialLab
 from turnout.startup import NEW_STORE, prepare_log, prepare_repository, store_is_new
 from turnout.state.store import StateStore
-from turnout.telemetry.exposition import Form
 from turnout.telemetry.gpu import Gpu
 from turnout.telemetry.logging import AccessLog, LibraryLogs, LogForm, Threshold, make_logger
 from turnout.telemetry.metrics import Metrics
@@ -370,9 +369,9 @@ async def running(
             metrics.server.memory = await memory.value(_SCRAPE_READ_SECONDS)
             metrics.server.gpus = await gpus.value(_SCRAPE_READ_SECONDS)
 
-        async def scrape(form: Form) -> bytes:
+        async def scrape(content_type: str) -> bytes:
             await sample()
-            return await metrics.scrape(form)
+            return await metrics.scrape(content_type)
 
         async def snapshot(_: bytes = b"") -> bytes:
             await sample()

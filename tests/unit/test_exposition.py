@@ -5,7 +5,7 @@ import itertools
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from turnout.telemetry.exposition import Family, Form, negotiate, render
+from turnout.telemetry.families import Family, Form, negotiate, render
 from turnout.telemetry.histogram import LATENCY_BOUNDS, Exemplar, Histogram, geometric_bounds
 
 

@@ -10,14 +10,14 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 from prometheus_client.gc_collector import GCCollector
-from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from turnout.telemetry.batches import BatchSizes
-from turnout.telemetry.exposition import Family, Form, Labels, render
+from turnout.telemetry.exposition import FamilyCollector, render
+from turnout.telemetry.families import Family, Labels
 from turnout.telemetry.faults import FaultRecorder, fault_families
 from turnout.telemetry.histogram import LATENCY_BOUNDS, Exemplar, Histogram
 from turnout.telemetry.log_writer import dropped_lines
@@ -199,6 +199,9 @@ class Metrics:
         ProcessCollector(registry=self._process)
         PlatformCollector(registry=self._process)
         GCCollector(registry=self._process)
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(FamilyCollector(self.families))
+        self._registry.register(self._process)
 
     def version(self, model: str, version: str, digest: str, slo_edges: Sequence[float] = ()) -> VersionRecorder:
         """Returns the recorder of a version that comes into service.
@@ -246,18 +249,17 @@ class Metrics:
             recorder = self._shadows[model, version] = ShadowRecorder(model, version)
         return recorder
 
-    async def scrape(self, form: Form = Form.TEXT) -> bytes:
-        """Returns all metrics, written so, and lets the grace of versions that left run down by one scrape."""
+    async def scrape(self, content_type: str) -> bytes:
+        """Returns all metrics in a format, and lets the grace of versions that left run down by one scrape."""
         versions = list(self._versions.values())
-        text = await render(self.families(versions), form)
+        text = await render(self._registry, content_type)
         self._run_down(versions)
-        process = openmetrics.generate_latest if form is Form.OPENMETRICS else generate_latest
-        return text + process(self._process)
+        return text
 
     def snapshot(self) -> Iterator[Family]:
         """Yields every family, of this process too, for whoever adds up several servers; likewise a scrape."""
         versions = list(self._versions.values())
-        yield from self.families(versions)
+        yield from self.families()
         self._run_down(versions)
         yield from own_families(self._process.collect())
 
@@ -269,10 +271,9 @@ class Metrics:
                     del self._versions[recorder.model, recorder.version]
                     self._shadows.pop((recorder.model, recorder.version), None)
 
-    def families(self, versions: Sequence[VersionRecorder] | None = None) -> Iterator[Family]:
-        """Returns every family of ours with its series now; of `versions` only, where they are given."""
-        if versions is None:
-            versions = list(self._versions.values())
+    def families(self) -> Iterator[Family]:
+        """Returns every family of ours with its series now."""
+        versions = list(self._versions.values())
         yield Family("turnout_requests_total", "counter", "Requests by how they ended.", self._requests(versions))
         yield Family(
             "turnout_route_decisions_total", "counter", "Requests by the version and role that routing chose.",

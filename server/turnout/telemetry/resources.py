@@ -8,7 +8,7 @@ from enum import StrEnum
 from turnout.admission import Admission, ReceiveBudget
 from turnout.telemetry.admission import admission_families
 from turnout.telemetry.auth import AuthRecorder, auth_families
-from turnout.telemetry.exposition import Family
+from turnout.telemetry.families import Family
 from turnout.telemetry.gpu import Gpu, gpu_families
 from turnout.telemetry.tls import TlsRecorder, tls_families
 

@@ -11,7 +11,6 @@ from typing import Protocol
 
 from turnout.config import Settings
 from turnout.errors import TurnoutError, Unavailable
-from turnout.telemetry.exposition import Form
 from turnout.workers.division import share_of
 from turnout.workers.link import Link
 
@@ -136,13 +135,13 @@ class Member:
         except TurnoutError:
             return
 
-    async def scrape(self, form: Form) -> bytes:
-        """Returns the metrics of all workers, written so.
+    async def scrape(self, content_type: str) -> bytes:
+        """Returns the metrics of all workers in a format.
 
         Raises:
             Unavailable: The parent does not answer.
         """
-        return await self._link.ask("scrape", form.name.encode(), bound=SCRAPE_SECONDS)
+        return await self._link.ask("scrape", content_type.encode(), bound=SCRAPE_SECONDS)
 
     async def gather(self, topic: str, body: bytes = b"", *, bound: float) -> Mapping[int, bytes | Unavailable]:
         """Returns what each other worker that runs answers, by its number.
