@@ -21,7 +21,7 @@ class Family:
         name: Full name, `_total` included for counters.
         kind: Prometheus's type.
         help: One sentence.
-        series: Labels and value of each series.
+        series: Labels and value of each series; read once, perhaps while the event loop counts on between two of them.
     """
 
     name: str

@@ -277,22 +277,17 @@ class Metrics:
         yield Family("turnout_requests_total", "counter", "Requests by how they ended.", self._requests(versions))
         yield Family(
             "turnout_route_decisions_total", "counter", "Requests by the version and role that routing chose.",
-            [
-                (v.labels | {"role": role}, float(recorder.decisions))
-                for v in versions
-                for role, recorder in v.roles.items()
-                if recorder.decisions
-            ],
+            ((labels, float(recorder.decisions)) for labels, recorder in _roles(versions) if recorder.decisions),
         )  # fmt: skip
         for name, text, attribute in (
             ("turnout_request_duration_seconds", "From arrival to answer.", "duration"),
             ("turnout_queue_duration_seconds", "From admission to the start of the run.", "queue"),
             ("turnout_compute_duration_seconds", "The model's run, of the whole batch.", "compute"),
         ):
-            yield Family(name, "histogram", text, list(_role_histograms(versions, attribute)))
+            yield Family(name, "histogram", text, _role_histograms(versions, attribute))
         yield Family(
             "turnout_batch_size", "histogram", "Rows of each batch that gave answers.",
-            [(v.labels, v.batches.histogram()) for v in versions if v.batches.runs],
+            ((v.labels, v.batches.histogram()) for v in versions if v.batches.runs),
         )  # fmt: skip
         yield Family(
             "turnout_batching_demoted_total", "counter",
@@ -307,12 +302,11 @@ class Metrics:
         yield Family(
             "turnout_slo_exceeded_total", "counter",
             "Requests slower than the model's own latency objective, counted exactly.",
-            [
-                (v.labels | {"role": role, "threshold": repr(edge)}, float(count))
-                for v in versions
-                for role, r in v.roles.items()
+            (
+                (labels | {"threshold": repr(edge)}, float(count))
+                for labels, r in _roles(versions)
                 for edge, count in zip(r.slo_edges, r.slo_exceeded, strict=True)
-            ],
+            ),
         )  # fmt: skip
         isolated = [v for v in versions if v.isolated_restarts is not None]
         yield Family(
@@ -340,18 +334,23 @@ class Metrics:
         yield from fault_families(self.faults, dropped_lines())
 
     def _requests(self, versions: Sequence[VersionRecorder]) -> Iterator[tuple[Labels, float]]:
-        for v in versions:
-            for role, recorder in v.roles.items():
-                for code, count in recorder.codes.items():
-                    yield v.labels | {"role": role, "code": code}, count
-        for (model, code), count in self._unrouted.items():
+        for labels, recorder in _roles(versions):
+            for code, count in list(recorder.codes.items()):
+                yield labels | {"code": code}, count
+        for (model, code), count in list(self._unrouted.items()):
             yield {"model": model, "version": "", "role": "", "code": code}, count
 
 
-def _role_histograms(versions: Iterable[VersionRecorder], attribute: str) -> Iterator[tuple[Labels, Histogram]]:
+def _roles(versions: Iterable[VersionRecorder]) -> Iterator[tuple[dict[str, str], RoleRecorder]]:
+    """Yields labels and recorder of each role, also where roles are added meanwhile."""
     for v in versions:
-        for role, recorder in v.roles.items():
-            yield v.labels | {"role": role}, getattr(recorder, attribute)
+        for role, recorder in list(v.roles.items()):
+            yield v.labels | {"role": role}, recorder
+
+
+def _role_histograms(versions: Iterable[VersionRecorder], attribute: str) -> Iterator[tuple[Labels, Histogram]]:
+    for labels, recorder in _roles(versions):
+        yield labels, getattr(recorder, attribute)
 
 
 def _gauges(versions: Sequence[VersionRecorder]) -> Iterator[Family]:
