@@ -369,9 +369,9 @@ async def running(
             metrics.server.memory = await memory.value(_SCRAPE_READ_SECONDS)
             metrics.server.gpus = await gpus.value(_SCRAPE_READ_SECONDS)
 
-        async def scrape(content_type: str) -> bytes:
+        async def scrape(content_type: str) -> AsyncIterator[bytes]:
             await sample()
-            return await metrics.scrape(content_type)
+            return metrics.scrape(content_type)
 
         async def snapshot(_: bytes = b"") -> bytes:
             await sample()

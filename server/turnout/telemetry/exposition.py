@@ -7,9 +7,8 @@ held the loop for 0.2 s (docs/decisions/0069-metrics-are-a-collector.md).
 import asyncio
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from functools import lru_cache
-from io import BytesIO
 from itertools import islice
 from typing import cast
 
@@ -27,6 +26,9 @@ _SAMPLES_PER_PIECE = 32
 
 _PIECES_SECONDS = 0.0005
 """After which the event loop is given back."""
+
+_BLOCK_BYTES = 64 * 1024
+"""Of one part of an answer: 3 MB in one piece held the loop for 20 ms, since it is copied on its way out."""
 
 _UNITS = ("seconds", "bytes", "ratio")
 
@@ -47,8 +49,8 @@ def negotiate(accept: str) -> str:
         return CONTENT_TYPE_PLAIN_0_0_4
 
 
-async def render(registry: Collector, content_type: str) -> bytes:
-    """Returns what `registry` collects, giving the event loop back every half a millisecond.
+async def render(registry: Collector, content_type: str) -> AsyncIterator[bytes]:
+    """Yields what `registry` collects, block by block, giving the event loop back every half a millisecond.
 
     Args:
         registry: The metrics. Their samples may be made as they are iterated over.
@@ -57,21 +59,31 @@ async def render(registry: Collector, content_type: str) -> bytes:
     # The library looks at every letter of a name that it may have to escape: with this it does not, 0.16 s less in all.
     encode, _ = choose_encoder(f"{content_type.partition('; escaping=')[0]}; escaping=allow-utf-8")
     end = encode(_Only([]))
-    written = BytesIO()  # grows as it is written to: 3 MB at once, joined, held the loop for 9 ms
+    block: list[bytes] = []
+    size = 0
     begun = time.perf_counter()
     for metric in registry.collect():
         piece = Metric(metric.name, metric.documentation, metric.type, metric.unit)
         heading = encode(_Only([piece])).removesuffix(end)
-        written.write(heading)
+        block.append(heading)
         samples = iter(metric.samples)
         while some := list(islice(samples, _SAMPLES_PER_PIECE)):
             piece.samples = some
-            written.write(encode(_Only([piece])).removesuffix(end).removeprefix(heading))
+            block.append(encode(_Only([piece])).removesuffix(end).removeprefix(heading))
+            size += len(block[-1])
+            if size >= _BLOCK_BYTES:
+                yield b"".join(block)
+                block, size = [], 0
             if time.perf_counter() - begun > _PIECES_SECONDS:
                 await asyncio.sleep(0)
                 begun = time.perf_counter()
-    written.write(end)
-    return written.getvalue()
+    yield b"".join([*block, end])
+
+
+async def in_blocks(text: bytes) -> AsyncIterator[bytes]:
+    """Yields a text that is there as `render` would."""
+    for start in range(0, len(text), _BLOCK_BYTES):
+        yield text[start : start + _BLOCK_BYTES]
 
 
 class FamilyCollector:

@@ -7,7 +7,7 @@ microseconds a request. Labels come from the registry and from fixed lists, neve
 import time
 from bisect import bisect_left
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
@@ -249,12 +249,12 @@ class Metrics:
             recorder = self._shadows[model, version] = ShadowRecorder(model, version)
         return recorder
 
-    async def scrape(self, content_type: str) -> bytes:
-        """Returns all metrics in a format, and lets the grace of versions that left run down by one scrape."""
+    async def scrape(self, content_type: str) -> AsyncIterator[bytes]:
+        """Yields all metrics in a format, and lets the grace of versions that left run down by one scrape."""
         versions = list(self._versions.values())
-        text = await render(self._registry, content_type)
+        async for block in render(self._registry, content_type):
+            yield block
         self._run_down(versions)
-        return text
 
     def snapshot(self) -> Iterator[Family]:
         """Yields every family, of this process too, for whoever adds up several servers; likewise a scrape."""

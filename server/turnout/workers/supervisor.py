@@ -305,7 +305,7 @@ class Supervisor:
             complete = await self._count()
             self._totals.update(_PARENT, own_families(self._process.collect()))
             families = [*self._totals.families(complete=complete), *self._families()]
-        return await render(FamilyCollector(lambda: families), content_type)
+        return b"".join([block async for block in render(FamilyCollector(lambda: families), content_type)])
 
     async def _count(self) -> bool:
         """Asks every worker what it counts; returns whether each runs, is ready, and has told."""
