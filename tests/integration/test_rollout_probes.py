@@ -95,8 +95,8 @@ async def test_a_probe_that_fails_beyond_its_limit_takes_the_candidate_back_in_w
             last.verdict,
         ]
         scraped = await page_of(server, "/metrics")
-        assert 'turnout_rollout_rollbacks_total{model="m",reason_kind="probe"} 1' in scraped
-        assert 'turnout_probe_measurements_total{probe="qa",outcome="failed"} 2' in scraped
+        assert 'turnout_rollout_rollbacks_total{model="m",reason_kind="probe"} 1.0' in scraped
+        assert 'turnout_probe_measurements_total{outcome="failed",probe="qa"} 2.0' in scraped
 
 
 GZIPPED = gzip.compress(b"\0" * 100_000_000, 1)
