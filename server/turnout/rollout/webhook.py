@@ -3,14 +3,13 @@
 import asyncio
 import hashlib
 import hmac
-import http.client
 import json
-import urllib.request
 import uuid
 
 from structlog.typing import FilteringBoundLogger
 
 from turnout.config import Rollout as RolloutSettings
+from turnout.outbound import Unanswered, ask
 from turnout.rollout.attempt import Entry, Rollout
 from turnout.rollout.clock import Clock
 from turnout.rollout.status import json_number
@@ -20,6 +19,8 @@ _WAITING = 1000
 _TRIES = 5
 _FIRST_PAUSE_SECONDS = 0.5
 _TIMEOUT_SECONDS = 5.0
+_MOST_BYTES = 64 * 1024
+"""Of an answer, which nobody reads."""
 
 
 CONTENT_TYPES = {"plain": "application/json", "cloudevents": "application/cloudevents+json; charset=utf-8"}
@@ -70,19 +71,22 @@ class Webhook:
             body = await self._queue.get()
             for attempt in range(_TRIES):
                 try:
-                    await self._threads.run(self._post, body)
-                    break
-                except (OSError, ValueError, http.client.HTTPException) as error:
-                    if attempt == _TRIES - 1:
-                        self._log.error("a webhook could not be delivered", reason=type(error).__name__, tries=_TRIES)
-                    else:
-                        await asyncio.sleep(_FIRST_PAUSE_SECONDS * 2**attempt)
+                    status = await self._threads.run(self._post, body)
+                    if 200 <= status < 300:
+                        break
+                    reason = f"HTTP {status}"
+                except Unanswered as error:
+                    reason = error.kind
+                if attempt == _TRIES - 1:
+                    self._log.error("a webhook could not be delivered", reason=reason, tries=_TRIES)
+                else:
+                    await asyncio.sleep(_FIRST_PAUSE_SECONDS * 2**attempt)
 
-    def _post(self, body: bytes) -> None:
-        headers = {"Content-Type": CONTENT_TYPES[self._format], "User-Agent": "turnout"}
+    def _post(self, body: bytes) -> int:
+        headers = {"Content-Type": CONTENT_TYPES[self._format]}
         if self._secret:
             digest = hmac.new(self._secret, body, hashlib.sha256).hexdigest()
             headers["X-Turnout-Signature"] = f"sha256={digest}"
-        request = urllib.request.Request(self._url, body, headers)  # noqa: S310 - the settings allow http and https only
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS):  # noqa: S310
-            pass
+        return ask(
+            "POST", self._url, headers=headers, content=body, timeout_s=_TIMEOUT_SECONDS, most_bytes=_MOST_BYTES
+        ).status
