@@ -93,7 +93,8 @@ from turnout.serving.trial import TrialLab
 from turnout.startup import NEW_STORE, prepare_log, prepare_repository, store_is_new
 from turnout.state.store import StateStore
 from turnout.telemetry.gpu import Gpu
-from turnout.telemetry.logging import AccessLog, LibraryLogs, LogForm, Threshold, make_logger
+from turnout.telemetry.library_logs import LibraryLogs
+from turnout.telemetry.logging import AccessLog, LogForm, Threshold, make_logger
 from turnout.telemetry.metrics import Metrics
 from turnout.telemetry.reading import Reading
 from turnout.telemetry.resources import Memory
