@@ -103,7 +103,7 @@ async def test_both_forms_say_the_same(traced) -> None:
     assert len(wanted) > 100
     assert (plain.headers["content-type"], open_.headers["content-type"]) == (
         "text/plain; version=0.0.4; charset=utf-8",
-        "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores",
     )
     assert " # {" not in plain.text
     assert "# EOF" not in plain.text
