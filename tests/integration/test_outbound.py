@@ -11,7 +11,7 @@ import pytest
 
 from certificates import Authority, put
 from http_endpoint import HANGS, Endpoint, answer, listening
-from turnout.auth.jwks import KeySet
+from turnout.auth.credentials.jwks import KeySet
 from turnout.config import JwtIssuer
 from turnout.errors import ConfigError
 from turnout.outbound import HttpAnswer, Unanswered, ask
@@ -166,8 +166,6 @@ async def test_keys_that_cannot_be_had_are_told_by_why(says, why) -> None:
 
 
 def test_nobody_imports_the_client_before_it_asks() -> None:
-    modules = (
-        "turnout.auth.jwks, turnout.rollout.webhook, turnout.rollout.analysis.http, turnout.telemetry.tracing.transport"
-    )
-    program = f"import sys, {modules}; print('httpx' in sys.modules)"
+    modules = "turnout.auth.credentials.jwks, turnout.rollout.reporting.webhook, turnout.rollout.analysis.http,
+    turnout.telemetry.tracing.transport" program = f"import sys, {modules}; print('httpx' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "False"

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 from turnout.telemetry.exposition import FamilyCollector, in_blocks, negotiate, render
 from turnout.telemetry.families import Family
 from turnout.telemetry.histogram import LATENCY_BOUNDS, Exemplar, Histogram, geometric_bounds
-from turnout.telemetry.metrics import Metrics
+from turnout.telemetry.metrics.versions import Metrics
 from turnout.telemetry.ratios import Agreement, Ratio
 
 TEXT = negotiate("")
