@@ -11,10 +11,14 @@ import pytest
 
 from certificates import Authority, put
 from http_endpoint import HANGS, Endpoint, answer, listening
+from turnout.auth.credentials import jwks
 from turnout.auth.credentials.jwks import KeySet
 from turnout.config import JwtIssuer
 from turnout.errors import ConfigError
 from turnout.outbound import HttpAnswer, Unanswered, ask
+from turnout.rollout.analysis import http
+from turnout.rollout.reporting import webhook
+from turnout.telemetry.tracing import transport
 from turnout.threads import Threads
 
 
@@ -166,6 +170,6 @@ async def test_keys_that_cannot_be_had_are_told_by_why(says, why) -> None:
 
 
 def test_nobody_imports_the_client_before_it_asks() -> None:
-    modules = "turnout.auth.credentials.jwks, turnout.rollout.reporting.webhook, turnout.rollout.analysis.http,
-    turnout.telemetry.tracing.transport" program = f"import sys, {modules}; print('httpx' in sys.modules)"
+    asking = [jwks, webhook, http, transport]
+    program = f"import sys, {', '.join(one.__name__ for one in asking)}; print('httpx' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "False"
