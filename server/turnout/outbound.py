@@ -58,7 +58,7 @@ def ask(
         headers: Sent along; Latin-1.
         content: The body; None for none.
         timeout_s: How long it may take to connect, and to send or receive some of it; and the answer's body as a whole.
-        most_bytes: Of the answer's body; the rest is left unread.
+        most_bytes: Of the answer's body; the rest is left unread, and all of it at 0.
         ca_file: PEM file of the authorities that the service is trusted by; "" for those of the system.
 
     Raises:
@@ -79,10 +79,9 @@ def ask(
             ) as client,
             client.stream(method, url, headers=list(encoded.items()), content=content) as response,
         ):
-            for chunk in response.iter_raw():
+            chunks = response.iter_raw()
+            while len(body) < most_bytes and (chunk := next(chunks, b"")):
                 body += chunk
-                if len(body) >= most_bytes:
-                    break
                 if time.monotonic() - begun > timeout_s:
                     raise TimeoutError(f"its answer takes more than {timeout_s:g} s")
             return HttpAnswer(response.status_code, bytes(body[:most_bytes]), dict(response.headers))

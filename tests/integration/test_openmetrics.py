@@ -109,6 +109,27 @@ async def test_both_forms_say_the_same(traced) -> None:
     assert "# EOF" not in plain.text
 
 
+async def test_a_scraper_that_hangs_up_is_no_trouble_and_others_get_everything(publish_model, start_server) -> None:
+    publish_model("m", "1.0.0", scaled(2))
+    server = await start_server()
+    for number in range(200):
+        server.services.metrics.version("m", f"2.{number}.0", "").role("baseline").answered(0.01, 0.0, 0.01)
+
+    for read in (1, 100_000):
+        reader, writer = await asyncio.open_connection(server.http.host, server.http.port, limit=2**12)
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readexactly(read)
+        writer.transport.abort()
+    async with httpx.AsyncClient(base_url=f"http://{server.http}") as client:
+        head = await client.head("/metrics")
+        assert (head.status_code, head.content) == (200, b"")
+        answers = await asyncio.gather(*(client.get("/metrics", timeout=60) for _ in range(3)))
+        for answer in answers:
+            assert answer.text.count('turnout_request_duration_seconds_count{model="m"') == 200
+            assert answer.text.endswith("\n")
+    assert server.services.metrics.faults.unexpected["http"] == 0
+
+
 async def test_openmetrics_rules_that_parsers_let_pass(traced) -> None:
     server = await traced()
     async with stub_of(server) as stub:

@@ -86,6 +86,7 @@ async def test_what_hangs_or_drips_is_left_in_time(asked) -> None:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(Unanswered) as dripped:
             await asyncio.wait_for(asked(f"http://127.0.0.1:{port}", timeout_s=0.5, most_bytes=10**6), 20)
+        assert (await asked(f"http://127.0.0.1:{port}", timeout_s=0.5, most_bytes=0)).status == 200
     assert dripped.value.kind == "TimeoutError"
 
 

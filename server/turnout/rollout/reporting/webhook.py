@@ -19,8 +19,6 @@ _WAITING = 1000
 _TRIES = 5
 _FIRST_PAUSE_SECONDS = 0.5
 _TIMEOUT_SECONDS = 5.0
-_MOST_BYTES = 64 * 1024
-"""Of an answer, which nobody reads."""
 
 
 CONTENT_TYPES = {"plain": "application/json", "cloudevents": "application/cloudevents+json; charset=utf-8"}
@@ -87,6 +85,5 @@ class Webhook:
         if self._secret:
             digest = hmac.new(self._secret, body, hashlib.sha256).hexdigest()
             headers["X-Turnout-Signature"] = f"sha256={digest}"
-        return ask(
-            "POST", self._url, headers=headers, content=body, timeout_s=_TIMEOUT_SECONDS, most_bytes=_MOST_BYTES
-        ).status
+        # What it says besides the status is not waited for: an event that was taken must not be sent again.
+        return ask("POST", self._url, headers=headers, content=body, timeout_s=_TIMEOUT_SECONDS, most_bytes=0).status
