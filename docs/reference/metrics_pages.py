@@ -5,7 +5,7 @@ no series after that is an error: its labels would be left out.
 """
 
 from markdown_text import page, prose, table
-from turnout.telemetry.exposition import Family
+from turnout.telemetry.families import Family
 from turnout.telemetry.histogram import BATCH_BOUNDS, LATENCY_BOUNDS
 from turnout.telemetry.metrics.auth import AuthRecorder
 from turnout.telemetry.metrics.gpu import Gpu

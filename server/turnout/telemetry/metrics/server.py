@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from turnout.admission import Admission, ReceiveBudget
-from turnout.telemetry.exposition import Family
+from turnout.telemetry.families import Family
 from turnout.telemetry.metrics.admission import admission_families
 from turnout.telemetry.metrics.auth import AuthRecorder, auth_families
 from turnout.telemetry.metrics.gpu import Gpu, gpu_families
