@@ -265,36 +265,6 @@ class Transfers(Section):
     keep_s: Duration = 600.0
 
 
-class Loading(Section):
-    """How versions come into service.
-
-    Attributes:
-        concurrency: Most versions that load at the same time.
-        warmup_runs: Runs of each batch size that will be used, before a version is Ready.
-        environment: What happens where a version declares another environment than this machine is: `warn` in the log,
-            `refuse` to load it, or `ignore` it.
-    """
-
-    concurrency: Count = 2
-    warmup_runs: CountOrNone = 2
-    environment: Literal["warn", "refuse", "ignore"] = "warn"
-
-
-class Trials(Section):
-    """Trial runs of versions, each in a process of its own: by gates before a publish, and before a load.
-
-    Attributes:
-        memory_limit_bytes: Most memory that a trial run may take beside the model itself, and never more than half of
-            what the machine, or the container, has; 0 for that half.
-        timeout_s: Longest that all processes of one question may take together.
-        run_timeout_s: Longest that one run of made-up inputs may take; golden cases may take what `timeout_s` leaves.
-    """
-
-    memory_limit_bytes: SizeOrNone = ByteSize(4096 * _MIB)
-    timeout_s: Annotated[Duration, Field(gt=0)] = 600.0
-    run_timeout_s: Annotated[Duration, Field(gt=0)] = 30.0
-
-
 class Routing(Section):
     """How requests say where they want to go, beside the version field.
 
