@@ -42,9 +42,9 @@ async def _until(server, condition) -> None:
         await server.services.catalog.wait_for(lambda _: condition())
 
 
-async def _answering(server, selector: str, x=X, *, timeout: float = 60) -> str:
+async def _answering(server, selector: str, x=X) -> str:
     async with stub_of(server) as stub:
-        return (await stub.Predict(request("m", selector, x=x), timeout=timeout)).route.version
+        return (await stub.Predict(request("m", selector, x=x), timeout=60)).route.version
 
 
 async def _metrics(server, name: str) -> dict[str, float]:

@@ -33,6 +33,7 @@ from turnout.cli.tls_options import add_tls_options
 from turnout.cli.token import application as token
 from turnout.cli.top import top
 from turnout.cli.traffic import application as traffic
+from turnout.cli.tune import tune
 from turnout.cli.verify import verify
 from turnout.cli.yank import unyank, yank
 
@@ -56,7 +57,7 @@ def application(wanted: str = "") -> typer.Typer:
     )
     app.callback()(_turnout)
     commands: dict[str, tuple[Callable[..., None], ...]] = {
-        _HERE: (serve, doctor),
+        _HERE: (serve, doctor, tune),
         _REPOSITORY: (
             publish,
             sign,
