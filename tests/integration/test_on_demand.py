@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 import grpc
 import httpx
@@ -312,3 +313,38 @@ async def test_a_server_that_was_started_anew_loads_on_demand_anew(publish_model
         server = await start_server(model=ON_DEMAND)
         assert _in_memory(server) == {"2.0.0"}
         assert await _answering(server, "1.0.0") == "1.0.0"
+
+
+async def test_a_version_is_loaded_on_the_gpu_with_least_in_memory(
+    publish_model, start_server, monkeypatch, weighed_by_files
+) -> None:
+    """Which GPUs there are is told; what is loaded for them is loaded on the CPU here, and its settings looked at."""
+    sizes = {"1.0.0": 512, "2.0.0": 256, "2.1.0": 256, "3.0.0": 64}
+    for version, size in sizes.items():
+        publish_model("m", version, matmul(size))
+    placed: dict[str, tuple[int, ...]] = {}
+
+    def told(runtime):
+        return [f"cuda:{number}" for number in runtime.device_ids]
+
+    def load(repository, published, settings, *rest):
+        placed[str(published.manifest.version)] = settings.runtime.device_ids
+        loaded = load_on_cpu(repository, published, settings, *rest)
+        memory = dict.fromkeys(told(settings.runtime), published.manifest.size)
+        return replace(loaded, memory_bytes=memory)
+
+    load_on_cpu = manager_module.load
+    monkeypatch.setattr(manager_module, "devices_of", told)
+    monkeypatch.setattr(manager_module, "load", load)
+    runtime = {"device_ids": [0, 1], "gpus_per_version": 1}
+    budget = 4 * SIZE + SIZE // 2
+    loading = Loading(load="on_demand", gpu_memory_budget_bytes=budget)
+    server = await start_server(runtime=runtime, loading=loading)
+    for version in ("1.0.0", "2.0.0", "2.1.0"):
+        assert await _answering(server, version, np.ones((1, sizes[version]), np.float32)) == version
+    # 3.0.0 answers by default; 1.0.0 is larger than the others together.
+    assert placed == {"3.0.0": (0,), "1.0.0": (1,), "2.0.0": (0,), "2.1.0": (0,)}
+    assert await _metrics(server, "turnout_version_memory_budget_bytes") == {
+        '{device="cuda:0"}': budget,
+        '{device="cuda:1"}': budget,
+    }

@@ -139,6 +139,8 @@ class Runtime(Section):
         providers: What to run on, in order of preference; one that is named and not usable fails the load. `auto`:
             CUDA where it works, else the CPU.
         device_ids: Devices of a GPU provider; a version gets one session on each.
+        gpus_per_version: Of these, how many a version is loaded on: those that have least of other versions in memory;
+            0 for all of them.
         intra_op_threads: Threads that one run may use on the CPU; 0 leaves it to ONNX Runtime.
         runners: Runs of a version that go on at the same time, per device; 0: on the CPU as many as the process may use
             whole cores (of a control group's quota of 1.5: one), of which each worker has its part, and as many as pay
@@ -166,6 +168,7 @@ class Runtime(Section):
 
     providers: Providers = "auto"
     device_ids: DeviceIds = (0,)
+    gpus_per_version: CountOrNone = 0
     intra_op_threads: CountOrNone = 1
     runners: CountOrNone = 0
     optimization_level: Literal["all", "extended", "basic", "disabled"] = "all"

@@ -183,6 +183,12 @@ def devices_of(runtime: Runtime) -> list[str]:
     return [f"cuda:{i}" for i in runtime.device_ids] if on_gpu else ["cpu"]
 
 
+def on_devices(settings: ModelSettings, devices: Sequence[str]) -> ModelSettings:
+    """Returns a model's settings with these GPUs, `cuda:N` each, and no others."""
+    numbers = tuple(int(device.partition(":")[2]) for device in devices)
+    return replace(settings, runtime=settings.runtime.model_copy(update={"device_ids": numbers}))
+
+
 def _providers(runtime: Runtime) -> tuple[str, ...]:
     return providers.choose([] if runtime.providers == "auto" else [str(p) for p in runtime.providers])
 

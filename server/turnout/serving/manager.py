@@ -37,11 +37,12 @@ from turnout.serving.inventory import Inventory
 from turnout.serving.isolation.supervision import supervision
 from turnout.serving.lifecycle import LifecycleState
 from turnout.serving.load_policy import Fallbacks, Resolve, Wish, moves, on_demand, wanted
-from turnout.serving.loader import LoadedVersion, devices_of, load
+from turnout.serving.loader import LoadedVersion, devices_of, load, on_devices
 from turnout.serving.memory import give_back
-from turnout.serving.memory_room import MemoryRoom, Use
+from turnout.serving.memory_room import MemoryRoom, Use, use_of
 from turnout.serving.on_demand import OnDemand
 from turnout.serving.outcomes import load_failure, load_outcome, unexpected
+from turnout.serving.placement import least_loaded
 from turnout.serving.presence import Key, Presence
 from turnout.serving.sandbox.processes import Processes
 from turnout.serving.scanning import Scanner
@@ -283,12 +284,7 @@ class Manager:
 
     def _use_of(self, key: Key) -> Use:
         """Tells how a version that takes memory is used."""
-        entry = self._inventory.versions(key[0]).get(key[1])
-        if entry is None or entry.state is not LifecycleState.READY or (handle := entry.handle) is None:
-            leaving = entry is None or entry.state is LifecycleState.DRAINING
-            return Use(0.0, evictable=entry is not None and entry.on_demand, in_use=True, leaving=leaving)
-        in_use = handle.in_use or self.on_demand.waits(*key)
-        return Use(handle.used_at, entry.on_demand, in_use, leaving=False)
+        return use_of(self._inventory.versions(key[0]).get(key[1]), waited_for=self.on_demand.waits(*key))
 
     def _evict(self, key: Key) -> None:
         """Unloads a version so that another fits."""
@@ -297,10 +293,12 @@ class Manager:
         self._log.info("version leaves memory for another", model=model, version=str(version))
         self._start(model, version, self._unload(model, version), LifecycleState.DRAINING)
 
-    async def _make_room(self, entry: VersionEntry, settings: ModelSettings) -> None:
-        if self._room.bounded:
-            devices = await self._loads.run(devices_of, settings.runtime)
-            await self._room.take((entry.model, entry.version), entry.manifest.size, devices)
+    async def _placed(self, entry: VersionEntry, settings: ModelSettings) -> ModelSettings:
+        """Waits until there is room for a version, and returns its settings with the devices that it is loaded on."""
+        allowed, key = await self._loads.run(devices_of, settings.runtime), (entry.model, entry.version)
+        devices = least_loaded(allowed, settings.runtime.gpus_per_version, self._room.taken(but=key))
+        await self._room.take(key, entry.manifest.size, devices)
+        return settings if devices == allowed else on_devices(settings, devices)
 
     async def _look_again(self, declared: Declared) -> None:
         """Has versions loaded anew that are fit by now: somebody signed them, or recorded their publication."""
@@ -361,7 +359,7 @@ class Manager:
             strictness = self._settings.loading.environment
             for difference in await self._loads.run(check_surroundings, entry.manifest, strictness):
                 self._log.warning("environment differs", model=model, version=str(version), reason=difference)
-            await self._make_room(entry, settings)
+            settings = await self._placed(entry, settings)
             published = Published(entry.manifest, entry.digest)
             if doubt := await self._loads.run(doubt_of, self._repository, published, settings.signing):
                 self._log.warning("version is not signed as is asked", model=model, version=str(version), reason=doubt)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from turnout.config import Loading
 from turnout.errors import MemoryBudgetExceeded
+from turnout.serving.catalog import VersionEntry
+from turnout.serving.lifecycle import LifecycleState
 from turnout.serving.memory_budget import Occupant, Room, room_for
 from turnout.serving.presence import Key
 
@@ -31,6 +33,19 @@ class Use:
     leaving: bool
 
 
+def use_of(entry: VersionEntry | None, *, waited_for: bool) -> Use:
+    """Tells how a version that takes memory is used.
+
+    Args:
+        entry: The version; None where it is forgotten, and its memory not yet given back.
+        waited_for: Requests wait for it, or have waited and are not answered yet.
+    """
+    if entry is None or entry.state is not LifecycleState.READY or entry.handle is None:  # on its way in or out
+        leaving = entry is None or entry.state is LifecycleState.DRAINING
+        return Use(0.0, evictable=entry is not None and entry.on_demand, in_use=True, leaving=leaving)
+    return Use(entry.handle.used_at, entry.on_demand, entry.handle.in_use or waited_for, leaving=False)
+
+
 class MemoryRoom:
     """What all versions of a server take. Used on the event loop only."""
 
@@ -49,10 +64,9 @@ class MemoryRoom:
         self._measured: dict[Key, Mapping[str, int]] = {}
         self._turn = asyncio.Lock()
 
-    @property
-    def bounded(self) -> bool:
-        """Tells whether there is a budget at all."""
-        return bool(self._cpu or self._gpu)
+    def taken(self, *, but: Key) -> list[Mapping[str, int]]:
+        """Returns what each version takes, in bytes by device, without one of them."""
+        return [memory for key, memory in self._taken.items() if key != but]
 
     def budgets(self, devices: Iterable[str]) -> dict[str, int]:
         """Returns the budget of each of `devices` that has one, in bytes."""

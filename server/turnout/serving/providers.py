@@ -171,8 +171,8 @@ def _missing_of_tensorrt() -> str:
         toolkit = next((f"-cu{_major(name)}" for name in needed if name.startswith("libcudart")), "")
         release = _major(own[0])
         sentences.append(
-            f"NVIDIA's TensorRT {release} has them, such as pip install 'tensorrt{toolkit}=={release}.*', with its folder"
-            " tensorrt_libs in LD_LIBRARY_PATH"
+            f"NVIDIA's TensorRT {release} has them, such as pip install 'tensorrt{toolkit}=={release}.*',"
+            " with its folder tensorrt_libs in LD_LIBRARY_PATH"
         )
     if len(own) < len(missing):
         sentences.append("those of CUDA and cuDNN come with pip install 'turnout[gpu]'")
