@@ -17,8 +17,8 @@ from onnx_models import matmul, scaled
 from routing_wire import policy, put
 from turnout.config import Loading
 from turnout.errors import ModelFailure
-from turnout.serving import manager as manager_module
-from turnout.serving.lifecycle import LifecycleState
+from turnout.serving.versions import manager as manager_module
+from turnout.serving.versions.lifecycle import LifecycleState
 from turnout_proto.oip import inference_pb2 as oip
 from wire import X, channel_of, refusal, request, stub_of
 
@@ -90,7 +90,7 @@ def loads(monkeypatch) -> Iterator[Loads]:
 @pytest.fixture
 def weighed_by_files(monkeypatch) -> None:
     """Has each version take what its files do: what the process takes besides depends on what ran in it before."""
-    monkeypatch.setattr("turnout.serving.loader.used_bytes", lambda device: 0)
+    monkeypatch.setattr("turnout.serving.loading.loader.used_bytes", lambda device: 0)
 
 
 async def test_what_answers_by_default_and_what_tags_name_is_loaded_and_the_rest_by_requests(
@@ -184,7 +184,7 @@ async def test_a_load_that_fails_answers_with_its_reason_and_is_not_tried_at_onc
         await server.services.manager.refresh()
         assert loads.begun["1.0.0"] == 1
         assert server.services.ready
-        monkeypatch.setattr("turnout.serving.inventory._ON_DEMAND_RETRY_SECONDS", 0.0)
+        monkeypatch.setattr("turnout.serving.versions.inventory._ON_DEMAND_RETRY_SECONDS", 0.0)
         loads.failures.clear()
         await server.services.manager.refresh()
         if tampered:  # no time mends that

@@ -15,13 +15,13 @@ import pytest
 from semver import Version
 
 from onnx_models import matmul, save, scaled
-from turnout.app import Running
+from turnout.app.server import Running
 from turnout.errors import Unavailable
 from turnout.routing.policy import Policy
 from turnout.routing.traffic import Change
-from turnout.serving import memory
-from turnout.serving.lifecycle import LifecycleState
-from turnout.telemetry.reading import Reading
+from turnout.serving.sessions import memory
+from turnout.serving.versions.lifecycle import LifecycleState
+from turnout.telemetry.system_stats import Reading
 from turnout.threads import Threads
 from wire import X, outputs_of, request, stub_of
 

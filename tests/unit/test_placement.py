@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turnout.config import Settings
-from turnout.serving.loader import on_devices
+from turnout.serving.loading.loader import on_devices
 from turnout.serving.placement import least_loaded
 
 THREE = ["cuda:0", "cuda:1", "cuda:2"]

@@ -6,7 +6,7 @@ import onnxruntime as ort
 import pytest
 
 from turnout.errors import ConfigError
-from turnout.serving import providers
+from turnout.serving.sessions import providers
 from turnout.serving.tensorrt_cache import TensorrtCache
 
 DIGEST = "sha256:" + "ab" * 32

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from turnout.cli.ending import unwinding
+from turnout.cli.cleanup import unwinding
 from turnout.cli.options import ConfigOption, JsonOption, ModelsOption, StateOption
 from turnout.cli.output import Output, reporting
 

@@ -14,9 +14,9 @@ from pydantic import TypeAdapter
 
 from turnout.cli.workspace import ModelVersions, Workspace
 from turnout.errors import TurnoutError
-from turnout.routing.selector import parse
-from turnout.serving import providers
+from turnout.routing.selection.selector import parse
 from turnout.serving.sandbox.fork_server import start_processes
+from turnout.serving.sessions import providers
 from turnout.serving.tuning.comparison import Findings
 from turnout.serving.tuning.trial import Subject, Trial
 from turnout.telemetry.logging import make_logger

@@ -6,7 +6,7 @@ Only versions that requests had loaded ever leave, the least recently used first
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from turnout.serving.presence import Key
+from turnout.serving.versions.presence import Key
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from turnout.config import Loading
 from turnout.errors import MemoryBudgetExceeded
-from turnout.serving.catalog import VersionEntry
-from turnout.serving.lifecycle import LifecycleState
 from turnout.serving.memory_budget import Occupant, Room, room_for
-from turnout.serving.presence import Key
+from turnout.serving.versions.catalog import VersionEntry
+from turnout.serving.versions.lifecycle import LifecycleState
+from turnout.serving.versions.presence import Key
 
 WAIT_SECONDS = 30.0
 """Longest that a load waits for versions that could leave and are in use."""

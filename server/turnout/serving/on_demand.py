@@ -11,7 +11,7 @@ from semver import Version
 
 from turnout.config import Settings
 from turnout.errors import DeadlineExceeded, Draining, QueueFull, TurnoutError
-from turnout.serving.presence import Key
+from turnout.serving.versions.presence import Key
 
 RETRY_SECONDS = 1.0
 """When to ask again where too many requests wait for a version: loads take from 0.4 seconds to some minutes."""

@@ -3,8 +3,8 @@
 import asyncio
 import errno
 
-from turnout.registry.listing import Listing
-from turnout.registry.repository import Repository
+from turnout.registry.storage.listing import Listing
+from turnout.registry.storage.repository import Repository
 
 SCAN_SECONDS = 10.0
 """What a scan may take: 10,000 versions take one second, on a file system that has to be asked for each."""

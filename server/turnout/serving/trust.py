@@ -1,10 +1,10 @@
 """Whether a version may be served, and with what doubt, as far as its signatures go."""
 
 from turnout.config import Signing
-from turnout.registry.listing import Published
-from turnout.registry.repository import Repository
-from turnout.registry.signatures.trust import Trust
-from turnout.serving.catalog import VersionEntry
+from turnout.registry.signing.trust import Trust
+from turnout.registry.storage.listing import Published
+from turnout.registry.storage.repository import Repository
+from turnout.serving.versions.catalog import VersionEntry
 
 
 def trusted(repository: Repository, entry: VersionEntry, signing: Signing) -> bool:

@@ -14,23 +14,23 @@ from structlog.typing import FilteringBoundLogger
 from turnout.config import ModelSettings
 from turnout.errors import InvalidRequest, ModelFailure, TurnoutError
 from turnout.host import whole_cores
-from turnout.registry.golden import GOLDEN_DIRECTORY, read_case
-from turnout.registry.listing import Published
-from turnout.registry.manifest import MODEL_FILE
-from turnout.registry.onnx_graph import read_graph
-from turnout.registry.repository import Repository
-from turnout.registry.value_sizes import values_become_sizes
-from turnout.serving.handle import VersionHandle
+from turnout.registry.manifest.manifest import MODEL_FILE
+from turnout.registry.onnx.graph_reader import read_graph
+from turnout.registry.onnx.value_sizes import values_become_sizes
+from turnout.registry.storage.golden import GOLDEN_DIRECTORY, read_case
+from turnout.registry.storage.listing import Published
+from turnout.registry.storage.repository import Repository
+from turnout.serving.inputs.sample import find_sample
+from turnout.serving.inputs.synthetic import FEW_ELEMENTS, recipes
 from turnout.serving.isolation.supervision import supervision
-from turnout.serving.loader import LoadedVersion, devices_of, load
-from turnout.serving.sample import find_sample
+from turnout.serving.loading.loader import LoadedVersion, devices_of, load
 from turnout.serving.sandbox.processes import Processes
-from turnout.serving.synthetic import FEW_ELEMENTS, recipes
-from turnout.serving.tensor import Array
+from turnout.serving.sessions.tensor import Array
 from turnout.serving.tuning import candidates
 from turnout.serving.tuning.candidates import Tuned
 from turnout.serving.tuning.comparison import Findings, Result, Window
-from turnout.telemetry.metrics import Metrics
+from turnout.serving.versions.handle import VersionHandle
+from turnout.telemetry.metrics.versions import Metrics
 from turnout.threads import Threads
 
 _PHASE_SECONDS = 0.06

@@ -1,0 +1,450 @@
+"""Brings what is loaded in line with what should be.
+
+`refresh` reads what exists (repository) and what was declared (state store); `reconcile` compares with what is loaded
+and starts loads and unloads beside the traffic. Each version's state moves only along
+`turnout.serving.versions.lifecycle`.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from semver import Version
+from structlog.typing import FilteringBoundLogger
+
+from turnout.cancellation import Cancellation
+from turnout.config import ModelSettings, Settings
+from turnout.errors import (
+    ChangeRefused,
+    DigestMismatch,
+    Draining,
+    NotLoaded,
+    TurnoutError,
+    Unavailable,
+    VersionNotFound,
+)
+from turnout.registry.manifest.manifest import MANIFEST_FILE
+from turnout.registry.storage import in_use
+from turnout.registry.storage.listing import Published
+from turnout.registry.storage.repository import Repository
+from turnout.serving.isolation.supervision import supervision
+from turnout.serving.loading.environment_check import check_surroundings
+from turnout.serving.loading.loader import LoadedVersion, devices_of, load, on_devices
+from turnout.serving.memory_room import MemoryRoom, Use, use_of
+from turnout.serving.on_demand import OnDemand
+from turnout.serving.placement import least_loaded
+from turnout.serving.sandbox.processes import Processes
+from turnout.serving.scanning import Scanner
+from turnout.serving.sessions.memory import give_back
+from turnout.serving.trust import doubt_of, trusted
+from turnout.serving.versions.availability import Availability
+from turnout.serving.versions.catalog import Catalog, VersionEntry
+from turnout.serving.versions.handle import VersionHandle
+from turnout.serving.versions.inventory import Inventory
+from turnout.serving.versions.lifecycle import LifecycleState
+from turnout.serving.versions.load_outcomes import load_failure, load_outcome, unexpected
+from turnout.serving.versions.load_policy import Fallbacks, Resolve, Wish, moves, on_demand, wanted
+from turnout.serving.versions.pin import Hold
+from turnout.serving.versions.presence import Key, Presence
+from turnout.state.release_status import Declared
+from turnout.telemetry.metrics.versions import Metrics
+from turnout.threads import Threads
+
+
+class Manager:
+    """Owns the versions of one server. Used on the event loop only; loads run in threads of its own.
+
+    Attributes:
+        on_demand: Has versions loaded for requests that ask for them.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        declared: Callable[[], Awaitable[Declared]],
+        settings: Settings,
+        resolve: Resolve,
+        held: Callable[[str], Mapping[Version, Hold]],
+        fallbacks: Callable[[str], Fallbacks],
+        catalog: Catalog,
+        availability: Availability,
+        metrics: Metrics,
+        log: FilteringBoundLogger,
+        processes: Processes,
+    ) -> None:
+        """Prepares; nothing is read before the first `refresh`.
+
+        Args:
+            repository: The versions on disk.
+            declared: Reads the state store.
+            settings: Of the server.
+            resolve: Finds what a selector in `load` names.
+            held: Tells which of a model's versions have to stay loaded, as what, and what lets go of them.
+            fallbacks: Tells which versions of a model may have to answer next.
+            catalog: Where the outcome goes.
+            availability: Told whether the repository can be read.
+            metrics: Counts by version.
+            log: Where loads and unloads are told.
+            processes: Starts what tries versions out.
+        """
+        self._repository = repository
+        self._declared = declared
+        self._settings = settings
+        self._resolve = resolve
+        self._held = held
+        self._fallbacks = fallbacks
+        self._catalog = catalog
+        self._inventory = Inventory(catalog, availability, log)
+        self._metrics = metrics
+        self._log = log
+        self._processes = processes
+        self._cancellation = Cancellation()
+        self._asked: dict[str, dict[Version, bool]] = {}
+        self._in_use: dict[tuple[str, Version], int | None] = {}
+        self._tasks: dict[tuple[str, Version], asyncio.Task[None]] = {}
+        self._refreshing = asyncio.Lock()
+        self._scanner = Scanner(repository)
+        self._loads = Threads("load", settings.loading.concurrency)
+        self._freeing = Threads("unload")
+        self._supervision = supervision(log)
+        self._room = MemoryRoom(settings.loading, self._use_of, self._evict)
+        self._loop = asyncio.get_running_loop()
+        self._closing = False
+        self.on_demand = OnDemand(settings, self._bring)
+
+    async def refresh(self) -> None:
+        """Reads what was declared and what exists, and starts what follows from it.
+
+        Raises:
+            TurnoutError, OSError: The repository or the state store cannot be read; what was known stays in force.
+        """
+        async with self._refreshing:
+            try:
+                await self._follow_declarations()
+            except Exception:  # one that cannot be read keeps nobody from following the other
+                await self._follow_files()
+                raise
+            await self._follow_files()
+            self._inventory.begin()
+            self._inventory.swap()
+
+    async def _follow_files(self) -> None:
+        """Puts in force what exists."""
+        self._repository.expect(self._inventory.recorded())
+        self._inventory.take_in(await self._scanner.listing(), self._loop.time())
+        self.reconcile()
+
+    async def _follow_declarations(self) -> None:
+        """Puts in force what was declared; a repository that does not answer is not waited for."""
+        declared = await self._declared()
+        if declared.revision == self._inventory.revision:
+            return
+        if self._inventory.presence.available:
+            await self._look_again(declared)
+        self._inventory.declare(declared)
+        self.reconcile()
+
+    def reconcile(self) -> None:
+        """Drops what is gone from disk, starts the loads and unloads that are due, and swaps the catalog."""
+        for model in self._inventory.models:
+            self._reconcile(model)
+        self._inventory.swap()
+
+    def _reconcile(self, model: str) -> None:
+        if self._closing:
+            return
+        for version in self._inventory.drop_gone(model):
+            self._asked.get(model, {}).pop(version, None)  # one that is published anew is asked for anew
+            self._room.forget((model, version))
+        if not (entries := self._inventory.versions(model)):
+            return
+        if self._inventory.tags_moved(model):
+            self._inventory.follow_tags(model, self._needed(model))
+        needed = self._needed(model)
+        optional = on_demand(self._wish(model), list(entries), self._inventory.declarations(model), needed)
+        self._inventory.mark_on_demand(model, optional)
+        ready = self._inventory.loaded(model).ready
+        kept = {v for v in optional if ready(v) or self.on_demand.waits(model, v)}
+        due = moves(needed | kept, {v: e.state for v, e in entries.items()})
+        for version in due.load if self._inventory.presence.reachable(model) else ():
+            self._start(model, version, self._load(model, version), LifecycleState.LOADING)
+        for version in due.unload:
+            self._start(model, version, self._unload(model, version), LifecycleState.DRAINING)
+
+    def recall(self, model: str, version: Version, *, load: bool) -> None:
+        """Takes up what an operator asked another worker for, before the first `refresh`."""
+        self._asked.setdefault(model, {})[version] = load
+
+    async def load(self, model: str, version: Version) -> VersionEntry:
+        """Loads a version, if it is not loaded, and waits until it is Ready.
+
+        Raises:
+            ModelNotFound, VersionNotFound: It does not exist.
+            NotLoaded: It could not be loaded; the message says why.
+        """
+        known = self._inventory.versions(model).get(version)
+        if known is None or known.state is not LifecycleState.READY:
+            with suppress(Unavailable):  # a load needs the repository and no state store
+                await self.refresh()  # it may have been published a moment ago, or the repository have gone away
+        entry = await self._ask(model, version, load=True)
+        if entry.state is LifecycleState.FAILED and self._inventory.presence.reachable(model):
+            self._start(model, version, self._load(model, version), LifecycleState.LOADING)
+        await self._settle(model, version)
+        entry = self._inventory.entry(model, version)
+        if entry.state is not LifecycleState.READY:
+            why = entry.reason or entry.state
+            if not self._inventory.presence.reachable(model):
+                why = f"{'; '.join(self._inventory.presence.reasons)}; it is loaded once that is mended"
+            raise NotLoaded(f"{model} {version} could not be loaded: {why}")
+        return entry
+
+    async def unload(self, model: str, version: Version) -> VersionEntry:
+        """Takes a version out of service and waits until its memory is freed. It stays out until `load`.
+
+        Raises:
+            ModelNotFound, VersionNotFound: It does not exist.
+            ChangeRefused: The model's policy or a rollout needs it; the message says what to do first.
+        """
+        if hold := self._held(model).get(version):
+            raise ChangeRefused(f"{version} of {model} is not unloaded: {hold.sentence}")
+        entry = await self._ask(model, version, load=False)
+        await self._settle(model, version)
+        gone = replace(entry, state=LifecycleState.UNLOADED, handle=None)  # its files were gone, and now it is too
+        return self._inventory.versions(model).get(version, gone)
+
+    async def close(self, bound: float) -> None:
+        """Takes every version out of service, waiting at most `bound` seconds for requests under way."""
+        self._closing = True
+        await self.on_demand.close()
+        self._cancellation.cancel(Draining("the server stops"))
+        for task in self._tasks.values():
+            task.cancel()
+        if closing := [asyncio.create_task(handle.close()) for handle in self._inventory.handles()]:
+            await asyncio.wait(closing, timeout=bound)
+        self._loads.shutdown()
+        self._supervision.kill()  # of those that hang, or that were still loading
+        for key in list(self._in_use):
+            self._let_go(*key)
+
+    @property
+    def devices(self) -> Collection[str]:
+        """What the versions in service have memory on: `cpu` always, and GPUs."""
+        handles = self._inventory.handles()
+        return dict.fromkeys(["cpu", *(device for handle in handles for device in handle.recorder.memory_bytes)])
+
+    @property
+    def child_bytes(self) -> int:
+        """Memory of the child processes of all versions, in bytes, at the latest `sample`."""
+        return sum(handle.child_bytes for handle in self._inventory.handles())
+
+    def sample(self) -> None:
+        """Tells the recorders what is known now; called before a scrape."""
+        self._metrics.known = self._inventory.known()
+        self._metrics.server.missing_versions = self._inventory.lost()
+        self._metrics.server.waiting_for_load = self.on_demand.waiting()
+        self._metrics.server.memory_budgets = self._room.budgets(list(self.devices))
+        for handle in self._inventory.handles():
+            handle.sample()
+
+    @property
+    def presence(self) -> Presence:
+        """How the repository stood when it was looked at last."""
+        return self._inventory.presence
+
+    def _wish(self, model: str) -> Wish:
+        yanked = self._settings.routing.yanked_pins == "warn"
+        load_setting = self._settings.for_model(model).load
+        return Wish(load_setting, self._asked.get(model, {}), yanked, self._fallbacks(model))
+
+    def _needed(self, model: str) -> set[Version]:
+        """Returns the versions that should be in memory, whatever requests ask for."""
+        there, declarations = list(self._inventory.versions(model)), self._inventory.declarations(model)
+        chosen = wanted(self._wish(model), there, declarations, self._resolve, self._inventory.loaded(model))
+        return chosen | (self._held(model).keys() & (set(there) - declarations.pruned))
+
+    async def _bring(self, model: str, version: Version) -> None:
+        """Loads a version that requests wait for, and returns once it can answer.
+
+        Raises:
+            TurnoutError: It could not be loaded, or may not be any more.
+        """
+        self.reconcile()
+        while True:
+            entry = self._inventory.versions(model).get(version)
+            if entry is None:
+                raise VersionNotFound.of(model, str(version), [str(v) for v in self._inventory.versions(model)])
+            if entry.state is LifecycleState.READY:
+                return
+            task = self._tasks.get((model, version))
+            if task is None:
+                away = "; ".join(self._inventory.presence.reasons)
+                raise load_failure(entry, "" if self._inventory.presence.reachable(model) else away)
+            await asyncio.wait([task])
+
+    def _use_of(self, key: Key) -> Use:
+        """Tells how a version that takes memory is used."""
+        return use_of(self._inventory.versions(key[0]).get(key[1]), waited_for=self.on_demand.waits(*key))
+
+    def _evict(self, key: Key) -> None:
+        """Unloads a version so that another fits."""
+        model, version = key
+        self._metrics.server.evictions[model] += 1
+        self._log.info("version leaves memory for another", model=model, version=str(version))
+        self._start(model, version, self._unload(model, version), LifecycleState.DRAINING)
+
+    async def _placed(self, entry: VersionEntry, settings: ModelSettings) -> ModelSettings:
+        """Waits until there is room for a version, and returns its settings with the devices that it is loaded on."""
+        allowed, key = await self._loads.run(devices_of, settings.runtime), (entry.model, entry.version)
+        devices = least_loaded(allowed, settings.runtime.gpus_per_version, self._room.taken(but=key))
+        await self._room.take(key, entry.manifest.size, devices)
+        return settings if devices == allowed else on_devices(settings, devices)
+
+    async def _look_again(self, declared: Declared) -> None:
+        """Has versions loaded anew that are fit by now: somebody signed them, or recorded their publication."""
+        unsigned, recorded = self._inventory.refused(declared)
+        if unsigned:
+            self._repository.look_soon()
+        signed = await self._repository.in_thread(lambda: list(filter(self._fit, unsigned))) if unsigned else []
+        for entry in [*recorded, *signed]:
+            self._inventory.renew(entry)
+
+    def _fit(self, entry: VersionEntry) -> bool:
+        return trusted(self._repository, entry, self._settings.for_model(entry.model).signing)
+
+    async def _ask(self, model: str, version: Version, *, load: bool) -> VersionEntry:
+        if version not in self._inventory.versions(model) and not load:
+            await self.refresh()  # it may have been published a moment ago
+        entries = self._catalog.snapshot.model(model).versions
+        if version not in entries:
+            raise VersionNotFound.of(model, str(version), [str(v) for v in entries])
+        self._asked.setdefault(model, {})[version] = load
+        await self._settle(model, version)
+        self.reconcile()
+        return self._inventory.entry(model, version)
+
+    async def _settle(self, model: str, version: Version) -> None:
+        task = self._tasks.get((model, version))
+        if task is not None:
+            await asyncio.wait([task])
+
+    def _start(self, model: str, version: Version, work: Any, state: LifecycleState) -> None:
+        self._inventory.move(model, version, state)
+        task = asyncio.create_task(work, name=f"{state} {model}@{version}")
+        self._tasks[model, version] = task
+        task.add_done_callback(lambda _: self._finish(model, version, task))
+
+    def _finish(self, model: str, version: Version, task: "asyncio.Task[None]") -> None:
+        if self._tasks.get((model, version)) is task:
+            del self._tasks[model, version]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("lifecycle task died", model=model, version=str(version), exc_info=error)
+        if self._inventory.versions(model):
+            self._reconcile(model)  # what was asked for meanwhile is due now
+            self._inventory.swap()
+
+    async def _load(self, model: str, version: Version) -> None:
+        entry = self._inventory.entry(model, version)
+        settings = self._settings.for_model(model)
+        loop = asyncio.get_running_loop()
+
+        def warming() -> None:
+            loop.call_soon_threadsafe(self._inventory.move, model, version, LifecycleState.WARMING)
+
+        stated = self._inventory.declarations(model).digests.get(version, entry.digest)
+        try:
+            if stated != entry.digest:
+                raise DigestMismatch(f"{model} {version}: {MANIFEST_FILE} is not what was published")
+            self._in_use[model, version] = await self._loads.run(self._cancellable_hold, model, version)
+            strictness = self._settings.loading.environment
+            for difference in await self._loads.run(check_surroundings, entry.manifest, strictness):
+                self._log.warning("environment differs", model=model, version=str(version), reason=difference)
+            settings = await self._placed(entry, settings)
+            published = Published(entry.manifest, entry.digest)
+            if doubt := await self._loads.run(doubt_of, self._repository, published, settings.signing):
+                self._log.warning("version is not signed as is asked", model=model, version=str(version), reason=doubt)
+            loaded = await self._loads.run(
+                self._cancellable_load,
+                self._repository,
+                published,
+                settings,
+                self._settings.loading.warmup_runs,
+                warming,
+                self._supervision,
+                self._processes,
+            )
+        except TurnoutError as error:
+            self._failed(entry, error)
+            return
+        except Exception as error:  # noqa: BLE001 - one version's trouble must not end the others' service
+            self._failed(entry, unexpected(error))
+            return
+        recorder = self._metrics.version(model, str(version), entry.digest, [ms / 1e3 for ms in settings.slo_ms])
+        self._count_load(entry, None)
+        recorder.load_seconds = loaded.seconds
+        recorder.memory_bytes = dict(loaded.memory_bytes)
+        self._room.measured((model, version), entry.manifest.size, loaded.memory_bytes)
+        handle = VersionHandle(
+            entry.manifest, loaded, settings, recorder, lambda why: self._demoted(model, version, why)
+        )
+        handle.sample()
+        self._inventory.move(
+            model, version, LifecycleState.READY, handle=handle, providers=loaded.providers,
+            max_batch_rows=loaded.plan.max_rows, batching=loaded.plan.reason, load_seconds=loaded.seconds,
+            isolation=str(loaded.isolation),
+        )  # fmt: skip
+        self._log.info(
+            "version ready", model=model, version=str(version), seconds=round(loaded.seconds, 3),
+            providers=loaded.providers, batching=loaded.plan.reason, isolation=str(loaded.isolation),
+        )  # fmt: skip
+        if loaded.warmth.warning:
+            self._log.warning("warm-up incomplete", model=model, version=str(version), reason=loaded.warmth.warning)
+
+    def _cancellable_hold(self, model: str, version: Version) -> int | None:
+        with self._cancellation.applies():
+            return in_use.hold(self._repository, model, version)
+
+    def _cancellable_load(self, *args: Any) -> LoadedVersion:
+        with self._cancellation.applies():
+            return load(*args)
+
+    async def _unload(self, model: str, version: Version) -> None:
+        handle = self._inventory.entry(model, version).handle
+        self._inventory.put(replace(self._inventory.entry(model, version), handle=None))
+        if handle is not None:
+            await handle.close()
+            await self._freeing.run(give_back)
+        self._let_go(model, version)
+        self._metrics.retire(model, str(version))
+        self._inventory.move(
+            model, version, LifecycleState.UNLOADED, providers=(), max_batch_rows=0, batching="", load_seconds=0.0,
+            isolation="",
+        )  # fmt: skip
+        self._log.info("version unloaded", model=model, version=str(version))
+
+    def _demoted(self, model: str, version: Version, reason: str) -> None:
+        """Notes that a version's requests share runs no more; it stays so until it is loaded again."""
+        entry = self._inventory.entry(model, version)
+        self._inventory.put(replace(entry, max_batch_rows=0, batching=reason, reason=reason))
+        self._log.error("batching demoted", model=model, version=str(version), reason=reason)
+
+    def _let_go(self, model: str, version: Version) -> None:
+        """Lets a version's files be removed, and others have its memory."""
+        self._room.leave((model, version))
+        in_use.let_go(self._in_use.pop((model, version), None))
+
+    def _count_load(self, entry: VersionEntry, error: TurnoutError | None) -> None:
+        counts, outcome = self._metrics.server, load_outcome(error)
+        counts.loads[entry.model, outcome] += 1
+        if entry.on_demand:
+            counts.on_demand_loads[entry.model, outcome] += 1
+
+    def _failed(self, entry: VersionEntry, error: TurnoutError) -> None:
+        self._let_go(entry.model, entry.version)
+        self._count_load(entry, error)
+        self._inventory.fail(entry, error, self._loop.time())
+        self._log.error(
+            "version failed to load", model=entry.model, version=str(entry.version), reason=error.message,
+            cause=repr(error.__cause__) if error.__cause__ else None,
+        )  # fmt: skip
