@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from semver import Version
 
-from turnout.serving.memory_budget import Occupant, Room, room_for
+from turnout.serving.loading.memory_budget import Occupant, Room, room_for
 
 
 def _one(minor: int, size: int = 10, used_at: float = 0.0, device: str = "cpu", **said: bool) -> Occupant:

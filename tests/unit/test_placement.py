@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from turnout.config import Settings
 from turnout.serving.loading.loader import on_devices
-from turnout.serving.placement import least_loaded
+from turnout.serving.loading.placement import least_loaded
 
 THREE = ["cuda:0", "cuda:1", "cuda:2"]
 

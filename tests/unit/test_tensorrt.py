@@ -7,10 +7,10 @@ import pytest
 
 from turnout.errors import ConfigError
 from turnout.serving.sessions import providers
-from turnout.serving.tensorrt_cache import TensorrtCache
+from turnout.serving.sessions.tensorrt_cache import TensorrtCache
 
 DIGEST = "sha256:" + "ab" * 32
-CACHE = Path("/var/cache/turnout")
+CACHE = "/var/cache/turnout"
 LIBRARY = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_tensorrt.so"
 
 
@@ -21,8 +21,8 @@ def _of(**other: str) -> TensorrtCache:
 
 def test_engines_lie_by_digest_gpu_and_runtime_and_timings_are_shared() -> None:
     cache = _of()
-    assert cache.engines == CACHE / "tensorrt" / "engines" / ("ab" * 32) / "nvidia-h200-sm90" / "ort-1.31.1"
-    assert cache.timings == CACHE / "tensorrt" / "timings" / "nvidia-h200-sm90" / "ort-1.31.1"
+    assert cache.engines == f"{CACHE}/tensorrt/engines/{'ab' * 32}/nvidia-h200-sm90/ort-1.31.1"
+    assert cache.timings == f"{CACHE}/tensorrt/timings/nvidia-h200-sm90/ort-1.31.1"
     assert _of(digest="sha256:" + "cd" * 32).timings == cache.timings
 
 
@@ -36,7 +36,7 @@ def test_what_an_engine_depends_on_gives_it_another_folder(other) -> None:
 
 @pytest.mark.parametrize("gpu", ["../../etc", "a/b", "Tesla T4\n", "NVIDIA RTX 6000 Ada (48 GB)"])
 def test_a_device_s_name_leads_nowhere_else(gpu) -> None:
-    engines = _of(gpu=gpu).engines
+    engines = Path(_of(gpu=gpu).engines)
     assert len(engines.relative_to(CACHE).parts) == 5
     assert ".." not in engines.parts
 

@@ -35,7 +35,7 @@ from turnout.cli.tls_options import add_tls_options
 from turnout.cli.top.command import top
 from turnout.cli.traffic.commands import application as traffic
 from turnout.cli.traffic.shadow import shadow
-from turnout.cli.tune import tune
+from turnout.cli.tune.tune import tune
 
 _REPOSITORY = "The repository, with or without a server"
 _SERVER = "A running server"

@@ -18,8 +18,8 @@ from turnout.serving.batching.batcher import Answer
 from turnout.serving.data_plane.conversion import ConversionThread
 from turnout.serving.data_plane.inference import Exchange, InferenceRequest, InferenceResult, Route, Router
 from turnout.serving.data_plane.request_counting import Counted
-from turnout.serving.on_demand import OnDemand
 from turnout.serving.versions.catalog import Catalog
+from turnout.serving.versions.on_demand import OnDemand
 from turnout.telemetry.logging import AccessLog
 from turnout.telemetry.metrics.versions import Metrics
 from turnout.telemetry.tracing.trace import Trace

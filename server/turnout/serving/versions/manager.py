@@ -32,13 +32,11 @@ from turnout.registry.storage.repository import Repository
 from turnout.serving.isolation.supervision import supervision
 from turnout.serving.loading.environment_check import check_surroundings
 from turnout.serving.loading.loader import LoadedVersion, devices_of, load, on_devices
-from turnout.serving.memory_room import MemoryRoom, Use, use_of
-from turnout.serving.on_demand import OnDemand
-from turnout.serving.placement import least_loaded
+from turnout.serving.loading.memory_room import MemoryRoom, Use, use_of
+from turnout.serving.loading.placement import least_loaded
+from turnout.serving.loading.trust import doubt_of, trusted
 from turnout.serving.sandbox.processes import Processes
-from turnout.serving.scanning import Scanner
 from turnout.serving.sessions.memory import give_back
-from turnout.serving.trust import doubt_of, trusted
 from turnout.serving.versions.availability import Availability
 from turnout.serving.versions.catalog import Catalog, VersionEntry
 from turnout.serving.versions.handle import VersionHandle
@@ -46,8 +44,10 @@ from turnout.serving.versions.inventory import Inventory
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.serving.versions.load_outcomes import load_failure, load_outcome, unexpected
 from turnout.serving.versions.load_policy import Fallbacks, Resolve, Wish, moves, on_demand, wanted
+from turnout.serving.versions.on_demand import OnDemand
 from turnout.serving.versions.pin import Hold
 from turnout.serving.versions.presence import Key, Presence
+from turnout.serving.versions.scanning import Scanner
 from turnout.state.release_status import Declared
 from turnout.telemetry.metrics.versions import Metrics
 from turnout.threads import Threads

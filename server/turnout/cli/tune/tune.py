@@ -48,7 +48,7 @@ def tune(
     The version is run on this machine, in a process of its own, on its golden cases, on --inputs, or on made-up inputs.
     Each setting is run in turn with the present ones. Nothing is changed without --write.
     """
-    from turnout.cli.tune_view import shown
+    from turnout.cli.tune.view import shown
     from turnout.cli.workspace import split_reference
     from turnout.config.editing import model_toml, write_model
     from turnout.config.sources import load_settings
@@ -110,7 +110,7 @@ def _tried(out: Output, job: dict[str, Any], seconds: float) -> "tuple[Findings,
     with os.fdopen(reading) as answers:
         try:
             child = subprocess.Popen(  # noqa: S603 - nothing of a client's is in the command
-                [sys.executable, "-m", "turnout.cli.tune_child", str(writing)],
+                [sys.executable, "-m", "turnout.cli.tune.child", str(writing)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

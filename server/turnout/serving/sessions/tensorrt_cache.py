@@ -12,7 +12,6 @@ No session is given these options yet: that has to be seen on a GPU first.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _UNFIT = re.compile(r"[^A-Za-z0-9.]+")
@@ -23,19 +22,19 @@ class TensorrtCache:
     """The folders of one version on one kind of GPU.
 
     Attributes:
-        engines: Of the version.
-        timings: Of all versions.
+        engines: Path of the version's own.
+        timings: Path of that of all versions.
     """
 
-    engines: Path
-    timings: Path
+    engines: str
+    timings: str
 
     @classmethod
-    def of(cls, cache: Path, digest: str, gpu: str, capability: str, runtime: str) -> "TensorrtCache":
+    def of(cls, cache: str, digest: str, gpu: str, capability: str, runtime: str) -> "TensorrtCache":
         """Returns the folders; none is made.
 
         Args:
-            cache: Folder on a local disk.
+            cache: Path of a folder on a local disk.
             digest: Of the version.
             gpu: Name of the device, such as `NVIDIA H200`.
             capability: Its compute capability, such as `9.0`.
@@ -48,17 +47,16 @@ class TensorrtCache:
         device = _UNFIT.sub("-", gpu).strip("-.").lower()
         if matched is None or not device:
             raise ValueError(f"expected a digest and a device, got {digest!r} and {gpu!r}")
-        kind = Path(f"{device}-sm{_UNFIT.sub('', capability).replace('.', '')}", f"ort-{_UNFIT.sub('-', runtime)}")
-        root = cache / "tensorrt"
-        return cls(root / "engines" / matched[1] / kind, root / "timings" / kind)
+        kind = f"{device}-sm{_UNFIT.sub('', capability).replace('.', '')}/ort-{_UNFIT.sub('-', runtime)}"
+        return cls(f"{cache}/tensorrt/engines/{matched[1]}/{kind}", f"{cache}/tensorrt/timings/{kind}")
 
     def options(self) -> Mapping[str, str]:
         """Returns the options of ONNX Runtime's TensorRT provider that have it use the folders."""
         return {
             "trt_engine_cache_enable": "True",
-            "trt_engine_cache_path": str(self.engines),
+            "trt_engine_cache_path": self.engines,
             "trt_timing_cache_enable": "True",
-            "trt_timing_cache_path": str(self.timings),
+            "trt_timing_cache_path": self.timings,
             # Timings of a GPU that differs are no use, and engines built from them slow.
             "trt_force_timing_cache": "False",
         }

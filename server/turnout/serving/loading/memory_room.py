@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from turnout.config import Loading
 from turnout.errors import MemoryBudgetExceeded
-from turnout.serving.memory_budget import Occupant, Room, room_for
+from turnout.serving.loading.memory_budget import Occupant, Room, room_for
 from turnout.serving.versions.catalog import VersionEntry
 from turnout.serving.versions.lifecycle import LifecycleState
 from turnout.serving.versions.presence import Key
