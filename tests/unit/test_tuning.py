@@ -148,3 +148,12 @@ def test_settings_are_printed_as_toml(tmp_path: Path) -> None:
     own = load_settings(file).settings.for_model("yolo.v8")
     assert own.runtime.runners == 3
     assert not own.batching.enabled
+
+
+def test_what_was_tried_again_for_one_end_may_serve_the_other() -> None:
+    third = Tuned(threads=1, runners=1, max_rows=32, delay_ms=0.0)
+    looks = (_result(OTHER, 150.0, 0.009), _result(third, 100.0, 0.005))
+    again = (_result(OTHER, 140.0, 0.008), _result(third, 100.0, 0.010))
+    findings = _findings(*looks, again=again)
+    assert findings.promising() == [OTHER, third]
+    assert findings.choice("latency").tuned == OTHER

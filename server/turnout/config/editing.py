@@ -54,6 +54,7 @@ def _replace(file: Path, text: str) -> None:
     real = file.resolve()  # a link stays one
     new = real.with_name(f".{real.name}.{os.getpid()}.new")
     try:
+        new.touch(0o600)  # it may hold secrets
         new.write_text(text, "utf-8")
         new.chmod(real.stat().st_mode & 0o7777)
         load_settings(new)

@@ -35,6 +35,8 @@ def main() -> None:
             findings, source = asyncio.run(_tune(job, tell))
         except TurnoutError as error:
             tell(error=error.message, kind=type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - standard error is closed: whoever waits is told
+            tell(error=f"it cannot be tried ({type(error).__name__}: {error})", kind="ModelFailure")
         else:
             tell(found=json.loads(TypeAdapter(Findings).dump_json(findings)), source=source)
 

@@ -53,6 +53,7 @@ def tune(
     from turnout.config.editing import model_toml, write_model
     from turnout.config.sources import load_settings
     from turnout.errors import ConfigError
+    from turnout.serving.tuning.candidates import Tuned
     from turnout.serving.tuning.comparison import ENDS
 
     with reporting(as_json=as_json) as out, unwinding():
@@ -80,6 +81,9 @@ def tune(
         out.show(body, *shown(findings, source, in_flight, tomls, None if write else str(file or "")))
         if write is not None:
             _tell_written(out, name, write, file, changes[write] if written else {})
+            settings = load_settings(config, {"models": models, "state": state}).settings.for_model(name)
+            if written and Tuned.of(settings) != findings.choice(write).tuned:
+                out.note("warning: the environment (TURNOUT_...) sets some of it otherwise, and goes before the file")
 
 
 def _tell_written(out: Output, name: str, end: str, file: Path | None, changes: dict[str, dict[str, Any]]) -> None:
@@ -130,8 +134,9 @@ def _tried(out: Output, job: dict[str, Any], seconds: float) -> "tuple[Findings,
         timer.start()
         try:
             assert child.stdin is not None
-            child.stdin.write(json.dumps(job))
-            child.stdin.close()
+            with suppress(BrokenPipeError):  # it died at once, which is told below
+                child.stdin.write(json.dumps(job))
+                child.stdin.close()
             for line in answers:
                 told = json.loads(line)
                 if "say" in told:

@@ -206,7 +206,7 @@ class DataPlane:
         Raises:
             TurnoutError: As `Router.route`, `OnDemand.loaded` and `VersionHandle.infer`.
         """
-        route = pending.route
+        route, waited = pending.route, pending.route is None
         if route is None or route.handle.closing:  # it waits for its version, or was routed, and then the version left
             pending.route = None
             try:
@@ -217,7 +217,7 @@ class DataPlane:
                 size = sum(array.nbytes for array in request.inputs.values())
                 async with self._on_demand.loaded(cold.model, cold.version, request.deadline, size):
                     return await self._infer(pending, request, trace)
-        if pending.counted is None and (route.handle.arms or request.routing_key):
+        if waited and pending.counted is None and (route.handle.arms or request.routing_key):
             pending.counted = Counted(route, request.routing_key)
         return await route.handle.infer(request.inputs, request.outputs, request.deadline, route.lane, request.kind)
 

@@ -139,26 +139,26 @@ class Findings:
 
     def promising(self) -> list[Tuned]:
         """Returns what looks best for either end. Of many that are tried, one looks good by chance: try it again."""
-        found = [self._best(end) for end in ENDS]
+        found = [self._best(end, self.candidates) for end in ENDS]
         return list(dict.fromkeys(result.tuned for result in found if result is not None))
 
     def choice(self, end: End) -> Choice:
-        """Returns the settings for an end: those that look best, where they were better once more."""
-        looks, again = self._best(end), None
+        """Returns the settings for an end: the best of those that were better once more."""
+        confirmed = self._best(end, self.again)
+        if confirmed is not None:
+            return Choice(confirmed.tuned, f"{confirmed.ratio(end)} {_GAINS[end]}, when tried again")
+        looks = self._best(end, self.candidates)
         if looks is None:
             tried = any(result.windows for result in self.candidates)
             why = f"nothing that was tried has a better {end} by {WORTHWHILE - 1:.0%} and by more than its spread"
             return Choice(self.present.tuned, why if tried else "nothing else was tried")
-        again = next((result for result in self.again if result.tuned == looks.tuned), None)
-        ratio = None if again is None else again.ratio(end)
-        if ratio is None or not ratio.better:
-            told = "no time was left to try it again" if ratio is None else f"when tried again it was {ratio}"
-            return Choice(self.present.tuned, f"{looks.tuned} looked better ({looks.ratio(end)}), and {told}")
-        return Choice(looks.tuned, f"{ratio} {_GAINS[end]}, when tried again")
+        again = next((result.ratio(end) for result in self.again if result.tuned == looks.tuned), None)
+        told = "no time was left to try it again" if again is None else f"when tried again it was {again}"
+        return Choice(self.present.tuned, f"{looks.tuned} looked better ({looks.ratio(end)}), and {told}")
 
     def best_so_far(self) -> Tuned:
         """Returns the settings that the next kind is tried beside: those that look best for throughput."""
-        best = self._best("throughput")
+        best = self._best("throughput", self.candidates)
         return self.present.tuned if best is None else best.tuned
 
     def to_json(self) -> dict[str, Any]:
@@ -174,9 +174,10 @@ class Findings:
             },
         }
 
-    def _best(self, end: End) -> Result | None:
-        """Returns what looks best and better than the present settings; of two alike the one that was tried first."""
-        better = [(ratio.middle, r) for r in self.candidates if (ratio := r.ratio(end)) is not None and ratio.better]
+    @staticmethod
+    def _best(end: End, results: Sequence[Result]) -> Result | None:
+        """Returns what is best and better than the present settings; of two alike the one that was tried first."""
+        better = [(ratio.middle, r) for r in results if (ratio := r.ratio(end)) is not None and ratio.better]
         return max(better, key=lambda item: item[0])[1] if better else None
 
 

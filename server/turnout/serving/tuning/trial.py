@@ -241,9 +241,13 @@ async def _window(handle: VersionHandle, requests: Sequence[Request], in_flight:
             asked += 1
         return asked
 
-    async with asyncio.TaskGroup() as group:
-        clients = [group.create_task(ask_on_end()) for _ in range(in_flight)]
-    rate = sum(client.result() for client in clients) / (time.monotonic() - began)
+    clients = [asyncio.create_task(ask_on_end()) for _ in range(in_flight)]
+    try:
+        rate = sum(await asyncio.gather(*clients)) / (time.monotonic() - began)
+    finally:
+        for client in clients:
+            client.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
     latencies: list[float] = []
     end = time.monotonic() + _PHASE_SECONDS
     while not latencies or time.monotonic() < end:
