@@ -348,3 +348,27 @@ async def test_a_version_is_loaded_on_the_gpu_with_least_in_memory(
         '{device="cuda:0"}': budget,
         '{device="cuda:1"}': budget,
     }
+
+
+async def test_what_is_in_use_is_waited_for_and_for_no_longer_than_is_said(
+    publish_model, start_server, weighed_by_files, monkeypatch
+) -> None:
+    for version in ("1.0.0", "1.1.0", "1.9.0", "2.0.0"):
+        publish_model("m", version, matmul(256))
+    server = await start_server(loading=Loading(load="on_demand", memory_budget_bytes=int(2.5 * SIZE)))
+    assert await _answering(server, "1.0.0", WIDE) == "1.0.0"
+    handle = server.services.catalog.snapshot.models["m"].versions[Version(1)].handle
+    with handle.borrowed():
+        waiting = asyncio.create_task(_answering(server, "1.1.0", WIDE))
+        await _until(server, lambda: _states(server)["1.1.0"] == S.LOADING)
+        assert _states(server)["1.0.0"] == S.READY
+    assert await waiting == "1.1.0"
+    assert _states(server)["1.0.0"] == S.UNLOADED
+    monkeypatch.setattr("turnout.serving.loading.memory_room.WAIT_SECONDS", 0.0)
+    handle = server.services.catalog.snapshot.models["m"].versions[Version(1, 1)].handle
+    with handle.borrowed():
+        async with stub_of(server) as stub:
+            refused = await refusal(stub.Predict(request("m", "1.0.0", x=WIDE), timeout=60))
+    assert refused.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "what could leave is in use" in refused.message
+    assert _in_memory(server) == {"1.1.0", "2.0.0"}
