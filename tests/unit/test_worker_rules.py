@@ -3,7 +3,8 @@
 import pytest
 
 from turnout.config import ModelOverrides, Settings
-from turnout.config.sections import Limits, Loading, QueueLimits, Runtime, ShadowLane
+from turnout.config.loading import Loading
+from turnout.config.sections import Limits, QueueLimits, Runtime, ShadowLane
 from turnout.errors import ConfigError
 from turnout.telemetry.families import Family
 from turnout.telemetry.metrics.versions import Metrics

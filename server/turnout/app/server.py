@@ -232,7 +232,6 @@ async def running(
         tracer = await stack.enter_async_context(tracing(settings.tracing, metrics.server.spans, log))
         conversions = ConversionThread()
         stack.callback(conversions.close)
-        inference = DataPlane(router, catalog, metrics, access, code_name, conversions, tracer, authority)
         availability = Availability(metrics.server, log)
         if new_store:
             availability.note(
@@ -252,6 +251,9 @@ async def running(
             metrics,
             log,
             processes,
+        )
+        inference = DataPlane(
+            router, catalog, metrics, access, code_name, conversions, tracer, authority, manager.on_demand
         )
         shadows = Shadows(settings, catalog, metrics, repository.directory, log)
         traffic = Traffic(store, catalog, policies, shadows.observe, log)
