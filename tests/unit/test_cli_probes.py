@@ -11,7 +11,7 @@ from rich.console import Console, Group, RenderableType
 from turnout.cli.probe_view import tried_lines
 from turnout.cli.rollout_forecast import forecast_body, forecast_lines
 from turnout.cli.rollout_live import View
-from turnout.cli.rollout_plan import PlanOptions
+from turnout.cli.rollout_options import PlanOptions
 from turnout.cli.rollout_view import rollout_body, status_lines
 from turnout.errors import InvalidRequest
 from turnout.rollout.plan import Plan

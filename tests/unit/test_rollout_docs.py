@@ -11,7 +11,7 @@ from pathlib import Path
 from semver import Version
 
 from turnout.cli.rollout_commands import COMMANDS
-from turnout.cli.rollout_plan import PlanOptions
+from turnout.cli.rollout_options import PlanOptions
 from turnout.config import load_settings
 from turnout.rollout.analysis.confirm_webhook import confirm_body
 from turnout.rollout.analysis.probe_record import ProbeOutcome

@@ -16,6 +16,7 @@ from turnout.cli.key import application as key
 from turnout.cli.load import load, unload
 from turnout.cli.log import log
 from turnout.cli.models import models
+from turnout.cli.options import expand_groups
 from turnout.cli.predict import predict
 from turnout.cli.prune import prune
 from turnout.cli.publish import publish
@@ -29,7 +30,6 @@ from turnout.cli.show import show
 from turnout.cli.sign import sign
 from turnout.cli.state import application as state
 from turnout.cli.tag import tag
-from turnout.cli.tls_options import add_tls_options
 from turnout.cli.token import application as token
 from turnout.cli.top import top
 from turnout.cli.traffic import application as traffic
@@ -86,7 +86,7 @@ def application(wanted: str = "") -> typer.Typer:
     app.add_typer(traffic, name="traffic", rich_help_panel=_SERVER)
     app.add_typer(rollout, name="rollout", rich_help_panel=_SERVER)
     _leave_out_all_but(app, wanted)
-    add_tls_options(app)
+    expand_groups(app)
     add_examples(app)
     return app
 
