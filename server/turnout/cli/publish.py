@@ -2,7 +2,6 @@
 
 import tempfile
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,7 +26,6 @@ _META = """What you say of it, in TOML or JSON. Texts: description, licence, not
 training, dependencies, environment, metadata, preprocessing, batching, tolerances, scores, labels."""
 
 
-@dataclass(frozen=True)
 class _Target(Target):
     server: Annotated[
         str | None,

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from turnout.routing.answers import Answers
 
 
-@dataclass(frozen=True)
 class _Target(Target):
     server: Annotated[
         str | None, server_option("Through the server with this control listener. (default: in the state store)")

@@ -1,7 +1,6 @@
 """What an operator may do to a rollout that runs."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -13,7 +12,6 @@ from turnout.cli.traffic import freeze
 _TIMEOUT = 30.0
 
 
-@dataclass(frozen=True)
 class RetryOptions(ChangeOptions):
     """Who asks for another attempt, and of which state of the last one."""
 
@@ -25,7 +23,6 @@ class RetryOptions(ChangeOptions):
     ] = None
 
 
-@dataclass(frozen=True)
 class CommandOptions(RetryOptions):
     """Who asks for something, and of which rollout in which state."""
 

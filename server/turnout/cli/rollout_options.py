@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +14,6 @@ def _option(name: str, metavar: str, text: str) -> Any:
     return typer.Option(f"--{name}", metavar=metavar, help=text, show_default=False, rich_help_panel="Plan")
 
 
-@dataclass(frozen=True)
 class PlanOptions(OptionGroup):
     """What a command line says of a plan; None for what it does not. The names are those of a plan's fields."""
 

@@ -1,7 +1,6 @@
 """`turnout traffic`: who answers requests that pin no version."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,7 +27,6 @@ ShadowOption = Annotated[
 ]
 
 
-@dataclass(frozen=True)
 class TrafficChangeOptions(ChangeOptions):
     """Who changes the traffic, why, and from which epoch."""
 
