@@ -17,15 +17,7 @@ from typing import Any
 
 from turnout import host
 from turnout.config import ModelSettings
-from turnout.errors import (
-    ConfigError,
-    InvalidModel,
-    MemoryBudgetExceeded,
-    ModelCrashed,
-    ModelFailure,
-    ModelTimedOut,
-    TurnoutError,
-)
+from turnout.errors import InvalidModel, ModelCrashed, ModelFailure, ModelTimedOut, TurnoutError
 from turnout.registry.cancellation import current
 from turnout.registry.files import read_small
 from turnout.registry.lab import Examination, Race, Subject
@@ -33,6 +25,7 @@ from turnout.registry.manifest import MODEL_FILE
 from turnout.registry.onnx_model import ModelFacts
 from turnout.registry.weights import Weights, read_weights
 from turnout.serving.sandbox.attempts import last_attempt
+from turnout.serving.sandbox.messages import FrameError, read_failure
 from turnout.serving.sandbox.processes import ANSWER_FILE, ANSWERS_FILE, DROPPED_FILE, JOB_FILE, Processes
 from turnout.serving.synthetic import Recipe
 from turnout.serving.trial_answers import read_answers
@@ -50,11 +43,6 @@ MOST_LATE = 2
 """Runs of made-up inputs that may take too long: the next would as well."""
 
 _MAX_ANSWER = 64 << 20
-
-_ERRORS: Mapping[str, type[TurnoutError]] = {
-    error.__name__: error
-    for error in (ConfigError, InvalidModel, MemoryBudgetExceeded, ModelCrashed, ModelFailure, ModelTimedOut)
-}
 
 
 class TrialLab:
@@ -198,10 +186,11 @@ class TrialLab:
 def _read(scratch: Path) -> dict[str, Any]:
     try:
         body: dict[str, Any] = json.loads(read_small(scratch / ANSWER_FILE, _MAX_ANSWER)[:_MAX_ANSWER])
-    except (OSError, ValueError) as error:
+        failure = read_failure(body["error"]) if "error" in body else None
+    except (OSError, ValueError, FrameError) as error:
         raise ModelFailure("its process answered with what is no answer") from error
-    if "error" in body:
-        raise _ERRORS.get(body["error"]["kind"], ModelFailure)(str(body["error"]["message"]))
+    if failure is not None:
+        raise failure
     return body
 
 

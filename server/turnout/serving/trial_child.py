@@ -33,6 +33,7 @@ from turnout.serving.batchability import BatchPlan, prove, sample_axes
 from turnout.serving.runtime_errors import load_failure
 from turnout.serving.sample import GOLDEN, Sample, find_sample
 from turnout.serving.sandbox.attempts import Attempts, LeftOut
+from turnout.serving.sandbox.messages import failure_body
 from turnout.serving.sandbox.processes import ANSWER_FILE, ANSWERS_FILE, JOB_FILE
 from turnout.serving.session import Session
 from turnout.serving.synthetic import Recipe, made_up, recipes, synthetic_inputs
@@ -85,9 +86,10 @@ def answer(scratch: Path) -> None:
     try:
         told = questions[trial.question](trial)
     except TurnoutError as error:
-        told = {"error": {"kind": type(error).__name__, "message": trial.said(error)}}
+        told = {"error": failure_body(error) | {"message": trial.said(error)}}
     except MemoryError:
-        told = {"error": {"kind": "MemoryBudgetExceeded", "message": trial.said(MemoryBudgetExceeded(_LIMIT_MET))}}
+        met = MemoryBudgetExceeded(_LIMIT_MET)
+        told = {"error": failure_body(met) | {"message": trial.said(met)}}
     (scratch / ANSWER_FILE).write_text(json.dumps(told))
 
 
