@@ -63,7 +63,6 @@ class Event:
         reason: Why; empty where they did not say.
         payload: The change itself, as JSON values.
         previous: Hash of the event before; `turnout.state.chain`.
-        hash: Its own.
     """
 
     id: int

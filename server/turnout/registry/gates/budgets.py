@@ -17,7 +17,6 @@ class LatencyGate:
     name = "latency"
 
     def __init__(self, lab: Lab, plan: Latency) -> None:
-        """Prepares; `lab` runs candidate and parent."""
         self._lab = lab
         self._plan = plan
 
@@ -70,7 +69,6 @@ class MemoryGate:
     name = "memory"
 
     def __init__(self, lab: Lab, plan: Memory) -> None:
-        """Prepares; `lab` runs candidate and parent."""
         self._lab = lab
         self._plan = plan
 

@@ -43,7 +43,6 @@ class GoldenGate:
     name = "golden"
 
     def __init__(self, lab: Lab, plan: Golden) -> None:
-        """Prepares; `lab` runs candidate and parent."""
         self._lab = lab
         self._plan = plan
 

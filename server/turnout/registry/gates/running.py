@@ -19,7 +19,6 @@ class LoadGate:
     name = "load"
 
     def __init__(self, lab: Lab, plan: Load) -> None:
-        """Prepares; `lab` runs it."""
         self._lab = lab
         self._plan = plan
 
@@ -53,7 +52,6 @@ class DeterminismGate:
     name = "determinism"
 
     def __init__(self, lab: Lab, plan: Determinism) -> None:
-        """Prepares; `lab` runs it."""
         self._lab = lab
         self._plan = plan
 
@@ -79,7 +77,6 @@ class BatchabilityGate:
     name = "batchability"
 
     def __init__(self, lab: Lab, plan: Batchability) -> None:
-        """Prepares; `lab` runs it."""
         self._lab = lab
         self._plan = plan
 

@@ -22,7 +22,7 @@ from turnout.rollout.attempt import Entry, Moved, Rollout, RolloutState, moved
 from turnout.rollout.changes.operations import Done, refuse_stale
 from turnout.rollout.clock import Clock, Instant
 from turnout.rollout.engine.active import ActiveRollout, tick_records
-from turnout.rollout.engine.diversions import Diversion, Diversions, Journal
+from turnout.rollout.engine.diversions import Diversion, DiversionFiles, Diversions
 from turnout.rollout.engine.enforcement import Enforcement
 from turnout.rollout.engine.exchange import Exchange
 from turnout.rollout.engine.neighbours import Neighbour
@@ -74,7 +74,7 @@ class RolloutEngine:
         self,
         world: World,
         store: RolloutStore,
-        journal: Journal,
+        journal: DiversionFiles,
         clock: Clock,
         tick_seconds: float,
         outside: Outside,

@@ -8,6 +8,7 @@ from turnout.rollout.engine.releases import Releases
 from turnout.rollout.log import RolloutLog
 from turnout.rollout.preview import Previews
 from turnout.routing.applied import Policies
+from turnout.routing.declarations import Declarer
 from turnout.routing.explain import Explainer
 from turnout.routing.shadow.service import Shadows
 from turnout.routing.traffic import Traffic
@@ -15,7 +16,7 @@ from turnout.rpc.control.activity import ActivityMethods
 from turnout.rpc.control.probes import ProbeMethods
 from turnout.rpc.control.rollouts import RolloutMethods
 from turnout.rpc.control.traffic import TrafficMethods
-from turnout.rpc.control.versions import Declarer, VersionMethods
+from turnout.rpc.control.versions import VersionMethods
 from turnout.serving.catalog import Catalog
 from turnout.serving.inference import Router
 from turnout.serving.manager import Manager
