@@ -26,7 +26,7 @@ from turnout.registry.manifest import MANIFEST_FILE, MODEL_FILE
 from turnout.registry.onnx_model import ModelFacts, read_model
 from turnout.registry.publish import DEFAULT_GATES, PublishResult
 from turnout.registry.repository import Repository
-from turnout.registry.signatures.trust import FORMER_PREFIX, PREFIX, SUFFIX, bundles
+from turnout.registry.signatures.trust import PREFIX, SUFFIX, bundles
 from turnout.registry.staging import staged
 
 IMPORTED = "imported-"
@@ -132,7 +132,7 @@ def _take_attested(repository: Repository, source: Repository, published: Publis
     """Takes over what is attested of a version, before it exists here: a signature may be asked for at once."""
     manifest = published.manifest
     for name, data in _attested(source, published).items():
-        known = name.startswith((PREFIX, FORMER_PREFIX, IMPORTED))
+        known = name.startswith((PREFIX, IMPORTED))
         with suppress(OSError):  # the version can do without
             kept = name if known else f"{IMPORTED}{name}"
             attestations.write(repository, manifest.model, manifest.version, kept, data)
