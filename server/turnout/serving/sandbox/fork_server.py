@@ -23,7 +23,7 @@ from typing import Any
 from turnout import host
 from turnout.errors import ModelFailure
 from turnout.registry.cancellation import Cancellation
-from turnout.serving.sandbox.messages import LOOK_SECONDS, receive_frame, send_frame
+from turnout.serving.sandbox.messages import receive_frame, send_frame
 from turnout.serving.sandbox.processes import (
     Ended,
     Processes,
@@ -44,6 +44,8 @@ _SOCKET = "socket"
 _START_SECONDS = 60.0
 _END_SECONDS = 5.0
 _IDLE_SECONDS = 60.0
+_LEAST_SECONDS = 1e-6
+"""Of a socket's timeout: 0 would mean something else."""
 
 
 class ForkServer:
@@ -163,10 +165,10 @@ def ask(address: str, scratch: Path, timeout: float, cancellation: Cancellation)
         try:
             with short_address(address) as path:
                 connection.connect(path)
-            connection.settimeout(LOOK_SECONDS)
             with cancellation.stopping(stop):
                 send_frame(connection, message)
-                told: dict[str, Any] = json.loads(receive_frame(connection, lambda: time.monotonic() > deadline))
+                connection.settimeout(max(deadline - time.monotonic(), _LEAST_SECONDS))
+                told: dict[str, Any] = json.loads(receive_frame(connection, lambda: True))
         except TimeoutError:
             return Ended(-9, timed_out=True)  # leaving closes the connection, which kills it
         except EOFError:
