@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from turnout.cli.output import ServerRefused
-from turnout.cli.rollout_options import PlanOptions
-from turnout.cli.rollout_plan import named_fields, read_steps
+from turnout.cli.rollout.options import PlanOptions
+from turnout.cli.rollout.plan_file import named_fields, read_steps
 from turnout.errors import ConfigError, InvalidRequest, TurnoutError
 from turnout.rollout.plan import Plan
 

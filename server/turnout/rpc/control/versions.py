@@ -5,15 +5,15 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from turnout.errors import InvalidRequest, ModelNotFound, Unavailable
-from turnout.registry.names import parse_version
-from turnout.registry.standing import Standing
+from turnout.registry.manifest.names import parse_version
+from turnout.releases.release import Declarer
 from turnout.rollout.engine.releases import Releases
-from turnout.routing.declarations import Declarer
 from turnout.rpc.catalog import version_message
 from turnout.rpc.control.calls import check_record
 from turnout.rpc.control.messages import answers_message
-from turnout.serving.catalog import Catalog, ModelEntry
-from turnout.serving.manager import Manager
+from turnout.serving.versions.catalog import Catalog, ModelEntry
+from turnout.serving.versions.manager import Manager
+from turnout.state.release_status import Standing
 from turnout.workers.peers import Peers
 from turnout_proto.v1 import control_pb2 as pb
 from turnout_proto.v1 import traffic_pb2

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from turnout.errors import MemoryBudgetExceeded, ModelCrashed, ModelTimedOut, TurnoutError
-from turnout.registry.signature import DataType
+from turnout.registry.manifest.signature import DataType
 from turnout.serving.isolation.arena import Arena, ArenaBroken, ArenaFull
 from turnout.serving.sandbox.messages import FrameError, failure_body, read_failure
-from turnout.serving.tensor import NUMPY_DTYPES, Array
+from turnout.serving.sessions.tensor import NUMPY_DTYPES, Array
 
 MAX_ARENA = 1 << 31
 """Bytes of the tensors of one request, or of one answer: what protobuf can carry to a client."""

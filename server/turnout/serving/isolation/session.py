@@ -22,12 +22,12 @@ from typing import Literal
 from turnout.config import Runtime
 from turnout.errors import ModelCrashed, ModelFailure, ModelTimedOut, TurnoutError
 from turnout.host import private_bytes
-from turnout.registry.signature import Signature
+from turnout.registry.manifest.signature import Signature
 from turnout.serving.isolation.arena import Arena
 from turnout.serving.isolation.frames import MAX_ARENA, pack_request, unpack_answer, unpack_loaded
 from turnout.serving.sandbox.messages import LOOK_SECONDS, FrameError, receive_frame, send_frame
 from turnout.serving.sandbox.processes import Ended, end_child, ending, start_child
-from turnout.serving.tensor import Array
+from turnout.serving.sessions.tensor import Array
 
 Priority = Literal["ordinary", "low_while_loading", "low"]
 """Of the child for the processor, as `turnout.host.lower_priority` lowers it."""

@@ -1,4 +1,5 @@
-"""Children by fork: a warm process (`turnout.serving.sandbox.warm`) starts them in milliseconds, and looks after them.
+"""Children by fork: a warm process (`turnout.serving.sandbox.template_process`) starts them in milliseconds, and looks
+after them.
 
     this process                        warm process                      child
       connect, "scratch directory" ---->  accept, fork ------------------->  answers, in the scratch directory
@@ -21,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from turnout import host
+from turnout.cancellation import Cancellation
 from turnout.errors import ModelFailure
-from turnout.registry.cancellation import Cancellation
 from turnout.serving.sandbox.messages import receive_frame, send_frame
 from turnout.serving.sandbox.processes import (
     Ended,
@@ -39,7 +40,7 @@ SHARED = "_TURNOUT_FORK_SERVER"
 time does. No setting, as its first letter says. Whoever listens there is asked for children, so it lies in a directory
 of one's own."""
 
-_WARM = "turnout.serving.sandbox.warm"
+_WARM = "turnout.serving.sandbox.template_process"
 _SOCKET = "socket"
 _START_SECONDS = 60.0
 _END_SECONDS = 5.0

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from turnout.registry.cancellation import Cancellation
+from turnout.cancellation import Cancellation
 
 JOB_FILE, ANSWER_FILE, ANSWERS_FILE = "job.json", "answer.json", "answers.npz"
 """What a scratch directory holds: the question, the answer, and its arrays."""
@@ -75,7 +75,7 @@ class SpawnedProcesses:
 
     def run(self, scratch: Path, timeout: float, cancellation: Cancellation) -> Ended:
         """As `Processes.run`."""
-        child = start_child("turnout.serving.trial_child", scratch, os.getpid())
+        child = start_child("turnout.serving.sandbox.child", scratch, os.getpid())
         timed_out = False
         try:
             with cancellation.stopping(child.kill):

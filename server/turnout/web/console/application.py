@@ -10,7 +10,7 @@ from structlog.typing import FilteringBoundLogger
 
 from turnout.errors import TurnoutError, Unauthenticated
 from turnout.rollout.engine.engine import RolloutEngine
-from turnout.telemetry.auth import AuthRecorder
+from turnout.telemetry.metrics.auth import AuthRecorder
 from turnout.web.console.actions import Actions
 from turnout.web.console.pages import Pages, told_as_json
 from turnout.web.console.rendering import HEADERS, page, static

@@ -1,0 +1,122 @@
+"""What an operator may do to a rollout that runs."""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import typer
+
+from turnout.cli.options import ChangeOptions, NameArgument, ServerTarget
+from turnout.cli.output import reporting
+from turnout.cli.traffic.commands import freeze
+
+_TIMEOUT = 30.0
+
+
+class RetryOptions(ChangeOptions):
+    """Who asks for another attempt, and of which state of the last one."""
+
+    epoch: Annotated[
+        int | None,
+        typer.Option(
+            "--epoch", metavar="N", min=0, help="Only if the rollout is still at this epoch.", show_default=False
+        ),
+    ] = None
+
+
+class CommandOptions(RetryOptions):
+    """Who asks for something, and of which rollout in which state."""
+
+    attempt: Annotated[
+        int, typer.Option("--attempt", metavar="N", min=0, help="(default: the one that runs)", show_default=False)
+    ] = 0
+
+
+def pause(name: NameArgument, change: CommandOptions = CommandOptions(), target: ServerTarget = ServerTarget()) -> None:
+    """Stand still at the present weight. The evidence goes on counting, and may still take the candidate back."""
+    _command("PAUSE", name, change, target, attempt=change.attempt)
+
+
+def resume(
+    name: NameArgument, change: CommandOptions = CommandOptions(), target: ServerTarget = ServerTarget()
+) -> None:
+    """Let a paused rollout go on. A gate stays shut: `promote` opens that."""
+    _command("RESUME", name, change, target, attempt=change.attempt)
+
+
+def promote(
+    name: NameArgument,
+    full: Annotated[bool, typer.Option("--full", metavar="", help="Make it the baseline, past all steps.")] = False,
+    change: CommandOptions = CommandOptions(),
+    target: ServerTarget = ServerTarget(),
+) -> None:
+    """Take the next step now, whatever there is to see, or open the gate that it waits at."""
+    _command("PROMOTE_FULL" if full else "PROMOTE", name, change, target, attempt=change.attempt)
+
+
+def abort(
+    name: NameArgument,
+    discard: Annotated[
+        bool,
+        typer.Option("--discard", metavar="", help="End one that this release cannot read; its record is kept."),
+    ] = False,
+    change: CommandOptions = CommandOptions(),
+    target: ServerTarget = ServerTarget(),
+) -> None:
+    """Take the candidate back and end the rollout."""
+    _command("ABORT", name, change, target, attempt=change.attempt, discard=discard)
+
+
+def set_weight(
+    name: NameArgument,
+    share: Annotated[str, typer.Argument(metavar="SHARE", help="For example 10%.")],
+    change: CommandOptions = CommandOptions(),
+    target: ServerTarget = ServerTarget(),
+) -> None:
+    """Give the candidate another weight until its next step."""
+    _command("SET_WEIGHT", name, change, target, attempt=change.attempt, share=share)
+
+
+def retry(name: NameArgument, change: RetryOptions = RetryOptions(), target: ServerTarget = ServerTarget()) -> None:
+    """Begin another attempt with the candidate and the plan of the last one."""
+    _command("RETRY", name, change, target)
+
+
+COMMANDS: Sequence[Callable[..., None]] = (pause, resume, promote, set_weight, freeze, abort, retry)
+
+
+def _command(
+    what: str,
+    name: str,
+    options: RetryOptions,
+    target: ServerTarget,
+    *,
+    attempt: int = 0,
+    share: str | None = None,
+    discard: bool = False,
+) -> None:
+    """Has the operator's word and prints where the rollout stands then, and who answers what."""
+    from turnout.cli.answers_view import answers_body, answers_line, read_answers
+    from turnout.cli.connection import Server
+    from turnout.cli.rollout.view import rollout_body, sentence
+    from turnout.cli.shares import read_share
+    from turnout.cli.workspace import actor_or_login
+    from turnout_proto.v1 import rollout_pb2 as pb
+
+    with reporting(as_json=target.as_json) as out:
+        change = pb.RolloutChange(
+            actor=actor_or_login(options.actor), reason=options.reason, expected_epoch=options.epoch
+        )
+        weight = 0.0 if share is None else read_share(share)
+        request = pb.CommandRolloutRequest(
+            model=name,
+            attempt=attempt,
+            command=f"ROLLOUT_COMMAND_{what}",
+            weight=weight,
+            change=change,
+            discard=discard,
+        )
+        with Server.named(target).control() as control:
+            told = control.CommandRollout(request, timeout=_TIMEOUT)
+        answers = read_answers(told.answers)
+        body = rollout_body(told.rollout) | {"answers": answers_body(answers)}
+        out.show(body, *(line for line in (sentence(told.rollout), answers_line(answers)) if line))
