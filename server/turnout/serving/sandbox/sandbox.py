@@ -19,7 +19,15 @@ from typing import Any
 from turnout import host
 from turnout.cancellation import current
 from turnout.config import ModelSettings
-from turnout.errors import InvalidModel, ModelCrashed, ModelFailure, ModelTimedOut, TurnoutError
+from turnout.errors import (
+    ConfigError,
+    InvalidModel,
+    MemoryBudgetExceeded,
+    ModelCrashed,
+    ModelFailure,
+    ModelTimedOut,
+    TurnoutError,
+)
 from turnout.registry.compatibility.sandbox import Examination, Race, Subject
 from turnout.registry.manifest.manifest import MODEL_FILE
 from turnout.registry.onnx.model import ModelFacts
@@ -44,6 +52,7 @@ MOST_LATE = 2
 """Runs of made-up inputs that may take too long: the next would as well."""
 
 _MAX_ANSWER = 64 << 20
+_TOLD = (ConfigError, InvalidModel, MemoryBudgetExceeded, ModelFailure)
 
 
 class TrialLab:
@@ -191,7 +200,8 @@ def _read(scratch: Path) -> dict[str, Any]:
     except (OSError, ValueError, FrameError) as error:
         raise ModelFailure("its process answered with what is no answer") from error
     if failure is not None:
-        raise failure
+        # The child ran a model, and may say anything: other errors are not for it to raise.
+        raise failure if isinstance(failure, _TOLD) else ModelFailure(failure.message)
     return body
 
 
