@@ -104,6 +104,7 @@ from turnout.tls.certificates import Certificates
 from turnout.web.admission import AdmissionGate
 from turnout.web.body import BodyReceiver
 from turnout.web.console.application import console_routes
+from turnout.web.console.pages import Pages
 from turnout.web.console.recent import Recent
 from turnout.web.console.session import Sessions
 from turnout.web.exchange import HttpInference
@@ -321,9 +322,8 @@ async def running(
         if settings.console.enabled:
             part = "" if peers is None else peers.part
             recorder = metrics.server.auth
-            console = console_routes(
-                catalog, policies, shadows, rollouts, rollout_log, explainer, recent, sessions, recorder, log, part
-            )
+            pages = Pages(catalog, policies, shadows, rollouts, rollout_log, explainer, recent, sessions, part)
+            console = console_routes(pages, rollouts, recorder, log)
         services = Services(
             inference=inference,
             catalog=catalog,

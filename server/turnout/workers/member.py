@@ -7,9 +7,8 @@ import struct
 from asyncio import Event, get_running_loop
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-from turnout.config import Settings
+from turnout.config import Settings, SettingsSource
 from turnout.errors import TurnoutError, Unavailable
 from turnout.telemetry.exposition import in_blocks
 from turnout.workers.division import share_of
@@ -27,14 +26,6 @@ _TELL_SECONDS = 10.0
 _PART = struct.Struct(">I?I")
 
 _PORTS = ("grpc", "http", "control")
-
-
-class Source(Protocol):
-    """Where settings come from; it can be pickled."""
-
-    def read(self) -> Settings:
-        """Returns the server's settings; raises ConfigError where they are wrong."""
-        ...
 
 
 Asked = Sequence[tuple[str, str, bool]]
@@ -57,7 +48,7 @@ class Start:
 
     settings: Settings
     given: Settings
-    source: Source
+    source: SettingsSource
     index: int
     control: bool
     waits: bool

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.process_collector import ProcessCollector
 from structlog.typing import FilteringBoundLogger
 
-from turnout.config import Settings, in_force
+from turnout.config import Settings, SettingsSource, in_force
 from turnout.errors import ConfigError, TurnoutError, Unavailable
 from turnout.telemetry.exposition import FamilyCollector, render
 from turnout.telemetry.families import Family
@@ -24,7 +24,7 @@ from turnout.telemetry.metrics.process import own_families
 from turnout.telemetry.metrics.workers import worker_families
 from turnout.workers.division import share_of
 from turnout.workers.link import Link
-from turnout.workers.member import SNAPSHOT_SECONDS, Source, Start, pack_answers, read_gather
+from turnout.workers.member import SNAPSHOT_SECONDS, Start, pack_answers, read_gather
 from turnout.workers.merging import Totals
 from turnout.workers.ports import KeptPort
 from turnout.workers.restarts import MOST_EARLY_DEATHS, Restarts
@@ -76,7 +76,7 @@ class Supervisor:
         self,
         settings: Settings,
         given: Settings,
-        source: Source,
+        source: SettingsSource,
         log: FilteringBoundLogger,
         program: Sequence[str] = PROGRAM,
         restarts: Callable[[], Restarts] = Restarts,
@@ -344,7 +344,7 @@ class Supervisor:
         return pack_answers({worker.index: told for worker, told in zip(others, answers, strict=True)})
 
 
-async def supervise(settings: Settings, source: Source, log: FilteringBoundLogger) -> int:
+async def supervise(settings: Settings, source: SettingsSource, log: FilteringBoundLogger) -> int:
     """Runs a server of several workers until a signal, or until they cannot live; returns the exit code.
 
     Args:
