@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from turnout.cli.options import DiskTarget
 from turnout.cli.workspace import ModelVersions, Workspace
 from turnout.errors import TurnoutError
 from turnout.routing.selection.selector import parse
@@ -44,7 +45,7 @@ def main() -> None:
 async def _tune(job: dict[str, Any], tell: Any) -> tuple[Findings, str]:
     providers.start_runtime()
     config, inputs = (Path(job[key]) if job[key] else None for key in ("config", "inputs"))
-    workspace = Workspace.open(job["models"], job["state"], config)
+    workspace = Workspace.open(DiskTarget(models=job["models"], state=job["state"], config=config))
     name, selector = job["model"], parse(job["version"])
     published = ModelVersions.of(name, workspace.scan(), workspace.declared()).resolve(selector)
     workspace.repository.fetch(name, published.manifest.version)

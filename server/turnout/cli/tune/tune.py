@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from turnout.cli.cleanup import unwinding
-from turnout.cli.options import ConfigOption, JsonOption, ModelsOption, StateOption
+from turnout.cli.options import DiskTarget
 from turnout.cli.output import Output, reporting
 
 if TYPE_CHECKING:
@@ -38,10 +38,7 @@ def tune(
         typer.Option("--write", metavar="END", help="Write what is best for `throughput` or `latency` to the file.",
                      show_default=False),
     ] = None,
-    models: ModelsOption = None,
-    state: StateOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
+    target: DiskTarget = DiskTarget(),
 ) -> None:  # fmt: skip
     """Try threads, runners, batch sizes and delays of a version out, and say which are best.
 
@@ -56,13 +53,14 @@ def tune(
     from turnout.serving.tuning.candidates import Tuned
     from turnout.serving.tuning.comparison import ENDS
 
-    with reporting(as_json=as_json) as out, unwinding():
+    with reporting(as_json=target.as_json) as out, unwinding():
         name, selector = split_reference(version)
-        file = load_settings(config, {"models": models, "state": state}).file
+        named = {"models": target.models, "state": target.state}
+        file = load_settings(target.config, named).file
         if write is not None and file is None:
             raise ConfigError("there is no configuration file to write to: name one with --config")
         job = {
-            "models": models, "state": state, "config": None if config is None else str(config), "model": name,
+            **named, "config": None if target.config is None else str(target.config), "model": name,
             "version": selector or "", "inputs": None if inputs is None else str(inputs), "in_flight": in_flight,
             "seconds": seconds,
         }  # fmt: skip
@@ -81,7 +79,7 @@ def tune(
         out.show(body, *shown(findings, source, in_flight, tomls, None if write else str(file or "")))
         if write is not None:
             _tell_written(out, name, write, file, changes[write] if written else {})
-            settings = load_settings(config, {"models": models, "state": state}).settings.for_model(name)
+            settings = load_settings(target.config, named).settings.for_model(name)
             if written and Tuned.of(settings) != findings.choice(write).tuned:
                 out.note("warning: the environment (TURNOUT_...) sets some of it otherwise, and goes before the file")
 
