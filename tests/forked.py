@@ -14,12 +14,12 @@ import sqlalchemy.dialects.sqlite  # noqa: F401
 import uvloop  # noqa: F401
 
 import turnout.__main__
-import turnout.app
-import turnout.cli.machine
+import turnout.app.event_loop
+import turnout.app.server
 import turnout.cli.main
-import turnout.cli.serve
-import turnout.event_loop  # noqa: F401
-from turnout.serving import providers
+import turnout.cli.serve.command
+import turnout.cli.serve.cuda  # noqa: F401
+from turnout.serving.sessions import providers
 
 providers.prepare_for_forks()
 gc.collect()

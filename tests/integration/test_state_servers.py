@@ -12,8 +12,8 @@ from sqlalchemy import update
 from onnx_models import scaled
 from turnout.config import Settings
 from turnout.errors import Conflict
-from turnout.state import schema
-from turnout.state.events import time_text
+from turnout.state.database import schema
+from turnout.state.event_log.events import time_text
 from turnout.state.rollouts import RolloutWrite
 from turnout.state.servers import CountRecord, Meeting, ServerReport
 from turnout.state.store import StateStore

@@ -55,9 +55,9 @@ def restore(
     other, too. What is restored is brought to this release's schema, and its log is checked; the file stays as it is.
     """
     from turnout.cli.workspace import Workspace
-    from turnout.rollout.engine.neighbours import alive_seconds
+    from turnout.rollout.engine.peers import alive_seconds
     from turnout.state.backup import restore as restore_from
-    from turnout.state.engine import Location
+    from turnout.state.database.engine import Location
 
     with reporting(as_json=as_json) as out:
         workspace = Workspace.open(models, state, config)

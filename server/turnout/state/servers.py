@@ -8,8 +8,8 @@ from typing import Any, Self
 
 from sqlalchemy import Connection, TextClause, and_, bindparam, delete, select, text, update
 
-from turnout.state import schema
-from turnout.state.events import time_text
+from turnout.state.database import schema
+from turnout.state.event_log.events import time_text
 
 # Built once: servers meet at every tick, and to build a statement costs more than to run it.
 _CLOCK = {
