@@ -150,7 +150,6 @@ class Settings(BaseSettings):
             `shadow.max_inflight`, and of `limits` and `shadow` what bounds queues, connections and requests under way.
             Linux only.
         probe: By probe name.
-        model: By model name.
     """
 
     model_config = SettingsConfigDict(

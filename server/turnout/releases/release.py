@@ -32,7 +32,6 @@ class SignedVersion:
     """A version that somebody has signed.
 
     Attributes:
-        published: The version.
         key: The id of the key.
         changed: False where that was on record before.
     """

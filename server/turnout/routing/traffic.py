@@ -56,7 +56,6 @@ class Change:
     """Who changes traffic, why, and on what ground.
 
     Attributes:
-        actor: Who.
         reason: Why.
         expected_epoch: That the change was decided on; None for whatever is in force.
         force: Take it although a signature does not fit the baseline's clients.

@@ -35,7 +35,6 @@ class VerificationKey:
     """One key.
 
     Attributes:
-        key: As PyJWT has it.
         algorithm: That it is for; "" where the set does not say.
         text: The JWK, by which two are told apart.
     """

@@ -24,7 +24,6 @@ class Verified:
     """What reading one version showed.
 
     Attributes:
-        model: Its model.
         version: As its directory is named.
         digest: The version's digest; None where its manifest cannot be read.
         size_bytes: Of its files, as its manifest says; 0 where that cannot be read.

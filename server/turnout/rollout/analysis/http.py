@@ -19,12 +19,7 @@ _CONNECTIONS = 8
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """What an endpoint answered.
-
-    Attributes:
-        status: The HTTP status.
-        body: Its bytes.
-    """
+    """What an endpoint answered."""
 
     status: int
     body: bytes

@@ -78,7 +78,6 @@ class Prober:
     """One probe. Used on the event loop only.
 
     Attributes:
-        name: Its name.
         probe: As it is configured.
     """
 

@@ -35,7 +35,6 @@ class Diversion:
     """A rollback that is in force and not on record yet.
 
     Attributes:
-        model: Its model.
         to: The version that answers everything that is left to the policy.
         since: Who answered before; somebody else's decision since then ends it.
         attempt: The rollout that is taken back; 0 for a rollback by hand.

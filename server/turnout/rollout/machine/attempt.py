@@ -102,12 +102,10 @@ class Rollout:
     """One attempt to make a candidate the baseline.
 
     Attributes:
-        model: Its model.
         candidate, previous: The version that is to be the baseline, and the one that is good now.
         attempt: 1, 2, 3 ... of the model.
         plan: How it goes.
         evidence: What was seen so far.
-        state: Where it is.
         step: Number of the present step, from 0.
         epoch: Moves with every change but the counts; what an operator decides on.
         in_state_s: Active seconds in this state.

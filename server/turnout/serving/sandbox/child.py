@@ -96,9 +96,7 @@ class Trial:
     """What is asked, and within which bounds.
 
     Attributes:
-        question: Its name.
         model: An ONNX file to be described.
-        size: Its bytes.
         versions: Those that it is about: directory and manifest.
         golden: Golden cases.
         runtime: How sessions are made.

@@ -73,7 +73,6 @@ class ModelEntry:
     """One model as the server sees it now; it is the same object in each snapshot until something of it changes.
 
     Attributes:
-        name: Its name.
         versions: By version, the highest precedence first.
         declarations: Standings and tags.
         layout: The same object in two entries of the model that differ in the states of its versions alone.

@@ -78,7 +78,6 @@ class VersionHandle:
     """Runs one loaded version. Used on the event loop only.
 
     Attributes:
-        manifest: Of the version.
         loaded: What the loader brought.
         recorder: What is counted about the version.
         arms: Who counts its requests for rollouts.

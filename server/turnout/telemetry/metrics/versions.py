@@ -165,7 +165,6 @@ class KnownVersion:
     """A version that the server knows, loaded or not.
 
     Attributes:
-        model, version, digest: Which.
         state: Where it is in its life.
         failure: Why it could not be loaded (a `LoadOutcome`); "" where it could, or was not tried.
     """
