@@ -66,11 +66,6 @@ class InputDecoder:
     """
 
     def __init__(self, limits: InputLimits) -> None:
-        """Prepares.
-
-        Args:
-            limits: On what requests may hold.
-        """
         self._limits = limits
         self._known: dict[bytes, RawInput] = {}
 
