@@ -35,6 +35,7 @@ from turnout.cli.state import application as state
 from turnout.cli.top.command import top
 from turnout.cli.traffic.commands import application as traffic
 from turnout.cli.traffic.shadow import shadow
+from turnout.cli.tune.tune import tune
 
 _REPOSITORY = "The repository, with or without a server"
 _SERVER = "A running server"
@@ -56,7 +57,7 @@ def application(wanted: str = "") -> typer.Typer:
     )
     app.callback()(_turnout)
     commands: dict[str, tuple[Callable[..., None], ...]] = {
-        _HERE: (serve, doctor),
+        _HERE: (serve, doctor, tune),
         _REPOSITORY: (
             publish,
             sign,

@@ -5,12 +5,12 @@ import signal
 import socket
 import struct
 from asyncio import Event, get_running_loop
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from turnout.config import Settings, SettingsSource
 from turnout.errors import TurnoutError, Unavailable
-from turnout.telemetry.exposition import Form
+from turnout.telemetry.exposition import in_blocks
 from turnout.workers.division import share_of
 from turnout.workers.link import Link
 
@@ -127,13 +127,13 @@ class Member:
         except TurnoutError:
             return
 
-    async def scrape(self, form: Form) -> bytes:
-        """Returns the metrics of all workers, written so.
+    async def scrape(self, content_type: str) -> AsyncIterator[bytes]:
+        """Returns the metrics of all workers in a format.
 
         Raises:
             Unavailable: The parent does not answer.
         """
-        return await self._link.ask("scrape", form.name.encode(), bound=SCRAPE_SECONDS)
+        return in_blocks(await self._link.ask("scrape", content_type.encode(), bound=SCRAPE_SECONDS))
 
     async def gather(self, topic: str, body: bytes = b"", *, bound: float) -> Mapping[int, bytes | Unavailable]:
         """Returns what each other worker that runs answers, by its number.

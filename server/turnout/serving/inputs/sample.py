@@ -10,7 +10,7 @@ import numpy as np
 from turnout.errors import TurnoutError
 from turnout.registry.manifest.signature import Signature
 from turnout.serving.inputs.attempts import LeftOut
-from turnout.serving.inputs.synthetic import Recipe, made_up
+from turnout.serving.inputs.synthetic import MOST_ELEMENTS, Recipe, made_up
 from turnout.serving.sessions.session import Run
 from turnout.serving.sessions.tensor import Array
 
@@ -44,6 +44,7 @@ def find_sample(
     golden: Mapping[str, Array] | None,
     tried: Sequence[Recipe],
     trying: Trying = lambda _: contextlib.nullcontext(),
+    most: int = MOST_ELEMENTS,
 ) -> Sample:
     """Runs the version until it runs.
 
@@ -54,6 +55,7 @@ def find_sample(
         golden: Inputs of a golden case, which real models accept where made-up ones may be refused.
         tried: What is made up, in order.
         trying: Around each run.
+        most: Elements of what is made up.
     """
     names, trouble = [spec.name for spec in signature.outputs], ""
     tries, left_out = 0, 0
@@ -64,7 +66,7 @@ def find_sample(
             return Sample(row)
         except TurnoutError as error:
             trouble = error.message
-    for recipe, inputs in made_up(signature, tried, axes):
+    for recipe, inputs in made_up(signature, tried, axes, most):
         try:
             with trying(str(recipe)):
                 run(inputs, names)

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from turnout.telemetry.exposition import Family, Labels
+from turnout.telemetry.families import Family, Labels
 
 
 @dataclass(frozen=True, slots=True)
