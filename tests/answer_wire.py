@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,12 +47,10 @@ async def answered(server: Running, selector: str = "", model: str = "m") -> dic
 
 async def until_answered(server: Running, expected: dict[str, int], selector: str = "", model: str = "m") -> None:
     """Waits until a server that follows its state store answers so; it has a second, a busy machine more."""
-    seen: dict[str, int] = {}
-    for _ in range(200):
-        if (seen := await answered(server, selector, model)) == expected:
-            return
+    deadline = time.monotonic() + 60.0
+    while (seen := await answered(server, selector, model)) != expected:
+        assert time.monotonic() < deadline, seen
         await asyncio.sleep(0.02)
-    raise AssertionError(seen)
 
 
 def printed(text: str) -> dict[str, dict[str, int]]:

@@ -198,7 +198,7 @@ async def test_a_candidate_that_crashes_is_taken_back_and_the_baseline_serves_on
     server = await start_server(rollout=TICK)
     crash = {"x": np.array([[-(2**31)]], np.int32), "d": np.array([-1], np.int32)}
     async with clients(server, lambda _: request("m", **crash)) as seen:
-        await start(server, "1.1.0", CAREFREE | {"alpha": 0.1})  # each death counts once, and costs a process
+        await start(server, "1.1.0", CAREFREE | {"alpha": 0.4})  # each death counts once, and costs a process
         told = await until(server, in_state(*FINAL))
     assert told[-1].state == "rolled_back", told[-1]
     assert "errors" in told[-1].verdict

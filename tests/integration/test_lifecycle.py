@@ -129,7 +129,7 @@ async def test_loading_and_unloading_under_load_fails_no_request(publish_model, 
             factor = 1 if answer.route.version == "1.0.0" else 2
             np.testing.assert_array_equal(outputs_of(answer)["y"], factor * X)
             count += 1
-            await asyncio.sleep(0.004)  # loads wait for a moment without a request
+            await asyncio.sleep(0.02)  # loads wait for a moment without a request
         return count
 
     async with stub_of(server) as stub:

@@ -1,5 +1,7 @@
 """Where servers meet in the state store: reports, counts, and who may write what."""
 
+import asyncio
+import time
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -7,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import update
 
+from onnx_models import scaled
+from turnout.config import Settings
 from turnout.errors import Conflict
 from turnout.state.database import schema
 from turnout.state.event_log.events import time_text
@@ -121,3 +125,29 @@ def test_counts_of_several_rollouts_are_written_at_once_and_one_that_another_ser
     with pytest.raises(ValueError, match="has to be told"):
         store.put_counts([("m", replace(write(2), state="aborting"))])
     assert store.rollouts("m")[0].state == "soaking"
+
+
+async def test_a_server_with_nothing_to_tell_does_not_write_at_every_tick(publish_model, start_server, models) -> None:
+    publish_model("m", "1.0.0", scaled(1))
+    server = await start_server(rollout={"tick_s": 0.05})
+    ticks, seen, documents = 0, set(), []
+    with closing(StateStore.open(Settings(models=models).state_url)) as store:
+        began = time.monotonic()
+
+        async def tick() -> None:
+            nonlocal ticks
+            ticks += 1
+            await server.services.rollouts.wait(5)
+            for told in meeting(store).servers:  # none before its first report
+                seen.add(told.seen)
+                documents.append(told.document)
+
+        while ticks < 30 or not documents:
+            await tick()
+        seconds = time.monotonic() - began
+        assert 1 <= len(seen) <= seconds / 0.5 + 2, "alive for 2 s each"
+        assert documents[-1]["versions"] == {"m": ["1.0.0"]}
+        publish_model("m", "1.1.0", scaled(2))
+        async with asyncio.timeout(60):
+            while "1.1.0" not in documents[-1]["versions"]["m"]:
+                await tick()

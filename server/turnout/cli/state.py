@@ -49,13 +49,14 @@ def restore(
     other, too. What is restored is brought to this release's schema, and its log is checked; the file stays as it is.
     """
     from turnout.cli.workspace import Workspace
+    from turnout.rollout.engine.peers import alive_seconds
     from turnout.state.backup import restore as restore_from
     from turnout.state.database.engine import Location
 
     with reporting(as_json=target.as_json) as out:
         workspace = Workspace.open(target)
         settings, url = workspace.settings, workspace.state_url
-        done = restore_from(file, url, replace=replace, alive_seconds=4 * settings.rollout.tick_s)
+        done = restore_from(file, url, replace=replace, alive_seconds=alive_seconds(settings.rollout.tick_s))
         where = Location.parse(url).name
         before = str(done.before) if done.before else None
         body = {"state": where, "before": before, "differences": done.differences, **asdict(done.backup)}

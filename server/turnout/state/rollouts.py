@@ -1,5 +1,6 @@
 """Rollouts as they stand, and what their ticks counted. Their documents are opaque here."""
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from semver import Version
-from sqlalchemy import Connection, Row, and_, delete, func, insert, select, tuple_, update
+from sqlalchemy import Connection, Integer, Row, Select, and_, bindparam, delete, func, insert, select, tuple_, update
 
 from turnout.errors import Conflict
 from turnout.state import servers
@@ -150,16 +151,17 @@ def latest(
     state: str | None = None,
 ) -> list[RolloutRecord]:
     """Reads rollouts, the newest first."""
-    query = select(schema.rollouts).order_by(schema.rollouts.c.started.desc(), schema.rollouts.c.attempt.desc())
-    if model is not None:
-        query = query.where(schema.rollouts.c.model == model)
-    if attempt is not None:
-        query = query.where(schema.rollouts.c.attempt == attempt)
-    if running:
-        query = query.where(schema.rollouts.c.final == 0)
-    if state is not None:
-        query = query.where(schema.rollouts.c.state == state)
-    return [_record(row) for row in connection.execute(query.limit(limit))]
+    wanted = {"model": model, "attempt": attempt, "state": state, "final": 0 if running else None}
+    given = {column: value for column, value in wanted.items() if value is not None}
+    return [_record(row) for row in connection.execute(_latest(tuple(given)), {**given, "most": limit})]
+
+
+@functools.cache
+def _latest(columns: tuple[str, ...]) -> Select[Any]:
+    """Returns what reads at most `most` rollouts of which these columns have a value; each tick asks for them."""
+    table = schema.rollouts
+    query = select(table).where(*(table.c[column] == bindparam(column) for column in columns))
+    return query.order_by(table.c.started.desc(), table.c.attempt.desc()).limit(bindparam("most", type_=Integer))
 
 
 def ticks(

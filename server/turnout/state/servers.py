@@ -6,15 +6,32 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
-from sqlalchemy import Connection, TextClause, and_, delete, select, text, update
+from sqlalchemy import Connection, TextClause, and_, bindparam, delete, select, text, update
 
 from turnout.state.database import schema
 from turnout.state.event_log.events import time_text
 
+# Built once: servers meet at every tick, and to build a statement costs more than to run it.
 _CLOCK = {
-    "sqlite": "SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')",
-    "postgresql": "SELECT clock_timestamp()",
+    "sqlite": text("SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')"),
+    "postgresql": text("SELECT clock_timestamp()"),
 }
+_SERVERS = select(schema.servers).order_by(schema.servers.c.name)
+_SERVER = select(schema.servers).where(schema.servers.c.name == bindparam("called"))
+_REPORTED = update(schema.servers).where(schema.servers.c.name == bindparam("called"))
+_COUNTS = select(schema.rollout_counts).order_by(
+    schema.rollout_counts.c.model,
+    schema.rollout_counts.c.attempt,
+    schema.rollout_counts.c.tick,
+    schema.rollout_counts.c.server,
+)
+_COUNTS_OF_DRIVER = _COUNTS.join(
+    schema.rollouts,
+    and_(
+        schema.rollouts.c.model == schema.rollout_counts.c.model,
+        schema.rollouts.c.attempt == schema.rollout_counts.c.attempt,
+    ),
+).where(schema.rollouts.c.driver == bindparam("driver"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +107,7 @@ class Meeting:
 
 def clock(connection: Connection) -> datetime:
     """Returns the database's time, UTC."""
-    now = connection.execute(text(_CLOCK[connection.dialect.name])).scalar_one()
+    now = connection.execute(_CLOCK[connection.dialect.name]).scalar_one()
     if isinstance(now, datetime):
         return now.astimezone(UTC)
     return datetime.fromisoformat(str(now)).replace(tzinfo=UTC)
@@ -102,18 +119,18 @@ def report(connection: Connection, server: ServerReport, counts: Iterable[CountR
     Returns:
         The database's time; None where another server of this name is alive, and nothing was written.
     """
-    now, table = clock(connection), schema.servers
-    row = connection.execute(select(table).where(table.c.name == server.name)).one_or_none()
+    now = clock(connection)
+    row = connection.execute(_SERVER, {"called": server.name}).one_or_none()
     values = {"instance": server.instance, "seen": time_text(now), "document": _text(server.document)}
     if row is None:
         fresh = {"name": server.name, "started": time_text(now), **values}
         connection.execute(_inserted("servers", fresh), fresh)
     elif row.instance == server.instance:
-        connection.execute(update(table).where(table.c.name == server.name).values(**values))
+        connection.execute(_REPORTED, {"called": server.name, **values})
     elif now - datetime.fromisoformat(row.seen) < timedelta(seconds=server.alive_seconds):
         return None
     else:
-        connection.execute(update(table).where(table.c.name == server.name).values(started=time_text(now), **values))
+        connection.execute(_REPORTED, {"called": server.name, "started": time_text(now), **values})
     rows = [
         {"model": c.model, "attempt": c.attempt, "tick": c.tick, "server": c.server, "document": c.text} for c in counts
     ]
@@ -129,20 +146,15 @@ def meeting(connection: Connection, driver: str | None) -> Meeting:
         connection: In a transaction.
         driver: Counts of the rollouts that it drives; None: of all.
     """
-    table, counts = schema.servers, schema.rollout_counts
     servers = [
         ServerRecord(
             row.name, row.instance, datetime.fromisoformat(row.started), datetime.fromisoformat(row.seen),
             json.loads(row.document),
         )
-        for row in connection.execute(select(table).order_by(table.c.name))
+        for row in connection.execute(_SERVERS)
     ]  # fmt: skip
-    query = select(counts).order_by(counts.c.model, counts.c.attempt, counts.c.tick, counts.c.server)
-    if driver is not None:
-        driven = schema.rollouts
-        same = and_(driven.c.model == counts.c.model, driven.c.attempt == counts.c.attempt)
-        query = query.join(driven, same).where(driven.c.driver == driver)
-    found = [CountRecord(r.model, r.attempt, r.tick, r.server, r.document) for r in connection.execute(query)]
+    rows = connection.execute(_COUNTS if driver is None else _COUNTS_OF_DRIVER, {"driver": driver})
+    found = [CountRecord(row.model, row.attempt, row.tick, row.server, row.document) for row in rows]
     return Meeting(clock(connection), servers, found)
 
 

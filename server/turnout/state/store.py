@@ -33,6 +33,8 @@ from turnout.threads import Threads
 _THREADS = 4
 """As many as a database is given connections."""
 
+_REVISION = select(schema.revision.c.number)
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -405,4 +407,4 @@ class StateStore(Sharing):
 
 
 def _revision(connection: Connection) -> int:
-    return int(connection.execute(select(schema.revision.c.number)).scalar_one())
+    return int(connection.execute(_REVISION).scalar_one())

@@ -54,8 +54,8 @@ _COUNTS_WAIT = 2.0
 _COMMAND_WAIT = 3.0
 """Seconds that a command waits for it. No tick runs meanwhile."""
 
-_COMMAND_TRIES = 4
-"""How often a command is tried where another server, that drove the rollout, writes in between."""
+_COMMAND_PAUSE = 0.01
+"""Seconds after which a command is tried again where the server that drives the rollout wrote in between."""
 
 
 class RolloutEngine:
@@ -297,7 +297,9 @@ class RolloutEngine:
             Conflict: The rollout has moved since.
             ChangeRefused: It cannot be done now, or several run and none was named.
         """
-        for left in reversed(range(_COMMAND_TRIES)):
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _COMMAND_WAIT  # a driver writes at each tick, and the store may take as long as a tick
+        while True:
             async with self._lock:
                 try:
                     await self._reconcile(_COMMAND_WAIT, mine=model)
@@ -318,8 +320,9 @@ class RolloutEngine:
                     break
                 except Conflict:  # whoever drove it wrote a tick in between: that decides nothing
                     self._ownership.lose(before)
-                    if not left:
+                    if loop.time() > until:
                         raise
+            await asyncio.sleep(_COMMAND_PAUSE)
         await self._announce()
         return active.rollout
 

@@ -1,6 +1,10 @@
 """Counts for every rollout that runs, and tells others: what each server saw travels by the state store once a tick."""
 
 import asyncio
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
@@ -12,6 +16,9 @@ from turnout.rollout.engine.ports import RolloutStore, World
 from turnout.rollout.engine.store_timeouts import Patience
 from turnout.state.servers import CountRecord
 from turnout.threads import Threads
+
+_REPORTS_WHILE_ALIVE = 4
+"""Reports in the time for which one has a server count as alive: a few may come late, or be lost."""
 
 _LATE_TICKS = 3
 """A tick that comes later than so many ticks counts as that many: a server that stood still made no progress."""
@@ -46,6 +53,7 @@ class Exchange:
         self._threads = threads
         self._log = log
         self._patience = Patience()
+        self._reported: tuple[Mapping[str, Any], float] = {}, -math.inf
         self.neighbours = Neighbours(tick_seconds)
 
     @property
@@ -76,6 +84,8 @@ class Exchange:
     async def report(self, seconds: float) -> None:
         """Tells who drives the others' rollouts what was counted here, and everybody that this server is alive.
 
+        With nothing to tell but that, it is not done at every tick where ticks are short: it is a write to the disk.
+
         Args:
             seconds: To wait for the state store, at most; what it does not take now is told with the next tick.
         """
@@ -85,6 +95,11 @@ class Exchange:
             for active in self._ownership.foreign
         }
         document = {**self._world.describe(), "tick_seconds": self._tick_seconds}
+        # The state store's time goes on however the rollouts' clock is set.
+        before, at = self._reported
+        due = time.monotonic() >= at + self.neighbours.alive_seconds / _REPORTS_WHILE_ALIVE
+        if not due and not any(counts.values()) and document == before:
+            return
 
         def written() -> list[CountRecord]:
             return [
@@ -93,8 +108,10 @@ class Exchange:
 
         async def report() -> None:
             records = await self._threads.run(written)
+            began = time.monotonic()
             if not await self._store.report(document, records, self.neighbours.alive_seconds):
                 return
+            self._reported = document, began
             for active in self._ownership.foreign:
                 for one in counts.get((active.rollout.model, active.rollout.attempt), ()):
                     active.parts.pop((one.number, own), None)

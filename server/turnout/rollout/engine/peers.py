@@ -16,6 +16,11 @@ _LATE_TICKS, _LATE_SECONDS = 6, 60.0
 """What a server counted counts for so long: a request may take 10 s to settle, and a locked store as long again."""
 
 
+def alive_seconds(tick_seconds: float) -> float:
+    """Returns for how many seconds a server counts as alive after it reported."""
+    return max(_ALIVE_TICKS * tick_seconds, _ALIVE_SECONDS)
+
+
 @dataclass(frozen=True, slots=True)
 class Neighbour:
     """A server, as it reported itself last.
@@ -23,7 +28,7 @@ class Neighbour:
     Attributes:
         started: When it reported first, by the state store's clock.
         silent_s: Seconds since it reported last.
-        alive: It has reported within four ticks.
+        alive: It has reported within `alive_seconds`.
         versions: By model, the versions that it can answer with.
         epochs: By model, that of the policy in force there.
         diverted: By model, the version that answers in place of the policy there.
@@ -60,7 +65,7 @@ class Neighbours:
     @property
     def alive_seconds(self) -> float:
         """For how long a server counts as alive after it reported."""
-        return max(_ALIVE_TICKS * self._tick_seconds, _ALIVE_SECONDS)
+        return alive_seconds(self._tick_seconds)
 
     def met(self, meeting: Meeting, now: float) -> None:
         """Notes what servers said.

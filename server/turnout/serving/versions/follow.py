@@ -8,11 +8,13 @@ the server: what was known stays in force, and what is wrong is told.
 import asyncio
 import contextlib
 import os
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
-from watchfiles import Change, awatch
+from watchfiles import Change, watch
 
 from turnout.config import Repository as RepositorySettings
 from turnout.errors import TurnoutError
@@ -104,40 +106,64 @@ def _words(error: TurnoutError | OSError) -> str:
 
 
 async def _follow_disk(refresh: Refresh, root: Path, log: FilteringBoundLogger) -> None:
-    threads = Threads("watch")
-    while True:
-        watched = await threads.run(_identity, root)
-        if watched is not None:
-            async for _ in _changes(root, watched, threads):
-                try:
-                    await refresh()
-                except (TurnoutError, OSError) as error:  # who follows the state tells it, and looks again
-                    log.debug("a change in the repository could not be followed at once", reason=_words(error))
-        await asyncio.sleep(_RETRY_SECONDS)
+    threads, changed = Threads("watch"), asyncio.Event()
+    try:
+        while True:
+            async with _watched(root, threads, changed) as watching:
+                while await changed.wait() and not watching.done():
+                    changed.clear()
+                    try:
+                        await refresh()
+                    except (TurnoutError, OSError) as error:  # who follows the state tells it, and looks again
+                        log.debug("a change in the repository could not be followed at once", reason=_words(error))
+            changed.clear()
+            await asyncio.sleep(_RETRY_SECONDS)
+    finally:
+        threads.shutdown()
 
 
-async def _changes(root: Path, watched: tuple[int, int], threads: Threads) -> AsyncIterator[None]:
-    """Yields at first and for each batch of changes under `root`; ends where another directory has come to be there."""
+@asynccontextmanager
+async def _watched(root: Path, threads: Threads, changed: asyncio.Event) -> AsyncIterator["asyncio.Future[None]"]:
+    """Watches a directory in a thread: most of what changes there is the state store, and no matter of the event loop.
+
+    Args:
+        root: The directory.
+        threads: Of which one watches.
+        changed: Set at first, for each batch of changes, and when there is nothing to watch any more.
+
+    Yields:
+        Done once there is no directory, or another one in its place.
+    """
+    loop, stop = asyncio.get_running_loop(), threading.Event()
+    watching = asyncio.wrap_future(threads.submit(_watch, root, lambda: loop.call_soon_threadsafe(changed.set), stop))
+    watching.add_done_callback(lambda _: changed.set())
+    try:
+        yield watching
+    finally:
+        stop.set()
+        with contextlib.suppress(OSError):  # the directory went between the look and the watch
+            await watching
+
+
+def _watch(root: Path, tell: Callable[[], object], stop: threading.Event) -> None:
+    """Tells once it watches and of each batch of changes; returns where the directory is another than it was."""
+    if (watched := _identity(root)) is None:
+        return
+    hidden, first = os.path.join(root, "."), True
 
     def concerns_versions(_: Change, path: str) -> bool:
-        top = Path(path).relative_to(root).parts[:1]
-        return not top or not top[0].startswith(".")  # .staging and .turnout are not versions
+        return not path.startswith(hidden)  # .staging and .turnout are not versions
 
-    watching = awatch(
+    for changes in watch(
         root, watch_filter=concerns_versions, step=_WATCH_STEP_MS, debounce=200, rust_timeout=_WATCH_TIMEOUT_MS,
-        yield_on_timeout=True,
-    )  # fmt: skip
-    first = True
-    try:
-        async for changes in watching:
-            if changes or first:
-                yield
-            first = False
-            # A watch stays with the directory that it began with: a mount over it, or another one, is not seen.
-            if await threads.run(_identity, root) != watched:
-                return
-    except OSError:  # the directory went between the look and the watch
-        return
+        yield_on_timeout=True, stop_event=stop,
+    ):  # fmt: skip
+        if changes or first:
+            tell()
+        first = False
+        # A watch stays with the directory that it began with: a mount over it, or another one, is not seen.
+        if _identity(root) != watched:
+            return
 
 
 def _identity(root: Path) -> tuple[int, int] | None:

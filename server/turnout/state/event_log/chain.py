@@ -39,6 +39,8 @@ GENESIS = "sha256:" + "0" * 64
 _FIELDS = ("id", "time", "model", "kind", "subject", "actor", "reason", "payload", "previous")
 _SEARCHED = 1000
 """Numbers, up and down, that a changed event is tried under, to tell a moved one from a changed one."""
+_LAST_EVENT = select(schema.events.c.id, schema.events.c.hash).order_by(schema.events.c.id.desc()).limit(1)
+"""Built once: servers ask a few times a second, and to build a statement costs more than to run it."""
 _TOLD = 20
 """Most faults that are told: a chain that was cut once is broken once, and a table filled with noise everywhere."""
 
@@ -114,8 +116,7 @@ def event_hash(row: Mapping[str, Any], previous: str) -> str:
 
 def head(connection: Connection) -> Head:
     """Reads the last event."""
-    columns = schema.events.c
-    row = connection.execute(select(columns.id, columns.hash).order_by(columns.id.desc()).limit(1)).one_or_none()
+    row = connection.execute(_LAST_EVENT).one_or_none()
     return Head() if row is None else Head(int(row.id), row.hash)
 
 
