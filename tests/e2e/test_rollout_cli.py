@@ -25,6 +25,7 @@ from semver import Version
 
 import onnx_models
 from console_wire import CHROMIUM, needs_chromium
+from forked_commands import turnout_program
 from processes import TURNOUT, Server, serving, serving_in_thread, turnout
 from turnout.cli.rollout_follow import FINAL
 from turnout.config import Settings
@@ -296,7 +297,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(server: Server, tmp_path: Path)
 @contextmanager
 def started(server: Server, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
     """Starts a command of `turnout rollout`; it is killed at the end if it still runs."""
-    command = [*TURNOUT, "rollout", *arguments, "--server", server.control]
+    command = [turnout_program(), "rollout", *arguments, "--server", server.control]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             yield process
@@ -319,7 +320,7 @@ def test_an_interrupted_wait_leaves_the_rollout_running_and_says_so(server: Serv
         line_with(process, "soaking")
         process.send_signal(signal.SIGINT)
         assert "the rollout goes on: `turnout rollout watch m`" in line_with(process, "goes on", stderr=True)
-        assert process.wait(30) == 130
+        assert process.wait(60) == 130
         assert told(server, "status", "m")["state"] == "soaking"
 
 
@@ -327,7 +328,7 @@ def test_a_wait_for_a_rollout_that_another_replaces_ends_with_1(server: Server) 
     with load(server), started(server, "start", "m", "--to", "1.1.0", *LONG, "--wait") as process:
         line_with(process, "soaking")
         run(server, "start", "m", "--to", "1.1.0", *LONG, "--on-newer", "replace")
-        assert process.wait(30) == 1
+        assert process.wait(60) == 1
         assert [r["state"] for r in told(server, "history", "m")["rollouts"]][-1] == "superseded"
 
 
@@ -349,7 +350,7 @@ def test_a_watcher_outlives_its_server_and_says_so(models: Path) -> None:
                 run(again, "abort", "m", "--reason", "enough")
                 assert "abort: enough" in line_with(process, " abort:")
                 assert "1.0.0 has all of the traffic" in line_with(process, "rolled_back")
-                assert process.wait(30) == 1
+                assert process.wait(60) == 1
 
 
 def test_a_watcher_writes_an_event_a_line_as_json_too(server: Server) -> None:
