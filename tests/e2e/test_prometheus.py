@@ -86,7 +86,7 @@ def rolled_out(control: str) -> Iterator[pb.Rollout]:
     with grpc.insecure_channel(control) as channel:
         stub = ControlServiceStub(channel)
         stub.StartRollout(pb.StartRolloutRequest(model="m", version="1.1.0", plan_json=json.dumps(PLAN)), timeout=30)
-        for told in stub.WatchRollout(pb.WatchRolloutRequest(model="m"), timeout=90):
+        for told in stub.WatchRollout(pb.WatchRolloutRequest(model="m"), timeout=200):
             yield told.rollout
             if told.rollout.state in ("rolled_back", "succeeded", "superseded", "failed"):
                 return
@@ -107,7 +107,7 @@ def test_while_a_canary_is_rolled_back_each_alert_that_should_fires_and_the_rule
         Client(server.grpc) as client,
         prometheus(tmp_path / "prometheus", server.http) as watch,
     ):
-        client.wait_ready("m", timeout=90)
+        client.wait_ready("m", timeout=200)
         watch.wait("all series are there", lambda: watch.now('turnout_requests_total{version="1.0.0"} == 0') != {})
         with load.running(server.grpc):
             watch.wait(

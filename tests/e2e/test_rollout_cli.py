@@ -45,6 +45,7 @@ pytestmark = pytest.mark.slow
 TICK = {"TURNOUT_ROLLOUT__TICK_S": "0.1"}
 QUICK = ("--metrics", "errors", "--min-requests", "20", "--steps", "25%:0.5s,50%:0.5s", "--watch-for", "0.5s")
 LONG = ("--metrics", "errors", "--steps", "25%:1h,50%:1h")
+SLOWLY = 0.1
 
 
 @pytest.fixture
@@ -69,14 +70,17 @@ def server(models: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def load(server: Server) -> Iterator[None]:
-    """Sends requests, one of five beyond what 1.2.0 takes, for as long as the context is entered."""
+def load(server: Server, pause: float = 0.006) -> Iterator[None]:
+    """Sends requests, one of five beyond what 1.2.0 takes, for as long as the context is entered.
+
+    Each of two clients rests `pause` seconds between two: `SLOWLY` where no verdict waits for their number.
+    """
     stop = threading.Event()
 
     def send() -> None:
         with Client(server.grpc, retries=0) as client:
             number = 0
-            while not stop.wait(0.006):
+            while not stop.wait(pause):
                 number += 1
                 try:
                     client.predict("m", {"index": np.array([1000 if number % 5 == 0 else number % 300])})
@@ -209,7 +213,7 @@ def test_an_operator_has_the_last_word_and_a_stale_epoch_is_refused(server: Serv
     assert told(server, "status") == {"rollouts": []}
     assert run(server, "status").stdout == "no rollouts yet\n"
     assert refused(server, "status", "m") == "error: m has had no rollout"
-    with load(server):
+    with load(server, SLOWLY):
         begun = run(server, "start", "m", "--to", "1.1.0", *LONG, "--wait", "--timeout", "1s", code=3)
         assert "the rollout goes on" in run(server, "watch", "m", "--timeout", "0.2s", code=3).stderr
         assert begun.stderr == (
@@ -316,7 +320,7 @@ def line_with(process: "subprocess.Popen[str]", word: str, *, stderr: bool = Fal
 
 
 def test_an_interrupted_wait_leaves_the_rollout_running_and_says_so(server: Server) -> None:
-    with load(server), started(server, "start", "m", "--to", "1.1.0", *LONG, "--wait") as process:
+    with load(server, SLOWLY), started(server, "start", "m", "--to", "1.1.0", *LONG, "--wait") as process:
         line_with(process, "soaking")
         process.send_signal(signal.SIGINT)
         assert "the rollout goes on: `turnout rollout watch m`" in line_with(process, "goes on", stderr=True)
@@ -325,7 +329,7 @@ def test_an_interrupted_wait_leaves_the_rollout_running_and_says_so(server: Serv
 
 
 def test_a_wait_for_a_rollout_that_another_replaces_ends_with_1(server: Server) -> None:
-    with load(server), started(server, "start", "m", "--to", "1.1.0", *LONG, "--wait") as process:
+    with load(server, SLOWLY), started(server, "start", "m", "--to", "1.1.0", *LONG, "--wait") as process:
         line_with(process, "soaking")
         run(server, "start", "m", "--to", "1.1.0", *LONG, "--on-newer", "replace")
         assert process.wait(60) == 1
@@ -336,7 +340,7 @@ def test_a_watcher_outlives_its_server_and_says_so(models: Path) -> None:
     with serving(models, **TICK) as server:
         with Client(server.grpc) as client:
             client.wait_ready("m", timeout=90)
-        with load(server):
+        with load(server, SLOWLY):
             run(server, "start", "m", "--to", "1.1.0", *LONG)
             until(server, soaking)
         with started(server, "watch", "m") as process:

@@ -67,7 +67,7 @@ def test_a_second_signal_ends_at_once(publish_model, models) -> None:
 
         def ask() -> None:
             try:
-                client.predict("m", {"x": X, "n": np.int64(5_000_000)})
+                client.predict("m", {"x": X, "n": np.int64(10**9)})
             except Unavailable as error:
                 failures.append(error)
 
