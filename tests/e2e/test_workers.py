@@ -368,8 +368,9 @@ def test_a_signal_drains_every_worker_and_no_request_that_had_begun_fails(publis
                     return
                 if not again:
                     return
+                time.sleep(0.01)
 
-    with serving(models, options=TWO, TURNOUT_DRAIN__DELAY_S="1") as server:  # what had begun has come by then
+    with serving(models, options=TWO, TURNOUT_DRAIN__DELAY_S="2") as server:  # what had begun has come by then
         until(lambda: ready(server))
         long = [threading.Thread(target=call, args=(server, 10_000), kwargs={"again": False}) for _ in range(4)]
         short = [threading.Thread(target=call, args=(server, 1), kwargs={"again": True}) for _ in range(4)]
