@@ -127,7 +127,8 @@ async def load_on(address: str, count: int = 4) -> AsyncIterator[Load]:
                     load.versions[answer.route.version] += 1
                 except grpc.aio.AioRpcError as error:
                     load.codes[error.code().name] += 1
-                await asyncio.sleep(0.02)  # clients that ask as fast as they can take a core from servers that start
+                    await asyncio.sleep(0.05)  # or they take a core from the server that starts
+                await asyncio.sleep(0.01)
 
         clients = [asyncio.create_task(client()) for _ in range(count)]
         try:
