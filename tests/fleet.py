@@ -48,21 +48,26 @@ CONFIG = Path(__file__).parents[1] / "deploy" / "envoy" / "envoy.yaml"
 
 # `turnout` with a fault: whoever drives the rollout that a file names stops for good where the file says, and says so
 # by another file. "STATE:recorded" is between the record of a state and the traffic that it asks for; "STATE:applied"
-# after that traffic was put in force and before that is recorded.
+# after that traffic was put in force and before that is recorded. Its lease lasts until it is killed: another server
+# would else take the rollout over from one that only stands still, and be past the next place before it is named.
 HOLDING = """
-import asyncio, os
+import asyncio, contextlib, os
 from pathlib import Path
 from turnout.__main__ import main
 from turnout.rollout.engine.enforcement import Enforcement
 from turnout.rollout.engine.engine import RolloutEngine
+from turnout.rollout.engine.ownership import Ownership
 
 marks = Path(os.environ["MARKS"])
-apply, run = Enforcement.apply, RolloutEngine.run
+apply, run, lapsed, advance = Enforcement.apply, RolloutEngine.run, Ownership._lapsed, RolloutEngine._advance
 
-async def hold(active, where):
+def stops(active, where):
     rollout = active.rollout
     place = f"{rollout.model} {'paused' if rollout.pauses else rollout.state}:{where}"
-    if active.saved and (marks / "hold").read_text() == place:
+    return (marks / "hold").read_text() == place and place
+
+async def hold(active, where):
+    if active.saved and (place := stops(active, where)):
         (marks / "held").write_text(place)
         await asyncio.Event().wait()
 
@@ -71,11 +76,28 @@ async def applying(self, active, *more):
     await apply(self, active, *more)
     await hold(active, "applied")
 
+async def advancing(self, active):
+    if stops(active, "recorded") or stops(active, "applied"):  # not there yet: the store is slow, or it took this over
+        while not active.saved:
+            await asyncio.sleep(0.02)
+        await self._enforcement.apply(active, 30.0)
+    return await advance(self, active)
+
 async def running(self, *beside):
     (marks / "driver").write_text(self._ownership.driver)
     await run(self, *beside)
 
-Enforcement.apply, RolloutEngine.run = applying, running
+def stands_still(driver):
+    for mark in marks.parent.glob("*/held"):
+        with contextlib.suppress(FileNotFoundError):  # it was killed this moment
+            if (mark.parent / "driver").read_text() == driver:
+                return True
+    return False
+
+def lapsing(self, key, record, now):
+    return lapsed(self, key, record, now) and not stands_still(record.driver)
+
+Enforcement.apply, RolloutEngine.run, Ownership._lapsed, RolloutEngine._advance = applying, running, lapsing, advancing
 main()
 """
 
@@ -136,7 +158,6 @@ class Fleet:
         marks.mkdir(exist_ok=True)
         if not (marks / "hold").exists():
             self._hold(name, "")
-        (marks / "held").unlink(missing_ok=True)
         (marks / "driver").unlink(missing_ok=True)
         environment = {
             "MARKS": str(marks), "TURNOUT_STATE": self._state, "PGHOSTADDR": DATABASE_HOSTS[name],
@@ -152,6 +173,7 @@ class Fleet:
         server = self.servers.pop(name)
         server.send(signal.SIGKILL)
         server.wait()
+        (self.marks(name) / "held").unlink(missing_ok=True)
         self._stacks.pop(name).close()
 
     def hold(self, place: str) -> None:
@@ -178,7 +200,7 @@ class Fleet:
     async def kill_held(self, place: str, following: str = "") -> str:
         """Kills whoever stands at a place, once somebody does; returns its name.
 
-        On a slow machine that may be two: who drove the rollout for longer than its lease lasts, and who took it over.
+        On a slow machine that may be two: who came there after its lease was over, and who had taken the rollout over.
 
         Args:
             place: Where.

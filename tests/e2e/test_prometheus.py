@@ -137,8 +137,6 @@ def test_while_a_canary_is_rolled_back_each_alert_that_should_fires_and_the_rule
             lambda: min(watch.now("timestamp(version:turnout_requests:rate5m)").values()) > evaluated + 4,
         )
         fired = watch.ever_fired(time.monotonic() - begun)
-        if watch.now("min_over_time(up[5m]) == 0"):  # a machine so busy that half a second was too short for a scrape
-            fired = {alert for alert in fired if alert[0] != "alertname=TurnoutDown"}
         assert fired == expected
 
         ratio = watch.now("version:turnout_request_errors:ratio_rate5m")

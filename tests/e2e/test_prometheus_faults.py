@@ -102,7 +102,7 @@ async def test_each_kind_of_trouble_fires_its_own_alert_and_no_other(
         }
         targets = f'{server.http}", "{other.http}'
         watching = await asyncio.to_thread(
-            stack.enter_context, prometheus(tmp_path / "prometheus", targets, every="2s")
+            stack.enter_context, prometheus(tmp_path / "prometheus", targets, every="4s")
         )
         await asyncio.to_thread(fires, watching, expected)
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 
@@ -14,17 +15,17 @@ from zoo import fetch
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 ALONE = {"enabled": False}
 """As ONNX Runtime is asked here: magika's scores move by up to 0.001 with what else is in the batch."""
 
 
 def real_contents() -> list[bytes]:
-    """Files of this repository and of NumPy, each whole and its first 100 bytes, which are harder to tell."""
+    """Files of two packages as installed, each whole and its first 100 bytes, which are harder to tell."""
     found: list[Path] = []
-    for root in (ROOT / "server", ROOT / "docs", ROOT / "protos", ROOT / "tests", Path(np.__file__).parent):
-        files = [path for path in sorted(root.rglob("*")) if path.is_file()]
-        found += files[:: max(1, len(files) // 25)]
+    for package in (np, onnx):
+        root = Path(package.__file__).parent
+        files = [path for path in sorted(root.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
+        found += files[:: max(1, len(files) // 32)]
     whole = [path.read_bytes() for path in found]
     return whole + [content[:100] for content in whole]
 
@@ -61,7 +62,7 @@ async def test_magika_3_3_behind_3_2_is_told_as_onnx_runtime_sees_it(publish_mod
     margins = expected[rows, won] - expected[rows, wins]
     moved = np.flatnonzero(won != wins)
     differences = np.abs(expected - actual).max(axis=1)
-    assert len(inputs) > 150
+    assert len(inputs) > 100
     assert 5 < len(moved) < len(inputs) / 2
 
     (output,) = told.outputs
@@ -72,9 +73,10 @@ async def test_magika_3_3_behind_3_2_is_told_as_onnx_runtime_sees_it(publish_mod
     assert output.mean_abs == pytest.approx(differences.mean(), abs=1e-4)
     assert told.noise_disagreements == 0
     assert told.agreement == pytest.approx(1 - len(moved) / len(inputs))
-    worst = moved[np.argsort(-margins[moved])][:5]
-    assert [one.request_id for one in told.worst] == [f"r{number}" for number in worst]
+    worst = [int(one.request_id.removeprefix("r")) for one in told.worst]
+    assert len({*worst} & {*moved.tolist()}) == 5
     assert [one.margin for one in told.worst] == pytest.approx(margins[worst], abs=1e-4)
+    assert [one.margin for one in told.worst] == pytest.approx(np.sort(margins[moved])[::-1][:5], abs=1e-4)
 
 
 async def test_a_real_version_behind_itself_never_disagrees(publish_model, start_server) -> None:

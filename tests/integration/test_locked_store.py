@@ -16,8 +16,11 @@ from onnx_models import look_up, look_up_safely
 from rollout_wire import FINAL, LONG, TICK, WATCHED, Lookups, clients, command, in_state, latest, settled, start, until
 from routing_wire import control_of, policy, put
 from turnout.app import running
+from turnout.rollout.attempt import Rollout
 from turnout.routing.policy import Policy
 from turnout.serving.load_policy import Fallbacks
+from turnout.state.engine import sqlite_url
+from turnout.state.store import StateStore
 from turnout.telemetry.logging import make_logger
 from turnout_proto.v1 import control_pb2, traffic_pb2
 from turnout_proto.v1 import rollout_pb2 as pb
@@ -78,6 +81,31 @@ async def test_a_verdict_is_in_force_within_a_tick_and_outlives_a_restart_until_
         await complete(server)
         assert server.services.policies.diverted == {}
         assert server.services.policies.current["m"].state.policy == Policy(Version(1))
+
+
+async def test_a_rollback_that_another_server_records_is_told_as_by_the_one_that_decided_it(pair, models) -> None:
+    async with AsyncExitStack() as lock:
+        async with serving(models) as server:
+            await complete(server)
+            make = Lookups()
+            async with clients(server, make):
+                await start(server, "1.1.0", LONG)
+                await until(server, in_state("soaking"))
+                (active,) = server.services.rollouts.active
+                await settled(lambda: active.rollout.evidence.accumulators["errors"].canary.requests > 20)
+                await lock.enter_async_context(locked(models))
+                make.bad = True
+                await settled(lambda: "m" in server.services.policies.diverted, lambda: active.rollout.evidence)
+        async with serving(models) as other:
+            await complete(other)
+            assert (await latest(other)).state == "soaking", "it is not on record"
+            assert other.services.policies.diverted == {"m": Version(1)}
+            await lock.aclose()
+            await until(other, in_state(*FINAL))
+    with StateStore.open(sqlite_url(models / ".turnout" / "state.db")) as store:
+        (record,) = store.rollouts("m", limit=1)
+    rollout = Rollout.from_json(record.document)
+    assert (rollout.state, rollout.cause, rollout.released) == ("rolled_back", "evidence", True)
 
 
 async def _all_from(seen, version: str) -> None:

@@ -23,7 +23,7 @@ from turnout.rollout.breaker import SlotRecord, trip_text, tripped
 from turnout.rollout.evidence import DISAGREEMENT, STALLED, Count, Evidence, Tick
 from turnout.rollout.explain import counts_text, server_verdict_text, unseen, verdict_text
 from turnout.rollout.guards import broken
-from turnout.rollout.overrides import abort, pause
+from turnout.rollout.overrides import abort, pause, take_back
 
 _S = RolloutState
 _NONE = Count()
@@ -95,9 +95,7 @@ def _decided(rollout: Rollout, facts: Facts) -> Moved:
         return _aborting(rollout, facts)
     if (found := _against(rollout, facts)) is not None:
         cause, why = found
-        kind = "verdict" if cause == "evidence" else cause
-        # Whoever released it: ranges and `latest` must not go on meeting what the evidence speaks against.
-        return abort(replace(rollout, released=True), why, kind=kind, cause=cause)
+        return take_back(rollout, why, cause)
     if facts.trouble:
         return abort(rollout, f"{rollout.candidate} cannot be served: {facts.trouble}", _S.FAILED)
     if facts.overtaken is not None:

@@ -149,6 +149,23 @@ def abort(
     return after, (Entry(kind, why, actor), Entry(str(_S.ABORTING), f"traffic goes back to {rollout.previous}"))
 
 
+def take_back(rollout: Rollout, why: str, cause: str = "", end: RolloutState = RolloutState.ROLLED_BACK) -> Moved:
+    """Returns the rollout taking its candidate back, because of what it did or of what somebody else saw it do.
+
+    Whoever released the candidate: ranges and `latest` must not go on meeting what something speaks against.
+
+    Args:
+        rollout: Which.
+        why: For the record.
+        cause: As in `Rollout`.
+        end: What it ends as.
+    """
+    kind = cause if cause not in ("", "evidence") else "verdict"
+    if end is RolloutState.SUPERSEDED:
+        kind = "superseded"
+    return abort(replace(rollout, released=rollout.released or bool(cause)), why, end, kind=kind, cause=cause)
+
+
 def end_now(rollout: Rollout, why: str, end: RolloutState, text: str, *, kind: str, actor: str) -> Moved:
     """Returns the rollout ended, where its traffic is changed in the same transaction; one that was being taken back
     ends as it was to.

@@ -21,6 +21,7 @@ from typing import Any, Protocol, Self
 from semver import Version
 from structlog.typing import FilteringBoundLogger
 
+from turnout.rollout.attempt import RolloutState
 from turnout.rollout.changes.situation import Since
 from turnout.threads import Threads
 
@@ -44,6 +45,8 @@ class Diversion:
         withdrawn: Versions that count as released no more.
         keep_released: As of a rollback by hand.
         recorded: Epoch of the policy with which it was on record; None: it is not yet.
+        cause: Of a rollout's: what took the candidate back, as in `Rollout`.
+        end: Of a rollout's: what it ends as.
     """
 
     model: str
@@ -56,6 +59,8 @@ class Diversion:
     withdrawn: tuple[Version, ...] = ()
     keep_released: bool = False
     recorded: int | None = None
+    cause: str = ""
+    end: RolloutState = RolloutState.ROLLED_BACK
 
     @property
     def sentence(self) -> str:
@@ -73,7 +78,7 @@ class Diversion:
             "actor": self.actor, "reason": self.reason, "since": self.began.isoformat(),
             "answering": None if self.since.answering is None else str(self.since.answering),
             "withdrawn": [str(version) for version in self.withdrawn], "keep_released": self.keep_released,
-            "recorded": self.recorded,
+            "recorded": self.recorded, "cause": self.cause, "end": str(self.end),
         }  # fmt: skip
 
     @classmethod
@@ -84,13 +89,14 @@ class Diversion:
             ValueError: It did not write that.
         """
         try:
-            answering = body.get("answering")  # an earlier release wrote neither this nor what is withdrawn
+            answering = body.get("answering")  # an earlier release wrote none of what `get` reads
             since = Since(int(body["epoch"]), None if answering is None else Version.parse(answering))
             return cls(
                 str(body["model"]), Version.parse(body["to"]), since, int(body["attempt"]), str(body["actor"]),
                 str(body["reason"]), datetime.fromisoformat(body["since"]),
                 tuple(map(Version.parse, body.get("withdrawn", ()))), bool(body["keep_released"]),
                 None if body.get("recorded") is None else int(body["recorded"]),
+                str(body.get("cause", "")), RolloutState(body.get("end", RolloutState.ROLLED_BACK)),
             )  # fmt: skip
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a diversion: {type(error).__name__} {error}") from error

@@ -70,7 +70,8 @@ class Enforcement:
         desired = desired_policy(rollout, policy)
         to = desired.baseline if desired is not None else self._world.baseline(model, gone) or rollout.previous
         since = Since(applied.epoch if applied is not None else 0, self._answering(model))
-        self._diversions.begin(Diversion(model, to, since, rollout.attempt, "", rollout.verdict, now, gone))
+        found = Diversion(model, to, since, rollout.attempt, "", rollout.verdict, now, gone)
+        self._diversions.begin(replace(found, cause=rollout.cause, end=rollout.end))
 
     async def apply(self, active: ActiveRollout, seconds: float) -> None:
         """Puts in force what the recorded state asks for.

@@ -109,7 +109,9 @@ class Rollbacks:
             self._ownership.take(diversion.model, diversion.attempt)
             active = self._ownership.find(diversion.model, diversion.attempt)
             assert active is not None
-            active.rollout, entries = overrides.abort(active.rollout, diversion.reason, kind="verdict")
+            active.rollout, entries = overrides.take_back(
+                active.rollout, diversion.reason, diversion.cause, diversion.end
+            )
             active.entries += entries
 
     def close(self) -> None:
